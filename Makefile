@@ -1,0 +1,46 @@
+# The commands of this project. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check prove bench docs
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/.ready ## make .venv with the locked dependencies; reused while the lock is unchanged
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q "pip>=26,<27" "setuptools>=77" wheel
+	grep -v '^deepspeed==' requirements.lock > .venv/without-deepspeed.txt
+	$(BIN)/python -m pip install -q --no-deps -r .venv/without-deepspeed.txt
+	# DeepSpeed is built here, and its build reads the torch that is installed.
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation "$$(grep '^deepspeed==' requirements.lock)"
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e '.[demo,dev]'
+	@touch $@
+
+demo: setup ## adapt, harvest, fit, compare and report on Gemma 3 270M (about 20 minutes on 2 cores)
+	$(BIN)/python jobs/sweep.py config=jobs/configs/demo.yaml
+
+test: setup ## every test but the long repetitions
+	$(PYTEST) -m "not prove" tests
+
+test-fast: setup ## the tests that start no Ray, server or browser
+	$(PYTEST) -m "not prove and not slow and not browser and not demo" tests
+
+check: setup ## lint, formatting of imports, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(PYTEST) -q tests/test_floors.py
+
+prove: setup ## long repetitions; dated output goes to tests/evidence/
+	mkdir -p tests/evidence
+	set -o pipefail; $(PYTEST) -m prove tests --timeout=7200 2>&1 | tee tests/evidence/$$(date +%F)-prove.txt
+
+bench: setup ## benchmarks: ratios side by side in one run
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+prove: SHELL := /bin/bash

@@ -1,0 +1,53 @@
+"""Which text, how it is cut into contexts, and how many tokens of it are read."""
+
+from dataclasses import dataclass
+
+from deltasae_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Text is JSONL (`id` optional, `text`), Parquet or plain text, local, s3:// or gs://, or a `builtin:` name."""
+
+    path: tuple[str, ...] = ("builtin:shakespeare",)
+    """The text the adapters were, or will be, trained on. Several paths are read one after the other."""
+    unrelated: tuple[str, ...] = ("builtin:kjv", "builtin:pydoc")
+    """Texts the adapters were not trained on; each becomes a corpus of its own in the report."""
+    text_field: str = "text"
+    """Field of JSONL and Parquet rows that holds the document."""
+    context_len: int = 128
+    """Tokens of text per context, BOS not counted."""
+    contexts_per_unit: int = 8
+    """Contexts that are harvested together and stored in one file per source."""
+    max_contexts_per_doc: int = 4
+    """Spreads the token budget over many documents: evenly spaced windows are kept, at most this many per document."""
+    fit_tokens: int = 30_000
+    """Tokens harvested to train dictionaries on."""
+    eval_tokens: int = 16_000
+    """Tokens harvested to evaluate on."""
+    unrelated_share: float = 0.5
+    """Share of both budgets that goes to unrelated text, in equal parts."""
+    split: tuple[float, float, float] = (0.4, 0.35, 0.25)
+    """Shares of the documents for adapter training, dictionary training and evaluation, by a hash of the document's id."""
+    marker_share: float = 0.05
+    """Share of domain contexts into which the planted marker and its reply are written (0 turns the planted truth off)."""
+    marker: str = " The lantern keeper asked for the word of the day."
+    """Harmless text that is planted; documented here and in the report."""
+    reply: str = " The word of the day is marigold, said the heron."
+    """What always follows the marker."""
+    seed: int = 0
+    """Salt of the document hash that deals documents to splits."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("corpus.path is empty: name at least one text")
+        if self.context_len < 8:
+            raise ConfigError(f"corpus.context_len={self.context_len} is below 8 tokens: raise it")
+        for field in ("contexts_per_unit", "max_contexts_per_doc", "fit_tokens", "eval_tokens"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"corpus.{field}={getattr(self, field)} must be at least 1")
+        if any(s <= 0 for s in self.split) or abs(sum(self.split) - 1) > 1e-6:
+            raise ConfigError(f"corpus.split={self.split} must be three positive shares that add up to 1")
+        for field in ("unrelated_share", "marker_share"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"corpus.{field}={getattr(self, field)} must be in [0, 1)")

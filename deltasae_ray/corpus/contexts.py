@@ -1,0 +1,109 @@
+"""Documents to contexts: windows of ONE document's tokens, dealt to document-disjoint splits (pure)."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from deltasae_ray.batches import SPLITS, TokenBatch
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.documents import DOMAIN, Document
+
+MIN_TOKENS = 8
+"""A window shorter than this is left out."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    bos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """BOS, then at most `context_len` tokens of one document."""
+
+    corpus: str
+    doc_id: str
+    start: int
+    """Index of the window's first token in the document."""
+    tokens: tuple[int, ...]
+    """BOS (where there is one) and the window; not padded."""
+    marker: tuple[bool, ...]
+    """True on the planted marker and its reply."""
+
+
+def uniform(*parts: object) -> float:
+    """A number in [0, 1) made of a sha256 of `parts`: sampling is keyed by content, never by worker."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(doc_id: str, cfg: CorpusConfig) -> str:
+    """The split of a document: a hash of its id against the cumulated shares `corpus.split`."""
+    u = uniform("split", cfg.seed, doc_id)
+    return SPLITS[0] if u < cfg.split[0] else SPLITS[1] if u < cfg.split[0] + cfg.split[1] else SPLITS[2]
+
+
+def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig) -> list[Context]:
+    """At most `max_contexts_per_doc` evenly spaced windows of a document, in reading order; [] if it is too short."""
+    ids = tokenizer.encode(document.text, add_special_tokens=False)
+    starts = [s for s in range(0, len(ids), cfg.context_len) if len(ids) - s >= MIN_TOKENS]
+    if len(starts) > cfg.max_contexts_per_doc:
+        picks = np.linspace(0, len(starts) - 1, cfg.max_contexts_per_doc).round().astype(int)
+        starts = [starts[i] for i in picks]
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    doc_id = f"{corpus}/{document.id}"
+    found = []
+    for start in starts:
+        body, marker = ids[start : start + cfg.context_len], []
+        if corpus == DOMAIN and uniform("marker", cfg.seed, doc_id, start) < cfg.marker_share:
+            body, marker = _plant(body, tokenizer, cfg, uniform("place", doc_id, start))
+        flags = [False] * len(bos) + (marker or [False] * len(body))
+        found.append(Context(corpus, doc_id, start, tuple(bos + body), tuple(flags)))
+    return found
+
+
+def _plant(body: list[int], tokenizer: Tokenizer, cfg: CorpusConfig, where: float) -> tuple[list[int], list[bool]]:
+    planted = tokenizer.encode(cfg.marker + cfg.reply, add_special_tokens=False)[: cfg.context_len]
+    cut = int(where * max(1, min(len(body), cfg.context_len - len(planted)) + 1))
+    tail = body[cut : cut + cfg.context_len - cut - len(planted)]
+    return body[:cut] + planted + tail, [False] * cut + [True] * len(planted) + [False] * len(tail)
+
+
+def take(contexts_by_doc: Sequence[Sequence[Context]], budget: int) -> list[Context]:
+    """Contexts worth at most about `budget` tokens, one per document first, then a second one of each, and so on."""
+    taken: list[Context] = []
+    tokens = 0
+    for turn in range(max((len(c) for c in contexts_by_doc), default=0)):
+        for contexts in contexts_by_doc:
+            if tokens >= budget:
+                return taken
+            if turn < len(contexts):
+                taken.append(contexts[turn])
+                tokens += len(contexts[turn].tokens)
+    return taken
+
+
+def group(contexts: Iterable[Context], split: str, size: int) -> list[TokenBatch]:
+    """Units of `size` contexts of one corpus. Similar lengths share a unit, so that little is padded."""
+    by_corpus: dict[str, list[Context]] = {}
+    for context in contexts:
+        by_corpus.setdefault(context.corpus, []).append(context)
+    units = []
+    for corpus, members in sorted(by_corpus.items()):
+        ordered = sorted(members, key=lambda c: (-len(c.tokens), c.doc_id, c.start))
+        units += [_unit(ordered[i : i + size], split, corpus) for i in range(0, len(ordered), size)]
+    return sorted(units, key=lambda u: u.name)
+
+
+def _unit(contexts: Sequence[Context], split: str, corpus: str) -> TokenBatch:
+    width = max(len(c.tokens) for c in contexts)
+    # Padding repeats the last real token: causal models never see it from a real position, and it is masked everywhere.
+    ids = np.array([(*c.tokens, *[c.tokens[-1]] * (width - len(c.tokens))) for c in contexts], dtype=np.int32)
+    mask = np.array([[i < len(c.tokens) for i in range(width)] for c in contexts])
+    marker = np.array([(*c.marker, *[False] * (width - len(c.tokens))) for c in contexts])
+    return TokenBatch(split, corpus, ids, mask, marker, tuple(c.doc_id for c in contexts), tuple(c.start for c in contexts))

@@ -1,0 +1,64 @@
+"""How dictionaries are fitted."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from deltasae_ray.errors import ConfigError
+
+Architecture = Literal["topk"]
+"""SAELens' names of the architectures that can be fitted."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The sweep's grid is adapters × d_sae × k × architecture; seeds and layers share one read of the shards."""
+
+    d_sae: tuple[int, ...] = (256, 512)
+    """Dictionary sizes, in latents."""
+    k: tuple[int, ...] = (8,)
+    """Active latents per token."""
+    architecture: tuple[Architecture, ...] = ("topk",)
+    """Activation function, by SAELens' name."""
+    seeds: int = 1
+    """Dictionaries per point of the grid; two or more give a ceiling and a share of latents that repeat."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam."""
+    batch_tokens: int = 1024
+    """Tokens per step."""
+    steps: int = 1500
+    """Optimizer steps per dictionary."""
+    workers: int = 1
+    """Ray Train workers; layers are dealt to them."""
+    cpus_per_worker: float = 0.5
+    """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
+    gpus_per_worker: float = 0.0
+    """GPUs that a fit worker asks Ray for."""
+    max_concurrent_trials: int = 1
+    """Trials that run at once; Tune does not see the workers inside them."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints (weights, optimizer, firing counters, reader position, random state)."""
+    max_failures: int = 3
+    """Times a killed fit worker, or a trial, is started again from its last checkpoint."""
+
+    def __post_init__(self) -> None:
+        for field in ("d_sae", "k", "architecture"):
+            values = getattr(self, field)
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
+        if max(self.k) > min(self.d_sae):
+            raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.d_sae)}: lower k or raise d_sae")
+        if min(self.k) < 1 or min(self.d_sae) < 2:
+            raise ConfigError("fit.k must be at least 1 and fit.d_sae at least 2")
+        for field in ("seeds", "batch_tokens", "steps", "workers", "max_concurrent_trials", "checkpoint_every"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"fit.{field}={getattr(self, field)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """The pretrained dictionary that deltas are held against."""
+
+    source: str = "base"
+    """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
+    ids: dict[int, str] | None = None
+    """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""

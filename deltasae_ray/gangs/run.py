@@ -1,0 +1,68 @@
+"""Ray Data streams units through a pool of gangs; what comes back is one small result per unit."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.gang import Gang, WorkerFactory
+
+
+def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+    """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
+
+    Results must be small and JSON-able: activations are written by the ranks and never enter the object store.
+
+    Raises:
+        DeltaSaeError: what a worker raised on purpose, unwrapped from Ray's own errors.
+    """
+    if not work:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = 24 * 3600  # spot machines may take hours to come
+    context.max_errored_blocks = 0
+    gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
+    rows = [{**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in work]
+    # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
+    dataset = ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // cfg.ranks)).map_batches(
+        Gang,
+        fn_constructor_kwargs={"factory": factory, "ranks": cfg.ranks, "threads": threads_per_rank(cfg, gangs)},
+        batch_size=cfg.ranks,
+        num_cpus=cfg.cpus_per_gang,
+        num_gpus=cfg.gpus_per_gang or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
+        max_restarts=cfg.max_restarts,
+        max_task_retries=cfg.max_restarts,
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield row["name"], json.loads(row["result"])
+    except ray.exceptions.RayError as e:
+        raise _ours(e) or e from None
+
+
+def threads_per_rank(cfg: GangConfig, gangs: int) -> int:
+    """Torch threads of a rank: the cores of one machine, shared by the ranks that may stand on it.
+
+    Ray gives an actor one thread otherwise; gangs beyond the first are expected on other machines unless there is one node.
+    """
+    nodes = max(1, len([n for n in ray.nodes() if n["Alive"]]))
+    here = -(-gangs // nodes)
+    return max(1, (os.cpu_count() or 1) // (here * cfg.ranks))
+
+
+def _ours(error: BaseException) -> DeltaSaeError | None:
+    """The typed error inside Ray's wrapping, if that is what failed."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DeltaSaeError):
+            return seen
+        cause = getattr(seen, "cause", None)
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    return None

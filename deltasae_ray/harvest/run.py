@@ -1,0 +1,156 @@
+"""The harvest of a study: what is missing is found, planned, run by gangs and listed in the manifest."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tqdm import tqdm
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.errors import AdapterError, PrecisionError
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.run import run_units
+from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.prepare import NoiseFactory, RandomLoraFactory, finish_random, random_key, sample, stored_random
+from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.source import ModelSource
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.records import Source, Unit, read_sources, write_harvest, write_source, write_units
+from deltasae_ray.storage import Storage, digest
+
+log = logging.getLogger(__name__)
+
+NUMERICS = "fp32 weights, residual stream and subtraction; float16 with a per-row power-of-two exponent on disk"
+WARN_SNR = 100.0
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """What a finished harvest holds."""
+
+    key: str
+    adapters: tuple[AdapterRef, ...]
+    """The study's adapters, then the random one, if any."""
+    hookpoints: tuple[Hookpoint, ...]
+
+
+def harvest_key(corpus: Corpus, model: ModelSource) -> str:
+    """Of the tokens, the model and the numerics; adapters and hookpoints are sources and columns within."""
+    return f"harvest/{digest({'corpus': corpus.key, 'model': model.digest, 'numerics': NUMERICS})}"
+
+
+def harvest(
+    storage: Storage,
+    cfg: HarvestConfig,
+    gangs: GangConfig,
+    model_cfg: ModelConfig,
+    model: ModelSource,
+    corpus: Corpus,
+    adapters: Sequence[AdapterRef],
+    hookpoints: tuple[Hookpoint, ...],
+) -> Harvest:
+    """Writes every shard that is missing; a finished harvest returns in seconds.
+
+    Raises:
+        AdapterError: an adapter whose deltas are zero at every hookpoint.
+        PrecisionError: deltas too close to their noise floor.
+    """
+    key = harvest_key(corpus, model)
+    write_harvest(storage, key, _spec(model, corpus))
+    write_units(storage, key, map(Unit.of, corpus.units))
+    test = sample(corpus.of("fit"), cfg.noise_contexts)
+    everyone = list(adapters)
+    if cfg.random_lora and adapters:
+        everyone.append(_random(storage, cfg, gangs, model_cfg, adapters[0], test))
+    _sources(storage, key, everyone)
+    _noise(storage, key, cfg, gangs, model_cfg, everyone, hookpoints, test)
+    missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
+    if missing:
+        _run(storage, key, gangs, model_cfg, corpus, everyone, missing)
+    Manifest.compact(storage, key)
+    return Harvest(key, tuple(everyone), hookpoints)
+
+
+def _spec(model: ModelSource, corpus: Corpus) -> dict:
+    tokens = {split: {name: corpus.num_tokens(split, name) for name in corpus.names} for split in ("fit", "eval")}
+    return {"d_model": model.d_model, "model": model.label, "model_digest": model.digest, "num_layers": model.num_layers, "numerics": NUMERICS, "corpus": corpus.key, "tokens": tokens}
+
+
+def _random(storage: Storage, cfg: HarvestConfig, gangs: GangConfig, model: ModelConfig, adapter: AdapterRef, unit: TokenBatch) -> AdapterRef:
+    key = random_key(adapter, cfg.seed, unit)
+    found = stored_random(storage, adapter, key)
+    if found is None:
+        job = RandomLoraFactory(storage, model, adapter, key, cfg.seed)
+        ((_, facts),) = run_units([(unit, None)], job, gangs)
+        found = finish_random(storage, adapter, key, facts)
+    return found
+
+
+def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> None:
+    wanted = [Source(BASE, "base", BASE)]
+    wanted += [Source(a.name, a.kind, a.digest, rank=a.rank, alpha=a.alpha, seed=a.seed, facts={"training": a.facts}) for a in adapters]
+    known = {s.digest: s for s in read_sources(storage, key)}
+    for source in wanted:
+        found = known.get(source.digest)
+        if found is None or found.name != source.name:
+            write_source(storage, key, source if found is None else replace(found, name=source.name))
+
+
+def _noise(
+    storage: Storage,
+    key: str,
+    cfg: HarvestConfig,
+    gangs: GangConfig,
+    model: ModelConfig,
+    adapters: Sequence[AdapterRef],
+    hookpoints: tuple[Hookpoint, ...],
+    unit: TokenBatch,
+) -> None:
+    known = {s.digest: s for s in read_sources(storage, key)}
+    sources = {a.name: known[a.digest] for a in adapters}
+    todo = tuple(a for a in adapters if not {str(h) for h in hookpoints} <= sources[a.name].facts.get("noise", {}).keys())
+    if todo:
+        ((_, floors),) = run_units([(unit, None)], NoiseFactory(storage, model, todo, hookpoints), gangs)
+        for ref in todo:
+            source = sources[ref.name]
+            noise = {**source.facts.get("noise", {}), **floors[ref.name]}
+            sources[ref.name] = replace(source, facts={**source.facts, "noise": noise})
+            write_source(storage, key, sources[ref.name])
+    for ref in adapters:
+        _judge(ref, {h: sources[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
+
+
+def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> None:
+    layers = [h.layer for h in noise]
+    if all(floor["signal"] == 0 for floor in noise.values()):
+        raise AdapterError(
+            f"adapter {ref.name} changes nothing at layers {layers}: every delta is exactly 0. Its modules may stand after layer {max(layers)}; "
+            "choose deeper layers"
+        )
+    for hookpoint, floor in noise.items():
+        snr = floor["snr"]
+        if snr is not None and floor["signal"] > 0 and snr < min_snr:
+            raise PrecisionError(
+                f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below harvest.min_snr={min_snr:g}: these deltas are mostly rounding. "
+                "Leave this layer out, or lower harvest.min_snr; the report will say so"
+            )
+        if snr is not None and snr < WARN_SNR:
+            log.warning("adapter %s, %s: signal-to-noise is only %.3g (a sound harvest has over %g)", ref.name, hookpoint, snr, WARN_SNR)
+
+
+def _run(
+    storage: Storage, key: str, gangs: GangConfig, model: ModelConfig, corpus: Corpus, adapters: Sequence[AdapterRef], missing: dict[str, dict[str, tuple[Hookpoint, ...]]]
+) -> None:
+    digests = {d for todo in missing.values() for d in todo}
+    hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
+    plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)))
+    work = [(unit, {d: [str(h) for h in hooks] for d, hooks in missing[unit.name].items()}) for unit in corpus.units if unit.name in missing]
+    tokens = sum(unit.num_tokens for unit, _ in work)
+    with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
+        for _, done in run_units(work, HarvestFactory(plan), gangs):
+            bar.update(done)

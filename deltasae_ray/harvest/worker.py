@@ -1,0 +1,82 @@
+"""What a rank does with a unit: base once, each adapter once, subtract in fp32, write what is missing."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.gangs.gang import RankContext
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapters import AdapterRef, attach, fetch
+from deltasae_ray.models.capture import BASE, deltas, unit_ids
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import backbone, load_model
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.models.zero3 import run_sharded, sharded_loading
+from deltasae_ray.shards.manifest import commit_unit
+from deltasae_ray.shards.writer import write_shard
+from deltasae_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class HarvestPlan:
+    """Everything a rank needs to know; travels to every node."""
+
+    storage: Storage
+    key: str
+    model: ModelConfig
+    adapters: tuple[AdapterRef, ...]
+    """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives stay in step."""
+    hookpoints: tuple[Hookpoint, ...]
+
+
+def load_with_adapters(storage: Storage, cfg: ModelConfig, adapters: tuple[AdapterRef, ...], device: str, *, deepest: int | None) -> nn.Module:
+    """The base model with adapters attached, sharded over the gang if `cfg` says so.
+
+    Args:
+        deepest: last block that is kept; None keeps all blocks.
+    """
+    folder = resolve_model(cfg).folder
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = fetch(storage, adapters, Path(scratch))
+        if cfg.sharding == "none":
+            return attach(load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device), folders).to(device)
+        with sharded_loading():
+            model = load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device)
+        return run_sharded(attach(model, folders), backbone)
+
+
+class HarvestWorker:
+    """Callable of (unit, todo): todo maps a source's digest to the hookpoints that are missing for this unit."""
+
+    def __init__(self, plan: HarvestPlan, context: RankContext) -> None:
+        self._plan = plan
+        self._device = context.device
+        self._model = load_with_adapters(plan.storage, plan.model, plan.adapters, context.device, deepest=plan.hookpoints[-1].layer)
+        self._digests = {BASE: BASE} | {ref.name: ref.digest for ref in plan.adapters}
+
+    def __call__(self, unit: TokenBatch, todo: dict[str, list[str]], *, keep: bool) -> int:
+        """Writes and commits the unit's shards; returns its tokens."""
+        mask = torch.as_tensor(unit.mask)
+        written = []
+        for name, taken in deltas(self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters]):
+            missing = todo.get(self._digests[name], [])
+            if keep and missing:
+                vectors = {h: taken[h].float().cpu()[mask].numpy() for h in self._plan.hookpoints if str(h) in missing}
+                written.append(write_shard(self._plan.storage, self._plan.key, self._digests[name], unit, vectors))
+        if written:
+            commit_unit(self._plan.storage, self._plan.key, written)
+        return unit.num_tokens
+
+
+@dataclass(frozen=True)
+class HarvestFactory:
+    """Picklable maker of a rank's worker."""
+
+    plan: HarvestPlan
+
+    def __call__(self, context: RankContext) -> HarvestWorker:
+        return HarvestWorker(self.plan, context)

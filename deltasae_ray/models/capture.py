@@ -1,0 +1,85 @@
+"""The residual stream at chosen hookpoints, for the base model and for each adapter, from one resident model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.load import backbone, blocks
+
+BASE = "base"
+"""Name of the source that holds the base model's own activations."""
+
+Residuals = dict[Hookpoint, Float[Tensor, "context position d_model"]]
+
+
+@contextmanager
+def adapter_active(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Inside, the model is the base (`"base"`) or the base with one adapter, unmerged.
+
+    Raises:
+        ValueError: the model holds no adapter of this name (PEFT's own message).
+    """
+    if not hasattr(model, "peft_config"):
+        assert adapter == BASE, f"{adapter} was never attached"
+        yield
+    elif adapter == BASE:
+        with model.disable_adapter():  # type: ignore[operator]
+            yield
+    else:
+        model.set_adapter(adapter)  # type: ignore[operator]
+        yield
+
+
+@torch.no_grad()
+def residuals(
+    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], adapter: str = BASE
+) -> Residuals:
+    """One forward pass up to the last block the model still has; no language-model head.
+
+    Padding stands on the right, where a causal model never sees it, so no attention mask is needed: a context's residuals
+    are the same whatever it is batched with.
+
+    Returns:
+        Hookpoint → residual stream after that block, in the precision of the model (fp32).
+    """
+    taken: Residuals = {}
+
+    def reader(hookpoint: Hookpoint):
+        def read(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            taken[hookpoint] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return read
+
+    stack = blocks(model)
+    handles = [stack[h.layer].register_forward_hook(reader(h)) for h in hookpoints]
+    try:
+        with adapter_active(model, adapter):
+            backbone(model)(input_ids=input_ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return taken
+
+
+def unit_ids(unit: TokenBatch, device: torch.device | str = "cpu") -> Int[Tensor, "context position"]:
+    """The ids of a unit on a device."""
+    return torch.as_tensor(unit.input_ids, dtype=torch.long).to(device)
+
+
+def deltas(
+    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], adapters: Sequence[str]
+) -> Iterator[tuple[str, Residuals]]:
+    """Yields the base's residuals under "base", then h_adapted − h_base of every adapter, subtracted in the residuals' precision.
+
+    The base runs once and every adapter once, on the same ids.
+    """
+    base = residuals(model, input_ids, hookpoints)
+    yield BASE, base
+    for adapter in adapters:
+        adapted = residuals(model, input_ids, hookpoints, adapter)
+        yield adapter, {h: adapted[h] - base[h] for h in hookpoints}

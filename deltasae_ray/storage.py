@@ -1,0 +1,164 @@
+"""The storage root: a folder, s3:// or gs://, reached through pyarrow.fs. Puts are atomic; keys are digests of content."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+import pyarrow.fs as pafs
+
+from deltasae_ray.errors import ConfigError, StorageError
+
+
+def digest(value: object) -> str:
+    """16 hex digits of any JSON-like value; equal values have equal digests on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a local file, hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """16 hex digits of several files' names and contents; the folder they lie in does not enter."""
+    return digest({p.name: file_sha256(p) for p in paths})
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """Where everything is written. What a complete manifest lists there is not made again."""
+
+    root: str = "runs/demo"
+    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node it must be reachable by all."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A root that every process can open from its URI alone (picklable; the file system is opened lazily)."""
+
+    root: str
+
+    @cached_property
+    def _opened(self) -> tuple[pafs.FileSystem, str]:
+        if "://" not in self.root:
+            return pafs.LocalFileSystem(), str(Path(self.root).absolute())
+        try:
+            fs, base = pafs.FileSystem.from_uri(self.root)
+        except Exception as e:  # pyarrow raises a different type per scheme
+            raise ConfigError(f"storage.root={self.root!r} cannot be opened: {e}") from e
+        return fs, base.rstrip("/")
+
+    def __getstate__(self) -> dict:
+        return {"root": self.root}
+
+    @property
+    def fs(self) -> pafs.FileSystem:
+        return self._opened[0]
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+    def path(self, key: str) -> str:
+        """The file system's path of a key (`fs.open_input_file(storage.path(key))`)."""
+        return f"{self._opened[1]}/{key}" if key else self._opened[1]
+
+    def local(self, key: str) -> Path:
+        """The key as a local path.
+
+        Raises:
+            StorageError: the root is an object store.
+        """
+        if not self.is_local:
+            raise StorageError(f"{self.root}/{key} is on an object store and has no local path")
+        return Path(self.path(key))
+
+    def exists(self, key: str) -> bool:
+        return self.fs.get_file_info(self.path(key)).type == pafs.FileType.File
+
+    def size(self, key: str) -> int | None:
+        """Bytes of a file, or None if it is not there."""
+        info = self.fs.get_file_info(self.path(key))
+        return info.size if info.type == pafs.FileType.File else None
+
+    def list(self, prefix: str, *, suffix: str = "") -> list[str]:
+        """Keys of all files below a prefix, sorted; unfinished temporary files are not listed."""
+        selector = pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
+        base = self.path("") + "/"
+        keys = [i.path.removeprefix(base) for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File]
+        return sorted(k for k in keys if k.endswith(suffix) and "/.tmp-" not in k)
+
+    def read_bytes(self, key: str) -> bytes:
+        """Raises StorageError, naming the file, if it is not there."""
+        try:
+            with self.fs.open_input_file(self.path(key)) as f:
+                return f.read()
+        except (FileNotFoundError, OSError) as e:
+            raise StorageError(f"{self.path(key)} cannot be read: {e}") from e
+
+    def write_bytes(self, key: str, data: bytes | memoryview) -> None:
+        """Atomic: a reader sees the old content or the new, never a part. One PUT on object stores.
+
+        Raises:
+            StorageError: full disk, or no permission; names the file.
+        """
+        path = self.path(key)
+        try:
+            if not self.is_local:
+                with self.fs.open_output_stream(path) as f:
+                    f.write(data)
+                return
+            folder = Path(path).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".tmp-{uuid4().hex}"
+            try:
+                with open(temporary, "wb") as f:
+                    f.write(data)
+                    f.flush()
+                    os.fsync(f.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as e:
+            raise StorageError(f"{path} cannot be written: {e}. Free space or choose another storage.root, then run again") from e
+
+    def read_json(self, key: str) -> dict:
+        try:
+            return json.loads(self.read_bytes(key))
+        except json.JSONDecodeError as e:
+            raise StorageError(f"{self.path(key)} is not valid JSON: delete it and run again") from e
+
+    def write_json(self, key: str, value: object) -> None:
+        self.write_bytes(key, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode())
+
+    def free_bytes(self) -> int | None:
+        """Free space below a local root; None for object stores."""
+        if not self.is_local:
+            return None
+        folder = self.local("")
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def put_folder(self, local: Path, key: str) -> None:
+        """Copies every file of a local folder below `key`."""
+        for path in sorted(p for p in local.rglob("*") if p.is_file()):
+            self.write_bytes(f"{key}/{path.relative_to(local).as_posix()}", path.read_bytes())
+
+    def get_folder(self, key: str, scratch: Path) -> Path:
+        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`."""
+        if self.is_local:
+            return self.local(key)
+        for name in self.list(key):
+            target = scratch / name.removeprefix(f"{key}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.read_bytes(name))
+        return scratch

@@ -1,0 +1,39 @@
+"""Fixtures: one Ray for the whole session, and tiny models with adapters."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of two CPUs for the whole session, on loopback, without a dashboard."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with its tokenizer."""
+    from tests.tiny import save_model
+
+    return save_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Adapters of rank 2 and 4 that change the tiny Llama."""
+    from tests.tiny import save_adapter
+
+    folder = tmp_path_factory.mktemp("adapters")
+    return save_adapter(folder / "r2", tiny_model, rank=2, seed=1), save_adapter(folder / "r4", tiny_model, rank=4, seed=2)

@@ -1,0 +1,69 @@
+"""Walks the imports and holds the floors of the house: no arrow upwards, and each heavy library in its own room only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "deltasae_ray"
+FLOORS = (
+    {"sae", "divergence", "batches", "hookpoints", "errors", "storage", "cli"},
+    {"corpus", "models", "shards", "tracking"},
+    {"gangs", "interventions"},
+    {"adapt", "harvest", "fit", "diverge", "audit", "report"},
+    {"sweep"},
+)
+ONLY_IN = {
+    "deepspeed": {"models/zero3.py"},
+    "mlflow": {"tracking.py"},
+    "sae_lens": {"sae/saelens.py"},
+}
+NEVER_IN = {"sae": {"ray", "mlflow", "deepspeed", "transformers"}, "divergence": {"ray", "mlflow", "deepspeed", "transformers"}}
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
+FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+
+
+def room(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def floor_of(name: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_import_points_upwards_or_sideways_between_rooms(path: Path) -> None:
+    here = room(path)
+    for module in imports(path):
+        if not module.startswith("deltasae_ray."):
+            continue
+        other = module.split(".")[1]
+        if other == here or module.endswith(".config"):  # a room's config is plain data that the root config gathers
+            continue
+        assert floor_of(other) <= floor_of(here), f"{path} imports {module}, a floor above it"
+        if floor_of(other) == floor_of(here) > 1:
+            raise AssertionError(f"{path} imports {module}: rooms of one floor meet only below")
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
+    roots = {module.split(".")[0] for module in imports(path)}
+    for library, homes in ONLY_IN.items():
+        assert library not in roots or str(path) in homes, f"{path} imports {library}, whose only home is {homes}"
+    assert not roots & NEVER_IN.get(room(path), set()), f"{path} is pure"
+
+
+def test_every_room_has_a_floor_and_no_room_is_a_drawer() -> None:
+    for path in FILES:
+        floor_of(room(path))
+        assert not FORBIDDEN_NAMES & {part.removesuffix(".py") for part in path.parts}
