@@ -1,15 +1,12 @@
 """Tracking, against the embedded store and against a real MLflow server."""
 
 import multiprocessing
-import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import LeafPoint, RunLog, Tracker, TrackingConfig, TrialPoint
+from tests.browser.servers import mlflow_server
 
 TRIAL = TrialPoint("r4", rank=4, d_sae=256, k=8, architecture="topk", content="abc")
 LEAF = TRIAL.leaf(layer=9, seed=0, reference="toy reference (20,000 tokens)")
@@ -26,30 +24,8 @@ LEAF = TRIAL.leaf(layer=9, seed=0, reference="toy reference (20,000 tokens)")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` on loopback, ended by its process group."""
-    root = tmp_path_factory.mktemp("server")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/server.db", "--artifacts-destination", str(root / "artifacts")]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = open(root / "log", "w")  # noqa: SIM115
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        uri = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (root / "log").read_text()
-                time.sleep(0.5)
+    with mlflow_server(tmp_path_factory.mktemp("server")) as uri:
         yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
-        log.close()
 
 
 @pytest.fixture(scope="module")

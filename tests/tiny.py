@@ -16,7 +16,13 @@ def config(architecture: str) -> Any:
     from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
 
     ids = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    shape = {"hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "max_position_embeddings": 256}
+    shape = {
+        "hidden_size": D_MODEL,
+        "intermediate_size": 64,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    }
     if architecture == "llama":
         return LlamaConfig(**ids, **shape, num_key_value_heads=2)
     if architecture == "gemma3":
@@ -56,7 +62,15 @@ TARGETS = {"llama": ["q_proj", "o_proj", "down_proj"], "gemma3": ["q_proj", "o_p
 
 
 def save_adapter(
-    folder: Path, model_folder: Path, architecture: str = "llama", *, rank: int = 4, seed: int = 0, scale: float = 0.05, targets: Sequence[str] = (), **lora: Any
+    folder: Path,
+    model_folder: Path,
+    architecture: str = "llama",
+    *,
+    rank: int = 4,
+    seed: int = 0,
+    scale: float = 0.05,
+    targets: Sequence[str] = (),
+    **lora: Any,
 ) -> Path:
     """A LoRA adapter with random A and B (PEFT's own start has B = 0, which changes nothing); `scale=0` gives that start."""
     from peft import LoraConfig, get_peft_model

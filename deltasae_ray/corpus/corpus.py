@@ -52,7 +52,9 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
     unrelated = len(named) - 1
     for name, paths in named.items():
-        share = (cfg.unrelated_share / unrelated if unrelated else 0.0) if name != DOMAIN else 1 - (cfg.unrelated_share if unrelated else 0.0)
+        share = (
+            (cfg.unrelated_share / unrelated if unrelated else 0.0) if name != DOMAIN else 1 - (cfg.unrelated_share if unrelated else 0.0)
+        )
         by_split = _documents(name, paths, tokenizer, cfg)
         chosen["fit"] += take(by_split["fit"], round(share * cfg.fit_tokens))
         chosen["eval"] += take(by_split["eval"], round(share * cfg.eval_tokens))

@@ -15,7 +15,7 @@ from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import CONFIG, WEIGHTS, AdapterRef, content_digest, fetch
-from deltasae_ray.models.capture import deltas, unit_ids
+from deltasae_ray.models.capture import deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks
 from deltasae_ray.models.precision import noise_floor
@@ -48,74 +48,67 @@ def stored_random(storage: Storage, adapter: AdapterRef, key: str) -> AdapterRef
     return AdapterRef(RANDOM, key, facts["digest"], rank=adapter.rank, alpha=adapter.alpha, kind="random", facts=facts)
 
 
-@dataclass(frozen=True)
-class RandomLoraFactory:
-    """Makes the worker that writes the random adapter matched to `adapter`; needs every block of the model."""
-
-    storage: Storage
-    model: ModelConfig
-    adapter: AdapterRef
-    key: str
-    seed: int
-
-    def __call__(self, context: RankContext) -> "RandomLoraWorker":
-        return RandomLoraWorker(self, context)
+def write_rotated(storage: Storage, adapter: AdapterRef, key: str, seed: int, factor: float = 1.0) -> AdapterRef:
+    """Writes the adapter with Haar-rotated singular vectors, times `factor`; it counts once its manifest is written."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = fetch(storage, [adapter], Path(scratch))[adapter.name]
+        weights = scaled(haar_rotated(load_file(folder / WEIGHTS), seed), factor)
+        storage.write_bytes(f"{key}/{CONFIG}", (folder / CONFIG).read_bytes())
+        storage.write_bytes(f"{key}/{WEIGHTS}", save(weights, metadata={"format": "pt"}))
+    return replace(adapter, name=RANDOM, key=key)
 
 
-class RandomLoraWorker:
-    """Matches the random adapter's mean delta norm to the trained one's: geometric mean over all blocks."""
-
-    def __init__(self, job: RandomLoraFactory, context: RankContext) -> None:
-        self._job, self._device = job, context.device
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = fetch(job.storage, [job.adapter], Path(scratch))[job.adapter.name]
-            self._weights = haar_rotated(load_file(folder / WEIGHTS), job.seed)
-            self._config = (folder / CONFIG).read_bytes()
-        raw = f"{job.key}/unmatched"
-        if context.rank == 0:
-            self._write(raw, 1.0)
-        adapters = (job.adapter, replace(job.adapter, name=RANDOM, key=raw))
-        if context.world > 1:
-            torch.distributed.is_initialized() and torch.distributed.barrier()
-        self._model = load_with_adapters(job.storage, job.model, adapters, context.device, deepest=None)
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, float]:
-        hookpoints = [Hookpoint(i) for i in range(len(blocks(self._model)))]
-        ids, mask = unit_ids(unit, self._device), torch.as_tensor(unit.mask, device=self._device)
-
-        def norms(adapter: str) -> float:
-            taken = dict(deltas(self._model, ids, hookpoints, [adapter]))[adapter]
-            means = torch.stack([taken[h][mask].norm(dim=-1).double().mean() for h in hookpoints])
-            return float(means[means > 0].log().mean().exp())
-
-        layers = [m for m in self._model.modules() if isinstance(getattr(m, "scaling", None), dict) and RANDOM in m.scaling]  # type: ignore[operator]
-        trained = [(m, m.scaling[RANDOM]) for m in layers]  # type: ignore[index]
-
-        def measure(factor: float) -> float:
-            for module, scaling in trained:
-                module.scaling[RANDOM] = scaling * factor  # type: ignore[index]
-            return norms(RANDOM)
-
-        target = norms(self._job.adapter.name)
-        factor = match_norm(measure, target)
-        reached = measure(factor) / target
-        if keep:
-            self._write(self._job.key, factor)
-        return {"factor": factor, "norm_ratio": reached}
-
-    def _write(self, key: str, factor: float) -> None:
-        self._job.storage.write_bytes(f"{key}/{CONFIG}", self._config)
-        self._job.storage.write_bytes(f"{key}/{WEIGHTS}", save(scaled(self._weights, factor), metadata={"format": "pt"}))
-
-
-def finish_random(storage: Storage, adapter: AdapterRef, key: str, facts: dict[str, float]) -> AdapterRef:
-    """Writes the manifest that makes the random adapter count."""
+def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]) -> AdapterRef:
+    """Writes the random adapter at the matched strength, then the manifest that makes it count."""
+    write_rotated(storage, adapter, key, seed, facts["factor"])
     with tempfile.TemporaryDirectory() as scratch:
         content = content_digest(storage.get_folder(key, Path(scratch)))
     storage.write_json(f"{key}/manifest.json", {**facts, "digest": content, "of": adapter.digest})
     found = stored_random(storage, adapter, key)
     assert found is not None
     return found
+
+
+@dataclass(frozen=True)
+class MatchFactory:
+    """Makes the worker that finds the strength at which `rotated` moves the model as far as `trained`; needs every block."""
+
+    storage: Storage
+    model: ModelConfig
+    trained: AdapterRef
+    rotated: AdapterRef
+
+    def __call__(self, context: RankContext) -> "MatchWorker":
+        return MatchWorker(self, context)
+
+
+class MatchWorker:
+    """Callable of (unit, todo) → factor, and the ratio of mean delta norms it reaches (geometric mean over all blocks)."""
+
+    def __init__(self, job: MatchFactory, context: RankContext) -> None:
+        self._job, self._device = job, context.device
+        self._model = load_with_adapters(job.storage, job.model, (job.trained, job.rotated), context.device, deepest=None)
+
+    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, float]:  # noqa: ARG002 - what gangs call
+        hookpoints = [Hookpoint(i) for i in range(len(blocks(self._model)))]
+        ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)
+
+        def norm(adapter: str) -> float:
+            taken = dict(deltas(self._model, ids, hookpoints, [adapter]))[adapter]
+            means = torch.stack([taken[h][mask].norm(dim=-1).double().mean() for h in hookpoints])
+            return float(means[means > 0].log().mean().exp())
+
+        layers: list[Any] = [m for m in self._model.modules() if hasattr(m, "lora_A") and RANDOM in m.scaling]
+        trained = [layer.scaling[RANDOM] for layer in layers]
+
+        def measure(factor: float) -> float:
+            for layer, scaling in zip(layers, trained, strict=True):
+                layer.scaling[RANDOM] = scaling * factor
+            return norm(RANDOM)
+
+        target = norm(self._job.trained.name)
+        factor = match_norm(measure, target)
+        return {"factor": factor, "norm_ratio": measure(factor) / target}
 
 
 @dataclass(frozen=True)
@@ -138,8 +131,8 @@ class NoiseWorker:
         self._job, self._device = job, context.device
         self._model: nn.Module = load_with_adapters(job.storage, job.model, job.adapters, context.device, deepest=job.hookpoints[-1].layer)
 
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict[str, dict]]:
-        mask = torch.as_tensor(unit.mask, device=self._device)
+    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict[str, dict]]:  # noqa: ARG002 - what gangs call
+        mask = unit_mask(unit, self._device)
         names = [a.name for a in self._job.adapters]
         # A sharded parameter cannot be upcast in place: there the layout alone is measured, and the report says so.
         fp64 = self._job.model.sharding == "none"

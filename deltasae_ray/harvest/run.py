@@ -12,7 +12,7 @@ from deltasae_ray.errors import AdapterError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
-from deltasae_ray.harvest.prepare import NoiseFactory, RandomLoraFactory, finish_random, random_key, sample, stored_random
+from deltasae_ray.harvest.prepare import MatchFactory, NoiseFactory, finish_random, random_key, sample, stored_random, write_rotated
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
@@ -78,16 +78,26 @@ def harvest(
 
 def _spec(model: ModelSource, corpus: Corpus) -> dict:
     tokens = {split: {name: corpus.num_tokens(split, name) for name in corpus.names} for split in ("fit", "eval")}
-    return {"d_model": model.d_model, "model": model.label, "model_digest": model.digest, "num_layers": model.num_layers, "numerics": NUMERICS, "corpus": corpus.key, "tokens": tokens}
+    return {
+        "d_model": model.d_model,
+        "model": model.label,
+        "model_digest": model.digest,
+        "num_layers": model.num_layers,
+        "numerics": NUMERICS,
+        "corpus": corpus.key,
+        "tokens": tokens,
+    }
 
 
-def _random(storage: Storage, cfg: HarvestConfig, gangs: GangConfig, model: ModelConfig, adapter: AdapterRef, unit: TokenBatch) -> AdapterRef:
+def _random(
+    storage: Storage, cfg: HarvestConfig, gangs: GangConfig, model: ModelConfig, adapter: AdapterRef, unit: TokenBatch
+) -> AdapterRef:
     key = random_key(adapter, cfg.seed, unit)
     found = stored_random(storage, adapter, key)
     if found is None:
-        job = RandomLoraFactory(storage, model, adapter, key, cfg.seed)
-        ((_, facts),) = run_units([(unit, None)], job, gangs)
-        found = finish_random(storage, adapter, key, facts)
+        rotated = write_rotated(storage, adapter, f"{key}/unmatched", cfg.seed)
+        ((_, facts),) = run_units([(unit, None)], MatchFactory(storage, model, adapter, rotated), gangs)
+        found = finish_random(storage, adapter, key, cfg.seed, facts)
     return found
 
 
@@ -144,12 +154,20 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
 
 
 def _run(
-    storage: Storage, key: str, gangs: GangConfig, model: ModelConfig, corpus: Corpus, adapters: Sequence[AdapterRef], missing: dict[str, dict[str, tuple[Hookpoint, ...]]]
+    storage: Storage,
+    key: str,
+    gangs: GangConfig,
+    model: ModelConfig,
+    corpus: Corpus,
+    adapters: Sequence[AdapterRef],
+    missing: dict[str, dict[str, tuple[Hookpoint, ...]]],
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
     plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)))
-    work = [(unit, {d: [str(h) for h in hooks] for d, hooks in missing[unit.name].items()}) for unit in corpus.units if unit.name in missing]
+    work = [
+        (unit, {d: [str(h) for h in hooks] for d, hooks in missing[unit.name].items()}) for unit in corpus.units if unit.name in missing
+    ]
     tokens = sum(unit.num_tokens for unit, _ in work)
     with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
         for _, done in run_units(work, HarvestFactory(plan), gangs):

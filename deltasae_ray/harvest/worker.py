@@ -4,14 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, attach, fetch
-from deltasae_ray.models.capture import BASE, deltas, unit_ids
+from deltasae_ray.models.capture import BASE, deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, load_model
 from deltasae_ray.models.source import resolve_model
@@ -33,7 +32,9 @@ class HarvestPlan:
     hookpoints: tuple[Hookpoint, ...]
 
 
-def load_with_adapters(storage: Storage, cfg: ModelConfig, adapters: tuple[AdapterRef, ...], device: str, *, deepest: int | None) -> nn.Module:
+def load_with_adapters(
+    storage: Storage, cfg: ModelConfig, adapters: tuple[AdapterRef, ...], device: str, *, deepest: int | None
+) -> nn.Module:
     """The base model with adapters attached, sharded over the gang if `cfg` says so.
 
     Args:
@@ -60,7 +61,7 @@ class HarvestWorker:
 
     def __call__(self, unit: TokenBatch, todo: dict[str, list[str]], *, keep: bool) -> int:
         """Writes and commits the unit's shards; returns its tokens."""
-        mask = torch.as_tensor(unit.mask)
+        mask = unit_mask(unit)
         written = []
         for name, taken in deltas(self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters]):
             missing = todo.get(self._digests[name], [])

@@ -47,7 +47,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         AdapterError: no LoRA adapter in safetensors, or one whose base is not what `disable_adapter` leaves.
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise AdapterError(f"{folder} holds no {CONFIG} with {WEIGHTS}: save the adapter with PEFT's save_pretrained (pickles are never read)")
+        raise AdapterError(
+            f"{folder} holds no {CONFIG} with {WEIGHTS}: save the adapter with PEFT's save_pretrained (pickles are never read)"
+        )
     config = json.loads((folder / CONFIG).read_text())
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder} is a {config.get('peft_type')} adapter: only LoRA is supported")
@@ -91,7 +93,9 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> dict[str
         wanted = _features(modules[path])
         got = (tensor.shape[1], None) if factor.startswith(("A", "embedding_A")) else (None, tensor.shape[0])
         if wanted and any(g is not None and g != w for g, w in zip(got, wanted, strict=True)):
-            raise AdapterError(f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: made for another model")
+            raise AdapterError(
+                f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: made for another model"
+            )
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{folder}: {key} holds NaN or infinity")
         moves |= factor.startswith("B") and bool(tensor.any())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
@@ -68,7 +68,12 @@ def residuals(
 
 def unit_ids(unit: TokenBatch, device: torch.device | str = "cpu") -> Int[Tensor, "context position"]:
     """The ids of a unit on a device."""
-    return torch.as_tensor(unit.input_ids, dtype=torch.long).to(device)
+    return torch.tensor(unit.input_ids, dtype=torch.long, device=device)
+
+
+def unit_mask(unit: TokenBatch, device: torch.device | str = "cpu") -> Bool[Tensor, "context position"]:
+    """The mask of a unit on a device."""
+    return torch.tensor(unit.mask, device=device)
 
 
 def deltas(

@@ -31,7 +31,12 @@ def load_model(folder: Path, *, deepest: int | None = None, trust_remote_code: b
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has bf16's rounding, which swallows small deltas
     torch.backends.cudnn.allow_tf32 = False
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, trust_remote_code=trust_remote_code, use_safetensors=True
+        folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
     )
     model.config.use_cache = False
     model.requires_grad_(False).eval()
@@ -46,7 +51,8 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code), trust_remote_code=trust_remote_code
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code),
+            trust_remote_code=trust_remote_code,
         )
 
 
@@ -66,7 +72,9 @@ def backbone(model: nn.Module) -> nn.Module:
     if decoder is None or decoder is inner:
         decoder = getattr(inner, getattr(inner, "base_model_prefix", ""), None)
     if not isinstance(decoder, nn.Module):
-        raise ModelError(f"{type(inner).__name__}: no decoder found; supported are models with get_decoder(), such as Llama, Gemma and GPT-2")
+        raise ModelError(
+            f"{type(inner).__name__}: no decoder found; supported are models with get_decoder(), such as Llama, Gemma and GPT-2"
+        )
     return decoder
 
 

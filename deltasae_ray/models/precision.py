@@ -14,7 +14,7 @@ from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.load import backbone, blocks
 
 
-class _NoFloat32(TorchDispatchMode):
+class Float64Casts(TorchDispatchMode):
     """Turns every cast to fp32 into one to fp64: models cast to fp32 inside their norms and rotary embeddings."""
 
     paused = False
@@ -39,7 +39,7 @@ def in_fp64(model: nn.Module) -> Iterator[None]:
         module.float()  # exact: the values came from fp32
         mode.paused = False
 
-    mode = _NoFloat32()
+    mode = Float64Casts()
     stack = backbone(model)
     upcast = [*blocks(model), *(m for m in stack.children() if not isinstance(m, nn.ModuleList))]
     with ExitStack() as exits:

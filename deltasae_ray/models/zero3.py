@@ -10,7 +10,12 @@ from torch import nn
 _CONFIG: dict[str, Any] = {
     "train_micro_batch_size_per_gpu": 1,
     # Threshold 0: every parameter is sharded. No prefetching: switching adapters changes the order in which modules run.
-    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0},
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 0,
+        "stage3_max_reuse_distance": 0,
+    },
 }
 
 

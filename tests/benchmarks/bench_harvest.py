@@ -1,0 +1,91 @@
+"""Harvest tokens/s on the demo model with four adapters, side by side in one run:
+
+    ours         a unit through HarvestWorker: base once, each adapter once, subtract, encode, write, commit
+    limit        (1 + N) bare passes up to the deepest hookpoint on the same rows; nothing is captured or written
+    usual        two full passes (language-model head included) per adapter, as output_hidden_states users do it
+
+    python tests/benchmarks/bench_harvest.py [rounds]
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.corpus import build_corpus
+from deltasae_ray.gangs.gang import RankContext
+from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
+from deltasae_ray.hookpoints import resolve
+from deltasae_ray.models.adapters import import_adapter
+from deltasae_ray.models.capture import BASE, adapter_active, unit_ids
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import backbone, empty_model, load_model, load_tokenizer
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.storage import Storage
+from tests.tiny import save_adapter
+
+RANKS = (4, 8, 16, 32)
+LAYERS = (9, 12, 15)
+
+
+def main(rounds: int) -> None:
+    cfg = ModelConfig()
+    source = resolve_model(cfg)
+    corpus = build_corpus(CorpusConfig(fit_tokens=4000, eval_tokens=1000), load_tokenizer(source.folder))
+    units = [u for u in corpus.units if u.input_ids.shape == (8, 129)][: rounds + 1]
+    with tempfile.TemporaryDirectory() as scratch:
+        storage, empty = Storage(scratch), empty_model(source.folder)
+        targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        refs = tuple(
+            import_adapter(
+                storage, save_adapter(Path(scratch) / f"r{r}", source.folder, rank=r, seed=r, scale=0.01, targets=targets), f"r{r}", empty
+            )
+            for r in RANKS
+        )
+        hookpoints = resolve(LAYERS, source.num_layers)
+        worker = HarvestWorker(HarvestPlan(storage, "harvest/bench", cfg, refs, hookpoints), RankContext(0, 1, "cpu"))
+        full = load_model(source.folder)
+        todo = {d: [str(h) for h in hookpoints] for d in (BASE, *(r.digest for r in refs))}
+        runs: dict[str, Callable] = {
+            "ours": lambda unit: worker(unit, todo, keep=True),
+            "limit": lambda unit: _bare(worker._model, unit_ids(unit)),
+            "usual": lambda unit: _usual(full, unit_ids(unit)),
+        }
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for i, unit in enumerate(units):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run(unit)
+                if i:  # the first round warms up
+                    times[name].append(time.perf_counter() - start)
+    tokens = units[0].num_tokens
+    print(f"{len(RANKS)} adapters, layers {LAYERS}, {tokens} tokens a unit, {torch.get_num_threads()} threads, {len(times['ours'])} rounds")
+    for name, seconds in times.items():
+        print(f"  {name:<6} {tokens / statistics.median(seconds):8.1f} tokens/s (median)")
+    for other, aim in (("usual", ">= 4"), ("limit", ">= 0.9")):
+        ratios = [b / a for a, b in zip(times["ours"], times[other], strict=True)]
+        print(f"  ours / {other}: {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}; aim {aim})")
+
+
+@torch.no_grad()
+def _bare(model: torch.nn.Module, ids: torch.Tensor) -> None:
+    # The LoRA products are part of a pass with an adapter, so the limit has them too.
+    for name in (BASE, *(f"r{r}" for r in RANKS)):
+        with adapter_active(model, name):
+            backbone(model)(input_ids=ids, use_cache=False)
+
+
+@torch.no_grad()
+def _usual(model: torch.nn.Module, ids: torch.Tensor) -> None:
+    # Without LoRA products, which favours it.
+    for _ in range(2 * len(RANKS)):
+        model(ids, output_hidden_states=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -1,0 +1,49 @@
+"""A tiny harvest: run here under the session's Ray, or as a process of its own that a test can kill."""
+
+import sys
+from pathlib import Path
+
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.corpus import Corpus, build_corpus
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.run import Harvest, harvest
+from deltasae_ray.hookpoints import resolve
+from deltasae_ray.models.adapters import import_adapter
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import empty_model, load_tokenizer
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.storage import Storage
+
+CORPUS = CorpusConfig(context_len=24, fit_tokens=760, eval_tokens=350, contexts_per_unit=2, unrelated=("builtin:kjv",))
+
+
+def corpus(model: Path) -> Corpus:
+    return build_corpus(CORPUS, load_tokenizer(model))
+
+
+def run(
+    root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[int, ...] = (1, 2), ranks: int = 1, random_lora: bool = True
+) -> Harvest:
+    storage = Storage(str(root))
+    cfg = ModelConfig(base=str(model), sharding="zero3" if ranks > 1 else "none")
+    source = resolve_model(cfg)
+    empty = empty_model(model)
+    refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
+    gangs = GangConfig(ranks=ranks)
+    return harvest(
+        storage, HarvestConfig(random_lora=random_lora), gangs, cfg, source, corpus(model), refs, resolve(layers, source.num_layers)
+    )
+
+
+def hashes(root: Path | str, key: str) -> dict[tuple, str]:
+    """Unit, source and hookpoints → sha256, of every shard that counts."""
+    return {row.identity: row.sha256 for row in Manifest.load(Storage(str(root)), key).rows}
+
+
+if __name__ == "__main__":
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    run(sys.argv[1], Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])

@@ -1,0 +1,143 @@
+"""The harvest on real Ray, with a tiny model."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from deltasae_ray.errors import AdapterError, PrecisionError
+from deltasae_ray.harvest.run import _judge
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapters import AdapterRef, attach
+from deltasae_ray.models.capture import deltas, unit_ids
+from deltasae_ray.models.load import load_model
+from deltasae_ray.shards import open_shards
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.storage import Storage
+from tests.harvest.study import corpus, hashes, run
+from tests.tiny import save_adapter
+
+pytestmark = pytest.mark.slow
+Adapters = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An undisturbed harvest of two adapters, its root and key."""
+    root = tmp_path_factory.mktemp("calm")
+    return root, run(root, tiny_model, list(tiny_adapters)).key
+
+
+def test_every_unit_has_every_source_once_and_rows_come_back_in_order(
+    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters
+) -> None:
+    root, key = calm
+    shards = open_shards(f"{root}/{key}")
+    assert set(shards.adapters) >= {"r2", "r4", "random"}
+    units = sorted(corpus(tiny_model).units, key=lambda u: u.name)
+    model = attach(load_model(tiny_model, deepest=2), {p.name: p for p in tiny_adapters})
+    for source in ("base", "r2", "r4"):
+        for layer in (1, 2):
+            expected = np.concatenate(
+                [
+                    dict(deltas(model, unit_ids(u), [Hookpoint(layer)], ["r2", "r4"]))[source][Hookpoint(layer)][
+                        torch.tensor(u.mask)
+                    ].numpy()
+                    for u in units
+                ]
+            )
+            stored = shards.read(layer, source)
+            assert stored.shape == expected.shape and stored.dtype == np.float32
+            assert np.linalg.norm(stored - expected) <= 1e-3 * np.linalg.norm(expected)
+            assert np.square(stored - expected).sum() <= 1e-6 * np.square(expected).sum(), "quantisation"
+    assert np.array_equal(shards.tokens().token_id, np.concatenate([u.token_ids() for u in units]))
+
+
+def test_the_random_adapter_is_as_strong_as_the_trained_one(calm: tuple[Path, str]) -> None:
+    shards = open_shards(f"{calm[0]}/{calm[1]}")
+    trained, random = (np.linalg.norm(shards.read(2, name), axis=1).mean() for name in ("r2", "random"))
+    assert 0.5 < random / trained < 2
+
+
+def test_the_noise_floor_stands_in_the_sources(calm: tuple[Path, str]) -> None:
+    for name in ("r2", "r4", "random"):
+        noise = open_shards(f"{calm[0]}/{calm[1]}").source(name).facts["noise"]
+        assert set(noise) == {"blocks.1.hook_resid_post", "blocks.2.hook_resid_post"}
+        assert all(floor["snr"] > 1e6 for floor in noise.values())
+
+
+def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itself(
+    ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    first = run(tmp_path, tiny_model, [tiny_adapters[0]])
+    before = hashes(tmp_path, first.key)
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+    run(tmp_path, tiny_model, list(tiny_adapters))
+    run(tmp_path, tiny_model, list(tiny_adapters), layers=(0, 1, 2))
+    after = hashes(tmp_path, first.key)
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert {p: p.stat().st_mtime_ns for p in written} == written, "what was there is not written again"
+    added = {identity[1:] for identity in after.keys() - before.keys()}
+    sources = {s for s, _ in added}
+    assert len(sources) == 4, "base, the random control, the old and the new adapter"
+    zero = ("blocks.0.hook_resid_post",)
+    assert all(hooks == zero for source, hooks in added if source == "base")
+
+
+def test_two_zero3_ranks_write_the_same_bytes_as_one_process(
+    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    done = run(tmp_path, tiny_model, list(tiny_adapters), ranks=2)
+    assert len(corpus(tiny_model).units) % 2 == 1, "an odd count of units, so that one rank must pad"
+    assert hashes(tmp_path, done.key) == hashes(*calm)
+
+
+def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
+    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "tests.harvest.study", str(tmp_path), str(tiny_model), *map(str, tiny_adapters)]
+    # A process group of its own: its Ray must die with it, and ours must not.
+    driver = subprocess.Popen(words, env={**os.environ, "RAY_ADDRESS": ""}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = tmp_path / calm[1] / "rows"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and len(list(records.glob("*.json")) if records.exists() else []) < 3 and driver.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    for child in children:
+        if child.is_running():
+            child.kill()
+    counted = hashes(tmp_path, calm[1])
+    assert counted, "the kill came before the first unit"
+    files = {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if str(p.relative_to(tmp_path / calm[1])) in _files(tmp_path, calm[1])
+    }
+    assert run(tmp_path, tiny_model, list(tiny_adapters)).key == calm[1]
+    assert hashes(tmp_path, calm[1]) == hashes(*calm)
+    assert {p: p.stat().st_mtime_ns for p in files} == files, "a unit that counted was done again"
+
+
+def _files(root: Path, key: str) -> set[str]:
+    return {row.file for row in Manifest.load(Storage(str(root)), key).rows}
+
+
+def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+    late = save_adapter(tmp_path / "late", tiny_model, layers_to_transform=[3])
+    with pytest.raises(AdapterError, match="changes nothing at layers.*deeper"):
+        run(tmp_path / "root", tiny_model, [late], random_lora=False)
+
+
+def test_deltas_near_their_noise_are_refused() -> None:
+    ref = AdapterRef("a", "k", "d", 4, 8.0)
+    noise = {Hookpoint(1): {"signal": 1.0, "snr": 5.0}}
+    with pytest.raises(PrecisionError, match="below harvest.min_snr=10"):
+        _judge(ref, noise, 10.0)
+    _judge(ref, noise, 1.0)

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.cli import parse
+from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
+
+CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
+
+
+def study(*words: str) -> StudyConfig:
+    return parse(StudyConfig, words, shorthand=SHORTHAND, description="test")
+
+
+def test_the_words_of_the_readme() -> None:
+    cfg = study(
+        "model.base=google/gemma-2-9b", "adapters=[runs/r4,runs/r16]", "corpus.path=s3://bucket/alpaca.jsonl", "corpus.context_len=256",
+        "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
+        "tracking.uri=http://mlflow:5000",
+    )  # fmt: skip
+    assert cfg.adapters == ("runs/r4", "runs/r16")
+    assert cfg.corpus.path == ("s3://bucket/alpaca.jsonl",) and cfg.corpus.context_len == 256
+    assert cfg.layers == (5, 10, 18) and cfg.fit.d_sae == (4096, 16384) and cfg.fit.k == (32,) and cfg.fit.seeds == 2
+    assert (cfg.reference.source, cfg.storage.root, cfg.tracking.uri) == ("base", "s3://bucket/study", "http://mlflow:5000")
+
+
+def test_reference_ids_by_layer() -> None:
+    assert study("reference=some-release", "reference.ids={5: layer_5/width_16k, 10: other}").reference.ids == {
+        5: "layer_5/width_16k",
+        10: "other",
+    }
+
+
+def test_a_later_word_wins_over_a_file_and_over_an_earlier_word(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("layers: [1, 2]\nfit: {k: 4, d_sae: [64]}\nreference: base\n")
+    cfg = study("layers=[7]", f"config={tmp_path / 'a.yaml'}", "fit.k=2")
+    assert cfg.layers == (1, 2) and cfg.fit.k == (2,) and cfg.fit.d_sae == (64,)
+
+
+def test_numbers_are_not_read_as_yaml_reads_them() -> None:
+    assert study("adapters=[0123]").adapters == ("0123",)
+    assert study("fit.lr=1e-3").fit.lr == 1e-3
+    assert study("dry_run=true").dry_run is True
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("corpus.contextlen=5", "corpus.context_len"),
+        ("corpus.context_len=many", "many"),
+        ("fit.k=[600]", "lower k or raise d_sae"),
+        ("nonsense", "key=value"),
+        ("config=/no/such.yaml", "cannot be read"),
+        ("adapt.lr=0.1", "adapt.lr"),
+    ],
+)
+def test_a_bad_word_is_named_with_a_remedy(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        study(word)
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_explains_every_field_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        study("--help")
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    for said in ("corpus.context_len", "BOS not counted", "fit.d_sae", "adapt.max_tokens", "storage.root"):
+        assert said in printed
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert study(f"config={path}").layers
+
+
+def test_configs_are_shipped() -> None:
+    assert {"demo.yaml", "demo-gemmascope.yaml"} <= {p.name for p in CONFIGS}
