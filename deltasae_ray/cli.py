@@ -25,7 +25,7 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
     try:
         arguments = ["--help"] if {"-h", "--help"} & set(words) else _arguments(cls, words, shorthand)
     except ConfigError as e:
-        print(f"error: {e}", file=sys.stderr)
+        sys.stderr.write(f"error: {e}\n")
         raise SystemExit(2) from None
     return tyro.cli(
         cls,
@@ -35,6 +35,12 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
+
+
+def say(text: str) -> None:
+    """Writes to the user: what a job prints is part of its interface, so it goes through one place."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) -> list[str]:
@@ -78,13 +84,10 @@ def _shell_value(word: str, text: str) -> object:
     return text
 
 
-def _flatten(cls: object, value: object, key: str) -> dict[str, object]:
+def _flatten(cls: type, value: object, key: str) -> dict[str, object]:
     """Dotted keys down to fields that are no dataclass; unknown keys pass through, so that the parser names them."""
-    is_section = isinstance(cls, type) and dataclasses.is_dataclass(cls)
-    if not isinstance(value, dict) or (key and not is_section and _field_type(cls, key) is None):
-        return {key: value}
-    section = cls if not key else _field_type(cls, key)
-    if not (isinstance(section, type) and dataclasses.is_dataclass(section)):
+    section = _field_type(cls, key)
+    if not isinstance(value, dict) or not dataclasses.is_dataclass(section):
         return {key: value}
     flat: dict[str, object] = {}
     for name, inner in value.items():
@@ -93,7 +96,8 @@ def _flatten(cls: object, value: object, key: str) -> dict[str, object]:
 
 
 def _field_type(cls: object, key: str) -> object | None:
-    for name in key.split("."):
+    """The annotation that a dotted key ends at: `cls` itself for "", None for a key that does not exist."""
+    for name in filter(None, key.split(".")):
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             return None
         cls = typing.get_type_hints(cls).get(name)

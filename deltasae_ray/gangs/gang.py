@@ -1,9 +1,10 @@
 """A gang: one Ray Data actor that leads 1..N ranks, which run any function of (model, unit) in lock step."""
 
+import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,9 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from deltasae_ray import errors
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import DeltaSaeError
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ WorkerFactory = Callable[[RankContext], Worker]
 """Makes a rank's worker; picklable. Loads the model, so it runs once per rank and not per unit."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An error that a worker raised on purpose. It travels as a result: as an exception Ray would retry it, and wrap its type away."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: DeltaSaeError) -> "Failure":
+        return cls(type(error).__name__, str(error))
+
+    def error(self) -> DeltaSaeError:
+        """The error, as the worker raised it."""
+        return getattr(errors, self.type)(self.message)
+
+
 class Gang:
     """The leader, a `map_batches` actor. A batch is at most one unit per rank; rank i takes unit i.
 
@@ -42,34 +61,57 @@ class Gang:
 
     def __init__(self, factory: WorkerFactory, ranks: int, threads: int) -> None:
         self._ranks: list[Any] = []
-        self._alone: Worker | None = None
-        if ranks == 1:
-            torch.set_num_threads(threads)
-            self._alone = factory(RankContext(0, 1, "cuda" if torch.cuda.is_available() else "cpu"))
-        else:
-            self._ranks = _start_ranks(factory, ranks, threads)
+        self._failure: Failure | None = None
+        try:
+            if ranks == 1:
+                torch.set_num_threads(threads)
+                self._alone = factory(RankContext(0, 1, "cuda" if torch.cuda.is_available() else "cpu"))
+            else:
+                self._ranks, self._failure = _start_ranks(factory, ranks, threads)
+        except DeltaSaeError as e:
+            self._failure = Failure.of(e)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = [{name: column[i] for name, column in batch.items()} for i in range(len(batch["name"]))]
-        results = [self._run_alone(row) for row in rows] if self._alone else self._run_ranks(rows)
-        return {"name": batch["name"], "result": np.asarray([_json(r) for r in results], dtype=object)}
+        run = self._run_ranks if self._ranks else self._run_alone
+        found = self._failure or run(rows)
+        results = [{"failure": asdict(found)}] * len(rows) if isinstance(found, Failure) else [{"value": value} for value in found]
+        return {"name": batch["name"], "result": np.asarray([json.dumps(r, allow_nan=False) for r in results], dtype=object)}
 
-    def _run_alone(self, row: dict) -> Any:
-        assert self._alone is not None
-        return self._alone(TokenBatch.from_row(row), _todo(row), keep=True)
+    def _run_alone(self, rows: list[dict]) -> list[Any] | Failure:
+        try:
+            return [self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True) for row in rows]
+        except DeltaSaeError as e:
+            return Failure.of(e)
 
-    def _run_ranks(self, rows: list[dict]) -> list[Any]:
+    def _run_ranks(self, rows: list[dict]) -> list[Any] | Failure:
         assert len(rows) <= len(self._ranks), "batch_size must be the number of ranks"
         # Every rank gets a unit in every call: collectives wait for all ranks. The padding repeats the first unit.
         padded = rows + [rows[0]] * (len(self._ranks) - len(rows))
         calls = [rank.run.remote(row, keep=i < len(rows)) for i, (rank, row) in enumerate(zip(self._ranks, padded, strict=True))]
-        try:
-            return ray.get(calls)[: len(rows)]
-        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
-            os._exit(1)
+        found = _gather(calls)
+        if isinstance(found, Failure):
+            for rank in self._ranks:
+                ray.kill(rank)  # the others may wait for the failed one in a collective
+            self._failure = found
+            return found
+        return found[: len(rows)]
 
 
-def _start_ranks(factory: WorkerFactory, world: int, threads: int) -> list[Any]:
+def _gather(calls: list[Any]) -> list[Any] | Failure:
+    """Results in the order of `calls`, or the first failure; ends this process when a rank is lost."""
+    pending = list(calls)
+    try:
+        while pending:
+            (done,), pending = ray.wait(pending, num_returns=1)
+            if isinstance(found := ray.get(done), Failure):
+                return found
+        return ray.get(calls)
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
+        os._exit(1)
+
+
+def _start_ranks(factory: WorkerFactory, world: int, threads: int) -> tuple[list[Any], Failure | None]:
     context = ray.get_runtime_context()
     gpus = context.get_accelerator_ids().get("GPU", [])
     node = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
@@ -84,12 +126,8 @@ def _start_ranks(factory: WorkerFactory, world: int, threads: int) -> list[Any]:
         }  # fmt: skip
         options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": node, "runtime_env": {"env_vars": variables}}
         ranks.append(ray.remote(Rank).options(**options).remote(factory, RankContext(rank, world, "cuda" if gpus else "cpu"), threads))
-    try:
-        ray.get([rank.ready.remote() for rank in ranks])
-    except ray.exceptions.RayActorError as e:
-        # A worker that cannot be built would restart for ever: hand its own error on instead.
-        raise e.cause if isinstance(getattr(e, "cause", None), Exception) else e from None
-    return ranks
+    found = _gather([rank.build.remote() for rank in ranks])
+    return ranks, found if isinstance(found, Failure) else None
 
 
 class Rank:
@@ -97,25 +135,22 @@ class Rank:
 
     def __init__(self, factory: WorkerFactory, context: RankContext, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._worker = factory(context)
+        self._factory, self._context = factory, context
 
-    def ready(self) -> None:
-        """Returns once the worker is built."""
+    def build(self) -> Failure | None:
+        """Loads the model; not in __init__, whose errors Ray would wrap."""
+        try:
+            self._worker = self._factory(self._context)
+        except DeltaSaeError as e:
+            return Failure.of(e)
+        return None
 
     def run(self, row: dict, *, keep: bool) -> Any:
-        return self._worker(TokenBatch.from_row(row), _todo(row), keep=keep)
-
-
-def _todo(row: dict) -> Any:
-    import json
-
-    return json.loads(row["todo"])
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, allow_nan=False)
+        """The worker's result for a unit, or the Failure it raised on purpose."""
+        try:
+            return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+        except DeltaSaeError as e:
+            return Failure.of(e)
 
 
 def _free_port() -> int:

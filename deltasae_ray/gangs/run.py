@@ -8,9 +8,8 @@ from typing import Any
 import ray
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import Gang, WorkerFactory
+from deltasae_ray.gangs.gang import Failure, Gang, WorkerFactory
 
 
 def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
@@ -19,7 +18,7 @@ def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cf
     Results must be small and JSON-able: activations are written by the ranks and never enter the object store.
 
     Raises:
-        DeltaSaeError: what a worker raised on purpose, unwrapped from Ray's own errors.
+        DeltaSaeError: what a worker raised on purpose.
     """
     if not work:
         return
@@ -40,11 +39,11 @@ def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cf
         max_restarts=cfg.max_restarts,
         max_task_retries=cfg.max_restarts,
     )
-    try:
-        for row in dataset.iter_rows():
-            yield row["name"], json.loads(row["result"])
-    except ray.exceptions.RayError as e:
-        raise _ours(e) or e from None
+    for row in dataset.iter_rows():
+        result = json.loads(row["result"])
+        if "failure" in result:
+            raise Failure(**result["failure"]).error()
+        yield row["name"], result["value"]
 
 
 def threads_per_rank(cfg: GangConfig, gangs: int) -> int:
@@ -55,14 +54,3 @@ def threads_per_rank(cfg: GangConfig, gangs: int) -> int:
     nodes = max(1, len([n for n in ray.nodes() if n["Alive"]]))
     here = -(-gangs // nodes)
     return max(1, (os.cpu_count() or 1) // (here * cfg.ranks))
-
-
-def _ours(error: BaseException) -> DeltaSaeError | None:
-    """The typed error inside Ray's wrapping, if that is what failed."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DeltaSaeError):
-            return seen
-        cause = getattr(seen, "cause", None)
-        seen = cause if isinstance(cause, BaseException) else seen.__cause__
-    return None

@@ -1,6 +1,7 @@
 """What a rank does with a unit: base once, each adapter once, subtract in fp32, write what is missing."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,19 @@ class HarvestPlan:
 
 
 def load_with_adapters(
-    storage: Storage, cfg: ModelConfig, adapters: tuple[AdapterRef, ...], device: str, *, deepest: int | None
+    storage: Storage,
+    cfg: ModelConfig,
+    adapters: tuple[AdapterRef, ...],
+    device: str,
+    *,
+    deepest: int | None,
+    root: Callable[[nn.Module], nn.Module] = backbone,
 ) -> nn.Module:
     """The base model with adapters attached, sharded over the gang if `cfg` says so.
 
     Args:
         deepest: last block that is kept; None keeps all blocks.
+        root: the module that forward passes go through: the backbone, or `base_of` where the language-model head is needed too.
     """
     folder = resolve_model(cfg).folder
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,7 +55,7 @@ def load_with_adapters(
             return attach(load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device), folders).to(device)
         with sharded_loading():
             model = load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device)
-        return run_sharded(attach(model, folders), backbone)
+        return run_sharded(attach(model, folders), root)
 
 
 class HarvestWorker:

@@ -45,5 +45,5 @@ def hashes(root: Path | str, key: str) -> dict[tuple, str]:
 if __name__ == "__main__":
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     run(sys.argv[1], Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])

@@ -1,6 +1,5 @@
 """The harvest on real Ray, with a tiny model."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -104,7 +103,9 @@ def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
 ) -> None:
     words = [sys.executable, "-m", "tests.harvest.study", str(tmp_path), str(tiny_model), *map(str, tiny_adapters)]
     # A process group of its own: its Ray must die with it, and ours must not.
-    driver = subprocess.Popen(words, env={**os.environ, "RAY_ADDRESS": ""}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "driver.log"
+    with log.open("wb") as output:
+        driver = subprocess.Popen(words, stdout=output, stderr=output)
     records = tmp_path / calm[1] / "rows"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and len(list(records.glob("*.json")) if records.exists() else []) < 3 and driver.poll() is None:
@@ -116,7 +117,7 @@ def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
         if child.is_running():
             child.kill()
     counted = hashes(tmp_path, calm[1])
-    assert counted, "the kill came before the first unit"
+    assert counted, f"the kill came before the first unit: {log.read_text()[-3000:]}"
     files = {
         p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if str(p.relative_to(tmp_path / calm[1])) in _files(tmp_path, calm[1])
     }

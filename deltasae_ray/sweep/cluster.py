@@ -1,0 +1,84 @@
+"""The Ray that a study runs on: the one that is there, or one of its own; and whether the study fits it."""
+
+import os
+from pathlib import Path
+
+from deltasae_ray.errors import ConfigError, ResourceError, StorageError
+from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.config import StudyConfig
+
+TRIAL_CPUS = 0.25
+"""What a Tune trial asks for beside the fit workers inside it."""
+READ_TASK_CPUS = 0.25
+"""Left over for Ray Data's and the fit room's own tasks."""
+
+
+def connect() -> None:
+    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback."""
+    import ray
+
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(logging_level="WARNING", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def resolve_root(root: str) -> Storage:
+    """The storage root as every process will see it.
+
+    Raises:
+        ConfigError: a relative root under a Ray job, whose working directory is a temporary copy.
+    """
+    if "://" in root or Path(root).is_absolute():
+        return Storage(root)
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise ConfigError(
+            f"storage.root={root!r} is relative, and a Ray job runs in a temporary copy of the folder: results would be lost. "
+            "Give an absolute path or s3://…"
+        )
+    return Storage(str(Path(root).absolute()))
+
+
+def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
+    """Compares what the study asks for with what the cluster has, before Ray would wait without a word.
+
+    Raises:
+        ResourceError: fewer CPUs or GPUs than one gang, or one trial with its workers and a read task, needs.
+        StorageError: a local root while there is more than one node.
+    """
+    import ray
+
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    if storage.is_local and len(nodes) > 1:
+        raise StorageError(f"storage.root={storage.root} is a local folder, but the cluster has {len(nodes)} nodes: give s3:// or gs://")
+    cpus, gpus = ray.cluster_resources().get("CPU", 0), ray.cluster_resources().get("GPU", 0)
+    if autoscaling():
+        return  # nodes come on demand; the autoscaler itself says what it cannot provide
+    fit = cfg.fit
+    workers = fit.workers * fit.max_concurrent_trials
+    needs = {
+        "harvest": (cfg.gangs.cpus_per_gang + READ_TASK_CPUS, cfg.gangs.gpus_per_gang, "gangs.cpus_per_gang, gangs.gpus_per_gang"),
+        "fit": (
+            fit.max_concurrent_trials * TRIAL_CPUS + workers * fit.cpus_per_worker + READ_TASK_CPUS,
+            workers * fit.gpus_per_worker,
+            "fit.workers, fit.cpus_per_worker, fit.gpus_per_worker, fit.max_concurrent_trials",
+        ),
+    }
+    for stage, (cpu, gpu, words) in needs.items():
+        if cpu > cpus or gpu > gpus:
+            raise ResourceError(
+                f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once (with one read task), this cluster has {cpus:g} and {gpus:g}: "
+                f"lower {words}, or add nodes; Ray would wait for ever"
+            )
+
+
+def autoscaling() -> bool:
+    """Whether an autoscaler answers for more nodes."""
+    import ray
+    from ray._private import ray_constants
+
+    return "RAY_AUTOSCALING_CONFIG" in os.environ or bool(
+        ray.experimental.internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+        if ray.experimental.internal_kv._internal_kv_initialized()
+        else None
+    )

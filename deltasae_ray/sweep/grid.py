@@ -1,0 +1,54 @@
+"""What is fitted: the base dictionaries and the random-LoRA control once per study, then the grid of trials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.capture import BASE
+
+REFERENCE_SEED, CONTROL_SEED = 0, 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid; its layers and seeds share one read of the shards."""
+
+    adapter: str
+    d_sae: int
+    k: int
+    architecture: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.adapter}-d{self.d_sae}-k{self.k}-{self.architecture}"
+
+    def points(self, layers: Sequence[int], seeds: int) -> list[FitPoint]:
+        shape = {"d_sae": self.d_sae, "k": self.k, "architecture": self.architecture}
+        return [FitPoint(self.adapter, layer, **shape, seed=seed, documents="all") for layer in layers for seed in range(seeds)]
+
+
+def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
+    """adapters × d_sae × k × architecture, in that order."""
+    names = [a.name for a in adapters if a.kind == "adapter"]
+    return [Trial(*point) for point in product(names, fit.d_sae, fit.k, fit.architecture)]
+
+
+def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
+    """Dictionaries of base activations: the control on documents B and, where none is given, the reference on documents A."""
+    kinds = [(CONTROL_SEED, "B")] + ([(REFERENCE_SEED, "A")] if toy_reference else [])
+    return [
+        FitPoint(BASE, layer, d_sae, k, architecture, seed=seed, documents=documents)
+        for layer, d_sae, k, architecture in product(layers, fit.d_sae, fit.k, fit.architecture)
+        for seed, documents in kinds
+    ]
+
+
+def random_points(layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef]) -> list[FitPoint]:
+    """Dictionaries of the random adapter's deltas, by the same recipe; none where it was not harvested."""
+    if all(a.kind != "random" for a in adapters):
+        return []
+    return [point for shape in product(fit.d_sae, fit.k, fit.architecture) for point in Trial(RANDOM, *shape).points(layers, 1)]

@@ -1,0 +1,21 @@
+"""What every job does: read the words, check, print the plan, run up to its stage, print what it took."""
+
+import logging
+import sys
+
+from deltasae_ray.cli import parse
+from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
+
+
+def main(stage: str, description: str | None) -> None:
+    """Runs a job to its end; a typed error is printed as one line and ends the process with 2."""
+    cfg = parse(StudyConfig, shorthand=SHORTHAND, description=description or "")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    from deltasae_ray.sweep.run import run
+
+    try:
+        run(stage, cfg)
+    except DeltaSaeError as e:
+        sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
+        raise SystemExit(2) from None

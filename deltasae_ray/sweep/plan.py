@@ -1,0 +1,119 @@
+"""What a run will cost, printed before anything runs, and what it did cost, printed beside it at the end."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from deltasae_ray.errors import StorageError
+from deltasae_ray.models.load import blocks, empty_model
+from deltasae_ray.sweep.study import Study
+
+# Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
+_FLOPS_PER_CORE = 4.5e10
+_GPU_FLOPS = 2e13
+_OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "diverge": 10.0}
+_TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 6.0, 129
+
+STAGES = ("adapt", "harvest", "fit", "diverge", "report")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of one study, before it runs."""
+
+    lines: tuple[tuple[str, str], ...]
+    """What is printed: label and value."""
+    seconds: dict[str, float]
+    """Stage → estimate for doing all of it; what is already done costs nothing."""
+    bytes: int
+    """Shards on disk."""
+
+    def __str__(self) -> str:
+        width = max(len(label) for label, _ in self.lines)
+        minutes = ", ".join(f"{stage} {s / 60:.1f}" for stage, s in self.seconds.items())
+        rows = [*self.lines, ("minutes, about", f"{minutes}; total {sum(self.seconds.values()) / 60:.0f} if nothing is done yet")]
+        return "\n".join(f"  {label:<{width}}  {value}" for label, value in rows)
+
+
+def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
+    """Counts tokens, passes, dictionaries and bytes of `study`."""
+    cfg, corpus = study.cfg, study.corpus
+    names = [a.name for a in study.given] or [f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)]
+    tokens = corpus.num_tokens()
+    sources = 1 + len(names) + cfg.harvest.random_lora
+    size = tokens * sources * len(study.layers) * (2 * study.model.d_model + 1) + tokens * 24 * sources
+    trials = len(names) * len(cfg.fit.d_sae) * len(cfg.fit.k) * len(cfg.fit.architecture)
+    lines = (
+        ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
+        ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
+        ("layers", ", ".join(map(str, study.layers))),
+        ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
+        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if cfg.harvest.random_lora else ''})"),
+        ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls"),
+        ("shards on disk", f"{size / 1e6:,.0f} MB below {study.storage.root}"),
+    )
+    return Plan(lines, {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}, size)
+
+
+def _split_line(study: Study, split: str) -> str:
+    parts = [f"{name} {study.corpus.num_tokens(split, name):,}" for name in study.corpus.names]
+    return f"{split} {study.corpus.num_tokens(split):,} in {study.corpus.num_documents(split)} documents ({', '.join(parts)})"
+
+
+def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int) -> float:
+    cfg = study.cfg
+    gpus = cfg.gangs.gpus_per_gang * cfg.gangs.gangs
+    speed = gpus * _GPU_FLOPS if gpus else (os.cpu_count() or 1) * _FLOPS_PER_CORE * cfg.gangs.gangs
+    whole, body = _parameters(study)
+    passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
+    step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.d_sae)
+    work = {
+        "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
+        "harvest": passes * sources * body / speed,
+        "fit": trials * _TRIAL_S + (leaves + 3 * len(study.layers) * len(cfg.fit.d_sae)) * cfg.fit.steps * step / speed,
+        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * 90 * _GATE_TOKENS_PER_CONTEXT * whole / speed,
+    }
+    return work[stage] + _OVERHEAD_S[stage]
+
+
+def _parameters(study: Study) -> tuple[int, int]:
+    """Weights of the whole model, and of the blocks up to the deepest hookpoint."""
+    model = empty_model(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
+    body = sum(p.numel() for block in blocks(model)[: study.layers[-1] + 1] for p in block.parameters())
+    return sum(p.numel() for p in model.parameters()), body
+
+
+def check_disk(study: Study, plan: Plan) -> None:
+    """Raises StorageError where the plan's shards would not fit on a local root with a tenth to spare."""
+    free = study.storage.free_bytes()
+    if free is not None and plan.bytes * 1.1 > free:
+        raise StorageError(
+            f"the plan writes {plan.bytes / 1e9:.2f} GB below {study.storage.root}, where {free / 1e9:.2f} GB are free: "
+            "free space, choose another storage.root, or lower corpus.fit_tokens, corpus.eval_tokens or the number of layers"
+        )
+
+
+@dataclass
+class Clock:
+    """Measures the stages of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - start
+
+    def beside(self, plan: Plan) -> str:
+        """A table of planned and actual minutes."""
+        rows = [f"  {s:<8}  {_minutes(plan.seconds.get(s)):>8}  {_minutes(took):>8}" for s, took in self.seconds.items()]
+        return "\n".join([f"  {'minutes':<8}  {'planned':>8}  {'actual':>8}", *rows])
+
+
+def _minutes(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds / 60:.1f}"

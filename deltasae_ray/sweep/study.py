@@ -1,0 +1,89 @@
+"""A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from deltasae_ray.adapt.run import adapt
+from deltasae_ray.corpus.corpus import Corpus, build_corpus
+from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.harvest.run import Harvest, harvest
+from deltasae_ray.hookpoints import Hookpoint, resolve
+from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.load import empty_model, load_tokenizer
+from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Study:
+    """The resolved inputs of a study."""
+
+    cfg: StudyConfig
+    storage: Storage
+    model: ModelSource
+    corpus: Corpus
+    hookpoints: tuple[Hookpoint, ...]
+    given: tuple[AdapterRef, ...]
+    """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(h.layer for h in self.hookpoints)
+
+
+def open_study(cfg: StudyConfig, storage: Storage) -> Study:
+    """Finds the model, checks hookpoints and adapters against it, and cuts the text.
+
+    Raises:
+        ConfigError, ModelError, HookpointError, AdapterError, CorpusError: each names the word to change.
+    """
+    if not cfg.adapters and not cfg.adapt.ranks:
+        raise ConfigError("no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]")
+    if cfg.gangs.ranks > 1 and cfg.model.sharding == "none":
+        raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
+    model = resolve_model(cfg.model)
+    hookpoints = resolve(cfg.layers, model.num_layers)
+    given = _import(cfg, storage, model) if cfg.adapters else ()
+    corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
+    return Study(cfg, storage, model, corpus, hookpoints, given)
+
+
+def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
+    """The adapters under study: given, or trained now (those already trained are only listed)."""
+    if study.given:
+        return study.given
+    cfg = study.cfg
+    return tuple(adapt(study.storage, cfg.model, study.corpus, cfg.adapt))
+
+
+def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
+    """The study's harvest, finished, and named in study.json, which readers of the root start from."""
+    cfg = study.cfg
+    done = harvest(study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.corpus, adapters, study.hookpoints)
+    names = {ref.name: ref.digest for ref in done.adapters}
+    study.storage.write_json("study.json", {"harvest": done.key, "adapters": names, "layers": list(study.layers)})
+    return done
+
+
+def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[AdapterRef, ...]:
+    empty: nn.Module = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    refs: list[AdapterRef] = []
+    for place in cfg.adapters:
+        folder = Path(place) if Path(place).is_dir() else _download(place)
+        ref = import_adapter(storage, folder, folder.name if folder == Path(place) else place.split("/")[-1], empty, base=cfg.model.base)
+        if any(ref.name == other.name for other in refs):
+            raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
+        refs.append(ref)
+    return tuple(refs)
+
+
+def _download(place: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(place, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]))
+    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+        raise AdapterError(f"adapter {place!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e

@@ -1,0 +1,125 @@
+"""Every station on a tiny model, by the command a user types; then again, and with more asked for."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deltasae_ray.errors import ConfigError, ResourceError
+from deltasae_ray.shards import open_shards
+from tests.sweep.words import words
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[2]
+COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
+
+
+def job(name: str, *study: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, f"jobs/{name}.py", *study], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=590, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root = tmp_path_factory.mktemp("study")
+    done = job("sweep", *words(tiny_model, root))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return root, done.stdout
+
+
+def test_the_sweep_prints_plan_table_and_where_the_report_is(study: tuple[Path, str]) -> None:
+    root, printed = study
+    for said in ("Plan", "tokens", "shards on disk", "planned", "actual", str(root / "report.html")):
+        assert said in printed
+
+
+def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -> None:
+    root, _ = study
+    rows = json.loads((root / "divergence.json").read_text())
+    assert {row["layer"] for row in rows} == {1, 2} and set(rows[0]) >= COLUMNS
+    assert all(row["reason"] for row in rows if row["value"] is None)
+    numbers = [row[c] for row in rows for c in ("value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa") if row[c] is not None]
+    assert numbers and all(math.isfinite(n) for n in numbers)
+    assert pq.read_table(root / "divergence.parquet").num_rows == len(rows)
+    page = (root / "report.html").read_text()
+    assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
+    assert list(root.glob("dictionaries/*/cfg.json"))
+
+
+def test_shards_open_from_the_root(study: tuple[Path, str]) -> None:
+    shards = open_shards(str(study[0]))
+    assert "r2" in shards.adapters and shards.read(1, "r2", split="eval").shape[1] == 32
+
+
+def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study[0] / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    leaves = [r for r in runs if r.data.tags.get("level") == "leaf"]
+    assert {r.data.params["layer"] for r in leaves} == {"1", "2"}
+    assert all({"adapter", "rank", "layer", "d_sae", "k", "architecture", "seed", "reference"} <= set(r.data.params) for r in leaves)
+    assert all("fvu" in r.data.metrics for r in leaves)
+    assert any(name.endswith(".null") for name in leaves[0].data.metrics)
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert {r.data.tags["level"] for r in runs} == {"sweep", "trial", "leaf"}
+
+
+def test_a_second_run_makes_nothing_again(study: tuple[Path, str], tiny_model: Path) -> None:
+    root, _ = study
+    made = [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name != "divergence.parquet"]
+    before = {p: p.stat().st_mtime_ns for p in made}
+    again = job("sweep", *words(tiny_model, root))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {p: p.stat().st_mtime_ns for p in made} == before
+
+
+def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) -> None:
+    root, _ = study
+    before = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
+    shards = {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")}
+    more = job("fit", *words(tiny_model, root, "fit.d_sae=[48,64]"))
+    assert more.returncode == 0, more.stderr[-3000:]
+    after = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
+    assert {p: after[p] for p in before} == before and len(after) == 2 * len(before)
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")} == shards
+
+
+@pytest.mark.parametrize(
+    ("word", "error", "said"),
+    [
+        ("layers=[9]", "HookpointError", "layers 0 to 3"),
+        ("corpus.path=/no/such.jsonl", "CorpusError", "does not exist"),
+        ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
+        ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
+        ("fit.workers=64", "ResourceError", "fit.workers"),
+        ("gangs.ranks=2", "ConfigError", "zero3"),
+        ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
+    ],
+)
+def test_bad_input_is_a_typed_error_before_any_long_work(word: str, error: str, said: str, tiny_model: Path, tmp_path: Path) -> None:
+    done = job("sweep", *words(tiny_model, tmp_path / "root", word))
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
+    assert error in done.stderr and said in done.stderr
+    assert not list((tmp_path / "root").rglob("*.parquet"))
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    done = job("sweep", *words(tiny_model, tmp_path / "root", "dry_run=true"))
+    assert done.returncode == 0 and "Plan" in done.stdout
+    assert not (tmp_path / "root").exists()
+
+
+def test_errors_can_travel_between_processes() -> None:
+    import pickle
+
+    for error in (ConfigError("a"), ResourceError("b")):
+        assert type(pickle.loads(pickle.dumps(error))) is type(error) and str(pickle.loads(pickle.dumps(error))) == str(error)
