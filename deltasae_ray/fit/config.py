@@ -62,3 +62,8 @@ class ReferenceConfig:
     """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether the reference is fitted here, on the study's own base activations."""
+        return self.source == "base"

@@ -15,8 +15,8 @@ from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.behaviour import document_losses
-from deltasae_ray.models.load import base_of
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import base_of
 from deltasae_ray.storage import Storage, digest
 
 DOCUMENTS_PER_CORPUS = 32

@@ -1,11 +1,9 @@
 """The stages of a study in order. A job runs up to its own; what is already done is only listed."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
+from deltasae_ray.cli import say
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
 from deltasae_ray.harvest.run import Harvest
@@ -13,28 +11,29 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.grid import Trial, base_points, random_points, trials
-from deltasae_ray.sweep.plan import STAGES, Clock, Plan, check_disk, make_plan
+from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
 from deltasae_ray.sweep.study import Study, adapters_of, harvest_of, open_study
 from deltasae_ray.sweep.tune import sweep_trials
-from deltasae_ray.tracking import Tracker
 
 
 @dataclass
-class Progress:
-    """What the stages have made so far."""
+class Made:
+    """What the stages of one run have made or found."""
 
+    by_tune: bool
+    """Fit the grid as Tune trials (the sweep), or in one pass (the fit job)."""
     adapters: tuple[AdapterRef, ...] = ()
     harvest: Harvest | None = None
-    base: list[FittedDictionary] = field(default_factory=list)
-    random: list[FittedDictionary] = field(default_factory=list)
-    fitted: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
+    controls: dict[FitPoint, FittedDictionary] = field(default_factory=dict)
+    """Reference, base control and random-LoRA dictionaries."""
+    grid: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    """Trial that failed after its retries → its error."""
 
 
 def run(stage: str, cfg: StudyConfig) -> None:
-    """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep (all of it, by Tune)."""
-    storage = resolve_root(cfg.storage.root)
-    study = open_study(cfg, storage)
+    """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune trials."""
+    study = open_study(cfg, resolve_root(cfg.storage.root))
     stages = STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
     plan = make_plan(study, stages)
     say(f"Plan\n{plan}\n")
@@ -42,12 +41,42 @@ def run(stage: str, cfg: StudyConfig) -> None:
     if cfg.dry_run:
         return
     connect()
-    check_cluster(cfg, storage)
-    clock, made = Clock(), Progress()
+    check_cluster(cfg, study.storage)
+    clock, made = Clock(), Made(by_tune=stage == "sweep")
     for name in stages:
-        if name != "report":
+        if name in _STAGES:
             with clock.stage(name):
-                _STAGES[name](study, made, stage == "sweep")
-    if "report" in stages:
+                _STAGES[name](study, made)
+    if "diverge" in stages:
+        from deltasae_ray.sweep.finish import finish
+
         finish(study, made, plan, clock)
     say(clock.beside(plan))
+
+
+def _adapt(study: Study, made: Made) -> None:
+    made.adapters = adapters_of(study)
+
+
+def _harvest(study: Study, made: Made) -> None:
+    made.harvest = harvest_of(study, made.adapters)
+
+
+def _fit(study: Study, made: Made) -> None:
+    assert made.harvest is not None
+    cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
+    controls = base_points(layers, cfg, toy_reference=study.cfg.reference.is_toy) + random_points(layers, cfg, made.harvest.adapters)
+    made.controls = {f.point: f for f in fit_points(storage, key, controls, cfg, description="fit controls")}
+    grid = trials(made.harvest.adapters, cfg)
+    points = {trial: trial.points(layers, cfg.seeds) for trial in grid}
+    flat = [p for trial in grid for p in points[trial]]
+    if made.by_tune:
+        done = fitted_points(storage, key, flat, cfg)
+        made.failed = sweep_trials(storage, key, [t for t in grid if not set(points[t]) <= done.keys()], layers, cfg)
+    else:
+        fit_points(storage, key, flat, cfg)
+    done = fitted_points(storage, key, flat, cfg)
+    made.grid = {t: [done[p] for p in points[t]] for t in grid if set(points[t]) <= done.keys()}
+
+
+_STAGES: dict[str, Callable[[Study, Made], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}

@@ -11,10 +11,13 @@ from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, resolve
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.sae.saelens import Reference, resolve_references
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Study:
     hookpoints: tuple[Hookpoint, ...]
     given: tuple[AdapterRef, ...]
     """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
+    references: dict[int, Reference]
+    """Layer → pretrained dictionary; empty for the toy reference, which is fitted."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -46,9 +51,11 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
     model = resolve_model(cfg.model)
     hookpoints = resolve(cfg.layers, model.num_layers)
-    given = _import(cfg, storage, model) if cfg.adapters else ()
+    references = {} if cfg.reference.is_toy else resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
-    return Study(cfg, storage, model, corpus, hookpoints, given)
+    given = _import(cfg, storage, model) if cfg.adapters else ()
+    return Study(cfg, storage, model, corpus, hookpoints, given, references)
 
 
 def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
@@ -63,8 +70,8 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     """The study's harvest, finished, and named in study.json, which readers of the root start from."""
     cfg = study.cfg
     done = harvest(study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.corpus, adapters, study.hookpoints)
-    names = {ref.name: ref.digest for ref in done.adapters}
-    study.storage.write_json("study.json", {"harvest": done.key, "adapters": names, "layers": list(study.layers)})
+    sources = [BASE, *(ref.digest for ref in done.adapters)]
+    study.storage.write_json("study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)})
     return done
 
 

@@ -1,0 +1,56 @@
+"""One dictionary of a study, by what it depends on and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.storage import digest
+
+Documents = Literal["all", "A", "B"]
+
+
+@dataclass(frozen=True, order=True)
+class FitPoint:
+    """A dictionary to fit: on which source's rows at which layer, of which shape, from which seed."""
+
+    adapter: str
+    """Name of the source: "base", an adapter, or the random control."""
+    layer: int
+    d_sae: int
+    k: int
+    architecture: str
+    seed: int
+    documents: Documents = "all"
+    """Which training documents: all, or one of two halves by a hash of the document's id."""
+
+    def recipe(self, cfg: FitConfig) -> Recipe:
+        """What decides the training apart from rows and seed."""
+        return Recipe(self.d_sae, self.k, self.architecture, lr=cfg.lr, batch_tokens=cfg.batch_tokens, steps=cfg.steps)
+
+    def key(self, harvest_key: str, sources: Mapping[str, str], cfg: FitConfig) -> str:
+        """Folder of the dictionary below the storage root; `sources` maps names to digests, since a name is not content."""
+        inputs = {
+            "harvest": harvest_key,
+            "source": sources[self.adapter],
+            "hookpoint": str(Hookpoint(self.layer)),
+            "recipe": asdict(self.recipe(cfg)),
+            "seed": self.seed,
+            "documents": self.documents,
+        }
+        return f"dictionaries/{digest(inputs)}"
+
+    def __str__(self) -> str:
+        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
+
+
+def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
+    """bool [token]: rows whose document is in the half; by a hash of its id, so that the halves share no document."""
+    if documents == "all":
+        return np.ones(len(doc_ids), dtype=bool)
+    half = {d: "AB"[int(digest(["half", str(d)]), 16) % 2] for d in set(doc_ids)}
+    return np.fromiter((half[d] == documents for d in doc_ids), dtype=bool, count=len(doc_ids))
