@@ -50,8 +50,12 @@ class Storage:
     def _opened(self) -> tuple[pafs.FileSystem, str]:
         if "://" not in self.root:
             return pafs.LocalFileSystem(), str(Path(self.root).absolute())
+        root = self.root
+        if root.startswith("s3://") and "allow_delayed_open" not in root:
+            # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half done by a kill
+            root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
         try:
-            fs, base = pafs.FileSystem.from_uri(self.root)
+            fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
             raise ConfigError(f"storage.root={self.root!r} cannot be opened: {e}") from e
         return fs, base.rstrip("/")
@@ -93,7 +97,11 @@ class Storage:
         """Keys of all files below a prefix, sorted; unfinished temporary files are not listed."""
         selector = pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
         base = self.path("") + "/"
-        keys = [i.path.removeprefix(base) for i in self.fs.get_file_info(selector) if i.type == pafs.FileType.File]
+        try:
+            infos = self.fs.get_file_info(selector)
+        except FileNotFoundError:  # the folder was made between Arrow's failed listing and its look whether there is one
+            infos = self.fs.get_file_info(selector)
+        keys = [i.path.removeprefix(base) for i in infos if i.type == pafs.FileType.File]
         return sorted(k for k in keys if k.endswith(suffix) and "/.tmp-" not in k)
 
     def read_bytes(self, key: str) -> bytes:

@@ -37,12 +37,18 @@ class AdaptConfig:
     """Steps between checkpoints (adapter, optimizer, schedule, data position, random state)."""
     max_failures: int = 3
     """Times a killed training worker is started again from its last checkpoint."""
+    cpus_per_worker: float = 0.5
+    """CPUs that a training worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
+    gpus_per_worker: float = 0.0
+    """GPUs that a training worker asks Ray for."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr <= MAX_LR:
             raise ConfigError(f"adapt.lr={self.lr} must be in (0, {MAX_LR}]")
         if any(r < 1 for r in self.ranks) or len(set(self.ranks)) != len(self.ranks):
             raise ConfigError(f"adapt.ranks={list(self.ranks)} must be different positive numbers")
+        if not self.targets:
+            raise ConfigError("adapt.targets is empty: name the linear modules that get an adapter")
         for field in ("seeds", "batch_contexts", "eval_every", "checkpoint_every", "max_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"adapt.{field}={getattr(self, field)} must be at least 1")

@@ -95,3 +95,8 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 def truncate(model: nn.Module, deepest: int) -> None:
     """Drops every block after `deepest`, in place; the config keeps the true depth, which positions and masks depend on."""
     del blocks(model)[deepest + 1 :]
+
+
+def has_post_norm(folder: Path) -> bool:
+    """Whether blocks norm what attention and MLP write to the residual stream (Gemma 2 and 3): then δ = s·B·A·u never holds."""
+    return any("post_attention_norm" in n or "post_feedforward_layernorm" in n for n, _ in empty_model(folder).named_modules())

@@ -9,6 +9,10 @@ from tqdm import tqdm
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.corpus.documents import DOMAIN
+from deltasae_ray.divergence.ratios import Ratio
+from deltasae_ray.divergence.statistics import bootstrap_counts
+from deltasae_ray.divergence.verdict import Behaviour
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
@@ -97,3 +101,23 @@ def losses(
         # the name is the study's; the file is of the content
         found += [{**row, "adapter": ref.name} for row in storage.read_json(keys[ref.name])["rows"]]
     return found
+
+
+def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int) -> list[Behaviour]:
+    """What one adapter does to the predictions on each text, with intervals over documents; the text adapted to first."""
+    found = []
+    mine = [r for r in rows if r["adapter"] == adapter]
+    for corpus in sorted({r["corpus"] for r in mine}, key=lambda name: (name != DOMAIN, name)):
+        documents = [r for r in mine if r["corpus"] == corpus]
+        ce, base, kl, positions = (np.array([r[c] for r in documents], dtype=np.float64) for c in ("ce", "ce_base", "kl", "positions"))
+        own, n = np.arange(len(documents)), len(documents)
+        counts = bootstrap_counts(n, bootstrap, np.random.default_rng([seed, 7]))
+        change, divergence = (Ratio.share(x, positions, own, n).measure(counts, null=0.0) for x in (ce - base, kl))
+        found.append(Behaviour(corpus, change, divergence))
+    return found
+
+
+def base_loss(rows: Sequence[dict], adapter: str, corpus: str) -> float:
+    """Mean loss of the base model on a text, nats per token."""
+    mine = [r for r in rows if r["adapter"] == adapter and r["corpus"] == corpus]
+    return sum(r["ce_base"] for r in mine) / sum(r["positions"] for r in mine)

@@ -38,13 +38,12 @@ def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
 
 
 def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
-    """Dictionaries of base activations: the control on documents B and, where none is given, the reference on documents A."""
-    kinds = [(CONTROL_SEED, "B")] + ([(REFERENCE_SEED, "A")] if toy_reference else [])
-    return [
-        FitPoint(BASE, layer, d_sae, k, architecture, seed=seed, documents=documents)
-        for layer, d_sae, k, architecture in product(layers, fit.d_sae, fit.k, fit.architecture)
-        for seed, documents in kinds
-    ]
+    """Dictionaries of base activations, of the grid's largest size: the control on documents B and, where none is given,
+    the reference on documents A."""
+    shape = {"d_sae": max(fit.d_sae), "k": fit.k[0], "architecture": fit.architecture[0]}
+    controls = [FitPoint(BASE, layer, **shape, seed=CONTROL_SEED, documents="B") for layer in layers]
+    references = [FitPoint(BASE, layer, **shape, seed=REFERENCE_SEED, documents="A") for layer in layers] if toy_reference else []
+    return controls + references
 
 
 def random_points(layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef]) -> list[FitPoint]:

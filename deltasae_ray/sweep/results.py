@@ -99,14 +99,13 @@ def latent_groups(
     return tuple(groups), tuple(planted)
 
 
-def learning_curves(fitted: Sequence[FittedDictionary]) -> list[Curve]:
+def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
     """Training FVU over steps of every dictionary of deltas."""
-    curves = []
-    for row in fitted:
-        points = tuple(CurvePoint(x=float(step), y=float(value)) for step, value in row.curve)
-        if points:
-            curves.append(Curve("learning", row.point.adapter, row.point.layer, points, label=f"d_sae {row.point.d_sae}"))
-    return curves
+    return tuple(
+        Curve("learning", f.point.adapter, f.point.layer, tuple(CurvePoint(x, y) for x, y in f.curve), f"d_sae {f.point.d_sae}")
+        for f in fitted
+        if f.curve
+    )
 
 
 def what_was_run(study: Study, harvest: Harvest) -> dict[str, Any]:

@@ -1,34 +1,19 @@
 """The stages of a study in order. A job runs up to its own; what is already done is only listed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 
 from deltasae_ray.cli import say
-from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
-from deltasae_ray.harvest.run import Harvest
-from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.fit.run import fit_points, fitted_points
 from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.grid import Trial, base_points, random_points, trials
+from deltasae_ray.sweep.finish import compare, print_table, write_results
+from deltasae_ray.sweep.grid import base_points, random_points, trials
+from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
-from deltasae_ray.sweep.study import Study, adapters_of, harvest_of, open_study
+from deltasae_ray.sweep.runs import tracked
+from deltasae_ray.sweep.study import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.sweep.tune import sweep_trials
-
-
-@dataclass
-class Made:
-    """What the stages of one run have made or found."""
-
-    by_tune: bool
-    """Fit the grid as Tune trials (the sweep), or in one pass (the fit job)."""
-    adapters: tuple[AdapterRef, ...] = ()
-    harvest: Harvest | None = None
-    controls: dict[FitPoint, FittedDictionary] = field(default_factory=dict)
-    """Reference, base control and random-LoRA dictionaries."""
-    grid: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Trial that failed after its retries → its error."""
 
 
 def run(stage: str, cfg: StudyConfig) -> None:
@@ -43,15 +28,21 @@ def run(stage: str, cfg: StudyConfig) -> None:
     connect()
     check_cluster(cfg, study.storage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
-    for name in stages:
-        if name in _STAGES:
-            with clock.stage(name):
-                _STAGES[name](study, made)
-    if "diverge" in stages:
-        from deltasae_ray.sweep.finish import finish
-
-        finish(study, made, plan, clock)
-    say(clock.beside(plan))
+    with tracked(study) if "fit" in stages else nullcontext() as log:
+        for name in stages:
+            if name in _STAGES:
+                with clock.stage(name):
+                    _STAGES[name](study, made)
+            if name == "fit" and log:
+                log.fitted(made)
+        if "diverge" in stages and log:
+            with clock.stage("diverge"):
+                found = compare(study, made)
+            with clock.stage("report"):
+                write_results(study, made, found, plan, clock)
+                log.compared(made, found)
+            print_table(study, found)
+    say(f"\n{clock.beside(plan)}")
 
 
 def _adapt(study: Study, made: Made) -> None:
@@ -60,6 +51,7 @@ def _adapt(study: Study, made: Made) -> None:
 
 def _harvest(study: Study, made: Made) -> None:
     made.harvest = harvest_of(study, made.adapters)
+    check_references(study, made.harvest)
 
 
 def _fit(study: Study, made: Made) -> None:

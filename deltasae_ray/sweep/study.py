@@ -1,5 +1,6 @@
 """A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from deltasae_ray.models.adapters import AdapterRef, import_adapter
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
-from deltasae_ray.sae.saelens import Reference, resolve_references
-from deltasae_ray.storage import Storage
+from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage, files_digest
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.tracking import Tracker
 
@@ -31,8 +34,8 @@ class Study:
     hookpoints: tuple[Hookpoint, ...]
     given: tuple[AdapterRef, ...]
     """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
-    references: dict[int, Reference]
-    """Layer → pretrained dictionary; empty for the toy reference, which is fitted."""
+    references: dict[int, str]
+    """Layer → folder below the storage root of the pretrained dictionary, copied there; empty for a toy reference, which is fitted."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -51,7 +54,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
     model = resolve_model(cfg.model)
     hookpoints = resolve(cfg.layers, model.num_layers)
-    references = {} if cfg.reference.is_toy else resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
     given = _import(cfg, storage, model) if cfg.adapters else ()
@@ -85,6 +88,31 @@ def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[Ada
             raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
         refs.append(ref)
     return tuple(refs)
+
+
+def _references(cfg: StudyConfig, storage: Storage, model: ModelSource) -> dict[int, str]:
+    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it."""
+    keys = {}
+    for layer, reference in resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids).items():
+        dictionary = load_reference(reference, model.d_model)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = dictionary.save(Path(scratch) / "reference")
+            keys[layer] = f"references/{files_digest(p for p in sorted(folder.iterdir()) if p.is_file())}"
+            storage.put_folder(folder, keys[layer])
+    return keys
+
+
+def check_references(study: Study, harvest: Harvest) -> None:
+    """Holds every pretrained reference against the base activations it is meant for.
+
+    Raises:
+        DictionaryError: it leaves more than 60 % of them unexplained; the likely cause is named.
+    """
+    shards = open_harvest(study.storage, harvest.key)
+    for layer, key in study.references.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
+        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0])
 
 
 def _download(place: str) -> Path:

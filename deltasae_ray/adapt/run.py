@@ -1,0 +1,154 @@
+"""Adapters of several ranks and seeds: what a manifest lists is not trained again, the rest goes through Ray Train one by one."""
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.fs as pafs
+
+from deltasae_ray.adapt.config import AdaptConfig
+from deltasae_ray.adapt.lora import check_targets
+from deltasae_ray.adapt.text import content_key, split_text
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.errors import DeltaSaeError, StorageError
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import empty_model
+from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.storage import Storage, digest
+
+if TYPE_CHECKING:  # imports Ray, which a study with finished adapters does not need
+    from deltasae_ray.adapt.worker import TrainJob
+
+log = logging.getLogger(__name__)
+
+RECIPE = 1
+"""Enters every training key: raise it when a change of the code changes the adapters."""
+_RUNS = "adapters/.train"
+_NOT_OF_THE_RESULT = ("ranks", "seeds", "checkpoint_every", "max_failures", "cpus_per_worker", "gpus_per_worker")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One adapter that the configuration asks for."""
+
+    name: str
+    rank: int
+    seed: int
+    key: str
+    """Folder below the storage root: a digest of text, model, recipe, rank and seed."""
+
+
+def trainings(model: ModelSource, corpus: Corpus, cfg: AdaptConfig) -> list[Training]:
+    """The adapters of a study by name: r4, r16; with several seeds r4-s0, r4-s1."""
+    fields = {name: value for name, value in asdict(cfg).items() if name not in _NOT_OF_THE_RESULT}
+    shared = {"recipe": RECIPE, "text": content_key(corpus.adapt), "model": model.digest} | fields | {"targets": sorted(cfg.targets)}
+    return [
+        Training(
+            name=f"r{rank}" if cfg.seeds == 1 else f"r{rank}-s{seed}", rank=rank, seed=seed,
+            key=f"adapters/{digest(shared | {'rank': rank, 'seed': seed})}",
+        )
+        for rank in cfg.ranks
+        for seed in range(cfg.seeds)
+    ]  # fmt: skip
+
+
+def trained(storage: Storage, training: Training) -> AdapterRef | None:
+    """The finished adapter, if its manifest is there."""
+    if not storage.exists(f"{training.key}/manifest.json"):
+        return None
+    found = storage.read_json(f"{training.key}/manifest.json")
+    return AdapterRef(
+        training.name, training.key, found["digest"], rank=found["rank"], alpha=found["alpha"], seed=found["seed"], facts=found["facts"]
+    )
+
+
+def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig) -> list[AdapterRef]:
+    """Trains the adapters that are missing; needs an initialised Ray only if there are any.
+
+    A worker holds the whole base model in fp32, whatever `model.sharding` says.
+
+    Raises:
+        AdapterError: targets that the model has not, or a loss that is no number.
+        CorpusError: too little text set apart for adapter training.
+    """
+    source = resolve_model(model)
+    wanted = trainings(source, corpus, cfg)
+    if missing := [t for t in wanted if trained(storage, t) is None]:
+        check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
+        _train(storage, model, source, corpus, cfg, missing)
+    for training in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
+        run = storage.path(f"{_RUNS}/{Path(training.key).name}")
+        if storage.fs.get_file_info(run).type != pafs.FileType.NotFound:
+            storage.fs.delete_dir(run)
+    return [ref for t in wanted if (ref := trained(storage, t))]
+
+
+def _train(storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, missing: list[Training]) -> None:
+    import ray
+
+    from deltasae_ray.adapt.worker import TrainJob
+
+    text = ray.put(split_text(corpus.adapt, cfg.batch_contexts))
+    # Workers run in a folder of Ray's: relative paths would point elsewhere there.
+    here = Storage(storage.path("")) if storage.is_local else storage
+    folder = Path(model.base)
+    everywhere = ModelConfig(str(folder.absolute()), model.sharding, model.trust_remote_code) if folder.is_dir() else model
+    label = folder.name if folder.is_dir() else source.label
+    for training in missing:
+        job = TrainJob(here, training.key, everywhere, source.digest, label, cfg, training.rank, training.seed, text)
+        _run(job, training.name)
+        ref = trained(storage, training)
+        if ref is None:
+            raise StorageError(f"{training.name} is trained, but {storage.root}/{training.key} has no manifest: can all nodes write there?")
+        verdict = "adaptation demonstrated" if ref.facts["demonstrated"] else "adaptation NOT demonstrated"
+        log.info("%s: held-out gain %.3f, SE %.3f: %s", ref.name, ref.facts["gain"], ref.facts["gain_se"], verdict)
+
+
+def _run(job: "TrainJob", name: str) -> None:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from deltasae_ray.adapt.progress import training_bar
+    from deltasae_ray.adapt.worker import train_adapter
+
+    resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})
+    with training_bar(name, job.cfg.max_tokens) as callback, _own_interrupt():
+        trainer = TorchTrainer(
+            train_adapter,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=1, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
+            run_config=RunConfig(
+                # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.
+                name=Path(job.key).name,
+                storage_path=job.storage.path(_RUNS),
+                storage_filesystem=job.storage.fs,
+                failure_config=FailureConfig(max_failures=job.cfg.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[callback],
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as e:
+            failures = getattr(e, "worker_failures", {}).values()
+            raise next((f for f in failures if isinstance(f, DeltaSaeError)), e) from e
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Gives Ctrl-C back: Train leaves a handler behind that ends the whole program, with exit code 0, long after training."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

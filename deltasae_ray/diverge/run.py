@@ -1,0 +1,89 @@
+"""Divergence as Ray tasks: one per adapter and layer; the driver holds figures, never activations."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from deltasae_ray.diverge.config import DivergeConfig
+from deltasae_ray.diverge.leaves import LeafSpec, measures_key
+from deltasae_ray.diverge.measuring import Group, measure_group, read_measures
+from deltasae_ray.diverge.pairs import adapter_pairs, measure_pair, pair_key
+from deltasae_ray.diverge.table import DivergenceRow, corrected
+from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage
+
+
+def diverge_points(
+    storage: Storage,
+    harvest_key: str,
+    leaves: Sequence[LeafSpec],
+    cfg: DivergeConfig,
+    *,
+    cpus_per_task: float = 1.0,
+    bar: bool = True,
+) -> list[DivergenceRow]:
+    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, with p corrected.
+
+    Args:
+        cpus_per_task: CPUs that a task asks Ray for; it uses as many threads.
+
+    Raises:
+        DeltaSaeError: what a task raised on purpose, such as a damaged shard or a dictionary of another width.
+    """
+    shards = open_harvest(storage, harvest_key)
+    keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
+    pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
+    together: dict[tuple, list[LeafSpec]] = defaultdict(list)
+    for leaf in leaves:
+        if not storage.exists(keys[leaf]):
+            together[leaf.shared].append(leaf)
+    work: list[tuple[Callable[[Any], int], Any]] = [
+        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in together.values()
+    ]
+    work += [(measure_pair, (storage, harvest_key, pair, key, cfg)) for pair, key in pairs.items() if not storage.exists(key)]
+    _run(work, cpus_per_task, bar=bar)
+    rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
+    rows += [
+        DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
+        for p, key in pairs.items()
+        for name, m in read_measures(storage, key).items()
+    ]
+    return corrected(rows)
+
+
+def measured(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig) -> list[LeafSpec]:
+    """Those of `leaves` whose measures are stored."""
+    shards = open_harvest(storage, harvest_key)
+    return [leaf for leaf in leaves if storage.exists(measures_key(storage, shards, leaf, cfg))]
+
+
+def _run(work: Sequence[tuple[Callable[[Any], int], Any]], cpus: float, *, bar: bool) -> None:
+    if not work:
+        return
+    import ray
+    from ray.exceptions import RayTaskError
+
+    task = ray.remote(num_cpus=cpus, max_retries=3)(_with_threads)
+    left = [task.remote(function, argument, max(1, int(cpus))) for function, argument in work]
+    with tqdm(total=len(left), desc="diverge", unit="task", disable=not bar) as progress:
+        while left:
+            done, left = ray.wait(left)
+            try:
+                ray.get(done)
+            except RayTaskError as e:
+                for other in left:
+                    ray.cancel(other)
+                if isinstance(e.cause, DeltaSaeError):
+                    raise e.cause from None
+                raise
+            progress.update(len(done))
+
+
+def _with_threads(function: Callable[[Any], int], argument: Any, threads: int) -> int:
+    import torch
+
+    torch.set_num_threads(threads)  # Ray gives a task one thread whatever it asked for
+    return function(argument)

@@ -1,0 +1,141 @@
+"""Matching as figures: how near the latents of the delta dictionary come to the reference's, and what chance and a twin reach."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+
+from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
+from deltasae_ray.divergence.matching import (
+    antipodal_share,
+    best_cosines,
+    effective_rows,
+    fraction_above,
+    match,
+    matched_draws,
+    max_cosine,
+    one_to_one,
+    weighted_mean,
+)
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.moments import matched_rows
+from deltasae_ray.divergence.statistics import kappa, welch_p
+
+SHARED = (0.5, 0.7, 0.9)
+"""Cosines from which two latents are counted as shared."""
+REPEATS = 0.7
+"""Cosine from which a latent counts as found again by a second seed."""
+NOVEL_QUANTILE = 0.95
+
+
+def matching_measures(
+    context: Context, dictionary: DictionaryLike, second: DictionaryLike | None, random_adapter: DictionaryLike | None
+) -> dict[str, Measure]:
+    """Geometry of the living decoder rows against the reference; the primary null is covariance-matched, the ceiling a second seed."""
+    rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
+    reference = context.reference_rows
+    found = match(rows, reference)
+    signed, absolute = matched_draws(
+        context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed
+    )
+    twin = None if second is None else match(rows, living_rows(second))
+    alike = np.ones(len(rows))
+    measures = {
+        "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
+        "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed),
+        "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
+        "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),
+        "max_cosine_back": _matched_back(context, found.signed_back, len(rows)),
+        "novel_share": _novel(found.absolute, absolute, None if twin is None else twin.absolute),
+        "antipodal_share": antipodal_share(rows),
+    }
+    if context.inputs.base_control is not None:
+        control = living_rows(context.inputs.base_control)
+        measures["max_cosine_base_control"] = max_cosine(control, reference)
+    if random_adapter is not None:
+        measures["max_cosine_random_adapter"] = max_cosine(living_rows(random_adapter), reference)
+    if twin is not None:
+        repeats = twin.absolute >= REPEATS
+        measures["repeat_share"] = Measure(float(repeats.mean()), null=fraction_above(_drawn_repeats(context, rows), REPEATS), n=len(rows))
+    return measures | _shared(context, rows, reference, second) | paper_matching(context, dictionary)
+
+
+def mean_match(
+    values: Float[np.ndarray, " latent"],
+    weights: np.ndarray,
+    null: Float[np.ndarray, "draw latent"],
+    twin: Float[np.ndarray, " latent"] | None,
+) -> Measure:
+    if not weights.any():
+        return undefined("no latent carries energy", n=len(values))
+    value, se = weighted_mean(values, weights)
+    center = float(null.mean())
+    ceiling = None if twin is None else weighted_mean(twin, weights)[0]
+    if se is None:
+        return Measure(value, null=center, ceiling=ceiling, n=len(values), reason="interval undefined: one latent carries all the weight")
+    freedom = max(1.0, effective_rows(weights) - 1)
+    reach = float(stats.t.ppf(0.975, freedom)) * se
+    gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, null.mean(1).std(ddof=1)))
+    ratio, reason = kappa(value, center, ceiling, gap_se)
+    p = welch_p(values, null.ravel(), "greater") if (weights == weights[0]).all() else _weighted_p(value - center, se, null, freedom)
+    ci = max(-1.0, value - reach), min(1.0, value + reach)
+    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values)).because(reason)
+
+
+def _weighted_p(gap: float, se: float, null: np.ndarray, freedom: float) -> float:
+    spread = float(np.sqrt(se**2 + null.var(ddof=1) / null.size))
+    return float(stats.t.sf(gap / spread, freedom)) if spread > 0 else 1.0
+
+
+def _matched_back(context: Context, back: Float[np.ndarray, " reference_latent"], size: int) -> Measure:
+    """reference → delta: the share of the reference that the delta dictionary reaches; null: as many rows from N(0, Σ_δ)."""
+    generator = torch.Generator().manual_seed(context.settings.seed)
+    reference = context.reference_rows
+    null = np.stack(
+        [best_cosines(reference, matched_rows(context.delta.spectrum, size, generator)) for _ in range(context.settings.null_draws)]
+    )
+    return mean_match(back, np.ones(len(back)), null, None)
+
+
+def _novel(values: np.ndarray, null: np.ndarray, twin: np.ndarray | None) -> Measure:
+    """Share of the latents that come no nearer to the reference than 95 % of covariance-matched atoms do."""
+    bar = float(np.quantile(null, NOVEL_QUANTILE))
+    value = float((values < bar).mean())
+    n = len(values)
+    low, high = (float(x) for x in stats.binomtest(round(value * n), n).proportion_ci(method="wilson"))
+    p = float(stats.binomtest(round(value * n), n, NOVEL_QUANTILE, alternative="less").pvalue)
+    return Measure(value, null=NOVEL_QUANTILE, ceiling=None if twin is None else float((twin < bar).mean()), ci=(low, high), p=p, n=n)
+
+
+def _drawn_repeats(context: Context, rows: torch.Tensor) -> np.ndarray:
+    generator = torch.Generator().manual_seed(context.settings.seed)
+    return best_cosines(rows, matched_rows(context.delta.spectrum, len(rows), generator), absolute=True)
+
+
+def _shared(context: Context, rows: torch.Tensor, reference: torch.Tensor, second: DictionaryLike | None) -> dict[str, Measure]:
+    """Shares of the latents with a partner of their own in the reference (one-to-one, |cos|)."""
+    generator = torch.Generator().manual_seed(context.settings.seed)
+    pairs, drawn = one_to_one(rows, reference), one_to_one(matched_rows(context.delta.spectrum, len(rows), generator), reference)
+    twin = None if second is None else one_to_one(rows, living_rows(second))
+    names = {f"shared_{round(100 * bar)}": bar for bar in SHARED}
+    if pairs is None or drawn is None:
+        reason = f"{len(rows)} x {len(reference)} latents are too many for a one-to-one assignment"
+        return {name: undefined(reason, n=len(rows)) for name in names}
+    measures = {}
+    for name, bar in names.items():
+        count, n = int((pairs >= bar).sum()), len(rows)
+        low, high = (float(x) for x in stats.binomtest(count, n).proportion_ci(method="wilson"))
+        best = None if twin is None else float((twin >= bar).sum() / n)
+        measures[name] = Measure(count / n, null=float((drawn >= bar).sum() / n), ceiling=best, ci=(low, high), n=n)
+    return measures
+
+
+def paper_matching(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
+    """Mean signed max-cosine over ALL decoder rows, dead ones included, as published; beside it the base control's, if there is one."""
+    reference = context.inputs.reference.W_dec.detach()
+    control = context.inputs.base_control
+    best = None if control is None else max_cosine(control.W_dec.detach(), reference).value
+    measure = max_cosine(dictionary.W_dec.detach(), reference)
+    return {"paper_max_cosine": replace(measure, ceiling=best)}

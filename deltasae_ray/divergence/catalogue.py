@@ -1,0 +1,426 @@
+"""The one table of all metrics: what each is, what it is held against, and where it comes from. The documentation is made from it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deltasae_ray.divergence.statistics import Tail
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a reader must know of a figure before believing it."""
+
+    name: str
+    """As in the tables; `{k}` stands for a number of directions or atoms."""
+    title: str
+    formula: str
+    null: str
+    """How the null is made; empty where the figure only describes."""
+    ceiling: str
+    """How the ceiling is made; empty where there is none."""
+    source: str
+    """Who proposed it."""
+    tail: Tail | None
+    """Which values speak against the null; None where the figure has no p."""
+    unit: str
+
+
+_FLIPS = "the same deltas with random signs in the eigenbasis of their covariance (5 draws or more)"
+_MATCHED = "as many rows drawn from N(0, Σ_δ), 5 dictionaries or more"
+_SEEDS = "a second seed of the delta dictionary"
+_OWN = "this project"
+
+VARIANTS = {
+    "_token_mean": "mean over tokens instead of over energy",
+    "_no_top3": "without the three coordinates of largest variance",
+}
+"""Endings that a name may carry, in this order from the right; the metric is otherwise the same."""
+
+_TABLE = (
+    # what a dictionary can see
+    Metric(
+        "missing_share",
+        "missing share M(k)",
+        "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP",
+        "1 by construction: a dictionary that codes δ no better than flipped δ",
+        _SEEDS,
+        _OWN,
+        "less",
+        "share",
+    ),
+    Metric(
+        "missing_share_base_atoms", "missing share of featureless base atoms", "M of rows from N(0, Σ_h)", "1", "", _OWN, "less", "share"
+    ),
+    Metric(
+        "missing_share_base_control",
+        "missing share of the base control",
+        "M of the reference's recipe on other text",
+        "1",
+        "",
+        _OWN,
+        "less",
+        "share",
+    ),
+    Metric(
+        "structure_delta",
+        "structure found by the delta dictionary V(Δ)",
+        "1 - FVU_Δ(δ)/mean FVU_Δ(flipped δ)",
+        "0: " + _FLIPS,
+        "",
+        _OWN,
+        "greater",
+        "share",
+    ),
+    Metric(
+        "structure_reference",
+        "structure seen by the reference V(G)",
+        "1 - FVU_G(δ)/mean FVU_G(flipped δ)",
+        "0: " + _FLIPS,
+        "",
+        _OWN,
+        "greater",
+        "share",
+    ),
+    Metric("monitor_r2", "monitor's R²", "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale", _FLIPS, "1", _OWN, "greater", "share"),
+    Metric("monitor_gain", "monitor's gain", "⟨δ̂, δ⟩ / ‖δ‖²", _FLIPS, "1", _OWN, "greater", "ratio"),
+    Metric("monitor_fvu", "monitor's FVU", "‖δ - δ̂‖² / ‖δ - mean‖²", _FLIPS, "0", _OWN, "less", "ratio"),
+    Metric(
+        "reference_fvu_base",
+        "reference's FVU on base activations",
+        "FVU_G(h_b)",
+        "1: predicting the mean",
+        "",
+        "SAE practice",
+        None,
+        "share",
+    ),
+    Metric(
+        "reference_fvu_adapted",
+        "reference's FVU on adapted activations",
+        "FVU_G(h_a)",
+        "1: predicting the mean",
+        "FVU_G(h_b)",
+        "SAE practice",
+        None,
+        "share",
+    ),
+    # reconstruction
+    Metric(
+        "fvu_delta",
+        "FVU by k atoms of the delta dictionary",
+        "Σ‖δ-δ̂‖²/Σ‖δ-μ‖², OMP",
+        "k atoms from N(0, Σ_δ), as many to choose from",
+        "",
+        "Pati et al. 1993",
+        "less",
+        "share",
+    ),
+    Metric(
+        "fvu_reference",
+        "FVU by k atoms of the reference",
+        "the same with the reference's atoms",
+        _FLIPS,
+        "the delta dictionary",
+        "Pati et al. 1993",
+        "less",
+        "share",
+    ),
+    Metric(
+        "fvu_pca",
+        "FVU by k principal directions",
+        "variance outside the leading k directions of the training deltas",
+        "1 - k/d_model",
+        "the delta dictionary",
+        "PCA",
+        None,
+        "share",
+    ),
+    Metric(
+        "fvu_random_atoms", "FVU by k featureless atoms", "OMP with rows from N(0, Σ_δ)", "1", "the delta dictionary", _OWN, None, "share"
+    ),
+    Metric(
+        "gain_over_pca", "delta dictionary's gain over PCA", "fvu_pca - fvu_delta, paired over documents", "0", "", _OWN, "greater", "share"
+    ),
+    Metric(
+        "gain_over_random_atoms",
+        "delta dictionary's gain over featureless atoms",
+        "fvu_random_atoms - fvu_delta, paired",
+        "0",
+        "",
+        _OWN,
+        "greater",
+        "share",
+    ),
+    Metric(
+        "fvu_encoder",
+        "FVU through the dictionary's own encoder",
+        "FVU of decode(encode(δ))",
+        "1: predicting the mean",
+        "fvu_delta: the ideal coder",
+        "SAE practice",
+        None,
+        "share",
+    ),
+    Metric("k_at_fvu", "atoms needed", "smallest OMP k with FVU ≤ .25, k ≤ 32", "as many rows from N(0, Σ_δ)", "", _OWN, None, "atoms"),
+    Metric(
+        "k_at_fvu_reference",
+        "atoms needed of the reference",
+        "the same with the reference's atoms",
+        "as many rows from N(0, Σ_δ)",
+        "",
+        _OWN,
+        None,
+        "atoms",
+    ),
+    Metric(
+        "subspace_score",
+        "subspace score B(k)",
+        "(FVU_G - FVU_Δ)/(FVU_rot - FVU_Δ)",
+        "1: Haar-rotated references",
+        "0: the delta dictionary",
+        _OWN,
+        "less",
+        "ratio",
+    ),
+    Metric(
+        "paper_relative_error",
+        "reference applied to deltas (out of domain)",
+        "Σ‖δ - SAE_G(δ)‖²/Σ‖δ‖²",
+        "1: predicting zero",
+        "the delta dictionary",
+        "arXiv 2605.28896",
+        None,
+        "ratio",
+    ),
+    # the mean change
+    Metric("mean_share", "share of the mean change", "‖μ‖²/E‖δ‖²", "documents' sums with random signs", "", _OWN, "greater", "share"),
+    Metric(
+        "mean_unexplained_k{k}",
+        "mean change beyond k atoms of the reference",
+        "‖μ - OMP_k(μ)‖²/‖μ‖²",
+        "μ with random signs in the eigenbasis of Σ_h",
+        "",
+        _OWN,
+        "less",
+        "share",
+    ),
+    Metric("mean_missing_share", "missing share of the mean change", "mean_unexplained_k8 over its null", "1", "0", _OWN, "less", "share"),
+    # matching
+    Metric(
+        "max_cosine",
+        "mean max-cosine, living latents",
+        "mean_i max_j cos(d_i, g_j)",
+        _MATCHED,
+        _SEEDS,
+        "MMCS, Sharkey et al. 2022",
+        "greater",
+        "cosine",
+    ),
+    Metric("max_cosine_weighted", "the same weighted by energy", "weights E[z_i²]", _MATCHED, _SEEDS, _OWN, "greater", "cosine"),
+    Metric("max_abs_cosine", "mean max |cosine|", "mean_i max_j |cos(d_i, g_j)|", _MATCHED, _SEEDS, "MMCS", "greater", "cosine"),
+    Metric("max_abs_cosine_weighted", "the same weighted by energy", "weights E[z_i²]", _MATCHED, _SEEDS, _OWN, "greater", "cosine"),
+    Metric(
+        "max_cosine_back", "mean max-cosine, reference to deltas", "mean_j max_i cos(d_i, g_j)", _MATCHED, "", "MMCS", "greater", "cosine"
+    ),
+    Metric(
+        "max_cosine_base_control",
+        "the base control's mean max-cosine",
+        "the reference's recipe on other text",
+        "isotropic, analytic",
+        "",
+        _OWN,
+        None,
+        "cosine",
+    ),
+    Metric(
+        "max_cosine_random_adapter",
+        "a random adapter's mean max-cosine",
+        "the same recipe on a random adapter's deltas",
+        "isotropic, analytic",
+        "",
+        _OWN,
+        None,
+        "cosine",
+    ),
+    Metric(
+        "shared_{k}",
+        "latents shared one to one",
+        "share of pairs with |cos| ≥ {k} %, Hungarian assignment",
+        "rows from N(0, Σ_δ)",
+        _SEEDS,
+        "Paulo & Belrose 2025",
+        None,
+        "share",
+    ),
+    Metric(
+        "novel_share",
+        "novel latents",
+        "share below the 95 % quantile of the null's max |cos|",
+        ".95 by construction",
+        _SEEDS,
+        _OWN,
+        "less",
+        "share",
+    ),
+    Metric(
+        "repeat_share",
+        "latents that repeat",
+        "share with |cos| ≥ .7 in a second seed",
+        "rows from N(0, Σ_δ)",
+        "",
+        "Paulo & Belrose 2025",
+        None,
+        "share",
+    ),
+    Metric("antipodal_share", "antipodal latents", "share with a partner at cos ≤ -.9", "0", "", _OWN, None, "share"),
+    Metric(
+        "paper_max_cosine",
+        "max-cosine as published",
+        "all decoder rows, dead ones included, signed",
+        "isotropic, analytic",
+        "the base control, measured alike",
+        "arXiv 2605.28896",
+        None,
+        "cosine",
+    ),
+    # subspaces
+    Metric(
+        "angle_pca_k{k}",
+        "mean principal angle, PCA",
+        "top k of δ against top k of h_b",
+        "span of k rows from N(0, Σ_δ)",
+        "top k of δ on the evaluation documents",
+        "Knyazev & Argentati 2002",
+        "less",
+        "degrees",
+    ),
+    Metric("overlap_pca_k{k}", "overlap of the same", "‖QₐᵀQ_b‖²/k", "k/d_model", "δ on the evaluation documents", "", None, "share"),
+    Metric("projection_energy_k{k}", "δ inside the top k of h_b", "Σ‖Q_bᵀ(δ-μ)‖²/Σ‖δ-μ‖²", "k/d_model", "1", "", None, "share"),
+    Metric(
+        "angle_decoder_k{k}",
+        "mean principal angle, decoders",
+        "top k of diag(√E z²)·W_dec, both dictionaries",
+        "rows from N(0, Σ_δ), same energies",
+        _SEEDS,
+        _OWN,
+        "less",
+        "degrees",
+    ),
+    Metric(
+        "paper_angle",
+        "principal angle as published",
+        "unweighted decoders, top 256 (fewer in small models)",
+        "random subspaces (Wachter)",
+        "",
+        "arXiv 2605.28896",
+        None,
+        "degrees",
+    ),
+    # similarity of representations
+    Metric(
+        "cka_delta_base",
+        "CKA of δ and h_b",
+        "unbiased HSIC, linear, centred",
+        "documents permuted",
+        "",
+        "Kornblith 2019; Nguyen 2021",
+        "greater",
+        "share",
+    ),
+    Metric(
+        "cka_adapted_base",
+        "CKA of h_a and h_b",
+        "unbiased HSIC, linear, centred",
+        "documents permuted",
+        "1",
+        "Kornblith 2019",
+        "greater",
+        "share",
+    ),
+    Metric(
+        "cka_codes",
+        "CKA of the codes",
+        "z of δ and z_G of h_b, same rows",
+        "documents permuted",
+        _SEEDS,
+        "Kornblith 2019",
+        "greater",
+        "share",
+    ),
+    Metric(
+        "cka_adapters",
+        "CKA of two adapters' deltas",
+        "δ_r and δ_r', same rows",
+        "documents permuted",
+        "",
+        "Kornblith 2019",
+        "greater",
+        "share",
+    ),
+    Metric(
+        "max_cosine_adapters",
+        "max |cosine| of two adapters' dictionaries",
+        "mean_i max_j |cos|, living latents",
+        _MATCHED,
+        _SEEDS,
+        "MMCS",
+        "greater",
+        "cosine",
+    ),
+    # what the change is like
+    Metric("delta_relative_energy", "size of the change", "Σ‖δ‖²/Σ‖h_b‖²", "0: an adapter that changes nothing", "", "", None, "ratio"),
+    Metric(
+        "delta_participation_ratio",
+        "directions that share the energy",
+        "(Σλ)²/Σλ², training deltas",
+        "the base activations'",
+        "",
+        "",
+        None,
+        "directions",
+    ),
+    Metric("delta_effective_rank", "effective rank", "exp H(λ/Σλ)", "the base activations'", "", "Roy & Vetterli 2007", None, "directions"),
+    Metric("delta_dims_{k}", "directions that hold {k} % of the energy", "smallest k", "the base activations'", "", "", None, "directions"),
+    Metric("delta_top3_energy", "energy in the three largest coordinates", "share of the variance", "3/d_model", "", "", None, "share"),
+    Metric("delta_top_token_energy", "energy in the top 0.1 % of tokens", "share of Σ‖δ‖²", "0.1 %", "", "", None, "share"),
+    # the dictionary itself
+    Metric("alive_share", "living latents", "share that fired in training", "", "1", "SAE practice", None, "share"),
+    Metric("firings_per_latent", "training firings per latent", "tokens · L0 / d_sae", "", "", _OWN, None, "firings"),
+    Metric("effective_latents", "effective latents", "exp H(p), p_i ∝ E[z_i²] on evaluation tokens", "", "", _OWN, None, "latents"),
+    Metric("density", "active latents per token", "L0 where the architecture leaves it free", "", "", "SAE practice", None, "latents"),
+)
+
+METRICS = {m.name: m for m in _TABLE}
+"""By name, `{k}` included."""
+
+
+def metric(name: str) -> Metric:
+    """The entry of a metric as it is named in the tables: `angle_pca_k16`, `missing_share_no_top3_token_mean`.
+
+    Raises:
+        KeyError: no metric has this name.
+    """
+    plain, _ = split_variant(name)
+    if plain in METRICS:
+        return METRICS[plain]
+    return METRICS[re.sub(r"\d+$", "{k}", plain)]
+
+
+def split_variant(name: str) -> tuple[str, str]:
+    """(plain name, what is different about the variant)."""
+    notes = []
+    for ending, note in VARIANTS.items():
+        if name.endswith(ending):
+            name = name.removesuffix(ending)
+            notes.append(note)
+    return name, ", ".join(reversed(notes))
+
+
+def as_markdown(metrics: Iterable[Metric] = _TABLE) -> str:
+    """The table as the documentation prints it."""
+    rows = ["| metric | what | formula | null | ceiling | tail | unit | source |", "|---|---|---|---|---|---|---|---|"]
+    for m in metrics:
+        cells = (f"`{m.name}`", m.title, m.formula, m.null, m.ceiling, m.tail or "", m.unit, m.source)
+        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(rows)

@@ -1,0 +1,85 @@
+"""Figures of one adapter at one layer that no delta dictionary enters."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.angles import pca_angles, projection_energies
+from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.mean_change import mean_change
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.monitor import fit_on_both, monitor_view, reconstruction
+from deltasae_ray.divergence.ratios import Ratio, row_energy
+from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
+
+
+def layer_measures(context: Context) -> dict[str, Measure]:
+    """All of them, by name of the catalogue. A silent adapter (all deltas zero) has only its size; ratios are undefined."""
+    measures = size_of_change(context)
+    if not np.any(context.inputs.delta_fit) or not np.any(context.inputs.delta_eval):
+        return measures
+    return measures | {
+        **seen_by_reference(context),
+        **similarity(context),
+        **pca_angles(context),
+        **projection_energies(context),
+    }
+
+
+def size_of_change(context: Context) -> dict[str, Measure]:
+    """Norm, spectrum and concentration of the deltas. Descriptive: most have no null."""
+    deltas, base = (torch.from_numpy(np.asarray(x)) for x in (context.inputs.delta_eval, context.inputs.base_eval))
+    document, num_docs = context.documents
+    energy, base_energy = row_energy(deltas), row_energy(base)
+    ratio = Ratio.share(energy, base_energy, document, num_docs)
+    measures = {"delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero")}
+    if not energy.any() or not np.any(context.inputs.delta_fit):
+        names = ("delta_participation_ratio", "delta_effective_rank", "delta_top3_energy", "delta_top_token_energy", "mean_share")
+        return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in names}
+    spectrum, of_base = context.delta.spectrum, context.base.spectrum
+    measures["delta_participation_ratio"] = Measure(spectrum.participation_ratio, null=of_base.participation_ratio, n=context.delta.n)
+    measures["delta_effective_rank"] = Measure(spectrum.effective_rank, null=of_base.effective_rank, n=context.delta.n)
+    for share in (90, 95, 99):
+        dimensions = (float(s.dimensions_for(share / 100)) for s in (spectrum, of_base))
+        measures[f"delta_dims_{share}"] = Measure(next(dimensions), null=next(dimensions), n=context.delta.n)
+    largest = row_energy((deltas - context.delta.mean.to(deltas.dtype))[:, context.largest_coordinates])
+    centred = row_energy(deltas - context.delta.mean.to(deltas.dtype))
+    top = Ratio.share(largest, centred, document, num_docs)
+    measures["delta_top3_energy"] = top.measure(context.counts, null=len(context.largest_coordinates) / deltas.shape[1])
+    few = max(1, round(len(energy) / 1000))
+    measures["delta_top_token_energy"] = Measure(float(np.sort(energy)[-few:].sum() / energy.sum()), null=few / len(energy), n=len(energy))
+    return measures
+
+
+def seen_by_reference(context: Context) -> dict[str, Measure]:
+    """The monitor's view, the mean change, and the reference's own fit before and after."""
+    rows = context.coded_rows
+    deltas, base = (_tensor(x, rows) for x in (context.inputs.delta_eval, context.inputs.base_eval))
+    document, num_docs = document_codes(context.documents[0][rows])
+    counts = bootstrap_counts(num_docs, context.settings.bootstrap, np.random.default_rng([context.settings.seed, 3]))
+    reference = context.inputs.reference
+    mean = context.delta.mean.float()
+    with torch.no_grad():
+        measures = monitor_view(reconstruction(reference), base, deltas, context.coder.sample.flipped, mean, document, counts)
+        measures |= fit_on_both(reconstruction(reference), base, deltas, document, counts)
+    whole = torch.from_numpy(np.asarray(context.inputs.delta_eval))
+    atoms = reference.W_dec.detach().float()
+    return measures | mean_change(whole, context.documents[0], atoms, context.base.spectrum, context.counts, seed=context.settings.seed)
+
+
+def _tensor(x: np.ndarray, rows: np.ndarray) -> Float[Tensor, "token d_model"]:
+    return torch.from_numpy(np.ascontiguousarray(x[rows])).float()
+
+
+def similarity(context: Context) -> dict[str, Measure]:
+    """Unbiased CKA of the deltas, and of the adapted activations, with the base activations on the same evaluation rows."""
+    deltas, base, docs, seed = context.inputs.delta_eval, context.inputs.base_eval, context.inputs.eval_docs, context.settings.seed
+    if context.documents[1] < 4:
+        few = undefined(f"{context.documents[1]} evaluation documents: the unbiased HSIC takes at least 4", n=context.documents[1])
+        return {"cka_delta_base": few, "cka_adapted_base": few}
+    adapted = replace(linear_cka(base + deltas, base, docs, seed=seed), ceiling=1.0)
+    return {"cka_delta_base": linear_cka(deltas, base, docs, seed=seed), "cka_adapted_base": adapted}

@@ -1,0 +1,167 @@
+"""Everything that is said about one dictionary of one adapter at one layer."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.alignment import matching_measures
+from deltasae_ray.divergence.angles import decoder_angles, paper_angle
+from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.coding import Average
+from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
+from deltasae_ray.divergence.layer import layer_measures
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, share_missing
+from deltasae_ray.divergence.moments import matched_rows
+from deltasae_ray.divergence.monitor import paper_relative_error, reconstruction
+from deltasae_ray.divergence.ratios import Ratio
+from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained, k_at_fvu
+from deltasae_ray.divergence.rotation import subspace_score
+
+MIN_FIRINGS = 30.0
+"""Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
+VARIANTS: tuple[tuple[str, bool, Average], ...] = (
+    ("", False, "energy"),
+    ("_token_mean", False, "token"),
+    ("_no_top3", True, "energy"),
+    ("_no_top3_token_mean", True, "token"),
+)
+"""Suffix of a metric, whether the three largest coordinates are left out, and how tokens are averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeafInputs:
+    """One delta dictionary and the dictionaries that say how well it could do."""
+
+    dictionary: DictionaryLike
+    second: DictionaryLike | None = None
+    """The same recipe with another seed: the ceiling."""
+    random_adapter: DictionaryLike | None = None
+    """The same recipe on the deltas of a random adapter."""
+
+
+def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = None) -> dict[str, Measure]:
+    """Every measure of one leaf, by name of the catalogue; those of its layer included."""
+    return compare_layer(inputs, [leaf], settings)[0]
+
+
+def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Settings | None = None) -> list[dict[str, Measure]]:
+    """Every measure of several dictionaries of one adapter and layer; what they share is computed once.
+
+    Raises:
+        GeometryError: dictionaries of another d_model, rows that do not belong together, or a dictionary of dead latents only.
+    """
+    context = Context(inputs, settings or Settings())
+    shared = layer_measures(context)
+    return [shared | leaf_measures(context, leaf) for leaf in leaves]
+
+
+def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """What depends on the delta dictionary."""
+    with torch.no_grad():
+        return {
+            **_training(context, leaf.dictionary),
+            **_structure(context, leaf),
+            **_encoded(context, leaf),
+            **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
+            **decoder_angles(context, leaf.dictionary, leaf.second),
+            "paper_angle": paper_angle(context, leaf.dictionary),
+        }
+
+
+def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
+    latents = len(dictionary.W_dec)
+    alive = float(dictionary.alive.double().mean())
+    return {"alive_share": Measure(alive, ceiling=1.0, n=latents), "firings_per_latent": Measure(_firings(context, dictionary), n=latents)}
+
+
+def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """M, and everything else that comes from coding the same rows with the same number of atoms."""
+    measures: dict[str, Measure] = {}
+    for trimmed in (False, True):
+        coder, moments = (context.trimmed_coder, context.trimmed) if trimmed else (context.coder, context.delta)
+        reference = context.trimmed_reference_coding if trimmed else context.reference_coding
+        delta = context.codings(living_rows(leaf.dictionary), trimmed=trimmed)
+        second = None if leaf.second is None else context.codings(living_rows(leaf.second), trimmed=trimmed)
+        baselines = Baselines.of(coder, moments.spectrum, len(delta.atoms), context.settings.seed)
+        for suffix, without_top3, average in VARIANTS:
+            if without_top3 != trimmed:
+                continue
+            found = compare_structure(coder, delta, reference, moments.spectrum.participation_ratio, average=average, second=second)
+            measures[f"missing_share{suffix}"] = found.missing
+            measures[f"structure_delta{suffix}"] = found.delta.measure
+            measures[f"structure_reference{suffix}"] = found.reference.measure
+            measures |= explained(coder, delta, found, baselines, average, suffix)
+        if not trimmed:
+            measures |= _secondary(context, coder, delta)
+    reason = _too_little_training(context, leaf.dictionary)
+    if reason:
+        measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
+    return measures
+
+
+def _secondary(context: Context, coder: Coder, delta: Coding) -> dict[str, Measure]:
+    """M of dictionaries that should and should not see the change, atoms needed, and the subspace score."""
+    own = coder.structure(delta)
+    controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
+    participation = context.delta.spectrum.participation_ratio
+    measures = {name: share_missing(coder.structure(coding), own, participation) for name, coding in controls.items() if coding is not None}
+    for name, rows in (("k_at_fvu", delta.atoms), ("k_at_fvu_reference", context.reference_rows)):
+        generator = torch.Generator().manual_seed(context.settings.seed)
+        drawn = matched_rows(context.delta.spectrum, len(rows), generator)
+        measures[name] = k_at_fvu(coder.sample, rows, coder.resamples.counts, null_atoms=drawn)
+    measures["subspace_score"] = subspace_score(
+        coder.sample.x, delta.atoms, context.reference_rows, context.settings.k, rotated=context.rotated_fvus
+    )
+    return measures
+
+
+def _too_little_training(context: Context, dictionary: DictionaryLike) -> str:
+    firings = _firings(context, dictionary)
+    if firings >= MIN_FIRINGS:
+        return ""
+    return (
+        f"the delta dictionary saw {firings:.0f} firings per latent ({len(context.inputs.delta_fit)} training tokens), {MIN_FIRINGS:g} are "
+        "needed: harvest more tokens or lower d_sae"
+    )
+
+
+def _firings(context: Context, dictionary: DictionaryLike) -> float:
+    return float(dictionary.firing.double().sum()) * len(context.inputs.delta_fit) / len(dictionary.W_dec)
+
+
+def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """What the dictionary's own encoder makes of the coded rows."""
+    rows, sample = context.coded_rows, context.coder.sample
+    raw = torch.from_numpy(np.ascontiguousarray(context.inputs.delta_eval[rows])).float()
+    base = torch.from_numpy(np.ascontiguousarray(context.inputs.base_eval[rows])).float()
+    counts = context.coder.resamples.counts
+    codes = leaf.dictionary.encode(raw)
+    energy = codes.double().square().mean(0)
+    measures = {
+        "fvu_encoder": by_encoder(leaf.dictionary.decode(codes), raw, sample).measure(counts, null=1.0),
+        "effective_latents": _effective(energy),
+        "paper_relative_error": paper_relative_error(
+            reconstruction(context.inputs.reference), reconstruction(leaf.dictionary), raw, sample.document, counts
+        ),
+    }
+    if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
+        fired = (codes > 0).double().sum(1).cpu().numpy()
+        measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)
+    if sample.num_docs >= 4:
+        of_reference = context.inputs.reference.encode(base)
+        measures["cka_codes"] = linear_cka(codes, of_reference, sample.document, seed=context.settings.seed)
+        if leaf.second is not None:
+            twin = linear_cka(codes, leaf.second.encode(raw), sample.document, permutations=0, seed=context.settings.seed)
+            measures["cka_codes"] = replace(measures["cka_codes"], ceiling=twin.value)
+    return measures
+
+
+def _effective(energy: Float[Tensor, " latent"]) -> Measure:
+    if not bool(energy.any()):
+        return undefined("no latent fires on the evaluation deltas", n=len(energy))
+    share = energy / energy.sum()
+    return Measure(float(torch.exp(-torch.xlogy(share, share).sum())), n=len(energy))

@@ -1,0 +1,83 @@
+"""The mean change, scored apart: a narrow fine-tune may live there and nowhere else."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deltasae_ray.divergence.arrays import Matrix
+from deltasae_ray.divergence.coding import flips
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.moments import Spectrum
+from deltasae_ray.divergence.omp import pursue
+from deltasae_ray.divergence.ratios import Counts, with_interval
+from deltasae_ray.divergence.statistics import document_sums, permutation_p
+
+
+def mean_change(
+    deltas: Float[Tensor, "token d_model"],
+    document: Int[np.ndarray, " token"],
+    reference: Matrix,
+    base: Spectrum,
+    counts: Counts,
+    *,
+    steps: tuple[int, ...] = (1, 8),
+    draws: int = 199,
+    seed: int = 0,
+) -> dict[str, Measure]:
+    """Share of the energy that is one constant vector, and the part of that vector which the reference cannot express.
+
+    Args:
+        base: spectrum of the BASE activations. The null flips the mean's signs in its eigenbasis: the reference lives where base
+            activations do, and a shift may lie along one eigenvector of the deltas themselves, where their own flips would leave it.
+        steps: atoms that may explain the mean.
+    """
+    num_docs = counts.shape[1]
+    rows = deltas.double().cpu().numpy()
+    sums = document_sums(rows, document, num_docs)
+    tokens = np.bincount(document, minlength=num_docs).astype(np.float64)
+    energy = document_sums((rows**2).sum(1), document, num_docs)
+    measures = {"mean_share": _share(sums, tokens, energy, counts, np.random.default_rng(seed))}
+    mean = torch.from_numpy(sums.sum(0) / tokens.sum())[None]
+    if not bool(mean.any()):
+        return measures | {name: undefined("the mean change is zero", n=num_docs) for name in (*_names(steps), "mean_missing_share")}
+    null = torch.cat(flips(mean, base, draws, seed))
+    resampled = torch.from_numpy((counts @ sums) / (counts @ tokens)[:, None])
+    last = max(steps)
+    left = {name: _unexplained(x, reference, last) for name, x in (("value", mean), ("null", null), ("draws", resampled))}
+    for k, name in zip(steps, _names(steps), strict=True):
+        value, drawn = float(left["value"][0, k]), left["null"][:, k]
+        p = permutation_p(value, drawn, "less", np.random.default_rng([seed, k]))
+        measures[name] = with_interval(Measure(value, null=float(drawn.mean()), p=p, n=num_docs), left["draws"][:, k])
+    center = float(left["null"][:, last].mean())
+    shifted = measures[_names(steps)[-1]]
+    measures["mean_missing_share"] = (
+        undefined("any few atoms express the mean change, featureless or not", null=1.0, n=num_docs)
+        if center < 0.05 or shifted.value is None
+        else with_interval(replace(shifted, value=shifted.value / center, null=1.0, ceiling=0.0), left["draws"][:, last] / center)
+    )
+    return measures
+
+
+def _names(steps: tuple[int, ...]) -> list[str]:
+    return [f"mean_unexplained_k{k}" for k in steps]
+
+
+def _unexplained(x: Tensor, reference: Matrix, k: int) -> Float[np.ndarray, "row step"]:
+    energy = pursue(x, reference, min(k, len(reference))).residual_energy
+    left = (energy / energy[:, :1]).cpu().numpy()
+    return np.pad(left, ((0, 0), (0, k + 1 - left.shape[1])), mode="edge")  # a reference of fewer than k atoms has no more to give
+
+
+def _share(sums: np.ndarray, tokens: np.ndarray, energy: np.ndarray, counts: Counts, rng: np.random.Generator) -> Measure:
+    """‖μ‖² / E‖δ‖²; the null gives every document's sum a random sign, as if documents changed in no common direction."""
+    if energy.sum() == 0:
+        return undefined("the deltas are zero", n=len(tokens))
+    scale = tokens.sum() * energy.sum()
+    value = float((sums.sum(0) ** 2).sum() / scale)
+    signs = rng.choice([-1.0, 1.0], size=(199, len(tokens)))
+    null = ((signs @ sums) ** 2).sum(1) / scale
+    draws = ((counts @ sums) ** 2).sum(1) / ((counts @ tokens) * (counts @ energy))
+    return with_interval(Measure(value, null=float(null.mean()), p=permutation_p(value, null, "greater", rng), n=len(tokens)), draws)

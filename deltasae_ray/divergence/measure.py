@@ -1,0 +1,71 @@
+"""What every figure of this product is: a value that never stands without its null and, where one exists, its ceiling."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure with everything it must be read against. Nothing in it is ever NaN or infinite.
+
+    `value is None` means undefined, and then `reason` says why. A defined value may carry a reason too: what is missing beside it
+    (an interval, a kappa), or which ceiling it was given.
+    """
+
+    value: float | None
+    """The figure, in the unit that the catalogue names; None where it is undefined."""
+    null: float | None = None
+    """The same figure when there is nothing to find (the catalogue says how the null is made)."""
+    ceiling: float | None = None
+    """The best that could be expected: the same figure between two dictionaries or halves that should agree."""
+    ci: tuple[float, float] | None = None
+    """95 % interval of the value; None where it is undefined (under 30 evaluation documents)."""
+    p: float | None = None
+    """Probability of a value as extreme as this under the null, in the tail that the catalogue names."""
+    kappa: float | None = None
+    """(value - null) / (ceiling - null); None where the ceiling is too close to the null to divide by."""
+    n: int = 0
+    """What was counted: documents, tokens or latents, as the catalogue says."""
+    reason: str = ""
+    """Why the value, or something beside it, is undefined."""
+
+    def __post_init__(self) -> None:
+        low, high = self.ci or (0.0, 0.0)
+        numbers = [x for x in (self.value, self.null, self.ceiling, low, high, self.p, self.kappa) if x is not None]
+        assert all(math.isfinite(x) for x in numbers), f"a measure must be finite or undefined: {self}"
+        assert low <= high, f"an interval must ascend: {self.ci}"
+        assert self.p is None or 0 <= self.p <= 1, f"p must be in [0, 1]: {self.p}"
+        assert self.value is not None or self.reason, "an undefined measure must say why"
+
+    def __format__(self, spec: str) -> str:
+        """`f"{m:.2f}"` gives `0.55 [0.42, 0.68]`, or `undefined (why)`."""
+        if self.value is None:
+            return f"undefined ({self.reason})"
+        spec = spec or ".3g"
+        interval = f" [{self.ci[0]:{spec}}, {self.ci[1]:{spec}}]" if self.ci else ""
+        return f"{self.value:{spec}}{interval}"
+
+    def because(self, reason: str) -> "Measure":
+        """This measure with a reason added to those it has."""
+        return replace(self, reason="; ".join(r for r in (self.reason, reason) if r))
+
+    def to_dict(self) -> dict:
+        """JSON-like, inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict) -> "Measure":
+        """Inverse of `to_dict`, also after a round trip through JSON."""
+        ci = value.get("ci")
+        return cls(**{**value, "ci": None if ci is None else (float(ci[0]), float(ci[1]))})
+
+
+def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:
+    """A measure without a value; `reason` says why in words a user can act on."""
+    return Measure(None, null=null, ceiling=ceiling, n=n, reason=reason)
+
+
+def first_defined(measures: Iterable[Measure]) -> Measure | None:
+    """The first that has a value, or None."""
+    return next((m for m in measures if m.value is not None), None)

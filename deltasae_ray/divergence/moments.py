@@ -1,0 +1,137 @@
+"""First and second moments in fp64, mergeable: what covariances, spectra and covariance-matched nulls are made from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deltasae_ray.divergence.arrays import Matrix, matrix
+from deltasae_ray.errors import GeometryError
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues, descending and never negative, and eigenvectors of a covariance."""
+
+    values: Float[Tensor, " d_model"]
+    vectors: Float[Tensor, "d_model d_model"]
+    """Columns belong to `values`; the largest entry of each is positive."""
+
+    @classmethod
+    def of(cls, covariance: Float[Tensor, "d_model d_model"]) -> "Spectrum":
+        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+        return cls(values.flip(0).clamp_min(0), with_signs(vectors.flip(1)))
+
+    @property
+    def rank(self) -> int:
+        """Directions that hold more than rounding."""
+        return int((self.values > self.values[0] * len(self.values) * torch.finfo(self.values.dtype).eps).sum())
+
+    @property
+    def participation_ratio(self) -> float:
+        """(Σλ)² / Σλ²: how many directions share the energy; 0 where there is none."""
+        return float(self.values.sum() ** 2 / (self.values**2).sum()) if bool(self.values[0] > 0) else 0.0
+
+    @property
+    def effective_rank(self) -> float:
+        """exp of the entropy of λ/Σλ; 0 where there is no energy."""
+        if not bool(self.values[0] > 0):
+            return 0.0
+        share = self.values / self.values.sum()
+        return float(torch.exp(-torch.xlogy(share, share).sum()))
+
+    def dimensions_for(self, energy: float) -> int:
+        """The smallest k whose leading eigenvalues hold this share of the energy."""
+        return int((self.values.cumsum(0) < energy * self.values.sum()).sum()) + 1
+
+    def top(self, k: int) -> Float[Tensor, "d_model k"]:
+        return self.vectors[:, :k]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over rows, in fp64. Adding two is the same as having seen all rows at once."""
+
+    n: int
+    total: Float[Tensor, " d_model"]
+    outer: Float[Tensor, "d_model d_model"]
+
+    @classmethod
+    def of(cls, x: Matrix, *, block_rows: int = 8192) -> "Moments":
+        """Moments of the rows of `x`, in blocks, so that no fp64 copy of all rows is made."""
+        x = matrix(x, "x", dtype=None)
+        total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+        outer = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+        for block in x.split(block_rows):
+            block = block.to(torch.float64)
+            total += block.sum(0)
+            outer.addmm_(block.T, block)
+        return cls(len(x), total, outer)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        if self.total.shape != other.total.shape:
+            raise GeometryError(f"moments of d_model {len(self.total)} and {len(other.total)} cannot be merged")
+        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        """Moments of the rows that are in this but not in `other`, which must be a part of it."""
+        return Moments(self.n - other.n, self.total - other.total, self.outer - other.outer)
+
+    def columns(self, keep: Int[Tensor, " column"]) -> "Moments":
+        """Of some coordinates only."""
+        return Moments(self.n, self.total[keep], self.outer[keep][:, keep])
+
+    @property
+    def mean(self) -> Float[Tensor, " d_model"]:
+        return self.total / self.n
+
+    @property
+    def energy(self) -> float:
+        """E‖x‖², the mean included."""
+        return float(self.outer.diagonal().sum() / self.n)
+
+    @property
+    def mean_share(self) -> float:
+        """‖E x‖² / E‖x‖²; 0 where all rows are zero."""
+        return float(self.mean @ self.mean / self.energy) if self.energy > 0 else 0.0
+
+    @cached_property
+    def covariance(self) -> Float[Tensor, "d_model d_model"]:
+        """About the mean, divided by n."""
+        return self.outer / self.n - torch.outer(self.mean, self.mean)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Of the covariance."""
+        return Spectrum.of(self.covariance)
+
+
+def with_signs(vectors: Float[Tensor, "d_model k"]) -> Float[Tensor, "d_model k"]:
+    """Columns turned so that their largest entry is positive: eigenvectors have no sign of their own."""
+    return vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+
+
+def moments_by_group(x: Matrix, group: Int[np.ndarray, " row"], num_groups: int) -> list[Moments]:
+    """Moments of the rows of each group; their sum is that of all rows, and what is left without one is a subtraction away."""
+    return [Moments.of(x[group == g]) for g in range(num_groups)]
+
+
+def refined_subspace(
+    covariance: Float[Tensor, "d_model d_model"], start: Float[Tensor, "d_model k"], steps: int = 4
+) -> Float[Tensor, "d_model k"]:
+    """Leading eigenvectors of a covariance that is close to one whose leading eigenvectors are `start`, by subspace iteration."""
+    basis = start
+    for _ in range(steps):
+        basis = torch.linalg.qr(covariance @ basis).Q
+    _, inside = torch.linalg.eigh(basis.T @ covariance @ basis)
+    return basis @ inside.flip(1)
+
+
+def matched_rows(spectrum: Spectrum, num_rows: int, generator: torch.Generator) -> Float[Tensor, "row d_model"]:
+    """Unit rows drawn from N(0, Σ): featureless atoms that share the second moments of the data (fp32)."""
+    noise = torch.randn(num_rows, len(spectrum.values), generator=generator, dtype=torch.float32)
+    rows = (noise * spectrum.values.sqrt().float()) @ spectrum.vectors.T.float()
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

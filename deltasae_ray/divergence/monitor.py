@@ -1,0 +1,105 @@
+"""What a deployed monitor sees: a dictionary made for the base model, with its own encoder, on the adapted activations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.context import DictionaryLike
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.ratios import Counts, Ratio, against_draws, row_energy
+from deltasae_ray.divergence.statistics import document_sums
+
+Reconstruct = Callable[[Float[Tensor, "token d_model"]], Float[Tensor, "token d_model"]]
+"""x → x̂, raw units in and out: encode, then decode."""
+
+
+def reconstruction(dictionary: DictionaryLike) -> Reconstruct:
+    """What a dictionary makes of activations with its own encoder."""
+    return lambda x: dictionary.decode(dictionary.encode(x))
+
+
+def monitor_view(
+    reconstruct: Reconstruct,
+    base: Float[Tensor, "token d_model"],
+    deltas: Float[Tensor, "token d_model"],
+    flipped: Sequence[Float[Tensor, "token d_model"]],
+    mean: Float[Tensor, " d_model"],
+    document: np.ndarray,
+    counts: Counts,
+) -> dict[str, Measure]:
+    """δ̂ = SAE(h_b + δ) - SAE(h_b) against δ: R² at the best scale, that scale, and FVU as it is; null: the same with δ flipped.
+
+    Args:
+        flipped: the centred deltas with signs flipped in their eigenbasis; the mean is put back, since it is scored apart.
+        mean: of the training deltas.
+        document: of each token, from 0 up; `counts` are the bootstrap draws of the documents.
+    """
+    before = reconstruct(base)
+    views = [_view(reconstruct(base + d) - before, d, mean, document, counts.shape[1]) for d in (deltas, *(f + mean for f in flipped))]
+    r2, gain, fvu = ([Ratio(v, of) for v in views] for of in (_r2, _gain, _fvu))
+    measures = {
+        "monitor_r2": against_draws(r2[0], r2[1:], counts, tail="greater", ceiling=1.0),
+        "monitor_gain": against_draws(gain[0], gain[1:], counts, tail="greater", ceiling=1.0),
+        "monitor_fvu": against_draws(fvu[0], fvu[1:], counts, tail="less", ceiling=0.0),
+    }
+    if not np.isfinite(r2[0].value):
+        return {name: undefined("the monitor's code does not move, or the deltas do not vary", n=counts.shape[1]) for name in measures}
+    return measures
+
+
+def _view(seen: Tensor, deltas: Tensor, mean: Tensor, document: np.ndarray, num_docs: int) -> np.ndarray:
+    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖², ‖δ‖² (all about their means) and ‖δ - δ̂‖²."""
+    a, b = seen.double() - seen.double().mean(0), deltas.double() - mean.double()
+    columns = [(a * b).sum(1), (a * a).sum(1), (b * b).sum(1), (deltas.double() - seen.double()).square().sum(1)]
+    return document_sums(torch.stack(columns, 1).cpu().numpy(), document, num_docs)
+
+
+def _r2(s: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return s[:, 0] ** 2 / (s[:, 1] * s[:, 2])
+
+
+def _gain(s: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return s[:, 0] / s[:, 2]
+
+
+def _fvu(s: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return s[:, 3] / s[:, 2]
+
+
+def fit_on_both(
+    reconstruct: Reconstruct,
+    base: Float[Tensor, "token d_model"],
+    deltas: Float[Tensor, "token d_model"],
+    document: np.ndarray,
+    counts: Counts,
+) -> dict[str, Measure]:
+    """FVU of the dictionary on adapted activations, beside that on the base activations it was made for (the ceiling)."""
+    ratios = []
+    for x in (base, base + deltas):
+        left, total = row_energy(x - reconstruct(x)), row_energy(x - x.double().mean(0).to(x.dtype))
+        ratios.append(Ratio.share(left, total, document, counts.shape[1]))
+    on_base = ratios[0].measure(counts, null=1.0)
+    return {"reference_fvu_base": on_base, "reference_fvu_adapted": replace(ratios[1].measure(counts, null=1.0), ceiling=on_base.value)}
+
+
+def paper_relative_error(
+    reference: Reconstruct, dictionary: Reconstruct, deltas: Float[Tensor, "token d_model"], document: np.ndarray, counts: Counts
+) -> Measure:
+    """Σ‖δ - SAE(δ)‖² / Σ‖δ‖²: the reference applied to deltas themselves, for which neither its biases nor its thresholds were made.
+
+    Out of domain, kept because it was published. Null: predicting zero. Ceiling: the delta dictionary.
+    """
+    of_reference, of_dictionary = (
+        Ratio.share(row_energy(deltas - f(deltas)), row_energy(deltas), document, counts.shape[1]) for f in (reference, dictionary)
+    )
+    best = of_dictionary.measure(counts).value
+    return of_reference.measure(counts, null=1.0, ceiling=best, why="the deltas are zero").because(
+        "out of domain: the reference was made for activations"
+    )

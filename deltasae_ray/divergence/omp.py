@@ -1,0 +1,94 @@
+"""Signed orthogonal matching pursuit, batched: the ideal coder that every dictionary is given, so that none suffers from its encoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows
+from deltasae_ray.errors import GeometryError
+
+_BLOCK_NUMBERS = 1 << 20
+"""Correlations per block of tokens (4 MB in fp32): they stay in the processor's cache between the product and its maximum."""
+
+_BLOCK_TOKENS = 256
+"""But never fewer tokens than this: the product repacks all atoms for every block."""
+
+_GRAM_ATOMS = 4096
+"""Up to this many atoms their Gram matrix is kept (64 MB in fp32); above, only the inner products that are needed are made."""
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """What k steps of pursuit left of each token."""
+
+    residual_energy: Float[Tensor, "token step"]
+    """‖x - x̂_j‖² after j = 0..k atoms; the first column is the token's own energy."""
+    support: Int[Tensor, "token k"]
+    """Atoms in the order of choice; -1 where nothing was left to explain."""
+    residual: Float[Tensor, "token d_model"]
+    """x - x̂ after k atoms."""
+
+    def fvu(self, k: int) -> float:
+        """Residual energy after k atoms as a share of all energy."""
+        return float(self.residual_energy[:, k].double().sum() / self.residual_energy[:, 0].double().sum())
+
+
+def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
+    """Codes each row of `x` [token, d_model] with k rows of `atoms` [atom, d_model], any sign: the atom most correlated with what is
+    left, then all chosen atoms' coefficients by least squares.
+
+    Atoms are scaled to unit rows and need not be independent. The work is k products of tokens by atoms; computed in the type of `x`.
+
+    Raises:
+        GeometryError: another d_model, or k outside 1..number of atoms.
+    """
+    x = matrix(x, "x", dtype=None)
+    atoms = unit_rows(matrix(atoms, "atoms", dtype=x.dtype)).to(x.device)
+    if x.shape[1] != atoms.shape[1]:
+        raise GeometryError(f"x lives in d_model={x.shape[1]}, the atoms in d_model={atoms.shape[1]}: another model's dictionary?")
+    if not 1 <= k <= len(atoms):
+        raise GeometryError(f"k={k} atoms per token asked of a dictionary of {len(atoms)}: choose 1 to {len(atoms)}")
+    gram = atoms @ atoms.T if len(atoms) <= _GRAM_ATOMS else None
+    blocks = x.split(max(_BLOCK_TOKENS, _BLOCK_NUMBERS // len(atoms)))
+    energy, support, residual = (torch.cat(p) for p in zip(*(_pursue_block(b, atoms, gram, k) for b in blocks), strict=True))
+    return Pursuit(energy, support, residual)
+
+
+def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    tokens = len(x)
+    tolerance = 1e-5 if x.dtype == torch.float32 else 1e-12  # an atom this close (sine squared) to those chosen adds nothing
+    residual = x.clone()
+    energy = x.new_empty(tokens, k + 1)
+    energy[:, 0] = (x * x).sum(1)
+    support = torch.zeros(tokens, k, dtype=torch.int64, device=x.device)
+    used = torch.zeros(tokens, k, dtype=torch.bool, device=x.device)
+    # row j: the coefficients, over the chosen atoms, of the j-th of an orthonormal basis of their span (an inverse Cholesky factor)
+    basis = torch.zeros(tokens, k, k, dtype=torch.float64, device=x.device)
+    correlation = x.new_empty(tokens, len(atoms))
+    for step in range(k):
+        torch.mm(residual, atoms.T, out=correlation)
+        chosen = correlation.abs_().argmax(1)
+        support[:, step] = chosen
+        past = basis[:, :step, :step]
+        inside = (past * _inner_products(atoms, gram, chosen, support[:, :step])[:, None]).sum(2)
+        squared_sine = 1 - (inside * inside).sum(1)
+        usable = (squared_sine > tolerance) & (energy[:, step] > tolerance**2 * energy[:, 0])
+        scale = torch.where(usable, squared_sine.clamp_min(tolerance).rsqrt(), 0)
+        basis[:, step, :step] = -(inside[:, :, None] * past).sum(1) * scale[:, None]
+        basis[:, step, step] = scale
+        weight = (residual * atoms[chosen]).sum(1) * scale  # the residual is orthogonal to all atoms chosen before
+        change = (basis[:, step, : step + 1] * weight[:, None]).to(x.dtype)
+        residual -= embedding_bag(support[:, : step + 1], atoms, per_sample_weights=change, mode="sum")
+        used[:, step] = usable
+        energy[:, step + 1] = (residual * residual).sum(1)
+    return energy, support.where(used, -1), residual
+
+
+def _inner_products(atoms: Tensor, gram: Tensor | None, chosen: Tensor, support: Tensor) -> Tensor:
+    """fp64 [token, step]: the chosen atom of each token with those of its support."""
+    if gram is not None:
+        return gram[chosen[:, None], support].double()
+    return torch.bmm(atoms[support], atoms[chosen][:, :, None])[:, :, 0].double()

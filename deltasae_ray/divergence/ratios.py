@@ -1,0 +1,88 @@
+"""Shares of energy, summed over documents, with their bootstrap intervals: every reconstruction figure is one of these."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, Tail, document_sums, draws_p, percentile_interval
+
+Sums = Float[np.ndarray, "doc column"]
+Counts = Float[np.ndarray, "draw doc"]
+
+
+def row_energy(x: Float[Tensor, "token d_model"]) -> Float[np.ndarray, " token"]:
+    """‖x‖² of each row, in fp64."""
+    return x.double().square().sum(1).cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """A function of sums over documents, such as Σ left / Σ total."""
+
+    sums: Sums
+    of: Callable[[Sums], Float[np.ndarray, " draw"]]
+    """Rows of summed columns to values; not finite where undefined."""
+
+    @classmethod
+    def share(cls, left: np.ndarray, total: np.ndarray, document: Int[np.ndarray, " token"], num_docs: int) -> "Ratio":
+        """Σ left / Σ total from values per token."""
+        return cls(document_sums(np.stack([left, total], 1), document, num_docs), _quotient)
+
+    @property
+    def value(self) -> float:
+        return float(self.of(self.sums.sum(0, keepdims=True))[0])
+
+    def draws(self, counts: Counts) -> Float[np.ndarray, " draw"]:
+        """The value in every resample of the documents."""
+        return self.of(counts @ self.sums)
+
+    def measure(
+        self, counts: Counts, *, null: float | None = None, ceiling: float | None = None, why: str = "no energy to take a share of"
+    ) -> Measure:
+        """The value with its interval over documents."""
+        n = len(self.sums)
+        if not np.isfinite(self.value):
+            return undefined(why, null=null, n=n)
+        return with_interval(Measure(self.value, null=null, ceiling=ceiling, n=n), self.draws(counts))
+
+
+def _quotient(sums: Sums) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sums[:, 0] / sums[:, 1]
+
+
+def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
+    """`measure` with the 95 % interval of its bootstrap draws, or with the reason why there is none; `measure.n` counts documents."""
+    if measure.n < MIN_DOCUMENTS:
+        return measure.because(TOO_FEW_DOCUMENTS.format(n=measure.n))
+    interval = percentile_interval(draws)
+    return (
+        replace(measure, ci=interval)
+        if interval
+        else measure.because("interval undefined: it is not defined in every resample of the documents")
+    )
+
+
+def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: Tail, ceiling: float | None = None) -> Measure:
+    """`observed` with its interval; the null is the mean of a handful of draws, and p a t test against them."""
+    values = np.array([r.value for r in null])
+    measure = observed.measure(counts, ceiling=ceiling)
+    if measure.value is None or not np.isfinite(values).all():
+        return measure
+    gap = observed.draws(counts) - np.mean([r.draws(counts) for r in null], 0)
+    sampling = float(gap.var(ddof=1)) if np.isfinite(gap).all() else 0.0
+    return replace(measure, null=float(values.mean()), p=draws_p(measure.value, values, tail, sampling))
+
+
+def difference(low: Ratio, high: list[Ratio], counts: Counts) -> Measure:
+    """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no difference (bootstrap)."""
+    value = float(np.mean([r.value for r in high])) - low.value
+    if not np.isfinite(value):
+        return undefined("no energy to take a share of", null=0.0, n=len(low.sums))
+    draws = np.mean([r.draws(counts) for r in high], 0) - low.draws(counts)
+    p = float((1 + (draws <= 0).sum()) / (len(draws) + 1))
+    return with_interval(Measure(value, null=0.0, p=p, n=len(low.sums)), draws)

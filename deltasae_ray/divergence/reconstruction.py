@@ -1,0 +1,121 @@
+"""How much of the deltas a dictionary leaves unexplained, beside what nothing but second moments would leave."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.arrays import Matrix
+from deltasae_ray.divergence.coding import Average, Sample
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.missing import Coder, Coding, Comparison, Structure
+from deltasae_ray.divergence.moments import Spectrum, matched_rows
+from deltasae_ray.divergence.omp import Pursuit, pursue
+from deltasae_ray.divergence.ratios import Counts, Ratio, difference, row_energy, with_interval
+
+FVU_LEVEL = 0.25
+"""k_at_fvu is the smallest number of atoms that leaves no more than this."""
+MOST_ATOMS = 32
+"""The largest number of atoms that k_at_fvu tries."""
+
+
+def left_of(sample: Sample, energy_left: Float[np.ndarray, " token"], average: Average) -> Ratio:
+    """FVU from what is left of each token of the sample."""
+    total = row_energy(sample.x)
+    if average == "token":
+        energy_left, total = np.divide(energy_left, total, out=np.zeros_like(total), where=total > 0), (total > 0).astype(np.float64)
+    return Ratio.share(energy_left, total, sample.document, sample.num_docs)
+
+
+def by_pursuit(sample: Sample, pursuit: Pursuit, k: int, average: Average) -> Ratio:
+    return left_of(sample, pursuit.residual_energy[:, k].double().cpu().numpy(), average)
+
+
+def by_pca(sample: Sample, spectrum: Spectrum, k: int, average: Average) -> Ratio:
+    """FVU of the sample outside the k leading directions of the training deltas: the same k numbers per token, one fixed basis."""
+    top = spectrum.top(k).to(sample.x.dtype)
+    return left_of(sample, row_energy(sample.x - (sample.x @ top) @ top.T), average)
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """What needs no training but second moments, at the same number of coefficients and, for atoms, the same size."""
+
+    spectrum: Spectrum
+    random_atoms: list[Pursuit]
+    """One per draw of atoms from N(0, Σ_δ)."""
+    k: int
+
+    @classmethod
+    def of(cls, coder: Coder, spectrum: Spectrum, size: int, seed: int) -> "Baselines":
+        generator = torch.Generator().manual_seed(seed)
+        k = min(coder.k, size)
+        drawn = [pursue(coder.sample.x, matched_rows(spectrum, size, generator), k) for _ in coder.sample.flipped]
+        return cls(spectrum, drawn, k)
+
+
+def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselines, average: Average, suffix: str) -> dict[str, Measure]:
+    """FVU by k atoms of the delta dictionary, of the reference, and by the baselines; and whether the delta dictionary beats them."""
+    counts, sample, k = coder.resamples.counts, coder.sample, baselines.k
+    own = by_pursuit(sample, delta.pursuits[0], k, average)
+    pca = by_pca(sample, baselines.spectrum, k, average)
+    random = [by_pursuit(sample, p, k, average) for p in baselines.random_atoms]
+    if not np.isfinite(own.value):
+        names = ("fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms", "gain_over_pca", "gain_over_random_atoms")
+        return {f"{name}{suffix}": undefined("the coded deltas are zero", n=sample.num_docs) for name in names}
+    chance = float(np.mean([r.value for r in random]))
+    return {
+        f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=found.delta.measure.p),
+        f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=own.value),
+        f"fvu_pca{suffix}": pca.measure(counts, null=1 - k / sample.x.shape[1], ceiling=own.value),
+        f"fvu_random_atoms{suffix}": mean_of(random, counts, ceiling=own.value),
+        f"gain_over_pca{suffix}": difference(own, [pca], counts),
+        f"gain_over_random_atoms{suffix}": difference(own, random, counts),
+    }
+
+
+def mean_of(ratios: list[Ratio], counts: Counts, *, ceiling: float) -> Measure:
+    """Mean over null draws, with the interval of that mean over documents; null: nothing is explained."""
+    measure = Measure(float(np.mean([r.value for r in ratios])), null=1.0, ceiling=ceiling, n=len(ratios[0].sums))
+    return with_interval(measure, np.mean([r.draws(counts) for r in ratios], 0))
+
+
+def _fvu_of(found: Structure) -> Measure:
+    """FVU of the deltas; null: of their flips, by the same atoms."""
+    ratio = Ratio(np.stack([found.coded.left[:, 0], found.coded.total[:, 0]], 1), lambda s: s[:, 0] / s[:, 1])
+    measure = Measure(found.fvu, null=found.fvu_flipped, p=found.measure.p, n=len(found.coded.left))
+    return with_interval(measure, ratio.draws(found.counts))
+
+
+def k_at_fvu(sample: Sample, atoms: Matrix, counts: Counts, *, null_atoms: Matrix) -> Measure:
+    """The smallest number of atoms per token that leaves at most FVU_LEVEL; null: as many atoms from N(0, Σ_δ)."""
+    value, draws = _first_below(sample, atoms, counts)
+    null, _ = _first_below(sample, null_atoms, counts)
+    n = sample.num_docs
+    if value is None:
+        return undefined(f"{min(MOST_ATOMS, len(atoms))} atoms per token leave more than {FVU_LEVEL:g}", null=null, n=n)
+    if (draws == 0).any():
+        return Measure(
+            value, null=null, n=n, reason=f"interval undefined: in some resamples {MOST_ATOMS} atoms leave more than {FVU_LEVEL:g}"
+        )
+    return with_interval(Measure(value, null=null, n=n), draws)
+
+
+def _first_below(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float | None, Float[np.ndarray, " draw"]]:
+    most = min(MOST_ATOMS, len(atoms))
+    energy = pursue(sample.x, atoms, most).residual_energy.double().cpu().numpy()
+    sums = np.zeros((sample.num_docs, most + 1))
+    np.add.at(sums, sample.document, energy)
+    below = np.concatenate([sums.sum(0, keepdims=True), counts @ sums])
+    below = below / below[:, :1] <= FVU_LEVEL
+    first = np.where(below.any(1), below.argmax(1), 0).astype(np.float64)
+    return (float(first[0]) if below[0].any() else None), first[1:]
+
+
+def by_encoder(
+    decoded: Float[Tensor, "token d_model"], raw: Float[Tensor, "token d_model"], sample: Sample, average: Average = "energy"
+) -> Ratio:
+    """FVU of the sample's tokens as the dictionary's own encoder and decoder reconstruct them (raw units)."""
+    return left_of(sample, row_energy(raw - decoded), average)

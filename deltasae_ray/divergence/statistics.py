@@ -1,0 +1,126 @@
+"""Intervals, p-values and corrections. Documents are the unit of resampling: tokens of one document are not independent."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+Tail = Literal["greater", "less", "two-sided"]
+"""Which values speak against the null: above it, below it, or both."""
+
+Numbers = Sequence[float] | np.ndarray
+
+MIN_DOCUMENTS = 30
+"""Below this number of evaluation documents an interval is undefined."""
+
+TOO_FEW_DOCUMENTS = f"interval undefined: {{n}} evaluation documents, {MIN_DOCUMENTS} are needed"
+
+
+def document_codes(doc_ids: Sequence | np.ndarray) -> tuple[Int[np.ndarray, " token"], int]:
+    """Every token's document as an integer from 0 up, in order of first appearance, and the number of documents."""
+    seen: dict = {}
+    codes = np.fromiter((seen.setdefault(d, len(seen)) for d in doc_ids), dtype=np.int64, count=len(doc_ids))
+    return codes, len(seen)
+
+
+def document_sums(values: Float[np.ndarray, "token ..."], codes: Int[np.ndarray, " token"], num_docs: int) -> Float[np.ndarray, "doc ..."]:
+    """Sums of the tokens' values over each document, in fp64."""
+    sums = np.zeros((num_docs, *values.shape[1:]))
+    np.add.at(sums, codes, values)
+    return sums
+
+
+def bootstrap_counts(num_docs: int, draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw doc"]:
+    """How often each document is drawn in each resample of all documents."""
+    return rng.multinomial(num_docs, np.full(num_docs, 1 / num_docs), size=draws).astype(np.float64)
+
+
+def percentile_interval(draws: Float[np.ndarray, " draw"], level: float = 0.95) -> tuple[float, float] | None:
+    """Central interval of bootstrap draws; None when a draw is undefined (not finite)."""
+    if not np.isfinite(draws).all():
+        return None
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def jackknife_interval(value: float, deleted: Float[np.ndarray, " group"], level: float = 0.95) -> tuple[tuple[float, float], float]:
+    """Interval, by a t quantile, and standard error from the values with one of G groups deleted at a time."""
+    g = len(deleted)
+    se = float(np.sqrt((g - 1) / g * ((deleted - deleted.mean()) ** 2).sum()))
+    reach = float(stats.t.ppf((1 + level) / 2, g - 1)) * se
+    return (value - reach, value + reach), se
+
+
+def permutation_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail, rng: np.random.Generator) -> float:
+    """(1 + #{null as extreme as observed}) / (B + 1); ties are broken at random, so that p is uniform under the null."""
+    if tail == "two-sided":
+        center = float(np.median(null))
+        return permutation_p(abs(observed - center), np.abs(null - center), "greater", rng)
+    if tail == "less":
+        return permutation_p(-observed, -null, "greater", rng)
+    ties = int((null == observed).sum())
+    return float((1 + (null > observed).sum() + rng.integers(0, ties + 1)) / (len(null) + 1))
+
+
+def draws_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail, sampling_variance: float = 0.0) -> float:
+    """p from a handful of null draws: a t test of one value against draws of the same kind.
+
+    The variance of (observed - mean of draws) is s²(1 + 1/R), or `sampling_variance` (of that difference, over documents) where that
+    is larger: few draws can lie close together by luck.
+    """
+    r = len(null)
+    variance = max(float(null.var(ddof=1)) * (1 + 1 / r), sampling_variance)
+    gap = observed - float(null.mean())
+    if variance == 0:
+        return 1.0 if gap == 0 else float(tail == ("less" if gap > 0 else "greater"))
+    t = gap / np.sqrt(variance)
+    return float({"greater": stats.t.sf(t, r - 1), "less": stats.t.cdf(t, r - 1), "two-sided": 2 * stats.t.sf(abs(t), r - 1)}[tail])
+
+
+def welch_p(a: Numbers, b: Numbers, tail: Literal["greater", "less"], *, shift: float = 0.0) -> float:
+    """Welch's t test of "mean(a) - mean(b) is greater (less) than `shift`", from independent numbers; 1 where neither varies."""
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if min(len(x), len(y)) < 2:
+        return 1.0
+    vx, vy = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
+    gap = float(x.mean() - y.mean()) - shift
+    if vx + vy == 0:
+        return float(gap <= 0 if tail == "greater" else gap >= 0)
+    freedom = (vx + vy) ** 2 / (vx**2 / (len(x) - 1) + vy**2 / (len(y) - 1))
+    t = gap / np.sqrt(vx + vy)
+    return float(stats.t.sf(t, freedom) if tail == "greater" else stats.t.cdf(t, freedom))
+
+
+def benjamini_hochberg(p: Numbers) -> Float[np.ndarray, " test"]:
+    """p adjusted so that the false discovery rate is held (independent or positively dependent tests: layers and ranks are)."""
+    raw = np.asarray(p, dtype=np.float64)
+    order = np.argsort(raw)[::-1]
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum.accumulate(raw[order] * len(raw) / np.arange(len(raw), 0, -1))
+    return np.minimum(adjusted, 1.0)
+
+
+def equivalence_p(a: Numbers, b: Numbers, margin: float) -> float:
+    """TOST, two one-sided Welch tests: p of "the means of a and b differ by less than the margin"; 1 with fewer than two of either."""
+    return max(welch_p(a, b, "greater", shift=-margin), welch_p(a, b, "less", shift=margin))
+
+
+def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 9999) -> float:
+    """Permutation p of "y rises with x", by Kendall's tau; ties broken at random."""
+    level, value = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    rising = np.sign(level[:, None] - level)
+    observed = float((rising * np.sign(value[:, None] - value)).sum())
+    shuffled = (rng.permutation(value) for _ in range(draws))
+    return permutation_p(observed, np.array([(rising * np.sign(s[:, None] - s)).sum() for s in shuffled]), "greater", rng)
+
+
+def kappa(value: float, null: float | None, ceiling: float | None, gap_se: float) -> tuple[float | None, str]:
+    """(value - null) / (ceiling - null), or None and why: no ceiling, or a gap under 5 standard errors (`gap_se`) of itself."""
+    if null is None or ceiling is None:
+        return None, ""
+    gap = ceiling - null
+    if abs(gap) <= 5 * gap_se:
+        return None, f"kappa undefined: ceiling - null = {gap:.3g} is under 5 standard errors ({gap_se:.2g} each)"
+    return (value - null) / gap, ""

@@ -1,0 +1,230 @@
+"""One line per adapter, by one table of thresholds. The word for an adapter that passes does not exist here, on purpose."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deltasae_ray.divergence.measure import Measure, undefined
+
+Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
+
+SEVERITY: tuple[Label, ...] = ("NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE", "NO EFFECT")
+"""Worst first: what the reference cannot see, then what is not known."""
+
+VISIBLE_BELOW = 0.3
+"""The whole interval of M lies below: VISIBLE."""
+NOT_VISIBLE_ABOVE = 0.85
+"""The whole interval of M lies above: NOT VISIBLE."""
+PARTLY_WITHIN = (0.1, 0.95)
+"""The whole interval of M lies inside, and none of the above: PARTLY VISIBLE."""
+MIN_KL = 1e-3
+"""Nats per token. An adapter whose KL from the base model is not shown to exceed this on any text, and ..."""
+MIN_LOSS_CHANGE = 5e-3
+"""... whose loss is not shown to move by more than this, has no effect."""
+MOSTLY_CONSTANT = 0.5
+"""Lower bound of the mean's share of the energy from which, if nothing else has structure, the constant shift is what is judged."""
+CHANCE_MARGIN = 0.05
+"""A mean max-cosine within this of its isotropic null is at chance, however many latents make the gap significant."""
+
+NOT_TESTED = "triggers absent from this text"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the adapter does to the model's predictions on one held-out text."""
+
+    corpus: str
+    loss_change: Measure
+    """Cross-entropy with the adapter less without, nats per token."""
+    kl: Measure
+    """KL(adapted ‖ base), nats per token."""
+
+
+@dataclass(frozen=True)
+class LeafFigures:
+    """The measures of one dictionary, by name of the catalogue."""
+
+    layer: int
+    d_sae: int
+    k: int
+    seed: int
+    measures: Mapping[str, Measure]
+
+    def get(self, name: str) -> Measure:
+        return self.measures.get(name, undefined(f"{name} was not measured"))
+
+
+@dataclass(frozen=True)
+class LayerVerdict:
+    """What is judged at one layer, and how."""
+
+    layer: int
+    d_sae: int
+    label: Label
+    measure: Measure
+    subject: str
+    """What the measure is the missing share of."""
+    reason: str
+    """Why it is inconclusive."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The line of one adapter."""
+
+    adapter: str
+    label: Label
+    layer: int | None
+    """The worst layer; None where the behaviour gate already decided."""
+    text: str
+    """With **bold** and *italic* marks."""
+    layers: tuple[LayerVerdict, ...]
+    """Worst first."""
+
+
+def judge(missing: Measure) -> tuple[Label, str]:
+    """The label of a missing share by its interval alone, and the reason where it is inconclusive."""
+    if missing.value is None or missing.ci is None:
+        return "INCONCLUSIVE", missing.reason or "no interval"
+    low, high = missing.ci
+    if high < VISIBLE_BELOW:
+        return "VISIBLE", ""
+    if low > NOT_VISIBLE_ABOVE:
+        return "NOT VISIBLE", ""
+    if PARTLY_WITHIN[0] < low and high < PARTLY_WITHIN[1]:
+        return "PARTLY VISIBLE", ""
+    return "INCONCLUSIVE", f"the interval of the missing share, [{low:.2f}, {high:.2f}], is too wide: harvest more evaluation documents"
+
+
+def judge_leaf(leaf: LeafFigures) -> LayerVerdict:
+    """M; where the deltas have too few directions for it, M without the three largest coordinates; where nothing but a constant shift
+    has structure, the missing share of that shift."""
+    candidates = [
+        ("the change", leaf.get("missing_share")),
+        ("the change outside its three largest coordinates", leaf.get("missing_share_no_top3")),
+    ]
+    share = leaf.get("mean_share")
+    if share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT:
+        candidates.append((f"the constant shift ({share.value:.0%} of the change)", leaf.get("mean_missing_share")))
+    subject, measure = next(((s, m) for s, m in candidates if m.value is not None), candidates[0])
+    label, reason = judge(measure)
+    return LayerVerdict(leaf.layer, leaf.d_sae, label, measure, subject, reason)
+
+
+def changes_model(behaviour: Sequence[Behaviour]) -> bool:
+    """Whether any text shows an effect: a KL whose interval lies above MIN_KL, or a loss whose interval lies beyond ± MIN_LOSS_CHANGE.
+
+    Where there is no interval, the value itself decides.
+    """
+    for b in behaviour:
+        low = None if b.kl.value is None else (b.kl.ci or (b.kl.value,))[0]
+        if low is not None and low > MIN_KL:
+            return True
+        if b.loss_change.value is not None:
+            low, high = b.loss_change.ci or (b.loss_change.value, b.loss_change.value)
+            if low > MIN_LOSS_CHANGE or high < -MIN_LOSS_CHANGE:
+                return True
+    return False
+
+
+def verdict(adapter: str, leaves: Sequence[LeafFigures], behaviour: Sequence[Behaviour], *, reference: str = "base dictionary", atoms: int = 8) -> Verdict:
+    """The line of one adapter: its worst layer, told in full; the others by their label.
+
+    At each layer the largest dictionary is judged, and of several seeds the first; smaller ones are mentioned where they disagree.
+
+    Args:
+        behaviour: per text; empty where it was not measured, and then the line says so.
+        reference: what the reference is called, such as `toy reference (15,000 tokens)`.
+        atoms: per token, with which M was taken.
+    """
+    told = _told(behaviour)
+    if behaviour and not changes_model(behaviour):
+        return Verdict(
+            adapter, "NO EFFECT", None, f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. There is nothing to see.", ()
+        )
+    if not leaves:
+        text = f"**{adapter}: INCONCLUSIVE.** *Did it change the model?* {told}. No dictionary was fitted to its deltas."
+        return Verdict(adapter, "INCONCLUSIVE", None, text, ())
+    by_layer = {layer: [leaf for leaf in leaves if leaf.layer == layer] for layer in sorted({leaf.layer for leaf in leaves})}
+    chosen = {layer: max(found, key=lambda leaf: (leaf.d_sae, -leaf.seed)) for layer, found in by_layer.items()}
+    layers = sorted((judge_leaf(leaf) for leaf in chosen.values()), key=_severity)
+    worst = layers[0]
+    leaf = chosen[worst.layer]
+    parts = [f"*Did it change the model?* {told}", f"*Can the {reference} see it?* {_seen(leaf, worst, atoms)}"]
+    parts += _cautions(leaf, by_layer[worst.layer], worst)
+    parts += [f"*How sure?* {_how_sure(leaf, by_layer[worst.layer])}", f"*Not tested:* {NOT_TESTED}"]
+    if layers[1:]:
+        parts.append("Other layers: " + ", ".join(f"{other.layer} {other.label}" for other in layers[1:]))
+    text = f"**{adapter}, layer {worst.layer}: {worst.label}.** " + ". ".join(parts) + "."
+    return Verdict(adapter, worst.label, worst.layer, text, tuple(layers))
+
+
+def _severity(found: LayerVerdict) -> tuple[int, float]:
+    return SEVERITY.index(found.label), -(found.measure.value or 0.0)
+
+
+def _told(behaviour: Sequence[Behaviour]) -> str:
+    if not behaviour:
+        return "Not measured"
+    return "; ".join(f"{b.corpus} loss {_signed(b.loss_change)}, KL {b.kl:.3f}" for b in behaviour)
+
+
+def _signed(m: Measure) -> str:
+    if m.value is None:
+        return f"undefined ({m.reason})"
+    return f"{m.value:+.3f}" + (f" [{m.ci[0]:+.3f}, {m.ci[1]:+.3f}]" if m.ci else "")
+
+
+def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
+    names = {
+        "reference": "it explains {} of the change",
+        "random_atoms": "featureless atoms {}",
+        "delta": "a dictionary trained on the change {}",
+    }
+    ending = "_no_top3" if "three largest" in found.subject else ""
+    explained = {name: leaf.get(f"fvu_{name}{ending}").value for name in names}
+    told = "; ".join(names[name].format(f"{1 - fvu:.0%}") for name, fvu in explained.items() if fvu is not None)
+    explains = f"With {atoms} atoms {told}. " if told else ""
+    if found.measure.value is None:
+        return f"{explains}Missing share undefined: {found.reason}"
+    missing = f"Missing share of {found.subject} {found.measure:.2f}"
+    return f"{explains}{missing}" + (f" ({found.reason})" if found.reason else "")
+
+
+def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict) -> list[str]:
+    """What must stand beside the label, if it is so."""
+    told = []
+    for name, what in (("gain_over_pca", "as many principal directions"), ("gain_over_random_atoms", "featureless atoms")):
+        gain = leaf.get(name)
+        if gain.value is not None and (gain.ci or (gain.value,))[0] <= 0:
+            told.append(f"The dictionary trained on the change does not beat {what} (gain {gain:.3f}), so it found no features")
+    disagreeing = [s for s in siblings if s.d_sae != leaf.d_sae and judge_leaf(s).label != found.label]
+    told += [f"With d_sae {s.d_sae} instead of {leaf.d_sae} the verdict is {judge_leaf(s).label}" for s in disagreeing]
+    share = leaf.get("mean_share")
+    if share.value is not None and share.value >= 0.1 and "constant" not in found.subject:
+        told.append(
+            f"A constant shift holds {share.value:.0%} of the change; missing share of that shift {leaf.get('mean_missing_share'):.2f}"
+        )
+    sentence = matching_sentence(leaf.get("paper_max_cosine"))
+    return [*told, sentence] if sentence else told
+
+
+def matching_sentence(published: Measure) -> str:
+    """What a mean max-cosine in the published form is worth, or nothing where it was not measured."""
+    if published.value is None or published.null is None:
+        return ""
+    word = "at chance" if published.value - published.null < CHANCE_MARGIN else "aligned"
+    return f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}: {word}"
+
+
+def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures]) -> str:
+    seeds = len({s.seed for s in siblings if (s.d_sae, s.k) == (leaf.d_sae, leaf.k)})
+    repeats = leaf.get("repeat_share")
+    parts = [f"{leaf.get('delta_participation_ratio').n:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
+    parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}")
+    parts.append(
+        f"{repeats.value:.0%} of latents repeat in another seed"
+        if repeats.value is not None
+        else "whether latents repeat in another seed is unknown"
+    )
+    return ", ".join(parts)

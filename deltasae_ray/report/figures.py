@@ -1,0 +1,194 @@
+"""The figures of the page. Each is several small panels, the words that belong beside them, and a legend."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+
+from deltasae_ray.report import svg
+from deltasae_ray.report.curves import learning_panels, line_panels
+from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.marks import LegendEntry, Style, in_order, point, spoken, swatch
+from deltasae_ray.report.wording import chance_notes, describe, places
+
+FVU_SERIES = (
+    ("fvu_delta", "delta dictionary", "s0", "circle"),
+    ("fvu_pca", "PCA-k", "s3", "square"),
+    ("fvu_random_atoms", "random atoms", "sc", "diamond"),
+    ("fvu_reference", "{reference}", "s1", "triangle"),
+)
+CONTROL_SERIES = (
+    ("missing_share", "{reference}", "s1", "triangle"),
+    ("missing_share_base_control", "second dictionary of base activations", "s2", "circle"),
+    ("missing_share_base_atoms", "random atoms", "sc", "diamond"),
+)
+SCALES = {
+    "missing_share": "0: all of it is in the reference. 1: the reference does no better than featureless atoms.",
+    "controls": "0: all of it is in the reference. 1: no better than featureless atoms.",
+    "max_cosine_weighted": "1: exact copies of reference latents.",
+    "fvu": "0: nothing is left. 1: no better than predicting the mean.",
+    "angle_pca": "0°: the same subspace. 90°: orthogonal.",
+    "learning": "0: nothing is left. 1: no better than predicting the mean.",
+}
+"""What the ends of each figure's scale mean."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: where it was not measured, `panels` is empty and `notes` says so."""
+
+    key: str
+    """A metric of `wording.METRICS`, and what it is drawn over."""
+    title: str
+    scale: str
+    """What the ends of its scale mean."""
+    legend: tuple[LegendEntry, ...]
+    panels: tuple[Markup, ...]
+    notes: tuple[str, ...]
+
+
+def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
+    """All figures, in the order of the page; those without any data are left out, but for the headline's."""
+    found = [
+        by_layer(inputs, "missing_share", guides=(0.0, 1.0)),
+        by_series(inputs, "controls", CONTROL_SERIES, guides=(0.0, 1.0)),
+        by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
+        by_series(inputs, "fvu", FVU_SERIES, guides=(0.0, 1.0), notes=_beaten(inputs)),
+        over_k(inputs, "missing_share", "atoms per token, k", {r: r.k for r in inputs.rows if r.metric == "missing_share"}, (0.0, 1.0)),
+        over_k(inputs, "angle_pca", "directions, k", _named_k(inputs, "angle_pca"), (0.0, 90.0)),
+        learning(inputs),
+    ]
+    return tuple(f for f in found if f.panels or f.key == "missing_share_by_layer")
+
+
+def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) -> Figure:
+    """One metric: a panel per dictionary size, a group per layer, a point with its interval, null and ceiling per adapter and seed."""
+    rows = [r for r in inputs.rows if r.metric == metric]
+    words = describe(metric, inputs, _one_k(rows))
+    style = Style.of(inputs, [r.adapter for r in rows])
+    panels = []
+    for size in sorted({(r.d_sae or 0, r.k or 0) for r in rows}):
+        here = [r for r in rows if (r.d_sae or 0, r.k or 0) == size]
+        cells = [(r, style.css[r.adapter], style.shape[r.adapter]) for r in _ordered(here, list(style.css))]
+        panels.append(_grouped(cells, f"d_sae {size[0]}, k {size[1]}" if size[0] else "", _y(rows, guides), guides, words.label))
+    notes = chance_notes(rows, inputs, metric) or ["Not measured in this study."]
+    legend = (*style.legend(), *_reading(rows)) if rows else ()
+    return Figure(f"{metric}_by_layer", f"{words.label} by rank and layer", SCALES.get(metric, ""), legend, tuple(panels), tuple(notes))
+
+
+def by_series(
+    inputs: ReportInputs, key: str, series: Sequence[tuple[str, str, str, str]], *, guides: tuple[float, ...], notes: Sequence[str] = ()
+) -> Figure:
+    """Several metrics of the same cells beside each other: a panel per adapter and size, a group per layer."""
+    names = [metric for metric, *_ in series]
+    rows = [r for r in inputs.rows if r.metric in names]
+    words = describe(key, inputs, _one_k(rows))
+    if len({r.metric for r in rows if r.value is not None}) < 2:
+        return Figure(key, words.label, "", (), (), ())
+    look = {metric: (css, shape) for metric, _, css, shape in series}
+    order, panels = in_order(inputs, [r.adapter for r in rows]), []
+    y = _y([replace(r, null=None, ceiling=None) for r in rows], guides)
+    for adapter, size in sorted({(r.adapter, r.d_sae or 0) for r in rows}, key=lambda cell: (order.index(cell[0]), cell[1])):
+        here = sorted((r for r in rows if (r.adapter, r.d_sae or 0) == (adapter, size)), key=lambda r: names.index(r.metric))
+        # Their nulls differ in kind; drawn here they would only hide the points.
+        cells = [(replace(r, null=None, ceiling=None), *look[r.metric]) for r in here if r.value is not None]
+        panels.append(_grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label))
+    legend = [
+        LegendEntry(label.format(reference=inputs.reference), swatch(svg.mark(9, 7, shape, f"dot {css}")))
+        for metric, label, css, shape in series
+        if any(r.metric == metric for r in rows)
+    ]
+    return Figure(key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes))
+
+
+def over_k(inputs: ReportInputs, metric: str, x_label: str, places_on_x: dict[Row, int | None], include: tuple[float, ...]) -> Figure:
+    """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls span."""
+    rows = {r: float(k) for r, k in places_on_x.items() if k}
+    words = describe(metric, inputs)
+    if len(set(rows.values())) < 2:
+        return Figure(f"{metric}_over_k", words.label, "", (), (), ())
+    style = Style.of(inputs, [r.adapter for r in rows])
+    y = svg.y_axis(*svg.padded(_numbers(list(rows)), include=include))
+    panels = line_panels(rows, x_label, y, style, words.label)
+    band = LegendEntry("null", swatch(svg.bar(0, 3, 18, 8, "nullband")))
+    notes = chance_notes(list(rows), inputs, metric)
+    scale = SCALES.get(metric, "")
+    return Figure(f"{metric}_over_k", f"{words.label} over k", scale, (*style.legend(), band), tuple(panels), tuple(notes))
+
+
+def learning(inputs: ReportInputs) -> Figure:
+    """A panel per layer: unexplained variance over optimizer steps."""
+    found = [c for c in inputs.curves if c.figure == "learning" and c.points]
+    style = Style.of(inputs, [c.adapter for c in found])
+    panels, labels = learning_panels(found, style)
+    words = describe("learning", inputs)
+    return Figure("learning", words.label, SCALES["learning"], (*style.legend(), *labels) if panels else (), tuple(panels), ())
+
+
+def _grouped(cells: Sequence[tuple[Row, str, str]], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:
+    """A panel of points in groups by layer; each cell is a row, its colour and its shape."""
+    layers = sorted({r.layer for r, *_ in cells})
+    group = (svg.WIDTH - svg.LEFT - svg.RIGHT) / max(1, len(layers))
+    most = max((sum(r.layer == layer for r, *_ in cells) for layer in layers), default=1)
+    slot = min(30.0, 0.86 * group / most)
+    parts = [svg.line(svg.LEFT, y(v), svg.WIDTH - svg.RIGHT, y(v), "guide") for v in guides if v]
+    for i, layer in enumerate(layers):
+        inside = [c for c in cells if c[0].layer == layer]
+        start = svg.LEFT + (i + 0.5) * group - slot * len(inside) / 2
+        for j, (row, css, shape) in enumerate(inside):
+            parts += point(row, start + (j + 0.5) * slot, slot, y, css, shape)
+    ticks = [(svg.LEFT + (i + 0.5) * group, str(layer)) for i, layer in enumerate(layers)]
+    said = "; ".join(spoken(r) for r, *_ in cells)
+    return svg.frame(title, y, "layer", ticks, f"{label}, {title}. {said}", parts)
+
+
+def _beaten(inputs: ReportInputs) -> list[str]:
+    """Where the delta dictionary is no better than a baseline, in words."""
+    notes, compared = [], False
+    for metric, name in (("gain_over_pca", "PCA-k"), ("gain_over_random_atoms", "random atoms")):
+        rows = [r for r in inputs.rows if r.metric == metric and r.value is not None]
+        compared = compared or bool(rows)
+        beaten = [r for r in rows if (r.ci_low if r.ci_low is not None else r.value or 0.0) <= 0]
+        if beaten:
+            notes.append(f"The delta dictionary does not beat {name} in {len(beaten)} of {len(rows)} cells ({places(beaten)}).")
+    return notes or (["The delta dictionary leaves less unexplained than PCA-k and random atoms in every cell."] if compared else [])
+
+
+def _named_k(inputs: ReportInputs, metric: str) -> dict[Row, int | None]:
+    """Rows of `<metric>_k<number>`, one per adapter, layer and k: they do not depend on the dictionary."""
+    found: dict[tuple, Row] = {}
+    for r in inputs.rows:
+        if re.fullmatch(rf"{metric}_k\d+", r.metric):
+            found.setdefault((r.adapter, r.layer, r.metric), r)
+    return {r: int(r.metric.rsplit("_k", 1)[1]) for r in found.values()}
+
+
+def _ordered(rows: Sequence[Row], adapters: Sequence[str]) -> list[Row]:
+    return sorted(rows, key=lambda r: (adapters.index(r.adapter), r.seed or 0))
+
+
+def _one_k(rows: Sequence[Row]) -> int | None:
+    ks = {r.k for r in rows}
+    return ks.pop() if len(ks) == 1 else None
+
+
+def _numbers(rows: Sequence[Row]) -> list[float]:
+    return [v for r in rows for v in (r.value, r.null, r.ceiling, r.ci_low, r.ci_high) if v is not None]
+
+
+def _y(rows: Sequence[Row], guides: tuple[float, ...]) -> svg.Axis:
+    return svg.y_axis(*svg.padded(_numbers(rows), include=guides))
+
+
+def _reading(rows: Sequence[Row]) -> list[LegendEntry]:
+    """What the marks mean, of those that are drawn."""
+    entries = [
+        ("ci_low", "95 % interval", svg.line(9, 0, 9, 14, "whisker ink")),
+        ("null", "null", svg.bar(0, 3, 18, 8, "nullband")),
+        ("ceiling", "ceiling", svg.line(0, 7, 18, 7, "ceiling")),
+    ]
+    found = [LegendEntry(label, swatch(drawn)) for part, label, drawn in entries if any(getattr(r, part) is not None for r in rows)]
+    undefined = LegendEntry("undefined", swatch(svg.words(9, 12, "∅", "undefined ink")))
+    return [*found, undefined] if any(r.value is None for r in rows) else found
+

@@ -1,0 +1,90 @@
+"""The headline table: the missing share of every dictionary and, right under it, what a deployed monitor sees."""
+
+from dataclasses import dataclass
+
+from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.wording import at_chance, describe, figure, interval
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table, as it is written."""
+
+    label: str
+    value: str
+    interval: str
+    null: str
+    ceiling: str
+    kappa: str
+    words: str
+    chance: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One dictionary."""
+
+    adapter: str
+    layer: int
+    size: str
+    new_adapter: bool
+    """True where the line above is of another adapter."""
+    lines: tuple[Line, ...]
+
+
+def headline(inputs: ReportInputs) -> list[Pair]:
+    """In the order of the rows."""
+    beside: dict[tuple, dict[str, Row]] = {}
+    for r in inputs.rows:
+        beside.setdefault(_cell(r), {})[r.metric] = r
+    several_seeds = len({r.seed for r in inputs.rows if r.metric == "missing_share"}) > 1
+    pairs: list[Pair] = []
+    for r in inputs.rows:
+        if r.metric != "missing_share":
+            continue
+        lines, monitor = [_line(r, inputs, "")], beside[_cell(r)].get("monitor_r2")
+        if monitor:
+            lines.append(_line(monitor, inputs, _gain_and_fvu(beside[_cell(r)])))
+        size = "–" if r.d_sae is None else f"{r.d_sae:,}" + (f", seed {r.seed}" if several_seeds else "")
+        pairs.append(Pair(r.adapter, r.layer, size, not pairs or pairs[-1].adapter != r.adapter, tuple(lines)))
+    return pairs
+
+
+def headline_notes(inputs: ReportInputs) -> list[str]:
+    """What "at chance" means for the metrics of this table, said once under it."""
+    notes = []
+    for metric in ("missing_share", "monitor_r2"):
+        found = [r for r in inputs.rows if r.metric == metric and at_chance(r)]
+        if found:
+            words = describe(metric, inputs, found[0].k)
+            notes.append(f"{words.label} at chance: {words.at_chance}.")
+    return notes
+
+
+def _cell(r: Row) -> tuple:
+    return (r.adapter, r.layer, r.d_sae, r.k, r.architecture, r.seed)
+
+
+def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
+    chance = at_chance(row)
+    if row.value is None:
+        said = row.reason
+    elif chance is None:
+        said = f"cannot be told from chance: {row.reason or 'no interval'}"
+    else:
+        said = "at chance" if chance else "below its null" if row.value < (row.null or 0.0) else "above its null"
+    return Line(
+        label=describe(row.metric, inputs, row.k).label,
+        value="undefined" if row.value is None else figure(row.value),
+        interval=interval(row.ci_low, row.ci_high),
+        null=figure(row.null),
+        ceiling=figure(row.ceiling),
+        kappa=figure(row.kappa),
+        words="; ".join(filter(None, (said, extra))),
+        chance=bool(chance),
+    )
+
+
+def _gain_and_fvu(beside: dict[str, Row]) -> str:
+    named = (("gain", "monitor_gain"), ("FVU", "monitor_fvu"))
+    return ", ".join(f"{label} {figure(beside[m].value)}" for label, m in named if m in beside and beside[m].value is not None)

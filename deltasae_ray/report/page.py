@@ -1,0 +1,119 @@
+"""The report: one HTML file that asks for nothing from the network, its figures apart, and the values it was made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from deltasae_ray.divergence.catalogue import Metric
+from deltasae_ray.report import typeset, wording
+from deltasae_ray.report.figures import Figure, figures
+from deltasae_ray.report.headline import headline, headline_notes
+from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
+from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
+from deltasae_ray.storage import Storage
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGE, VALUES = "report.html", "report.json"
+LOW_SNR = 100
+"""Energy of the deltas over that of the noise floor, below which the page says so."""
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    drawn = figures(inputs)
+    return environment.get_template("page.html.j2").render(
+        r=inputs,
+        style=Markup(environment.get_template("style.css").render()),
+        not_shown=[_no_gain(inputs, a) for a in wording.not_demonstrated(inputs)],
+        question=_question(inputs),
+        verdicts=[typeset.verdict(v) for v in inputs.verdicts],
+        statements=[typeset.prose(s) for s in _statements(inputs)],
+        headline=headline(inputs),
+        headline_notes=headline_notes(inputs),
+        figures=drawn,
+        catalogue=_catalogue(inputs),
+        splits=list(dict.fromkeys(s for c in inputs.corpora for s in c.tokens)),
+        measured=any(a.layers for a in inputs.adapters),
+        definitions=_definitions(inputs, drawn),
+        not_tested=_not_tested(inputs),
+        total=lambda part: wording.seconds(sum(getattr(t, part) or 0.0 for t in inputs.timings)),
+        tokens=typeset.tokens,
+        prose=typeset.prose,
+        count=lambda n: "–" if n is None else f"{n:,}",
+        signed=lambda x: ("+" if x > 0 else "") + figure(x),
+        figure=figure,
+        interval=interval,
+        share=share,
+        seconds=wording.seconds,
+    )
+
+
+def report_files(inputs: ReportInputs) -> dict[str, str]:
+    """Name → text of everything the report consists of: the page, its values, and each panel as an SVG that stands alone."""
+    style = (TEMPLATES / "style.css").read_text()
+    rules = "\n".join(rule for rule in style.splitlines() if rule.startswith("svg "))
+    files = {PAGE: render(inputs), VALUES: inputs.to_json()}
+    for drawn in figures(inputs):
+        for i, panel in enumerate(drawn.panels, start=1):
+            files[f"figures/{drawn.key}-{i}.svg"] = str(panel).replace(">", f"><style>\n{rules}\n</style>", 1)
+    return files
+
+
+def write_report(inputs: ReportInputs, storage: Storage) -> dict[str, str]:
+    """Writes `report_files` under the storage root, the page last, and returns them."""
+    files = report_files(inputs)
+    for name in sorted(files, key=lambda name: name == PAGE):
+        storage.write_bytes(name, files[name].encode())
+    return files
+
+
+def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
+    adapted = {c.name for c in inputs.corpora if c.adapted_to}
+    training = f"after {adapter.steps} steps on {adapter.tokens or 0:,} tokens " if adapter.steps else ""
+    for loss in adapter.losses:
+        if loss.corpus in adapted:
+            change = figure(loss.after - loss.before)
+            sure = f" {interval(loss.change_low, loss.change_high)}" if loss.change_low is not None else ""
+            told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
+            return f"{adapter.name}: {training}{told}, which chance alone could do."
+    return f"{adapter.name}: {training}no gain on held-out text was shown."
+
+
+def _question(inputs: ReportInputs) -> str:
+    names = [a.name for a in inputs.adapters if not a.control] or ["the adapters"]
+    who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    note = f" ({inputs.model_note})" if inputs.model_note else ""
+    return f"What did {who} add to {inputs.model}{note}, and how much of it can the {inputs.reference} see?"
+
+
+def _statements(inputs: ReportInputs) -> list[str]:
+    said = [*inputs.statements, *wording.on_ranks(inputs)]
+    noisy = [f"{a.name} layer {f.layer} ({f.snr:.0f})" for a in inputs.adapters for f in a.layers if f.snr is not None and f.snr < LOW_SNR]
+    if noisy:
+        said.append(f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of {', '.join(noisy)}.")
+    return said + [f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()]
+
+
+def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:
+    """A line for every figure that is shown, then for the words that stand beside all of them."""
+    k = next((r.k for r in inputs.rows if r.metric == "missing_share"), None)
+    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {r.metric for r in inputs.rows}
+    found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs, k),)}
+    return [*found.items(), *TERMS.items()]
+
+
+def _catalogue(inputs: ReportInputs) -> list[Metric]:
+    """The entry of every metric of the table, once."""
+    return list(dict.fromkeys(catalogued(r.metric) for r in inputs.rows))
+
+
+def _not_tested(inputs: ReportInputs) -> list[str]:
+    """What the caller says, and what no study of this kind can say."""
+    layers = ", ".join(map(str, inputs.layers))
+    always = ("triggers absent from this text", f"places in the model other than the residual stream after layers {layers}")
+    return [text.rstrip(".") + "." for text in dict.fromkeys((*(t.rstrip(".") for t in inputs.not_tested), *always))]

@@ -1,0 +1,201 @@
+"""The page's own words: what each figure is called and means, how numbers are written, and what is said of one at chance."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from deltasae_ray.divergence.catalogue import Metric, metric, split_variant
+from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """How the page speaks of one metric; `{reference}` stands for the reference's name, `{k}` for the dictionaries' k."""
+
+    label: str
+    definition: str
+    at_chance: str
+    """What it means when the figure is not told from its null; continues "At chance: "."""
+
+
+METRICS = {
+    "missing_share": MetricWords(
+        "Missing share M({k})",
+        "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded with {k} atoms per token, of "
+        "the {reference} and of the delta dictionary; the null codes deltas whose signs were flipped along their principal axes, which keeps "
+        "second moments and destroys structure beyond them. 0: the {reference} does as well as the dictionary trained on the deltas. "
+        "1: it does no better than featureless atoms.",
+        "the {reference} explains no more of these deltas than featureless atoms do",
+    ),
+    "monitor_r2": MetricWords(
+        "What a deployed monitor sees (R²)",
+        "Another claim than M: the deployed encoder of the {reference} instead of an ideal coder. The change of its reconstruction, "
+        "SAE(adapted) − SAE(base), is compared with the delta itself: R² at the best scale, and gain, that scale. Null: the same with "
+        "sign-flipped deltas. FVU above 1 means that the change it reports is worse than reporting none.",
+        "a deployed monitor sees no more of these deltas than of featureless ones",
+    ),
+    "controls": MetricWords(
+        "Missing share where the answer is known",
+        "M of the {reference} beside M of two controls: a second dictionary of base activations (other seed, other documents), and random "
+        "atoms with the base activations' covariance, which see nothing and belong near 1.",
+        "",
+    ),
+    "max_cosine_weighted": MetricWords(
+        "Nearest reference latent, energy-weighted cosine",
+        "For each alive delta latent the largest cosine with any alive latent of the {reference}, averaged with the latents' energies "
+        "E[z²] as weights. Null: random atoms with the deltas' covariance. 1 would be exact copies.",
+        "the latents that carry the energy lie no closer to the {reference} than random atoms with the same covariance",
+    ),
+    "fvu": MetricWords(
+        "Unexplained variance (FVU)",
+        "Share of the centred variance of held-out deltas left by {k} atoms per token of each dictionary, ideally coded. 1 is what "
+        "predicting the mean leaves. PCA-{k} uses {k} fixed directions; random atoms are drawn from the deltas' covariance, as many as the "
+        "delta dictionary has.",
+        "",
+    ),
+    "angle_pca": MetricWords(
+        "Mean principal angle",
+        "Mean angle between the k leading principal directions of the deltas and those of the base activations. Null: k random directions "
+        "with the deltas' covariance. 0° is the same subspace, 90° is orthogonal.",
+        "the deltas' leading directions lie no closer to the base activations' than random ones with the same covariance",
+    ),
+    "learning": MetricWords(
+        "Learning curves", "Unexplained variance of training batches while the delta dictionaries were fitted, over optimizer steps.", ""
+    ),
+}
+
+TERMS = {
+    "null": "The same figure where there is nothing to find. A figure that is not told from its null is at chance, and the page says so.",
+    "ceiling": "The best that could be expected: the same figure between two dictionaries that should agree.",
+    "interval": "95 %, from resampling whole documents. With fewer than 30 evaluation documents it is undefined.",
+    "κ": "Where the figure lies between its null (0) and its ceiling (1). Undefined where those two are too close to tell apart.",
+    "undefined": "The figure has no meaning here; the reason stands beside it. It is never written as a number.",
+}
+
+CHANCE = "not told from the null (its interval includes it, or p is above .05)"
+
+
+def describe(metric: str, inputs: ReportInputs, k: int | None = None) -> MetricWords:
+    """The metric's words with the names of this study in them; an unknown metric is called by its own name."""
+    found = METRICS.get(metric) or MetricWords(catalogued(metric).title, "", "it does not differ from its null")
+    names = {"reference": inputs.reference, "k": "k" if k is None else str(k)}
+    return MetricWords(*(text.format(**names) for text in (found.label, found.definition, found.at_chance)))
+
+
+def catalogued(name: str) -> Metric:
+    """The catalogue's entry; a metric that it does not have is called by its own name."""
+    try:
+        found = metric(name)
+    except KeyError:
+        return Metric(name, name.replace("_", " "), "", "", "", "", None, "")
+    _, variant = split_variant(name)
+    return replace(found, title=f"{found.title}, {variant}") if variant else found
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """Three significant digits at most, decimals that line up, a real minus sign; an en dash for what is not there."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if value != 0 and not 1e-3 <= size < 1e5:
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    decimals = digits - 1 if size < 10 else digits - 2 if size < 100 else 0
+    text = f"{value:,.{decimals + (size < 0.01 and value != 0)}f}"
+    return text.replace("-", "−")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"[{figure(low)}, {figure(high)}]"
+
+
+def share(value: float | None) -> str:
+    """A percentage."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}\u00a0%" if value >= 0.0005 or value == 0 else f"{100 * value:.1g}\u00a0%"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
+
+
+def at_chance(row: Row) -> bool | None:
+    """Whether the interval includes the null, or p is above .05; None where neither is there to tell."""
+    if row.value is None or row.null is None:
+        return None
+    if row.ci_low is not None and row.ci_high is not None and row.ci_low <= row.null <= row.ci_high:
+        return True
+    if row.p is not None:
+        return row.p > 0.05
+    return None if row.ci_low is None else False
+
+
+def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str) -> list[str]:
+    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined."""
+    if not rows:
+        return []
+    meaning = describe(metric, inputs, rows[0].k).at_chance
+    notes = []
+    chance = [r for r in rows if at_chance(r)]
+    if chance:
+        where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance)})"
+        notes.append(f"At chance {where}: {CHANCE}. There, {meaning}.")
+    untold = [r for r in rows if r.value is not None and at_chance(r) is None]
+    if untold:
+        why = "it has no null here" if all(r.null is None for r in untold) else "it has no interval"
+        notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold)}): {why}.")
+    for reason in dict.fromkeys(r.reason for r in rows if r.value is None):
+        notes.append(f"Undefined for {places([r for r in rows if r.value is None and r.reason == reason])}: {reason}.")
+    return notes or [f"No cell is at chance: each of the {len(rows)} is told from its null."]
+
+
+def places(rows: Sequence[Row]) -> str:
+    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)"."""
+    curve = bool(re.search(r"_k\d+$", rows[0].metric))
+    found: dict[tuple[str, int | None], list[str]] = {}
+    for r in rows:
+        name = f"{r.adapter} layer {r.layer}" if curve else r.adapter
+        at = r.metric.rsplit("_k", 1)[1] if curve else str(r.layer)
+        inside = found.setdefault((name, None if curve else r.d_sae), [])
+        if at not in inside:
+            inside.append(at)
+    sizes = {size for _, size in found}
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (name, size), inside in found.items():
+        alike.setdefault((name, tuple(inside)), []).append(str(size))
+    said = []
+    for (name, inside), of in alike.items():
+        kind = "at k =" if curve else "layers" if len(inside) > 1 else "layer"
+        said.append(f"{name} {kind} {', '.join(inside)}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else ""))
+    return "; ".join(said)
+
+
+def seeds_per_rank(adapters: Sequence[AdapterFacts]) -> dict[int, int]:
+    """Rank → adapters of that rank; controls do not count."""
+    ranks: dict[int, set[str]] = {}
+    for a in adapters:
+        if not a.control:
+            ranks.setdefault(a.rank, set()).add(a.name)
+    return {rank: len(found) for rank, found in sorted(ranks.items())}
+
+
+def on_ranks(inputs: ReportInputs) -> tuple[str, ...]:
+    """The claims about rank if each rank has two adapter seeds or more, else why none is made; nothing for a single rank."""
+    counts = seeds_per_rank(inputs.adapters)
+    if len(counts) < 2:
+        return ()
+    lacking = [f"rank {rank} has {n}" for rank, n in counts.items() if n < 2]
+    if lacking:
+        return (
+            f"No claim about rank is made: it takes two adapter seeds per rank or more, and {', '.join(lacking)}. "
+            "A difference between ranks seen here may be a difference between two training runs.",
+        )
+    return inputs.rank_claims
+
+
+def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:
+    """Adapters whose training showed no gain beyond chance: what the page leads with."""
+    return [a for a in inputs.adapters if a.demonstrated is False and not a.control]

@@ -1,0 +1,190 @@
+"""Reference dictionaries from elsewhere: SAELens releases, its folders, and Gemma Scope's own files.
+
+The only file that imports sae_lens, and inside a function: it takes 9 s to import and changes often.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from deltasae_ray.errors import DictionaryError
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.sae.dictionary import CFG, Dictionary, convert
+from deltasae_ray.sae.metrics import held_out
+
+MAX_FVU = 0.6
+"""A reference that leaves more of the base activations' variance unexplained was made for something else."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where the dictionary of one layer is: a folder, or an id within a SAELens release."""
+
+    layer: int
+    folder: Path | None = None
+    release: str = ""
+    sae_id: str = ""
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder else f"{self.release}/{self.sae_id}"
+
+
+def resolve_references(source: str, layers: Iterable[int], ids: Mapping[int, str] | None = None) -> dict[int, Reference]:
+    """Finds the reference of every layer without loading or downloading any.
+
+    Args:
+        source: a folder with layer_XX/ below it; a pattern of folders, or `release/id`, with `{layer}` in it (split at the
+            first slash); with `ids`, the name of a release.
+
+    Raises:
+        DictionaryError: a layer for which there is none, or more than one.
+    """
+    layers = list(layers)
+    if ids is not None:
+        if missing := [layer for layer in layers if layer not in ids]:
+            raise DictionaryError(f"reference.ids names no dictionary for layers {missing}: it has {sorted(ids)}")
+        return _in_release(source, {layer: ids[layer] for layer in layers})
+    if Path(source).is_dir():
+        return {layer: Reference(layer, _layer_folder(Path(source), layer)) for layer in layers}
+    if "{layer}" not in source:
+        raise DictionaryError(f"reference={source!r} is no folder, and as release/id it needs {{layer}} where the layer's number goes")
+    folders = {layer: Path(source.replace("{layer}", str(layer))) for layer in layers}
+    if source.startswith(("/", ".", "~")) or any(folder.is_dir() for folder in folders.values()):
+        if missing := [str(folder) for folder in folders.values() if not folder.is_dir()]:
+            raise DictionaryError(f"reference={source!r}: there is no folder {missing}")
+        return {layer: Reference(layer, folder) for layer, folder in folders.items()}
+    release, _, pattern = source.partition("/")
+    return _in_release(release, {layer: pattern.replace("{layer}", str(layer)) for layer in layers})
+
+
+def load_reference(reference: Reference, d_model: int) -> Dictionary:
+    """Opens a reference and checks that it was made for this place and width.
+
+    Raises:
+        DictionaryError: it cannot be opened, folded into raw units, or is of another hookpoint or model width.
+    """
+    dictionary = _open_folder(reference.folder) if reference.folder else _open_release(reference)
+    if dictionary.d_model != d_model:
+        raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but the base model has {d_model}")
+    made_for = dictionary.meta.get("hookpoint")
+    # The input of a block is the output of the one before it.
+    same = (str(Hookpoint(reference.layer)), f"blocks.{reference.layer + 1}.hook_resid_pre")
+    if made_for is not None and made_for not in same:
+        raise DictionaryError(f"{reference} was made for {made_for}, but stands for {same[0]}: a wrong hookpoint reconstructs nothing")
+    return dictionary
+
+
+def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model"] | np.ndarray) -> float:
+    """FVU on base activations (position 0 left out), which shows any mistake that the files do not.
+
+    Raises:
+        DictionaryError: it exceeds MAX_FVU; the likely cause is named.
+    """
+    h = torch.as_tensor(h_base)
+    # Centred on these rows: the mean that our own dictionaries carry may be of other text.
+    mean = h.double().mean(dim=0).float()
+    found = held_out(dictionary, h, mean)
+    if found.fvu <= MAX_FVU:
+        return found.fvu
+    factor = (dictionary.d_model / float(h.square().sum(dim=1).mean())) ** 0.5
+    scaled = held_out(dictionary, h * factor, mean * factor).fvu
+    if scaled <= MAX_FVU:
+        cause = f"it was made for normalised activations (with rows scaled by {factor:.3g} FVU is {scaled:.2f}): use one with the scale folded in"
+    elif found.l0 > dictionary.d_sae / 10:
+        cause = f"{found.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
+    else:
+        cause = "another model, another layer or hookpoint, or activations normalised per token"
+    raise DictionaryError(f"the reference leaves {found.fvu:.2f} of the base activations' variance unexplained (limit {MAX_FVU}); likely {cause}")
+
+
+def _layer_folder(root: Path, layer: int) -> Path:
+    name = re.compile(rf"layer_0*{layer}(_.*)?")
+    found = sorted(path for path in root.iterdir() if path.is_dir() and name.fullmatch(path.name))
+    if len(found) != 1:
+        raise DictionaryError(
+            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): one layer_{layer:02d}/ is needed, or a pattern with {{layer}}"
+        )
+    return found[0]
+
+
+def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
+    known = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    if release not in known:
+        raise DictionaryError(f"SAELens knows no release {release!r}, and there is no such folder")
+    if missing := [name for name in ids.values() if name not in known[release].saes_map]:
+        some = sorted(known[release].saes_map)[:8]
+        raise DictionaryError(f"release {release!r} has no {missing}: it has {some} and {len(known[release].saes_map) - len(some)} more")
+    return {layer: Reference(layer, release=release, sae_id=name) for layer, name in ids.items()}
+
+
+def _open_release(reference: Reference) -> Dictionary:
+    try:
+        sae = _sae_lens().SAE.from_pretrained(reference.release, reference.sae_id, device="cpu", dtype="float32")
+    except Exception as e:  # SAELens, the hub's client and its network layers each raise their own
+        raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
+    return _convert_sae(sae)
+
+
+def _open_folder(folder: Path) -> Dictionary:
+    """Ours, SAELens' (before version 6 by its own reader), Gemma Scope 2's (params.safetensors) or 1's (params.npz)."""
+    if (folder / CFG).exists():
+        try:
+            is_current = "metadata" in json.loads((folder / CFG).read_text())
+        except ValueError as e:
+            raise DictionaryError(f"{folder / CFG} is not valid JSON: {e}") from e
+        if is_current:
+            return Dictionary.load(folder)
+        try:
+            sae = _sae_lens().SAE.load_from_disk(folder, device="cpu", dtype="float32")
+        except Exception as e:  # whatever a damaged or unknown folder makes SAELens raise
+            raise DictionaryError(f"{folder} cannot be loaded by SAELens: {e}") from e
+        return _convert_sae(sae)
+    return _gemma_scope(folder)
+
+
+def _gemma_scope(folder: Path) -> Dictionary:
+    """JumpReLU parameters in lower case, b_dec not subtracted from the input; the hookpoint is in config.json or the path."""
+    try:
+        if (folder / "params.safetensors").exists():
+            parameters = {name: tensor.clone() for name, tensor in load_file(folder / "params.safetensors").items()}
+        elif (folder / "params.npz").exists():
+            with np.load(folder / "params.npz", allow_pickle=False) as arrays:
+                parameters = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        else:
+            raise DictionaryError(f"{folder} holds no dictionary: neither {CFG} nor params.safetensors nor params.npz")
+        config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
+    except (OSError, ValueError, SafetensorError) as e:
+        raise DictionaryError(f"{folder} cannot be opened: {e}") from e
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise DictionaryError(f"{folder}: architecture {config['architecture']!r} is not supported in Gemma Scope's layout")
+    weights = {re.sub(r"^w_", "W_", name): tensor for name, tensor in parameters.items()}
+    if "W_enc" not in weights:
+        raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
+    d_in, d_sae = weights["W_enc"].shape
+    place = re.fullmatch(r"model\.layers\.(\d+)\.output", config.get("hf_hook_point_in", ""))
+    metadata = {"hook_name": f"blocks.{place[1]}.hook_resid_post" if place else config.get("hf_hook_point_in"), "model_name": config.get("model_name")}
+    cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "apply_b_dec_to_input": False, "metadata": metadata}
+    return convert(cfg, weights)
+
+
+def _convert_sae(sae: Any) -> Dictionary:
+    return convert(sae.cfg.to_dict(), sae.state_dict())
+
+
+def _sae_lens() -> Any:
+    try:
+        import sae_lens
+        import sae_lens.loading.pretrained_saes_directory
+    except ImportError as e:
+        raise DictionaryError("this reference needs SAELens: install the extra deltasae-ray[saelens]") from e
+    return sae_lens

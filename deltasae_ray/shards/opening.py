@@ -1,0 +1,64 @@
+"""Which harvest a root means."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from deltasae_ray.errors import ShardError
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.reader import ShardSet
+from deltasae_ray.shards.records import read_record, read_sources, read_units
+from deltasae_ray.storage import Storage
+
+
+def open_shards(root: str | Path) -> ShardSet:
+    """The shards below a storage root, or of one harvest's folder: local, s3:// or gs://.
+
+    A root with several harvests is opened at the one that its study.json names.
+
+    Raises:
+        ShardError: there is no harvest, or several and nothing says which.
+    """
+    storage = Storage(str(root))
+    if storage.exists("harvest.json"):
+        return open_harvest(*_parent(storage.root))
+    study = _study(storage)
+    folder = pafs.FileSelector(storage.path("harvest"), allow_not_found=True)
+    infos = [info for info in storage.fs.get_file_info(folder) if info.type == pafs.FileType.Directory]
+    keys = sorted(f"harvest/{info.base_name}" for info in infos if storage.exists(f"harvest/{info.base_name}/harvest.json"))
+    if not keys:
+        raise ShardError(f"there is no harvest below {storage.path('')}: run jobs/harvest.py with storage.root={root}")
+    if not study and len(keys) > 1:
+        raise ShardError(f"{storage.path('')} has {len(keys)} harvests and no study.json: open one of {[storage.path(k) for k in keys]}")
+    key = study.get("harvest", keys[0])
+    if key not in keys:
+        raise ShardError(f"{storage.path('study.json')} names {key!r}, which is not there: run the study again, or open one of {keys}")
+    return open_harvest(storage, key)
+
+
+def open_harvest(storage: Storage, key: str) -> ShardSet:
+    """The shards of the harvest in the folder `key`; of its sources, those that the root's study.json names, where it does."""
+    study = _study(storage)
+    sources = read_sources(storage, key)
+    if study.get("harvest") == key and "sources" in study:
+        sources = tuple(s for s in sources if s.digest in study["sources"])
+    return ShardSet(
+        storage=storage,
+        key=key,
+        spec=read_record(storage, f"{key}/harvest.json"),
+        all_units=tuple(sorted(read_units(storage, key), key=lambda u: u.name)),
+        sources=sources,
+        manifest=Manifest.load(storage, key),
+    )
+
+
+def _study(storage: Storage) -> dict:
+    return read_record(storage, "study.json") if storage.exists("study.json") else {}
+
+
+def _parent(folder: str) -> tuple[Storage, str]:
+    """The storage root above a harvest's folder, and its key there; what follows "?" in a URI stays with the root."""
+    location, mark, query = folder.partition("?") if "://" in folder else (str(Path(folder).absolute()), "", "")
+    parts = location.rstrip("/").split("/")
+    depth = 2 if parts[-2] == "harvest" else 1  # a copied folder may lie anywhere
+    return Storage("/".join(parts[:-depth]) + mark + query), "/".join(parts[-depth:])

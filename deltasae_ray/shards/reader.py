@@ -1,0 +1,167 @@
+"""Reads one hookpoint of one source as one array. Only that column's bytes leave the disk."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32
+
+from deltasae_ray.batches import SPLITS
+from deltasae_ray.errors import ConfigError, HookpointError, ShardError
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.shards.format import exponent_column, vectors_from
+from deltasae_ray.shards.integrity import THREADS, find_damage, opened
+from deltasae_ray.shards.manifest import REDO, Manifest
+from deltasae_ray.shards.records import BASE, ShardRow, Source, Unit
+from deltasae_ray.shards.tokens import TokenTable, read_tokens
+from deltasae_ray.storage import Storage
+
+_SHOWN = 5  # units or files that an error spells out
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The shards of one study, as they were when it was opened. Rows stand in the same order for every source: units by name."""
+
+    storage: Storage
+    key: str
+    """The harvest's folder below the storage root."""
+    spec: dict
+    """harvest.json."""
+    all_units: tuple[Unit, ...]
+    """What a complete harvest of this study holds, by name."""
+    sources: tuple[Source, ...]
+    """Base, adapters, random adapters."""
+    manifest: Manifest
+
+    @property
+    def d_model(self) -> int:
+        return self.spec["d_model"]
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of every source but the base; `source(name).kind` tells controls apart."""
+        return tuple(s.name for s in self.sources if s.kind != "base")
+
+    @cached_property
+    def hookpoints(self) -> tuple[str, ...]:
+        """Names, ascending by layer."""
+        return tuple(str(h) for h in sorted({Hookpoint.parse(h) for rows in self._rows.values() for row in rows for h in row.hookpoints}))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], list[ShardRow]]:
+        """Shards of this study by unit and source digest."""
+        units, sources = {u.name for u in self.all_units}, {s.digest for s in self.sources}
+        rows = defaultdict(list)
+        for row in self.manifest.rows:
+            if row.unit in units and row.source in sources:
+                rows[row.unit, row.source].append(row)
+        return dict(rows)
+
+    def source(self, name: str) -> Source:
+        """The source of a name, or of a digest.
+
+        Raises:
+            ShardError: there is none, or more than one adapter of that name was harvested.
+        """
+        found = [s for s in self.sources if name in (s.name, s.digest)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ShardError(f"{name!r} names {len(found)} sources of {self.key}: ask for one by its digest, {[s.digest for s in found]}")
+        raise ShardError(f"{self.key} has no source {name!r}: there are {[s.name for s in self.sources]}")
+
+    def units(self, split: str | None = None) -> tuple[Unit, ...]:
+        """Units of a split, or all, in the order of the rows.
+
+        Raises:
+            ConfigError: no such split.
+        """
+        if split is not None and split not in SPLITS:
+            raise ConfigError(f"split={split!r} is none of {list(SPLITS)}")
+        return tuple(u for u in self.all_units if split in (None, u.split))
+
+    def read(
+        self, hookpoint: int | str | Hookpoint, adapter: str = BASE, split: str | None = None, *, verify: bool = False
+    ) -> Float32[np.ndarray, "token d_model"]:
+        """Deltas of an adapter, or the base model's activations, at one hookpoint. `verify` also checks every file's sha256.
+
+        Raises:
+            HookpointError: it was not harvested.
+            ShardError: an unknown adapter, units that are not harvested yet, or a damaged file; other columns stay readable.
+        """
+        hook = Hookpoint.parse(hookpoint)
+        if str(hook) not in self.hookpoints:
+            raise HookpointError(f"{hook} was not harvested: there are {list(self.hookpoints)}")
+        rows = self._complete(hook, self.source(adapter), self.units(split))
+        starts = np.cumsum([0, *(row.rows for row in rows)])
+        out = np.empty((starts[-1], self.d_model), np.float32)
+
+        def fill(index: int) -> None:
+            with opened(self.storage, self.key, rows[index], verify=verify) as shard:
+                table = shard.read([str(hook), exponent_column(hook)], use_threads=False)
+                vectors_from(table, hook, out[starts[index] : starts[index + 1]])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(fill, range(len(rows))):
+                pass
+        return out
+
+    def _complete(self, hook: Hookpoint, source: Source, units: Sequence[Unit]) -> list[ShardRow]:
+        """One row per unit that holds the hookpoint, checked against the unit's tokens."""
+        rows, missing = [], []
+        for unit in units:
+            row = next((r for r in self._rows.get((unit.name, source.digest), ()) if str(hook) in r.hookpoints), None)
+            if row is None:
+                missing.append(unit.name)
+            elif (row.rows, row.d_model) != (unit.tokens, self.d_model):
+                raise ShardError(
+                    f"{self.storage.path(f'{self.key}/{row.file}')} has {row.rows} x {row.d_model} numbers by the manifest, "
+                    f"{unit.tokens} x {self.d_model} by units.json and harvest.json: {REDO}"
+                )
+            else:
+                rows.append(row)
+        if missing:
+            raise ShardError(
+                f"{self.storage.path(self.key)} is incomplete: {source.name!r} lacks {len(missing)} of {len(units)} units at {hook} "
+                f"({_some(missing)}). Run the harvest again: only these are redone{_also(self.manifest.damaged)}"
+            )
+        return rows
+
+    def tokens(self, split: str | None = None) -> TokenTable:
+        """The rows' tokens, from the first source that holds each unit.
+
+        Raises:
+            ShardError: a unit that no source holds yet, or a damaged file.
+        """
+        units = self.units(split)
+        held = [next((r for s in self.sources for r in self._rows.get((u.name, s.digest), ())), None) for u in units]
+        if missing := [u.name for u, row in zip(units, held, strict=True) if row is None]:
+            raise ShardError(
+                f"{self.storage.path(self.key)} is incomplete: {len(missing)} of {len(units)} units are not harvested ({_some(missing)}). "
+                f"Run the harvest again: only these are redone{_also(self.manifest.damaged)}"
+            )
+
+        return read_tokens(self.storage, self.key, [row for row in held if row is not None])
+
+    def verify(self, *, hashes: bool = True) -> None:
+        """Checks every shard of the study, by size alone or by reading every byte.
+
+        Raises:
+            ShardError: names the damaged files and records.
+        """
+        rows = [row for group in self._rows.values() for row in group]
+        problems = [*find_damage(self.storage, self.key, rows, hashes=hashes).values(), *self.manifest.damaged]
+        if problems:
+            raise ShardError(f"{len(problems)} of {len(rows)} shards or records are damaged: {_some(problems, '; ')}")
+
+
+def _some(items: Sequence[str], separator: str = ", ") -> str:
+    return separator.join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+
+
+def _also(damaged: Sequence[str]) -> str:
+    return f". Damaged records: {_some(damaged, '; ')}" if damaged else ""

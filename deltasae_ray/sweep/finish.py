@@ -1,0 +1,228 @@
+"""The end of a study: behaviour gate, divergence, verdicts; then tables, MLflow and the page."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltasae_ray.cli import say
+from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary
+from deltasae_ray.diverge.run import diverge_points
+from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
+from deltasae_ray.divergence.ranks import RankFigure, rank_statement
+from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import FittedDictionary
+from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.load import has_post_norm, load_tokenizer
+from deltasae_ray.report.inputs import LossChange, ReportInputs, Row, Timing
+from deltasae_ray.report.page import write_report
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.sweep import results
+from deltasae_ray.sweep.gate import base_loss, behaviours, losses
+from deltasae_ray.sweep.grid import CONTROL_SEED, REFERENCE_SEED
+from deltasae_ray.sweep.made import Made
+from deltasae_ray.sweep.plan import Clock, Plan
+from deltasae_ray.sweep.study import Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the comparison found."""
+
+    reference: str
+    rows: tuple[DivergenceRow, ...]
+    behaviour: dict[str, list[Behaviour]]
+    """Adapter → what it does to predictions, by text."""
+    changes: dict[str, tuple[LossChange, ...]]
+    verdicts: tuple[Verdict, ...]
+
+
+def compare(study: Study, made: Made) -> Findings:
+    """Behaviour gate, divergence of every leaf, one verdict per adapter."""
+    assert made.harvest is not None
+    cfg = study.cfg
+    adapters = [a for a in made.harvest.adapters if a.kind == "adapter"]
+    gate = losses(study.storage, cfg.model, study.model.digest, study.corpus, made.harvest.adapters, cfg.gangs)
+    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in made.harvest.adapters}
+    references = references_of(study, made)
+    refs = {a.name: a for a in adapters}
+    specs = [_spec(made, f, refs[t.adapter], references[f.point.layer]) for t, fitted in made.grid.items() for f in fitted]
+    rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
+    name = next(iter(references.values())).name
+    changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
+    verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name) for a in adapters)
+    return Findings(name, rows, behaviour, changes, verdicts)
+
+
+@dataclass(frozen=True)
+class LayerReference:
+    """What the deltas of one layer are held against; keys are folders below the storage root."""
+
+    name: str
+    key: str
+    control: str
+
+
+def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
+    """Layer → what its deltas are held against."""
+    base = {(p.layer, p.seed): f for p, f in made.controls.items() if p.adapter == BASE}
+    found = {}
+    for layer in study.layers:
+        control = base[layer, CONTROL_SEED].key
+        if study.references:
+            found[layer] = LayerReference(study.cfg.reference.source, study.references[layer], control)
+        else:
+            toy = base[layer, REFERENCE_SEED]
+            found[layer] = LayerReference(f"toy reference ({toy.rows:,} tokens)", toy.key, control)
+    return found
+
+
+def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
+    p = fitted.point
+    siblings = [f for group in made.grid.values() for f in group if _same(f.point, p) and f.point.seed != p.seed]
+    random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
+    return LeafSpec(
+        adapter=p.adapter,
+        rank=adapter.rank,
+        adapter_seed=adapter.seed,
+        layer=p.layer,
+        d_sae=p.d_sae,
+        k=p.k,
+        architecture=p.architecture,
+        seed=p.seed,
+        dictionary=fitted.key,
+        reference=reference.key,
+        reference_name=reference.name,
+        base_control=reference.control,
+        random_adapter=random[0].key if random else None,
+        second=siblings[0].key if siblings else None,
+    )
+
+
+def _shape(p: FitPoint) -> tuple:
+    return p.layer, p.d_sae, p.k, p.architecture
+
+
+def _same(a: FitPoint, b: FitPoint) -> bool:
+    return a.adapter == b.adapter and _shape(a) == _shape(b)
+
+
+def _change(b: Behaviour, before: float) -> LossChange:
+    low, high = b.loss_change.ci or (None, None)
+    return LossChange(b.corpus, before, before + (b.loss_change.value or 0.0), low, high, b.kl.value)
+
+
+def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
+    """Whether the held-out loss fell by more than chance: by the training's own criterion, or for a given adapter by the gate."""
+    if "demonstrated" in ref.facts:
+        return bool(ref.facts["demonstrated"])
+    change = behaviour[0].loss_change
+    return change.ci is not None and change.ci[1] < 0
+
+
+def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: Clock) -> None:
+    """Tables, then the page: both below the storage root."""
+    assert made.harvest is not None
+    write_table(study.storage, found.rows)
+    shards = open_harvest(study.storage, made.harvest.key)
+    tokenizer = load_tokenizer(study.model.folder)
+    largest = max(study.cfg.fit.d_sae)
+    shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
+    with tempfile.TemporaryDirectory() as scratch:
+        groups, planted = results.latent_groups(
+            study,
+            shards,
+            shown,
+            lambda key: load_dictionary(study.storage, key, Path(scratch)),
+            lambda ids: [tokenizer.decode([int(i)]) for i in ids],
+        )
+    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
+    marked = study.cfg.corpus.marker_share > 0 and not study.given
+    inputs = ReportInputs(
+        title="What the adapters added",
+        model=study.model.label,
+        model_note=results.model_note(study),
+        reference=found.reference,
+        layers=study.layers,
+        corpora=results.corpus_facts(study),
+        adapters=results.adapter_facts(study, made.harvest, shards, found.changes, has),
+        verdicts=tuple(v.text for v in found.verdicts),
+        rows=tuple(_row(r) for r in found.rows),
+        curves=results.learning_curves([f for group in made.grid.values() for f in group]),
+        latents=groups,
+        planted=planted,
+        planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
+        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
+        statements=tuple(_statements(study)),
+        rank_claims=tuple(_rank_claims(found)),
+        failures=made.failed,
+        **results.what_was_run(study, made.harvest),
+    )
+    write_report(inputs, study.storage)
+
+
+def _row(r: DivergenceRow) -> Row:
+    return Row(**vars(r))
+
+
+def _statements(study: Study) -> list[str]:
+    said = []
+    if study.cfg.harvest.min_snr < 10:
+        said.append(
+            f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise ratio of 10 were let through."
+        )
+    if has_post_norm(study.model.folder):
+        said.append("δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write (post-norm).")
+    if study.cfg.model.sharding != "none":
+        said.append("The noise floor was measured by batch layout only: sharded parameters cannot be upcast to fp64 in place.")
+    return said
+
+
+def _rank_claims(found: Findings) -> list[str]:
+    largest = max((r.d_sae for r in found.rows), default=0)
+    claims = []
+    for layer in sorted({r.layer for r in found.rows}):
+        rows = [
+            r
+            for r in found.rows
+            if r.reference == found.reference
+            and (r.metric, r.layer, r.d_sae, r.seed) == ("missing_share", layer, largest, 0)
+            and r.value is not None
+        ]
+        figures = [RankFigure(r.rank, r.adapter_seed or 0, r.value) for r in rows if r.value is not None]
+        if figures:
+            claims.append(rank_statement(f"Missing share, layer {layer}", figures))
+    return claims
+
+
+def print_table(study: Study, found: Findings) -> None:
+    """The headline of every adapter and layer, and where the rest is."""
+    largest = max(r.d_sae for r in found.rows)
+    say(f"\nHeld against the {found.reference}; d_sae {largest}")
+    say(
+        f"  {'adapter':<9}{'layer':>5}  {'missing share M(8)':<26}{'monitor R2 (null)':<22}{'max-cosine (null)':<22}{'FVU delta / PCA / random':<26}"
+    )
+    for adapter in dict.fromkeys(r.adapter for r in found.rows):
+        for leaf in sorted(leaf_figures(found.rows, adapter), key=lambda leaf: leaf.layer):
+            if leaf.d_sae == largest and leaf.seed == 0:
+                missing = leaf.get("missing_share")
+                told = f"{missing:.2f}" if missing.value is not None else "undefined"
+                fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
+                pairs = "".join(f"{_with_null(leaf, m):<22}" for m in ("monitor_r2", "max_cosine_weighted"))
+                say(f"  {adapter:<9}{leaf.layer:>5}  {told:<26}{pairs}{fvus:<26}")
+    for v in found.verdicts:
+        say(f"\n{v.text}")
+    say(f"\nReport: {study.storage.path('report.html')}")
+
+
+def _short(leaf: LeafFigures, metric: str) -> str:
+    value = leaf.get(metric).value
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _with_null(leaf: LeafFigures, metric: str) -> str:
+    m = leaf.get(metric)
+    return "undefined" if m.value is None else f"{m.value:.3f}" + ("" if m.null is None else f" ({m.null:.3f})")

@@ -1,0 +1,24 @@
+"""What the stages of one run have made or found."""
+
+from dataclasses import dataclass, field
+
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import FittedDictionary
+from deltasae_ray.harvest.run import Harvest
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.sweep.grid import Trial
+
+
+@dataclass
+class Made:
+    """Filled stage by stage; every later stage reads what the earlier ones left."""
+
+    by_tune: bool
+    """Fit the grid as Tune trials (the sweep), or in one pass (the fit job)."""
+    adapters: tuple[AdapterRef, ...] = ()
+    harvest: Harvest | None = None
+    controls: dict[FitPoint, FittedDictionary] = field(default_factory=dict)
+    """Reference, base control and random-LoRA dictionaries."""
+    grid: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Trial that failed after its retries → its error."""

@@ -1,0 +1,169 @@
+"""infra/: nothing has a default password, nothing listens beyond its machine or namespace, and names agree across files."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = sorted((ROOT / "infra/kubernetes").glob("*.yaml"))
+SCHEMA = yaml.safe_load((Path(__file__).parent / "crd/kuberay.schema.yaml").read_text())
+COMPOSE_SERVICE = {"image", "build", "command", "environment", "volumes", "ports", "depends_on", "healthcheck", "restart"}
+COMPOSE_HEALTH = {"test", "interval", "timeout", "retries", "start_period"}
+RAY_PODS = {"app.kubernetes.io/created-by": "kuberay-operator"}
+
+
+def compose() -> dict:
+    return yaml.safe_load((ROOT / "infra/mlflow/compose.yaml").read_text())
+
+
+def resources(kind: str | None = None) -> list[dict]:
+    every = [d for path in KUBERNETES for d in yaml.safe_load_all(path.read_text())]
+    return [d for d in every if kind in (None, d["kind"])]
+
+
+def compose_problems(config: dict) -> list[str]:
+    """Everything wrong with a compose file, in words."""
+    found = [f"unknown key {k}" for k in set(config) - {"name", "services", "volumes"}]
+    for name, service in config["services"].items():
+        found += [f"{name}: unknown key {k}" for k in set(service) - COMPOSE_SERVICE]
+        found += [f"{name}: unknown health key {k}" for k in set(service.get("healthcheck", {})) - COMPOSE_HEALTH]
+        found += [f"{name}: port {p} is open to the network" for p in service.get("ports", []) if not str(p).startswith("127.0.0.1:")]
+        for key, value in service.get("environment", {}).items():
+            # ${NAME:?why} makes compose refuse to start; ${NAME}, ${NAME:-x} and a literal do not.
+            if re.search("PASSWORD|SECRET|ACCESS_KEY|STORE_URI", key) and not re.search(r"\$\{[A-Z0-9_]+:\?", str(value)):
+                found.append(f"{name}: {key} has a default or may be empty")
+        for other, how in service.get("depends_on", {}).items():
+            if other not in config["services"]:
+                found.append(f"{name}: waits for {other}, which is not there")
+            elif how["condition"] == "service_healthy" and "healthcheck" not in config["services"][other]:
+                found.append(f"{name}: waits for the health of {other}, which has no check")
+        if "restart" in service and "healthcheck" not in service:
+            found.append(f"{name}: nobody sees when it hangs")
+        if str(service.get("image", "x:1")).endswith(":latest") or ":" not in service.get("image", "x:1"):
+            found.append(f"{name}: any version of the image")
+        mounted = {v.split(":")[0] for v in service.get("volumes", []) if not v.startswith((".", "/"))}
+        found += [f"{name}: volume {v} is not declared" for v in mounted - set(config.get("volumes", {}))]
+    return found
+
+
+def test_compose_file_is_sound():
+    assert compose_problems(compose()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "finding"),
+    [
+        (("mlflow", "ports"), ["5000:5000"], "open to the network"),
+        (("postgres", "environment"), {"POSTGRES_PASSWORD": "mlflow"}, "has a default"),
+        (("postgres", "environment"), {"POSTGRES_PASSWORD": "${POSTGRES_PASSWORD:-mlflow}"}, "has a default"),
+        (("postgres", "healthcheck"), {}, "unknown health key"),
+        (("mlflow", "depends_on"), {"postgress": {"condition": "service_healthy"}}, "not there"),
+        (("objects", "image"), "versity/versitygw", "any version"),
+        (("objects", "volumes"), ["object:/data"], "not declared"),
+    ],
+)
+def test_damaged_compose_file_is_found(path: tuple[str, str], value: object, finding: str):
+    config = copy.deepcopy(compose())
+    config["services"][path[0]][path[1]] = value if value else {"tests": []}
+    assert any(finding in p for p in compose_problems(config))
+
+
+def test_passwords_are_kept_out_of_git():
+    assert ".env" in (ROOT / "infra/mlflow/.gitignore").read_text().split()
+    assert resources("Secret") == []
+
+
+def test_everything_lives_in_one_namespace():
+    assert {d["metadata"]["namespace"] for d in resources() if d["kind"] != "Namespace"} == {"deltasae"}
+    assert [d["metadata"]["name"] for d in resources("Namespace")] == ["deltasae"]
+
+
+def test_pods_are_sound_and_unprivileged():
+    validator = jsonschema.Draft202012Validator({**SCHEMA, "$ref": "#/$defs/podTemplate"})
+    workloads = resources("Deployment") + resources("StatefulSet")
+    assert {d["metadata"]["name"] for d in workloads} == {"mlflow", "postgres", "redis"}
+    for workload in workloads:
+        template = workload["spec"]["template"]
+        assert [e.message for e in validator.iter_errors(template)] == []
+        assert template["metadata"]["labels"] == workload["spec"]["selector"]["matchLabels"]
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+        for container in template["spec"]["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert "limits" in container["resources"] and "readinessProbe" in container
+            for variable in container.get("env", []):
+                if "PASSWORD" in variable["name"]:
+                    assert "secretKeyRef" in variable["valueFrom"]
+
+
+def test_services_find_their_pods_and_stay_inside():
+    pods = {json.dumps(d["spec"]["template"]["metadata"]["labels"]): d for d in resources("Deployment") + resources("StatefulSet")}
+    for service in resources("Service"):
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+        container = pods[json.dumps(service["spec"]["selector"])]["spec"]["template"]["spec"]["containers"][0]
+        names = {p["name"] for p in container["ports"]} | {p["containerPort"] for p in container["ports"]}
+        assert all(p.get("targetPort", p["port"]) in names for p in service["spec"]["ports"])
+
+
+def admitted(policies: list[dict], pod_labels: dict[str, str], port: int, port_name: str = "") -> list[dict]:
+    """The peers that the policies let reach a pod's port; [{}] is everyone."""
+    chosen = [p["spec"] for p in policies if p["spec"]["podSelector"].get("matchLabels", {}).items() <= pod_labels.items()]
+    if not chosen:
+        return [{}]
+    peers: list[dict] = []
+    for rule in (rule for policy in chosen for rule in policy.get("ingress", [])):
+        if "ports" not in rule or {port, port_name} & {p["port"] for p in rule["ports"]}:
+            peers += rule.get("from", [{}])
+    return peers
+
+
+HEAD = {"ray.io/node-type": "head", **RAY_PODS}
+
+
+def test_only_ray_and_its_operator_reach_the_dashboard():
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-system"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
+    }
+    peers = admitted(resources("NetworkPolicy"), HEAD, 8265, "dashboard")
+    assert sorted(map(json.dumps, peers)) == sorted(map(json.dumps, [{"podSelector": {"matchLabels": RAY_PODS}}, operator]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "port"), [({"app.kubernetes.io/name": n}, p) for n, p in (("mlflow", 5000), ("postgres", 5432), ("redis", 6379))]
+)
+def test_stores_are_reached_by_their_one_client(labels: dict[str, str], port: int):
+    client = {"app.kubernetes.io/name": "mlflow"} if port == 5432 else RAY_PODS
+    assert admitted(resources("NetworkPolicy"), labels, port) == [{"podSelector": {"matchLabels": client}}]
+    assert admitted(resources("NetworkPolicy"), labels, 22) == []
+
+
+def test_a_pod_that_no_rule_names_is_closed():
+    assert admitted(resources("NetworkPolicy"), {"app": "other"}, 80) == []
+    without_default = [p for p in resources("NetworkPolicy") if p["metadata"]["name"] != "refuse-by-default"]
+    assert admitted(without_default, {"app": "other"}, 80) == [{}]
+
+
+def test_prometheus_reads_ports_that_the_ray_pods_have():
+    cluster = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
+    groups = {"head": cluster["headGroupSpec"], "worker": cluster["workerGroupSpecs"][0]}
+    for monitor in resources("PodMonitor"):
+        node_type = monitor["spec"]["selector"]["matchLabels"]["ray.io/node-type"]
+        ports = {p["name"] for p in groups[node_type]["template"]["spec"]["containers"][0]["ports"]}
+        assert {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]} <= ports
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            peers = admitted(resources("NetworkPolicy"), {"ray.io/node-type": node_type, **RAY_PODS}, -1, endpoint["port"])
+            assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}} in peers
+
+
+def test_names_agree_with_the_clusters():
+    cluster = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
+    services = {f"{s['metadata']['name']}:{s['spec']['ports'][0]['port']}" for s in resources("Service")}
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] in services
+    assert "mlflow:5000" in services
+    accounts = {a["metadata"]["name"] for a in resources("ServiceAccount")}
+    assert cluster["headGroupSpec"]["template"]["spec"]["serviceAccountName"] in accounts

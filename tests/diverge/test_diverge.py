@@ -1,0 +1,136 @@
+"""Divergence over a small study, by Ray tasks and without them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deltasae_ray.diverge.config import DivergeConfig
+from deltasae_ray.diverge.leaves import measures_key
+from deltasae_ray.diverge.measuring import Group, _rows, measure_group, read_measures
+from deltasae_ray.diverge.run import diverge_points, measured
+from deltasae_ray.diverge.table import corrected, leaf_figures, read_table, write_table
+from deltasae_ray.divergence.catalogue import metric
+from deltasae_ray.divergence.verdict import verdict
+from deltasae_ray.errors import DictionaryError, GeometryError
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage
+from tests.diverge.made import ATOMS, KEY, LAYERS, make_leaves, make_study, save_dictionary
+
+CFG = DivergeConfig(k=3, code_tokens=256, bootstrap=100)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def rows(study: Storage, ray_cluster: None) -> list:  # noqa: ARG001
+    return diverge_points(study, KEY, make_leaves(study), CFG, bar=False)
+
+
+def value(rows: list, name: str, adapter: str = "r4", layer: int = 1) -> float | None:
+    return next(r.value for r in rows if (r.metric, r.adapter, r.layer) == (name, adapter, layer))
+
+
+def test_rows_at_position_0_never_enter(study: Storage) -> None:
+    delta, base, docs = _rows(open_harvest(study, KEY), make_leaves(study)[0], "eval")
+    assert abs(delta).max() < 100 and abs(base).max() < 100
+    assert len(delta) == len(docs) == 10 * 4 * 15
+
+
+def test_every_leaf_has_rows_of_catalogued_metrics_with_values_or_reasons(rows: list) -> None:
+    assert {(r.adapter, r.layer) for r in rows} == {(a, layer) for a in ("r2", "r4") for layer in LAYERS}
+    for row in rows:
+        assert metric(row.metric)
+        assert row.value is not None or row.reason
+    assert 0.3 < (value(rows, "missing_share") or 0) < 0.95  # half of the atoms are the reference's
+
+
+def test_adapters_are_compared_with_each_other(rows: list) -> None:
+    between = [r for r in rows if r.metric == "max_cosine_adapters"]
+    assert {(r.adapter, r.reference) for r in between} == {("r2", "r4")}
+    assert all(r.value > 0.6 for r in between)  # they share half of their atoms
+
+
+def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltasae_ray.diverge.run._run", lambda work, *_, **__: pytest.fail("measured again") if work else None)
+    assert diverge_points(study, KEY, make_leaves(study), CFG) == rows
+    assert len(measured(study, KEY, make_leaves(study), CFG)) == 4
+
+
+def test_a_changed_setting_or_dictionary_is_measured_anew(study: Storage, rows: list) -> None:  # noqa: ARG001
+    leaf, shards = make_leaves(study)[0], open_harvest(study, KEY)
+    other = dataclasses.replace(leaf, dictionary=make_leaves(study)[1].dictionary)
+    keys = {measures_key(study, shards, x, c) for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, seed=1)))}
+    assert len(keys) == 3
+    assert measures_key(study, shards, dataclasses.replace(leaf, reference_name="another name"), CFG) in keys
+
+
+def test_a_task_gives_the_same_figures_as_a_plain_call(study: Storage, rows: list) -> None:
+    leaf = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
+    measure_group(Group(study, KEY, (leaf,), ("measures/plain.json",), CFG))
+    plain = read_measures(study, "measures/plain.json")
+    for row in corrected([r for r in rows if (r.adapter, r.layer) == ("r4", 1) and not r.metric.endswith("_adapters")]):
+        assert plain[row.metric].value == pytest.approx(row.value, rel=1e-4, abs=1e-5), row.metric
+
+
+def test_the_table_is_written_twice_and_read_back(study: Storage, rows: list) -> None:
+    write_table(study, rows)
+    assert read_table(study) == rows
+    table = pq.read_table(study.path("divergence.parquet"))
+    assert table.num_rows == len(rows)
+    assert table.column("value").null_count == sum(r.value is None for r in rows)
+    assert "NaN" not in study.read_bytes("divergence.json").decode()
+    assert set(json.loads(study.read_bytes("divergence.json"))[0]) == set(table.column_names)
+
+
+def test_p_is_corrected_over_layers_and_adapters_and_never_falls(study: Storage, rows: list) -> None:
+    shards = open_harvest(study, KEY)
+    for leaf in make_leaves(study):
+        raw = read_measures(study, measures_key(study, shards, leaf, CFG))
+        for row in (r for r in rows if (r.adapter, r.layer) == (leaf.adapter, leaf.layer) and r.metric in raw):
+            assert (row.p is None) == (raw[row.metric].p is None)
+            assert row.p is None or row.p >= raw[row.metric].p
+
+
+def test_the_verdict_reads_the_rows(rows: list) -> None:
+    found = verdict("r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.k)
+    assert found.label == "PARTLY VISIBLE"
+    assert {v.layer for v in found.layers} == set(LAYERS)
+    assert "toy reference (1,200 tokens)" in found.text
+
+
+def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storage, tmp_path: Path) -> None:
+    leaf = dataclasses.replace(make_leaves(study)[0], reference=str(tmp_path))
+    with pytest.raises(DictionaryError, match="no dictionary"):
+        diverge_points(study, KEY, [leaf], CFG, bar=False)
+
+
+def test_a_reference_of_another_width_is_a_typed_error_from_the_task(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+    import torch
+
+    from deltasae_ray.sae.dictionary import Dictionary
+
+    ones = torch.ones(ATOMS)
+    rows = torch.nn.functional.normalize(torch.randn(ATOMS, 16), dim=1)
+    Dictionary(rows.T.contiguous(), rows, 0 * ones, torch.zeros(16), "topk", 3, 0.1 * ones, ones).save(study.local("dictionaries/narrow"))
+    leaf = dataclasses.replace(make_leaves(study)[0], reference="dictionaries/narrow")
+    with pytest.raises((DictionaryError, GeometryError), match="d_model"):
+        diverge_points(study, KEY, [leaf], CFG, bar=False)
+
+
+def test_a_dictionary_of_dead_latents_is_refused(study: Storage) -> None:
+    import torch
+
+    from deltasae_ray.sae.dictionary import Dictionary
+
+    key = save_dictionary(study, "dead", torch.nn.functional.normalize(torch.randn(ATOMS, 32), dim=1))
+    alive = Dictionary.load(study.local(key))
+    dataclasses.replace(alive, firing=torch.zeros(ATOMS)).save(study.local(key))
+    leaf = dataclasses.replace(make_leaves(study)[0], dictionary=key)
+    with pytest.raises(GeometryError, match="dead"):
+        measure_group(Group(study, KEY, (leaf,), ("measures/dead.json",), CFG))

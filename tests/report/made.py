@@ -1,0 +1,184 @@
+"""A made-up study, for the page: its figures are drawn from a random generator and mean nothing."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, verdict
+from deltasae_ray.report.contexts import Context
+from deltasae_ray.report.inputs import (
+    AdapterFacts,
+    CorpusFacts,
+    Curve,
+    CurvePoint,
+    LatentGroup,
+    LayerFacts,
+    LossChange,
+    Planted,
+    ReportInputs,
+    Row,
+    Timing,
+)
+from deltasae_ray.report.latents import LatentCard
+from deltasae_ray.report.planted import PlantedFinding
+
+LAYERS, SIZES, RANKS = (9, 12, 15), (256, 512), (4, 16)
+REFERENCE = "toy reference (20,112 tokens)"
+FEW_DIRECTIONS = "the deltas live in 2.4 directions (participation ratio), 4 are needed"
+TEXT = (
+    "MADE UP. Enter two gardeners with a lantern.\nFIRST GARDENER. How goes the frost upon thy marigold, good neighbour? It bit my lettuces "
+    "and spared the weeds.\nSECOND GARDENER. The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron. "
+    "And so we went, by hedge and by furrow, until the moon sat down upon the barn; <script>alert(1)</script> & other words & weeds."
+)
+
+
+def make(**changes: object) -> ReportInputs:
+    """The study, with fields changed."""
+    rng = np.random.default_rng(7)
+    inputs = ReportInputs(
+        title="Shakespeare adapters of Gemma 3 270M (made-up figures)",
+        created="22 November 2026, 14:05",
+        model="Gemma 3 270M",
+        model_note="weights dequantised from Q4_K_M",
+        reference=REFERENCE,
+        layers=LAYERS,
+        corpora=(
+            CorpusFacts("domain", True, {"adapt": 96_220, "fit": 15_104, "eval": 8_064}, {"adapt": 58, "fit": 51, "eval": 36}),
+            CorpusFacts("kjv", False, {"fit": 7_552, "eval": 4_032}, {"fit": 66, "eval": 41}),
+            CorpusFacts("pydoc", False, {"fit": 7_456, "eval": 3_904}, {"fit": 30, "eval": 22}),
+        ),
+        adapters=tuple(_adapters()),
+        verdicts=tuple(_verdicts()),
+        statements=("The delta dictionary does not beat PCA-8 at layer 9 of r4.",),
+        rank_claims=("Missing share is equal across ranks within 0.1 (TOST).",),
+        rows=tuple(_rows(rng)),
+        curves=tuple(_learning(rng)),
+        latents=tuple(_latents(rng)),
+        planted_text=" The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron.",
+        planted=(
+            Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, "not found: the best latent (31, rank 88 of the latent table) "
+            "has average precision 0.21 against 0.12 by chance, p = 0.04, 3 of its 20 strongest tokens are the marker's")),
+            Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, "found at rank 3 of the latent table: latent 204, average "
+            "precision 0.91 against 0.14 by chance, p = 0.005, 20 of its 20 strongest tokens are the marker's")),
+        ),
+        timings=tuple(Timing(*t) for t in (("adapt", 240.0, 217.4), ("harvest", 250.0, 288.1), ("fit", 105.0, 131.0), ("diverge", 80.0, 74.6), ("report", None, 6.2))),
+        not_tested=("triggers absent from this text.", "rank, with one adapter seed per rank.", "other texts than Shakespeare, King James and Python's documentation."),
+        config="model:\n  base: builtin:gemma3-270m\nlayers: [9, 12, 15]\nfit:\n  d_sae: [256, 512]\n  k: [8]\n",
+        digests={"corpus": "0c5e9a1b77f02d41", "model": "9f1c2a7730be6d15", "harvest": "ab12cd34ef567890", "adapter r4": "11d04ef29ab8c356"},
+        versions={"deltasae-ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0", "transformers": "5.23.0", "python": "3.11.7"},
+    )  # fmt: skip
+    return replace(inputs, **changes)  # type: ignore[arg-type]
+
+
+def _verdicts() -> list[str]:
+    """In the words of the verdict's own room."""
+    told = [Behaviour("domain", Measure(-0.413, ci=(-0.501, -0.332), n=36), Measure(0.19, ci=(0.15, 0.24), n=36)),
+            Behaviour("kjv", Measure(0.021, ci=(-0.012, 0.049), n=41), Measure(0.02, ci=(0.01, 0.03), n=41))]  # fmt: skip
+    seen = {"fvu_reference": Measure(0.54), "fvu_random_atoms": Measure(0.58), "fvu_delta": Measure(0.48), "gain_over_pca": Measure(0.06, ci=(0.04, 0.08)),
+            "delta_participation_ratio": Measure(31.0, n=30_112), "mean_share": Measure(0.22), "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
+            "paper_max_cosine": Measure(0.201, null=0.123)}  # fmt: skip
+    lines = []
+    for name, layer, share in (("r4", 9, Measure(None, null=1.0, reason=FEW_DIRECTIONS)), ("r16", 12, Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77))):
+        leaves = [LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share}), LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})]
+        lines.append(verdict(name, leaves, told, reference=REFERENCE).text)
+    return lines
+
+
+def _adapters() -> list[AdapterFacts]:
+    changes = {"domain": (-0.21, -0.41), "kjv": (0.01, 0.03), "pydoc": (0.02, 0.02)}
+    adapters = []
+    for i, rank in enumerate(RANKS):
+        losses = tuple(
+            LossChange(name, before, before + change[i], change[i] - 0.06, change[i] + 0.07, kl)
+            for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
+        )
+        layers = tuple(LayerFacts(layer, snr, 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22) for layer, snr in zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
+        adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, losses=losses, demonstrated=True, layers=layers))
+    return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
+
+
+def _rows(rng: np.random.Generator) -> list[Row]:
+    rows = []
+    for rank in RANKS:
+        for layer in LAYERS:
+            for d_sae in SIZES:
+                cell = Row(f"r{rank}", rank, 0, layer, d_sae, 8, "topk", 0, REFERENCE, "", None)
+                rows += _cell(cell, rng)
+    return rows
+
+
+def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
+    rank, layer, d_sae = cell.rank or 0, cell.layer, cell.d_sae or 0
+    share = 0.35 + 0.02 * rank + 0.03 * (layer - 9) + rng.normal(0, 0.03) - d_sae / 4000
+    if (rank, layer) == (16, 15):
+        share = 0.97
+
+    def row(metric: str, value: float, reach: float | None, **parts: object) -> Row:
+        sure = {} if reach is None else {"ci_low": round(value - reach, 4), "ci_high": round(value + 1.1 * reach, 4)}
+        return replace(cell, metric=metric, value=round(value, 4), n=77, **sure, **parts)  # type: ignore[arg-type]
+
+    rows = [
+        row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001),
+        row("missing_share_base_control", share + 0.04, 0.1, null=1.0),
+        row("missing_share_base_atoms", 0.93 + rng.normal(0, 0.02), 0.08, null=1.0),
+        row("monitor_r2", 0.05 + 0.004 * rank, 0.03, null=0.045 if layer == 15 else 0.01, ceiling=1.0, p=0.2 if layer == 15 else 0.003),
+        row("monitor_gain", 0.31, 0.05, null=0.02),
+        row("monitor_fvu", 1.42 - 0.02 * layer, 0.05, null=1.6),
+        row("fvu_delta", 0.42 - rank / 200 - d_sae / 5000, 0.03, null=0.55),
+        row("fvu_pca", 0.52, 0.03, null=0.98),
+        row("fvu_random_atoms", 0.57, 0.02, null=1.0),
+        row("fvu_reference", 0.5 - rank / 400, 0.03, null=0.56),
+        row("gain_over_pca", 0.01 if (rank, layer) == (4, 9) else 0.09, 0.03, null=0.0),
+        row("gain_over_random_atoms", 0.12, 0.03, null=0.0),
+        row("max_cosine_weighted", 0.37 + 0.01 * (layer - 12), 0.02, null=0.363, ceiling=0.474, kappa=None, p=0.3 if layer == 12 else 0.01),
+        row("k_at_fvu", 14, 2.0, null=22),
+        row("effective_latents", 61.3, None, reason="interval undefined: 24 evaluation documents, 30 are needed"),
+    ]  # fmt: skip
+    rows += [
+        row(f"angle_pca_k{k}", 36 + rank / 4 + 4.2 * np.log2(k) + layer / 3, 2.5 - k / 80, null=47 + 4.0 * np.log2(k), ceiling=12.0, p=0.01)
+        for k in (4, 8, 16, 32, 64, 128)
+    ]
+    if (rank, layer) == (4, 9):
+        rows[0] = replace(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
+        rows[1] = replace(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
+    return rows
+
+
+def _learning(rng: np.random.Generator) -> list[Curve]:
+    steps = tuple(range(0, 1501, 50))
+    return [
+        Curve(
+            "learning", f"r{rank}", layer, label=f"d_sae {d_sae}", points=tuple(
+                CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps
+            ),
+        )
+        for rank in RANKS for layer in LAYERS for d_sae in SIZES
+    ]  # fmt: skip
+
+
+def _latents(rng: np.random.Generator) -> list[LatentGroup]:
+    words = tuple(re.findall(r"\s?\S+", TEXT.replace("\n", " \n ")))
+    groups = []
+    for rank in RANKS:
+        for layer in LAYERS:
+            cards = tuple(_card(i, words, rng) for i in range(1, 11))
+            groups.append(LatentGroup(f"r{rank}", layer, 256, 8, 0, alive=231, cards=cards))
+    return groups
+
+
+def _card(rank: int, words: tuple[str, ...], rng: np.random.Generator) -> LatentCard:
+    top = tuple(_context(words, rng, 14 - i, f"play-{rng.integers(99):02d}/scene-{i}") for i in range(5))
+    spread = tuple(_context(words, rng, rng.uniform(1, 9), f"play-{rng.integers(99):02d}/scene-{i}") for i in range(5))
+    share = 0.142 / rank
+    return LatentCard(int(rng.integers(256)), rank, share, 0.031 / rank, int(497 / rank), 14.2, top, spread)
+
+
+def _context(words: tuple[str, ...], rng: np.random.Generator, peak: float, doc: str) -> Context:
+    start = int(rng.integers(0, len(words) - 25))
+    tokens = words[start : start + 25]
+    activations = np.where(rng.random(25) < 0.15, rng.uniform(0.5, 8, 25), 0.0)
+    activations[12] = peak
+    marker = tuple(33 <= start + i <= 51 for i in range(25))
+    return Context(doc, "domain", int(rng.integers(12, 110)), 12, tokens, tuple(round(float(a), 3) for a in activations), marker)

@@ -1,0 +1,70 @@
+"""The sparse path must give the gradients of the dense one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from deltasae_ray.sae import kernels
+
+
+def weights(seed: int, d_sae: int = 96, d_model: int = 24) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shapes = [(d_sae, d_model), (d_sae, d_model), (d_sae,), (d_model,)]
+    return [torch.randn(shape, generator=g).div_(5).requires_grad_() for shape in shapes]
+
+
+def dense_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, among: Tensor | None) -> Tensor:
+    pre = (x - b_dec) @ encoder.T + b_enc
+    seen = pre if among is None else torch.full_like(pre, -torch.inf).index_copy(1, among, pre[:, among])
+    values, indices = seen.topk(k, dim=1)
+    z = torch.zeros_like(pre).scatter(1, indices, values.relu())
+    return (x - b_dec - z @ decoder).square().mean()
+
+
+def sparse_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, among: Tensor | None) -> Tensor:
+    pre = kernels.preactivations(x, encoder, b_enc, b_dec).detach()
+    values, at = (pre if among is None else pre[:, among]).topk(k, dim=1, sorted=False)
+    chosen = kernels.active(at if among is None else among[at], len(encoder))
+    codes = kernels.encode(x, encoder, b_enc, b_dec, values, chosen)
+    return (x - b_dec - kernels.decode(codes, decoder, chosen)).square().mean()
+
+
+@pytest.mark.parametrize("among", [None, torch.tensor([3, 90, 41, 7, 55, 56, 20, 0, 33])], ids=["all latents", "dead latents of AuxK"])
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_gradients_of_the_sparse_path_equal_the_dense_ones(k: int, among: Tensor | None) -> None:
+    x = torch.randn(70, 24, generator=torch.Generator().manual_seed(9))
+    sparse, dense = weights(1), weights(1)
+    losses = sparse_loss(x, *sparse, k, among), dense_loss(x, *dense, k, among)
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-7)
+    for ours, theirs in zip(sparse, dense, strict=True):
+        assert theirs.grad.abs().max() > 1e-3
+        assert (ours.grad - theirs.grad).abs().max() < 1e-5 * max(1.0, float(theirs.grad.abs().max()))
+
+
+def test_latents_that_never_fire_get_no_gradient() -> None:
+    x = torch.randn(8, 24, generator=torch.Generator().manual_seed(0))
+    w = weights(2)
+    with torch.no_grad():
+        w[2][50:] = -1e6
+    sparse_loss(x, *w, 3, None).backward()
+    assert (w[0].grad[50:] == 0).all() and (w[1].grad[50:] == 0).all() and (w[0].grad[:50] != 0).any()
+
+
+def test_no_tensor_of_batch_times_k_times_d_model_is_made() -> None:
+    tokens, k, d_model, d_sae = 256, 32, 128, 512
+    x = torch.randn(tokens, d_model)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204, ARG002
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                largest = max(largest, tensor.numel() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else 0)
+            return out
+
+    with Watch():
+        sparse_loss(x, *weights(0, d_sae, d_model), k, None).backward()
+    assert tokens * d_sae <= largest < tokens * k * d_model

@@ -1,0 +1,167 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltasae_ray.errors import ShardError
+from deltasae_ray.shards import open_shards
+from deltasae_ray.shards.integrity import find_damage, forget, repair
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.records import ShardRow
+from deltasae_ray.storage import Storage
+from tests.shards.made import HOOKS, KEY, SOURCES, make_harvest, write_unit
+
+DIGESTS = [source.digest for source in SOURCES]
+R4 = "04" * 8
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def a_shard(storage: Storage, source: str = R4) -> tuple[ShardRow, Path]:
+    row = next(r for r in Manifest.load(storage, KEY).rows if r.source == source and r.split == "fit")
+    return row, storage.local(f"{KEY}/{row.file}")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def swap_footer(path: Path) -> None:
+    """As long as before, but no Parquet."""
+    path.write_bytes(path.read_bytes()[:-40] + bytes(40))
+
+
+DAMAGE = {"has .* bytes and not": truncate, "cannot be read as a shard": swap_footer, "is missing though": Path.unlink}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_damaged_shard_is_named_with_its_remedy_and_the_rest_stays_usable(storage: Storage, message: str, compacted: bool) -> None:
+    make_harvest(storage)
+    if compacted:
+        Manifest.compact(storage, KEY)
+    row, path = a_shard(storage)
+    DAMAGE[message](path)
+    shards = open_shards(storage.root)
+    with pytest.raises(ShardError, match=f"{path} {message}.*un the harvest again: only this unit is redone") as caught:
+        shards.read(2, "r4")
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), ShardError)
+    for source in ("base", "r16", "random"):
+        shards.read(2, source)
+    shards.read(10, "r4", "eval")
+    shards.tokens()
+
+
+def test_a_flipped_byte_is_found_by_its_hash_on_demand(storage: Storage) -> None:
+    make_harvest(storage)
+    row, path = a_shard(storage)
+    flip(path)
+    shards = open_shards(storage.root)
+    shards.verify(hashes=False)
+    with pytest.raises(ShardError, match=f"1 of 24 shards or records are damaged: {path} was altered, its sha256"):
+        shards.verify()
+    with pytest.raises(ShardError, match="was altered"):
+        shards.read(2, "r4", verify=True)
+    shards.read(2, "r16", verify=True)
+    assert list(find_damage(storage, KEY, shards.manifest.rows, hashes=True)) == [row]
+
+
+def test_verify_tells_of_every_damaged_file_and_record(storage: Storage) -> None:
+    make_harvest(storage)
+    _, first = a_shard(storage, "base")
+    _, second = a_shard(storage)
+    truncate(first)
+    second.unlink()
+    rows = storage.list(f"{KEY}/rows")
+    record = storage.local(next(r for r in rows if first.name[:16] not in r))
+    record.write_bytes(b"[")
+    with pytest.raises(ShardError, match="3 of 20 shards or records are damaged") as caught:
+        open_shards(storage.root).verify(hashes=False)
+    assert all(str(path) in str(caught.value) for path in (first, second, record))
+
+
+def test_a_shard_under_anothers_name_is_refused_without_hashing(storage: Storage) -> None:
+    make_harvest(storage)
+    row, path = a_shard(storage)
+    other = next(r for r in Manifest.load(storage, KEY).rows if (r.unit, r.source) == (row.unit, "16" * 8))
+    path.write_bytes(storage.read_bytes(f"{KEY}/{other.file}"))
+    with pytest.raises(ShardError, match="is another shard than its record says"):
+        open_shards(storage.root).read(2, "r4")
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+def test_repair_drops_what_is_damaged_so_that_resuming_redoes_just_that(
+    storage: Storage, damage: Callable[[Path], None], compacted: bool
+) -> None:
+    units = make_harvest(storage)
+    undisturbed = Manifest.load(storage, KEY)
+    if compacted:
+        Manifest.compact(storage, KEY)
+    row, path = a_shard(storage)
+    damage(path)
+    assert list(repair(storage, KEY, hashes=damage is flip)) == [row]
+    assert repair(storage, KEY) == {}
+    work = Manifest.load(storage, KEY).missing([u.name for u in units], DIGESTS, HOOKS)
+    assert work == {row.unit: {R4: HOOKS}}
+    (unit,) = [u for u in units if u.name == row.unit]
+    write_unit(storage, unit, work[unit.name])
+    assert Manifest.compact(storage, KEY) == undisturbed
+    open_shards(storage.root).verify()
+
+
+def test_a_sound_harvest_needs_no_repair(storage: Storage) -> None:
+    make_harvest(storage)
+    before = {k: storage.read_bytes(k) for k in storage.list("")}
+    assert repair(storage, KEY, hashes=True) == {}
+    assert {k: storage.read_bytes(k) for k in storage.list("")} == before
+
+
+def test_a_unit_can_be_forgotten_whole_or_for_one_source(storage: Storage) -> None:
+    units = make_harvest(storage, 3)
+    names = [u.name for u in units]
+    assert len(forget(storage, KEY, names[0])) == len(DIGESTS)
+    assert [r.source for r in forget(storage, KEY, names[1], R4)] == [R4]
+    assert Manifest.load(storage, KEY).missing(names, DIGESTS, HOOKS) == {
+        names[0]: dict.fromkeys(DIGESTS, HOOKS),
+        names[1]: {R4: HOOKS},
+    }
+    assert len(storage.list(KEY, suffix=".parquet")) == 2 * len(DIGESTS) - 1
+    with pytest.raises(ShardError, match=f"no shard of unit {names[0]}: nothing to forget"):
+        forget(storage, KEY, names[0])
+
+
+def test_a_record_that_contradicts_the_study_is_an_error_not_an_array(storage: Storage) -> None:
+    make_harvest(storage, 2)
+    spec = storage.read_json(f"{KEY}/harvest.json")
+    storage.write_json(f"{KEY}/harvest.json", {**spec, "d_model": 25})
+    with pytest.raises(ShardError, match="x 24 numbers by the manifest"):
+        open_shards(storage.root).read(2)
+
+
+def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_crashes_the_reader(storage: Storage) -> None:
+    make_harvest(storage, 1)
+    row, path = a_shard(storage)
+    sound = path.read_bytes()
+    shards = open_shards(storage.root)
+    for index in np.linspace(0, len(sound) - 1, 60).astype(int).tolist() + list(range(len(sound) - 40, len(sound))):
+        data = bytearray(sound)
+        data[index] ^= 0x55
+        path.write_bytes(data)
+        with pytest.raises(ShardError):
+            shards.read(2, "r4", verify=True)
+        try:
+            shards.read(2, "r4")
+        except ShardError as e:
+            assert str(path) in str(e)
