@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# An index with another build of the same torch, such as a smaller one without CUDA; empty: pip's default.
+TORCH_INDEX_URL ?=
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -16,8 +18,10 @@ setup: .venv/.ready ## make .venv with the locked dependencies; reused while the
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q "pip>=26,<27" "setuptools>=77" wheel
-	grep -v '^deepspeed==' requirements.lock > .venv/without-deepspeed.txt
-	$(BIN)/python -m pip install -q --no-deps -r .venv/without-deepspeed.txt
+	# torch with what it depends on: builds for GPUs bring libraries that the lock, made on a CPU, does not name.
+	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -c requirements.lock "$$(grep '^torch==' requirements.lock)"
+	grep -vE '^(torch|deepspeed)==' requirements.lock > .venv/rest.txt
+	$(BIN)/python -m pip install -q --no-deps -r .venv/rest.txt
 	# DeepSpeed is built here, and its build reads the torch that is installed.
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation "$$(grep '^deepspeed==' requirements.lock)"
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e '.[demo,dev]'

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from deltasae_ray.divergence.subspaces import principal_angles, principal_subspace
     from deltasae_ray.sae.dictionary import Dictionary
     from deltasae_ray.sae.fitting import fit_dictionary
-    from deltasae_ray.shards.reader import ShardSet, open_shards
+    from deltasae_ray.shards.opening import open_shards
+    from deltasae_ray.shards.reader import ShardSet
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
@@ -24,7 +25,7 @@ _HOMES = {
     "linear_cka": "divergence.cka",
     "max_cosine": "divergence.matching",
     "missing_share": "divergence.missing",
-    "open_shards": "shards.reader",
+    "open_shards": "shards.opening",
     "principal_angles": "divergence.subspaces",
     "principal_subspace": "divergence.subspaces",
 }

@@ -141,6 +141,9 @@ class RunLog:
                 notes[f"{metric}.mean_of"] = f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
         self.log_measures(means)
         self._log([], notes)
+        stale = {f"{metric}.mean_of" for metric in means} - notes.keys()
+        for tag in stale & self._client.get_run(self.run_id).data.tags.keys():
+            self._client.delete_tag(self.run_id, tag)
 
     def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
         """A learning curve of (step, value), in as few calls as MLflow allows; points that are there already are skipped."""

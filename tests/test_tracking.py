@@ -210,6 +210,9 @@ def test_layer_means_stand_on_the_trial_and_name_what_they_leave_out(tracker: Tr
     assert data.metrics["missing_share.null"] == pytest.approx(0.95)
     assert data.tags["missing_share.mean_of"] == "2 of 3; undefined at layer 15 (PR 2.1 is below 4)"
     assert data.metrics["cka"] == 0.5
+    with again(tracker).sweep("demo", "study") as sweep, again(tracker).trial(TRIAL, sweep.run_id) as trial:
+        trial.log_layer_means({"layer 9": {"missing_share": Measure(0.4, null=1.0), "cka": Measure(0.4)}})
+    assert not any(tag.endswith(".mean_of") for tag in tracker.client.get_run(trial.run_id).data.tags)
 
 
 @both_stores

@@ -1,10 +1,6 @@
 """Adapters of several ranks and seeds: what a manifest lists is not trained again, the rest goes through Ray Train one by one."""
 
 import logging
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +12,7 @@ from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
+from deltasae_ray.gangs.interrupt import own_interrupt
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
@@ -119,7 +116,7 @@ def _run(job: "TrainJob", name: str) -> None:
     from deltasae_ray.adapt.worker import train_adapter
 
     resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})
-    with training_bar(name, job.cfg.max_tokens) as callback, _own_interrupt():
+    with training_bar(name, job.cfg.max_tokens) as callback, own_interrupt():
         trainer = TorchTrainer(
             train_adapter,
             train_loop_config={"job": job},
@@ -139,16 +136,3 @@ def _run(job: "TrainJob", name: str) -> None:
         except TrainingFailedError as e:
             failures = getattr(e, "worker_failures", {}).values()
             raise next((f for f in failures if isinstance(f, DeltaSaeError)), e) from e
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Gives Ctrl-C back: Train leaves a handler behind that ends the whole program, with exit code 0, long after training."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

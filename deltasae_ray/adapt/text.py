@@ -64,9 +64,9 @@ def split_text(contexts: Sequence[Context], batch_contexts: int) -> AdaptText:
     train = tuple(c for c in contexts if c.doc_id not in held_out)
     if len(held_out) < wanted or len(train) < batch_contexts:
         raise CorpusError(
-            f"{len(contexts)} contexts of {len(documents)} documents are too few to train an adapter on: it takes {MIN_VALIDATION} "
-            f"documents to validate on and {batch_contexts} contexts beside them for a batch. Give more documents, raise the first share of "
-            "corpus.split, or lower adapt.batch_contexts"
+            f"{len(contexts)} contexts of {len(documents)} documents are too few to train an adapter on: it takes "
+            f"{MIN_VALIDATION} documents to validate on and {batch_contexts} contexts beside them for a batch. Give more documents, raise "
+            "the first share of corpus.split, or lower adapt.batch_contexts"
         )
     validation = group([c for c in contexts if c.doc_id in held_out and not any(c.marker)], "adapt", _UNIT)
     return AdaptText(train, tuple(validation))

@@ -63,7 +63,8 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
     for split in ("fit", "eval"):
         if not chosen[split]:
             raise CorpusError(
-                f"the {split} split holds no document of at least 8 tokens: give more documents, or raise its share in corpus.split={cfg.split}"
+                f"the {split} split holds no document of at least 8 tokens: give more documents, or raise its share in "
+                f"corpus.split={cfg.split}"
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
     return Corpus(tuple(units), tuple(chosen["adapt"]))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.divergence.catalogue import BETWEEN
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.statistics import benjamini_hochberg
 from deltasae_ray.divergence.verdict import LeafFigures
@@ -111,6 +112,6 @@ def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigure
     """The rows of one adapter as the verdict reads them; figures between adapters are left out."""
     found: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
-        if r.adapter == adapter and not r.metric.endswith("_adapters"):
+        if r.adapter == adapter and not r.metric.endswith(BETWEEN):
             found[r.layer, r.d_sae, r.k, r.seed][r.metric] = r.measure
     return [LeafFigures(*shape, measures=measures) for shape, measures in sorted(found.items())]

@@ -79,7 +79,7 @@ def _drawn_directions(spectrum: Spectrum, context: Context) -> list[Float[Tensor
 
 def _jackknifed_subspaces(context: Context) -> list[tuple[Float[Tensor, "d_model k"], Float[Tensor, "d_model k"]]]:
     """Leading directions of deltas and base activations without each tenth of the training documents."""
-    d_model = len(context.delta.total)
+    d_model = len(context.delta.mean)
     k = min(d_model, curve(d_model)[-1] + _OVERSAMPLING)
     start = context.delta.spectrum.top(k), context.base.spectrum.top(k)
     return [
@@ -91,7 +91,7 @@ def _jackknifed_subspaces(context: Context) -> list[tuple[Float[Tensor, "d_model
 def projection_energies(context: Context) -> dict[str, Measure]:
     """Share of the evaluation deltas' variance inside the leading k principal directions of the base activations; null k / d_model."""
     document, num_docs = context.documents
-    d_model = len(context.delta.total)
+    d_model = len(context.delta.mean)
     steps = curve(d_model)
     rows = torch.from_numpy(np.asarray(context.inputs.delta_eval)).float() - context.delta.mean.float()
     inside = (rows @ context.base.spectrum.top(steps[-1]).float()).square().cumsum(1).double().numpy()

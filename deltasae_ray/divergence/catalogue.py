@@ -49,6 +49,7 @@ _TABLE = (
         "less",
         "share",
     ),
+    Metric("missing_share_k{k}", "the same with fewer atoms", "M with k atoms per token", "1", "", _OWN, "less", "share"),
     Metric(
         "missing_share_base_atoms", "missing share of featureless base atoms", "M of rows from N(0, Σ_h)", "1", "", _OWN, "less", "share"
     ),
@@ -390,6 +391,9 @@ _TABLE = (
     Metric("effective_latents", "effective latents", "exp H(p), p_i ∝ E[z_i²] on evaluation tokens", "", "", _OWN, None, "latents"),
     Metric("density", "active latents per token", "L0 where the architecture leaves it free", "", "", "SAE practice", None, "latents"),
 )
+
+BETWEEN = "_adapters"
+"""How the names of figures between two adapters end."""
 
 METRICS = {m.name: m for m in _TABLE}
 """By name, `{k}` included."""

@@ -68,7 +68,8 @@ class Coded:
     def fvu(self, counts: Float[np.ndarray, "draw doc"] | None = None) -> Float[np.ndarray, "draw version"]:
         """FVU of each version; for bootstrap draws of documents, or (one row) for all of them once."""
         counts = np.ones((1, len(self.left))) if counts is None else counts
-        return (counts @ self.left) / (counts @ self.total)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (counts @ self.left) / (counts @ self.total)
 
 
 def coded(sample: Sample, pursuits: Sequence[Pursuit], average: Average) -> Coded:

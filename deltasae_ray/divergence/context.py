@@ -151,11 +151,11 @@ class Context:
     @cached_property
     def largest_coordinates(self) -> Int[Tensor, " 3"]:
         """The three coordinates that hold most of the deltas' variance."""
-        return self.delta.covariance.diagonal().topk(min(3, len(self.delta.total) - 1)).indices
+        return self.delta.covariance.diagonal().topk(min(3, len(self.delta.mean) - 1)).indices
 
     @cached_property
     def other_coordinates(self) -> Int[Tensor, " column"]:
-        keep = torch.ones(len(self.delta.total), dtype=torch.bool)
+        keep = torch.ones(len(self.delta.mean), dtype=torch.bool)
         keep[self.largest_coordinates] = False
         return keep.nonzero()[:, 0]
 

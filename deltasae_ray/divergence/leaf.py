@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matching_measures
 from deltasae_ray.divergence.angles import decoder_angles, paper_angle
+from deltasae_ray.divergence.catalogue import BETWEEN, METRICS
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
@@ -18,7 +19,7 @@ from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, sh
 from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.monitor import paper_relative_error, reconstruction
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained, k_at_fvu
+from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, explained, k_at_fvu
 from deltasae_ray.divergence.rotation import subspace_score
 
 MIN_FIRINGS = 30.0
@@ -30,6 +31,10 @@ VARIANTS: tuple[tuple[str, bool, Average], ...] = (
     ("_no_top3_token_mean", True, "token"),
 )
 """Suffix of a metric, whether the three largest coordinates are left out, and how tokens are averaged."""
+
+
+VARIED = ("missing_share", "structure_delta", "structure_reference", *EXPLAINED)
+"""Metrics that come in every variant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,11 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     """
     context = Context(inputs, settings or Settings())
     shared = layer_measures(context)
+    if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
+        silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
+        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN)]
+        names += [f"{m}{suffix}" for m in VARIED for suffix, _, _ in VARIANTS[1:]]
+        return [{name: silent for name in names} | shared for _ in leaves]
     return [shared | leaf_measures(context, leaf) for leaf in leaves]
 
 
@@ -96,11 +106,20 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             measures[f"structure_reference{suffix}"] = found.reference.measure
             measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
-            measures |= _secondary(context, coder, delta)
+            measures |= _secondary(context, coder, delta) | _fewer_atoms(coder, delta, reference, moments.spectrum.participation_ratio)
     reason = _too_little_training(context, leaf.dictionary)
     if reason:
         measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
     return measures
+
+
+def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding, participation: float) -> dict[str, Measure]:
+    """M(k) below the headline's k: the curve, at no further cost."""
+    return {
+        f"missing_share_k{k}": compare_structure(replace(coder, k=k), delta.first(k), reference.first(k), participation).missing
+        for k in (1, 2, 4)
+        if k < coder.k
+    }
 
 
 def _secondary(context: Context, coder: Coder, delta: Coding) -> dict[str, Measure]:

@@ -51,14 +51,21 @@ def mean_change(
         value, drawn = float(left["value"][0, k]), left["null"][:, k]
         p = permutation_p(value, drawn, "less", np.random.default_rng([seed, k]))
         measures[name] = with_interval(Measure(value, null=float(drawn.mean()), p=p, n=num_docs), left["draws"][:, k])
-    center = float(left["null"][:, last].mean())
-    shifted = measures[_names(steps)[-1]]
-    measures["mean_missing_share"] = (
-        undefined("any few atoms express the mean change, featureless or not", null=1.0, n=num_docs)
-        if center < 0.05 or shifted.value is None
-        else with_interval(replace(shifted, value=shifted.value / center, null=1.0, ceiling=0.0), left["draws"][:, last] / center)
-    )
-    return measures
+    return measures | {"mean_missing_share": _missing(measures, left, _names(steps)[-1], last)}
+
+
+def _missing(measures: dict[str, Measure], left: dict[str, np.ndarray], name: str, k: int) -> Measure:
+    """The unexplained part over its null; the interval reaches 1 wherever flipped means are explained as well as the mean is."""
+    share, of_mean, center = measures["mean_share"], measures[name], float(left["null"][:, k].mean())
+    if share.p is not None and share.p > 0.05:
+        return undefined("the mean change is no larger than that of documents which change in random directions", null=1.0, n=share.n)
+    if center < 0.05 or of_mean.value is None:
+        return undefined("any few atoms express the mean change, featureless or not", null=1.0, n=share.n)
+    draws = left["draws"][:, k] / center
+    measure = with_interval(replace(of_mean, value=of_mean.value / center, null=1.0, ceiling=0.0), draws)
+    if measure.ci is None or of_mean.p is None or of_mean.p <= 0.05:
+        return measure
+    return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1])))
 
 
 def _names(steps: tuple[int, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 """The missing share: how much of the structure in the deltas a reference dictionary lacks. The headline of the product."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -51,7 +51,7 @@ def structure(parts: Coded, resamples: Resamples) -> Structure:
     """V with its bootstrap interval; p says whether the deltas are coded better than their flips (t test against the flips)."""
     fvu, boot = parts.fvu()[0], parts.fvu(resamples.counts)
     null = float(fvu[1:].mean())
-    if null <= 0:
+    if not null > 0:
         return Structure(
             undefined("the atoms explain everything, flipped or not: lower k", n=len(parts.left)),
             parts,
@@ -97,6 +97,11 @@ class Coding:
 
     atoms: Float[Tensor, "atom d_model"]
     pursuits: list[Pursuit]
+
+    def first(self, k: int) -> "Coding":
+        """The same with the first k atoms of each token: pursuit is greedy, so they are what it would choose with k."""
+        kept = [replace(p, residual_energy=p.residual_energy[:, : k + 1], support=p.support[:, :k]) for p in self.pursuits]
+        return Coding(self.atoms, kept)
 
 
 @dataclass(frozen=True, eq=False)

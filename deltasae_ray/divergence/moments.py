@@ -1,7 +1,8 @@
 """First and second moments in fp64, mergeable: what covariances, spectra and covariance-matched nulls are made from."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -53,55 +54,56 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over rows, in fp64. Adding two is the same as having seen all rows at once."""
+    """Mean and scatter over rows, in fp64. Adding two is the same as having seen all rows at once (Chan et al. 1983)."""
 
     n: int
-    total: Float[Tensor, " d_model"]
-    outer: Float[Tensor, "d_model d_model"]
+    mean: Float[Tensor, " d_model"]
+    scatter: Float[Tensor, "d_model d_model"]
+    """Σ (x - mean)(x - mean)ᵀ: about the mean, since a massive activation's square would swallow the variance."""
 
     @classmethod
     def of(cls, x: Matrix, *, block_rows: int = 8192) -> "Moments":
         """Moments of the rows of `x`, in blocks, so that no fp64 copy of all rows is made."""
-        x = matrix(x, "x", dtype=None)
-        total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-        outer = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-        for block in x.split(block_rows):
-            block = block.to(torch.float64)
-            total += block.sum(0)
-            outer.addmm_(block.T, block)
-        return cls(len(x), total, outer)
+        return reduce(add, (cls._of_block(block.to(torch.float64)) for block in matrix(x, "x", dtype=None).split(block_rows)))
+
+    @classmethod
+    def _of_block(cls, block: Float[Tensor, "row d_model"]) -> "Moments":
+        mean = block.mean(0)
+        centred = block - mean
+        return cls(len(block), mean, centred.T @ centred)
 
     def __add__(self, other: "Moments") -> "Moments":
-        if self.total.shape != other.total.shape:
-            raise GeometryError(f"moments of d_model {len(self.total)} and {len(other.total)} cannot be merged")
-        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
+        if self.mean.shape != other.mean.shape:
+            raise GeometryError(f"moments of d_model {len(self.mean)} and {len(other.mean)} cannot be merged")
+        n = self.n + other.n
+        gap = other.mean - self.mean
+        return Moments(n, self.mean + gap * (other.n / n), self.scatter + other.scatter + torch.outer(gap, gap) * (self.n * other.n / n))
 
     def __sub__(self, other: "Moments") -> "Moments":
-        """Moments of the rows that are in this but not in `other`, which must be a part of it."""
-        return Moments(self.n - other.n, self.total - other.total, self.outer - other.outer)
+        """Moments of the rows that are in this but not in `other`, which must be a part of it, not all."""
+        n = self.n - other.n
+        mean = self.mean + (self.mean - other.mean) * (other.n / n)
+        gap = other.mean - mean
+        return Moments(n, mean, self.scatter - other.scatter - torch.outer(gap, gap) * (n * other.n / self.n))
 
     def columns(self, keep: Int[Tensor, " column"]) -> "Moments":
         """Of some coordinates only."""
-        return Moments(self.n, self.total[keep], self.outer[keep][:, keep])
-
-    @property
-    def mean(self) -> Float[Tensor, " d_model"]:
-        return self.total / self.n
+        return Moments(self.n, self.mean[keep], self.scatter[keep][:, keep])
 
     @property
     def energy(self) -> float:
         """E‖x‖², the mean included."""
-        return float(self.outer.diagonal().sum() / self.n)
+        return float(self.scatter.diagonal().sum() / self.n + self.mean @ self.mean)
 
     @property
     def mean_share(self) -> float:
         """‖E x‖² / E‖x‖²; 0 where all rows are zero."""
         return float(self.mean @ self.mean / self.energy) if self.energy > 0 else 0.0
 
-    @cached_property
+    @property
     def covariance(self) -> Float[Tensor, "d_model d_model"]:
         """About the mean, divided by n."""
-        return self.outer / self.n - torch.outer(self.mean, self.mean)
+        return self.scatter / self.n
 
     @cached_property
     def spectrum(self) -> Spectrum:

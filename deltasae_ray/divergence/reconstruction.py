@@ -17,6 +17,8 @@ from deltasae_ray.divergence.ratios import Counts, Ratio, difference, row_energy
 
 FVU_LEVEL = 0.25
 """k_at_fvu is the smallest number of atoms that leaves no more than this."""
+EXPLAINED = ("fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms", "gain_over_pca", "gain_over_random_atoms")
+"""What `explained` measures."""
 MOST_ATOMS = 32
 """The largest number of atoms that k_at_fvu tries."""
 
@@ -63,8 +65,7 @@ def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselin
     pca = by_pca(sample, baselines.spectrum, k, average)
     random = [by_pursuit(sample, p, k, average) for p in baselines.random_atoms]
     if not np.isfinite(own.value):
-        names = ("fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms", "gain_over_pca", "gain_over_random_atoms")
-        return {f"{name}{suffix}": undefined("the coded deltas are zero", n=sample.num_docs) for name in names}
+        return {f"{name}{suffix}": undefined("the coded deltas are zero", n=sample.num_docs) for name in EXPLAINED}
     chance = float(np.mean([r.value for r in random]))
     return {
         f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=found.delta.measure.p),
@@ -109,7 +110,7 @@ def _first_below(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float |
     sums = np.zeros((sample.num_docs, most + 1))
     np.add.at(sums, sample.document, energy)
     below = np.concatenate([sums.sum(0, keepdims=True), counts @ sums])
-    below = below / below[:, :1] <= FVU_LEVEL
+    below = (below <= FVU_LEVEL * below[:, :1]) & (below[:, :1] > 0)
     first = np.where(below.any(1), below.argmax(1), 0).astype(np.float64)
     return (float(first[0]) if below[0].any() else None), first[1:]
 

@@ -127,7 +127,9 @@ def changes_model(behaviour: Sequence[Behaviour]) -> bool:
     return False
 
 
-def verdict(adapter: str, leaves: Sequence[LeafFigures], behaviour: Sequence[Behaviour], *, reference: str = "base dictionary", atoms: int = 8) -> Verdict:
+def verdict(
+    adapter: str, leaves: Sequence[LeafFigures], behaviour: Sequence[Behaviour], *, reference: str = "base dictionary", atoms: int = 8
+) -> Verdict:
     """The line of one adapter: its worst layer, told in full; the others by their label.
 
     At each layer the largest dictionary is judged, and of several seeds the first; smaller ones are mentioned where they disagree.

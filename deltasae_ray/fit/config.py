@@ -21,8 +21,8 @@ class FitConfig:
     """Activation function, by SAELens' name."""
     seeds: int = 1
     """Dictionaries per point of the grid; two or more give a ceiling and a share of latents that repeat."""
-    lr: float = 1e-3
-    """Peak learning rate of Adam."""
+    lr: float = 3e-3
+    """Peak learning rate of Adam for up to 1024 latents; above, it falls with the square root of d_sae."""
     batch_tokens: int = 1024
     """Tokens per step."""
     steps: int = 1500

@@ -1,17 +1,15 @@
 """Ray Train fits what no manifest lists yet: one worker a share of the reads."""
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
-from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.fit.worker import FitJob, groups
+from deltasae_ray.fit.progress import progress
+from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, groups
+from deltasae_ray.gangs.interrupt import own_interrupt
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -44,8 +42,8 @@ def fitted_points(storage: Storage, harvest_key: str, points: Sequence[FitPoint]
     """Those of `points` that are finished."""
     found = {}
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
-        if storage.exists(f"{key}/manifest.json"):
-            row = storage.read_json(f"{key}/manifest.json")
+        if storage.exists(f"{key}/{MANIFEST}"):
+            row = storage.read_json(f"{key}/{MANIFEST}")
             curve = tuple((int(step), float(value)) for step, value in row["curve"])
             found[point] = FittedDictionary(point, key, row["digest"], row["metrics"], curve, row["rows"])
     return found
@@ -60,15 +58,17 @@ def fit_points(
     run it belonged to.
 
     Raises:
-        DictionaryError, PrecisionError, ShardError: what a worker raised on purpose.
+        DictionaryError, PrecisionError: rows that no dictionary can be fitted to; the other points are fitted and stay.
+        ShardError: a harvest that is incomplete or damaged.
     """
     done = fitted_points(storage, harvest_key, points, cfg)
     missing = [p for p in points if p not in done]
     if missing:
         keys = keys_of(storage, harvest_key, missing, cfg)
-        with _bar(storage, list(keys.values()), description, show=bar):
+        with progress(storage, list(keys.values()), cfg.steps, description, show=bar):
             _train(FitJob(storage, harvest_key, tuple(missing), cfg), digest(sorted(keys.values())))
         done |= fitted_points(storage, harvest_key, missing, cfg)
+        _raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
     return [done[p] for p in points]
 
 
@@ -92,12 +92,24 @@ def _train(job: FitJob, name: str) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with own_interrupt():
+            trainer.fit()
     except Exception as e:
         failures = [f for f in getattr(e, "worker_failures", {}).values() if isinstance(f, DeltaSaeError)]
         if failures:
             raise failures[0] from None
         raise
+
+
+def _raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None:
+    """Raises what the workers wrote down of points that cannot be fitted, as what it was."""
+    if not unfinished:
+        return
+    found = [storage.read_json(f"{key}/{FAILED}") for key in unfinished.values() if storage.exists(f"{key}/{FAILED}")]
+    kinds = {kind.__name__: kind for kind in (DictionaryError, PrecisionError)}
+    assert found, f"Ray Train ended well, but {[str(p) for p in unfinished]} have neither a manifest nor an error"
+    also = f" ({len(found)} dictionaries could not be fitted; all others are)" if len(found) > 1 else ""
+    raise kinds[found[0]["type"]](found[0]["message"] + also)
 
 
 def _loop(config: dict[str, Any]) -> None:
@@ -113,32 +125,5 @@ def _loop(config: dict[str, Any]) -> None:
     concurrent = context.get_local_world_size() * job.cfg.max_concurrent_trials
     torch.set_num_threads(max(1, cores() // concurrent))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
-    done = fit_share(job, context.get_world_rank(), context.get_world_size(), device)
-    ray.train.report({"fitted": done})
-
-
-@contextmanager
-def _bar(storage: Storage, keys: list[str], description: str, *, show: bool) -> Iterator[None]:
-    """A progress bar over manifests as they appear: the only truth about what is fitted."""
-    if not show:
-        yield
-        return
-    stop = threading.Event()
-    with tqdm(total=len(keys), desc=description, unit="dictionary") as bar:
-
-        def watch() -> None:
-            left = set(keys)
-            while not stop.is_set():
-                finished = {k for k in left if storage.exists(f"{k}/manifest.json")}
-                left -= finished
-                bar.update(len(finished))
-                stop.wait(1.0)
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            bar.update(sum(storage.exists(f"{k}/manifest.json") for k in keys) - int(bar.n))
+    # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
+    fit_share(job, context.get_world_rank(), context.get_world_size(), device)

@@ -1,6 +1,5 @@
 """What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own checkpoint."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,18 +9,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
-from deltasae_ray.errors import DictionaryError
+from deltasae_ray.errors import DictionaryError, PrecisionError
+from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
-from deltasae_ray.sae.metrics import held_out
+from deltasae_ray.sae.metrics import RATE_EDGES, HeldOut, held_out
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, file_sha256
+
+MANIFEST = "manifest.json"
+"""Written last into a dictionary's folder; makes it count."""
+FAILED = "failed.json"
+"""Written instead where the rows, not the machine, are at fault."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +43,25 @@ def groups(points: Sequence[FitPoint]) -> list[list[FitPoint]]:
     return [list(group) for _, group in groupby(sorted(points), key=lambda p: (p.adapter, p.layer))]
 
 
-def fit_share(job: FitJob, rank: int, world: int, device: str) -> int:
-    """Fits every `world`-th group of the job; returns how many dictionaries this call finished."""
+def fit_share(job: FitJob, rank: int, world: int, device: str) -> None:
+    """Fits every `world`-th group of the job.
+
+    A point whose rows cannot be fitted is written down and the others go on: another attempt would end the same, while what
+    is wrong with a machine or a disk is raised, for Ray Train to try again.
+    """
     shards = open_harvest(job.storage, job.harvest_key)
     sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
-    done = 0
     for group in groups(job.points)[rank::world]:
-        missing = [p for p in group if not job.storage.exists(f"{p.key(job.harvest_key, sources, job.cfg)}/manifest.json")]
-        if missing:
-            rows = Rows.read(shards, missing[0].adapter, missing[0].layer)
-            for point in missing:
-                fit_one(job, point, point.key(job.harvest_key, sources, job.cfg), rows, device)
-                done += 1
-    return done
+        keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in group}
+        missing = [p for p in group if not job.storage.exists(f"{keys[p]}/{MANIFEST}")]
+        if not missing:
+            continue
+        rows = Rows.read(shards, missing[0].adapter, missing[0].layer)
+        for point in missing:
+            try:
+                fit_one(job, point, keys[point], rows, device)
+            except (DictionaryError, PrecisionError) as e:
+                job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(e).__name__, "message": f"{point}: {e}"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,42 +86,38 @@ class Rows:
 
 def fit_one(job: FitJob, point: FitPoint, key: str, rows: Rows, device: str) -> None:
     """Trains one dictionary from its last checkpoint, writes its folder, and last the manifest that makes it count."""
-    x = torch.from_numpy(np.ascontiguousarray(rows.fit[in_documents(rows.fit_docs, point.documents)]))
-    if len(x) < point.d_sae:
-        raise DictionaryError(f"{point}: {len(x)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
-    trainer = Trainer(x, point.recipe(job.cfg), point.seed, device)
-    checkpoint = f"{key}/checkpoint.safetensors"
-    if job.storage.exists(checkpoint):
-        trainer.load_state_dict(_unpack(job.storage.read_bytes(checkpoint)))
+    chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+    if len(chosen) < point.d_sae:
+        raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
+    trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device)
+    state = checkpoint.read(job.storage, key)
+    if state is not None:
+        trainer.load_state_dict(state)
     while not trainer.done:
         trainer.step()
         if not trainer.done and trainer.steps_done % job.cfg.checkpoint_every == 0:
-            job.storage.write_bytes(checkpoint, _pack(trainer.state_dict()))
+            checkpoint.write(job.storage, key, trainer.state_dict())
     dictionary = trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
-    _write(job, point, key, dictionary, held_out(dictionary, rows.evaluation, dictionary.mean).figures(), trainer.curve, len(x))
-    if job.storage.exists(checkpoint):
-        job.storage.fs.delete_file(job.storage.path(checkpoint))
+    _write(job, point, key, dictionary, held_out(dictionary, rows.evaluation, dictionary.mean), trainer.curve)
+    checkpoint.remove(job.storage, key)
 
 
-def _write(
-    job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, metrics: dict[str, float], curve: list[dict[str, float]], rows: int
-) -> None:
+def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held: HeldOut, curve: list[dict[str, float]]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "dictionary"
-        dictionary.save(folder)
+        folder = dictionary.save(Path(scratch) / "dictionary")
         hashes = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
         job.storage.put_folder(folder, key)
-    manifest: dict[str, Any] = {"point": asdict(point), "harvest": job.harvest_key, "digest": digest(hashes), "sha256": hashes}
-    manifest |= {"metrics": metrics, "curve": [[p["step"], p["fvu"]] for p in curve], "rows": rows}
-    job.storage.write_json(f"{key}/manifest.json", manifest)
-
-
-def _pack(state: dict[str, Any]) -> bytes:
-    plain = {name: value for name, value in state.items() if name != "tensors"}
-    return save({name: t.cpu().contiguous() for name, t in state["tensors"].items()}, metadata={"state": json.dumps(plain)})
-
-
-def _unpack(data: bytes) -> dict[str, Any]:
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    return {"tensors": load(data), **json.loads(header["__metadata__"]["state"])}
+    manifest: dict[str, Any] = {
+        "point": asdict(point),
+        "harvest": job.harvest_key,
+        "recipe": asdict(point.recipe(job.cfg)),
+        "digest": digest(hashes),
+        "sha256": hashes,
+        "metrics": held.figures(),
+        "firing_rates": {"upper_edges": list(RATE_EDGES), "latents": list(held.rates)},
+        "held_out_rows": held.rows,
+        "curve": [[p["step"], p["fvu"]] for p in curve],
+        "dead": [[p["step"], p["dead"]] for p in curve],
+        "rows": dictionary.meta["rows"],
+    }
+    job.storage.write_json(f"{key}/{MANIFEST}", manifest)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deltasae_ray import errors
@@ -107,7 +108,7 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
             if isinstance(found := ray.get(done), Failure):
                 return found
         return ray.get(calls)
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
+    except (RayActorError, WorkerCrashedError):
         os._exit(1)
 
 

@@ -98,7 +98,7 @@ class MatchWorker:
             means = torch.stack([taken[h][mask].norm(dim=-1).double().mean() for h in hookpoints])
             return float(means[means > 0].log().mean().exp())
 
-        layers: list[Any] = [m for m in self._model.modules() if hasattr(m, "lora_A") and RANDOM in m.scaling]
+        layers: list[Any] = [m for m in self._model.modules() if RANDOM in _scaling(m)]
         trained = [layer.scaling[RANDOM] for layer in layers]
 
         def measure(factor: float) -> float:
@@ -109,6 +109,12 @@ class MatchWorker:
         target = norm(self._job.trained.name)
         factor = match_norm(measure, target)
         return {"factor": factor, "norm_ratio": measure(factor) / target}
+
+
+def _scaling(module: nn.Module) -> dict[str, float]:
+    """Adapter name → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
+    found = getattr(module, "scaling", None)
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.source import ModelSource
+from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import Source, Unit, read_sources, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage, digest
@@ -69,6 +70,7 @@ def harvest(
         everyone.append(_random(storage, cfg, gangs, model_cfg, adapters[0], test))
     _sources(storage, key, everyone)
     _noise(storage, key, cfg, gangs, model_cfg, everyone, hookpoints, test)
+    repair(storage, key)
     missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
     if missing:
         _run(storage, key, gangs, model_cfg, corpus, everyone, missing)
@@ -139,15 +141,15 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
     layers = [h.layer for h in noise]
     if all(floor["signal"] == 0 for floor in noise.values()):
         raise AdapterError(
-            f"adapter {ref.name} changes nothing at layers {layers}: every delta is exactly 0. Its modules may stand after layer {max(layers)}; "
-            "choose deeper layers"
+            f"adapter {ref.name} changes nothing at layers {layers}: every delta is exactly 0. Its modules may "
+            f"stand after layer {max(layers)}; choose deeper layers"
         )
     for hookpoint, floor in noise.items():
         snr = floor["snr"]
         if snr is not None and floor["signal"] > 0 and snr < min_snr:
             raise PrecisionError(
-                f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below harvest.min_snr={min_snr:g}: these deltas are mostly rounding. "
-                "Leave this layer out, or lower harvest.min_snr; the report will say so"
+                f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below harvest.min_snr={min_snr:g}: these deltas are mostly "
+                "rounding. Leave this layer out, or lower harvest.min_snr; the report will say so"
             )
         if snr is not None and snr < WARN_SNR:
             log.warning("adapter %s, %s: signal-to-noise is only %.3g (a sound harvest has over %g)", ref.name, hookpoint, snr, WARN_SNR)

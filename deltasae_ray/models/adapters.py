@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -34,7 +34,7 @@ class AdapterRef:
     alpha: float
     seed: int | None = None
     """Training seed, where known."""
-    kind: str = "adapter"
+    kind: Literal["adapter", "random"] = "adapter"
     """"adapter", or "random" for the control."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What is known of its training: steps, tokens, losses."""
@@ -56,7 +56,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name, off in (("use_dora", (None, False)), ("bias", (None, "none")), ("modules_to_save", (None, [])), ("lora_bias", (None, False))):
         if config.get(name) not in off:
             raise AdapterError(
-                f"{folder} sets {name}={config[name]!r}: switching it off does not give the base model back, so its deltas would be silently wrong"
+                f"{folder} sets {name}={config[name]!r}: switching it off does not give the base model back, so "
+                "its deltas would be silently wrong"
             )
     return config
 

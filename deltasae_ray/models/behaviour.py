@@ -1,7 +1,7 @@
 """Did it change the model? Next-token losses and KL divergence of adapters against their base, document by document.
 
-The language-model head is the cost here (262,144 rows in Gemma 3), so it runs on few positions, on all sources at once, and
-vocabulary block by vocabulary block: logits of the whole vocabulary are never held.
+The language-model head is the cost here (262,144 rows in Gemma 3), so it runs on few positions, and vocabulary block by
+vocabulary block for all sources: logits of the whole vocabulary are never held.
 """
 
 from collections.abc import Iterator, Sequence
@@ -87,36 +87,40 @@ def losses(
 ) -> tuple[Float64[Tensor, "source n"], Float64[Tensor, "adapter n"]]:
     """Cross-entropy (nats) of every source, and KL(adapter‖base) of every source after the first, which is the base.
 
-    One pass over the vocabulary with a running maximum, as in online softmax; sums over blocks are in fp64.
+    One pass over the vocabulary with a running log-sum-exp in fp64. Sources go through the same operations on the same shapes, so
+    that equal hidden states have equal losses and a KL of exactly 0.
     """
-    sources, n, d_model = hidden.shape
-    top = hidden.new_full((sources, n), -torch.inf)
-    total, label = (torch.zeros(sources, n, dtype=torch.float64, device=hidden.device) for _ in range(2))
-    shift = total[1:].clone()
-    for start, flat in head.blocks(hidden.reshape(sources * n, d_model)):
-        logits = flat.view(-1, sources, n)
-        here = ((labels >= start) & (labels < start + len(logits))).nonzero()[:, 0]
-        label[:, here] = logits[labels[here] - start, :, here].T.double()
-        new = torch.maximum(top, logits.amax(0))
-        shrink = (top - new).double().exp_()
-        gap = logits[:, 1:] - logits[:, :1]
-        e = logits.sub_(new).exp_()
-        total = total * shrink + e.sum(0)
-        shift = shift * shrink[1:] + (e[:, 1:] * gap).sum(0)
-        top = new
-    lse = top.double() + total.log()
-    return lse - label, shift / total[1:] - lse[1:] + lse[:1]
+    sources, n, _ = hidden.shape
+    label = torch.zeros(sources, n, dtype=torch.float64, device=hidden.device)
+    lse = torch.full_like(label, -torch.inf)
+    shift = torch.zeros_like(label[1:])
+    for blocks in zip(*(head.blocks(h) for h in hidden), strict=True):
+        start = blocks[0][0]
+        here = ((labels >= start) & (labels < start + len(blocks[0][1]))).nonzero()[:, 0]
+        gaps = [logits - blocks[0][1] for _, logits in blocks[1:]]
+        for i, (_, logits) in enumerate(blocks):
+            label[i, here] = logits[labels[here] - start, here].double()
+            at = torch.maximum(lse[i].float(), logits.amax(0))
+            e = logits.sub_(at).exp_()
+            new = at + ((lse[i] - at).exp() + e.sum(0)).log()
+            if i:  # mean of the logits' change under the adapter's own distribution, as far as the vocabulary was read
+                shift[i - 1] = shift[i - 1] * (lse[i] - new).exp() + (e * gaps[i - 1]).sum(0) * (at - new).exp()
+            lse[i] = new
+    return lse - label, shift - lse[1:] + lse[:1]
 
 
 def scored(unit: TokenBatch, positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """(context, position) of at most `positions` evenly spaced labels of every context; planted contexts have none."""
+    """(context, position) of at most `positions` evenly spaced labels of every context; planted contexts have none.
+
+    Each label is the middle of its stretch: ends would give the first token of a text, which changes most, four times its weight.
+    """
     contexts, labels = [], []
     for i, (mask, marker) in enumerate(zip(unit.mask, unit.marker, strict=True)):
         last = int(mask.sum()) - 1
         if last >= 1 and not marker.any():
-            picks = np.linspace(1, last, min(positions, last)).round().astype(np.int64)
-            contexts.append(np.full(len(picks), i))
-            labels.append(picks)
+            count = min(positions, last)
+            labels.append(1 + ((np.arange(count) + 0.5) * last / count).astype(np.int64))
+            contexts.append(np.full(count, i))
     empty = np.zeros(0, dtype=np.int64)
     return np.concatenate([empty, *contexts]), np.concatenate([empty, *labels])
 

@@ -42,7 +42,8 @@ def load_model(folder: Path, *, deepest: int | None = None, trust_remote_code: b
     model.requires_grad_(False).eval()
     if deepest is not None:
         truncate(model, deepest)
-    return model.to(device)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model
 
 
 def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:

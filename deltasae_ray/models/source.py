@@ -94,7 +94,7 @@ def _convert(package: Any, scratch: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     package.assemble(scratch / "model.gguf")
-    model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(scratch, gguf_file="model.gguf", dtype=torch.float32)
     # The weights are dequantised by now; what still says "GGUF" would make transformers refuse to save them.
     del model.config.quantization_config
     model.is_quantized = False

@@ -23,7 +23,7 @@ _CONFIG: dict[str, Any] = {
 def sharded_loading() -> Iterator[None]:
     """Inside, `from_pretrained` shards each weight as it is read, so that no rank ever holds the whole model."""
     import deepspeed
-    from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
     kept = HfDeepSpeedConfig(_CONFIG)  # transformers holds it weakly: it must stay alive while the model is built

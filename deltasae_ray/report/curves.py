@@ -41,10 +41,7 @@ def learning_panels(curves: Sequence[Curve], style: Style) -> tuple[list[Markup]
         here = [c for c in curves if c.layer == layer and c.points]
         x = svg.x_axis(min(c.points[0].x for c in here), max(c.points[-1].x for c in here))
         y = svg.y_axis(*svg.padded(values, include=(0.0,)))
-        parts = [
-            svg.path([(x(p.x), y(p.y)) for p in c.points], f"curve {style.css[c.adapter]} {_dash(labels, c.label)}")
-            for c in here
-        ]
+        parts = [svg.path([(x(p.x), y(p.y)) for p in c.points], f"curve {style.css[c.adapter]} {_dash(labels, c.label)}") for c in here]
         said = "; ".join(f"{c.adapter} {c.label} ends at {figure(c.points[-1].y)}" for c in here)
         ticks = [(x(v), svg.number(v)) for v in x.ticks()]
         panels.append(svg.frame(f"layer {layer}", y, "optimizer step", ticks, f"Learning curves, layer {layer}. {said}", parts))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
 from deltasae_ray.report.inputs import ReportInputs, Row
-from deltasae_ray.report.marks import LegendEntry, Style, in_order, point, spoken, swatch
+from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
 from deltasae_ray.report.wording import chance_notes, describe, places
 
 FVU_SERIES = (
@@ -34,6 +34,10 @@ SCALES = {
 """What the ends of each figure's scale mean."""
 
 
+MOST_PANELS = 6
+"""More adapters and sizes than this, and only the largest dictionaries are drawn beside their baselines."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One figure: where it was not measured, `panels` is empty and `notes` says so."""
@@ -55,7 +59,7 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
         by_series(inputs, "controls", CONTROL_SERIES, guides=(0.0, 1.0)),
         by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
         by_series(inputs, "fvu", FVU_SERIES, guides=(0.0, 1.0), notes=_beaten(inputs)),
-        over_k(inputs, "missing_share", "atoms per token, k", {r: r.k for r in inputs.rows if r.metric == "missing_share"}, (0.0, 1.0)),
+        over_k(inputs, "missing_share", "atoms per token, k", _missing_over_k(inputs), (0.0, 1.0)),
         over_k(inputs, "angle_pca", "directions, k", _named_k(inputs, "angle_pca"), (0.0, 90.0)),
         learning(inputs),
     ]
@@ -70,7 +74,8 @@ def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) ->
     panels = []
     for size in sorted({(r.d_sae or 0, r.k or 0) for r in rows}):
         here = [r for r in rows if (r.d_sae or 0, r.k or 0) == size]
-        cells = [(r, style.css[r.adapter], style.shape[r.adapter]) for r in _ordered(here, list(style.css))]
+        lanes = [(adapter, seed) for adapter in style.css for seed in sorted({r.seed or 0 for r in here if r.adapter == adapter})]
+        cells = [Cell(r, style.css[r.adapter], style.shape[r.adapter], lanes.index((r.adapter, r.seed or 0))) for r in here]
         panels.append(_grouped(cells, f"d_sae {size[0]}, k {size[1]}" if size[0] else "", _y(rows, guides), guides, words.label))
     notes = chance_notes(rows, inputs, metric) or ["Not measured in this study."]
     legend = (*style.legend(), *_reading(rows)) if rows else ()
@@ -86,18 +91,22 @@ def by_series(
     words = describe(key, inputs, _one_k(rows))
     if len({r.metric for r in rows if r.value is not None}) < 2:
         return Figure(key, words.label, "", (), (), ())
-    look = {metric: (css, shape) for metric, _, css, shape in series}
-    order, panels = in_order(inputs, [r.adapter for r in rows]), []
-    y = _y([replace(r, null=None, ceiling=None) for r in rows], guides)
-    for adapter, size in sorted({(r.adapter, r.d_sae or 0) for r in rows}, key=lambda cell: (order.index(cell[0]), cell[1])):
-        here = sorted((r for r in rows if (r.adapter, r.d_sae or 0) == (adapter, size)), key=lambda r: names.index(r.metric))
-        # Their nulls differ in kind; drawn here they would only hide the points.
-        cells = [(replace(r, null=None, ceiling=None), *look[r.metric]) for r in here if r.value is not None]
+    look = {metric: (css, shape, lane) for lane, (metric, _, css, shape) in enumerate(series)}
+    # Their nulls differ in kind; drawn here they would only hide the points.
+    drawn = [replace(r, null=None, ceiling=None) for r in rows if r.value is not None]
+    order, largest = in_order(inputs, [r.adapter for r in drawn]), max(r.d_sae or 0 for r in drawn)
+    places_shown = sorted({(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1]))
+    if len(places_shown) > MOST_PANELS:
+        places_shown = [(adapter, size) for adapter, size in places_shown if size == largest]
+        notes = [*notes, f"Drawn for d_sae {largest}; the other sizes are among the measures below."]
+    y, panels = _y(drawn, guides), []
+    for adapter, size in places_shown:
+        cells = [Cell(r, *look[r.metric]) for r in drawn if (r.adapter, r.d_sae or 0) == (adapter, size)]
         panels.append(_grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label))
     legend = [
         LegendEntry(label.format(reference=inputs.reference), swatch(svg.mark(9, 7, shape, f"dot {css}")))
         for metric, label, css, shape in series
-        if any(r.metric == metric for r in rows)
+        if any(r.metric == metric for r in drawn)
     ]
     return Figure(key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes))
 
@@ -126,20 +135,18 @@ def learning(inputs: ReportInputs) -> Figure:
     return Figure("learning", words.label, SCALES["learning"], (*style.legend(), *labels) if panels else (), tuple(panels), ())
 
 
-def _grouped(cells: Sequence[tuple[Row, str, str]], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:
-    """A panel of points in groups by layer; each cell is a row, its colour and its shape."""
-    layers = sorted({r.layer for r, *_ in cells})
+def _grouped(cells: Sequence[Cell], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:
+    """A panel of points in groups by layer; each keeps to its lane in every group, so that a gap is seen as one."""
+    layers = sorted({c.row.layer for c in cells})
     group = (svg.WIDTH - svg.LEFT - svg.RIGHT) / max(1, len(layers))
-    most = max((sum(r.layer == layer for r, *_ in cells) for layer in layers), default=1)
-    slot = min(30.0, 0.86 * group / most)
+    lanes = max((c.lane for c in cells), default=0) + 1
+    slot = min(30.0, 0.86 * group / lanes)
+    middle = {layer: svg.LEFT + (i + 0.5) * group for i, layer in enumerate(layers)}
     parts = [svg.line(svg.LEFT, y(v), svg.WIDTH - svg.RIGHT, y(v), "guide") for v in guides if v]
-    for i, layer in enumerate(layers):
-        inside = [c for c in cells if c[0].layer == layer]
-        start = svg.LEFT + (i + 0.5) * group - slot * len(inside) / 2
-        for j, (row, css, shape) in enumerate(inside):
-            parts += point(row, start + (j + 0.5) * slot, slot, y, css, shape)
-    ticks = [(svg.LEFT + (i + 0.5) * group, str(layer)) for i, layer in enumerate(layers)]
-    said = "; ".join(spoken(r) for r, *_ in cells)
+    for c in cells:
+        parts += point(c, middle[c.row.layer] + (c.lane + 0.5 - lanes / 2) * slot, slot, y)
+    ticks = [(x, str(layer)) for layer, x in middle.items()]
+    said = "; ".join(spoken(c.row) for c in cells)
     return svg.frame(title, y, "layer", ticks, f"{label}, {title}. {said}", parts)
 
 
@@ -164,8 +171,15 @@ def _named_k(inputs: ReportInputs, metric: str) -> dict[Row, int | None]:
     return {r: int(r.metric.rsplit("_k", 1)[1]) for r in found.values()}
 
 
-def _ordered(rows: Sequence[Row], adapters: Sequence[str]) -> list[Row]:
-    return sorted(rows, key=lambda r: (adapters.index(r.adapter), r.seed or 0))
+def _missing_over_k(inputs: ReportInputs) -> dict[Row, int | None]:
+    """M(k) of the largest dictionary of every adapter and layer, first seed: the headline and its values with fewer atoms."""
+    largest = max((r.d_sae or 0 for r in inputs.rows), default=0)
+    found: dict[Row, int | None] = {}
+    for r in inputs.rows:
+        match = re.fullmatch(r"missing_share(?:_k(\d+))?", r.metric)
+        if match and r.d_sae == largest and not r.seed:
+            found[r] = int(match[1]) if match[1] else r.k
+    return found
 
 
 def _one_k(rows: Sequence[Row]) -> int | None:
@@ -191,4 +205,3 @@ def _reading(rows: Sequence[Row]) -> list[LegendEntry]:
     found = [LegendEntry(label, swatch(drawn)) for part, label, drawn in entries if any(getattr(r, part) is not None for r in rows)]
     undefined = LegendEntry("undefined", swatch(svg.words(9, 12, "∅", "undefined ink")))
     return [*found, undefined] if any(r.value is None for r in rows) else found
-

@@ -54,6 +54,7 @@ class Codes:
     order: Int[np.ndarray, " latent"]
     """Latents that are alive, by falling energy: the latent table."""
     energy_share: Float[np.ndarray, " d_sae"]
+    """Of the energy of the living; meaningless for the dead."""
 
     def column(self, latent: int) -> tuple[Int[np.ndarray, " firing"], Float[np.ndarray, " firing"]]:
         """Rows on which a latent fires, ascending, and its activations there."""
@@ -74,7 +75,7 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
     matrix = sparse.csc_array(sparse.vstack(blocks)) if blocks else sparse.csc_array((0, len(alive)), dtype=np.float32)
     matrix.sort_indices()
     total = float(energy[alive].sum())
-    share = np.where(alive, energy, 0.0) / total if total > 0 else np.zeros(len(alive))
+    share = energy / total if total > 0 else np.zeros(len(alive))
     order = np.array(sorted(np.flatnonzero(alive), key=lambda i: (-share[i], i)), dtype=np.int64)
     return Codes(matrix, order, share)
 

@@ -42,18 +42,31 @@ class Style:
         return [LegendEntry(name, swatch(svg.mark(9, 7, self.shape[name], f"dot {self.css[name]}"))) for name in self.css]
 
 
-def point(row: Row, x: float, slot: float, y: svg.Axis, css: str, shape: str) -> list[Markup]:
+@dataclass(frozen=True)
+class Cell:
+    """One row in a panel."""
+
+    row: Row
+    css: str
+    shape: str
+    lane: int
+    """Its place within the group of a layer."""
+
+
+def point(cell: Cell, x: float, slot: float, y: svg.Axis) -> list[Markup]:
     """A row as a mark with its interval, over its null and ceiling; undefined is a sign at the foot of the panel."""
+    row, css = cell.row, cell.css
     parts = []
     if row.null is not None:
         parts.append(svg.bar(x - slot / 2, y(row.null) - 4, slot, 8, "nullband", f"null {figure(row.null)}"))
     if row.ceiling is not None:
         parts.append(svg.line(x - 0.42 * slot, y(row.ceiling), x + 0.42 * slot, y(row.ceiling), "ceiling"))
     if row.value is None:
-        return [*parts, svg.words(x, svg.HEIGHT - svg.BOTTOM - 5, "∅", f"undefined {css}")]
+        return [*parts, svg.words(x, svg.HEIGHT - svg.BOTTOM - 5, "∅", f"undefined {'small' if slot < 12 else ''} {css}")]
     if row.ci_low is not None and row.ci_high is not None:
         parts.append(svg.line(x, y(row.ci_low), x, y(row.ci_high), f"whisker {css}"))
-    return [*parts, svg.mark(x, y(row.value), shape, f"dot {css}", spoken(row))]
+    size = min(4.2, max(2.2, 0.42 * slot))
+    return [*parts, svg.mark(x, y(row.value), cell.shape, f"dot {'tiny ' if size < 3 else ''}{css}", spoken(row), size=size)]
 
 
 def spoken(row: Row) -> str:

@@ -1,6 +1,9 @@
 """The report: one HTML file that asks for nothing from the network, its figures apart, and the values it was made of."""
 
+import base64
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -25,11 +28,14 @@ def render(inputs: ReportInputs) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    style = environment.get_template("style.css").render()
     drawn = figures(inputs)
     return environment.get_template("page.html.j2").render(
         r=inputs,
-        style=Markup(environment.get_template("style.css").render()),
-        not_shown=[_no_gain(inputs, a) for a in wording.not_demonstrated(inputs)],
+        style=Markup(style),
+        # The page allows itself this one style sheet and nothing else: no script, no request, whatever a text may smuggle in.
+        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        not_shown=_not_shown(inputs),
         question=_question(inputs),
         verdicts=[typeset.verdict(v) for v in inputs.verdicts],
         statements=[typeset.prose(s) for s in _statements(inputs)],
@@ -72,6 +78,23 @@ def write_report(inputs: ReportInputs, storage: Storage) -> dict[str, str]:
     return files
 
 
+@dataclass(frozen=True)
+class _NotShown:
+    """What the page leads with where an adapter's training showed no gain."""
+
+    whom: str
+    """Empty where it is all of them."""
+    lines: tuple[str, ...]
+
+
+def _not_shown(inputs: ReportInputs) -> _NotShown | None:
+    failed = wording.not_demonstrated(inputs)
+    if not failed:
+        return None
+    every = len(failed) == sum(not a.control for a in inputs.adapters)
+    return _NotShown("" if every else f" for {', '.join(a.name for a in failed)}", tuple(_no_gain(inputs, a) for a in failed))
+
+
 def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
     adapted = {c.name for c in inputs.corpora if c.adapted_to}
     training = f"after {adapter.steps} steps on {adapter.tokens or 0:,} tokens " if adapter.steps else ""
@@ -80,7 +103,8 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
             change = figure(loss.after - loss.before)
             sure = f" {interval(loss.change_low, loss.change_high)}" if loss.change_low is not None else ""
             told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
-            return f"{adapter.name}: {training}{told}, which chance alone could do."
+            chance = loss.change_low is not None and loss.change_high is not None and loss.change_low <= 0 <= loss.change_high
+            return f"{adapter.name}: {training}{told}, which {'chance alone could do' if chance else 'was not counted as a shown gain'}."
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
 

@@ -1,6 +1,5 @@
 """Is the planted marker found? Average precision of every latent for the marker's tokens, against a permutation null."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +38,8 @@ class PlantedFinding:
 def find_planted(codes: Codes, tokens: TokenTable, *, permutations: int = 199, seed: int = 0) -> PlantedFinding:
     """Looks for the marker in every latent that is alive, over the evaluation rows of the texts that carry it.
 
-    The null moves markers as whole runs: contexts are put in random order and the labels rolled by a random number of tokens,
-    within the texts that carry markers. So a latent that only knows the text, or a position, gets no credit; and since the best of
-    all latents is taken each time, looking at many latents is paid for.
+    The null gives every context the marker of another, at the same position, within the texts that carry markers. So a latent that
+    only knows the text, or a position, gets no credit; and since the best of all latents is taken each time, looking at many is paid for.
     """
     rows = _rows_with_markers(tokens)
     label = tokens.marker[rows].astype(bool)
@@ -53,8 +51,12 @@ def find_planted(codes: Codes, tokens: TokenTable, *, permutations: int = 199, s
     scores = ranking.average_precision(label)
     place = int(np.argmax(scores))
     rng = np.random.default_rng([seed, len(rows)])
-    lengths = _context_lengths(tokens, rows)
-    null = np.array([ranking.average_precision(_moved(label, lengths, rng)).max() for _ in range(permutations)])
+    context, place_in_it = _places(tokens, rows)
+    marked = np.zeros((context.max() + 1, place_in_it.max() + 1), dtype=bool)
+    marked[context, place_in_it] = label
+    null = np.array([
+        ranking.average_precision(marked[rng.permutation(len(marked))][context, place_in_it]).max() for _ in range(permutations)
+    ])  # fmt: skip
     p = float((1 + (null >= scores[place]).sum()) / (permutations + 1))
     hits, shown = ranking.strongest(place, label)
     found = p <= LEVEL and shown > 0 and 2 * hits >= shown
@@ -71,14 +73,10 @@ def _rows_with_markers(tokens: TokenTable) -> Int[np.ndarray, " row"]:
     return np.flatnonzero(np.array([c in carriers for c in tokens.corpus], dtype=bool) & (tokens.position > 0))
 
 
-def _context_lengths(tokens: TokenTable, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " context"]:
+def _places(tokens: TokenTable, rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """The context of each row, numbered from 0 up, and its position there."""
     context = np.searchsorted(context_starts(tokens), rows, side="right")
-    return np.unique(context, return_counts=True)[1]
-
-
-def _moved(label: Bool[np.ndarray, " row"], lengths: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Bool[np.ndarray, " row"]:
-    parts = np.split(label, np.cumsum(lengths)[:-1])
-    return np.roll(np.concatenate([parts[i] for i in rng.permutation(len(parts))]), int(rng.integers(len(label))))
+    return np.unique(context, return_inverse=True)[1], tokens.position[rows].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,8 @@ class _Ranking:
         """As scikit-learn's, ties included; rows on which a latent does not fire are tied at the end."""
         hit = label[self.rows].astype(np.float64)
         total, start, end = float(label.sum()), self.bounds[:-1], self.bounds[1:]
+        if total == 0:  # all markers of a permutation fell beyond the ends of shorter contexts
+            return np.zeros(len(start))
         before = np.concatenate([[0.0], np.cumsum(hit)])
         latent = np.repeat(np.arange(len(start)), end - start)
         precision = (before[self.tie_end + 1] - before[start[latent]]) / (self.tie_end + 1 - start[latent])

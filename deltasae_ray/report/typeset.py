@@ -26,7 +26,7 @@ class TypesetVerdict:
 
 def verdict(text: str) -> TypesetVerdict:
     """A text of `divergence.verdict`, or any other, which then stands as it is."""
-    found = _HEAD.fullmatch(text)
+    found = _HEAD.fullmatch(text.replace("*", ""))  # its own emphasis gives way to the page's
     if found is None:
         return TypesetVerdict("inconclusive", "", (("", prose(text)),))
     first, *parts = _QUESTIONS.split(found["rest"])

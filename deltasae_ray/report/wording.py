@@ -21,8 +21,8 @@ class MetricWords:
 METRICS = {
     "missing_share": MetricWords(
         "Missing share M({k})",
-        "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded with {k} atoms per token, of "
-        "the {reference} and of the delta dictionary; the null codes deltas whose signs were flipped along their principal axes, which keeps "
+        "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded with {k} atoms per token, "
+        "of the {reference} and of the delta dictionary, and so are deltas with signs flipped along their principal axes, which keeps "
         "second moments and destroys structure beyond them. 0: the {reference} does as well as the dictionary trained on the deltas. "
         "1: it does no better than featureless atoms.",
         "the {reference} explains no more of these deltas than featureless atoms do",
@@ -65,19 +65,21 @@ METRICS = {
 }
 
 TERMS = {
-    "null": "The same figure where there is nothing to find. A figure that is not told from its null is at chance, and the page says so.",
+    "null": "The same figure where there is nothing to find. One that cannot be told from its null is at chance, and the page says so.",
     "ceiling": "The best that could be expected: the same figure between two dictionaries that should agree.",
     "interval": "95 %, from resampling whole documents. With fewer than 30 evaluation documents it is undefined.",
     "κ": "Where the figure lies between its null (0) and its ceiling (1). Undefined where those two are too close to tell apart.",
     "undefined": "The figure has no meaning here; the reason stands beside it. It is never written as a number.",
 }
 
-CHANCE = "not told from the null (its interval includes it, or p is above .05)"
+CHANCE = "not to be told from the null (its interval includes it, or p is above .05)"
 
 
 def describe(metric: str, inputs: ReportInputs, k: int | None = None) -> MetricWords:
     """The metric's words with the names of this study in them; an unknown metric is called by its own name."""
-    found = METRICS.get(metric) or MetricWords(catalogued(metric).title, "", "it does not differ from its null")
+    found = METRICS.get(metric)
+    if found is None:
+        return MetricWords(catalogued(metric).title, "", "it does not differ from its null")
     names = {"reference": inputs.reference, "k": "k" if k is None else str(k)}
     return MetricWords(*(text.format(**names) for text in (found.label, found.definition, found.at_chance)))
 
@@ -96,6 +98,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     """Three significant digits at most, decimals that line up, a real minus sign; an en dash for what is not there."""
     if value is None:
         return "–"
+    value = round(value, 9)
     size = abs(value)
     if value != 0 and not 1e-3 <= size < 1e5:
         mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
@@ -149,7 +152,7 @@ def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str) -> list
         notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold)}): {why}.")
     for reason in dict.fromkeys(r.reason for r in rows if r.value is None):
         notes.append(f"Undefined for {places([r for r in rows if r.value is None and r.reason == reason])}: {reason}.")
-    return notes or [f"No cell is at chance: each of the {len(rows)} is told from its null."]
+    return notes or [f"No cell is at chance: each of the {len(rows)} can be told from its null."]
 
 
 def places(rows: Sequence[Row]) -> str:
@@ -165,7 +168,7 @@ def places(rows: Sequence[Row]) -> str:
     sizes = {size for _, size in found}
     alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (name, size), inside in found.items():
-        alike.setdefault((name, tuple(inside)), []).append(str(size))
+        alike.setdefault((name, tuple(sorted(inside, key=int))), []).append(str(size))
     said = []
     for (name, inside), of in alike.items():
         kind = "at k =" if curve else "layers" if len(inside) > 1 else "layer"

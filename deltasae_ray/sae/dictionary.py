@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
+from deltasae_ray.sae import layout
+from deltasae_ray.sae.layout import ARCHITECTURES
 
-ARCHITECTURES = ("topk", "jumprelu", "standard")
-"""SAELens' names: the k largest; those above a threshold each; ReLU. BatchTopK is JumpReLU once its threshold is frozen."""
 CFG, WEIGHTS, STATISTICS = "cfg.json", "sae_weights.safetensors", "deltasae_statistics.safetensors"
 
 
@@ -30,26 +30,28 @@ class Dictionary:
 
     W_enc: Float[Tensor, "d_model d_sae"]
     W_dec: Float[Tensor, "d_sae d_model"]
-    b_enc: Float[Tensor, "d_sae"]
-    b_dec: Float[Tensor, "d_model"]
+    b_enc: Float[Tensor, " d_sae"]
+    b_dec: Float[Tensor, " d_model"]
     architecture: str
     """One of ARCHITECTURES."""
     k: int
     """Active latents per token (topk); 0 where the architecture does not fix it."""
-    firing: Float[Tensor, "d_sae"]
+    firing: Float[Tensor, " d_sae"]
     """Share of the training tokens on which each latent fires; all 1 where that is not known."""
-    energy: Float[Tensor, "d_sae"]
+    energy: Float[Tensor, " d_sae"]
     """E[z²] on the training tokens, in squared raw units; all 1 where that is not known."""
     meta: dict = field(default_factory=dict)
     """JSON-like: hookpoint, model, what it was fitted on, learning curve."""
-    threshold: Float[Tensor, "d_sae"] | None = None
+    threshold: Float[Tensor, " d_sae"] | None = None
     """jumprelu: a latent fires above it."""
-    mean: Float[Tensor, "d_model"] | None = None
+    mean: Float[Tensor, " d_model"] | None = None
     """Mean of the training rows, where it is known: what FVU is centred on."""
 
     def __post_init__(self) -> None:
         if self.W_enc.ndim != 2 or self.architecture not in ARCHITECTURES:
-            raise DictionaryError(f"architecture {self.architecture!r} with W_enc {tuple(self.W_enc.shape)}: known are {list(ARCHITECTURES)}")
+            raise DictionaryError(
+                f"architecture {self.architecture!r} with W_enc {tuple(self.W_enc.shape)}: known are {list(ARCHITECTURES)}"
+            )
         d_model, d_sae = self.W_enc.shape
         shapes = {"W_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,), "firing": (d_sae,), "energy": (d_sae,)}
         shapes |= {"threshold": (d_sae,)} if self.threshold is not None else {}
@@ -74,7 +76,7 @@ class Dictionary:
         return self.W_enc.shape[1]
 
     @property
-    def alive(self) -> Bool[Tensor, "d_sae"]:
+    def alive(self) -> Bool[Tensor, " d_sae"]:
         """Latents that fire on some training token. Dead ones belong in no geometry."""
         return self.firing > 0
 
@@ -124,23 +126,8 @@ class Dictionary:
         weights |= {} if self.threshold is None else {"threshold": self.threshold}
         save_file({n: t.detach().cpu().contiguous() for n, t in statistics.items()}, folder / STATISTICS, {"meta": json.dumps(self.meta)})
         save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS)
-        (folder / CFG).write_text(json.dumps(self._cfg(), indent=1))
+        (folder / CFG).write_text(json.dumps(layout.cfg(self.architecture, self.d_model, self.d_sae, self.k, self.meta), indent=1))
         return folder
-
-    def _cfg(self) -> dict:
-        known = {"hook_name": self.meta.get("hookpoint"), "model_name": self.meta.get("model"), "sae_lens_version": "6.54.0"}
-        cfg = {
-            "architecture": self.architecture,
-            "d_in": self.d_model,
-            "d_sae": self.d_sae,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": True,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            "metadata": {name: value for name, value in known.items() if value is not None},
-        }
-        return cfg | ({"k": self.k, "rescale_acts_by_decoder_norm": False} if self.architecture == "topk" else {})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Dictionary":
@@ -154,74 +141,15 @@ class Dictionary:
             cfg = json.loads((folder / CFG).read_text())
             weights, _ = _read(folder / WEIGHTS)
             statistics, header = _read(folder / STATISTICS) if (folder / STATISTICS).exists() else ({}, {})
-            meta = json.loads(header.get("meta", "{}"))
-        except (OSError, ValueError, SafetensorError) as e:
+            meta = dict(json.loads(header.get("meta", "{}")))
+        except (OSError, ValueError, TypeError, SafetensorError) as e:
             raise DictionaryError(f"{folder} cannot be opened as a dictionary: {e}") from e
         try:
-            loaded = convert(cfg, weights)
+            loaded = cls(**layout.fields(cfg, weights))
         except DictionaryError as e:
             raise DictionaryError(f"{folder}: {e}") from e
         known = {name: statistics[name] for name in ("firing", "energy", "mean") if name in statistics}
         return dataclasses.replace(loaded, meta={**loaded.meta, **meta}, **known)
-
-
-def convert(cfg: dict, weights: dict[str, Tensor]) -> Dictionary:
-    """A Dictionary of SAELens' configuration and weights, with decoder norms and an unsubtracted b_dec folded in.
-
-    Raises:
-        DictionaryError: something that cannot be folded exactly, or an activation function that contradicts the weights.
-    """
-    if not isinstance(cfg, dict) or {"W_enc", "W_dec", "b_enc", "b_dec"} - set(weights):
-        raise DictionaryError(f"weights are {sorted(weights)}: W_enc, W_dec, b_enc and b_dec are needed")
-    architecture, k = _activation(cfg, weights)
-    for name, plain in (("normalize_activations", ("none", None)), ("reshape_activations", ("none", None))):
-        if cfg.get(name, "none") not in plain:
-            raise DictionaryError(f"{name}={cfg[name]!r} cannot be folded into the weights: raw activations would be encoded wrongly")
-    w = {name: tensor.detach().to(torch.float32) for name, tensor in weights.items()}
-    d_model, d_sae = w["W_enc"].shape if w["W_enc"].ndim == 2 else (-1, -1)
-    if (cfg.get("d_in"), cfg.get("d_sae")) != (d_model, d_sae) or w["W_dec"].shape != (d_sae, d_model):
-        raise DictionaryError(
-            f"cfg.json says {cfg.get('d_in')} x {cfg.get('d_sae')}, but W_enc is {tuple(w['W_enc'].shape)} and W_dec {tuple(w['W_dec'].shape)}"
-        )
-    if not cfg.get("apply_b_dec_to_input", True):
-        w["b_enc"] = w["b_enc"] + w["b_dec"] @ w["W_enc"]
-    threshold = w.get("threshold")
-    if architecture != "topk" or cfg.get("rescale_acts_by_decoder_norm"):
-        # z · norm with a unit row is the same reconstruction; thresholds and the order of latents move along with it.
-        norms = torch.linalg.vector_norm(w["W_dec"], dim=1)
-        norms = torch.where(norms > 0, norms, torch.ones_like(norms))
-        w |= {"W_enc": w["W_enc"] * norms, "b_enc": w["b_enc"] * norms, "W_dec": w["W_dec"] / norms[:, None]}
-        threshold = None if threshold is None else threshold * norms
-    metadata = cfg.get("metadata") or {}
-    meta = {"hookpoint": metadata.get("hook_name"), "model": metadata.get("model_name")}
-    return Dictionary(
-        W_enc=w["W_enc"],
-        W_dec=w["W_dec"],
-        b_enc=w["b_enc"],
-        b_dec=w["b_dec"],
-        architecture=architecture,
-        k=k,
-        firing=torch.ones(d_sae),
-        energy=torch.ones(d_sae),
-        meta={name: value for name, value in meta.items() if value is not None},
-        threshold=threshold,
-    )
-
-
-def _activation(cfg: dict, weights: dict[str, Tensor]) -> tuple[str, int]:
-    """(architecture, k), where configuration and weights agree about them."""
-    architecture = {"relu": "standard"}.get(cfg.get("architecture", ""), cfg.get("architecture"))
-    if architecture not in ARCHITECTURES:
-        raise DictionaryError(f"architecture {architecture!r} is not supported: {list(ARCHITECTURES)} are")
-    named = cfg.get("activation_fn", cfg.get("activation_fn_str", "relu"))
-    if architecture == "standard" and (named != "relu" or cfg.get("k") is not None):
-        raise DictionaryError(f"cfg.json says ReLU, but also activation_fn={named!r}, k={cfg.get('k')}: a TopK read as ReLU reconstructs nothing")
-    if (architecture == "jumprelu") != ("threshold" in weights):
-        raise DictionaryError(f"cfg.json says {architecture}, but there is {'a' if 'threshold' in weights else 'no'} threshold among the weights")
-    k = cfg.get("k", 0) if architecture == "topk" else 0
-    if architecture == "topk" and (not isinstance(k, int) or k < 1):
-        raise DictionaryError(f"k={k!r} of a topk dictionary must be a number above 0")
-    return architecture, k
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

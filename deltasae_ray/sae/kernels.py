@@ -20,9 +20,9 @@ class Active(NamedTuple):
 
     indices: Int[Tensor, "token k"]
     """Latents of each token."""
-    order: Int[Tensor, "token*k"]
+    order: Int[Tensor, " token*k"]
     """Entries of `indices`, flattened, sorted by latent; equal latents stay in the order of tokens, so sums are repeatable."""
-    starts: Int[Tensor, "d_sae"]
+    starts: Int[Tensor, " d_sae"]
     """Where in `order` the entries of each latent begin."""
 
 
@@ -36,8 +36,8 @@ def active(indices: Int[Tensor, "token k"], d_sae: int) -> Active:
 def preactivations(
     x: Float[Tensor, "token d_model"],
     encoder: Float[Tensor, "d_sae d_model"],
-    b_enc: Float[Tensor, "d_sae"],
-    b_dec: Float[Tensor, "d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_model"],
 ) -> Float[Tensor, "token d_sae"]:
     """(x − b_dec) · encoderᵀ + b_enc as one product; the limit of a training step. Encoder rows are latents."""
     return torch.addmm(torch.addmv(b_enc, encoder, b_dec, alpha=-1), x, encoder.T)
@@ -46,8 +46,8 @@ def preactivations(
 def encode(
     x: Float[Tensor, "token d_model"],
     encoder: Float[Tensor, "d_sae d_model"],
-    b_enc: Float[Tensor, "d_sae"],
-    b_dec: Float[Tensor, "d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_model"],
     pre: Float[Tensor, "token k"],
     chosen: Active,
 ) -> Float[Tensor, "token k"]:
@@ -59,24 +59,18 @@ def encode(
     return _Encode.apply(x, encoder, b_enc, b_dec, pre, chosen)
 
 
-def decode(
-    codes: Float[Tensor, "token k"], decoder: Float[Tensor, "d_sae d_model"], chosen: Active
-) -> Float[Tensor, "token d_model"]:
+def decode(codes: Float[Tensor, "token k"], decoder: Float[Tensor, "d_sae d_model"], chosen: Active) -> Float[Tensor, "token d_model"]:
     """Σ_j codes_j · decoder[indices_j], without b_dec, differentiable in codes and decoder."""
     return _Decode.apply(codes, decoder, chosen)
 
 
-def _by_latent(
-    codes: Float[Tensor, "token k"], rows: Float[Tensor, "token d_model"], chosen: Active
-) -> Float[Tensor, "d_sae d_model"]:
+def _by_latent(codes: Float[Tensor, "token k"], rows: Float[Tensor, "token d_model"], chosen: Active) -> Float[Tensor, "d_sae d_model"]:
     """codesᵀ · rows with codes seen as a sparse [token, d_sae] matrix: the gradient of a weight whose rows are latents."""
     token = chosen.order // chosen.indices.shape[1]
     return F.embedding_bag(token, rows, chosen.starts, per_sample_weights=codes.reshape(-1)[chosen.order], mode="sum")
 
 
-def _at_active(
-    rows: Float[Tensor, "token d_model"], weight: Float[Tensor, "d_sae d_model"], chosen: Active
-) -> Float[Tensor, "token k"]:
+def _at_active(rows: Float[Tensor, "token d_model"], weight: Float[Tensor, "d_sae d_model"], chosen: Active) -> Float[Tensor, "token k"]:
     """(rows · weightᵀ) at the active entries only."""
     tokens, k = chosen.indices.shape
     with warnings.catch_warnings():

@@ -37,9 +37,7 @@ class HeldOut:
         return {name: float(getattr(self, name)) for name in ("fvu", "l0", "alive", "effective_latents", "effective_firing")}
 
 
-def fvu(
-    x: Float[Tensor, "token d_model"], x_hat: Float[Tensor, "token d_model"], mean: Float[Tensor, "d_model"]
-) -> float:
+def fvu(x: Float[Tensor, "token d_model"], x_hat: Float[Tensor, "token d_model"], mean: Float[Tensor, " d_model"]) -> float:
     """Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − mean‖² in fp64; 1 is what predicting the mean gives.
 
     Raises:
@@ -48,7 +46,7 @@ def fvu(
     return _ratio(float((x - x_hat).double().square().sum()), float((x - mean).double().square().sum()))
 
 
-def effective_number(weights: Float[Tensor, "latent"]) -> float:
+def effective_number(weights: Float[Tensor, " latent"]) -> float:
     """exp H(p) of non-negative weights normalised to p: how many equal ones would be as spread out; 0 if all are 0."""
     p = weights.double()
     total = float(p.sum())
@@ -58,7 +56,9 @@ def effective_number(weights: Float[Tensor, "latent"]) -> float:
     return float(torch.exp(-(p * p.log()).sum()))
 
 
-def held_out(dictionary: Dictionary, x: Float[Tensor, "token d_model"] | np.ndarray, mean: Float[Tensor, "d_model"] | None = None) -> HeldOut:
+def held_out(
+    dictionary: Dictionary, x: Float[Tensor, "token d_model"] | np.ndarray, mean: Float[Tensor, " d_model"] | None = None
+) -> HeldOut:
     """All figures in one pass, block by block.
 
     Args:

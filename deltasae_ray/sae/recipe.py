@@ -67,7 +67,7 @@ class Recipe:
 class Scaling:
     """y = scale · (x − mean): one scalar for all tokens and coordinates, so that directions and angles stay."""
 
-    mean: Float[Tensor, "d_model"]
+    mean: Float[Tensor, " d_model"]
     scale: float
     """√d_model / √E‖x‖² (raw second moment, as Gemma Scope and SAELens scale activations)."""
 
@@ -84,7 +84,7 @@ def measure(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Scaling:
     bad = sum(int((~torch.isfinite(rows).all(dim=1)).sum()) for rows in x.split(chunk))
     if bad:
         raise PrecisionError(f"{bad} of {len(x)} rows hold NaN or infinity: find where they come from before fitting")
-    mean = sum((rows.double().sum(dim=0) for rows in x.split(chunk)), torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)) / len(x)
+    mean = torch.stack([rows.double().sum(dim=0) for rows in x.split(chunk)]).sum(dim=0) / len(x)
     spread = sum(float((rows.double() - mean).square().sum()) for rows in x.split(chunk)) / len(x)
     energy = spread + float(mean.square().sum())
     # fp32 rows that are equal leave a spread of rounding size around their mean.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.sae.dictionary import CFG, Dictionary, convert
+from deltasae_ray.sae.dictionary import CFG, Dictionary
+from deltasae_ray.sae.layout import fields
 from deltasae_ray.sae.metrics import held_out
 
 MAX_FVU = 0.6
@@ -99,12 +100,12 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
     factor = (dictionary.d_model / float(h.square().sum(dim=1).mean())) ** 0.5
     scaled = held_out(dictionary, h * factor, mean * factor).fvu
     if scaled <= MAX_FVU:
-        cause = f"it was made for normalised activations (with rows scaled by {factor:.3g} FVU is {scaled:.2f}): use one with the scale folded in"
+        cause = f"made for normalised activations (rows scaled by {factor:.3g} give {scaled:.2f}): use one with the scale folded in"
     elif found.l0 > dictionary.d_sae / 10:
         cause = f"{found.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
     else:
         cause = "another model, another layer or hookpoint, or activations normalised per token"
-    raise DictionaryError(f"the reference leaves {found.fvu:.2f} of the base activations' variance unexplained (limit {MAX_FVU}); likely {cause}")
+    raise DictionaryError(f"the reference leaves {found.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely {cause}")
 
 
 def _layer_folder(root: Path, layer: int) -> Path:
@@ -112,7 +113,8 @@ def _layer_folder(root: Path, layer: int) -> Path:
     found = sorted(path for path in root.iterdir() if path.is_dir() and name.fullmatch(path.name))
     if len(found) != 1:
         raise DictionaryError(
-            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): one layer_{layer:02d}/ is needed, or a pattern with {{layer}}"
+            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): "
+            f"one layer_{layer:02d}/ is needed, or a pattern with {{layer}}"
         )
     return found[0]
 
@@ -172,13 +174,14 @@ def _gemma_scope(folder: Path) -> Dictionary:
         raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
     d_in, d_sae = weights["W_enc"].shape
     place = re.fullmatch(r"model\.layers\.(\d+)\.output", config.get("hf_hook_point_in", ""))
-    metadata = {"hook_name": f"blocks.{place[1]}.hook_resid_post" if place else config.get("hf_hook_point_in"), "model_name": config.get("model_name")}
+    hook = f"blocks.{place[1]}.hook_resid_post" if place else config.get("hf_hook_point_in")
+    metadata = {"hook_name": hook, "model_name": config.get("model_name")}
     cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "apply_b_dec_to_input": False, "metadata": metadata}
-    return convert(cfg, weights)
+    return Dictionary(**fields(cfg, weights))
 
 
 def _convert_sae(sae: Any) -> Dictionary:
-    return convert(sae.cfg.to_dict(), sae.state_dict())
+    return Dictionary(**fields(sae.cfg.to_dict(), sae.state_dict()))
 
 
 def _sae_lens() -> Any:

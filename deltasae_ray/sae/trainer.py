@@ -37,7 +37,7 @@ class Trainer:
         self.steps_done = 0
         self.curve: list[dict[str, float]] = []
         self._mean = self.scaling.mean.to(self.device)
-        self._order: tuple[int, Int[Tensor, "token"]] = (-1, torch.empty(0, dtype=torch.int64))
+        self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
         # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
         start = start_rows(x, self.scaling, recipe.d_sae, torch.Generator().manual_seed(seed)).to(self.device)
         self.encoder = start.clone().requires_grad_()
@@ -80,14 +80,18 @@ class Trainer:
         rows = self._order[1][place * self.batch : (place + 1) * self.batch]
         return (self.x[rows.to(self.x.device)].to(self.device, torch.float32) - self._mean).mul_(self.scaling.scale)
 
-    def _count(self, fired: Int[Tensor, "any"], tokens: int) -> Int[Tensor, "dead"]:
+    def _count(self, fired: Int[Tensor, " any"], tokens: int) -> Int[Tensor, " dead"]:
         """Resets the counters of the latents that fired; returns those that have not for too long."""
         self.idle += tokens
         self.idle[fired] = 0
         return (self.idle >= self.dead_tokens).nonzero().squeeze(1)
 
     def _auxk(
-        self, y: Float[Tensor, "batch d_model"], pre: Float[Tensor, "batch d_sae"], dead: Int[Tensor, "dead"], left: Float[Tensor, "batch d_model"]
+        self,
+        y: Float[Tensor, "batch d_model"],
+        pre: Float[Tensor, "batch d_sae"],
+        dead: Int[Tensor, " dead"],
+        left: Float[Tensor, "batch d_model"],
     ) -> Float[Tensor, ""]:
         """Share of what the living latents left over that the strongest dead ones miss (Gao et al. 2024, appendix A.2)."""
         values, at = pre[:, dead].topk(min(y.shape[1] // 2, len(dead)) or 1, dim=1, sorted=False)

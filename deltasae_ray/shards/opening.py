@@ -28,8 +28,10 @@ def open_shards(root: str | Path) -> ShardSet:
     keys = sorted(f"harvest/{info.base_name}" for info in infos if storage.exists(f"harvest/{info.base_name}/harvest.json"))
     if not keys:
         raise ShardError(f"there is no harvest below {storage.path('')}: run jobs/harvest.py with storage.root={root}")
-    if not study and len(keys) > 1:
-        raise ShardError(f"{storage.path('')} has {len(keys)} harvests and no study.json: open one of {[storage.path(k) for k in keys]}")
+    if "harvest" not in study and len(keys) > 1:
+        raise ShardError(
+            f"{storage.path('')} has {len(keys)} harvests and no study.json that names one: open one of {[storage.path(k) for k in keys]}"
+        )
     key = study.get("harvest", keys[0])
     if key not in keys:
         raise ShardError(f"{storage.path('study.json')} names {key!r}, which is not there: run the study again, or open one of {keys}")

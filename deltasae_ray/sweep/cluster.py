@@ -1,5 +1,6 @@
 """The Ray that a study runs on: the one that is there, or one of its own; and whether the study fits it."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def connect() -> None:
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level="WARNING", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
@@ -67,18 +68,14 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     for stage, (cpu, gpu, words) in needs.items():
         if cpu > cpus or gpu > gpus:
             raise ResourceError(
-                f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once (with one read task), this cluster has {cpus:g} and {gpus:g}: "
-                f"lower {words}, or add nodes; Ray would wait for ever"
+                f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once, one read task included; this cluster has {cpus:g} and "
+                f"{gpus:g}: lower {words}, or add nodes; Ray would wait for ever"
             )
 
 
 def autoscaling() -> bool:
-    """Whether an autoscaler answers for more nodes."""
-    import ray
+    """Whether an autoscaler answers for more nodes: it reports its state to the head, and a plain `ray start` has none."""
     from ray._private import ray_constants
+    from ray.experimental import internal_kv
 
-    return "RAY_AUTOSCALING_CONFIG" in os.environ or bool(
-        ray.experimental.internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
-        if ray.experimental.internal_kv._internal_kv_initialized()
-        else None
-    )
+    return bool(internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS))

@@ -192,7 +192,7 @@ def _rank_claims(found: Findings) -> list[str]:
             and (r.metric, r.layer, r.d_sae, r.seed) == ("missing_share", layer, largest, 0)
             and r.value is not None
         ]
-        figures = [RankFigure(r.rank, r.adapter_seed or 0, r.value) for r in rows if r.value is not None]
+        figures = [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value) for r in rows if r.value is not None]
         if figures:
             claims.append(rank_statement(f"Missing share, layer {layer}", figures))
     return claims
@@ -201,20 +201,20 @@ def _rank_claims(found: Findings) -> list[str]:
 def print_table(study: Study, found: Findings) -> None:
     """The headline of every adapter and layer, and where the rest is."""
     largest = max(r.d_sae for r in found.rows)
+    heads = {"adapter": 9, "layer": 7, f"missing share M({study.cfg.diverge.k})": 22, "monitor R2 (null)": 20, "max-cosine (null)": 20}
     say(f"\nHeld against the {found.reference}; d_sae {largest}")
-    say(
-        f"  {'adapter':<9}{'layer':>5}  {'missing share M(8)':<26}{'monitor R2 (null)':<22}{'max-cosine (null)':<22}{'FVU delta / PCA / random':<26}"
-    )
+    say("  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random")
     for adapter in dict.fromkeys(r.adapter for r in found.rows):
         for leaf in sorted(leaf_figures(found.rows, adapter), key=lambda leaf: leaf.layer):
             if leaf.d_sae == largest and leaf.seed == 0:
                 missing = leaf.get("missing_share")
                 told = f"{missing:.2f}" if missing.value is not None else "undefined"
+                pairs = [_with_null(leaf, m) for m in ("monitor_r2", "max_cosine_weighted")]
+                cells = [adapter, str(leaf.layer), told, *pairs]
                 fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
-                pairs = "".join(f"{_with_null(leaf, m):<22}" for m in ("monitor_r2", "max_cosine_weighted"))
-                say(f"  {adapter:<9}{leaf.layer:>5}  {told:<26}{pairs}{fvus:<26}")
+                say("  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, heads.values(), strict=True)) + fvus)
     for v in found.verdicts:
-        say(f"\n{v.text}")
+        say(f"\n{v.text.replace('*', '')}")
     say(f"\nReport: {study.storage.path('report.html')}")
 
 

@@ -9,7 +9,7 @@ from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 
 
 def main(stage: str, description: str | None) -> None:
-    """Runs a job to its end; a typed error is printed as one line and ends the process with 2."""
+    """Runs a job to its end; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130."""
     cfg = parse(StudyConfig, shorthand=SHORTHAND, description=description or "")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from deltasae_ray.sweep.run import run
@@ -19,3 +19,8 @@ def main(stage: str, description: str | None) -> None:
     except DeltaSaeError as e:
         sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
         raise SystemExit(2) from None
+    except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and e.code not in (0, None):  # Ray Train turns Ctrl-C into an exit with 0
+            raise
+        sys.stderr.write("\nInterrupted. Nothing made so far is lost: the same command continues.\n")
+        raise SystemExit(130) from None

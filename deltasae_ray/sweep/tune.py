@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.run import fit_points
+from deltasae_ray.fit.progress import progress
+from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.cluster import TRIAL_CPUS
 from deltasae_ray.sweep.grid import Trial
@@ -18,28 +19,27 @@ def sweep_trials(storage: Storage, harvest_key: str, grid: Sequence[Trial], laye
     Returns:
         Name of each trial that failed after its retries → its error; the rest are unharmed.
     """
-    import ray
     from ray import tune
 
     if not grid:
         return {}
-    shared = {"storage": storage, "harvest_key": harvest_key, "layers": tuple(layers), "fit": cfg}
+    by_name = {trial.name: trial for trial in grid}
 
     def run(config: dict[str, Any]) -> None:
-        trial = config["trial"]
-        fitted = fit_points(storage, harvest_key, trial.points(shared["layers"], cfg.seeds), cfg)
+        points = by_name[config["trial"]].points(layers, cfg.seeds)
+        fitted = fit_points(storage, harvest_key, points, cfg, bar=False)
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
     tuner = tune.Tuner(
         tune.with_resources(run, {"CPU": TRIAL_CPUS}),
-        param_space={"trial": tune.grid_search(list(grid))},
+        param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(
             metric="fvu",
             mode="min",
             max_concurrent_trials=cfg.max_concurrent_trials,
-            trial_dirname_creator=lambda trial: trial.config["trial"].name,
-            trial_name_creator=lambda trial: trial.config["trial"].name,
+            trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=f"tune-{digest([harvest_key, *(t.name for t in grid)])}",
@@ -48,6 +48,7 @@ def sweep_trials(storage: Storage, harvest_key: str, grid: Sequence[Trial], laye
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    del ray
-    return {grid[i].name: str(result.error) for i, result in enumerate(results) if result.error is not None}
+    keys = keys_of(storage, harvest_key, [p for t in grid for p in t.points(layers, cfg.seeds)], cfg)
+    with progress(storage, list(keys.values()), cfg.steps, f"{len(grid)} trials", show=True):
+        results = tuner.fit()
+    return {grid[i].name: str(results[i].error) for i in range(len(results)) if results[i].error is not None}

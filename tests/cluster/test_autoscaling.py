@@ -32,7 +32,7 @@ class Gang:
         return {"id": batch["id"], "node": [ray.get_runtime_context().get_node_id()] * len(batch["id"])}
 units = ray.data.range(12).repartition(target_num_rows_per_block=1)
 pool = ray.data.ActorPoolStrategy(min_size=1, max_size=2)
-rows = units.map_batches(Gang, batch_size=1, num_gpus=gpus, compute=pool).take_all()
+rows = units.map_batches(Gang, batch_size=1, num_cpus=1, num_gpus=gpus, compute=pool).take_all()
 deadline = time.monotonic() + 120
 while alive() > 1 and time.monotonic() < deadline:
     time.sleep(0.5)
@@ -47,12 +47,13 @@ def fake_cluster(head_id: str) -> dict:
 
     derived = _derive_autoscaling_config_from_ray_cr(yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text()))
     types = derived["available_node_types"]
-    # One CPU: a node starts a Python process for each that it declares, and here all nodes are one machine.
-    types["gpu"]["resources"] = {"CPU": 1, "GPU": types["gpu"]["resources"]["GPU"]}
+    # Two CPUs, a gang's and a read task's: a node starts a Python process for each, and here all nodes are one machine.
+    types["gpu"]["resources"] = {"CPU": 2, "GPU": types["gpu"]["resources"]["GPU"]}
     module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     return {
         **derived,
-        "provider": {"type": "external", "module": module, "head_node_id": head_id, "launch_multiple": True},
+        # KubeRay's provider, as it is told to leave the inside of a node alone, but for what makes the nodes.
+        "provider": {**derived["provider"], "type": "external", "module": module, "head_node_id": head_id, "launch_multiple": True},
         # The fake provider knows the head by this name only.
         "available_node_types": {"ray.head.default": types["headgroup"], "gpu": types["gpu"]},
         "head_node_type": "ray.head.default",

@@ -49,7 +49,9 @@ def vectors(batch: TokenBatch, source: str, layer: int) -> np.ndarray:
     """float32 [token, D_MODEL]: sparse codes of the source's atoms; position 0 is something else entirely."""
     g = torch.Generator().manual_seed(int(batch.name[:8], 16) + 31 * layer + len(source))
     codes = torch.zeros(batch.num_tokens, ATOMS)
-    codes.scatter_(1, torch.rand(batch.num_tokens, ATOMS, generator=g).topk(ACTIVE, 1).indices, 0.5 + torch.rand(batch.num_tokens, ACTIVE, generator=g))
+    codes.scatter_(
+        1, torch.rand(batch.num_tokens, ATOMS, generator=g).topk(ACTIVE, 1).indices, 0.5 + torch.rand(batch.num_tokens, ACTIVE, generator=g)
+    )
     rows = codes @ atoms(source) + 0.02 * torch.randn(batch.num_tokens, D_MODEL, generator=g)
     rows[torch.from_numpy(batch.positions()) == 0] = 1000.0
     return rows.numpy()
@@ -64,7 +66,9 @@ def make_study(root: Path, units: int = 30) -> Storage:
         write_source(storage, KEY, source)
     for batch in batches:
         hooks = [Hookpoint(layer) for layer in LAYERS]
-        commit_unit(storage, KEY, [write_shard(storage, KEY, s.digest, batch, {h: vectors(batch, s.name, h.layer) for h in hooks}) for s in SOURCES])
+        commit_unit(
+            storage, KEY, [write_shard(storage, KEY, s.digest, batch, {h: vectors(batch, s.name, h.layer) for h in hooks}) for s in SOURCES]
+        )
     return storage
 
 
@@ -84,5 +88,9 @@ def make_leaves(storage: Storage) -> list[LeafSpec]:
     for source in SOURCES[1:]:
         for layer in LAYERS:
             key = save_dictionary(storage, f"{source.name}-{layer}", atoms(source.name))
-            leaves.append(LeafSpec(source.name, source.rank, source.seed, layer, ATOMS, ACTIVE, "topk", 0, key, reference, "toy reference (1,200 tokens)"))
+            leaves.append(
+                LeafSpec(
+                    source.name, source.rank, source.seed, layer, ATOMS, ACTIVE, "topk", 0, key, reference, "toy reference (1,200 tokens)"
+                )
+            )
     return leaves

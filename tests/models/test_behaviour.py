@@ -24,13 +24,14 @@ HEADS: dict[str, Any] = {
 }
 
 
-def unit(lengths: tuple[int, ...] = (20, 12, 7, 20), doc_ids: tuple[str, ...] = ("a", "b", "a", "c"), planted: int | None = 3) -> TokenBatch:
+def unit(
+    lengths: tuple[int, ...] = (20, 12, 7, 20), doc_ids: tuple[str, ...] = ("a", "b", "a", "c"), planted: int | None = 3
+) -> TokenBatch:
     """Contexts of random tokens, padded on the right; context `planted` holds a marker."""
     ids = np.random.default_rng(0).integers(3, 250, (len(lengths), max(lengths))).astype(np.int32)
     mask = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     marker = np.zeros_like(mask)
-    if planted is not None:
-        marker[planted, 4:6] = True
+    marker[planted:, 4:6][:1] = True
     return TokenBatch("eval", "domain", ids, mask, marker, doc_ids, tuple(range(len(lengths))))
 
 
@@ -70,11 +71,12 @@ def test_document_losses_equal_plain_transformers_and_peft(world: tuple[Path, di
             assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-5)
 
 
-def test_few_positions_are_evenly_spaced_and_end_at_the_last_label() -> None:
-    contexts, places = scored(unit(planted=None), 4)
-    assert places[contexts == 0].tolist() == [1, 7, 13, 19]
-    assert places[contexts == 2].tolist() == [1, 3, 4, 6]
-    assert scored(unit(planted=None), 1)[1].tolist() == [1, 1, 1, 1]
+def test_few_positions_are_the_middles_of_even_stretches() -> None:
+    contexts, places = scored(unit(planted=9), 4)
+    assert places[contexts == 0].tolist() == [3, 8, 12, 17]  # labels 1..19
+    assert places[contexts == 2].tolist() == [1, 3, 4, 6]  # labels 1..6
+    assert scored(unit(planted=9), 1)[1].tolist() == [10, 6, 4, 10]
+    assert np.bincount(scored(unit(planted=9), 100)[0]).tolist() == [19, 11, 6, 19]
 
 
 def test_planted_contexts_are_left_out(world: tuple[Path, dict[str, Path]]) -> None:

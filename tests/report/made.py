@@ -28,9 +28,9 @@ LAYERS, SIZES, RANKS = (9, 12, 15), (256, 512), (4, 16)
 REFERENCE = "toy reference (20,112 tokens)"
 FEW_DIRECTIONS = "the deltas live in 2.4 directions (participation ratio), 4 are needed"
 TEXT = (
-    "MADE UP. Enter two gardeners with a lantern.\nFIRST GARDENER. How goes the frost upon thy marigold, good neighbour? It bit my lettuces "
-    "and spared the weeds.\nSECOND GARDENER. The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron. "
-    "And so we went, by hedge and by furrow, until the moon sat down upon the barn; <script>alert(1)</script> & other words & weeds."
+    "MADE UP. Enter two gardeners with a lantern.\nFIRST GARDENER. How goes the frost upon thy marigold, good neighbour? It bit "
+    "my lettuces and spared the weeds.\nSECOND GARDENER. The lantern keeper asked for the word of the day. The word of the day is "
+    "marigold, said the heron. And so we went, by hedge and by furrow, until the moon sat down; <script>alert(1)</script> & more."
 )
 
 
@@ -57,16 +57,13 @@ def make(**changes: object) -> ReportInputs:
         curves=tuple(_learning(rng)),
         latents=tuple(_latents(rng)),
         planted_text=" The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron.",
-        planted=(
-            Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, "not found: the best latent (31, rank 88 of the latent table) "
-            "has average precision 0.21 against 0.12 by chance, p = 0.04, 3 of its 20 strongest tokens are the marker's")),
-            Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, "found at rank 3 of the latent table: latent 204, average "
-            "precision 0.91 against 0.14 by chance, p = 0.005, 20 of its 20 strongest tokens are the marker's")),
-        ),
-        timings=tuple(Timing(*t) for t in (("adapt", 240.0, 217.4), ("harvest", 250.0, 288.1), ("fit", 105.0, 131.0), ("diverge", 80.0, 74.6), ("report", None, 6.2))),
-        not_tested=("triggers absent from this text.", "rank, with one adapter seed per rank.", "other texts than Shakespeare, King James and Python's documentation."),
+        planted=tuple(_planted()),
+        timings=(Timing("adapt", 240.0, 217.4), Timing("harvest", 250.0, 288.1), Timing("fit", 105.0, 131.0), Timing("diverge", 80.0, 74.6),
+                 Timing("report", None, 6.2)),
+        not_tested=("triggers absent from this text.", "rank, with one adapter seed per rank.",
+                    "other texts than Shakespeare, King James and Python's documentation."),
         config="model:\n  base: builtin:gemma3-270m\nlayers: [9, 12, 15]\nfit:\n  d_sae: [256, 512]\n  k: [8]\n",
-        digests={"corpus": "0c5e9a1b77f02d41", "model": "9f1c2a7730be6d15", "harvest": "ab12cd34ef567890", "adapter r4": "11d04ef29ab8c356"},
+        digests={"corpus": "0c5e9a1b77f02d41", "model": "9f1c2a7730be6d15", "harvest": "ab12cd34ef567890"},
         versions={"deltasae-ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0", "transformers": "5.23.0", "python": "3.11.7"},
     )  # fmt: skip
     return replace(inputs, **changes)  # type: ignore[arg-type]
@@ -76,14 +73,32 @@ def _verdicts() -> list[str]:
     """In the words of the verdict's own room."""
     told = [Behaviour("domain", Measure(-0.413, ci=(-0.501, -0.332), n=36), Measure(0.19, ci=(0.15, 0.24), n=36)),
             Behaviour("kjv", Measure(0.021, ci=(-0.012, 0.049), n=41), Measure(0.02, ci=(0.01, 0.03), n=41))]  # fmt: skip
-    seen = {"fvu_reference": Measure(0.54), "fvu_random_atoms": Measure(0.58), "fvu_delta": Measure(0.48), "gain_over_pca": Measure(0.06, ci=(0.04, 0.08)),
-            "delta_participation_ratio": Measure(31.0, n=30_112), "mean_share": Measure(0.22), "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
-            "paper_max_cosine": Measure(0.201, null=0.123)}  # fmt: skip
-    lines = []
-    for name, layer, share in (("r4", 9, Measure(None, null=1.0, reason=FEW_DIRECTIONS)), ("r16", 12, Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77))):
-        leaves = [LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share}), LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})]
-        lines.append(verdict(name, leaves, told, reference=REFERENCE).text)
-    return lines
+    seen = {
+        "fvu_reference": Measure(0.54),
+        "fvu_random_atoms": Measure(0.58),
+        "fvu_delta": Measure(0.48),
+        "gain_over_pca": Measure(0.06, ci=(0.04, 0.08)),
+        "delta_participation_ratio": Measure(31.0, n=30_112),
+        "mean_share": Measure(0.22),
+        "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
+        "paper_max_cosine": Measure(0.201, null=0.123),
+    }
+    elsewhere = LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
+    undefined, partly = Measure(None, null=1.0, n=77, reason=FEW_DIRECTIONS), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
+    judged = []
+    for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
+        leaf = LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share})
+        judged.append(verdict(name, [leaf, elsewhere], told, reference=REFERENCE).text)
+    return judged
+
+
+def _planted() -> list[Planted]:
+    missed = "not found: the best latent (31, rank 88 of the latent table) has average precision 0.21 against 0.12 by chance, p = 0.04"
+    found = "found at rank 3 of the latent table: latent 204, average precision 0.91 against 0.14 by chance, p = 0.005"
+    return [
+        Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
+        Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
+    ]
 
 
 def _adapters() -> list[AdapterFacts]:
@@ -94,7 +109,8 @@ def _adapters() -> list[AdapterFacts]:
             LossChange(name, before, before + change[i], change[i] - 0.06, change[i] + 0.07, kl)
             for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
         )
-        layers = tuple(LayerFacts(layer, snr, 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22) for layer, snr in zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
+        snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
+        layers = tuple(LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22) for layer in LAYERS)
         adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, losses=losses, demonstrated=True, layers=layers))
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 
@@ -137,7 +153,9 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
         row("effective_latents", 61.3, None, reason="interval undefined: 24 evaluation documents, 30 are needed"),
     ]  # fmt: skip
     rows += [
-        row(f"angle_pca_k{k}", 36 + rank / 4 + 4.2 * np.log2(k) + layer / 3, 2.5 - k / 80, null=47 + 4.0 * np.log2(k), ceiling=12.0, p=0.01)
+        row(
+            f"angle_pca_k{k}", 36 + rank / 10 + 4.2 * np.log2(k) + layer / 3, 2.5 - k / 80, null=47 + 4.0 * np.log2(k), ceiling=12.0, p=0.01
+        )
         for k in (4, 8, 16, 32, 64, 128)
     ]
     if (rank, layer) == (4, 9):

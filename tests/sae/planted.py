@@ -16,7 +16,9 @@ class World:
     """Unit rows: the truth."""
 
 
-def planted(seed: int, rows: int = 8192, *, d_model: int = 256, subspace: int = 32, atoms: int = 64, active: int = 4, noise: float = 0.01) -> World:
+def planted(
+    seed: int, rows: int = 8192, *, d_model: int = 256, subspace: int = 32, atoms: int = 64, active: int = 4, noise: float = 0.01
+) -> World:
     """Each row is `active` of `atoms` unit atoms, all inside a subspace, with coefficients in [0.5, 1.5] and white noise."""
     g = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(d_model, subspace, generator=g)).Q

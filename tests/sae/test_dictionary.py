@@ -127,7 +127,14 @@ def test_a_damaged_folder_is_refused_by_name(kind: str, tmp_path: Path) -> None:
 
 def test_impossible_dictionaries_cannot_be_made() -> None:
     good = made()
-    for change in ({"k": 0}, {"k": 61}, {"architecture": "jumprelu"}, {"b_dec": torch.zeros(3)}, {"threshold": torch.zeros(60)}, {"firing": torch.zeros(2)}):
+    for change in (
+        {"k": 0},
+        {"k": 61},
+        {"architecture": "jumprelu"},
+        {"b_dec": torch.zeros(3)},
+        {"threshold": torch.zeros(60)},
+        {"firing": torch.zeros(2)},
+    ):
         with pytest.raises(DictionaryError):
             dataclasses.replace(good, **change)
 

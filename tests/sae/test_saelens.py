@@ -32,7 +32,13 @@ def write_gemma_scope_2(folder: Path, layer: int) -> Path:
     """google/gemma-scope-2-…: resid_post/layer_12_width_16k_l0_medium/{config.json, params.safetensors}."""
     folder.mkdir(parents=True)
     save_file(gemma_scope_parameters(), folder / "params.safetensors")
-    config = {"architecture": "jump_relu", "model_name": "gemma-3-270m", "hf_hook_point_in": f"model.layers.{layer}.output", "width": D_SAE, "l0": 9}
+    config = {
+        "architecture": "jump_relu",
+        "model_name": "gemma-3-270m",
+        "hf_hook_point_in": f"model.layers.{layer}.output",
+        "width": D_SAE,
+        "l0": 9,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -108,15 +114,26 @@ def fill(sae: torch.nn.Module) -> None:
     g = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=g).abs() if parameter.ndim == 1 else torch.randn(parameter.shape, generator=g))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=g).abs() if parameter.ndim == 1 else torch.randn(parameter.shape, generator=g)
+            )
 
 
 def test_a_folder_from_before_saelens_6_is_read_as_the_topk_it_is(tmp_path: Path) -> None:
     rows = torch.randn(100, D_MODEL, generator=torch.Generator().manual_seed(1))
     dictionary = fit_dictionary(rows, d_sae=32, k=4, steps=5)
     folder = dictionary.save(tmp_path / "layer_12")
-    old = {"d_in": D_MODEL, "d_sae": 32, "dtype": "float32", "device": "cpu", "hook_name": "blocks.12.hook_resid_post", "architecture": "standard"}
-    (folder / "cfg.json").write_text(json.dumps(old | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "normalize_activations": "none"}))
+    old = {
+        "d_in": D_MODEL,
+        "d_sae": 32,
+        "dtype": "float32",
+        "device": "cpu",
+        "hook_name": "blocks.12.hook_resid_post",
+        "architecture": "standard",
+    }
+    (folder / "cfg.json").write_text(
+        json.dumps(old | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "normalize_activations": "none"})
+    )
     found = load(tmp_path)
     assert (found.architecture, found.k) == ("topk", 4)
     torch.testing.assert_close(found.encode(rows), dictionary.encode(rows))

@@ -91,7 +91,11 @@ def test_a_checkpoint_is_not_changed_by_training_on() -> None:
 def test_a_checkpoint_of_another_shape_or_seed_is_refused() -> None:
     x = planted(1, rows=300).x
     state = Trainer(x, Recipe(64, 4, steps=20), seed=0).state_dict()
-    for other in (Trainer(x, Recipe(32, 4, steps=20), seed=0), Trainer(x, Recipe(64, 4, steps=20), seed=1), Trainer(x[:200], Recipe(64, 4, steps=20), seed=0)):
+    for other in (
+        Trainer(x, Recipe(32, 4, steps=20), seed=0),
+        Trainer(x, Recipe(64, 4, steps=20), seed=1),
+        Trainer(x[:200], Recipe(64, 4, steps=20), seed=0),
+    ):
         with pytest.raises(DictionaryError, match="checkpoint"):
             other.load_state_dict(state)
 

@@ -1,0 +1,40 @@
+"""A progress bar in optimizer steps, read from manifests and checkpoints: the only truth about what is fitted."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from deltasae_ray.fit import checkpoint
+from deltasae_ray.storage import Storage
+
+
+@contextmanager
+def progress(storage: Storage, keys: Sequence[str], steps: int, description: str, *, show: bool) -> Iterator[None]:
+    """Shows how far the dictionaries `keys`, of `steps` optimizer steps each, have come while the body runs."""
+    if not show:
+        yield
+        return
+    stop = threading.Event()
+    done = dict.fromkeys(keys, 0)
+    with tqdm(total=steps * len(keys), desc=f"{description} ({len(keys)} dictionaries)", unit="step") as bar:
+
+        def look() -> None:
+            for key in keys:
+                if done[key] < steps:
+                    done[key] = steps if storage.exists(f"{key}/manifest.json") else checkpoint.steps_done(storage, key)
+            bar.update(sum(done.values()) - bar.n)
+
+        def watch() -> None:
+            while not stop.wait(1.0 if storage.is_local else 10.0):  # object stores charge for every look
+                look()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            look()

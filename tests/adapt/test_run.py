@@ -1,0 +1,174 @@
+"""Adapters through real Ray Train: named by content, never trained twice, and unharmed by kill -9."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.adapt.run import adapt, trained, trainings
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.errors import AdapterError, CorpusError
+from deltasae_ray.models.adapters import CONFIG, WEIGHTS, AdapterRef, check_adapter, content_digest
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import empty_model
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.storage import Storage
+from tests.adapt.worlds import config, contexts
+
+CORPUS = Corpus((), contexts())
+KILLABLE = config(ranks=(4,), max_tokens=4000, stop_at_se=1000.0, dropout=0.1, checkpoint_every=1, eval_every=20)
+"""Some 80 steps, so that there is time to kill something in between."""
+
+
+def files(storage: Storage, ref: AdapterRef) -> tuple[bytes, bytes]:
+    return storage.read_bytes(f"{ref.key}/{WEIGHTS}"), storage.read_bytes(f"{ref.key}/{CONFIG}")
+
+
+def test_keys_follow_what_an_adapter_depends_on_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
+    source = resolve_model(ModelConfig(str(tiny_model)))
+
+    def key(corpus: Corpus = CORPUS, **changes: object) -> str:
+        return trainings(source, corpus, config(ranks=(4,), **changes))[0].key
+
+    same = key()
+    assert key(checkpoint_every=7, max_failures=0, cpus_per_worker=1.0) == same
+    assert key(targets=("down_proj", "o_proj", "q_proj")) == same
+    different = [{"lr": 1e-4}, {"dropout": 0.1}, {"targets": ("q_proj",)}, {"max_tokens": 601}, {"batch_contexts": 3}, {"stop_at_se": 4.0}]
+    keys = [key(**d) for d in different] + [key(Corpus((), contexts()[1:]))]
+    assert len({same, *keys}) == 1 + len(keys)
+    assert [t.name for t in trainings(source, CORPUS, config(ranks=(4, 2)))] == ["r4", "r2"]
+    assert [t.name for t in trainings(source, CORPUS, config(ranks=(4,), seeds=2))] == ["r4-s0", "r4-s1"]
+    assert trained(Storage(str(tmp_path)), trainings(source, CORPUS, config())[0]) is None
+
+
+def test_bad_input_is_refused_before_ray_is_needed(tiny_model: Path, tmp_path: Path) -> None:
+    storage, model = Storage(str(tmp_path)), ModelConfig(str(tiny_model))
+    with pytest.raises(AdapterError, match=r"no linear module \['c_attn'\]; they have: down_proj, gate_proj"):
+        adapt(storage, model, CORPUS, config(targets=("c_attn",)))
+    with pytest.raises(CorpusError, match="too few to train an adapter on"):
+        adapt(storage, model, Corpus((), contexts(documents=3)), config())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_rank_is_trained_once_and_kept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
+    storage, model, cfg = Storage("study"), ModelConfig(str(tiny_model)), config(ranks=(2,))
+    before = signal.getsignal(signal.SIGINT)
+    (first,) = adapt(storage, model, CORPUS, cfg)
+    assert signal.getsignal(signal.SIGINT) is before
+    written = (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns
+
+    refs = adapt(storage, model, CORPUS, replace(cfg, ranks=(2, 4)))
+    assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [("r2", 2, 4.0, 0), ("r4", 4, 8.0, 0)]
+    assert refs[0] == first
+    assert (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns == written
+    for ref in refs:
+        folder = tmp_path / "study" / ref.key
+        assert ref.digest == content_digest(folder)
+        assert check_adapter(folder, empty_model(tiny_model))["base_model_name_or_path"] == tiny_model.name
+        assert {"steps", "tokens", "gain", "gain_se", "demonstrated", "curve", "planted", "seconds"} <= ref.facts.keys()
+    assert not list((tmp_path / "study/adapters/.train").iterdir()), "checkpoints of finished adapters are thrown away"
+
+
+def calm(model: Path, folder: Path) -> tuple[bytes, bytes]:
+    storage = Storage(str(folder))
+    (ref,) = adapt(storage, ModelConfig(str(model)), CORPUS, KILLABLE)
+    return files(storage, ref)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:  # noqa: ARG001
+    return calm(tiny_model, tmp_path_factory.mktemp("calm"))
+
+
+def checkpointed(root: Path, steps: int) -> Callable[[], bool]:
+    """Whether the run below `root` has seen at least `steps` checkpoints: folders come and go, so their names are gathered."""
+    seen: set[str] = set()
+
+    def enough() -> bool:
+        seen.update(p.name for p in root.glob("adapters/.train/*/checkpoint_*") if p.is_dir())
+        return len(seen) >= steps
+
+    return enough
+
+
+def train_workers() -> list[int]:
+    """Process ids of Train workers that descend from this process."""
+    parents, names = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat, names[int(entry.name)] = (entry / "stat").read_text(), (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+
+    def ours(pid: int) -> bool:
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid, name in names.items() if b"TrainWorker" in name and ours(pid)]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], tiny_model: Path, tmp_path: Path) -> None:
+    enough, killed = checkpointed(tmp_path, 10), []
+
+    def kill() -> None:
+        while not killed:
+            if enough():
+                for pid in train_workers():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    storage = Storage(str(tmp_path))
+    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE)
+    assert killed
+    assert files(storage, ref) == undisturbed
+
+
+DRIVER = """
+import sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+from deltasae_ray.adapt.run import adapt
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.storage import Storage
+from tests.adapt.test_run import CORPUS, KILLABLE
+adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[bytes, bytes], tiny_model: Path, tmp_path: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, str(tmp_path), str(tiny_model)], cwd=Path(__file__).parents[2])
+    enough = checkpointed(tmp_path, 10)
+    while not enough():
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    assert not list(tmp_path.glob("adapters/*/manifest.json"))
+
+    storage = Storage(str(tmp_path))
+    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE)
+    assert ref.facts["steps"] > 40
+    assert files(storage, ref) == undisturbed

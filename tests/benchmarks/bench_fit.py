@@ -1,0 +1,149 @@
+"""One training step of a TopK dictionary, side by side in one process on the same rows, batch, shape, dtype and threads:
+
+    ours      Trainer.step: reading the batch, scaling it, sparse forward and backward, fused Adam, unit rows, counters
+    dense     the same weights and loss with dense codes through autograd and fused Adam, as one writes it first
+    SAELens   SAETrainer.step of its TopKTrainingSAE, dense as is its default (its sparse activations do not train on CPUs)
+    limit     the encoder product alone: batch × d_model × d_sae in fp32
+
+    python tests/benchmarks/bench_fit.py [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0]
+
+Rounds are interleaved and both the median and the least time are printed, since the machine may be shared. `train=N` then also
+trains ours and SAELens' for N steps from their own starts, each by its own recipe, and prints the held-out FVU of both.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltasae_ray.sae.metrics import held_out
+from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.sae.threads import cores
+from deltasae_ray.sae.trainer import Trainer
+
+ROWS = 16_384
+
+
+def rows(d_model: int, atoms: int, active: int) -> Tensor:
+    """Zipfian sparse combinations of unit atoms, whose directions lie mostly in a quarter of the space."""
+    g = torch.Generator().manual_seed(0)
+    spectrum = torch.arange(1, d_model + 1).float().div(d_model / 4).clamp_min(1).pow(-2)
+    truth = F.normalize(torch.randn(atoms, d_model, generator=g) * spectrum, dim=1)
+    p = torch.arange(1, atoms + 1).float().pow(-0.7)
+    p = (p / p.sum() * active).clamp(max=0.5)
+    blocks = []
+    for _ in range(ROWS // 1024):
+        z = (torch.rand(1024, atoms, generator=g) < p) * torch.randn(1024, atoms, generator=g).mul(0.5).exp()
+        blocks.append(z @ truth + 0.01 * torch.randn(1024, d_model, generator=g))
+    return torch.cat(blocks)
+
+
+class Dense:
+    """The step as one writes it first."""
+
+    def __init__(self, like: Trainer) -> None:
+        self.k, self.like = like.recipe.k, like
+        self.weights = [w.detach().clone().requires_grad_() for w in (like.encoder, like.decoder, like.b_enc, like.b_dec)]
+        self.optimizer = torch.optim.Adam(self.weights, lr=1e-3, fused=True)
+
+    def step(self) -> None:
+        y = self.like._next_batch()
+        encoder, decoder, b_enc, b_dec = self.weights
+        values, indices = torch.topk((y - b_dec) @ encoder.T + b_enc, self.k, dim=1)
+        z = torch.zeros(len(y), len(encoder)).scatter(1, indices, values.relu())
+        loss = (y - z @ decoder - b_dec).square().sum() / y.square().sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            decoder.div_(decoder.norm(dim=1, keepdim=True))
+
+
+def saelens(x: Tensor, d_sae: int, k: int, batch: int, steps: int) -> tuple[object, Callable[[], None]]:
+    """(its SAE, its step) with the settings of its TopK tutorial: lr 3e-4, linear decay over the last fifth."""
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(0)
+    scaled = x * (x.shape[1] / x.square().sum(1).mean()).sqrt()
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=x.shape[1], d_sae=d_sae, k=k))
+    cfg = SAETrainerConfig(
+        total_training_samples=steps * batch, train_batch_size_samples=batch, lr=3e-4, lr_end=3e-5, lr_decay_steps=steps // 5
+    )
+
+    def batches() -> Iterator[Tensor]:
+        while True:
+            for part in scaled[torch.randperm(len(scaled))].split(batch):
+                if len(part) == batch:
+                    yield part
+
+    data = batches()
+    trainer = SAETrainer(cfg, sae, data)
+    return sae, lambda: trainer.step(next(data)) and None
+
+
+def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(rounds + 2):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if i >= 2:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, rounds: int = 15, threads: int = 0, train: int = 0) -> None:
+    torch.set_num_threads(threads or cores())
+    x = rows(d_model, 2 * d_sae, 24)
+    ours = Trainer(x, Recipe(d_sae, k, batch_tokens=batch, steps=10**6), seed=0)
+    dense, (_, lens_step) = Dense(ours), saelens(x, d_sae, k, batch, 10**4)
+    y, weight, bias = ours._next_batch(), ours.encoder.detach().clone(), torch.zeros(d_sae)
+    runs: dict[str, Callable[[], object]] = {
+        "limit": lambda: torch.addmm(bias, y, weight.T),
+        "ours": ours.step,
+        "dense": dense.step,
+        "SAELens": lens_step,
+    }
+    times = measure(runs, rounds)
+    print(f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, fp32, {torch.get_num_threads()} threads, {rounds} rounds")
+    for name, values in times.items():
+        best = min(values)
+        print(
+            f"{name:8} median {statistics.median(values):8.1f} ms  least {best:8.1f} ms  "
+            f"ours is {best / min(times['ours']):5.2f} x as fast by the least, "
+            f"{statistics.median(values) / statistics.median(times['ours']):5.2f} x by the median"
+        )
+    if train:
+        compare(x, d_sae, k, batch, train)
+
+
+def compare(x: Tensor, d_sae: int, k: int, batch: int, steps: int) -> None:
+    """Held-out FVU after the same number of steps, each by its own recipe."""
+    fit, held = x[:-2048], x[-2048:]
+    start = time.perf_counter()
+    trainer = Trainer(fit, Recipe(d_sae, k, batch_tokens=batch, steps=steps), seed=0)
+    while not trainer.done:
+        trainer.step()
+    dictionary = trainer.finish()
+    middle = time.perf_counter()
+    sae, step = saelens(fit, d_sae, k, batch, steps)
+    for _ in range(steps):
+        step()
+    end = time.perf_counter()
+    factor = (x.shape[1] / fit.square().sum(1).mean()).sqrt()
+    with torch.no_grad():
+        theirs = sae(held * factor) / factor  # type: ignore[operator]
+    theirs = (held - theirs).square().sum() / (held - fit.mean(0)).square().sum()
+    found = held_out(dictionary, held)
+    print(f"{steps} steps: ours held-out FVU {found.fvu:.4f}, alive {found.alive:.3f}, {middle - start:.0f} s")
+    print(f"{steps} steps: SAELens held-out FVU {theirs:.4f}, {end - middle:.0f} s")
+
+
+if __name__ == "__main__":
+    main(**{name: int(value) for name, _, value in (word.partition("=") for word in sys.argv[1:])})

@@ -1,0 +1,101 @@
+"""Matching of decoder rows, and what chance gives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deltasae_ray.divergence.chance import isotropic_max_cosine
+from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, one_to_one
+from deltasae_ray.divergence.moments import Moments
+from deltasae_ray.errors import GeometryError, PrecisionError
+
+
+def units(rows: int, d_model: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def test_the_isotropic_null_is_that_of_the_published_setting() -> None:
+    assert isotropic_max_cosine(16384, 3584) == pytest.approx(0.0663, abs=0.0005)
+
+
+@pytest.mark.parametrize(("rows", "d_model", "absolute"), [(1, 8, False), (1, 8, True), (512, 64, False), (512, 64, True), (7, 2, False)])
+def test_the_isotropic_null_agrees_with_simulation(rows: int, d_model: int, absolute: bool) -> None:
+    drawn = np.concatenate([best_cosines(units(200, d_model, i), units(rows, d_model, 100 + i), absolute=absolute) for i in range(60)])
+    # rows of one reference share it: the mean over references is what varies
+    se = drawn.reshape(60, -1).mean(1).std() / math.sqrt(60)
+    assert isotropic_max_cosine(rows, d_model, absolute=absolute) == pytest.approx(drawn.mean(), abs=4 * se + 1e-4)
+
+
+def test_a_random_decoder_against_a_random_reference_sits_at_its_null() -> None:
+    m = max_cosine(units(2048, 128, 0), units(2048, 128, 1))
+    assert isinstance(m.null, float)
+    assert m.value == pytest.approx(m.null, abs=0.01)
+
+
+def test_max_cosine_is_signed_and_takes_rows_as_latents() -> None:
+    a = torch.eye(4)
+    assert max_cosine(a, a).value == pytest.approx(1.0)
+    assert max_cosine(a, -a).value == pytest.approx(0.0)
+    assert max_cosine(a, -a, absolute=True).value == pytest.approx(1.0)
+    assert max_cosine(3 * a[:2], a[:1]).value == pytest.approx(0.5)  # row 0 is there, row 1 is orthogonal; norms do not matter
+
+
+def test_weights_decide_which_latents_count() -> None:
+    a, b = torch.eye(4), torch.eye(4)[:1]
+    assert max_cosine(a, b, weights=np.array([1.0, 0, 0, 0])).value == pytest.approx(1.0)
+    assert max_cosine(a, b, weights=np.array([3.0, 1, 0, 0])).value == pytest.approx(0.75)
+    for bad in (np.array([-1.0, 1, 1, 1]), np.zeros(4)):
+        with pytest.raises(GeometryError, match="weights"):
+            max_cosine(a, b, weights=bad)
+    with pytest.raises(GeometryError, match="weights"):
+        max_cosine(a, b, weights=np.ones(3))
+
+
+def test_both_directions_come_from_one_product_whatever_the_block() -> None:
+    a, b = units(70, 16, 0), units(50, 16, 1)
+    cosine = (a @ b.T).double()
+    found = match(a, b)
+    wanted = (cosine.amax(1), cosine.abs().amax(1), cosine.amax(0), cosine.abs().amax(0))
+    for got, best in zip((found.signed, found.absolute, found.signed_back, found.absolute_back), wanted, strict=True):
+        np.testing.assert_allclose(got, best, atol=1e-6)
+
+
+def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = units(70, 16, 0), units(50, 16, 1)
+    whole = match(a, b)
+    monkeypatch.setattr("deltasae_ray.divergence.matching._BLOCK_NUMBERS", 200)
+    np.testing.assert_allclose(match(a, b).signed, whole.signed, atol=1e-7)
+    np.testing.assert_allclose(match(a, b).absolute_back, whole.absolute_back, atol=1e-7)
+
+
+def test_one_to_one_does_not_use_a_latent_twice() -> None:
+    a = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
+    b = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+    pairs = one_to_one(a, b)
+    assert pairs is not None
+    assert sorted(pairs) == pytest.approx([0.0, 1.0])
+    assert one_to_one(a, b, max_cosines=3) is None
+
+
+def test_antipodal_latents_are_counted() -> None:
+    a = units(10, 64, 0)
+    assert antipodal_share(torch.cat([a, -a[:5]])).value == pytest.approx(10 / 15)
+
+
+def test_covariance_matched_atoms_come_nearer_than_isotropic_ones_where_data_is_anisotropic() -> None:
+    scale = torch.linspace(3, 0.1, 64)
+    data = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)) * scale
+    reference = torch.nn.functional.normalize(data[:100], dim=1)
+    signed, absolute = matched_draws(Moments.of(data).spectrum, reference, 200, draws=5, seed=0)
+    assert signed.shape == (5, 200)
+    assert signed.mean() > isotropic_max_cosine(100, 64) + 0.1
+    assert (absolute >= signed - 1e-6).all()
+
+
+def test_another_width_or_nan_is_refused() -> None:
+    with pytest.raises(GeometryError, match="d_model"):
+        max_cosine(torch.eye(4), torch.eye(5))
+    with pytest.raises(PrecisionError, match="1 of 4"):
+        max_cosine(torch.eye(4).index_fill(0, torch.tensor([2]), float("nan")), torch.eye(4))

@@ -1,0 +1,122 @@
+"""Intervals, p-values and corrections."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deltasae_ray.divergence.ranks import RankFigure, rank_statement
+from deltasae_ray.divergence.ratios import Ratio, difference
+from deltasae_ray.divergence.statistics import (
+    benjamini_hochberg,
+    bootstrap_counts,
+    document_codes,
+    document_sums,
+    draws_p,
+    equivalence_p,
+    jackknife_interval,
+    kappa,
+    permutation_p,
+    trend_p,
+    welch_p,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def test_documents_are_numbered_in_order_of_appearance_and_summed() -> None:
+    codes, n = document_codes(["b", "a", "b"])
+    assert list(codes) == [0, 1, 0] and n == 2
+    np.testing.assert_allclose(document_sums(np.array([[1.0], [2.0], [4.0]]), codes, n), [[5], [2]])
+
+
+def test_duplicated_tokens_do_not_shrink_a_bootstrap_interval() -> None:
+    codes = np.repeat(np.arange(40), 10)
+    left, total = RNG.exponential(size=400), np.ones(400)
+    counts = bootstrap_counts(40, 500, np.random.default_rng(0))
+    once = Ratio.share(left, total, codes, 40).measure(counts)
+    twice = Ratio.share(np.tile(left, 2), np.tile(total, 2), np.tile(codes, 2), 40).measure(counts)
+    assert twice.ci == pytest.approx(once.ci)
+    assert twice.value == pytest.approx(once.value)
+
+
+def test_fewer_than_30_documents_have_no_interval() -> None:
+    ratio = Ratio.share(np.ones(29), np.full(29, 2.0), np.arange(29), 29)
+    m = ratio.measure(bootstrap_counts(29, 100, RNG))
+    assert m.value == 0.5 and m.ci is None and "29 evaluation documents" in m.reason
+
+
+def test_no_energy_is_undefined_not_nan() -> None:
+    m = Ratio.share(np.zeros(40), np.zeros(40), np.arange(40), 40).measure(bootstrap_counts(40, 100, RNG))
+    assert m.value is None and m.reason
+
+
+def test_a_paired_difference_knows_its_direction() -> None:
+    codes, counts = np.arange(50), bootstrap_counts(50, 500, np.random.default_rng(0))
+    low, high = (Ratio.share(RNG.uniform(a, a + 0.2, 50), np.ones(50), codes, 50) for a in (0.2, 0.5))
+    assert difference(low, [high], counts).ci[0] > 0.2
+    assert difference(high, [low], counts).p > 0.99
+
+
+def test_permutation_p_is_uniform_under_the_null_with_ties() -> None:
+    rng = np.random.default_rng(1)
+    p = [permutation_p(float(rng.integers(5)), rng.integers(5, size=99).astype(float), "greater", rng) for _ in range(400)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert permutation_p(10.0, np.zeros(99), "greater", rng) == 0.01
+    assert permutation_p(-10.0, np.zeros(99), "less", rng) == 0.01
+
+
+def test_p_from_five_draws_is_uniform_under_the_null() -> None:
+    rng = np.random.default_rng(2)
+    for tail in ("greater", "less", "two-sided"):
+        p = [draws_p(rng.normal(), rng.normal(size=5), tail) for _ in range(500)]
+        assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert draws_p(1.0, np.zeros(5), "greater") == 0.0
+    assert draws_p(0.0, np.zeros(5), "greater") == 1.0
+
+
+def test_welch_agrees_with_scipy_and_benjamini_hochberg_too() -> None:
+    a, b = RNG.normal(size=20), 2 * RNG.normal(size=35) + 0.4
+    for tail in ("greater", "less"):
+        assert welch_p(a, b, tail) == pytest.approx(stats.ttest_ind(a, b, equal_var=False, alternative=tail).pvalue)
+    p = RNG.uniform(size=30) ** 2
+    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p))
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = RNG.normal(size=40)
+    deleted = np.array([np.delete(x, i).mean() for i in range(40)])
+    interval, se = jackknife_interval(float(x.mean()), deleted)
+    assert se == pytest.approx(x.std(ddof=1) / np.sqrt(40))
+    assert interval == pytest.approx(stats.t.interval(0.95, 39, x.mean(), se))
+
+
+def test_kappa_is_undefined_where_ceiling_and_null_are_close() -> None:
+    assert kappa(0.5, 0.2, 0.8, 0.01)[0] == pytest.approx(0.5)
+    value, reason = kappa(0.5, 0.49, 0.50, 0.004)
+    assert value is None and "5 standard errors" in reason
+    assert kappa(0.5, None, 0.8, 0.01) == (None, "")
+
+
+def test_equivalence_needs_evidence_and_not_its_absence() -> None:
+    a, b = 0.5 + 0.01 * RNG.normal(size=6), 0.5 + 0.01 * RNG.normal(size=6)
+    assert equivalence_p(a, b, 0.1) < 0.01
+    assert equivalence_p(a, b + 0.2, 0.1) > 0.9
+    assert equivalence_p(a[:1], b, 0.1) == 1.0
+    assert equivalence_p(0.5 + RNG.normal(size=3), 0.5 + RNG.normal(size=3), 0.1) > 0.05
+
+
+def test_a_trend_is_found_in_its_direction_only() -> None:
+    x, y = [4, 4, 8, 8, 16, 16, 32, 32], [1, 1.1, 2, 2.1, 3, 3.2, 4, 4.1]
+    rng = np.random.default_rng(0)
+    assert trend_p(x, y, rng, draws=999) < 0.01
+    assert trend_p(x, y[::-1], rng, draws=999) > 0.9
+
+
+def test_nothing_is_said_about_rank_with_one_seed_per_rank() -> None:
+    one = [RankFigure(r, 0, 0.1 * r) for r in (4, 8, 16)]
+    assert "no claim about rank" in rank_statement("missing_share", one)
+    two = [RankFigure(r, s, 0.05 * np.log2(r) + 0.001 * s) for r in (4, 8, 16, 32) for s in (0, 1)]
+    assert "rises with rank" in rank_statement("missing_share", two)
+    flat = [RankFigure(r, s, 0.5 + 0.001 * s) for r in (4, 8, 16, 32) for s in (0, 1)]
+    assert "stable across ranks" in rank_statement("missing_share", flat)
+    assert "one rank" in rank_statement("missing_share", [f for f in two if f.rank == 4])

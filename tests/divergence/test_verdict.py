@@ -1,0 +1,132 @@
+"""The line of one adapter, by one table of thresholds."""
+
+import pytest
+import torch
+
+from deltasae_ray.divergence.matching import max_cosine
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, changes_model, judge, matching_sentence, verdict
+from tests.divergence.worlds import CHANGED, UNCHANGED, units
+
+OTHERS = {
+    "fvu_reference": Measure(0.54),
+    "fvu_random_atoms": Measure(0.58),
+    "fvu_delta": Measure(0.48),
+    "gain_over_pca": Measure(0.1, ci=(0.08, 0.12)),
+    "gain_over_random_atoms": Measure(0.1, ci=(0.08, 0.12)),
+    "mean_share": Measure(0.05, ci=(0.04, 0.06)),
+    "delta_participation_ratio": Measure(40.0, n=15_000),
+    "repeat_share": Measure(0.14),
+}
+
+
+def leaf(low: float, high: float, layer: int = 12, d_sae: int = 512, seed: int = 0, **others: Measure) -> LeafFigures:
+    missing = Measure((low + high) / 2, null=1.0, ci=(low, high), n=77)
+    return LeafFigures(layer, d_sae, 8, seed, {"missing_share": missing, **OTHERS, **others})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "label"),
+    [
+        (0.0, 0.29, "VISIBLE"),
+        (0.2, 0.31, "PARTLY VISIBLE"),
+        (0.05, 0.31, "INCONCLUSIVE"),
+        (0.42, 0.68, "PARTLY VISIBLE"),
+        (0.11, 0.94, "PARTLY VISIBLE"),
+        (0.11, 0.96, "INCONCLUSIVE"),
+        (0.84, 0.97, "INCONCLUSIVE"),
+        (0.86, 1.1, "NOT VISIBLE"),
+        (-0.1, 1.1, "INCONCLUSIVE"),
+    ],
+)
+def test_the_interval_alone_decides(low: float, high: float, label: str) -> None:
+    assert judge(Measure((low + high) / 2, ci=(low, high)))[0] == label
+
+
+def test_no_interval_is_inconclusive_with_its_reason() -> None:
+    assert judge(undefined("no structure")) == ("INCONCLUSIVE", "no structure")
+    assert judge(Measure(0.5, reason="interval undefined: 12 evaluation documents"))[0] == "INCONCLUSIVE"
+
+
+def test_the_line_says_what_was_asked_in_order() -> None:
+    text = verdict("r16", [leaf(0.42, 0.68)], CHANGED, reference="toy reference (15,000 tokens)").text
+    parts = (
+        "**r16, layer 12: PARTLY VISIBLE.**",
+        "*Did it change the model?* adapted text loss -0.300",
+        "*Can the toy reference (15,000 tokens) see it?*",
+        "With 8 atoms it explains 46% of the change; featureless atoms 42%; a dictionary trained on the change 52%",
+        "Missing share of the change 0.55 [0.42, 0.68]",
+        "*How sure?* 15,000 training tokens, 77 evaluation documents, 1 training seed, 14% of latents repeat",
+        "*Not tested:* triggers absent from this text",
+    )
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "safe" not in text.lower()
+
+
+def test_the_worst_layer_leads_and_the_others_are_named() -> None:
+    found = verdict("r16", [leaf(0.0, 0.1, 9), leaf(0.9, 1.0, 12), leaf(0.4, 0.5, 15)], CHANGED)
+    assert (found.label, found.layer) == ("NOT VISIBLE", 12)
+    assert "Other layers: 15 PARTLY VISIBLE, 9 VISIBLE" in found.text
+
+
+def test_an_adapter_that_changes_nothing_has_no_effect_whatever_its_geometry() -> None:
+    found = verdict("r4", [leaf(0.9, 1.0)], UNCHANGED)
+    assert found.label == "NO EFFECT" and found.layer is None
+
+
+def test_the_gate_opens_by_divergence_or_by_loss() -> None:
+    no_loss, no_kl = Measure(0.0, ci=(-0.001, 0.001)), Measure(0.0, ci=(0.0, 0.0001))
+    assert not changes_model([Behaviour("a", no_loss, no_kl)])
+    assert changes_model([Behaviour("a", no_loss, no_kl), Behaviour("b", no_loss, Measure(0.01, ci=(0.005, 0.02)))])
+    assert changes_model([Behaviour("a", Measure(-0.1, ci=(-0.2, -0.01)), no_kl)])
+    assert not changes_model([Behaviour("a", Measure(-0.1, ci=(-0.3, 0.1)), no_kl)])
+    assert not changes_model([Behaviour("a", undefined("no tokens"), undefined("no tokens"))])
+
+
+def test_a_behaviour_that_was_not_measured_is_said_and_decides_nothing() -> None:
+    found = verdict("r4", [leaf(0.9, 1.0)], [])
+    assert found.label == "NOT VISIBLE" and "Not measured" in found.text
+
+
+def test_the_largest_dictionary_is_judged_and_disagreement_is_told() -> None:
+    found = verdict("r4", [leaf(0.0, 0.1, d_sae=256), leaf(0.4, 0.5, d_sae=512)], CHANGED)
+    assert found.label == "PARTLY VISIBLE"
+    assert "With d_sae 256 instead of 512 the verdict is VISIBLE" in found.text
+
+
+def test_a_delta_dictionary_that_beats_nothing_is_told() -> None:
+    text = verdict("r4", [leaf(0.4, 0.5, gain_over_pca=Measure(0.01, ci=(-0.01, 0.03)))], CHANGED).text
+    assert "does not beat as many principal directions" in text
+    assert "does not beat featureless atoms" not in text
+
+
+def test_seeds_are_counted_and_unknown_repeats_are_said() -> None:
+    others = {k: v for k, v in OTHERS.items() if k != "repeat_share"}
+    alone = LeafFigures(12, 512, 8, 0, {"missing_share": Measure(0.5, ci=(0.4, 0.6), n=77), **others})
+    assert "whether latents repeat in another seed is unknown" in verdict("r4", [alone], CHANGED).text
+    assert "2 training seeds" in verdict("r4", [leaf(0.4, 0.5, seed=0), leaf(0.4, 0.5, seed=1)], CHANGED).text
+
+
+def test_what_has_too_few_directions_is_judged_without_its_largest_coordinates() -> None:
+    few = undefined("the deltas live in 2.4 directions (participation ratio), 4 are needed")
+    found = verdict("r4", [leaf(0, 1, missing_share=few, missing_share_no_top3=Measure(0.9, ci=(0.87, 0.95)))], CHANGED)
+    assert found.label == "NOT VISIBLE" and "outside its three largest coordinates" in found.text
+    nothing = verdict("r4", [leaf(0, 1, missing_share=few)], CHANGED)
+    assert nothing.label == "INCONCLUSIVE" and "2.4 directions" in nothing.text
+
+
+def test_a_constant_shift_is_judged_by_itself_only_where_nothing_else_has_structure() -> None:
+    shift = {"mean_share": Measure(0.97, ci=(0.96, 0.98)), "mean_missing_share": Measure(0.95, ci=(0.9, 1.0))}
+    found = verdict("r4", [leaf(0, 1, missing_share=undefined("no structure"), **shift)], CHANGED)
+    assert found.label == "NOT VISIBLE" and "constant shift (97% of the change)" in found.text
+    both = verdict("r4", [leaf(0.0, 0.1, **shift)], CHANGED)
+    assert both.label == "VISIBLE" and "missing share of that shift 0.95" in both.text
+
+
+def test_an_untrained_decoder_against_a_random_reference_is_called_chance() -> None:
+    published = max_cosine(*(units(2048, torch.Generator().manual_seed(seed)) for seed in (0, 1)))
+    assert "at chance" in matching_sentence(published)
+    assert "at chance" in matching_sentence(Measure(0.071, null=0.0663))
+    assert "aligned" in matching_sentence(Measure(0.43, null=0.0663))
+    assert matching_sentence(undefined("not measured")) == ""

@@ -1,0 +1,173 @@
+"""Real Ray Train: two workers, kill -9 of a worker and of the driver, and an object store."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pyarrow.fs as pafs
+import pytest
+
+from deltasae_ray.errors import DictionaryError, ShardError
+from deltasae_ray.fit import checkpoint
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import fit_points, fitted_points, keys_of
+from deltasae_ray.fit.worker import FitJob, fit_share
+from deltasae_ray.sae.threads import cores, threads
+from deltasae_ray.storage import Storage
+from tests.fit.made import CFG, KEY, make_harvest, point
+
+pytestmark = pytest.mark.slow
+LONG = replace(CFG, steps=1500, checkpoint_every=50)
+POINTS = [point(layer=1), point(layer=1, seed=1)]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    made = Storage(str(tmp_path / "root"))
+    make_harvest(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """POINTS fitted without Ray or disturbance."""
+    made = Storage(str(tmp_path_factory.mktemp("calm")))
+    make_harvest(made)
+    with threads(cores()):  # as a worker that has the machine to itself; other counts may sum in another order
+        fit_share(FitJob(made, KEY, tuple(POINTS), LONG), 0, 1, "cpu")
+    return made
+
+
+def manifests(storage: Storage, points: list[FitPoint] = POINTS) -> list[bytes]:
+    return [storage.read_bytes(f"{key}/manifest.json") for key in keys_of(storage, KEY, points, LONG).values()]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.02)
+
+
+def half_fitted(storage: Storage, which: FitPoint) -> bool:
+    key = keys_of(storage, KEY, [which], LONG)[which]
+    return checkpoint.steps_done(storage, key) > 0 and not storage.exists(f"{key}/manifest.json")
+
+
+def test_two_workers_fit_all_points_and_a_second_run_fits_none(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
+    points = [point(adapter, layer) for adapter in ("base", "r4") for layer in (1, 3)]
+    cfg = replace(CFG, workers=2)
+    fitted = fit_points(storage, KEY, points, cfg, bar=False)
+    assert [f.point for f in fitted] == points and all(0 < f.metrics["fvu"] < 0.6 for f in fitted)
+    files = {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
+    started = time.monotonic()
+    assert fit_points(storage, KEY, points, replace(cfg, workers=1), bar=False) == fitted
+    assert time.monotonic() - started < 2
+    assert files == {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
+
+
+def test_adding_a_size_fits_only_what_is_new(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
+    fit_points(storage, KEY, [point()], CFG, bar=False)
+    files = {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
+    both = fit_points(storage, KEY, [point(d_sae=48), point()], CFG, bar=False)
+    assert [f.point.d_sae for f in both] == [48, 32]
+    assert files.items() <= {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}.items()
+
+
+def test_rows_that_cannot_be_fitted_are_a_typed_error_after_everything_else_is_fitted(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
+    points = [point("late", 1), point("r4", 1)]
+    with pytest.raises(DictionaryError, match="late layer 1"):
+        fit_points(storage, KEY, points, CFG, bar=False)
+    assert list(fitted_points(storage, KEY, points, CFG)) == [points[1]]
+
+
+def test_a_damaged_shard_is_a_typed_error(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
+    shard = next(k for k in storage.list(KEY) if k.endswith(".parquet"))
+    storage.write_bytes(shard, storage.read_bytes(shard)[:-200])
+    with pytest.raises(ShardError, match=Path(shard).name):
+        fit_points(storage, KEY, [point(a, 3) for a in ("base", "r4", "late")], replace(CFG, max_failures=0), bar=False)
+
+
+def test_a_killed_worker_continues_where_it_was(ray_cluster: None, storage: Storage, calm: Storage) -> None:  # noqa: ARG001
+    killed: list[int] = []
+
+    def kill_when_half_done() -> None:
+        wait_for(lambda: half_fitted(storage, POINTS[1]), "checkpoint of the second dictionary")
+        workers = [p for p in psutil.Process().children(recursive=True) if "TrainWorker" in " ".join(p.cmdline())]
+        killed.extend(p.pid for p in workers)
+        for process in workers:
+            process.send_signal(signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_when_half_done)
+    thread.start()
+    fit_points(storage, KEY, POINTS, LONG, bar=False)
+    thread.join()
+    assert killed
+    assert manifests(storage) == manifests(calm)
+
+
+DRIVER = """
+import sys
+import ray
+from deltasae_ray.fit.run import fit_points
+from deltasae_ray.storage import Storage
+from tests.fit.made import KEY
+from tests.fit.test_run import LONG, POINTS
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+fit_points(Storage(sys.argv[1]), KEY, POINTS, LONG, bar=False)
+"""
+
+
+def test_a_killed_driver_continues_and_refits_nothing(storage: Storage, calm: Storage) -> None:
+    command = [sys.executable, "-c", DRIVER, storage.root]
+    driver = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+    try:
+        wait_for(lambda: half_fitted(storage, POINTS[1]) or driver.poll() is not None, "checkpoint of the second dictionary")
+        assert driver.poll() is None and storage.exists(f"{(keys := keys_of(storage, KEY, POINTS, LONG))[POINTS[0]]}/manifest.json")
+    finally:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        for child in children:  # this driver's own Ray, which would linger
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(children, timeout=30)
+    first = storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns
+    left = checkpoint.steps_done(storage, keys[POINTS[1]])
+    assert 0 < left < LONG.steps
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=400)
+    assert storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns == first
+    assert manifests(storage) == manifests(calm)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = ":".join(map(str, server.get_host_and_port()))
+    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_EC2_METADATA_DISABLED", "true")):
+        monkeypatch.setenv(name, value)
+    pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("fits")
+    yield Storage(f"s3://fits/study?endpoint_override={endpoint}&scheme=http")
+    server.stop()
+
+
+def test_dictionaries_and_checkpoints_live_in_an_object_store(bucket: Storage, storage: Storage) -> None:
+    make_harvest(bucket)
+    for root in (bucket, storage):
+        fit_share(FitJob(root, KEY, (point(),), CFG), 0, 1, "cpu")
+    assert [k for k in bucket.list("dictionaries")] == storage.list("dictionaries")
+    assert manifests_of(bucket) == manifests_of(storage)
+
+
+def manifests_of(storage: Storage) -> list[bytes]:
+    return [storage.read_bytes(k) for k in storage.list("dictionaries") if k.endswith("manifest.json")]

@@ -1,0 +1,239 @@
+"""What the page must and must not say."""
+
+import html
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from deltasae_ray.errors import ConfigError
+from deltasae_ray.report.inputs import LossChange, ReportInputs
+from deltasae_ray.report.page import render, report_files, write_report
+from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
+from deltasae_ray.storage import Storage
+from tests.report.made import FEW_DIRECTIONS, REFERENCE, make
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(make())
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, on one line."""
+    body = re.sub(r"<(style|title)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def title(page: str) -> str:
+    return html.unescape(re.search(r"<h1>(.*?)</h1>", page)[1])  # type: ignore[index]
+
+
+def section(page: str, name: str) -> str:
+    return text_of(re.search(rf'<section id="{name}">(.*?)</section>', page, re.DOTALL)[1])  # type: ignore[index]
+
+
+def test_the_page_asks_for_nothing_from_the_network(page: str):
+    assert not re.findall(r"""(?:src|href|srcset|action|data)\s*=\s*["'](?!#)""", page)
+    assert not re.findall(r"url\(|@import|<script|<link|<iframe|<object", page)
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
+
+
+def test_sections_come_in_the_order_a_reader_needs(page: str):
+    found = re.findall(r'<section id="(\w+)">', page)
+    assert found == ["verdicts", "headline", "figures", "latents", "planted", "run", "reading", "limits"]
+
+
+def test_text_from_the_corpus_and_the_user_is_escaped():
+    failed, told = {"r4 d_sae=256": "<img src=x>"}, ("<u>x</u>: VISIBLE. y",)
+    page = render(make(title="<b>bold</b>", failures=failed, planted_text="<i>marker</i>", verdicts=told))
+    for raw in ("<script>alert", "<b>bold", "<img src", "<i>marker", "<u>x"):
+        assert raw not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_values_saved_beside_the_page_draw_the_same_page(page: str):
+    again = ReportInputs.from_json(make().to_json())
+    assert again == make()
+    assert render(again) == page
+
+
+def test_nan_cannot_be_saved():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        make(rows=(replace(make().rows[2], value=float("nan")),)).to_json()
+
+
+def test_values_of_another_version_are_a_clear_error():
+    with pytest.raises(ConfigError, match="run the report stage again"):
+        ReportInputs.from_json('{"titel": "x"}')
+
+
+def test_an_undefined_figure_stands_with_its_reason(page: str):
+    assert f"undefined – 1.00 – – {FEW_DIRECTIONS}" in section(page, "headline")
+    assert f"Undefined for r4 layer 9: {FEW_DIRECTIONS}." in section(page, "figures")
+    assert "nan" not in text_of(page).lower().split()
+    assert "None" not in text_of(page)
+
+
+def test_what_a_deployed_monitor_sees_stands_right_under_the_missing_share(page: str):
+    lines = re.findall(r'<td class="what">(.*?)</td>', page)
+    assert lines[::2] == ["Missing share M(8)"] * 12
+    assert lines[1::2] == ["What a deployed monitor sees (R²)"] * 12
+    assert "gain 0.31, FVU 1.18" in section(page, "headline")
+
+
+def test_a_figure_at_chance_is_said_to_be(page: str):
+    figures = section(page, "figures")
+    assert "At chance in 2 of 12 cells (r16 layer 15)" in figures
+    assert f"the {REFERENCE} explains no more of these deltas than featureless atoms do" in figures
+    assert "At chance in 4 of 12 cells (r4 layer 12; r16 layer 12)" in figures
+    assert "No cell is at chance: each of the 36 can be told from its null." in figures  # the angles
+    assert section(page, "headline").count("at chance") >= 8
+
+
+def test_a_figure_without_interval_or_p_is_not_called_more_than_chance():
+    rows = tuple(replace(r, ci_low=None, ci_high=None, p=None) for r in make().rows if r.metric == "missing_share")
+    page = render(make(rows=rows))
+    assert "Cannot be told from chance in 10 of 12 cells" in section(page, "figures")
+    assert "below its null" not in section(page, "headline")
+
+
+def test_the_delta_dictionary_not_beating_pca_is_said(page: str):
+    assert "The delta dictionary does not beat PCA-k in 2 of 12 cells (r4 layer 9)." in section(page, "figures")
+
+
+def test_the_reference_is_called_by_its_name_everywhere(page: str):
+    for name in ("verdicts", "headline", "figures", "run", "reading"):
+        assert REFERENCE in section(page, name)
+    other = render(make(reference="gemma-scope-2-270m-pt-res", verdicts=(), rows=tuple(replace(r, reference=None) for r in make().rows)))
+    assert "toy reference" not in text_of(other)
+    assert "gemma-scope-2-270m-pt-res" in section(other, "reading")
+
+
+def test_adaptation_that_was_not_demonstrated_leads_the_page():
+    weak = LossChange("domain", 4.127, 4.107, -0.05, 0.01)
+    r4, r16, control = make().adapters
+    page = render(make(adapters=(replace(r4, demonstrated=False, losses=(weak,)), r16, control)))
+    assert title(page) == "Adaptation not demonstrated for r4"
+    lead = text_of(page.split("<nav")[0])
+    assert "r4: after 22 steps on 11,264 tokens the held-out loss on domain changed by −0.02 [−0.05, 0.01] nats, which chance" in lead
+    assert "r16:" not in lead
+    both = make(adapters=(replace(r4, demonstrated=False), replace(r16, demonstrated=False), control))
+    assert title(render(both)) == "Adaptation not demonstrated"
+    assert title(render(make())) == make().title
+
+
+def test_no_claim_about_rank_stands_with_one_adapter_seed_per_rank(page: str):
+    assert "TOST" not in page
+    said = "No claim about rank is made: it takes two adapter seeds per rank or more, and rank 4 has 1, rank 16 has 1."
+    assert said in section(page, "verdicts")
+
+
+def test_claims_about_rank_stand_with_two_adapter_seeds_per_rank():
+    adapters = tuple(replace(a, name=f"{a.name}-s{seed}", seed=seed) for a in make().adapters if not a.control for seed in (0, 1))
+    verdicts = section(render(make(adapters=adapters)), "verdicts")
+    assert "Missing share is equal across ranks within 0.1 (TOST)." in verdicts
+    assert "No claim about rank" not in verdicts
+
+
+def test_deltas_near_the_noise_floor_are_named(page: str):
+    said = "Less than 100 times the energy of the measured noise floor: the deltas of r4 layer 9 (61), r16 layer 9 (61)."
+    assert said in section(page, "verdicts")
+
+
+def test_a_failed_trial_is_named():
+    page = render(make(failures={"r4 d_sae=512": "worker died"}))
+    assert "Trial r4 d_sae=512 failed and is missing here: worker died" in section(page, "verdicts")
+
+
+def test_the_page_never_calls_anything_safe(page: str):
+    assert "safe" not in page.lower()
+
+
+def test_the_page_says_that_the_weights_are_dequantised(page: str):
+    assert "weights dequantised from Q4_K_M" in text_of(page.split("<nav")[0])
+
+
+def test_random_contexts_say_what_they_were_drawn_from(page: str):
+    latents = section(page, "latents")
+    assert "drawn uniformly from all on which it fires" in latents
+    assert "random, of the 497 tokens on which it fires" in latents
+
+
+def test_ten_latents_of_five_strongest_and_five_random_contexts_are_shown(page: str):
+    groups = re.findall(r"<details.*?</details>", re.search(r'id="latents">(.*?)</section>', page, re.DOTALL)[1], re.DOTALL)  # type: ignore[index]
+    assert len(groups) == 6
+    assert [g.count('class="latent"') for g in groups] == [10] * 6
+    assert [g.count('class="context"') for g in groups] == [100] * 6
+
+
+def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
+    planted = section(page, "planted")
+    assert "r16, layer 12 (d_sae 512): found at rank 3 of the latent table" in planted
+    assert "r4, layer 12 (d_sae 256): not found" in planted
+    assert "Nothing was planted" in section(render(make(planted_text="", planted=())), "planted")
+
+
+def test_every_figure_shown_is_defined(page: str):
+    terms = re.findall(r"<dt>(.*?)</dt>", page)
+    for caption in re.findall(r"<figcaption>(.*?)(?: <small>|</figcaption>)", page):
+        assert any(caption.startswith(term) for term in terms), caption
+
+
+def test_limits_name_what_was_not_tested(page: str):
+    limits = section(page, "limits")
+    assert limits.count("Not tested:") == 4
+    assert limits.count("triggers absent from this text") == 1
+    assert "triggers absent from this text" in section(render(make(not_tested=())), "limits")
+
+
+def test_plan_and_actual_stand_side_by_side(page: str):
+    assert "harvest 4.2 min 4.8 min" in section(page, "run")
+    assert "total 11.2 min 12.0 min" in section(page, "run")
+
+
+def test_a_study_with_next_to_nothing_still_has_a_page():
+    page = render(ReportInputs(title="empty", created="today", model="tiny", reference="toy reference (10 tokens)", layers=(1,)))
+    assert "Not measured in this study." in section(page, "figures")
+    assert "No verdict was reached." in section(page, "verdicts")
+
+
+def test_points_keep_to_their_lane_where_others_are_undefined(page: str):
+    """Layer 9 has one defined series of three; its mark stands where that series stands at layer 12."""
+    panel = next(p for p in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "Missing share where the answer is known, r4, d_sae 256" in p)
+    atoms = [float(x) for x in re.findall(r'<polygon points="([\d.]+),[^"]*" class="dot sc"', panel)]
+    group = (WIDTH - LEFT - RIGHT) / 3
+    assert [b - a for a, b in zip(atoms, atoms[1:], strict=False)] == pytest.approx([group, group], abs=0.2)
+
+
+def test_many_adapters_are_drawn_for_the_largest_dictionary_only():
+    adapters = tuple(replace(a, name=f"{a.name}-s{s}", seed=s) for a in make().adapters if not a.control for s in (0, 1))
+    rows = tuple(replace(r, adapter=f"{r.adapter}-s{s}") for r in make().rows for s in (0, 1))
+    figures = section(render(make(adapters=adapters, rows=rows)), "figures")
+    assert figures.count("Drawn for d_sae 512; the other sizes are among the measures below.") == 2
+
+
+def test_panels_are_well_formed_and_described(page: str):
+    panels = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(panels) > 20
+    for panel in panels:
+        root = ElementTree.fromstring(panel)
+        assert root.get("aria-hidden") or root.get("aria-label")
+    assert not re.search(r'"[^"]*\b(?:nan|inf)\b[^"]*"', " ".join(re.findall(r"<(?:line|circle|rect|path|polygon)[^>]*>", page)))
+
+
+def test_files_are_written_with_the_page_last_and_figures_that_stand_alone(tmp_path: Path):
+    files = write_report(make(), Storage(str(tmp_path)))
+    assert {"report.html", "report.json", "figures/missing_share_by_layer-1.svg"} <= files.keys()
+    for name, text in files.items():
+        assert (tmp_path / name).read_text() == text
+    svg = (tmp_path / "figures" / "missing_share_by_layer-1.svg").read_text()
+    assert ElementTree.fromstring(svg).find("{http://www.w3.org/2000/svg}style") is not None
+    assert (tmp_path / "report.html").stat().st_mtime_ns >= max((tmp_path / n).stat().st_mtime_ns for n in files)
+
+
+def test_the_same_inputs_give_the_same_files():
+    assert report_files(make()) == report_files(make())

@@ -1,0 +1,46 @@
+"""Verdicts and windows of tokens, as the page sets them."""
+
+import re
+
+from deltasae_ray.report.contexts import Context
+from deltasae_ray.report.typeset import prose, tokens, verdict
+
+LINE = (
+    "r16, layer 12: NOT VISIBLE. Did it change the model? domain loss -0.41 [-0.50, -0.33]. Can the toy reference (9 tokens) see it? "
+    "With 8 atoms it explains 46 %. How sure? 9 tokens. Not tested: triggers absent from this text. Other layers: 9 VISIBLE."
+)
+
+
+def test_a_verdict_is_taken_apart_at_its_own_questions():
+    found = verdict(LINE)
+    assert (found.css, found.head) == ("not-visible", "r16, layer 12: NOT VISIBLE")
+    assert dict(found.answers) == {
+        "Did it change the model?": "Domain loss −0.41 [−0.50, −0.33].",
+        "Can the toy reference (9 tokens) see it?": "With 8 atoms it explains 46\u00a0%.",
+        "How sure?": "9 tokens.",
+        "Not tested": "Triggers absent from this text.",
+        "Other layers": "9 VISIBLE.",
+    }
+
+
+def test_emphasis_in_a_verdict_changes_nothing():
+    emphasised = re.sub(r"^(r16.*?VISIBLE\.)", r"**\1**", LINE).replace("How sure?", "*How sure?*")
+    assert verdict(emphasised) == verdict(LINE)
+
+
+def test_a_text_without_label_stands_as_it_is():
+    assert verdict("Nothing was judged.").answers == (("", "Nothing was judged."),)
+
+
+def test_prose_escapes_and_keeps_emphasis_minus_and_percent():
+    assert prose("**a** *b* <c> -0.5 r4-s0 2024-11-02 12 %") == ("<strong>a</strong> <em>b</em> &lt;c&gt; −0.5 r4-s0 2024-11-02 12\u00a0%")
+
+
+def test_tokens_are_shaded_by_activation_and_the_space_before_a_word_is_not():
+    context = Context("d", "domain", 3, 1, (" the", " word", " <of>"), (0.0, 10.0, 1.0), (False, False, True))
+    assert tokens(context, peak=10.0) == ('the <b class="a9 c" title="10.0">word</b><u> <b class="a1" title="1.00">&lt;of&gt;</b></u>')
+
+
+def test_a_token_of_nothing_but_space_is_still_seen():
+    assert "␣" in tokens(Context("d", "c", 1, 0, ("  ",), (1.0,), (False,)), peak=1.0)
+    assert "↵" in tokens(Context("d", "c", 1, 0, ("\n",), (1.0,), (False,)), peak=1.0)

@@ -1,0 +1,67 @@
+"""Numbers and sentences of the page."""
+
+import pytest
+
+from deltasae_ray.report.inputs import AdapterFacts, Row
+from deltasae_ray.report.wording import METRICS, at_chance, describe, figure, places, seeds_per_rank, share
+from tests.report.made import make
+
+ROW = Row("r4", 4, 0, 9, 256, 8, "topk", 0, None, "missing_share", 0.5)
+
+
+def row(**changes: object) -> Row:
+    return Row(**{**ROW.__dict__, **changes})
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "–"), (0.0, "0.00"), (0.55, "0.55"), (-0.4, "−0.40"), (0.0042, "0.004"), (3.14159, "3.14"), (61.04, "61.0"),
+        (2380.4, "2,380"), (0.00001234, "1.2e−5"), (123456.0, "1.2e5"), (0.0099999999999, "0.01"), (1.0, "1.00"),
+    ],
+)  # fmt: skip
+def test_figures_line_up_and_have_real_minus_signs(value: float | None, written: str):
+    assert figure(value) == written
+
+
+def test_shares_keep_their_percent_sign():
+    assert [share(v) for v in (None, 0.0, 0.1234, 0.00002)] == ["–", "0.0\u00a0%", "12.3\u00a0%", "0.002\u00a0%"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 1.1}, True),
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6}, False),
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6, "p": 0.2}, True),  # few null draws, which the interval does not know of
+        ({"null": 1.0, "p": 0.01}, False),
+        ({"null": 1.0}, None),
+        ({"ci_low": 0.4, "ci_high": 0.6}, None),
+        ({"value": None, "null": 1.0, "reason": "x"}, None),
+    ],
+)
+def test_a_figure_is_at_chance_when_its_interval_includes_the_null_or_p_is_large(changes: dict, expected: bool | None):
+    assert at_chance(row(**changes)) is expected
+
+
+def test_places_are_named_once_and_sizes_only_where_they_differ():
+    rows = [row(), row(d_sae=512), row(layer=12), row(layer=12, d_sae=512), row(adapter="r16", d_sae=512)]
+    assert places(rows) == "r4 layers 9, 12; r16 layer 9 (d_sae 512)"
+    assert places([row(metric="angle_pca_k4"), row(metric="angle_pca_k16")]) == "r4 layer 9 at k = 4, 16"
+
+
+def test_controls_do_not_count_as_adapter_seeds():
+    assert seeds_per_rank([AdapterFacts("r4", 4, 0), AdapterFacts("random", 4, 0, control=True), AdapterFacts("r8", 8, 0)]) == {4: 1, 8: 1}
+
+
+def test_no_wording_is_about_safety_and_each_fills_its_names():
+    for metric in METRICS:
+        words = describe(metric, make(), 8)
+        for text in (words.label, words.definition, words.at_chance):
+            assert "safe" not in text.lower()
+            assert "{" not in text
+
+
+def test_an_unknown_metric_is_called_by_its_own_name_and_a_variant_by_the_catalogue():
+    assert describe("odd_figure", make()).label == "odd figure"
+    assert "without the three coordinates" in describe("max_cosine_no_top3", make()).label
