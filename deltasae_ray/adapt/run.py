@@ -83,7 +83,9 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
         run = storage.path(f"{_RUNS}/{Path(training.key).name}")
         if storage.fs.get_file_info(run).type != pafs.FileType.NotFound:
             storage.fs.delete_dir(run)
-    return [ref for t in wanted if (ref := trained(storage, t))]
+    refs = [trained(storage, t) for t in wanted]
+    assert all(refs), "an adapter is missing after its training"
+    return [ref for ref in refs if ref]
 
 
 def _train(storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, missing: list[Training]) -> None:

@@ -45,8 +45,8 @@ def compare(study: Study, made: Made) -> Findings:
     assert made.harvest is not None
     cfg = study.cfg
     adapters = [a for a in made.harvest.adapters if a.kind == "adapter"]
-    gate = losses(study.storage, cfg.model, study.model.digest, study.corpus, made.harvest.adapters, cfg.gangs)
-    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in made.harvest.adapters}
+    gate = losses(study.storage, cfg.model, study.model.digest, study.corpus, adapters, cfg.gangs)
+    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in adapters}
     references = references_of(study, made)
     refs = {a.name: a for a in adapters}
     specs = [_spec(made, f, refs[t.adapter], references[f.point.layer]) for t, fitted in made.grid.items() for f in fitted]
