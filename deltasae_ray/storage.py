@@ -69,7 +69,8 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        return isinstance(self.fs, pafs.LocalFileSystem)
+        """Told by the root alone: opening an object store may ask the network for its region."""
+        return "://" not in self.root or self.root.startswith("file://")
 
     def path(self, key: str) -> str:
         """The file system's path of a key (`fs.open_input_file(storage.path(key))`)."""

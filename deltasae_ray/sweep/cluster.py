@@ -74,8 +74,8 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
 
 
 def autoscaling() -> bool:
-    """Whether an autoscaler answers for more nodes: it reports its state to the head, and a plain `ray start` has none."""
-    from ray._private import ray_constants
-    from ray.experimental import internal_kv
+    """Whether nodes come on demand: on a KubeRay cluster, or on the head of one that `ray up` launched.
 
-    return bool(internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS))
+    The head's own status does not tell: a plain `ray start` reports one too, of an autoscaler that can add nothing.
+    """
+    return "RAY_CLUSTER_NAME" in os.environ or Path("~/ray_bootstrap_config.yaml").expanduser().exists()

@@ -52,10 +52,8 @@ def test_a_latent_that_tells_the_marker_is_found_at_its_place_in_the_table():
 def test_a_latent_that_only_knows_the_text_is_not_a_finding():
     rng = np.random.default_rng(1)
     tokens = marked(rng)
-    values = sparse_noise(rng, tokens, 10)
-    values[:, 0] = 5.0 * (tokens.corpus == "domain")
+    values = 5.0 * (tokens.corpus == "domain")[:, None]
     finding = find_planted(codes_of(values, tokens), tokens)
-    assert finding.latent == 0
     assert finding.p is not None and finding.p > 0.5
     assert finding.text.startswith("not found: the best latent (0, rank 1 of the latent table)")
 

@@ -29,13 +29,13 @@ def free_port() -> int:
 def head() -> Iterator[dict[str, str]]:
     """A Ray head of its own, with its own temporary folder; its process group is ended by id."""
     scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow 107 characters: pytest's folders are too deep
-    port, dashboard = free_port(), free_port()
+    port, dashboard, client = free_port(), free_port(), free_port()
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
     env.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"),
-            *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--ray-client-server-port=0", f"--temp-dir={scratch}/ray"),
+            *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}", f"--temp-dir={scratch}/ray"),
         ],
         env=env, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
