@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from deltasae_ray.errors import StorageError
+from deltasae_ray.errors import HookpointError, StorageError
 from deltasae_ray.hookpoints import Hookpoint, resolve
-from deltasae_ray.errors import HookpointError
 from deltasae_ray.storage import Storage, digest
 
 

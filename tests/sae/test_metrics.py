@@ -35,7 +35,7 @@ def test_held_out_figures_follow_their_definitions_in_any_number_of_blocks(monke
     monkeypatch.setattr(type(dictionary), "passes", lambda self, rows: ((r, self.encode(r)) for r in torch.as_tensor(rows).split(7)))
     split = held_out(dictionary, x.numpy())
     assert whole.rates == split.rates and sum(whole.rates) == dictionary.d_sae and len(whole.rates) == len(RATE_EDGES)
-    assert whole.figures() == pytest.approx(split.figures(), rel=1e-9)
+    assert whole.figures() == pytest.approx(split.figures(), rel=1e-6)  # fp32 products round by the block
     assert whole.fvu == pytest.approx(fvu(x, dictionary.decode(z), dictionary.mean), rel=1e-6)
     assert whole.l0 == pytest.approx(float((z > 0).sum(1).double().mean()))
     assert whole.alive == pytest.approx(50 / 60)

@@ -1,6 +1,7 @@
 """`ray start --head`, then `ray job submit -- python jobs/sweep.py …`, with and without a working directory, as a user does it."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,9 +21,12 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Above 20,000: below lie the ports that Ray gives to workers."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            if (port := s.getsockname()[1]) > 20_000:
+                return port
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +35,15 @@ def head() -> Iterator[dict[str, str]]:
     scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow 107 characters: pytest's folders are too deep
     port, dashboard, client = free_port(), free_port(), free_port()
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # as cluster/ does
     env.pop("RAY_ADDRESS", None)
+    log = Path(scratch) / "start.log"
     process = subprocess.Popen(
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"),
             *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}", f"--temp-dir={scratch}/ray"),
         ],
-        env=env, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=env, cwd=REPOSITORY, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
@@ -45,7 +51,7 @@ def head() -> Iterator[dict[str, str]]:
             with socket.socket() as s:
                 if s.connect_ex(("127.0.0.1", dashboard)) == 0:
                     break
-            assert process.poll() is None, "ray start ended"
+            assert process.poll() is None, log.read_text()
             time.sleep(0.5)
         time.sleep(3)
         yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
