@@ -42,7 +42,7 @@ def test_planted_dictionary_is_recovered(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_rank_one_writer_is_one_latent(seed: int) -> None:
     x, v = rank_one(seed)
-    dictionary = fit_dictionary(x, d_sae=64, k=4, seed=seed, steps=300)
+    dictionary = fit_dictionary(x, d_sae=64, k=4, seed=seed)
     share = dictionary.energy / dictionary.energy.sum()
     assert abs(float(dictionary.W_dec[share.argmax()] @ v)) > 0.99
     assert share[(dictionary.W_dec @ v).abs() > 0.9].sum() > 0.95
