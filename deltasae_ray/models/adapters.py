@@ -142,10 +142,15 @@ def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:
     for name, folder in adapters.items():
         config = LoraConfig.from_pretrained(str(folder))
         config.inference_mode = True
-        if peft_model is None:
-            peft_model = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
-        else:
-            peft_model.add_adapter(name, config)
+        try:
+            if peft_model is None:
+                peft_model = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
+            else:
+                peft_model.add_adapter(name, config)
+        except ValueError as e:  # PEFT's word for: no module matches; blocks after the deepest hookpoint were cut off
+            raise AdapterError(
+                f"adapter {name} changes nothing at layers this shallow, none of its modules is there: choose deeper layers ({e})"
+            ) from e
         present = {n.replace(f".{name}.", ".") for n, _ in peft_model.named_parameters() if f".{name}." in n}
         set_peft_model_state_dict(peft_model, {k: v for k, v in load_file(folder / WEIGHTS).items() if k in present}, adapter_name=name)
     return model if peft_model is None else peft_model.requires_grad_(False).eval()
