@@ -9,7 +9,8 @@ from pathlib import Path
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary, settings_of
 from deltasae_ray.diverge.measuring import write_measures
-from deltasae_ray.divergence.between import between_adapters
+from deltasae_ray.divergence.between import similar_deltas, similar_dictionaries
+from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -22,6 +23,11 @@ class PairSpec:
 
     one: LeafSpec
     other: LeafSpec
+
+    @property
+    def shared(self) -> tuple:
+        """Pairs that agree in this read the same rows."""
+        return self.one.adapter, self.other.adapter, self.one.layer
 
     @property
     def dictionaries(self) -> tuple[str, str, str | None]:
@@ -51,17 +57,31 @@ def pair_key(storage: Storage, shards: ShardSet, pair: PairSpec, cfg: DivergeCon
     return f"measures/pair-{digest(inputs)}.json"
 
 
-def measure_pair(work: tuple[Storage, str, PairSpec, str, DivergeConfig]) -> int:
-    """Measures one pair and stores it."""
-    storage, harvest_key, pair, key, cfg = work
-    shards = open_harvest(storage, harvest_key)
-    fit_rows = shards.read(pair.one.layer, pair.one.adapter, split="fit")[shards.tokens("fit").position > 0]
-    tokens = shards.tokens("eval")
-    keep = tokens.position > 0
-    deltas = [shards.read(leaf.layer, leaf.adapter, split="eval")[keep] for leaf in (pair.one, pair.other)]
-    with tempfile.TemporaryDirectory() as scratch:
-        one, other = (load_dictionary(storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
-        second = None if pair.one.second is None else load_dictionary(storage, pair.one.second, Path(scratch))
-        found = between_adapters(fit_rows, deltas[0], deltas[1], tokens.doc_id[keep], one, other, second, settings_of(cfg))
-    write_measures(storage, key, replace(pair.one, reference_name=pair.other.adapter), found)
-    return 1
+@dataclass(frozen=True)
+class PairGroup:
+    """Pairs of the same two adapters at one layer: their rows are read once. Travels to the task."""
+
+    storage: Storage
+    harvest_key: str
+    pairs: tuple[PairSpec, ...]
+    keys: tuple[str, ...]
+    """Files of their measures, in the same order."""
+    cfg: DivergeConfig
+
+
+def measure_pairs(group: PairGroup) -> int:
+    """Measures and stores every pair of the group; returns how many."""
+    shards, settings = open_harvest(group.storage, group.harvest_key), settings_of(group.cfg)
+    first = group.pairs[0]
+    tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
+    keep = {split: t.position > 0 for split, t in tokens.items()}
+    spectrum = Moments.of(shards.read(first.one.layer, first.one.adapter, split="fit")[keep["fit"]]).spectrum
+    deltas = [shards.read(leaf.layer, leaf.adapter, split="eval")[keep["eval"]] for leaf in (first.one, first.other)]
+    alike = similar_deltas(deltas[0], deltas[1], tokens["eval"].doc_id[keep["eval"]], settings)
+    for pair, key in zip(group.pairs, group.keys, strict=True):
+        with tempfile.TemporaryDirectory() as scratch:
+            one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
+            second = None if pair.one.second is None else load_dictionary(group.storage, pair.one.second, Path(scratch))
+            found = {"cka_adapters": alike, "max_cosine_adapters": similar_dictionaries(spectrum, one, other, second, settings)}
+        write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)
+    return len(group.pairs)

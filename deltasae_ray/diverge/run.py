@@ -9,7 +9,7 @@ from tqdm import tqdm
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec, measures_key
 from deltasae_ray.diverge.measuring import Group, measure_group, read_measures
-from deltasae_ray.diverge.pairs import adapter_pairs, measure_pair, pair_key
+from deltasae_ray.diverge.pairs import PairGroup, adapter_pairs, measure_pairs, pair_key
 from deltasae_ray.diverge.table import DivergenceRow, corrected
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.shards.opening import open_harvest
@@ -36,14 +36,12 @@ def diverge_points(
     shards = open_harvest(storage, harvest_key)
     keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
     pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
-    together: dict[tuple, list[LeafSpec]] = defaultdict(list)
-    for leaf in leaves:
-        if not storage.exists(keys[leaf]):
-            together[leaf.shared].append(leaf)
     work: list[tuple[Callable[[Any], int], Any]] = [
-        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in together.values()
+        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in _missing(storage, keys)
     ]
-    work += [(measure_pair, (storage, harvest_key, pair, key, cfg)) for pair, key in pairs.items() if not storage.exists(key)]
+    work += [
+        (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg)) for g in _missing(storage, pairs)
+    ]
     _run(work, cpus_per_task, bar=bar)
     rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
     rows += [
@@ -58,6 +56,15 @@ def measured(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg
     """Those of `leaves` whose measures are stored."""
     shards = open_harvest(storage, harvest_key)
     return [leaf for leaf in leaves if storage.exists(measures_key(storage, shards, leaf, cfg))]
+
+
+def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
+    """What has no measures yet, in groups that share their rows."""
+    together: dict[tuple, list] = defaultdict(list)
+    for spec, key in keys.items():
+        if not storage.exists(key):
+            together[spec.shared].append(spec)
+    return list(together.values())
 
 
 def _run(work: Sequence[tuple[Callable[[Any], int], Any]], cpus: float, *, bar: bool) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.matching import (
@@ -52,8 +53,7 @@ def matching_measures(
         "antipodal_share": antipodal_share(rows),
     }
     if context.inputs.base_control is not None:
-        control = living_rows(context.inputs.base_control)
-        measures["max_cosine_base_control"] = max_cosine(control, reference)
+        measures["max_cosine_base_control"] = _control(context, living_rows(context.inputs.base_control))
     if random_adapter is not None:
         measures["max_cosine_random_adapter"] = max_cosine(living_rows(random_adapter), reference)
     if twin is not None:
@@ -99,6 +99,14 @@ def _matched_back(context: Context, back: Float[np.ndarray, " reference_latent"]
     return mean_match(back, np.ones(len(back)), null, None)
 
 
+def _control(context: Context, control: Tensor) -> Measure:
+    """Latents of the base control against the reference: what a dictionary that must be aligned gets; null: rows from N(0, Σ_h)."""
+    null, _ = matched_draws(
+        context.base.spectrum, context.reference_rows, len(control), draws=context.settings.null_draws, seed=context.settings.seed
+    )
+    return mean_match(best_cosines(control, context.reference_rows), np.ones(len(control)), null, None)
+
+
 def _novel(values: np.ndarray, null: np.ndarray, twin: np.ndarray | None) -> Measure:
     """Share of the latents that come no nearer to the reference than 95 % of covariance-matched atoms do."""
     bar = float(np.quantile(null, NOVEL_QUANTILE))
@@ -109,12 +117,12 @@ def _novel(values: np.ndarray, null: np.ndarray, twin: np.ndarray | None) -> Mea
     return Measure(value, null=NOVEL_QUANTILE, ceiling=None if twin is None else float((twin < bar).mean()), ci=(low, high), p=p, n=n)
 
 
-def _drawn_repeats(context: Context, rows: torch.Tensor) -> np.ndarray:
+def _drawn_repeats(context: Context, rows: Tensor) -> np.ndarray:
     generator = torch.Generator().manual_seed(context.settings.seed)
     return best_cosines(rows, matched_rows(context.delta.spectrum, len(rows), generator), absolute=True)
 
 
-def _shared(context: Context, rows: torch.Tensor, reference: torch.Tensor, second: DictionaryLike | None) -> dict[str, Measure]:
+def _shared(context: Context, rows: Tensor, reference: Tensor, second: DictionaryLike | None) -> dict[str, Measure]:
     """Shares of the latents with a partner of their own in the reference (one-to-one, |cos|)."""
     generator = torch.Generator().manual_seed(context.settings.seed)
     pairs, drawn = one_to_one(rows, reference), one_to_one(matched_rows(context.delta.spectrum, len(rows), generator), reference)

@@ -228,10 +228,10 @@ _TABLE = (
         "max_cosine_base_control",
         "the base control's mean max-cosine",
         "the reference's recipe on other text",
-        "isotropic, analytic",
+        "as many rows drawn from N(0, Σ_h)",
         "",
         _OWN,
-        None,
+        "greater",
         "cosine",
     ),
     Metric(

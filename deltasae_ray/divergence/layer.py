@@ -12,8 +12,10 @@ from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.mean_change import mean_change
 from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.monitor import fit_on_both, monitor_view, reconstruction
 from deltasae_ray.divergence.ratios import Ratio, row_energy
+from deltasae_ray.divergence.reconstruction import k_at_fvu
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 
 
@@ -24,6 +26,7 @@ def layer_measures(context: Context) -> dict[str, Measure]:
         return measures
     return measures | {
         **seen_by_reference(context),
+        "k_at_fvu_reference": atoms_needed(context, context.reference_rows),
         **similarity(context),
         **pca_angles(context),
         **projection_energies(context),
@@ -67,12 +70,19 @@ def seen_by_reference(context: Context) -> dict[str, Measure]:
         measures = monitor_view(reconstruction(reference), base, deltas, context.coder.sample.flipped, mean, document, counts)
         measures |= fit_on_both(reconstruction(reference), base, deltas, document, counts)
     whole = torch.from_numpy(np.asarray(context.inputs.delta_eval))
-    atoms = reference.W_dec.detach().float()
-    return measures | mean_change(whole, context.documents[0], atoms, context.base.spectrum, context.counts, seed=context.settings.seed)
+    rows, base = context.reference_rows, context.base.spectrum
+    return measures | mean_change(whole, context.documents[0], rows, base, context.counts, seed=context.settings.seed)
 
 
 def _tensor(x: np.ndarray, rows: np.ndarray) -> Float[Tensor, "token d_model"]:
     return torch.from_numpy(np.ascontiguousarray(x[rows])).float()
+
+
+def atoms_needed(context: Context, rows: Float[Tensor, "latent d_model"]) -> Measure:
+    """k_at_fvu of a decoder on the coded rows; null: as many featureless atoms from N(0, Σ_δ)."""
+    generator = torch.Generator().manual_seed(context.settings.seed)
+    drawn = matched_rows(context.delta.spectrum, len(rows), generator)
+    return k_at_fvu(context.coder.sample, rows, context.coder.resamples.counts, null_atoms=drawn)
 
 
 def similarity(context: Context) -> dict[str, Measure]:

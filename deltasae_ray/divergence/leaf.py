@@ -13,14 +13,13 @@ from deltasae_ray.divergence.catalogue import BETWEEN, METRICS
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
-from deltasae_ray.divergence.layer import layer_measures
+from deltasae_ray.divergence.layer import atoms_needed, layer_measures
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, share_missing
-from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.monitor import paper_relative_error, reconstruction
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, explained, k_at_fvu
-from deltasae_ray.divergence.rotation import subspace_score
+from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, explained
+from deltasae_ray.divergence.rotation import score
 
 MIN_FIRINGS = 30.0
 """Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
@@ -128,13 +127,9 @@ def _secondary(context: Context, coder: Coder, delta: Coding) -> dict[str, Measu
     controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
     participation = context.delta.spectrum.participation_ratio
     measures = {name: share_missing(coder.structure(coding), own, participation) for name, coding in controls.items() if coding is not None}
-    for name, rows in (("k_at_fvu", delta.atoms), ("k_at_fvu_reference", context.reference_rows)):
-        generator = torch.Generator().manual_seed(context.settings.seed)
-        drawn = matched_rows(context.delta.spectrum, len(rows), generator)
-        measures[name] = k_at_fvu(coder.sample, rows, coder.resamples.counts, null_atoms=drawn)
-    measures["subspace_score"] = subspace_score(
-        coder.sample.x, delta.atoms, context.reference_rows, context.settings.k, rotated=context.rotated_fvus
-    )
+    measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
+    of_delta, of_reference = (coding.pursuits[0].fvu(-1) for coding in (delta, context.reference_coding))
+    measures["subspace_score"] = score(of_delta, of_reference, context.rotated_fvus, len(coder.sample.x))
     return measures
 
 

@@ -32,7 +32,7 @@ class Pursuit:
     """x - x̂ after k atoms."""
 
     def fvu(self, k: int) -> float:
-        """Residual energy after k atoms as a share of all energy; 1 where there is none to explain."""
+        """Residual energy after k atoms (-1: after all) as a share of all energy; 1 where there is none to explain."""
         if not bool(self.residual_energy[:, 0].any()):
             return 1.0
         return float(self.residual_energy[:, k].double().sum() / self.residual_energy[:, 0].double().sum())

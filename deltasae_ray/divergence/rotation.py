@@ -22,31 +22,23 @@ def rotated_fvus(x: Float[Tensor, "token d_model"], reference: Matrix, k: int, *
     return np.array(found)
 
 
-def subspace_score(
-    deltas: Matrix,
-    dictionary: Matrix,
-    reference: Matrix,
-    k: int = 8,
-    *,
-    rotated: Float[np.ndarray, " draw"] | None = None,
-    draws: int = 5,
-    seed: int = 0,
-) -> Measure:
+def subspace_score(deltas: Matrix, dictionary: Matrix, reference: Matrix, k: int = 8, *, draws: int = 5, seed: int = 0) -> Measure:
     """B(k) = (FVU_G - FVU_Δ) / (FVU_rot - FVU_Δ): 0, the reference codes the centred deltas as their own dictionary does; 1, no better
     than rotated by chance. It calls random atoms from the deltas' own covariance aligned, so it never leads.
-
-    Args:
-        rotated: FVU of rotated references, where they are known already.
 
     Returns:
         p of a reference that codes better than its rotations; the ceiling is 0. Undefined where rotations do as well as the dictionary.
     """
     x = matrix(deltas, "deltas")
-    own, of_reference = (pursue(x, atoms, min(k, len(atoms))).fvu(min(k, len(atoms))) for atoms in (dictionary, reference))
-    null = rotated_fvus(x, reference, k, draws=draws, seed=seed) if rotated is None else rotated
-    gap = float(null.mean()) - own
+    own, of_reference = (pursue(x, atoms, min(k, len(atoms))).fvu(-1) for atoms in (dictionary, reference))
+    return score(own, of_reference, rotated_fvus(x, reference, k, draws=draws, seed=seed), len(x))
+
+
+def score(own: float, of_reference: float, rotated: Float[np.ndarray, " draw"], tokens: int) -> Measure:
+    """B from the FVU by the delta dictionary, by the reference, and by each rotated reference."""
+    gap = float(rotated.mean()) - own
     if not gap >= 1e-3:
-        return undefined(f"a rotated reference codes the deltas as well as their own dictionary does (FVU {null.mean():.3f})", n=len(x))
-    spread = 2 * float(((null - own) / gap).std(ddof=1))
-    p = draws_p(of_reference, null, "less")
-    return Measure((of_reference - own) / gap, null=1.0, ceiling=0.0, p=p, n=len(x), reason=f"rotated references: 1 ± {spread:.2g}")
+        return undefined(f"a rotated reference codes the deltas as well as their own dictionary does (FVU {rotated.mean():.3f})", n=tokens)
+    spread = 2 * float(((rotated - own) / gap).std(ddof=1))
+    p = draws_p(of_reference, rotated, "less")
+    return Measure((of_reference - own) / gap, null=1.0, ceiling=0.0, p=p, n=tokens, reason=f"rotated references: 1 ± {spread:.2g}")

@@ -26,6 +26,8 @@ MOSTLY_CONSTANT = 0.5
 CHANCE_MARGIN = 0.05
 """A mean max-cosine within this of its isotropic null is at chance, however many latents make the gap significant."""
 
+CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
+"""What M is the missing share of."""
 NOT_TESTED = "triggers absent from this text"
 
 
@@ -99,10 +101,7 @@ def judge(missing: Measure) -> tuple[Label, str]:
 def judge_leaf(leaf: LeafFigures) -> LayerVerdict:
     """M; where the deltas have too few directions for it, M without the three largest coordinates; where nothing but a constant shift
     has structure, the missing share of that shift."""
-    candidates = [
-        ("the change", leaf.get("missing_share")),
-        ("the change outside its three largest coordinates", leaf.get("missing_share_no_top3")),
-    ]
+    candidates = [(CHANGE, leaf.get("missing_share")), (TRIMMED, leaf.get("missing_share_no_top3"))]
     share = leaf.get("mean_share")
     if share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT:
         candidates.append((f"the constant shift ({share.value:.0%} of the change)", leaf.get("mean_missing_share")))
@@ -156,13 +155,18 @@ def verdict(
     parts += _cautions(leaf, by_layer[worst.layer], worst)
     parts += [f"*How sure?* {_how_sure(leaf, by_layer[worst.layer])}", f"*Not tested:* {NOT_TESTED}"]
     if layers[1:]:
-        parts.append("Other layers: " + ", ".join(f"{other.layer} {other.label}" for other in layers[1:]))
+        parts.append("Other layers: " + ", ".join(map(_briefly, layers[1:])))
     text = f"**{adapter}, layer {worst.layer}: {worst.label}.** " + ". ".join(parts) + "."
     return Verdict(adapter, worst.label, worst.layer, text, tuple(layers))
 
 
 def _severity(found: LayerVerdict) -> tuple[int, float]:
     return SEVERITY.index(found.label), -(found.measure.value or 0.0)
+
+
+def _briefly(found: LayerVerdict) -> str:
+    told = f"{found.layer} {found.label}" + ("" if found.measure.value is None else f" {found.measure:.2f}")
+    return told if found.subject == CHANGE or found.measure.value is None else f"{told} (of {found.subject})"
 
 
 def _told(behaviour: Sequence[Behaviour]) -> str:
@@ -183,7 +187,7 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
         "random_atoms": "featureless atoms {}",
         "delta": "a dictionary trained on the change {}",
     }
-    ending = "_no_top3" if "three largest" in found.subject else ""
+    ending = "_no_top3" if found.subject == TRIMMED else ""
     explained = {name: leaf.get(f"fvu_{name}{ending}").value for name in names}
     told = "; ".join(names[name].format(f"{1 - fvu:.0%}") for name, fvu in explained.items() if fvu is not None)
     explains = f"With {atoms} atoms {told}. " if told else ""
@@ -203,20 +207,33 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     disagreeing = [s for s in siblings if s.d_sae != leaf.d_sae and judge_leaf(s).label != found.label]
     told += [f"With d_sae {s.d_sae} instead of {leaf.d_sae} the verdict is {judge_leaf(s).label}" for s in disagreeing]
     share = leaf.get("mean_share")
-    if share.value is not None and share.value >= 0.1 and "constant" not in found.subject:
+    if share.value is not None and share.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
         told.append(
             f"A constant shift holds {share.value:.0%} of the change; missing share of that shift {leaf.get('mean_missing_share'):.2f}"
         )
-    sentence = matching_sentence(leaf.get("paper_max_cosine"))
+    by_token = leaf.get("missing_share_token_mean")
+    if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
+        told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
+    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"))
     return [*told, sentence] if sentence else told
 
 
-def matching_sentence(published: Measure) -> str:
-    """What a mean max-cosine in the published form is worth, or nothing where it was not measured."""
+def matching_sentence(published: Measure, calibrated: Measure | None = None) -> str:
+    """What a mean max-cosine is worth, or nothing where it was not measured: "at chance" by the isotropic null, or by atoms that know
+    the deltas' covariance and nothing else (activations are anisotropic, so only that null can make it "aligned").
+
+    Args:
+        published: over all latents, against the isotropic null.
+        calibrated: over living latents, against the covariance-matched null.
+    """
     if published.value is None or published.null is None:
         return ""
-    word = "at chance" if published.value - published.null < CHANCE_MARGIN else "aligned"
-    return f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}: {word}"
+    told = f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}"
+    at_chance = published.value - published.null < CHANCE_MARGIN
+    if calibrated is not None and calibrated.value is not None and calibrated.null is not None:
+        told += f"; of living latents {calibrated.value:.3f}, atoms that know only the covariance {calibrated.null:.3f}"
+        at_chance = at_chance or calibrated.value - calibrated.null < CHANCE_MARGIN
+    return f"{told}: {'at chance' if at_chance else 'aligned'}"
 
 
 def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures]) -> str:

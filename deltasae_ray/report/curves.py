@@ -1,6 +1,6 @@
 """Panels of lines: a measure over k with its interval and null, and how dictionaries learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ from deltasae_ray.report.wording import figure
 DASHES = ("", "dash", "dots")
 
 
-def line_panels(rows: dict[Row, float], x_label: str, y: svg.Axis, style: Style, label: str) -> list[Markup]:
+def line_panels(rows: Mapping[Row, int], x_label: str, y: svg.Axis, style: Style, label: str) -> list[Markup]:
     """A panel per layer of rows at their places on a logarithmic x axis."""
     panels = []
     for layer in sorted({r.layer for r in rows}):
@@ -20,12 +20,8 @@ def line_panels(rows: dict[Row, float], x_label: str, y: svg.Axis, style: Style,
         x = svg.x_axis(min(here.values()), max(here.values()), log=True)
         parts = _null_band(here, x, y)
         for adapter in style.css:
-            lines: dict[tuple, list[tuple[Row, float]]] = {}
-            for r, at in here.items():
-                if r.adapter == adapter and r.value is not None:
-                    lines.setdefault((r.d_sae, r.seed) if "_k" not in r.metric else (), []).append((r, at))
-            for found in lines.values():
-                parts += _line(sorted(found, key=lambda item: item[1]), x, y, style.css[adapter], style.shape[adapter])
+            found = sorted(((r, at) for r, at in here.items() if r.adapter == adapter and r.value is not None), key=lambda item: item[1])
+            parts += _line(found, x, y, style.css[adapter], style.shape[adapter]) if found else _nothing(style, adapter)
         ticks = [(x(v), svg.number(v)) for v in sorted(set(here.values()))]
         said = "; ".join(f"k {at:g}, {spoken(r)}" for r, at in here.items())
         panels.append(svg.frame(f"layer {layer}", y, x_label, ticks, f"{label}, layer {layer}. {said}", parts))
@@ -53,7 +49,7 @@ def _dash(labels: Sequence[str], label: str) -> str:
     return DASHES[labels.index(label) % len(DASHES)]
 
 
-def _line(found: Sequence[tuple[Row, float]], x: svg.Axis, y: svg.Axis, css: str, shape: str) -> list[Markup]:
+def _line(found: Sequence[tuple[Row, int]], x: svg.Axis, y: svg.Axis, css: str, shape: str) -> list[Markup]:
     sure = [(at, r.ci_low, r.ci_high) for r, at in found if r.ci_low is not None and r.ci_high is not None]
     parts = []
     if len(sure) > 1:
@@ -62,9 +58,15 @@ def _line(found: Sequence[tuple[Row, float]], x: svg.Axis, y: svg.Axis, css: str
     return [*parts, *(svg.mark(x(at), y(r.value or 0.0), shape, f"dot {css}", f"k {at:g}, {spoken(r)}", size=3.4) for r, at in found)]
 
 
-def _null_band(rows: dict[Row, float], x: svg.Axis, y: svg.Axis) -> list[Markup]:
+def _nothing(style: Style, adapter: str) -> list[Markup]:
+    """The sign of undefined, at the foot of the panel."""
+    lane = list(style.css).index(adapter)
+    return [svg.words(svg.LEFT + 20 + 18 * lane, svg.HEIGHT - svg.BOTTOM - 8, "∅", f"undefined {style.css[adapter]}")]
+
+
+def _null_band(rows: Mapping[Row, int], x: svg.Axis, y: svg.Axis) -> list[Markup]:
     """From the lowest to the highest null of the rows at each place, and never thinner than can be seen."""
-    nulls: dict[float, list[float]] = {}
+    nulls: dict[int, list[float]] = {}
     for r, at in rows.items():
         if r.null is not None:
             nulls.setdefault(at, []).append(r.null)

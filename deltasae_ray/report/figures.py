@@ -60,7 +60,7 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
         by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
         by_series(inputs, "fvu", FVU_SERIES, guides=(0.0, 1.0), notes=_beaten(inputs)),
         over_k(inputs, "missing_share", "atoms per token, k", _missing_over_k(inputs), (0.0, 1.0)),
-        over_k(inputs, "angle_pca", "directions, k", _named_k(inputs, "angle_pca"), (0.0, 90.0)),
+        over_k(inputs, "angle_pca", "directions, k", _angles_over_k(inputs), (0.0, 90.0)),
         learning(inputs),
     ]
     return tuple(f for f in found if f.panels or f.key == "missing_share_by_layer")
@@ -69,7 +69,7 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
 def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) -> Figure:
     """One metric: a panel per dictionary size, a group per layer, a point with its interval, null and ceiling per adapter and seed."""
     rows = [r for r in inputs.rows if r.metric == metric]
-    words = describe(metric, inputs, _one_k(rows))
+    words = describe(metric, inputs)
     style = Style.of(inputs, [r.adapter for r in rows])
     panels = []
     for size in sorted({(r.d_sae or 0, r.k or 0) for r in rows}):
@@ -88,12 +88,12 @@ def by_series(
     """Several metrics of the same cells beside each other: a panel per adapter and size, a group per layer."""
     names = [metric for metric, *_ in series]
     rows = [r for r in inputs.rows if r.metric in names]
-    words = describe(key, inputs, _one_k(rows))
+    words = describe(key, inputs)
     if len({r.metric for r in rows if r.value is not None}) < 2:
         return Figure(key, words.label, "", (), (), ())
     look = {metric: (css, shape, lane) for lane, (metric, _, css, shape) in enumerate(series)}
     # Their nulls differ in kind; drawn here they would only hide the points.
-    drawn = [replace(r, null=None, ceiling=None) for r in rows if r.value is not None]
+    drawn = [replace(r, null=None, ceiling=None) for r in rows]
     order, largest = in_order(inputs, [r.adapter for r in drawn]), max(r.d_sae or 0 for r in drawn)
     places_shown = sorted({(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1]))
     if len(places_shown) > MOST_PANELS:
@@ -111,19 +111,18 @@ def by_series(
     return Figure(key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes))
 
 
-def over_k(inputs: ReportInputs, metric: str, x_label: str, places_on_x: dict[Row, int | None], include: tuple[float, ...]) -> Figure:
+def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[Row, int], include: tuple[float, ...]) -> Figure:
     """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls span."""
-    rows = {r: float(k) for r, k in places_on_x.items() if k}
     words = describe(metric, inputs)
-    if len(set(rows.values())) < 2:
-        return Figure(f"{metric}_over_k", words.label, "", (), (), ())
-    style = Style.of(inputs, [r.adapter for r in rows])
-    y = svg.y_axis(*svg.padded(_numbers(list(rows)), include=include))
-    panels = line_panels(rows, x_label, y, style, words.label)
+    name = re.sub(r"\(\d+\)$", "(k)", words.label)
+    if len(set(at.values())) < 2:
+        return Figure(f"{metric}_over_k", name, "", (), (), ())
+    style = Style.of(inputs, [r.adapter for r in at])
+    y = svg.y_axis(*svg.padded(_numbers(list(at)), include=include))
+    panels = line_panels(at, x_label, y, style, name)
     band = LegendEntry("null", swatch(svg.bar(0, 3, 18, 8, "nullband")))
-    notes = chance_notes(list(rows), inputs, metric)
-    scale = SCALES.get(metric, "")
-    return Figure(f"{metric}_over_k", f"{words.label} over k", scale, (*style.legend(), band), tuple(panels), tuple(notes))
+    notes = chance_notes(list(at), inputs, metric, over=at)
+    return Figure(f"{metric}_over_k", f"{name} over k", SCALES.get(metric, ""), (*style.legend(), band), tuple(panels), tuple(notes))
 
 
 def learning(inputs: ReportInputs) -> Figure:
@@ -162,29 +161,23 @@ def _beaten(inputs: ReportInputs) -> list[str]:
     return notes or (["The delta dictionary leaves less unexplained than PCA-k and random atoms in every cell."] if compared else [])
 
 
-def _named_k(inputs: ReportInputs, metric: str) -> dict[Row, int | None]:
-    """Rows of `<metric>_k<number>`, one per adapter, layer and k: they do not depend on the dictionary."""
+def _angles_over_k(inputs: ReportInputs) -> dict[Row, int]:
+    """Rows of `angle_pca_k<number>`, one per adapter, layer and k: they do not depend on the dictionary."""
     found: dict[tuple, Row] = {}
     for r in inputs.rows:
-        if re.fullmatch(rf"{metric}_k\d+", r.metric):
+        if re.fullmatch(r"angle_pca_k\d+", r.metric):
             found.setdefault((r.adapter, r.layer, r.metric), r)
     return {r: int(r.metric.rsplit("_k", 1)[1]) for r in found.values()}
 
 
-def _missing_over_k(inputs: ReportInputs) -> dict[Row, int | None]:
-    """M(k) of the largest dictionary of every adapter and layer, first seed: the headline and its values with fewer atoms."""
-    largest = max((r.d_sae or 0 for r in inputs.rows), default=0)
-    found: dict[Row, int | None] = {}
-    for r in inputs.rows:
+def _missing_over_k(inputs: ReportInputs) -> dict[Row, int]:
+    """M(k) of one dictionary per adapter and layer, the largest with the first seed: the headline and its values with fewer atoms."""
+    found: dict[tuple, Row] = {}
+    for r in sorted(inputs.rows, key=lambda r: (-(r.d_sae or 0), r.k or 0, r.seed or 0)):
         match = re.fullmatch(r"missing_share(?:_k(\d+))?", r.metric)
-        if match and r.d_sae == largest and not r.seed:
-            found[r] = int(match[1]) if match[1] else r.k
-    return found
-
-
-def _one_k(rows: Sequence[Row]) -> int | None:
-    ks = {r.k for r in rows}
-    return ks.pop() if len(ks) == 1 else None
+        if match:
+            found.setdefault((r.adapter, r.layer, int(match[1] or inputs.atoms)), r)
+    return {r: k for (*_, k), r in found.items()}
 
 
 def _numbers(rows: Sequence[Row]) -> list[float]:

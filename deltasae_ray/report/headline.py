@@ -37,27 +37,30 @@ def headline(inputs: ReportInputs) -> list[Pair]:
     beside: dict[tuple, dict[str, Row]] = {}
     for r in inputs.rows:
         beside.setdefault(_cell(r), {})[r.metric] = r
-    several_seeds = len({r.seed for r in inputs.rows if r.metric == "missing_share"}) > 1
+    heads = [r for r in inputs.rows if r.metric == "missing_share"]
+    several_seeds, several_k = len({r.seed for r in heads}) > 1, len({r.k for r in heads}) > 1
     pairs: list[Pair] = []
-    for r in inputs.rows:
-        if r.metric != "missing_share":
-            continue
+    for r in heads:
         lines, monitor = [_line(r, inputs, "")], beside[_cell(r)].get("monitor_r2")
         if monitor:
             lines.append(_line(monitor, inputs, _gain_and_fvu(beside[_cell(r)])))
-        size = "–" if r.d_sae is None else f"{r.d_sae:,}" + (f", seed {r.seed}" if several_seeds else "")
+        size = "–" if r.d_sae is None else f"{r.d_sae:,}"
+        size += (f", k {r.k}" if several_k else "") + (f", seed {r.seed}" if several_seeds else "")
         pairs.append(Pair(r.adapter, r.layer, size, not pairs or pairs[-1].adapter != r.adapter, tuple(lines)))
     return pairs
 
 
 def headline_notes(inputs: ReportInputs) -> list[str]:
-    """What "at chance" means for the metrics of this table, said once under it."""
+    """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under it."""
     notes = []
     for metric in ("missing_share", "monitor_r2"):
         found = [r for r in inputs.rows if r.metric == metric and at_chance(r)]
         if found:
-            words = describe(metric, inputs, found[0].k)
+            words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
+    heads = [r for r in inputs.rows if r.metric == "missing_share"]
+    if heads and all(r.ceiling is None for r in heads):
+        notes.append("No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe (fit.seeds=2).")
     return notes
 
 
@@ -74,7 +77,7 @@ def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
     else:
         said = "at chance" if chance else "below its null" if row.value < (row.null or 0.0) else "above its null"
     return Line(
-        label=describe(row.metric, inputs, row.k).label,
+        label=describe(row.metric, inputs).label,
         value="undefined" if row.value is None else figure(row.value),
         interval=interval(row.ci_low, row.ci_high),
         null=figure(row.null),

@@ -168,7 +168,9 @@ class ReportInputs:
     """The reference's name, used wherever it is spoken of, without an article: "toy reference (20,112 tokens)"."""
     layers: tuple[int, ...]
     model_note: str = ""
-    """Such as "weights dequantised from Q4_K_M"."""
+    """One sentence on the weights, such as that they were dequantised; it stands under the title."""
+    atoms: int = 8
+    """Atoms per token of the missing share and of FVU (diverge.k), which need not be the dictionaries' k."""
     corpora: tuple[CorpusFacts, ...] = ()
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ def render(inputs: ReportInputs) -> str:
         style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         not_shown=_not_shown(inputs),
         question=_question(inputs),
+        model_note=_sentence(inputs.model_note),
         verdicts=[typeset.verdict(v) for v in inputs.verdicts],
         statements=[typeset.prose(s) for s in _statements(inputs)],
         headline=headline(inputs),
@@ -48,6 +49,7 @@ def render(inputs: ReportInputs) -> str:
         definitions=_definitions(inputs, drawn),
         not_tested=_not_tested(inputs),
         total=lambda part: wording.seconds(sum(getattr(t, part) or 0.0 for t in inputs.timings)),
+        shown=max((len(g.cards) for g in inputs.latents), default=0),
         tokens=typeset.tokens,
         prose=typeset.prose,
         count=lambda n: "–" if n is None else f"{n:,}",
@@ -111,8 +113,11 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
 def _question(inputs: ReportInputs) -> str:
     names = [a.name for a in inputs.adapters if not a.control] or ["the adapters"]
     who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    note = f" ({inputs.model_note})" if inputs.model_note else ""
-    return f"What did {who} add to {inputs.model}{note}, and how much of it can the {inputs.reference} see?"
+    return f"What did {who} add to {inputs.model}, and how much of it can the {inputs.reference} see?"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
 
 
 def _statements(inputs: ReportInputs) -> list[str]:
@@ -125,9 +130,8 @@ def _statements(inputs: ReportInputs) -> list[str]:
 
 def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:
     """A line for every figure that is shown, then for the words that stand beside all of them."""
-    k = next((r.k for r in inputs.rows if r.metric == "missing_share"), None)
     shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {r.metric for r in inputs.rows}
-    found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs, k),)}
+    found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs),)}
     return [*found.items(), *TERMS.items()]
 
 

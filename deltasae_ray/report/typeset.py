@@ -57,7 +57,7 @@ def tokens(context: Context, peak: float) -> Markup:
     for i, (token, value, marker) in enumerate(zip(context.tokens, context.activations, context.marker, strict=True)):
         # The space before a word is left unshaded: at the end of a line it would stand alone as a stripe.
         space, word = token[: len(token) - len(token.lstrip(" "))], token.lstrip(" ")
-        level = min(9, max(1, round(9 * value / peak))) if value > 0 and peak > 0 else 0
+        level = min(9, round(9 * value / peak)) if peak > 0 else 0  # under a twentieth of the peak it is left unshaded
         css = " ".join(filter(None, (f"a{level}" if level else "", "c" if i == context.center else "")))
         html = escape(word.replace("\r", "").replace("\n", "↵ ") or ("␣" if css else ""))
         html = Markup('<b class="{}" title="{}">{}</b>').format(css, figure(value), html) if css else html

@@ -1,7 +1,6 @@
 """The page's own words: what each figure is called and means, how numbers are written, and what is said of one at chance."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import Metric, metric, split_variant
@@ -10,7 +9,7 @@ from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
 
 @dataclass(frozen=True)
 class MetricWords:
-    """How the page speaks of one metric; `{reference}` stands for the reference's name, `{k}` for the dictionaries' k."""
+    """How the page speaks of one metric; `{reference}` stands for the reference's name, `{k}` for the atoms per token."""
 
     label: str
     definition: str
@@ -24,7 +23,7 @@ METRICS = {
         "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded with {k} atoms per token, "
         "of the {reference} and of the delta dictionary, and so are deltas with signs flipped along their principal axes, which keeps "
         "second moments and destroys structure beyond them. 0: the {reference} does as well as the dictionary trained on the deltas. "
-        "1: it does no better than featureless atoms.",
+        "1: it does no better than featureless atoms. M(k) over k is the same with fewer atoms.",
         "the {reference} explains no more of these deltas than featureless atoms do",
     ),
     "monitor_r2": MetricWords(
@@ -75,12 +74,12 @@ TERMS = {
 CHANCE = "not to be told from the null (its interval includes it, or p is above .05)"
 
 
-def describe(metric: str, inputs: ReportInputs, k: int | None = None) -> MetricWords:
-    """The metric's words with the names of this study in them; an unknown metric is called by its own name."""
+def describe(metric: str, inputs: ReportInputs) -> MetricWords:
+    """The metric's words with the names of this study in them; an unknown metric is called as the catalogue calls it."""
     found = METRICS.get(metric)
     if found is None:
         return MetricWords(catalogued(metric).title, "", "it does not differ from its null")
-    names = {"reference": inputs.reference, "k": "k" if k is None else str(k)}
+    names = {"reference": inputs.reference, "k": str(inputs.atoms)}
     return MetricWords(*(text.format(**names) for text in (found.label, found.definition, found.at_chance)))
 
 
@@ -136,44 +135,57 @@ def at_chance(row: Row) -> bool | None:
     return None if row.ci_low is None else False
 
 
-def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str) -> list[str]:
-    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined."""
+def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:
+    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined.
+
+    Args:
+        over: place of each row on a figure's x axis, where that is k and not the layer.
+    """
     if not rows:
         return []
-    meaning = describe(metric, inputs, rows[0].k).at_chance
     notes = []
     chance = [r for r in rows if at_chance(r)]
     if chance:
-        where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance)})"
-        notes.append(f"At chance {where}: {CHANCE}. There, {meaning}.")
+        where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
+        notes.append(f"At chance {where}: {CHANCE}. There, {describe(metric, inputs).at_chance}.")
     untold = [r for r in rows if r.value is not None and at_chance(r) is None]
     if untold:
         why = "it has no null here" if all(r.null is None for r in untold) else "it has no interval"
-        notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold)}): {why}.")
-    for reason in dict.fromkeys(r.reason for r in rows if r.value is None):
-        notes.append(f"Undefined for {places([r for r in rows if r.value is None and r.reason == reason])}: {reason}.")
+        notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold, over)}): {why}.")
+    undefined = [r for r in rows if r.value is None]
+    for reason in dict.fromkeys(r.reason for r in undefined):
+        notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
     return notes or [f"No cell is at chance: each of the {len(rows)} can be told from its null."]
 
 
-def places(rows: Sequence[Row]) -> str:
-    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)"."""
-    curve = bool(re.search(r"_k\d+$", rows[0].metric))
-    found: dict[tuple[str, int | None], list[str]] = {}
+def places(rows: Sequence[Row], over: Mapping[Row, int] | None = None) -> str:
+    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)", "r4 layers 9, 12 at k = 1"."""
+    layers: dict[tuple[str, str], list[int]] = {}
+    for (adapter, layer), inside in _grouped(rows, lambda r: (r.adapter, r.layer)).items():
+        if over is None:
+            for size in dict.fromkeys(r.d_sae for r in inside):
+                layers.setdefault((adapter, str(size)), []).append(layer)
+        else:
+            at = ", ".join(str(k) for k in sorted({over[r] for r in inside}))
+            layers.setdefault((adapter, f" at k = {at}"), []).append(layer)
+    if over is not None:
+        return "; ".join(f"{adapter} {_numbered('layer', found)}{at}" for (adapter, at), found in layers.items())
+    sizes = {size for _, size in layers}
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (adapter, size), found in layers.items():
+        alike.setdefault((adapter, _numbered("layer", found)), []).append(size)
+    return "; ".join(f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "") for (who, where), of in alike.items())
+
+
+def _grouped(rows: Sequence[Row], key: Callable[[Row], tuple]) -> dict[tuple, list[Row]]:
+    groups: dict[tuple, list[Row]] = {}
     for r in rows:
-        name = f"{r.adapter} layer {r.layer}" if curve else r.adapter
-        at = r.metric.rsplit("_k", 1)[1] if curve else str(r.layer)
-        inside = found.setdefault((name, None if curve else r.d_sae), [])
-        if at not in inside:
-            inside.append(at)
-    sizes = {size for _, size in found}
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (name, size), inside in found.items():
-        alike.setdefault((name, tuple(sorted(inside, key=int))), []).append(str(size))
-    said = []
-    for (name, inside), of in alike.items():
-        kind = "at k =" if curve else "layers" if len(inside) > 1 else "layer"
-        said.append(f"{name} {kind} {', '.join(inside)}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else ""))
-    return "; ".join(said)
+        groups.setdefault(key(r), []).append(r)
+    return groups
+
+
+def _numbered(noun: str, numbers: Sequence[int]) -> str:
+    return f"{noun}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
 
 
 def seeds_per_rank(adapters: Sequence[AdapterFacts]) -> dict[int, int]:

@@ -67,7 +67,7 @@ def test_the_line_says_what_was_asked_in_order() -> None:
 def test_the_worst_layer_leads_and_the_others_are_named() -> None:
     found = verdict("r16", [leaf(0.0, 0.1, 9), leaf(0.9, 1.0, 12), leaf(0.4, 0.5, 15)], CHANGED)
     assert (found.label, found.layer) == ("NOT VISIBLE", 12)
-    assert "Other layers: 15 PARTLY VISIBLE, 9 VISIBLE" in found.text
+    assert "Other layers: 15 PARTLY VISIBLE 0.45 [0.40, 0.50], 9 VISIBLE 0.05 [0.00, 0.10]" in found.text
 
 
 def test_an_adapter_that_changes_nothing_has_no_effect_whatever_its_geometry() -> None:
@@ -101,6 +101,13 @@ def test_a_delta_dictionary_that_beats_nothing_is_told() -> None:
     assert "does not beat featureless atoms" not in text
 
 
+def test_a_missing_share_that_few_tokens_carry_is_told() -> None:
+    apart, alike = Measure(1.06, ci=(0.81, 1.39)), Measure(0.5, ci=(0.4, 0.6))
+    text = verdict("r4", [leaf(0.4, 0.5, missing_share_token_mean=apart)], CHANGED).text
+    assert "as a mean over tokens the missing share is 1.06" in text
+    assert "mean over tokens" not in verdict("r4", [leaf(0.4, 0.5, missing_share_token_mean=alike)], CHANGED).text
+
+
 def test_seeds_are_counted_and_unknown_repeats_are_said() -> None:
     others = {k: v for k, v in OTHERS.items() if k != "repeat_share"}
     alone = LeafFigures(12, 512, 8, 0, {"missing_share": Measure(0.5, ci=(0.4, 0.6), n=77), **others})
@@ -130,3 +137,9 @@ def test_an_untrained_decoder_against_a_random_reference_is_called_chance() -> N
     assert "at chance" in matching_sentence(Measure(0.071, null=0.0663))
     assert "aligned" in matching_sentence(Measure(0.43, null=0.0663))
     assert matching_sentence(undefined("not measured")) == ""
+
+
+def test_what_atoms_of_the_same_covariance_reach_too_is_at_chance() -> None:
+    published = Measure(0.30, null=0.12)
+    assert "at chance" in matching_sentence(published, Measure(0.30, null=0.34))
+    assert "aligned" in matching_sentence(published, Measure(0.58, null=0.34))

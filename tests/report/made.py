@@ -41,7 +41,7 @@ def make(**changes: object) -> ReportInputs:
         title="Shakespeare adapters of Gemma 3 270M (made-up figures)",
         created="22 November 2026, 14:05",
         model="Gemma 3 270M",
-        model_note="weights dequantised from Q4_K_M",
+        model_note="its weights are dequantised from Q4_K_M",
         reference=REFERENCE,
         layers=LAYERS,
         corpora=(
@@ -137,6 +137,7 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
 
     rows = [
         row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001),
+        *(row(f"missing_share_k{k}", share + 0.02 * (4 - k / 2), 0.14, null=1.0, p=0.001) for k in (1, 2, 4)),
         row("missing_share_base_control", share + 0.04, 0.1, null=1.0),
         row("missing_share_base_atoms", 0.93 + rng.normal(0, 0.02), 0.08, null=1.0),
         row("monitor_r2", 0.05 + 0.004 * rank, 0.03, null=0.045 if layer == 15 else 0.01, ceiling=1.0, p=0.2 if layer == 15 else 0.003),
@@ -160,7 +161,8 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
     ]
     if (rank, layer) == (4, 9):
         rows[0] = replace(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
-        rows[1] = replace(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
+        names = ("missing_share_k1", "missing_share_k2", "missing_share_k4", "missing_share_base_control")
+        rows[1:5] = [replace(cell, metric=name, value=None, reason=FEW_DIRECTIONS) for name in names]
     return rows
 
 

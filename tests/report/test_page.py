@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from deltasae_ray.errors import ConfigError
-from deltasae_ray.report.inputs import LossChange, ReportInputs
+from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
 from deltasae_ray.storage import Storage
@@ -76,6 +76,34 @@ def test_an_undefined_figure_stands_with_its_reason(page: str):
     assert f"Undefined for r4 layer 9: {FEW_DIRECTIONS}." in section(page, "figures")
     assert "nan" not in text_of(page).lower().split()
     assert "None" not in text_of(page)
+
+
+def test_a_missing_ceiling_is_explained():
+    rows = tuple(replace(r, ceiling=None, kappa=None) for r in make().rows)
+    assert "No ceiling, and so no κ, stands beside M" in section(render(make(rows=rows)), "headline")
+    assert "No ceiling" not in section(render(make()), "headline")
+
+
+def test_the_missing_share_is_named_by_its_atoms_and_not_by_the_dictionaries_k():
+    rows = tuple(replace(r, k=32) for r in make().rows)
+    assert "Missing share M(8)" in section(render(make(rows=rows)), "headline")
+    assert "M(32)" not in render(make(rows=rows))
+
+
+def test_m_over_k_is_one_line_per_adapter_from_one_atom_to_the_headline(page: str):
+    panels = [p for p in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if 'aria-label="Missing share M(k), layer' in p]
+    assert len(panels) == 3
+    lines = [re.findall(r'<path d="([^"]+)" class="curve', p) for p in panels]
+    assert [[line.count("L") + 1 for line in found] for found in lines] == [[4], [4, 4], [4, 4]]  # r4 is undefined at layer 9
+    assert [p.count("∅") for p in panels] == [1, 0, 0]
+
+
+def test_a_headline_at_chance_beside_the_curve_of_fewer_atoms_has_a_page():
+    def at_chance(row: Row) -> Row:
+        return replace(row, p=0.9) if row.metric.startswith("missing_share") and row.value is not None else row
+
+    page = render(make(rows=tuple(at_chance(r) for r in make().rows)))
+    assert "r4 layers 12, 15 at k = 1, 2, 4, 8" in section(page, "figures")
 
 
 def test_what_a_deployed_monitor_sees_stands_right_under_the_missing_share(page: str):
@@ -154,7 +182,7 @@ def test_the_page_never_calls_anything_safe(page: str):
 
 
 def test_the_page_says_that_the_weights_are_dequantised(page: str):
-    assert "weights dequantised from Q4_K_M" in text_of(page.split("<nav")[0])
+    assert "Its weights are dequantised from Q4_K_M." in text_of(page.split("<nav")[0])
 
 
 def test_random_contexts_say_what_they_were_drawn_from(page: str):
@@ -174,13 +202,16 @@ def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
     planted = section(page, "planted")
     assert "r16, layer 12 (d_sae 512): found at rank 3 of the latent table" in planted
     assert "r4, layer 12 (d_sae 256): not found" in planted
+    assert "not among the 10 latents shown" not in planted
+    far = replace(make().planted[1], finding=replace(make().planted[1].finding, table_rank=317))
+    assert "It is not among the 10 latents shown." in section(render(make(planted=(far,))), "planted")
     assert "Nothing was planted" in section(render(make(planted_text="", planted=())), "planted")
 
 
 def test_every_figure_shown_is_defined(page: str):
     terms = re.findall(r"<dt>(.*?)</dt>", page)
     for caption in re.findall(r"<figcaption>(.*?)(?: <small>|</figcaption>)", page):
-        assert any(caption.startswith(term) for term in terms), caption
+        assert any(caption.replace("M(k)", "M(8)").startswith(term) for term in terms), caption
 
 
 def test_limits_name_what_was_not_tested(page: str):

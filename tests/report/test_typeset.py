@@ -37,7 +37,7 @@ def test_prose_escapes_and_keeps_emphasis_minus_and_percent():
 
 
 def test_tokens_are_shaded_by_activation_and_the_space_before_a_word_is_not():
-    context = Context("d", "domain", 3, 1, (" the", " word", " <of>"), (0.0, 10.0, 1.0), (False, False, True))
+    context = Context("d", "domain", 3, 1, (" the", " word", " <of>"), (0.4, 10.0, 1.0), (False, False, True))
     assert tokens(context, peak=10.0) == ('the <b class="a9 c" title="10.0">word</b><u> <b class="a1" title="1.00">&lt;of&gt;</b></u>')
 
 

@@ -47,7 +47,8 @@ def test_a_figure_is_at_chance_when_its_interval_includes_the_null_or_p_is_large
 def test_places_are_named_once_and_sizes_only_where_they_differ():
     rows = [row(), row(d_sae=512), row(layer=12), row(layer=12, d_sae=512), row(adapter="r16", d_sae=512)]
     assert places(rows) == "r4 layers 9, 12; r16 layer 9 (d_sae 512)"
-    assert places([row(metric="angle_pca_k4"), row(metric="angle_pca_k16")]) == "r4 layer 9 at k = 4, 16"
+    over = {row(metric="m_k16"): 16, row(metric="m_k4"): 4, row(metric="m", layer=12): 8, row(metric="m", layer=15): 8}
+    assert places(list(over), over) == "r4 layer 9 at k = 4, 16; r4 layers 12, 15 at k = 8"
 
 
 def test_controls_do_not_count_as_adapter_seeds():
@@ -56,7 +57,7 @@ def test_controls_do_not_count_as_adapter_seeds():
 
 def test_no_wording_is_about_safety_and_each_fills_its_names():
     for metric in METRICS:
-        words = describe(metric, make(), 8)
+        words = describe(metric, make())
         for text in (words.label, words.definition, words.at_chance):
             assert "safe" not in text.lower()
             assert "{" not in text

@@ -29,11 +29,16 @@ def free_port() -> int:
                 return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
     """A Ray head of its own, with its own temporary folder; its process group is ended by id."""
     scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow 107 characters: pytest's folders are too deep
-    port, dashboard, client = free_port(), free_port(), free_port()
+    port, dashboard, client, agent = (free_port() for _ in range(4))
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # as cluster/ does
     env.pop("RAY_ADDRESS", None)
@@ -42,18 +47,16 @@ def head() -> Iterator[dict[str, str]]:
         [
             *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"),
             *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}", f"--temp-dir={scratch}/ray"),
+            # The agent takes the jobs; on its usual port another Ray of this machine may listen, and then it serves nothing.
+            f"--dashboard-agent-listen-port={agent}",
         ],
         env=env, cwd=REPOSITORY, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", dashboard)) == 0:
-                    break
-            assert process.poll() is None, log.read_text()
+        while not (listens(dashboard) and listens(agent)):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        time.sleep(3)
         yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
         os.killpg(process.pid, signal.SIGTERM)
