@@ -16,7 +16,7 @@ from deltasae_ray.models.source import resolve_model
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 
-CORPUS = CorpusConfig(context_len=24, fit_tokens=760, eval_tokens=350, contexts_per_unit=2, unrelated=("builtin:kjv",))
+CORPUS = CorpusConfig(context_len=24, fit_tokens=700, eval_tokens=350, contexts_per_unit=2)
 
 
 def corpus(model: Path) -> Corpus:
