@@ -57,4 +57,5 @@ if __name__ == "__main__":
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    run(sys.argv[1], Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])
+    ranks, root, model, *adapters = sys.argv[1:]
+    run(root, Path(model), [Path(p) for p in adapters], ranks=int(ranks))
