@@ -12,6 +12,7 @@ import pytest
 
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.shards import open_shards
+from deltasae_ray.sweep.main import main
 from tests.sweep.words import words
 
 pytestmark = pytest.mark.slow
@@ -105,16 +106,36 @@ def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) 
         ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
     ],
 )
-def test_bad_input_is_a_typed_error_before_any_long_work(word: str, error: str, said: str, tiny_model: Path, tmp_path: Path) -> None:
-    done = job("sweep", *words(tiny_model, tmp_path / "root", word))
-    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
-    assert error in done.stderr and said in done.stderr
+def test_bad_input_is_a_typed_error_before_any_long_work(
+    word: str,
+    error: str,
+    said: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", word)])
+    with pytest.raises(SystemExit) as ended:
+        main("sweep", None)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and error in printed and said in printed
     assert not list((tmp_path / "root").rglob("*.parquet"))
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    done = job("sweep", *words(tiny_model, tmp_path / "root", "dry_run=true"))
-    assert done.returncode == 0 and "Plan" in done.stdout
+def test_a_job_ends_with_the_code_and_the_line_of_its_error_alone(tiny_model: Path, tmp_path: Path) -> None:
+    done = job("sweep", *words(tiny_model, tmp_path / "root", "layers=[9]"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("HookpointError: ")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", "dry_run=true")])
+    main("sweep", None)
+    assert "Plan" in capsys.readouterr().out
     assert not (tmp_path / "root").exists()
 
 
