@@ -64,8 +64,8 @@ def _measure(ratio: Ratio, null: Ratio | None, counts: Counts, whose: str) -> Me
     effect = ratio.sums[:, 1] - ratio.sums[:, 2]
     se = float((counts @ effect).std(ddof=1))
     if not abs(effect.sum()) > MIN_EFFECT * se or effect.sum() == 0:
-        told = f"{effect.sum() / se:.1f} standard errors" if se > 0 else "zero"
-        return undefined(f"what {whose} do{'es' if whose == 'the adapter' else ''} to it is {told}, {MIN_EFFECT:g} are needed", n=len(effect))
+        told = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
+        return undefined(f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it", n=len(effect))
     if null is None:
         return ratio.measure(counts, null=0.0, ceiling=1.0)
     better = ratio.draws(counts) - null.draws(counts)

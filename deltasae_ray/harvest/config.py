@@ -9,8 +9,6 @@ from deltasae_ray.errors import ConfigError
 class HarvestConfig:
     """What is written beside the adapters' deltas, and how exact they must be."""
 
-    random_lora: bool = True
-    """Also harvest one random adapter (same modules, Haar-rotated singular vectors, matched norm) as a control."""
     noise_contexts: int = 4
     """Contexts on which the noise floor is measured (fp64, and another batch layout)."""
     min_snr: float = 10.0

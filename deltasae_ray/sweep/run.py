@@ -7,8 +7,9 @@ from deltasae_ray.cli import say
 from deltasae_ray.fit.run import fit_points, fitted_points
 from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.finish import compare, print_table, write_results
-from deltasae_ray.sweep.grid import base_points, random_points, trials
+from deltasae_ray.sweep.grid import trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
 from deltasae_ray.sweep.runs import tracked
@@ -57,7 +58,8 @@ def _harvest(study: Study, made: Made) -> None:
 def _fit(study: Study, made: Made) -> None:
     assert made.harvest is not None
     cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
-    controls = base_points(layers, cfg, toy_reference=study.cfg.reference.is_toy) + random_points(layers, cfg, made.harvest.adapters)
+    chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
+    controls = control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy)
     made.controls = {f.point: f for f in fit_points(storage, key, controls, cfg, description="fit controls")}
     grid = trials(made.harvest.adapters, cfg)
     points = {trial: trial.points(layers, cfg.seeds) for trial in grid}

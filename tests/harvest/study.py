@@ -33,7 +33,7 @@ def run(
     refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
     gangs = GangConfig(ranks=ranks)
     return harvest(
-        storage, HarvestConfig(random_lora=random_lora), gangs, cfg, source, corpus(model), refs, resolve(layers, source.num_layers)
+        storage, HarvestConfig(), gangs, cfg, source, corpus(model), refs, resolve(layers, source.num_layers), random_lora=random_lora
     )
 
 
