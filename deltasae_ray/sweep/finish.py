@@ -25,6 +25,7 @@ from deltasae_ray.sweep.gate import base_loss, behaviours, losses
 from deltasae_ray.sweep.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import Clock, Plan
+from deltasae_ray.sweep.recovered import recovered_rows
 from deltasae_ray.sweep.study import Study
 
 
@@ -51,6 +52,9 @@ def compare(study: Study, made: Made) -> Findings:
     refs = {a.name: a for a in adapters}
     specs = [_spec(made, f, refs[t.adapter], references[f.point.layer]) for t, fitted in made.grid.items() for f in fitted]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
+    if "loss_recovered" in cfg.diverge.chosen:
+        key = made.harvest.key
+        rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
     name = next(iter(references.values())).name
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name) for a in adapters)
@@ -63,7 +67,7 @@ class LayerReference:
 
     name: str
     key: str
-    control: str
+    control: str | None
 
 
 def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
@@ -71,7 +75,7 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
     base = {(p.layer, p.seed): f for p, f in made.controls.items() if p.adapter == BASE}
     found = {}
     for layer in study.layers:
-        control = base[layer, CONTROL_SEED].key
+        control = base[layer, CONTROL_SEED].key if (layer, CONTROL_SEED) in base else None
         if study.references:
             found[layer] = LayerReference(study.cfg.reference.source, study.references[layer], control)
         else:
@@ -82,7 +86,9 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
 
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
     p = fitted.point
-    siblings = [f for group in made.grid.values() for f in group if _same(f.point, p) and f.point.seed != p.seed]
+    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
+    siblings = [f for f in fits if _same(f.point, p) and f.point.documents == "all" and f.point.seed != p.seed]
+    halves = {f.point.documents: f.key for f in fits if _same(f.point, p) and f.point.documents != "all"}
     random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
     return LeafSpec(
         adapter=p.adapter,
@@ -99,6 +105,8 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
         base_control=reference.control,
         random_adapter=random[0].key if random else None,
         second=siblings[0].key if siblings else None,
+        half_a=halves.get("A"),
+        half_b=halves.get("B"),
     )
 
 

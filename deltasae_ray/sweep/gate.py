@@ -52,15 +52,15 @@ class GateWorker:
         return document_losses(self._model, unit, self._names, positions=POSITIONS)
 
 
-def gate_units(corpus: Corpus) -> list[TokenBatch]:
-    """The first unmarked context of at most 32 evaluation documents per corpus, grouped as they were harvested."""
+def gate_units(corpus: Corpus, documents: int = DOCUMENTS_PER_CORPUS) -> list[TokenBatch]:
+    """The first unmarked context of at most so many evaluation documents per corpus, grouped as they were harvested."""
     seen: dict[str, set[str]] = {}
     units = []
     for unit in corpus.of("eval"):
         taken = seen.setdefault(unit.corpus, set())
         rows = []
         for i, doc in enumerate(unit.doc_ids):
-            if doc not in taken and len(taken) < DOCUMENTS_PER_CORPUS and not unit.marker[i].any():
+            if doc not in taken and len(taken) < documents and not unit.marker[i].any():
                 taken.add(doc)
                 rows.append(i)
         if rows:

@@ -8,8 +8,9 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
 from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.finish import compare, print_table, write_results
-from deltasae_ray.sweep.grid import Trial, base_points, random_points, trials
+from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
 from deltasae_ray.sweep.runs import tracked
@@ -59,7 +60,8 @@ def _harvest(study: Study, made: Made) -> None:
 def _fit(study: Study, made: Made) -> None:
     assert made.harvest is not None
     cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
-    controls = base_points(layers, cfg, toy_reference=study.cfg.reference.is_toy) + random_points(layers, cfg, made.harvest.adapters)
+    chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
+    controls = control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy)
     made.controls = {f.point: f for f in fit_points(storage, key, controls, cfg, description="fit controls")}
     settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
     if made.by_tune and cfg.search != "none":
