@@ -122,9 +122,9 @@ def start_rows(
     Starting on all principal directions lowers FVU a little and finds fewer of the true atoms, so it is not done.
     """
     rows = F.normalize(torch.randn(d_sae, x.shape[1], generator=generator), dim=1)
-    sample = (x[:: max(1, len(x) // 16_384)].to("cpu", torch.float32) - scaling.mean.cpu()).double()
+    sample = (x[:: -(-len(x) // 8_192)].to("cpu", torch.float32) - scaling.mean.cpu()).double()
     basis = torch.randn(min(16, *sample.shape), x.shape[1], generator=generator, dtype=torch.float64).T
-    for _ in range(20):  # subspace iteration: only directions far above the rest are wanted
+    for _ in range(12):  # subspace iteration: only directions far above the rest are wanted
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     _, strength, turned = torch.linalg.svd(sample @ basis, full_matrices=False)
     share = strength.square() / sample.square().sum()
