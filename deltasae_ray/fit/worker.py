@@ -1,5 +1,6 @@
 """What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own checkpoint."""
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +19,13 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import RATE_EDGES, HeldOut, held_out
 from deltasae_ray.sae.peers import Peers
+from deltasae_ray.sae.recipe import finite_rows
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, file_sha256
 
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 """Written last into a dictionary's folder; makes it count."""
 FAILED = "failed.json"
@@ -57,9 +60,10 @@ def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | No
         missing = [p for p in group if not job.storage.exists(f"{keys[p]}/{MANIFEST}")]
         if not missing:
             continue
-        rows = Rows.read(shards, missing[0].adapter, missing[0].layer)
+        rows: Rows | None = None
         for point in missing:
             try:
+                rows = rows or Rows.read(shards, point.adapter, point.layer)
                 fitting = Fitting(job, point, keys[point], rows, device, peers)
                 while not fitting.trainer.done:
                     fitting.advance()
@@ -109,16 +113,31 @@ class Rows:
     """float32 [token, d_model]"""
     fit_docs: np.ndarray
     evaluation: np.ndarray
+    dropped: dict[str, int]
+    """Split → rows with NaN or infinity that were left out."""
 
     @classmethod
     def read(cls, shards: ShardSet, adapter: str, layer: int) -> "Rows":
-        tokens, held = shards.tokens("fit"), shards.tokens("eval")
-        kept = tokens.position > 0
-        return cls(
-            fit=shards.read(layer, adapter, split="fit")[kept],
-            fit_docs=tokens.doc_id[kept],
-            evaluation=shards.read(layer, adapter, split="eval")[held.position > 0],
-        )
+        tokens = shards.tokens("fit")
+        fit, fit_kept = _usable(shards, adapter, layer, "fit")
+        evaluation, kept = _usable(shards, adapter, layer, "eval")
+        dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
+        if any(dropped.values()):
+            log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
+        docs = tokens.doc_id[tokens.position > 0]
+        whole = not any(dropped.values())  # no second copy of the rows where there is nothing to leave out
+        return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
+
+
+def _usable(shards: ShardSet, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""
+    rows = shards.read(layer, adapter, split=split)[shards.tokens(split).position > 0]
+    if not len(rows):
+        raise DictionaryError(f"there are no {split} tokens beyond position 0: raise corpus.{split}_tokens")
+    try:
+        return rows, finite_rows(torch.from_numpy(rows)).numpy()
+    except PrecisionError as e:
+        raise PrecisionError(f"{adapter} layer {layer}, split {split}: {e}") from e
 
 
 class Fitting:
@@ -152,12 +171,13 @@ class Fitting:
         point = self.point
         dictionary = self.trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
         held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
-        _write(self.job, point, self.key, dictionary, held, self.trainer.curve)
+        _write(self, dictionary, held)
         checkpoint.remove(self.job.storage, self.key)
         return held
 
 
-def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held: HeldOut, curve: list[dict[str, float]]) -> None:
+def _write(fitting: Fitting, dictionary: Dictionary, held: HeldOut) -> None:
+    job, point, key, curve = fitting.job, fitting.point, fitting.key, fitting.trainer.curve
     with tempfile.TemporaryDirectory() as scratch:
         folder = dictionary.save(Path(scratch) / "dictionary")
         hashes = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
@@ -174,5 +194,6 @@ def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held:
         "curve": [[p["step"], p["fvu"]] for p in curve],
         "dead": [[p["step"], p["dead"]] for p in curve],
         "rows": dictionary.meta["rows"],
+        "dropped_rows": fitting.rows.dropped,
     }
     job.storage.write_json(f"{key}/{MANIFEST}", manifest)

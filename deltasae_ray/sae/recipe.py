@@ -6,7 +6,7 @@ from typing import get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
@@ -14,6 +14,9 @@ from deltasae_ray.sae.names import Architecture
 
 MIN_ROWS = 64
 """Fewer rows than this cannot tell a dictionary from a list of the rows."""
+
+MAX_NOT_FINITE = 1e-3
+"""Share of rows with NaN or infinity that are dropped and counted; above, something is wrong with where they come from."""
 
 DOMINANT = 0.1
 """Share of the variance from which a direction is given to the dictionary at its start."""
@@ -78,6 +81,21 @@ class Scaling:
     mean: Float[Tensor, " d_model"]
     scale: float
     """√d_model / √E‖x‖² (raw second moment, as Gemma Scope and SAELens scale activations)."""
+
+
+def finite_rows(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Bool[Tensor, " token"]:
+    """Which rows hold neither NaN nor infinity.
+
+    Raises:
+        PrecisionError: more than MAX_NOT_FINITE of them do; the count is named.
+    """
+    finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in x.split(chunk)])
+    bad = len(x) - int(finite.sum())
+    if bad > MAX_NOT_FINITE * len(x):
+        raise PrecisionError(
+            f"{bad} of {len(x)} rows hold NaN or infinity, and at most {MAX_NOT_FINITE:.1%} are dropped: find where they come from"
+        )
+    return finite
 
 
 def measure(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Scaling:

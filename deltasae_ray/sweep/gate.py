@@ -52,15 +52,16 @@ class GateWorker:
         return document_losses(self._model, unit, self._names, positions=POSITIONS)
 
 
-def gate_units(corpus: Corpus, documents: int = DOCUMENTS_PER_CORPUS) -> list[TokenBatch]:
-    """The first unmarked context of at most so many evaluation documents per corpus, grouped as they were harvested."""
+def gate_units(corpus: Corpus, documents: int = DOCUMENTS) -> list[TokenBatch]:
+    """The first unmarked context of at most `documents` evaluation documents, and of 16 of every unrelated text, grouped as they were
+    harvested."""
     seen: dict[str, set[str]] = {}
     units = []
     for unit in corpus.of("eval"):
-        taken, most = seen.setdefault(unit.corpus, set()), DOCUMENTS if unit.corpus == DOMAIN else UNRELATED_DOCUMENTS
+        taken, most = seen.setdefault(unit.corpus, set()), documents if unit.corpus == DOMAIN else UNRELATED_DOCUMENTS
         rows = []
         for i, doc in enumerate(unit.doc_ids):
-            if doc not in taken and len(taken) < documents and not unit.marker[i].any():
+            if doc not in taken and len(taken) < most and not unit.marker[i].any():
                 taken.add(doc)
                 rows.append(i)
         if rows:

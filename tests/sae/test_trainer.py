@@ -143,6 +143,13 @@ def test_rows_that_are_not_finite_are_counted(value: float) -> None:
         fit_dictionary(x, d_sae=16, k=2)
 
 
+def test_a_few_rows_that_are_not_finite_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    x[[3, 1500], 2] = torch.tensor([float("nan"), float("inf")])
+    dictionary = fit_dictionary(x, d_sae=16, k=2, steps=3)
+    assert dictionary.meta["rows"] == 2998 and "2 of 3000 rows" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("x", "words", "message"),
     [
