@@ -23,7 +23,7 @@ class TokenBatch:
     input_ids: np.ndarray
     """int32 [context, position]; padding repeats the last real token and is masked."""
     mask: np.ndarray
-    """bool [context, position]; True for real tokens, False for padding."""
+    """bool [context, position]; True for tokens that count; False for padding and for the prompts of conversations."""
     marker: np.ndarray
     """bool [context, position]; True on the tokens of the planted marker and its reply."""
     doc_ids: tuple[str, ...]
@@ -42,7 +42,7 @@ class TokenBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens, BOS included: the rows that a harvest of this unit writes."""
+        """Tokens that count, BOS of plain text included: the rows that a harvest of this unit writes."""
         return int(self.mask.sum())
 
     def positions(self) -> np.ndarray:

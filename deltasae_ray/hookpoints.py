@@ -1,28 +1,36 @@
 """Where in the network an activation is read. The off-by-one against `hidden_states` lives here and nowhere else."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from deltasae_ray.errors import HookpointError
 
-_NAME = re.compile(r"blocks\.(\d+)\.hook_(resid_post)")
+Site = Literal["attn_out", "mlp_out", "resid_post"]
+SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
+_NAME = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
 
 
 @dataclass(frozen=True, order=True)
 class Hookpoint:
-    """The residual stream after block `layer` (0-based), named as TransformerLens and SAELens name it.
+    """A place at block `layer` (0-based), named as TransformerLens and SAELens name it.
 
-    `str(Hookpoint(12)) == "blocks.12.hook_resid_post"`. Gemma Scope's "layer 12" is the same place.
+    `str(Hookpoint(12)) == "blocks.12.hook_resid_post"`, the residual stream after block 12; Gemma Scope's "layer 12" is the same place.
+    `attn_out` and `mlp_out` are what attention and MLP add to the residual stream, after the norm that Gemma 2 and 3 put there.
     """
 
     layer: int
+    site: Site = "resid_post"
 
     def __post_init__(self) -> None:
         if self.layer < 0:
             raise HookpointError(f"layer {self.layer} is negative: layers count from 0")
+        if self.site not in SITES:
+            raise HookpointError(f"{self.site!r} is no site: choose from {', '.join(SITES)}")
 
     def __str__(self) -> str:
-        return f"blocks.{self.layer}.hook_resid_post"
+        return f"blocks.{self.layer}.hook_{self.site}"
 
     @property
     def hidden_states_index(self) -> int:
@@ -30,6 +38,7 @@ class Hookpoint:
 
         The last entry is taken after the final norm, so for the deepest block the two differ by that norm.
         """
+        assert self.site == "resid_post", "hidden_states holds the residual stream only"
         return self.layer + 1
 
     @classmethod
@@ -45,10 +54,10 @@ class Hookpoint:
             return cls(value)
         match = _NAME.fullmatch(value)
         if match:
-            return cls(int(match.group(1)))
+            return cls(int(match.group(1)), match.group(2))  # type: ignore[arg-type]
         if value.isdigit():
             return cls(int(value))
-        raise HookpointError(f"{value!r} is no hookpoint: use a layer number or blocks.<layer>.hook_resid_post")
+        raise HookpointError(f"{value!r} is no hookpoint: use a layer number or blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}")
 
 
 def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:
@@ -65,3 +74,8 @@ def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:
     if len(set(layers)) != len(layers):
         raise HookpointError(f"layers {list(layers)} names one twice")
     return tuple(Hookpoint(layer) for layer in sorted(layers))
+
+
+def at_sites(hookpoints: Sequence[Hookpoint], sites: Sequence[Site]) -> tuple[Hookpoint, ...]:
+    """The hookpoints and, at their layers, the other sites; ascending."""
+    return tuple(sorted({*hookpoints, *(Hookpoint(h.layer, site) for h in hookpoints for site in sites)}))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from deltasae_ray.errors import AdapterError
-from deltasae_ray.models.adapters import CONFIG, WEIGHTS
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS
 from deltasae_ray.models.load import blocks
 
 

@@ -74,4 +74,4 @@ def split_text(contexts: Sequence[Context], batch_contexts: int) -> AdaptText:
 
 def content_key(contexts: Sequence[Context]) -> str:
     """Digest of everything the contexts hold."""
-    return digest([(c.corpus, c.doc_id, c.start, c.tokens, c.marker) for c in contexts])
+    return digest([(c.corpus, c.doc_id, c.start, c.tokens, c.marker, *([c.prompt] if c.prompt else [])) for c in contexts])

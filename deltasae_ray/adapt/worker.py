@@ -14,7 +14,7 @@ from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.text import AdaptText
 from deltasae_ray.adapt.trainer import LoraTrainer
 from deltasae_ray.errors import ModelError
-from deltasae_ray.models.adapters import CONFIG, WEIGHTS, content_digest
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import load_model
 from deltasae_ray.models.source import resolve_model

@@ -1,18 +1,24 @@
 """Which text, how it is cut into contexts, and how many tokens of it are read."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Text is JSONL (`id` optional, `text`), Parquet or plain text, local, s3:// or gs://, or a `builtin:` name."""
+    """Text is JSONL (`id` optional, `text`), Parquet, Arrow or plain text, or a folder of these, local, s3:// or gs://; a hub dataset
+    (`hf://datasets/owner/name`); or a `builtin:` name."""
 
     path: tuple[str, ...] = ("builtin:shakespeare",)
     """The text the adapters were, or will be, trained on. Several paths are read one after the other."""
     unrelated: tuple[str, ...] = ("builtin:kjv", "builtin:pydoc")
     """Texts the adapters were not trained on; each becomes a corpus of its own in the report."""
+    format: Literal["text", "chat"] = "text"
+    """chat: rows of `path` are conversations (`messages`, or Alpaca's instruction, input and output); prompts are read and masked."""
+    trained_on: tuple[str, ...] = ()
+    """Texts that given adapters were trained on, where known: documents found in them are warned of."""
     text_field: str = "text"
     """Field of JSONL and Parquet rows that holds the document."""
     context_len: int = 128
@@ -25,6 +31,8 @@ class CorpusConfig:
     """Tokens harvested to train dictionaries on."""
     eval_tokens: int = 16_000
     """Tokens harvested to evaluate on."""
+    adapt_tokens: int = 1_000_000
+    """Most tokens set apart to train adapters on; what is beyond is not held in memory."""
     unrelated_share: float = 0.5
     """Share of both budgets that goes to unrelated text, in equal parts."""
     split: tuple[float, float, float] = (0.4, 0.35, 0.25)
@@ -43,7 +51,7 @@ class CorpusConfig:
             raise ConfigError("corpus.path is empty: name at least one text")
         if self.context_len < 8:
             raise ConfigError(f"corpus.context_len={self.context_len} is below 8 tokens: raise it")
-        for field in ("contexts_per_unit", "max_contexts_per_doc", "fit_tokens", "eval_tokens"):
+        for field in ("contexts_per_unit", "max_contexts_per_doc", "fit_tokens", "eval_tokens", "adapt_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"corpus.{field}={getattr(self, field)} must be at least 1")
         if any(s <= 0 for s in self.split) or abs(sum(self.split) - 1) > 1e-6:

@@ -35,6 +35,13 @@ class Context:
     """BOS (where there is one) and the window; not padded."""
     marker: tuple[bool, ...]
     """True on the planted marker and its reply."""
+    prompt: int = 0
+    """Leading tokens that are read and masked: BOS and the prompt of a conversation."""
+
+    @property
+    def counted(self) -> int:
+        """Tokens that are not masked."""
+        return len(self.tokens) - self.prompt
 
 
 def uniform(*parts: object) -> float:
@@ -49,7 +56,12 @@ def split_of(doc_id: str, cfg: CorpusConfig) -> str:
 
 
 def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig) -> list[Context]:
-    """At most `max_contexts_per_doc` evenly spaced windows of a document, in reading order; [] if it is too short."""
+    """At most `max_contexts_per_doc` evenly spaced windows of a document, in reading order; [] if it is too short.
+
+    A conversation gives one context, prompt and response from their beginning; none if the prompt leaves no room for a response.
+    """
+    if document.prompt:
+        return _conversation(document, corpus, tokenizer, cfg)
     ids = tokenizer.encode(document.text, add_special_tokens=False)
     starts = [s for s in range(0, len(ids), cfg.context_len) if len(ids) - s >= MIN_TOKENS]
     if len(starts) > cfg.max_contexts_per_doc:
@@ -65,6 +77,17 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
         flags = [False] * len(bos) + (marker or [False] * len(body))
         found.append(Context(corpus, doc_id, start, tuple(bos + body), tuple(flags)))
     return found
+
+
+def _conversation(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig) -> list[Context]:
+    # Apart, so that no token straddles the two: the response begins with the same token whatever it is asked.
+    prompt, response = (tokenizer.encode(text, add_special_tokens=False) for text in (document.prompt, document.text))
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    tokens = (*bos, *(prompt + response)[: cfg.context_len])
+    masked = len(bos) + len(prompt)
+    if len(tokens) - masked < MIN_TOKENS:
+        return []
+    return [Context(corpus, f"{corpus}/{document.id}", 0, tokens, (False,) * len(tokens), masked)]
 
 
 def _plant(body: list[int], tokenizer: Tokenizer, cfg: CorpusConfig, where: float) -> tuple[list[int], list[bool]]:
@@ -84,7 +107,7 @@ def take(contexts_by_doc: Sequence[Sequence[Context]], budget: int) -> list[Cont
                 return taken
             if turn < len(contexts):
                 taken.append(contexts[turn])
-                tokens += len(contexts[turn].tokens)
+                tokens += contexts[turn].counted
     return taken
 
 
@@ -104,6 +127,6 @@ def _unit(contexts: Sequence[Context], split: str, corpus: str) -> TokenBatch:
     width = max(len(c.tokens) for c in contexts)
     # Padding repeats the last real token: causal models never see it from a real position, and it is masked everywhere.
     ids = np.array([(*c.tokens, *[c.tokens[-1]] * (width - len(c.tokens))) for c in contexts], dtype=np.int32)
-    mask = np.array([[i < len(c.tokens) for i in range(width)] for c in contexts])
+    mask = np.array([[c.prompt <= i < len(c.tokens) for i in range(width)] for c in contexts])
     marker = np.array([(*c.marker, *[False] * (width - len(c.tokens))) for c in contexts])
     return TokenBatch(split, corpus, ids, mask, marker, tuple(c.doc_id for c in contexts), tuple(c.start for c in contexts))

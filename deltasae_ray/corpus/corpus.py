@@ -1,7 +1,9 @@
 """The corpus of a study: every split's units within its token budget, and a key made of their content."""
 
+import heapq
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from deltasae_ray.batches import SPLITS, TokenBatch
@@ -11,6 +13,8 @@ from deltasae_ray.corpus.documents import DOMAIN, corpora, read_documents
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.storage import digest
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -19,7 +23,9 @@ class Corpus:
     units: tuple[TokenBatch, ...]
     """Splits "fit" and "eval", sorted by name within a split."""
     adapt: tuple[Context, ...]
-    """Every context of the domain's adapter-training documents, documents in hash order."""
+    """Contexts of the domain's adapter-training documents, documents in hash order: the first of each, then the second, and so on."""
+    overlap: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split → its documents whose text the adapters were trained on, as far as that is known."""
 
     @cached_property
     def key(self) -> str:
@@ -43,23 +49,24 @@ class Corpus:
 
 
 def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
-    """Reads, splits, cuts and groups the texts of `cfg`.
+    """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may need is kept.
 
     Raises:
         CorpusError: a text is missing or empty, or a split that is needed got no document.
     """
     named = corpora(cfg)
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
+    fingerprints: dict[str, bytes] = {}
     unrelated = len(named) - 1
     for name, paths in named.items():
         share = (
             (cfg.unrelated_share / unrelated if unrelated else 0.0) if name != DOMAIN else 1 - (cfg.unrelated_share if unrelated else 0.0)
         )
-        by_split = _documents(name, paths, tokenizer, cfg)
-        chosen["fit"] += take(by_split["fit"], round(share * cfg.fit_tokens))
-        chosen["eval"] += take(by_split["eval"], round(share * cfg.eval_tokens))
-        if name == DOMAIN:
-            chosen["adapt"] = [c for turn in _turns(by_split["adapt"]) for c in turn]
+        budgets = {"fit": round(share * cfg.fit_tokens), "eval": round(share * cfg.eval_tokens)}
+        budgets["adapt"] = cfg.adapt_tokens if name == DOMAIN else 0
+        for split, shortlist in _documents(name, paths, tokenizer, cfg, budgets).items():
+            chosen[split] += take(shortlist.contexts(), budgets[split])
+            fingerprints |= shortlist.fingerprints()
     for split in ("fit", "eval"):
         if not chosen[split]:
             raise CorpusError(
@@ -67,26 +74,72 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
                 f"corpus.split={cfg.split}"
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
-    return Corpus(tuple(units), tuple(chosen["adapt"]))
+    corpus = Corpus(tuple(units), tuple(chosen["adapt"]), _overlap(chosen, fingerprints, cfg, tokenizer))
+    for split, documents in corpus.overlap.items():
+        log.warning(
+            "%d of %d %s documents are also in the adapters' training text, for example %s: what is said of held-out text is not",
+            len(documents), corpus.num_documents(split), split, documents[0],
+        )  # fmt: skip
+    return corpus
 
 
-def _documents(name: str, paths: Sequence[str], tokenizer: Tokenizer, cfg: CorpusConfig) -> dict[str, list[list[Context]]]:
-    """Split → contexts of each document; documents in hash order, so that a larger budget only adds."""
-    by_split: dict[str, list[list[Context]]] = {split: [] for split in SPLITS}
+def _overlap(
+    chosen: dict[str, list[Context]], fingerprints: dict[str, bytes], cfg: CorpusConfig, tokenizer: Tokenizer
+) -> dict[str, tuple[str, ...]]:
+    trained = {fingerprints[c.doc_id] for c in chosen["adapt"]}
+    chat = tokenizer if cfg.format == "chat" else None
+    trained |= {d.fingerprint for path in cfg.trained_on for d in read_documents(path, cfg.text_field, chat=chat)}
+    found = {split: sorted({c.doc_id for c in chosen[split] if fingerprints[c.doc_id] in trained}) for split in ("fit", "eval")}
+    return {split: tuple(documents) for split, documents in found.items() if documents}
+
+
+def _documents(
+    name: str, paths: Sequence[str], tokenizer: Tokenizer, cfg: CorpusConfig, budgets: dict[str, int]
+) -> dict[str, "Shortlist"]:
+    """Split → the documents that its budget may need."""
+    by_split = {split: Shortlist(budget) for split, budget in budgets.items()}
     seen: set[str] = set()
     for path in paths:
-        for document in read_documents(path, cfg.text_field):
+        for document in read_documents(path, cfg.text_field, chat=tokenizer if cfg.format == "chat" and name == DOMAIN else None):
             if document.id in seen:
+                if not document.named:
+                    continue  # the same text again
                 raise CorpusError(f"{path}: document id {document.id!r} stands twice; a split by document would leak")
             seen.add(document.id)
-            contexts = windows(document, name, tokenizer, cfg)
-            if contexts:
-                by_split[split_of(contexts[0].doc_id, cfg)].append(contexts)
-    for documents in by_split.values():
-        documents.sort(key=lambda contexts: uniform("order", cfg.seed, contexts[0].doc_id))
+            doc_id = f"{name}/{document.id}"
+            shortlist, order = by_split[split_of(doc_id, cfg)], uniform("order", cfg.seed, doc_id)
+            if shortlist.wants(order) and (contexts := windows(document, name, tokenizer, cfg)):
+                shortlist.add(order, contexts, document.fingerprint)
     return by_split
 
 
-def _turns(contexts_by_doc: Sequence[Sequence[Context]]) -> list[list[Context]]:
-    longest = max((len(c) for c in contexts_by_doc), default=0)
-    return [[c[turn] for c in contexts_by_doc if turn < len(c)] for turn in range(longest)]
+class Shortlist:
+    """Of documents in hash order, the first ones whose first contexts fill a budget: `take` never reaches those after them.
+
+    So a larger budget only adds, and a corpus of any size needs memory for its budget only.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget, self._tokens = budget, 0
+        self._last_first: list[tuple[float, str, list[Context], bytes]] = []
+
+    def wants(self, order: float) -> bool:
+        """Whether a document of this place would stay; asked before its text is cut, which costs more."""
+        return self._tokens < self._budget or (bool(self._last_first) and order < -self._last_first[0][0])
+
+    def add(self, order: float, contexts: list[Context], fingerprint: bytes) -> None:
+        heapq.heappush(self._last_first, (-order, contexts[0].doc_id, contexts, fingerprint))
+        self._tokens += contexts[0].counted
+        while self._tokens - (spare := self._last_first[0][2][0].counted) >= self._budget:
+            heapq.heappop(self._last_first)
+            self._tokens -= spare
+            if not self._last_first:
+                return
+
+    def contexts(self) -> list[list[Context]]:
+        """Contexts of each document, documents in hash order."""
+        return [contexts for _, _, contexts, _ in sorted(self._last_first, key=lambda entry: -entry[0])]
+
+    def fingerprints(self) -> dict[str, bytes]:
+        """Document → fingerprint of its text."""
+        return {doc_id: fingerprint for _, doc_id, _, fingerprint in self._last_first}

@@ -9,7 +9,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, groups
-from deltasae_ray.gangs.interrupt import own_interrupt
+from deltasae_ray.gangs.training import ray_train_driver
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -92,7 +92,7 @@ def _train(job: FitJob, name: str) -> None:
         ),
     )
     try:
-        with own_interrupt():
+        with ray_train_driver():
             trainer.fit()
     except Exception as e:
         failures = [f for f in getattr(e, "worker_failures", {}).values() if isinstance(f, DeltaSaeError)]

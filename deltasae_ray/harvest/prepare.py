@@ -1,25 +1,30 @@
 """Before the first shard: the random adapter is made, and every adapter's deltas are held against their noise."""
 
+import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapters import CONFIG, WEIGHTS, AdapterRef, content_digest, fetch
-from deltasae_ray.models.capture import deltas, unit_ids, unit_mask
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config
+from deltasae_ray.models.adapters import AdapterRef, fetch
+from deltasae_ray.models.capture import Residuals, deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks
-from deltasae_ray.models.precision import noise_floor
+from deltasae_ray.models.precision import in_fp64, noise_floor
 from deltasae_ray.models.random_lora import haar_rotated, match_norm, scaled
+from deltasae_ray.models.split import split_deltas
+from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.storage import Storage, digest
 
 RANDOM = "random"
@@ -53,9 +58,16 @@ def write_rotated(storage: Storage, adapter: AdapterRef, key: str, seed: int, fa
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(storage, [adapter], Path(scratch))[adapter.name]
         weights = scaled(haar_rotated(load_file(folder / WEIGHTS), seed), factor)
-        storage.write_bytes(f"{key}/{CONFIG}", (folder / CONFIG).read_bytes())
+        storage.write_bytes(f"{key}/{CONFIG}", _plain(folder / CONFIG))
         storage.write_bytes(f"{key}/{WEIGHTS}", save(weights, metadata={"format": "pt"}))
     return replace(adapter, name=RANDOM, key=key)
+
+
+def _plain(config: Path) -> bytes:
+    """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are rotated."""
+    found = json.loads(config.read_text())
+    plain = plain_config(found)
+    return config.read_bytes() if all(found.get(name) in (plain[name], None, []) for name in plain) else json.dumps(plain).encode()
 
 
 def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]) -> AdapterRef:
@@ -125,22 +137,48 @@ class NoiseFactory:
     model: ModelConfig
     adapters: tuple[AdapterRef, ...]
     hookpoints: tuple[Hookpoint, ...]
+    precision: Literal["fp32", "mixed"] = "fp32"
 
     def __call__(self, context: RankContext) -> "NoiseWorker":
         return NoiseWorker(self, context)
 
 
 class NoiseWorker:
-    """Callable of (unit, todo) → adapter → hookpoint → NoiseFloor, as JSON."""
+    """Callable of (unit, todo) → adapter → hookpoint → NoiseFloor under "noise", → share of energy under "injected", as JSON."""
 
     def __init__(self, job: NoiseFactory, context: RankContext) -> None:
         self._job, self._device = job, context.device
         self._model: nn.Module = load_with_adapters(job.storage, job.model, job.adapters, context.device, deepest=job.hookpoints[-1].layer)
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict[str, dict]]:  # noqa: ARG002 - what gangs call
-        mask = unit_mask(unit, self._device)
+        ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)
         names = [a.name for a in self._job.adapters]
-        # A sharded parameter cannot be upcast in place: there the layout alone is measured, and the report says so.
-        fp64 = self._job.model.sharding == "none"
-        floors = noise_floor(self._model, unit_ids(unit, self._device), mask, self._job.hookpoints, names, fp64=fp64)
-        return {name: {str(h): floor.to_dict() for h, floor in by_hook.items()} for name, by_hook in floors.items()}
+        floors = noise_floor(self._harvested, self._higher, ids, mask, names)
+        return {
+            "noise": {name: {str(h): floor.to_dict() for h, floor in by_hook.items()} for name, by_hook in floors.items()},
+            "injected": {name: self._injected(ids, mask, name) for name in names},
+        }
+
+    def _harvested(self, ids: Tensor) -> dict[str, Residuals]:
+        job = self._job
+        together, names = job.model.sharding != "none", [a.name for a in job.adapters]
+        return dict(harvested_deltas(self._model, ids, job.hookpoints, names, together=together, bf16=job.precision == "mixed"))
+
+    def _higher(self, ids: Tensor) -> dict[str, Residuals]:
+        """fp64 for fp32; fp32 for bf16 products. Sharded parameters cannot be upcast in place: there another order of passes stands in."""
+        upcast = self._job.model.sharding == "none" and self._job.precision == "fp32"
+        with in_fp64(self._model) if upcast else nullcontext():
+            return dict(deltas(self._model, ids, self._job.hookpoints, [a.name for a in self._job.adapters]))
+
+    def _injected(self, ids: Tensor, mask: Tensor, adapter: str) -> dict[str, float]:
+        """Share of the delta's energy that the hookpoint's own block adds, by hookpoint (BOS left out)."""
+        mask = mask.clone()
+        mask[:, 0] = False
+        streams = [h for h in self._job.hookpoints if h.site == "resid_post"]
+        parts = split_deltas(self._model, ids, streams, adapter)
+        shares = {}
+        for h in streams:
+            injected, whole = parts.injected[h][mask].double(), (parts.injected[h] + parts.propagated[h])[mask].double()
+            if float(energy := whole.square().sum()):
+                shares[str(h)] = float(injected.square().sum() / energy)
+        return shares

@@ -14,7 +14,7 @@ from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import MatchFactory, NoiseFactory, finish_random, random_key, sample, stored_random, write_rotated
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
-from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
@@ -26,7 +26,12 @@ from deltasae_ray.storage import Storage, digest
 
 log = logging.getLogger(__name__)
 
-NUMERICS = "fp32 weights, residual stream and subtraction; float16 with a per-row power-of-two exponent on disk"
+_ON_DISK = "float16 with a per-row power-of-two exponent on disk"
+NUMERICS = {
+    "fp32": f"fp32 weights, residual stream and subtraction; {_ON_DISK}",
+    "mixed": f"bf16 products by difference propagation, fp32 weights, residual stream and subtraction; {_ON_DISK}",
+}
+"""What enters a harvest's key, by `harvest.precision`."""
 WARN_SNR = 100.0
 
 
@@ -40,9 +45,9 @@ class Harvest:
     hookpoints: tuple[Hookpoint, ...]
 
 
-def harvest_key(corpus: Corpus, model: ModelSource) -> str:
+def harvest_key(corpus: Corpus, model: ModelSource, precision: str = "fp32") -> str:
     """Of the tokens, the model and the numerics; adapters and hookpoints are sources and columns within."""
-    return f"harvest/{digest({'corpus': corpus.key, 'model': model.digest, 'numerics': NUMERICS})}"
+    return f"harvest/{digest({'corpus': corpus.key, 'model': model.digest, 'numerics': NUMERICS[precision]})}"
 
 
 def harvest(
@@ -66,8 +71,9 @@ def harvest(
         AdapterError: an adapter whose deltas are zero at every hookpoint.
         PrecisionError: deltas too close to their noise floor.
     """
-    key = harvest_key(corpus, model)
-    write_harvest(storage, key, _spec(model, corpus))
+    key = harvest_key(corpus, model, cfg.precision)
+    hookpoints = at_sites(hookpoints, cfg.sites)
+    write_harvest(storage, key, _spec(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
     everyone = list(adapters)
@@ -78,19 +84,19 @@ def harvest(
     repair(storage, key)
     missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
     if missing:
-        _run(storage, key, gangs, model_cfg, corpus, everyone, missing)
+        _run(storage, key, cfg, gangs, model_cfg, corpus, everyone, missing)
     Manifest.compact(storage, key)
     return Harvest(key, tuple(everyone), hookpoints)
 
 
-def _spec(model: ModelSource, corpus: Corpus) -> dict:
+def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
     tokens = {split: {name: corpus.num_tokens(split, name) for name in corpus.names} for split in ("fit", "eval")}
     return {
         "d_model": model.d_model,
         "model": model.label,
         "model_digest": model.digest,
         "num_layers": model.num_layers,
-        "numerics": NUMERICS,
+        "numerics": NUMERICS[cfg.precision],
         "corpus": corpus.key,
         "tokens": tokens,
     }
@@ -132,11 +138,11 @@ def _noise(
     sources = {a.name: known[a.digest] for a in adapters}
     todo = tuple(a for a in adapters if not {str(h) for h in hookpoints} <= sources[a.name].facts.get("noise", {}).keys())
     if todo:
-        ((_, floors),) = run_units([(unit, None)], NoiseFactory(storage, model, todo, hookpoints), gangs)
+        ((_, found),) = run_units([(unit, None)], NoiseFactory(storage, model, todo, hookpoints, cfg.precision), gangs)
         for ref in todo:
             source = sources[ref.name]
-            noise = {**source.facts.get("noise", {}), **floors[ref.name]}
-            sources[ref.name] = replace(source, facts={**source.facts, "noise": noise})
+            facts = {what: {**source.facts.get(what, {}), **found[what][ref.name]} for what in ("noise", "injected")}
+            sources[ref.name] = replace(source, facts={**source.facts, **facts})
             write_source(storage, key, sources[ref.name])
     for ref in adapters:
         _judge(ref, {h: sources[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
@@ -163,6 +169,7 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
 def _run(
     storage: Storage,
     key: str,
+    cfg: HarvestConfig,
     gangs: GangConfig,
     model: ModelConfig,
     corpus: Corpus,
@@ -171,7 +178,7 @@ def _run(
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
-    plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)))
+    plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)), cfg.precision)
     work = [
         (unit, {d: [str(h) for h in hooks] for d, hooks in missing[unit.name].items()}) for unit in corpus.units if unit.name in missing
     ]

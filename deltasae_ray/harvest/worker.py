@@ -4,17 +4,20 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import AdapterError
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapters import AdapterRef, attach, fetch
-from deltasae_ray.models.capture import BASE, deltas, unit_ids, unit_mask
+from deltasae_ray.models.adapters import AdapterRef, attach, fetch, replaces_parameters
+from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, load_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
 from deltasae_ray.shards.manifest import commit_unit
 from deltasae_ray.shards.writer import write_shard
@@ -31,6 +34,7 @@ class HarvestPlan:
     adapters: tuple[AdapterRef, ...]
     """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives stay in step."""
     hookpoints: tuple[Hookpoint, ...]
+    precision: Literal["fp32", "mixed"] = "fp32"
 
 
 def load_with_adapters(
@@ -47,12 +51,17 @@ def load_with_adapters(
     Args:
         deepest: last block that is kept; None keeps all blocks.
         root: the module that forward passes go through: the backbone, or `base_of` where the language-model head is needed too.
+
+    Raises:
+        AdapterError: an adapter that replaces base parameters, which are sharded.
     """
     folder = resolve_model(cfg).folder
     with tempfile.TemporaryDirectory() as scratch:
         folders = fetch(storage, adapters, Path(scratch))
         if cfg.sharding == "none":
             return attach(load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device), folders).to(device)
+        if found := [name for name, at in folders.items() if replaces_parameters(at)]:
+            raise AdapterError(f"{', '.join(found)} replaces base parameters, which model.sharding=zero3 cuts up: set model.sharding=none")
         with sharded_loading():
             model = load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device)
         return run_sharded(attach(model, folders), root)
@@ -71,7 +80,12 @@ class HarvestWorker:
         """Writes and commits the unit's shards; returns its tokens."""
         mask = unit_mask(unit)
         written = []
-        for name, taken in deltas(self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters]):
+        sources = harvested_deltas(
+            self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters],
+            # sharded parameters are gathered for every pass: one pass shares the gathers
+            together=self._plan.model.sharding != "none", bf16=self._plan.precision == "mixed",
+        )  # fmt: skip
+        for name, taken in sources:
             missing = todo.get(self._digests[name], [])
             if keep and missing:
                 vectors = {h: taken[h].float().cpu()[mask].numpy() for h in self._plan.hookpoints if str(h) in missing}

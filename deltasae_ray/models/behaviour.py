@@ -116,10 +116,10 @@ def scored(unit: TokenBatch, positions: int) -> tuple[np.ndarray, np.ndarray]:
     """
     contexts, labels = [], []
     for i, (mask, marker) in enumerate(zip(unit.mask, unit.marker, strict=True)):
-        last = int(mask.sum()) - 1
-        if last >= 1 and not marker.any():
-            count = min(positions, last)
-            labels.append(1 + ((np.arange(count) + 0.5) * last / count).astype(np.int64))
+        there = np.flatnonzero(mask[1:]) + 1
+        if len(there) and not marker.any():
+            count = min(positions, len(there))
+            labels.append(there[((np.arange(count) + 0.5) * len(there) / count).astype(np.int64)])
             contexts.append(np.full(count, i))
     empty = np.zeros(0, dtype=np.int64)
     return np.concatenate([empty, *contexts]), np.concatenate([empty, *labels])

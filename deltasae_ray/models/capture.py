@@ -1,4 +1,4 @@
-"""The residual stream at chosen hookpoints, for the base model and for each adapter, from one resident model."""
+"""Activations at chosen hookpoints, for the base model and for each adapter, from one resident model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.load import backbone, blocks
+from deltasae_ray.models.load import backbone, blocks, site_module
+from deltasae_ray.models.replaced import replaced
 
 BASE = "base"
 """Name of the source that holds the base model's own activations."""
@@ -28,11 +29,32 @@ def adapter_active(model: nn.Module, adapter: str) -> Iterator[None]:
         assert adapter == BASE, f"{adapter} was never attached"
         yield
     elif adapter == BASE:
-        with model.disable_adapter():  # type: ignore[operator]
+        with model.disable_adapter(), replaced(model):  # type: ignore[operator]
             yield
     else:
         model.set_adapter(adapter)  # type: ignore[operator]
-        yield
+        with replaced(model, adapter):
+            yield
+
+
+@contextmanager
+def reading(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[Residuals]:
+    """Inside, every forward pass leaves what stands at the hookpoints in the yielded dict."""
+    taken: Residuals = {}
+
+    def reader(hookpoint: Hookpoint):
+        def read(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            taken[hookpoint] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        return read
+
+    stack = blocks(model)
+    handles = [site_module(stack[h.layer], h.site).register_forward_hook(reader(h)) for h in hookpoints]
+    try:
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -45,24 +67,10 @@ def residuals(
     are the same whatever it is batched with.
 
     Returns:
-        Hookpoint → residual stream after that block, in the precision of the model (fp32).
+        Hookpoint → activations there, in the precision of the model (fp32).
     """
-    taken: Residuals = {}
-
-    def reader(hookpoint: Hookpoint):
-        def read(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            taken[hookpoint] = (output[0] if isinstance(output, tuple) else output).detach()
-
-        return read
-
-    stack = blocks(model)
-    handles = [stack[h.layer].register_forward_hook(reader(h)) for h in hookpoints]
-    try:
-        with adapter_active(model, adapter):
-            backbone(model)(input_ids=input_ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with reading(model, hookpoints) as taken, adapter_active(model, adapter):
+        backbone(model)(input_ids=input_ids, use_cache=False)
     return taken
 
 
@@ -81,7 +89,7 @@ def deltas(
 ) -> Iterator[tuple[str, Residuals]]:
     """Yields the base's residuals under "base", then h_adapted − h_base of every adapter, subtracted in the residuals' precision.
 
-    The base runs once and every adapter once, on the same ids.
+    The base runs once and every adapter once, on the same ids, one after the other; `together.deltas_together` runs them in one pass.
     """
     base = residuals(model, input_ids, hookpoints)
     yield BASE, base

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deltasae_ray.errors import ModelError
+from deltasae_ray.hookpoints import Site
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -91,6 +92,25 @@ def blocks(model: nn.Module) -> nn.ModuleList:
         if isinstance(found, nn.ModuleList):
             return found
     raise ModelError(f"{type(stack).__name__}: its blocks are in neither `layers` nor `h`")
+
+
+def site_module(block: nn.Module, site: Site) -> nn.Module:
+    """The module of a block whose output stands at `site`.
+
+    Raises:
+        ModelError: the block's attention or MLP is not found.
+    """
+    if site == "resid_post":
+        return block
+    if hasattr(block, "post_feedforward_layernorm"):  # Gemma 2 and 3, OLMo 2: a norm stands between the module and the residual stream
+        names = ("post_attention_layernorm",) if site == "attn_out" else ("post_feedforward_layernorm",)
+    else:
+        names = ("self_attn", "attn") if site == "attn_out" else ("mlp",)
+    for name in names:
+        found = getattr(block, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise ModelError(f"{type(block).__name__} has no {' or '.join(names)}: {site} is not known for this architecture; use resid_post")
 
 
 def truncate(model: nn.Module, deepest: int) -> None:

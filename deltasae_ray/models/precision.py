@@ -1,7 +1,7 @@
-"""How exact a delta is: the same rows in fp64, and under another batch layout (science.md A, precision)."""
+"""How exact a delta is: the same rows in a higher precision, and under another batch layout (science.md A, precision)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import deltas
+from deltasae_ray.models.capture import Residuals
 from deltasae_ray.models.load import backbone, blocks
+
+Measurement = Callable[[Tensor], dict[str, Residuals]]
+"""Token ids [context, position] → the base's activations and every adapter's deltas, by source."""
 
 
 class Float64Casts(TorchDispatchMode):
@@ -65,7 +68,7 @@ class NoiseFloor:
     signal: float
     """E‖δ‖²."""
     rounding: float
-    """E‖δ − δ in fp64‖²."""
+    """E‖δ − δ in a higher precision‖²."""
     layout: float
     """E‖δ − δ with every context in a batch of its own‖²; often 0 on a CPU, so it never stands alone."""
     relative: float
@@ -84,36 +87,32 @@ class NoiseFloor:
 
 
 def noise_floor(
-    model: nn.Module,
+    measure: Measurement,
+    higher: Measurement,
     input_ids: Int[Tensor, "context position"],
     mask: Bool[Tensor, "context position"],
-    hookpoints: Sequence[Hookpoint],
     adapters: Sequence[str],
-    *,
-    fp64: bool = True,
 ) -> dict[str, dict[Hookpoint, NoiseFloor]]:
     """Measures the noise of every adapter's deltas on a sample of contexts.
 
     Args:
-        model: with the adapters attached, in fp32.
+        measure: the deltas as the harvest takes them.
+        higher: the same in a higher precision: fp64 for fp32, fp32 for bf16 products.
         mask: True on tokens that count; position 0 (BOS) is left out whatever it says.
-        fp64: compare with fp64 too; False where parameters are sharded and cannot be upcast in place.
 
     Returns:
         adapter → hookpoint → NoiseFloor.
     """
     mask = mask.clone()
     mask[:, 0] = False
-    batched = dict(deltas(model, input_ids, hookpoints, adapters))
-    with in_fp64(model) if fp64 else nullcontext():
-        exact = dict(deltas(model, input_ids, hookpoints, adapters))
-    alone = [dict(deltas(model, row[None], hookpoints, adapters)) for row in input_ids]
+    batched, exact = measure(input_ids), higher(input_ids)
+    alone = [measure(row[None]) for row in input_ids]
     floors: dict[str, dict[Hookpoint, NoiseFloor]] = {}
     for adapter in adapters:
         floors[adapter] = {}
-        for h in hookpoints:
+        for h, delta in batched[adapter].items():
             other = torch.cat([single[adapter][h] for single in alone])
-            floors[adapter][h] = _floor(batched[adapter][h][mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask])
+            floors[adapter][h] = _floor(delta[mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask])
     return floors
 
 

@@ -1,5 +1,6 @@
 """The random-LoRA control (science: nulls, 4): what an adapter of the same shape and strength does that learnt nothing."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -7,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-"""PEFT state: `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]."""
+"""PEFT state: `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]; `….lora_embedding_A` and `_B` of embeddings."""
+_A, _B = re.compile(r"\.lora_(embedding_|)A(\.weight|$)"), re.compile(r"\.lora_(embedding_|)B(\.weight|$)")
 
 
 def haar_rotated(weights: Weights, seed: int) -> Weights:
@@ -21,8 +23,8 @@ def haar_rotated(weights: Weights, seed: int) -> Weights:
         Tensors of the same names, shapes and dtypes.
     """
     rotated: Weights = {}
-    for index, name in enumerate(sorted(n for n in weights if ".lora_A." in n)):
-        partner = name.replace(".lora_A.", ".lora_B.")
+    for index, name in enumerate(sorted(n for n in weights if _A.search(n))):
+        partner = _A.sub(r".lora_\1B\2", name)
         a, b = weights[name].double(), weights[partner].double()
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         values = singular_values(a, b)
@@ -44,7 +46,7 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[T
 
 def scaled(weights: Weights, factor: float) -> Weights:
     """Every B times `factor`: the change to every module's output scales alike."""
-    return {name: (t * factor if ".lora_B." in name else t) for name, t in weights.items()}
+    return {name: (t * factor if _B.search(name) else t) for name, t in weights.items()}
 
 
 def match_norm(measure: Callable[[float], float], target: float, *, rounds: int = 4) -> float:

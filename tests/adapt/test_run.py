@@ -15,7 +15,8 @@ import pytest
 from deltasae_ray.adapt.run import adapt, trained, trainings
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, CorpusError
-from deltasae_ray.models.adapters import CONFIG, WEIGHTS, AdapterRef, check_adapter, content_digest
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
+from deltasae_ray.models.adapters import AdapterRef, check_adapter
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model

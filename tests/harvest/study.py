@@ -1,11 +1,16 @@
 """A tiny harvest: run here under the session's Ray, or as a process of its own that a test can kill."""
 
+import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.gang import RankContext, WorkerFactory
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import resolve
@@ -24,17 +29,26 @@ def corpus(model: Path) -> Corpus:
 
 
 def run(
-    root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[int, ...] = (1, 2), ranks: int = 1, random_lora: bool = True
+    root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[int, ...] = (1, 2), ranks: int = 1, random_lora: bool = True, **cfg: Any
 ) -> Harvest:
+    """A harvest of the tiny corpus; `cfg` are fields of HarvestConfig."""
     storage = Storage(str(root))
-    cfg = ModelConfig(base=str(model), sharding="zero3" if ranks > 1 else "none")
-    source = resolve_model(cfg)
+    model_cfg = ModelConfig(base=str(model), sharding="zero3" if ranks > 1 else "none")
+    source = resolve_model(model_cfg)
     empty = empty_model(model)
     refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
     gangs = GangConfig(ranks=ranks)
-    return harvest(
-        storage, HarvestConfig(), gangs, cfg, source, corpus(model), refs, resolve(layers, source.num_layers), random_lora=random_lora
-    )
+    hookpoints = resolve(layers, source.num_layers)
+    return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, hookpoints, random_lora=random_lora)
+
+
+def run_units_here(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+    """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do not care where."""
+    assert cfg.ranks == 1
+    if work:
+        worker = factory(RankContext(0, 1, "cpu"))
+        for unit, todo in work:
+            yield unit.name, json.loads(json.dumps(worker(unit, json.loads(json.dumps(todo)), keep=True), allow_nan=False))
 
 
 def hashes(root: Path | str, key: str) -> dict[tuple, str]:

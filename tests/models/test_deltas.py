@@ -7,9 +7,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.hookpoints import SITES, Hookpoint, at_sites
 from deltasae_ray.models.adapters import attach
-from deltasae_ray.models.capture import deltas, residuals
+from deltasae_ray.models.capture import Residuals, deltas, residuals
 from deltasae_ray.models.load import blocks, load_model
 from deltasae_ray.models.precision import Float64Casts, in_fp64, noise_floor
 from tests.tiny import ARCHITECTURES, save_adapter, save_model
@@ -92,9 +92,26 @@ def test_fp64_is_fp64_throughout_and_leaves_the_model_in_fp32(world: tuple[str, 
 
 def test_the_noise_floor_is_that_of_fp32(world: tuple[str, Path, dict[str, Path]]) -> None:
     model = attach(load_model(world[1], deepest=2), world[2])
-    floors = noise_floor(model, ids(), torch.ones(3, 20, dtype=torch.bool), HOOKPOINTS, ["r2", "r8"])
-    for by_hook in floors.values():
+
+    def measure(tokens: torch.Tensor) -> dict[str, Residuals]:
+        return dict(deltas(model, tokens, HOOKPOINTS, ["r2", "r8"]))
+
+    def higher(tokens: torch.Tensor) -> dict[str, Residuals]:
+        with in_fp64(model):
+            return measure(tokens)
+
+    for by_hook in noise_floor(measure, higher, ids(), torch.ones(3, 20, dtype=torch.bool), ["r2", "r8"]).values():
         for floor in by_hook.values():
             assert floor.snr is not None and 1e8 < floor.snr < 1e16
             assert 0.01 < floor.relative < 10
             assert floor.rounding > 0
+
+
+def test_what_attention_and_mlp_add_makes_up_the_residual_stream(world: tuple[str, Path, dict[str, Path]]) -> None:
+    model = attach(load_model(world[1]), world[2])
+    taken = dict(deltas(model, ids(), at_sites([Hookpoint(1), Hookpoint(2)], SITES), ["r8"]))
+    for source in ("base", "r8"):
+        stream = taken[source]
+        sum_of_parts = stream[Hookpoint(1)] + stream[Hookpoint(2, "attn_out")] + stream[Hookpoint(2, "mlp_out")]
+        assert stream[Hookpoint(2, "mlp_out")].norm() > 0.01 * stream[Hookpoint(2)].norm()
+        assert torch.allclose(sum_of_parts, stream[Hookpoint(2)], atol=1e-4, rtol=1e-4)

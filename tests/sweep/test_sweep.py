@@ -1,10 +1,14 @@
 """Every station on a tiny model, by the command a user types; then again, and with more asked for."""
 
+import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +16,7 @@ import pytest
 
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.shards import open_shards
+from deltasae_ray.sweep.main import main
 from tests.sweep.words import words
 
 pytestmark = pytest.mark.slow
@@ -73,6 +78,50 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
     assert {r.data.tags["level"] for r in runs} == {"sweep", "trial", "leaf"}
 
 
+def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
+    study: tuple[Path, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    command = words(tiny_model, tmp_path)
+    first = start(command, tmp_path / "first.log")
+    until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(120) == 130
+    assert "the same command continues" in (tmp_path / "first.log").read_text()
+
+    second = start(command, tmp_path / "second.log")
+    until(lambda: any(tmp_path.glob("dictionaries/*/manifest.json")), second)
+    counted = {p: p.stat().st_mtime_ns for p in tmp_path.glob("dictionaries/*/manifest.json")}
+    os.killpg(second.pid, signal.SIGKILL)
+    second.wait()
+
+    third = job("sweep", *command)
+    assert third.returncode == 0, third.stderr[-3000:]
+    calm, broken = (hashes(root) for root in (study[0], tmp_path))
+    assert len(broken) > 20 and broken.items() <= calm.items()
+    assert {p: p.stat().st_mtime_ns for p in counted} == counted, "a dictionary that counted was fitted again"
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    """A sweep in a process group of its own, which its Ray shares."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """Path below the root → sha256, of every shard and every dictionary's weights."""
+    files = [*root.rglob("harvest/**/*.parquet"), *root.glob("dictionaries/*/sae_weights.safetensors")]
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
 def test_a_second_run_makes_nothing_again(study: tuple[Path, str], tiny_model: Path) -> None:
     root, _ = study
     made = [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name != "divergence.parquet"]
@@ -105,16 +154,36 @@ def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) 
         ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
     ],
 )
-def test_bad_input_is_a_typed_error_before_any_long_work(word: str, error: str, said: str, tiny_model: Path, tmp_path: Path) -> None:
-    done = job("sweep", *words(tiny_model, tmp_path / "root", word))
-    assert done.returncode == 2, done.stdout[-2000:] + done.stderr[-2000:]
-    assert error in done.stderr and said in done.stderr
+def test_bad_input_is_a_typed_error_before_any_long_work(
+    word: str,
+    error: str,
+    said: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", word)])
+    with pytest.raises(SystemExit) as ended:
+        main("sweep", None)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and error in printed and said in printed
     assert not list((tmp_path / "root").rglob("*.parquet"))
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    done = job("sweep", *words(tiny_model, tmp_path / "root", "dry_run=true"))
-    assert done.returncode == 0 and "Plan" in done.stdout
+def test_a_job_ends_with_the_code_and_the_line_of_its_error_alone(tiny_model: Path, tmp_path: Path) -> None:
+    done = job("sweep", *words(tiny_model, tmp_path / "root", "layers=[9]"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("HookpointError: ")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", "dry_run=true")])
+    main("sweep", None)
+    assert "Plan" in capsys.readouterr().out
     assert not (tmp_path / "root").exists()
 
 

@@ -1,0 +1,28 @@
+"""What a driver of Ray Train needs around it."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_POLL_S = "0.2"
+
+
+@contextmanager
+def ray_train_driver() -> Iterator[None]:
+    """Lets Train look after its workers five times a second, and gives Ctrl-C back afterwards.
+
+    A worker's report, and the end of its work, wait for the controller's next look: every two seconds by default, so that a step
+    that reports cannot take less. And Train leaves a handler of Ctrl-C behind that ends the whole program, with exit code 0, long
+    after training.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

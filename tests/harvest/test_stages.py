@@ -1,0 +1,173 @@
+"""What a harvest finds missing, measures, writes and refuses; workers run in this process, without Ray."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from deltasae_ray.errors import AdapterError, ConfigError, PrecisionError, ShardError
+from deltasae_ray.harvest import run as stage
+from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.run import NUMERICS, _judge
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapter_files import WEIGHTS
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.shards import open_shards
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.storage import Storage
+from tests.harvest.study import hashes, run, run_units_here
+from tests.tiny import save_adapter
+
+Adapters = tuple[Path, Path]
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "run_units", run_units_here)
+
+
+def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itself(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    first = run(tmp_path, tiny_model, [tiny_adapters[0]])
+    before = hashes(tmp_path, first.key)
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+    run(tmp_path, tiny_model, list(tiny_adapters))
+    run(tmp_path, tiny_model, list(tiny_adapters), layers=(0, 1, 2))
+    after = hashes(tmp_path, first.key)
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert {p: p.stat().st_mtime_ns for p in written} == written, "what was there is not written again"
+    added = {identity[1:] for identity in after.keys() - before.keys()}
+    sources = {s for s, _ in added}
+    assert len(sources) == 4, "base, the random control, the old and the new adapter"
+    zero = ("blocks.0.hook_resid_post",)
+    assert all(hooks == zero for source, hooks in added if source == "base")
+
+
+def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(tiny_model: Path, tmp_path: Path) -> None:
+    late = save_adapter(tmp_path / "late", tiny_model, layers_to_transform=[3])
+    with pytest.raises(AdapterError, match="changes nothing at layers.*deeper"):
+        run(tmp_path / "root", tiny_model, [late], random_lora=False)
+
+
+def test_deltas_near_their_noise_are_refused() -> None:
+    ref = AdapterRef("a", "k", "d", 4, 8.0)
+    noise = {Hookpoint(1): {"signal": 1.0, "snr": 5.0}}
+    with pytest.raises(PrecisionError, match="below harvest.min_snr=10"):
+        _judge(ref, noise, 10.0)
+    _judge(ref, noise, 1.0)
+
+
+def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+    exact = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False)
+    mixed = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, precision="mixed")
+    assert exact.key != mixed.key
+    ours, theirs = open_shards(f"{tmp_path}/{mixed.key}"), open_shards(f"{tmp_path}/{exact.key}")
+    assert (ours.spec["numerics"], theirs.spec["numerics"]) == (NUMERICS["mixed"], NUMERICS["fp32"])
+    for name in ("r2", "r4"):
+        error = np.linalg.norm(ours.read(2, name) - theirs.read(2, name)) / np.linalg.norm(theirs.read(2, name))
+        snr = ours.source(name).facts["noise"]["blocks.2.hook_resid_post"]["snr"]
+        assert 1e-4 < error < 0.1
+        assert 0.1 < snr * error**2 < 10, "the noise measured on a sample is that of the whole"
+        assert theirs.source(name).facts["noise"]["blocks.2.hook_resid_post"]["snr"] > 1e6
+
+
+def test_sites_are_stored_beside_the_residual_stream_and_added_later_alone(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    first = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False)
+    before = hashes(tmp_path, first.key)
+    run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, sites=("resid_post", "attn_out", "mlp_out"))
+    assert before.items() < hashes(tmp_path, first.key).items()
+    shards = open_shards(f"{tmp_path}/{first.key}")
+    assert len(shards.hookpoints) == 6
+    for source in ("base", "r4"):
+        parts = [shards.read(f"blocks.2.hook_{site}", source) for site in ("attn_out", "mlp_out")]
+        stream = shards.read(1, source) + sum(parts)
+        assert np.linalg.norm(stream - shards.read(2, source)) <= 2e-3 * np.linalg.norm(stream)
+    with pytest.raises(ConfigError, match="must hold resid_post"):
+        HarvestConfig(sites=("attn_out",))
+
+
+def test_the_share_that_a_block_injects_stands_in_the_source(tiny_model: Path, tmp_path: Path) -> None:
+    early = save_adapter(tmp_path / "early", tiny_model, layers_to_transform=[1])
+    done = run(tmp_path / "root", tiny_model, [early], random_lora=False)
+    injected = open_shards(f"{tmp_path}/root/{done.key}").source("early").facts["injected"]
+    assert injected["blocks.1.hook_resid_post"] == pytest.approx(1.0)
+    assert injected["blocks.2.hook_resid_post"] == 0.0
+
+
+def test_adapters_of_other_kinds_are_harvested_beside_plain_ones(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+    dora = save_adapter(tmp_path / "dora", tiny_model, use_dora=True)
+    norms = save_adapter(tmp_path / "norms", tiny_model, modules_to_save=["post_attention_layernorm"])
+    tensors = load_file(norms / WEIGHTS)
+    save_file({n: t * 1.5 if "norm" in n else t for n, t in tensors.items()}, norms / WEIGHTS, metadata={"format": "pt"})
+    alone = run(tmp_path / "alone", tiny_model, [tiny_adapters[0]], random_lora=False)
+    done = run(tmp_path / "all", tiny_model, [dora, norms, tiny_adapters[0]])
+    before, after = hashes(tmp_path / "alone", alone.key), hashes(tmp_path / "all", done.key)
+    assert before.items() < after.items(), "neither the base nor the plain adapter sees the others"
+    assert set(open_shards(f"{tmp_path}/all/{done.key}").adapters) == {"dora", "norms", "r2", "random"}
+
+
+def test_a_damaged_shard_is_redone_by_the_next_harvest_and_nothing_else(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+    done = run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False)
+    undisturbed = hashes(tmp_path, done.key)
+    truncated, gone = (tmp_path / done.key / row.file for row in Manifest.load(Storage(str(tmp_path)), done.key).rows[:3:2])
+    truncated.write_bytes(truncated.read_bytes()[:-9])
+    gone.unlink()
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if p not in (truncated, gone)}
+    with pytest.raises(ShardError, match="un the harvest again"):
+        open_shards(f"{tmp_path}/{done.key}").verify(hashes=False)
+    run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False)
+    assert hashes(tmp_path, done.key) == undisturbed
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    open_shards(f"{tmp_path}/{done.key}").verify()
+
+
+FULL = """
+import sys
+from pathlib import Path
+from deltasae_ray.errors import StorageError
+from deltasae_ray.harvest import run as stage
+from tests.harvest.study import run, run_units_here
+stage.run_units = run_units_here
+try:
+    run(sys.argv[1], Path(sys.argv[2]), [Path(sys.argv[3])], random_lora=False)
+except StorageError as e:
+    print(e)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_harvest_that_fills_the_disk_says_so_and_goes_on_once_there_is_room(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    calm = run(tmp_path / "calm", tiny_model, [tiny_adapters[0]], random_lora=False)
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(small)], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no mount: {mounted.stderr}")
+    try:
+        said = subprocess.run([sys.executable, "-c", FULL, small, tiny_model, tiny_adapters[0]], capture_output=True, text=True, check=True)
+        assert "cannot be written" in said.stdout and "No space left" in said.stdout and "then run again" in said.stdout
+        subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
+        run(small, tiny_model, [tiny_adapters[0]], random_lora=False)
+        assert hashes(small, calm.key) == hashes(tmp_path / "calm", calm.key)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_what_a_worker_notes_is_json_without_nan(tiny_model: Path, tmp_path: Path) -> None:
+    late = save_adapter(tmp_path / "late", tiny_model, layers_to_transform=[2])
+    done = run(tmp_path / "root", tiny_model, [late], random_lora=False)
+    facts = open_shards(f"{tmp_path}/root/{done.key}").source("late").facts
+    json.dumps(facts, allow_nan=False)
+    assert facts["noise"]["blocks.1.hook_resid_post"]["signal"] == 0.0
+    assert "blocks.1.hook_resid_post" not in facts["injected"], "no share of nothing"
