@@ -1,7 +1,7 @@
 """What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own checkpoint."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +17,7 @@ from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import RATE_EDGES, HeldOut, held_out
+from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -43,8 +44,8 @@ def groups(points: Sequence[FitPoint]) -> list[list[FitPoint]]:
     return [list(group) for _, group in groupby(sorted(points), key=lambda p: (p.adapter, p.layer))]
 
 
-def fit_share(job: FitJob, rank: int, world: int, device: str) -> None:
-    """Fits every `world`-th group of the job.
+def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | None = None) -> None:
+    """Fits every `world`-th group of the job, by itself or together with `peers`, of whom the first writes.
 
     A point whose rows cannot be fitted is written down and the others go on: another attempt would end the same, while what
     is wrong with a machine or a disk is raised, for Ray Train to try again.
@@ -59,9 +60,45 @@ def fit_share(job: FitJob, rank: int, world: int, device: str) -> None:
         rows = Rows.read(shards, missing[0].adapter, missing[0].layer)
         for point in missing:
             try:
-                fit_one(job, point, keys[point], rows, device)
+                fitting = Fitting(job, point, keys[point], rows, device, peers)
+                while not fitting.trainer.done:
+                    fitting.advance()
+                fitting.finish()
             except (DictionaryError, PrecisionError) as e:
+                if peers and peers.rank:
+                    continue
                 job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(e).__name__, "message": f"{point}: {e}"})
+
+
+def fit_rounds(job: FitJob, device: str) -> Iterator[tuple[int, float]]:
+    """Fits all points of the job in lock step, so that the whole job can be judged and stopped early.
+
+    Yields:
+        (optimizer steps, FVU meaned over the points): of the training rows after each round of `checkpoint_every` steps, and last,
+        with all manifests written, of the held-out rows.
+
+    Raises:
+        DictionaryError, PrecisionError: rows that cannot be fitted.
+    """
+    shards = open_harvest(job.storage, job.harvest_key)
+    sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
+    keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
+    fvus, fittings = [], []
+    for group in groups(job.points):
+        rows = Rows.read(shards, group[0].adapter, group[0].layer)
+        for p in group:
+            if job.storage.exists(f"{keys[p]}/{MANIFEST}"):
+                fvus.append(job.storage.read_json(f"{keys[p]}/{MANIFEST}")["metrics"]["fvu"])
+            else:
+                fittings.append(Fitting(job, p, keys[p], rows, device))
+    while any(not f.trainer.done for f in fittings):
+        for f in fittings:
+            f.advance()
+        curves = [f.trainer.curve for f in fittings]
+        if all(curves) and not all(f.trainer.done for f in fittings):
+            yield min(f.trainer.steps_done for f in fittings), sum(c[-1]["fvu"] for c in curves) / len(curves)
+    fvus += [held.fvu for f in fittings if (held := f.finish())]
+    yield job.cfg.steps, sum(fvus) / len(fvus)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,22 +121,40 @@ class Rows:
         )
 
 
-def fit_one(job: FitJob, point: FitPoint, key: str, rows: Rows, device: str) -> None:
-    """Trains one dictionary from its last checkpoint, writes its folder, and last the manifest that makes it count."""
-    chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
-    if len(chosen) < point.d_sae:
-        raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
-    trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device)
-    state = checkpoint.read(job.storage, key)
-    if state is not None:
-        trainer.load_state_dict(state)
-    while not trainer.done:
-        trainer.step()
-        if not trainer.done and trainer.steps_done % job.cfg.checkpoint_every == 0:
-            checkpoint.write(job.storage, key, trainer.state_dict())
-    dictionary = trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
-    _write(job, point, key, dictionary, held_out(dictionary, rows.evaluation, dictionary.mean), trainer.curve)
-    checkpoint.remove(job.storage, key)
+class Fitting:
+    """One dictionary in the making: from its last checkpoint on, and a new checkpoint every `checkpoint_every` steps."""
+
+    def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
+        chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+        if len(chosen) < point.d_sae:
+            raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
+        self.job, self.point, self.key, self.rows = job, point, key, rows
+        self.writes = peers is None or peers.rank == 0
+        self.trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device, peers)
+        state = checkpoint.read(job.storage, key)
+        if state is not None:
+            self.trainer.load_state_dict(state)
+
+    def advance(self) -> None:
+        """Trains up to the next checkpoint, or to the end."""
+        trainer, every = self.trainer, self.job.cfg.checkpoint_every
+        while not trainer.done:
+            trainer.step()
+            if trainer.steps_done % every == 0:
+                break
+        if self.writes and not trainer.done:
+            checkpoint.write(self.job.storage, self.key, trainer.state_dict())
+
+    def finish(self) -> HeldOut | None:
+        """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a peer that does not write."""
+        if not self.writes:
+            return None
+        point = self.point
+        dictionary = self.trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
+        held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
+        _write(self.job, point, self.key, dictionary, held, self.trainer.curve)
+        checkpoint.remove(self.job.storage, self.key)
+        return held
 
 
 def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held: HeldOut, curve: list[dict[str, float]]) -> None:

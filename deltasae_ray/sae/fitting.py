@@ -8,6 +8,7 @@ from torch import Tensor
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import effective_number
+from deltasae_ray.sae.names import Architecture
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.sae.trainer import Trainer
@@ -20,7 +21,7 @@ def fit_dictionary(
     x: Float[Tensor, "token d_model"] | np.ndarray,
     d_sae: int | None = None,
     k: int = 8,
-    architecture: str = "topk",
+    architecture: Architecture = "topk",
     seed: int = 0,
     *,
     steps: int | None = None,

@@ -1,6 +1,8 @@
 """How a dictionary is trained: the numbers, the scaling of the data, and the start."""
 
+import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
+from deltasae_ray.sae.names import Architecture
 
 MIN_ROWS = 64
 """Fewer rows than this cannot tell a dictionary from a list of the rows."""
@@ -23,9 +26,9 @@ class Recipe:
     d_sae: int
     """Latents."""
     k: int
-    """Active latents per token."""
-    architecture: str = "topk"
-    """Activation function, by SAELens' name."""
+    """Active latents per token: of each (topk), or on average."""
+    architecture: Architecture = "topk"
+    """By SAELens' name; see `architectures`."""
     lr: float = 3e-3
     """Peak learning rate of Adam for up to 1024 latents; above, it falls with the square root of d_sae."""
     batch_tokens: int = 1024
@@ -40,16 +43,21 @@ class Recipe:
     """Weight of the loss by which dead latents learn what the living ones leave over; 0 turns it off."""
     dead_tokens: int = 10_000_000
     """A latent is dead after this many tokens without firing, or after one epoch, whichever is fewer."""
+    l1: float = 0.0
+    """standard: weight of the codes' mean over tokens and latents, beside the squared error's mean over tokens and coordinates, of rows
+    of mean norm 1; 0 adjusts it during training until k latents fire per token."""
 
     def __post_init__(self) -> None:
-        if self.architecture != "topk":
-            raise DictionaryError(f"architecture={self.architecture!r} cannot be trained here: use 'topk'")
+        if self.architecture not in get_args(Architecture):
+            raise DictionaryError(f"architecture={self.architecture!r} cannot be trained here: use one of {list(get_args(Architecture))}")
         if self.k < 1 or self.d_sae < 2:
             raise DictionaryError(f"k={self.k} must be at least 1 and d_sae={self.d_sae} at least 2")
         if self.k > self.d_sae:
             raise DictionaryError(f"k={self.k} exceeds d_sae={self.d_sae}: lower k or raise d_sae")
         if self.steps < 1 or self.batch_tokens < 1:
             raise DictionaryError(f"steps={self.steps} and batch_tokens={self.batch_tokens} must be at least 1")
+        if not (0 < self.lr < math.inf and 0 <= self.auxk < math.inf and 0 <= self.l1 < math.inf):
+            raise DictionaryError(f"lr={self.lr} must be above 0, auxk={self.auxk} and l1={self.l1} at least 0")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0: linear warm-up, constant, linear decay.

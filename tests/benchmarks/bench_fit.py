@@ -47,7 +47,7 @@ class Dense:
 
     def __init__(self, like: Trainer) -> None:
         self.k, self.like = like.recipe.k, like
-        self.weights = [w.detach().clone().requires_grad_() for w in (like.encoder, like.decoder, like.b_enc, like.b_dec)]
+        self.weights = [w.detach().clone().requires_grad_() for w in like.weights[:4]]
         self.optimizer = torch.optim.Adam(self.weights, lr=1e-3, fused=True)
 
     def step(self) -> None:
@@ -103,7 +103,7 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
     x = rows(d_model, 2 * d_sae, 24)
     ours = Trainer(x, Recipe(d_sae, k, batch_tokens=batch, steps=10**6), seed=0)
     dense, (_, lens_step) = Dense(ours), saelens(x, d_sae, k, batch, 10**4)
-    y, weight, bias = ours._next_batch(), ours.encoder.detach().clone(), torch.zeros(d_sae)
+    y, weight, bias = ours._next_batch(), ours.weights.encoder.detach().clone(), torch.zeros(d_sae)
     runs: dict[str, Callable[[], object]] = {
         "limit": lambda: torch.addmm(bias, y, weight.T),
         "ours": ours.step,

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import psutil
+import ray
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ModelError, PrecisionError
@@ -18,12 +21,19 @@ def unit(i: int) -> TokenBatch:
     return TokenBatch("fit", "domain", ids, np.ones((1, 4), bool), np.zeros((1, 4), bool), (f"d{i}",), (0,))
 
 
+UNITS = [(unit(i), {"i": i}) for i in range(5)]
+EXPECTED = {unit(i).name: i for i in range(5)}
+
+
 @dataclass(frozen=True)
 class Stub:
-    """Notes every run of a unit in a file, and dies, fails or refuses to start as told."""
+    """Notes every run of a unit in a file, and dies, fails, refuses to start or waits for its node's end as told."""
 
     notes: Path
-    die_once_at: int = -1
+    kill: Literal["", "worker", "leader"] = ""
+    """Whose process is killed, once, when unit 3 is run."""
+    wait_for_the_end: bool = False
+    """At unit 3, once: names its node in a file and waits."""
     fail_at: int = -1
     refuse: bool = False
 
@@ -38,13 +48,23 @@ class StubWorker:
         self._stub, self._context = stub, context
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict:
-        number = int(unit.input_ids[0, 0])
-        if number == self._stub.fail_at:
+        number, stub = int(unit.input_ids[0, 0]), self._stub
+        if number == stub.fail_at:
             raise PrecisionError(f"unit {number} holds NaN: remedy")
-        killed = self._stub.notes / "killed"
-        if number == self._stub.die_once_at and not killed.exists():
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        with (self._stub.notes / f"rank{self._context.rank}").open("a") as f:
+        if number == 3 and keep and (stub.kill or stub.wait_for_the_end) and not (stub.notes / "struck").exists():
+            (stub.notes / ".struck").write_text(ray.get_runtime_context().get_node_id())
+            (stub.notes / ".struck").rename(stub.notes / "struck")
+            if stub.kill:
+                os.kill(os.getpid() if stub.kill == "worker" else leader(), signal.SIGKILL)
+            time.sleep(600)  # what follows is another process's
+        with (stub.notes / f"rank{self._context.rank}").open("a") as f:
             f.write(f"{number} {keep}\n")
         return {"number": number, "todo": todo, "keep": keep, "world": self._context.world}
+
+
+def leader() -> int:
+    """Process id of the gang's leader, which is a child of the same node as its ranks."""
+    node = psutil.Process().parent()
+    assert node is not None
+    (found,) = [p.pid for p in node.children() if "MapBatches(Gang)" in " ".join(p.cmdline())]
+    return found

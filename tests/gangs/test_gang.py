@@ -1,43 +1,69 @@
 """Gangs on real Ray, with workers that hold no model."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from deltasae_ray.errors import ModelError, PrecisionError
+from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import run_units
-from tests.gangs.stub import Stub, unit
+from tests.gangs.stub import EXPECTED, UNITS, Stub
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-UNITS = [(unit(i), {"i": i}) for i in range(5)]
-EXPECTED = {unit(i).name: i for i in range(5)}
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_every_unit_is_run_and_returned_once_with_its_todo(ranks: int, tmp_path: Path) -> None:
-    results = dict(run_units(UNITS, Stub(tmp_path), GangConfig(ranks=ranks)))
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_unit_is_run_and_returned_once_and_ranks_stay_in_step(tmp_path: Path) -> None:
+    results = dict(run_units(UNITS, Stub(tmp_path), GangConfig(ranks=2)))
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
-    assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == ranks for r in results.values())
-    runs = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(ranks)]
+    assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == 2 for r in results.values())
+    runs = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2)]
     assert len({len(lines) for lines in runs}) == 1, "every rank takes part in every call: collectives wait for all"
     assert sum(line.endswith("True") for lines in runs for line in lines) == 5, "padding is never kept"
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(ranks: int, tmp_path: Path) -> None:
-    results = dict(run_units(UNITS, Stub(tmp_path, die_once_at=3), GangConfig(ranks=ranks)))
-    assert (tmp_path / "killed").exists()
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("kill", "ranks"), [("worker", 1), ("worker", 2), ("leader", 2)])
+def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["worker", "leader"], ranks: int, tmp_path: Path) -> None:
+    results = dict(run_units(UNITS, Stub(tmp_path, kill=kill), GangConfig(ranks=ranks)))
+    assert (tmp_path / "struck").exists()
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
+    assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == ranks for r in results.values())
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_a_worker_raises_on_purpose_reaches_the_caller_as_it_is(ranks: int, tmp_path: Path) -> None:
-    with pytest.raises(PrecisionError, match="unit 2 holds NaN: remedy"):
-        list(run_units(UNITS, Stub(tmp_path, fail_at=2), GangConfig(ranks=ranks)))
-    with pytest.raises(ModelError, match="cannot be loaded: remedy"):
-        list(run_units(UNITS, Stub(tmp_path, refuse=True), GangConfig(ranks=ranks, max_restarts=1)))
+def lose_a_node(notes: Path) -> dict[str, int]:
+    """In processes of their own: a second cluster cannot live beside the session's in one driver."""
+    log = notes / "log"
+    with log.open("wb") as output:
+        done = subprocess.run([sys.executable, "-m", "tests.gangs.node_loss", str(notes)], stdout=output, stderr=output, timeout=500)
+    assert done.returncode == 0, log.read_text()[-3000:]
+    return json.loads((notes / "results.json").read_text())
+
+
+def test_a_lost_node_moves_its_gang_to_another_and_no_unit_is_lost(tmp_path: Path) -> None:
+    assert lose_a_node(tmp_path) == EXPECTED
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("ranks", "stub", "error"), [
+    (1, {"fail_at": 2}, PrecisionError("unit 2 holds NaN: remedy")),
+    (2, {"fail_at": 2}, PrecisionError("unit 2 holds NaN: remedy")),
+    (2, {"refuse": True}, ModelError("this model cannot be loaded: remedy")),
+])  # fmt: skip
+def test_what_a_worker_raises_on_purpose_reaches_the_caller_as_it_is(ranks: int, stub: dict, error: DeltaSaeError, tmp_path: Path) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        list(run_units(UNITS, Stub(tmp_path, **stub), GangConfig(ranks=ranks, max_restarts=1)))
 
 
 def test_no_work_starts_no_gang(tmp_path: Path) -> None:
     assert list(run_units([], Stub(tmp_path, refuse=True), GangConfig())) == []
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("repetition", range(10))
+def test_ten_lost_nodes_lose_no_unit(repetition: int, tmp_path: Path) -> None:
+    assert lose_a_node(tmp_path) == EXPECTED

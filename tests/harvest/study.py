@@ -29,7 +29,14 @@ def corpus(model: Path) -> Corpus:
 
 
 def run(
-    root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[int, ...] = (1, 2), ranks: int = 1, random_lora: bool = True, **cfg: Any
+    root: Path | str,
+    model: Path,
+    adapters: list[Path],
+    *,
+    layers: tuple[int, ...] = (1, 2),
+    ranks: int = 1,
+    random_lora: bool = True,
+    **cfg: Any,
 ) -> Harvest:
     """A harvest of the tiny corpus; `cfg` are fields of HarvestConfig."""
     storage = Storage(str(root))
@@ -60,4 +67,5 @@ if __name__ == "__main__":
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    run(sys.argv[1], Path(sys.argv[2]), [Path(p) for p in sys.argv[3:]])
+    ranks, root, model, *adapters = sys.argv[1:]
+    run(root, Path(model), [Path(p) for p in adapters], ranks=int(ranks))

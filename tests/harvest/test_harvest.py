@@ -1,5 +1,6 @@
 """The harvest on real Ray, with a tiny model."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -83,33 +84,63 @@ def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
         assert np.abs(ours - theirs).mean() <= 1e-5 * np.abs(theirs).mean()
 
 
+def disturbed(root: Path, model: Path, adapters: Adapters, key: str, victim: str, records: int, wait: float = 0.0, ranks: int = 1) -> None:
+    """A harvest in a process of its own, with a Ray of its own; `victim` is killed once so many units count. A dead driver stays dead."""
+    words = [sys.executable, "-m", "tests.harvest.study", str(ranks), str(root), str(model), *map(str, adapters)]
+    log, rows = root / "driver.log", root / key / "rows"
+    with log.open("wb") as output:
+        driver = subprocess.Popen(words, stdout=output, stderr=output)
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and len(list(rows.glob("*.json")) if rows.exists() else []) < records and driver.poll() is None:
+        time.sleep(0.05)
+    assert driver.poll() is None, f"the harvest ended before the kill: {log.read_text()[-3000:]}"
+    time.sleep(wait)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    if victim != "driver":
+        (struck, *_) = [c for c in children if VICTIMS[victim] in " ".join(c.cmdline())]
+        struck.kill()
+        assert driver.wait(timeout=400) == 0, log.read_text()[-3000:]
+        return
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    for child in children:  # its Ray dies with it, and ours does not
+        if child.is_running():
+            child.kill()
+
+
+VICTIMS = {"leader": "MapBatches(Gang)", "rank": "ray::Rank"}
+
+
 def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
     calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:
-    words = [sys.executable, "-m", "tests.harvest.study", str(tmp_path), str(tiny_model), *map(str, tiny_adapters)]
-    # A process group of its own: its Ray must die with it, and ours must not.
-    log = tmp_path / "driver.log"
-    with log.open("wb") as output:
-        driver = subprocess.Popen(words, stdout=output, stderr=output)
-    records = tmp_path / calm[1] / "rows"
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and len(list(records.glob("*.json")) if records.exists() else []) < 3 and driver.poll() is None:
-        time.sleep(0.05)
-    children = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    for child in children:
-        if child.is_running():
-            child.kill()
-    counted = hashes(tmp_path, calm[1])
-    assert counted, f"the kill came before the first unit: {log.read_text()[-3000:]}"
-    files = {
-        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if str(p.relative_to(tmp_path / calm[1])) in _files(tmp_path, calm[1])
-    }
+    disturbed(tmp_path, tiny_model, tiny_adapters, calm[1], "driver", records=3)
+    counted = {row.file for row in Manifest.load(Storage(str(tmp_path)), calm[1]).rows}
+    assert counted, "the kill came before the first unit"
+    files = {tmp_path / calm[1] / file: (tmp_path / calm[1] / file).stat().st_mtime_ns for file in counted}
     assert run(tmp_path, tiny_model, list(tiny_adapters)).key == calm[1]
     assert hashes(tmp_path, calm[1]) == hashes(*calm)
     assert {p: p.stat().st_mtime_ns for p in files} == files, "a unit that counted was done again"
 
 
-def _files(root: Path, key: str) -> set[str]:
-    return {row.file for row in Manifest.load(Storage(str(root)), key).rows}
+@pytest.fixture(scope="module")
+def calm_ranks(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An undisturbed harvest by two ranks: one pass for all adapters rounds otherwise than one pass each."""
+    root = tmp_path_factory.mktemp("calm-ranks")
+    return root, run(root, tiny_model, list(tiny_adapters), ranks=2).key
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("moment", range(10))
+@pytest.mark.parametrize("victim", ["driver", "leader", "rank"])
+def test_a_kill_at_a_random_moment_changes_no_hash_and_doubles_no_unit(
+    victim: str, moment: int, calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    draw = random.Random(f"{victim}{moment}")
+    key = calm_ranks[1]
+    disturbed(tmp_path, tiny_model, tiny_adapters, key, victim, draw.randrange(1, 12), draw.uniform(0, 0.3), ranks=2)
+    assert run(tmp_path, tiny_model, list(tiny_adapters), ranks=2).key == key
+    assert hashes(tmp_path, key) == hashes(*calm_ranks)
+    identities = [row.identity for row in Manifest.load(Storage(str(tmp_path)), key).rows]
+    assert len(identities) == len(set(identities))
+    open_shards(f"{tmp_path}/{key}").verify()
