@@ -9,6 +9,7 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary
 from deltasae_ray.diverge.run import diverge_points
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
+from deltasae_ray.divergence.paper import paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
@@ -135,9 +136,11 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
+    largest = max(study.cfg.fit.d_sae)
+    judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
+    study.storage.write_bytes("paper.md", paper_table(judged).encode())
     shards = open_harvest(study.storage, made.harvest.key)
     tokenizer = load_tokenizer(study.model.folder)
-    largest = max(study.cfg.fit.d_sae)
     shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
     with tempfile.TemporaryDirectory() as scratch:
         groups, planted = results.latent_groups(
