@@ -49,5 +49,5 @@ docs: setup ## write docs/metrics.md from the catalogue of metrics
 	$(BIN)/python -m deltasae_ray.divergence.documentation docs/metrics.md
 
 bench: setup ## benchmarks: ratios side by side in one run
-	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 prove: SHELL := /bin/bash

@@ -9,7 +9,8 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary
 from deltasae_ray.diverge.run import diverge_points
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
-from deltasae_ray.divergence.ranks import RankFigure, rank_statement
+from deltasae_ray.divergence.paper import paper_table
+from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -135,9 +136,11 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
+    largest = max(study.cfg.fit.d_sae)
+    judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
+    study.storage.write_bytes("paper.md", paper_table(judged).encode())
     shards = open_harvest(study.storage, made.harvest.key)
     tokenizer = load_tokenizer(study.model.folder)
-    largest = max(study.cfg.fit.d_sae)
     shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
     with tempfile.TemporaryDirectory() as scratch:
         groups, planted = results.latent_groups(
@@ -164,7 +167,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
-        statements=tuple(_statements(study)),
+        statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         failures=made.failed,
         **results.what_was_run(study, made.harvest),
@@ -189,21 +192,27 @@ def _statements(study: Study) -> list[str]:
     return said
 
 
+_SIZES = (("density", "Active latents per token", 1.0), ("effective_latents", "Effective latents", 10.0), ("k_at_fvu", "Atoms needed", 1.0))
+"""Metric of how much a delta holds, its name, and the difference that counts as none."""
+
+
 def _rank_claims(found: Findings) -> list[str]:
-    largest = max((r.d_sae for r in found.rows), default=0)
-    claims = []
-    for layer in sorted({r.layer for r in found.rows}):
-        rows = [
-            r
-            for r in found.rows
-            if r.reference == found.reference
-            and (r.metric, r.layer, r.d_sae, r.seed) == ("missing_share", layer, largest, 0)
-            and r.value is not None
-        ]
-        figures = [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value) for r in rows if r.value is not None]
-        if figures:
-            claims.append(rank_statement(f"Missing share, layer {layer}", figures))
-    return claims
+    shares = _figures(found, "missing_share")
+    layers = sorted({f.layer for f in shares})
+    claims = [rank_statement(f"Missing share, layer {layer}", [f for f in shares if f.layer == layer]) for layer in layers]
+    return claims + [rank_statement(title, figures, margin=m) for name, title, m in _SIZES if (figures := _figures(found, name))]
+
+
+def _depth_claims(found: Findings) -> list[str]:
+    return [said for name, title, _ in _SIZES if (said := depth_statement(title, _figures(found, name)))]
+
+
+def _figures(found: Findings, metric: str) -> list[RankFigure]:
+    """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
+    rows = [r for r in found.rows if r.metric == metric and r.reference == found.reference and r.value is not None]
+    first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
+    same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
+    return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]
 
 
 def print_table(study: Study, found: Findings) -> None:

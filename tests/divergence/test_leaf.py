@@ -92,7 +92,9 @@ def test_rescaling_deltas_leaves_scale_free_metrics_alone(inputs: LayerInputs, l
     """The monitor's view and what is measured against base activations do change: the adapter is ten times as strong."""
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
-    scaled = LeafInputs(*(dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None))
+    alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None)
+    one, other = leaf.halves or ()
+    scaled = LeafInputs(*alone, halves=(dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])))
     found = compare(loud, scaled, SETTINGS)
     changes = ("monitor_", "reference_fvu", "paper_relative", "delta_relative", "cka_adapted")
     for name, m in measures.items():
