@@ -45,6 +45,9 @@ prove: setup ## long repetitions; dated output goes to tests/evidence/
 	mkdir -p tests/evidence
 	set -o pipefail; $(PYTEST) -m prove tests --timeout=7200 2>&1 | tee tests/evidence/$$(date +%F)-prove.txt
 
+docs: setup ## write docs/metrics.md from the catalogue of metrics
+	$(BIN)/python -m deltasae_ray.divergence.documentation docs/metrics.md
+
 bench: setup ## benchmarks: ratios side by side in one run
-	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
 prove: SHELL := /bin/bash

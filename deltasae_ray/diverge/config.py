@@ -1,13 +1,28 @@
 """How deltas and dictionaries are compared with the reference."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from deltasae_ray.errors import ConfigError
+
+Control = Literal["random_lora", "base", "seeds", "split_half", "loss_recovered"]
+
+BUDGETS: dict[str, tuple[Control, ...]] = {
+    "fast": ("random_lora", "base"),
+    "full": ("random_lora", "base", "seeds", "split_half", "loss_recovered"),
+}
+"""What `controls=fast` and `controls=full` stand for."""
 
 
 @dataclass(frozen=True)
 class DivergeConfig:
     """Nulls, draws and budgets of the divergence stage."""
+
+    controls: tuple[Literal["fast", "full"] | Control, ...] = ("fast",)
+    """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
+    (a second dictionary of base activations), seeds (a second seed of every delta dictionary: the ceiling), split_half (dictionaries of
+    two halves of the documents), loss_recovered (deltas patched into the base model). fast: the first two; full: all. The plan prints
+    what each costs."""
 
     k: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""
@@ -23,6 +38,11 @@ class DivergeConfig:
     """Latents shown per adapter and layer in the report."""
     seed: int = 0
     """Seed of every null draw and bootstrap."""
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The controls by name, `fast` and `full` spelt out."""
+        return frozenset(name for word in self.controls for name in BUDGETS.get(word, (word,)))
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 8:

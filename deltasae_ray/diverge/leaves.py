@@ -11,8 +11,11 @@ from deltasae_ray.sae.dictionary import CFG, Dictionary
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
+
+
+_DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "second", "half_a", "half_b")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class LeafSpec:
     """The same recipe on a random adapter's deltas."""
     second: str | None = None
     """The same recipe on the same deltas with another seed: the ceiling."""
+    half_a: str | None = None
+    """The same recipe on one half of the training documents, ..."""
+    half_b: str | None = None
+    """... and on the other."""
 
     @property
     def shared(self) -> tuple:
@@ -48,7 +55,7 @@ class LeafSpec:
 
     @property
     def dictionaries(self) -> dict[str, str | None]:
-        return {name: getattr(self, name) for name in ("dictionary", "reference", "base_control", "random_adapter", "second")}
+        return {name: getattr(self, name) for name in _DICTIONARIES}
 
     def __str__(self) -> str:
         return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"

@@ -1,6 +1,7 @@
 """What one task does: reads the rows of one adapter and layer once, measures every leaf of them, writes each under its key."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,7 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
 
     reference = load(first.reference)
     assert reference is not None
-    if bool((reference.firing == 1).all()):  # a pretrained one says nothing of its latents: see which live on base activations
-        reference = reference.measured(rows["fit"][1])
+    reference = seen_alive(reference, lambda: rows["fit"][1])
     inputs = LayerInputs(
         delta_fit=rows["fit"][0],
         delta_eval=rows["eval"][0],
@@ -74,8 +74,15 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
     for spec in group.leaves:
         dictionary = load(spec.dictionary)
         assert dictionary is not None
-        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter)))
+        halves = load(spec.half_a), load(spec.half_b)
+        both = None if halves[0] is None or halves[1] is None else (halves[0], halves[1])
+        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both))
     return inputs, leaves
+
+
+def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
+    """A pretrained dictionary says nothing of its latents: see which of them live on base activations [token, d_model]."""
+    return reference.measured(base()) if bool((reference.firing == 1).all()) else reference
 
 
 def _rows(shards: ShardSet, leaf: LeafSpec, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -113,5 +113,5 @@ def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigure
     found: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
         if r.adapter == adapter and not r.metric.endswith(BETWEEN):
-            found[r.layer, r.d_sae, r.k, r.seed][r.metric] = r.measure
-    return [LeafFigures(*shape, measures=measures) for shape, measures in sorted(found.items())]
+            found[r.layer, r.d_sae, r.k, r.seed, r.architecture][r.metric] = r.measure
+    return [LeafFigures(*shape[:4], measures=measures) for shape, measures in sorted(found.items(), key=lambda item: item[0])]

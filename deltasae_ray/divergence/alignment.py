@@ -62,6 +62,15 @@ def matching_measures(
     return measures | _shared(context, rows, reference, second) | paper_matching(context, dictionary)
 
 
+def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
+    """Latents of the dictionary of one half of the documents against those of the other half: what more text of the kind changes."""
+    rows, others = living_rows(one), living_rows(other)
+    _, null = matched_draws(context.delta.spectrum, others, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
+    best = best_cosines(rows, others, absolute=True)
+    repeats = Measure(fraction_above(best, REPEATS), null=fraction_above(null.ravel(), REPEATS), n=len(rows))
+    return {"max_abs_cosine_halves": mean_match(best, np.ones(len(rows)), null, None), "repeat_share_halves": repeats}
+
+
 def mean_match(
     values: Float[np.ndarray, " latent"],
     weights: np.ndarray,

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.alignment import matching_measures
+from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles, paper_angle
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS
+from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
@@ -45,6 +45,8 @@ class LeafInputs:
     """The same recipe with another seed: the ceiling."""
     random_adapter: DictionaryLike | None = None
     """The same recipe on the deltas of a random adapter."""
+    halves: tuple[DictionaryLike, DictionaryLike] | None = None
+    """The same recipe on two halves of the training documents."""
 
 
 def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = None) -> dict[str, Measure]:
@@ -62,7 +64,7 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     shared = layer_measures(context)
     if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
         silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
-        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN)]
+        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith(PATCHED)]
         names += [f"{m}{suffix}" for m in VARIED for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | shared for _ in leaves]
     return [shared | leaf_measures(context, leaf) for leaf in leaves]
@@ -76,6 +78,7 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_structure(context, leaf),
             **_encoded(context, leaf),
             **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
+            **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             "paper_angle": paper_angle(context, leaf.dictionary),
         }
@@ -105,7 +108,8 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             measures[f"structure_reference{suffix}"] = found.reference.measure
             measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
-            measures |= _secondary(context, coder, delta) | _fewer_atoms(coder, delta, reference, moments.spectrum.participation_ratio)
+            measures |= _secondary(context, coder, delta, leaf.halves)
+            measures |= _fewer_atoms(coder, delta, reference, moments.spectrum.participation_ratio)
     reason = _too_little_training(context, leaf.dictionary)
     if reason:
         measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
@@ -121,12 +125,17 @@ def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding, participation: 
     }
 
 
-def _secondary(context: Context, coder: Coder, delta: Coding) -> dict[str, Measure]:
+def _secondary(
+    context: Context, coder: Coder, delta: Coding, halves: tuple[DictionaryLike, DictionaryLike] | None
+) -> dict[str, Measure]:
     """M of dictionaries that should and should not see the change, atoms needed, and the subspace score."""
     own = coder.structure(delta)
     controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
     participation = context.delta.spectrum.participation_ratio
     measures = {name: share_missing(coder.structure(coding), own, participation) for name, coding in controls.items() if coding is not None}
+    if halves is not None:
+        of_a, of_b = (coder.structure(context.codings(living_rows(half), trimmed=False)) for half in halves)
+        measures["missing_share_halves"] = share_missing(of_a, of_b, participation)
     measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
     of_delta, of_reference = (coding.pursuits[0].fvu(-1) for coding in (delta, context.reference_coding))
     measures["subspace_score"] = score(of_delta, of_reference, context.rotated_fvus, len(coder.sample.x))

@@ -108,12 +108,19 @@ def equivalence_p(a: Numbers, b: Numbers, margin: float) -> float:
 
 
 def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 9999) -> float:
-    """Permutation p of "y rises with x", by Kendall's tau; ties broken at random."""
+    """Permutation p of "y rises with x", by Kendall's tau; ties broken at random.
+
+    Args:
+        y: one value per x, or [x, block]: several that belong to each x, such as the layers of an adapter. Blocks are shuffled as one,
+            since what is measured twice of the same thing is not two observations.
+    """
     level, value = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    values = value.reshape(len(level), -1)
     rising = np.sign(level[:, None] - level)
-    observed = float((rising * np.sign(value[:, None] - value)).sum())
-    shuffled = (rng.permutation(value) for _ in range(draws))
-    return permutation_p(observed, np.array([(rising * np.sign(s[:, None] - s)).sum() for s in shuffled]), "greater", rng)
+    agreeing = np.sign(values[:, None] - values).sum(2)  # of every two units, over the blocks
+    orders = (rng.permutation(len(level)) for _ in range(draws))
+    null = np.array([(rising * agreeing[np.ix_(order, order)]).sum() for order in orders])
+    return permutation_p(float((rising * agreeing).sum()), null, "greater", rng)
 
 
 def kappa(value: float, null: float | None, ceiling: float | None, gap_se: float) -> tuple[float | None, str]:

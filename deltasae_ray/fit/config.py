@@ -1,12 +1,11 @@
 """How dictionaries are fitted."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
-
-Architecture = Literal["topk"]
-"""SAELens' names of the architectures that can be fitted."""
+from deltasae_ray.sae.names import Architecture
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,9 @@ class FitConfig:
     d_sae: tuple[int, ...] = (256, 512)
     """Dictionary sizes, in latents."""
     k: tuple[int, ...] = (8,)
-    """Active latents per token."""
+    """Active latents per token: of each (topk), on average (batchtopk, matryoshka_batchtopk), or aimed at (jumprelu, standard)."""
     architecture: tuple[Architecture, ...] = ("topk",)
-    """Activation function, by SAELens' name."""
+    """By SAELens' name. batchtopk and matryoshka_batchtopk are saved with a threshold, as jumprelu."""
     seeds: int = 1
     """Dictionaries per point of the grid; two or more give a ceiling and a share of latents that repeat."""
     lr: float = 3e-3
@@ -27,12 +26,25 @@ class FitConfig:
     """Tokens per step."""
     steps: int = 1500
     """Optimizer steps per dictionary."""
+    auxk: float = 1 / 32
+    """Weight of the loss by which dead latents learn what the living ones leave over; 0 turns it off."""
+    l1: float = 0.0
+    """standard only: fixed weight of the L1 penalty in the convention of mean-reduced losses (the paper: 0.15); 0 adjusts it to reach k."""
     workers: int = 1
-    """Ray Train workers; layers are dealt to them."""
+    """Ray Train workers."""
+    layout: Literal["layer_parallel", "ddp"] = "layer_parallel"
+    """Workers take different layers, or all take their share of every batch of one dictionary, for sizes that keep one worker too long."""
     cpus_per_worker: float = 0.5
     """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
     gpus_per_worker: float = 0.0
     """GPUs that a fit worker asks Ray for."""
+    search: Literal["none", "asha", "optuna"] = "none"
+    """Before a trial of the sweep is fitted, search its learning rate and AuxK weight on FVU: many samples of which ASHA stops the
+    worse half early, or ones that Optuna proposes. Sizes, k and architectures are what is studied and are never searched."""
+    search_over: tuple[Literal["lr", "auxk"], ...] = ("lr",)
+    """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8."""
+    search_samples: int = 8
+    """Settings tried per trial."""
     max_concurrent_trials: int = 1
     """Trials that run at once; Tune does not see the workers inside them."""
     checkpoint_every: int = 500
@@ -41,7 +53,7 @@ class FitConfig:
     """Times a killed fit worker, or a trial, is started again from its last checkpoint."""
 
     def __post_init__(self) -> None:
-        for field in ("d_sae", "k", "architecture"):
+        for field in ("d_sae", "k", "architecture", "search_over"):
             values = getattr(self, field)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
@@ -49,9 +61,13 @@ class FitConfig:
             raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.d_sae)}: lower k or raise d_sae")
         if min(self.k) < 1 or min(self.d_sae) < 2:
             raise ConfigError("fit.k must be at least 1 and fit.d_sae at least 2")
-        for field in ("seeds", "batch_tokens", "steps", "workers", "max_concurrent_trials", "checkpoint_every"):
+        for field in ("seeds", "batch_tokens", "steps", "workers", "max_concurrent_trials", "checkpoint_every", "search_samples"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"fit.{field}={getattr(self, field)} must be at least 1")
+        if not (0 < self.lr < math.inf and 0 <= self.auxk < math.inf and 0 <= self.l1 < math.inf):
+            raise ConfigError(f"fit.lr={self.lr} must be above 0, fit.auxk={self.auxk} and fit.l1={self.l1} at least 0")
+        if self.layout == "ddp" and self.workers > self.batch_tokens:
+            raise ConfigError(f"fit.workers={self.workers} exceeds fit.batch_tokens={self.batch_tokens}: some would have no tokens")
 
 
 @dataclass(frozen=True)

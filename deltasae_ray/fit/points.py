@@ -8,6 +8,7 @@ import numpy as np
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.sae.names import Architecture
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
@@ -23,14 +24,23 @@ class FitPoint:
     layer: int
     d_sae: int
     k: int
-    architecture: str
+    architecture: Architecture
     seed: int
     documents: Documents = "all"
     """Which training documents: all, or one of two halves by a hash of the document's id."""
 
     def recipe(self, cfg: FitConfig) -> Recipe:
         """What decides the training apart from rows and seed."""
-        return Recipe(self.d_sae, self.k, self.architecture, lr=cfg.lr, batch_tokens=cfg.batch_tokens, steps=cfg.steps)
+        return Recipe(
+            self.d_sae,
+            self.k,
+            self.architecture,
+            lr=cfg.lr,
+            batch_tokens=cfg.batch_tokens,
+            steps=cfg.steps,
+            auxk=cfg.auxk,
+            l1=cfg.l1 if self.architecture == "standard" else 0.0,
+        )
 
     def key(self, harvest_key: str, sources: Mapping[str, str], cfg: FitConfig) -> str:
         """Folder of the dictionary below the storage root; `sources` maps names to digests, since a name is not content."""

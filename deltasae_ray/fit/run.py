@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
@@ -10,8 +10,12 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, groups
 from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ def _train(job: FitJob, name: str) -> None:
         _loop,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=min(cfg.workers, len(groups(job.points))), use_gpu=cfg.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
+            use_gpu=cfg.gpus_per_worker > 0,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=f"fit-{name}",
@@ -125,5 +131,22 @@ def _loop(config: dict[str, Any]) -> None:
     concurrent = context.get_local_world_size() * job.cfg.max_concurrent_trials
     torch.set_num_threads(max(1, cores() // concurrent))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
+    rank, world = context.get_world_rank(), context.get_world_size()
     # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
-    fit_share(job, context.get_world_rank(), context.get_world_size(), device)
+    if job.cfg.layout == "ddp" and world > 1:
+        fit_share(job, 0, 1, device, ProcessGroup(rank, world))
+    else:
+        fit_share(job, rank, world, device)
+
+
+@dataclass
+class ProcessGroup(Peers):
+    """The workers of this Ray Train run, by the process group that it sets up."""
+
+    rank: int
+    world: int
+
+    def sum(self, tensor: "Tensor") -> None:
+        import torch.distributed
+
+        torch.distributed.all_reduce(tensor)

@@ -1,7 +1,8 @@
 """What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own checkpoint."""
 
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,11 +18,14 @@ from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import RATE_EDGES, HeldOut, held_out
+from deltasae_ray.sae.peers import Peers
+from deltasae_ray.sae.recipe import finite_rows
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, file_sha256
 
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 """Written last into a dictionary's folder; makes it count."""
 FAILED = "failed.json"
@@ -43,8 +47,8 @@ def groups(points: Sequence[FitPoint]) -> list[list[FitPoint]]:
     return [list(group) for _, group in groupby(sorted(points), key=lambda p: (p.adapter, p.layer))]
 
 
-def fit_share(job: FitJob, rank: int, world: int, device: str) -> None:
-    """Fits every `world`-th group of the job.
+def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | None = None) -> None:
+    """Fits every `world`-th group of the job, by itself or together with `peers`, of whom the first writes.
 
     A point whose rows cannot be fitted is written down and the others go on: another attempt would end the same, while what
     is wrong with a machine or a disk is raised, for Ray Train to try again.
@@ -56,12 +60,49 @@ def fit_share(job: FitJob, rank: int, world: int, device: str) -> None:
         missing = [p for p in group if not job.storage.exists(f"{keys[p]}/{MANIFEST}")]
         if not missing:
             continue
-        rows = Rows.read(shards, missing[0].adapter, missing[0].layer)
+        rows: Rows | None = None
         for point in missing:
             try:
-                fit_one(job, point, keys[point], rows, device)
+                rows = rows or Rows.read(shards, point.adapter, point.layer)
+                fitting = Fitting(job, point, keys[point], rows, device, peers)
+                while not fitting.trainer.done:
+                    fitting.advance()
+                fitting.finish()
             except (DictionaryError, PrecisionError) as e:
+                if peers and peers.rank:
+                    continue
                 job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(e).__name__, "message": f"{point}: {e}"})
+
+
+def fit_rounds(job: FitJob, device: str) -> Iterator[tuple[int, float]]:
+    """Fits all points of the job in lock step, so that the whole job can be judged and stopped early.
+
+    Yields:
+        (optimizer steps, FVU meaned over the points): of the training rows after each round of `checkpoint_every` steps, and last,
+        with all manifests written, of the held-out rows.
+
+    Raises:
+        DictionaryError, PrecisionError: rows that cannot be fitted.
+    """
+    shards = open_harvest(job.storage, job.harvest_key)
+    sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
+    keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
+    fvus, fittings = [], []
+    for group in groups(job.points):
+        rows = Rows.read(shards, group[0].adapter, group[0].layer)
+        for p in group:
+            if job.storage.exists(f"{keys[p]}/{MANIFEST}"):
+                fvus.append(job.storage.read_json(f"{keys[p]}/{MANIFEST}")["metrics"]["fvu"])
+            else:
+                fittings.append(Fitting(job, p, keys[p], rows, device))
+    while any(not f.trainer.done for f in fittings):
+        for f in fittings:
+            f.advance()
+        curves = [f.trainer.curve for f in fittings]
+        if all(curves) and not all(f.trainer.done for f in fittings):
+            yield min(f.trainer.steps_done for f in fittings), sum(c[-1]["fvu"] for c in curves) / len(curves)
+    fvus += [held.fvu for f in fittings if (held := f.finish())]
+    yield job.cfg.steps, sum(fvus) / len(fvus)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,37 +113,71 @@ class Rows:
     """float32 [token, d_model]"""
     fit_docs: np.ndarray
     evaluation: np.ndarray
+    dropped: dict[str, int]
+    """Split → rows with NaN or infinity that were left out."""
 
     @classmethod
     def read(cls, shards: ShardSet, adapter: str, layer: int) -> "Rows":
-        tokens, held = shards.tokens("fit"), shards.tokens("eval")
-        kept = tokens.position > 0
-        return cls(
-            fit=shards.read(layer, adapter, split="fit")[kept],
-            fit_docs=tokens.doc_id[kept],
-            evaluation=shards.read(layer, adapter, split="eval")[held.position > 0],
-        )
+        tokens = shards.tokens("fit")
+        fit, fit_kept = _usable(shards, adapter, layer, "fit")
+        evaluation, kept = _usable(shards, adapter, layer, "eval")
+        dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
+        if any(dropped.values()):
+            log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
+        docs = tokens.doc_id[tokens.position > 0]
+        whole = not any(dropped.values())  # no second copy of the rows where there is nothing to leave out
+        return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
 
 
-def fit_one(job: FitJob, point: FitPoint, key: str, rows: Rows, device: str) -> None:
-    """Trains one dictionary from its last checkpoint, writes its folder, and last the manifest that makes it count."""
-    chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
-    if len(chosen) < point.d_sae:
-        raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
-    trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device)
-    state = checkpoint.read(job.storage, key)
-    if state is not None:
-        trainer.load_state_dict(state)
-    while not trainer.done:
-        trainer.step()
-        if not trainer.done and trainer.steps_done % job.cfg.checkpoint_every == 0:
-            checkpoint.write(job.storage, key, trainer.state_dict())
-    dictionary = trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
-    _write(job, point, key, dictionary, held_out(dictionary, rows.evaluation, dictionary.mean), trainer.curve)
-    checkpoint.remove(job.storage, key)
+def _usable(shards: ShardSet, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""
+    rows = shards.read(layer, adapter, split=split)[shards.tokens(split).position > 0]
+    if not len(rows):
+        raise DictionaryError(f"there are no {split} tokens beyond position 0: raise corpus.{split}_tokens")
+    try:
+        return rows, finite_rows(torch.from_numpy(rows)).numpy()
+    except PrecisionError as e:
+        raise PrecisionError(f"{adapter} layer {layer}, split {split}: {e}") from e
 
 
-def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held: HeldOut, curve: list[dict[str, float]]) -> None:
+class Fitting:
+    """One dictionary in the making: from its last checkpoint on, and a new checkpoint every `checkpoint_every` steps."""
+
+    def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
+        chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+        if len(chosen) < point.d_sae:
+            raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
+        self.job, self.point, self.key, self.rows = job, point, key, rows
+        self.writes = peers is None or peers.rank == 0
+        self.trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device, peers)
+        state = checkpoint.read(job.storage, key)
+        if state is not None:
+            self.trainer.load_state_dict(state)
+
+    def advance(self) -> None:
+        """Trains up to the next checkpoint, or to the end."""
+        trainer, every = self.trainer, self.job.cfg.checkpoint_every
+        while not trainer.done:
+            trainer.step()
+            if trainer.steps_done % every == 0:
+                break
+        if self.writes and not trainer.done:
+            checkpoint.write(self.job.storage, self.key, trainer.state_dict())
+
+    def finish(self) -> HeldOut | None:
+        """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a peer that does not write."""
+        if not self.writes:
+            return None
+        point = self.point
+        dictionary = self.trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
+        held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
+        _write(self, dictionary, held)
+        checkpoint.remove(self.job.storage, self.key)
+        return held
+
+
+def _write(fitting: Fitting, dictionary: Dictionary, held: HeldOut) -> None:
+    job, point, key, curve = fitting.job, fitting.point, fitting.key, fitting.trainer.curve
     with tempfile.TemporaryDirectory() as scratch:
         folder = dictionary.save(Path(scratch) / "dictionary")
         hashes = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
@@ -119,5 +194,6 @@ def _write(job: FitJob, point: FitPoint, key: str, dictionary: Dictionary, held:
         "curve": [[p["step"], p["fvu"]] for p in curve],
         "dead": [[p["step"], p["dead"]] for p in curve],
         "rows": dictionary.meta["rows"],
+        "dropped_rows": fitting.rows.dropped,
     }
     job.storage.write_json(f"{key}/{MANIFEST}", manifest)

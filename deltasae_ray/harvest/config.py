@@ -15,8 +15,6 @@ class HarvestConfig:
     """mixed: products of linear layers in bf16 by difference propagation, everything else in fp32; the noise floor says what it costs."""
     sites: tuple[Site, ...] = ("resid_post",)
     """What is stored at every layer: resid_post always; attn_out and mlp_out are what attention and MLP add to the residual stream."""
-    random_lora: bool = True
-    """Also harvest one random adapter (same modules, Haar-rotated singular vectors, matched norm) as a control."""
     noise_contexts: int = 4
     """Contexts on which the noise floor is measured (a higher precision, and another batch layout)."""
     min_snr: float = 10.0

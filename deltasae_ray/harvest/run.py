@@ -59,8 +59,13 @@ def harvest(
     corpus: Corpus,
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
+    *,
+    random_lora: bool = True,
 ) -> Harvest:
     """Writes every shard that is missing; a finished harvest returns in seconds.
+
+    Args:
+        random_lora: also harvest one random adapter (same modules, Haar-rotated singular vectors, matched norm) as a control.
 
     Raises:
         AdapterError: an adapter whose deltas are zero at every hookpoint.
@@ -72,7 +77,7 @@ def harvest(
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
     everyone = list(adapters)
-    if cfg.random_lora and adapters:
+    if random_lora and adapters:
         everyone.append(_random(storage, cfg, gangs, model_cfg, adapters[0], test))
     _sources(storage, key, everyone)
     _noise(storage, key, cfg, gangs, model_cfg, everyone, hookpoints, test)

@@ -1,5 +1,7 @@
 """One dictionary from one matrix of rows, with defaults that fit a notebook."""
 
+import logging
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -8,10 +10,12 @@ from torch import Tensor
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import effective_number
-from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.sae.names import Architecture
+from deltasae_ray.sae.recipe import Recipe, finite_rows
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.sae.trainer import Trainer
 
+log = logging.getLogger(__name__)
 _PRODUCTS = 1.5e12
 """Floating-point operations of the encoder product that the default number of steps may cost: about 25 s on two cores in all."""
 
@@ -20,7 +24,7 @@ def fit_dictionary(
     x: Float[Tensor, "token d_model"] | np.ndarray,
     d_sae: int | None = None,
     k: int = 8,
-    architecture: str = "topk",
+    architecture: Architecture = "topk",
     seed: int = 0,
     *,
     steps: int | None = None,
@@ -35,9 +39,13 @@ def fit_dictionary(
 
     Raises:
         DictionaryError: no matrix, too few rows, constant rows, k > d_sae, an architecture that cannot be trained here.
-        PrecisionError: NaN or infinity in x; the count of such rows is named.
+        PrecisionError: NaN or infinity in more than 0.1 % of the rows; the count is named. Fewer are dropped, with a warning.
     """
     rows = _matrix(x)
+    finite = finite_rows(rows)
+    if not bool(finite.all()):
+        log.warning("%d of %d rows hold NaN or infinity and are left out", int((~finite).sum()), len(rows))
+        rows = rows[finite]
     with threads(max(cores(), torch.get_num_threads())):
         size = d_sae if d_sae is not None else auto_size(effective_rank(rows))
         chosen = steps if steps is not None else default_steps(len(rows), rows.shape[1], size, batch_tokens)

@@ -1,16 +1,22 @@
 """How a dictionary is trained: the numbers, the scaling of the data, and the start."""
 
+import math
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
+from deltasae_ray.sae.names import Architecture
 
 MIN_ROWS = 64
 """Fewer rows than this cannot tell a dictionary from a list of the rows."""
+
+MAX_NOT_FINITE = 1e-3
+"""Share of rows with NaN or infinity that are dropped and counted; above, something is wrong with where they come from."""
 
 DOMINANT = 0.1
 """Share of the variance from which a direction is given to the dictionary at its start."""
@@ -23,9 +29,9 @@ class Recipe:
     d_sae: int
     """Latents."""
     k: int
-    """Active latents per token."""
-    architecture: str = "topk"
-    """Activation function, by SAELens' name."""
+    """Active latents per token: of each (topk), or on average."""
+    architecture: Architecture = "topk"
+    """By SAELens' name; see `architectures`."""
     lr: float = 3e-3
     """Peak learning rate of Adam for up to 1024 latents; above, it falls with the square root of d_sae."""
     batch_tokens: int = 1024
@@ -40,16 +46,21 @@ class Recipe:
     """Weight of the loss by which dead latents learn what the living ones leave over; 0 turns it off."""
     dead_tokens: int = 10_000_000
     """A latent is dead after this many tokens without firing, or after one epoch, whichever is fewer."""
+    l1: float = 0.0
+    """standard: weight of the codes' mean over tokens and latents, beside the squared error's mean over tokens and coordinates, of rows
+    of mean norm 1; 0 adjusts it during training until k latents fire per token."""
 
     def __post_init__(self) -> None:
-        if self.architecture != "topk":
-            raise DictionaryError(f"architecture={self.architecture!r} cannot be trained here: use 'topk'")
+        if self.architecture not in get_args(Architecture):
+            raise DictionaryError(f"architecture={self.architecture!r} cannot be trained here: use one of {list(get_args(Architecture))}")
         if self.k < 1 or self.d_sae < 2:
             raise DictionaryError(f"k={self.k} must be at least 1 and d_sae={self.d_sae} at least 2")
         if self.k > self.d_sae:
             raise DictionaryError(f"k={self.k} exceeds d_sae={self.d_sae}: lower k or raise d_sae")
         if self.steps < 1 or self.batch_tokens < 1:
             raise DictionaryError(f"steps={self.steps} and batch_tokens={self.batch_tokens} must be at least 1")
+        if not (0 < self.lr < math.inf and 0 <= self.auxk < math.inf and 0 <= self.l1 < math.inf):
+            raise DictionaryError(f"lr={self.lr} must be above 0, auxk={self.auxk} and l1={self.l1} at least 0")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0: linear warm-up, constant, linear decay.
@@ -70,6 +81,21 @@ class Scaling:
     mean: Float[Tensor, " d_model"]
     scale: float
     """√d_model / √E‖x‖² (raw second moment, as Gemma Scope and SAELens scale activations)."""
+
+
+def finite_rows(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Bool[Tensor, " token"]:
+    """Which rows hold neither NaN nor infinity.
+
+    Raises:
+        PrecisionError: more than MAX_NOT_FINITE of them do; the count is named.
+    """
+    finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in x.split(chunk)])
+    bad = len(x) - int(finite.sum())
+    if bad > MAX_NOT_FINITE * len(x):
+        raise PrecisionError(
+            f"{bad} of {len(x)} rows hold NaN or infinity, and at most {MAX_NOT_FINITE:.1%} are dropped: find where they come from"
+        )
+    return finite
 
 
 def measure(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Scaling:
@@ -114,9 +140,9 @@ def start_rows(
     Starting on all principal directions lowers FVU a little and finds fewer of the true atoms, so it is not done.
     """
     rows = F.normalize(torch.randn(d_sae, x.shape[1], generator=generator), dim=1)
-    sample = (x[:: max(1, len(x) // 16_384)].to("cpu", torch.float32) - scaling.mean.cpu()).double()
+    sample = (x[:: -(-len(x) // 8_192)].to("cpu", torch.float32) - scaling.mean.cpu()).double()
     basis = torch.randn(min(16, *sample.shape), x.shape[1], generator=generator, dtype=torch.float64).T
-    for _ in range(20):  # subspace iteration: only directions far above the rest are wanted
+    for _ in range(12):  # subspace iteration: only directions far above the rest are wanted
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     _, strength, turned = torch.linalg.svd(sample @ basis, full_matrices=False)
     share = strength.square() / sample.square().sum()

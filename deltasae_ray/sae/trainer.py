@@ -9,12 +9,21 @@ from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae import kernels
+from deltasae_ray.sae.architectures import SELECTING, THRESHOLD_ON_FREEZING, Forward, Weights, dense_forward, sparse_forward
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.recipe import Recipe, measure, start_rows
 
 CURVE_POINTS = 50
 """Points of the learning curve."""
-_WEIGHTS = ("encoder", "decoder", "b_enc", "b_dec")
+THRESHOLD_ROWS = 65_536
+"""Training rows, at most, from which thresholds are found."""
+_BANDWIDTH = 0.3
+"""jumprelu: window of the thresholds' gradient, as a share of their start."""
+_L0_WEIGHT = 0.1
+"""jumprelu: weight of (L0 / k - 1)² beside the share of energy that is missed."""
+_L1_GAIN = 0.03
+"""standard: by how much, at most, a step changes the logarithm of the penalty to bring L0 to k."""
 
 
 class Trainer:
@@ -25,12 +34,24 @@ class Trainer:
     from seed and epoch, so there is no other random state) and the learning curve.
     """
 
-    def __init__(self, x: Float[Tensor, "token d_model"], recipe: Recipe, seed: int, device: torch.device | str = "cpu") -> None:
-        """Raises what `recipe.measure` raises of unusable rows. `x` stays where it is; batches are copied to `device`."""
+    def __init__(
+        self,
+        x: Float[Tensor, "token d_model"],
+        recipe: Recipe,
+        seed: int,
+        device: torch.device | str = "cpu",
+        peers: Peers | None = None,
+    ) -> None:
+        """Raises what `recipe.measure` raises of unusable rows. `x` stays where it is; batches are copied to `device`.
+
+        Args:
+            peers: other processes that train the same dictionary on the same rows; each takes its share of every batch.
+        """
         self.x = x
         self.recipe = recipe
         self.seed = seed
         self.device = torch.device(device)
+        self.peers = peers or Peers()
         self.scaling = measure(x)
         self.batch = min(recipe.batch_tokens, len(x))
         self.dead_tokens = min(recipe.dead_tokens, len(x))
@@ -40,13 +61,24 @@ class Trainer:
         self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
         # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
         start = start_rows(x, self.scaling, recipe.d_sae, torch.Generator().manual_seed(seed)).to(self.device)
-        self.encoder = start.clone().requires_grad_()
-        self.decoder = start.clone().requires_grad_()
-        self.b_enc = torch.zeros(recipe.d_sae, device=self.device, requires_grad=True)
-        self.b_dec = torch.zeros(x.shape[1], device=self.device, requires_grad=True)
+        self.weights = Weights(
+            encoder=start.clone(),
+            decoder=start.clone(),
+            b_enc=torch.zeros(recipe.d_sae, device=self.device),
+            b_dec=torch.zeros(x.shape[1], device=self.device),
+            log_threshold=torch.zeros(recipe.d_sae if recipe.architecture == "jumprelu" else 0, device=self.device),
+        )
+        self._bandwidth = 0.0
+        if recipe.architecture == "jumprelu":
+            threshold = self._threshold()
+            self._bandwidth = _BANDWIDTH * threshold
+            self.weights.log_threshold.fill_(threshold).log_()
+        for weight in self.weights:
+            weight.requires_grad_()
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64, device=self.device)
+        self.pressure = torch.tensor(self._first_pressure(), dtype=torch.float64, device=self.device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        self.optimizer = torch.optim.Adam([getattr(self, name) for name in _WEIGHTS], lr=recipe.lr, fused=True)
+        self.optimizer = torch.optim.Adam([w for w in self.weights if len(w)], lr=recipe.lr, fused=True)
 
     @property
     def done(self) -> bool:
@@ -55,19 +87,16 @@ class Trainer:
     def step(self) -> None:
         """One batch. Raises DictionaryError where training has run off to infinity."""
         y = self._next_batch()
-        with torch.no_grad():
-            pre = kernels.preactivations(y, self.encoder, self.b_enc, self.b_dec)
-            values, indices = pre.topk(self.recipe.k, dim=1, sorted=False)
-            chosen = kernels.active(indices, self.recipe.d_sae)
-        codes = kernels.encode(y, self.encoder, self.b_enc, self.b_dec, values, chosen)
-        error = y - self.b_dec - kernels.decode(codes, self.decoder, chosen)
-        sums = torch.stack([error.square().sum(), y.square().sum()])
-        loss = sums[0] / sums[1].clamp_min(torch.finfo(torch.float32).tiny)
-        dead = self._count(indices[values > 0], len(y))
+        forward = self._forward(y)
+        sums = torch.stack([forward.error.square().sum(), y.square().sum(), y.new_tensor(len(forward.fired))]).double()
+        self.peers.sum(sums)
+        energy = sums[1].clamp_min(torch.finfo(torch.float32).tiny).float()
+        loss = forward.missed / energy + self._penalty(forward, l0=sums[2] / self.batch)
+        dead = self._count(forward.fired)
         if self.recipe.auxk and len(dead):
-            loss = loss + self.recipe.auxk * self._auxk(y, pre, dead, error.detach())
+            loss = loss + self.recipe.auxk * self._auxk(y, forward.pre, dead, forward.error)
         self._update(loss)
-        self._sums += sums.detach().double()
+        self._sums += sums[:2]
         self.steps_done += 1
         if self.done or self.steps_done * CURVE_POINTS // self.recipe.steps != (self.steps_done - 1) * CURVE_POINTS // self.recipe.steps:
             self._note(len(dead))
@@ -77,13 +106,52 @@ class Trainer:
         if epoch != self._order[0]:
             generator = torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
             self._order = epoch, torch.randperm(len(self.x), generator=generator)
-        rows = self._order[1][place * self.batch : (place + 1) * self.batch]
-        return (self.x[rows.to(self.x.device)].to(self.device, torch.float32) - self._mean).mul_(self.scaling.scale)
+        rows = self._order[1][place * self.batch : (place + 1) * self.batch][self.peers.rank :: self.peers.world]
+        return self._scaled(self.x[rows.to(self.x.device)])
 
-    def _count(self, fired: Int[Tensor, " any"], tokens: int) -> Int[Tensor, " dead"]:
+    def _scaled(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
+        return (rows.to(self.device, torch.float32) - self._mean).mul_(self.scaling.scale)
+
+    def _encoder(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.weights.encoder, self.weights.b_enc, self.weights.b_dec
+
+    def _forward(self, y: Float[Tensor, "batch d_model"]) -> Forward:
+        if self.recipe.architecture in SELECTING:
+            return sparse_forward(y, self.weights, self.recipe.architecture, self.recipe.k)
+        return dense_forward(y, self.weights, self.recipe.architecture, self._bandwidth)
+
+    def _penalty(self, forward: Forward, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """What is paid for activity; of (L0 / k - 1)² its tangent, so that peers' shares add up. Adjusts the weight of L1."""
+        over = (l0 / self.recipe.k - 1).float()
+        if self.recipe.architecture == "jumprelu":
+            return 2 * _L0_WEIGHT * over * forward.price / (self.recipe.k * self.batch)
+        if self.recipe.architecture == "standard":
+            weight = (self.pressure / (self.batch * self.x.shape[1] ** 0.5)).float()
+            if not self.recipe.l1:
+                self.pressure *= torch.exp(_L1_GAIN * over.clamp(-1, 1))
+            return weight * forward.price
+        return forward.price
+
+    def _first_pressure(self) -> float:
+        """Weight of Σ codes / √d_model beside the share of energy that is missed, for the recipe's own convention of `l1`."""
+        return self.recipe.l1 * self.x.shape[1] / self.recipe.d_sae if self.recipe.l1 else 0.01
+
+    @torch.no_grad()
+    def _threshold(self) -> float:
+        """Above which k latents fire per training token: the mean, over batches, of the weakest that BatchTopK would choose."""
+        rows = self.x[:: max(1, len(self.x) // THRESHOLD_ROWS)]
+        blocks = rows.split(max(1, min(len(rows), 2**25 // self.recipe.d_sae)))
+        chosen = [kernels.batch_topk(kernels.preactivations(self._scaled(b), *self._encoder()), self.recipe.k)[0] for b in blocks]
+        if not all(len(codes) for codes in chosen):
+            raise DictionaryError("no latent fires on some block of the training rows: lower the learning rate or take more steps")
+        return float(torch.stack([codes.min() for codes in chosen]).mean())
+
+    def _count(self, fired: Int[Tensor, " entry"]) -> Int[Tensor, " dead"]:
         """Resets the counters of the latents that fired; returns those that have not for too long."""
-        self.idle += tokens
-        self.idle[fired] = 0
+        times = torch.bincount(fired, minlength=self.recipe.d_sae)
+        self.peers.sum(times)
+        self.idle += self.batch
+        self.idle[times > 0] = 0
         return (self.idle >= self.dead_tokens).nonzero().squeeze(1)
 
     def _auxk(
@@ -95,18 +163,23 @@ class Trainer:
     ) -> Float[Tensor, ""]:
         """Share of what the living latents left over that the strongest dead ones miss (Gao et al. 2024, appendix A.2)."""
         values, at = pre[:, dead].topk(min(y.shape[1] // 2, len(dead)) or 1, dim=1, sorted=False)
-        chosen = kernels.active(dead[at], self.recipe.d_sae)
-        codes = kernels.encode(y, self.encoder, self.b_enc, self.b_dec, values, chosen)
-        missed = left - kernels.decode(codes, self.decoder, chosen)
-        return missed.square().sum() / left.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+        chosen = kernels.active(dead[at].reshape(-1), at.shape[1], self.recipe.d_sae)
+        codes = kernels.encode(y, *self._encoder(), values.reshape(-1), chosen)
+        missed = left - kernels.decode(codes, self.weights.decoder, chosen)
+        energy = left.square().sum()
+        self.peers.sum(energy)
+        return missed.square().sum() / energy.clamp_min(torch.finfo(torch.float32).tiny)
 
     def _update(self, loss: Float[Tensor, ""]) -> None:
         self.optimizer.param_groups[0]["lr"] = self.recipe.rate(self.steps_done)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for weight in self.weights:
+            if weight.grad is not None:
+                self.peers.sum(weight.grad)
         self.optimizer.step()
         with torch.no_grad():
-            self.decoder.div_(torch.linalg.vector_norm(self.decoder, dim=1, keepdim=True))
+            self.weights.decoder.div_(torch.linalg.vector_norm(self.weights.decoder, dim=1, keepdim=True))
 
     def _note(self, dead: int) -> None:
         fvu = float(self._sums[0] / self._sums[1])
@@ -118,11 +191,11 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and JSON-like values only: nothing in it needs pickle."""
         moments = {
-            f"{kind}.{name}": self.optimizer.state[getattr(self, name)].get(kind, torch.zeros(()))
-            for name in _WEIGHTS
+            f"{kind}.{name}": self.optimizer.state[weight].get(kind, torch.zeros(()))
+            for name, weight in self.weights._asdict().items()
             for kind in ("exp_avg", "exp_avg_sq", "step")
         }
-        tensors = {name: getattr(self, name) for name in _WEIGHTS} | moments | {"idle": self.idle, "sums": self._sums}
+        tensors = self.weights._asdict() | moments | {"idle": self.idle, "sums": self._sums, "pressure": self.pressure}
         return {
             "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
             "steps_done": self.steps_done,
@@ -140,14 +213,14 @@ class Trainer:
             raise DictionaryError(f"this checkpoint is of {state.get('made_for')}, not of {self._made_for()}: delete it to start afresh")
         tensors = state["tensors"]
         with torch.no_grad():
-            for name in _WEIGHTS:
-                weight = getattr(self, name)
+            for name, weight in self.weights._asdict().items():
                 weight.copy_(tensors[name])
-                if state["steps_done"]:
+                if state["steps_done"] and len(weight):
                     kept = {kind: tensors[f"{kind}.{name}"].clone() for kind in ("exp_avg", "exp_avg_sq", "step")}
                     self.optimizer.state[weight] = {kind: tensor.to(self.device) for kind, tensor in kept.items()}
             self.idle.copy_(tensors["idle"])
             self._sums.copy_(tensors["sums"])
+            self.pressure.copy_(tensors["pressure"])
         self.steps_done = state["steps_done"]
         self.curve = [dict(point) for point in state["curve"]]
 
@@ -156,19 +229,23 @@ class Trainer:
 
     def finish(self, **meta: Any) -> Dictionary:
         """The dictionary in raw units, with firing and energy measured on all training rows. `meta` is kept with it."""
-        scale = self.scaling.scale
-        weights = {name: getattr(self, name).detach().clone() for name in _WEIGHTS}
-        known = {"seed": self.seed, "rows": len(self.x), "recipe": dataclasses.asdict(self.recipe), "scale": scale, "curve": self.curve}
+        scale, recipe = self.scaling.scale, self.recipe
+        w = Weights(*(weight.detach().clone() for weight in self.weights))
+        known = {"seed": self.seed, "rows": len(self.x), "recipe": dataclasses.asdict(recipe), "scale": scale, "curve": self.curve}
+        threshold = w.log_threshold.exp() / scale if recipe.architecture == "jumprelu" else None
+        if recipe.architecture in THRESHOLD_ON_FREEZING:
+            threshold = torch.full((recipe.d_sae,), self._threshold() / scale, device=self.device)
         dictionary = Dictionary(
-            W_enc=weights["encoder"].T.contiguous(),
-            W_dec=weights["decoder"],
-            b_enc=weights["b_enc"] / scale,
-            b_dec=weights["b_dec"] / scale + self._mean,
-            architecture=self.recipe.architecture,
-            k=self.recipe.k,
-            firing=torch.ones(self.recipe.d_sae, device=self.device),
-            energy=torch.ones(self.recipe.d_sae, device=self.device),
+            W_enc=w.encoder.T.contiguous(),
+            W_dec=w.decoder,
+            b_enc=w.b_enc / scale,
+            b_dec=w.b_dec / scale + self._mean,
+            architecture="jumprelu" if threshold is not None else recipe.architecture,
+            k=recipe.k if recipe.architecture == "topk" else 0,
+            firing=torch.ones(recipe.d_sae, device=self.device),
+            energy=torch.ones(recipe.d_sae, device=self.device),
             meta=known | meta,
+            threshold=threshold,
             mean=self._mean,
         )
         return dictionary.measured(self.x)

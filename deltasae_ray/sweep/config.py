@@ -35,5 +35,5 @@ class StudyConfig:
     """Print the plan and stop."""
 
 
-SHORTHAND = {"reference": "reference.source"}
+SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}
 """`reference=base` means `reference.source=base`."""

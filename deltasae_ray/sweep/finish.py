@@ -9,7 +9,8 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary
 from deltasae_ray.diverge.run import diverge_points
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
-from deltasae_ray.divergence.ranks import RankFigure, rank_statement
+from deltasae_ray.divergence.paper import paper_table
+from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -25,6 +26,7 @@ from deltasae_ray.sweep.gate import base_loss, behaviours, losses
 from deltasae_ray.sweep.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import Clock, Plan
+from deltasae_ray.sweep.recovered import recovered_rows
 from deltasae_ray.sweep.study import Study
 
 
@@ -51,6 +53,9 @@ def compare(study: Study, made: Made) -> Findings:
     refs = {a.name: a for a in adapters}
     specs = [_spec(made, f, refs[t.adapter], references[f.point.layer]) for t, fitted in made.grid.items() for f in fitted]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
+    if "loss_recovered" in cfg.diverge.chosen:
+        key = made.harvest.key
+        rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
     name = next(iter(references.values())).name
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name) for a in adapters)
@@ -63,7 +68,7 @@ class LayerReference:
 
     name: str
     key: str
-    control: str
+    control: str | None
 
 
 def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
@@ -71,7 +76,7 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
     base = {(p.layer, p.seed): f for p, f in made.controls.items() if p.adapter == BASE}
     found = {}
     for layer in study.layers:
-        control = base[layer, CONTROL_SEED].key
+        control = base[layer, CONTROL_SEED].key if (layer, CONTROL_SEED) in base else None
         if study.references:
             found[layer] = LayerReference(study.cfg.reference.source, study.references[layer], control)
         else:
@@ -82,7 +87,9 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
 
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
     p = fitted.point
-    siblings = [f for group in made.grid.values() for f in group if _same(f.point, p) and f.point.seed != p.seed]
+    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
+    siblings = [f for f in fits if _same(f.point, p) and f.point.documents == "all" and f.point.seed != p.seed]
+    halves = {f.point.documents: f.key for f in fits if _same(f.point, p) and f.point.documents != "all"}
     random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
     return LeafSpec(
         adapter=p.adapter,
@@ -99,6 +106,8 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
         base_control=reference.control,
         random_adapter=random[0].key if random else None,
         second=siblings[0].key if siblings else None,
+        half_a=halves.get("A"),
+        half_b=halves.get("B"),
     )
 
 
@@ -127,9 +136,11 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
+    largest = max(study.cfg.fit.d_sae)
+    judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
+    study.storage.write_bytes("paper.md", paper_table(judged).encode())
     shards = open_harvest(study.storage, made.harvest.key)
     tokenizer = load_tokenizer(study.model.folder)
-    largest = max(study.cfg.fit.d_sae)
     shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
     with tempfile.TemporaryDirectory() as scratch:
         groups, planted = results.latent_groups(
@@ -156,7 +167,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
-        statements=tuple(_statements(study)),
+        statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         failures=made.failed,
         **results.what_was_run(study, made.harvest),
@@ -181,21 +192,27 @@ def _statements(study: Study) -> list[str]:
     return said
 
 
+_SIZES = (("density", "Active latents per token", 1.0), ("effective_latents", "Effective latents", 10.0), ("k_at_fvu", "Atoms needed", 1.0))
+"""Metric of how much a delta holds, its name, and the difference that counts as none."""
+
+
 def _rank_claims(found: Findings) -> list[str]:
-    largest = max((r.d_sae for r in found.rows), default=0)
-    claims = []
-    for layer in sorted({r.layer for r in found.rows}):
-        rows = [
-            r
-            for r in found.rows
-            if r.reference == found.reference
-            and (r.metric, r.layer, r.d_sae, r.seed) == ("missing_share", layer, largest, 0)
-            and r.value is not None
-        ]
-        figures = [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value) for r in rows if r.value is not None]
-        if figures:
-            claims.append(rank_statement(f"Missing share, layer {layer}", figures))
-    return claims
+    shares = _figures(found, "missing_share")
+    layers = sorted({f.layer for f in shares})
+    claims = [rank_statement(f"Missing share, layer {layer}", [f for f in shares if f.layer == layer]) for layer in layers]
+    return claims + [rank_statement(title, figures, margin=m) for name, title, m in _SIZES if (figures := _figures(found, name))]
+
+
+def _depth_claims(found: Findings) -> list[str]:
+    return [said for name, title, _ in _SIZES if (said := depth_statement(title, _figures(found, name)))]
+
+
+def _figures(found: Findings, metric: str) -> list[RankFigure]:
+    """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
+    rows = [r for r in found.rows if r.metric == metric and r.reference == found.reference and r.value is not None]
+    first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
+    same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
+    return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]
 
 
 def print_table(study: Study, found: Findings) -> None:

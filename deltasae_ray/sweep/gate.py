@@ -23,8 +23,8 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of
 from deltasae_ray.storage import Storage, digest
 
-DOCUMENTS_PER_CORPUS = 32
-"""Enough for an interval over documents; the head over a large vocabulary is what costs."""
+DOCUMENTS, UNRELATED_DOCUMENTS = 32, 16
+"""Of the text adapted to, on which a verdict rests; of each other text. Whole forward passes and the head over a large vocabulary cost."""
 POSITIONS = 32
 """Scored positions per document, evenly spaced."""
 
@@ -52,15 +52,16 @@ class GateWorker:
         return document_losses(self._model, unit, self._names, positions=POSITIONS)
 
 
-def gate_units(corpus: Corpus) -> list[TokenBatch]:
-    """The first unmarked context of at most 32 evaluation documents per corpus, grouped as they were harvested."""
+def gate_units(corpus: Corpus, documents: int = DOCUMENTS) -> list[TokenBatch]:
+    """The first unmarked context of at most `documents` evaluation documents, and of 16 of every unrelated text, grouped as they were
+    harvested."""
     seen: dict[str, set[str]] = {}
     units = []
     for unit in corpus.of("eval"):
-        taken = seen.setdefault(unit.corpus, set())
+        taken, most = seen.setdefault(unit.corpus, set()), documents if unit.corpus == DOMAIN else UNRELATED_DOCUMENTS
         rows = []
         for i, doc in enumerate(unit.doc_ids):
-            if doc not in taken and len(taken) < DOCUMENTS_PER_CORPUS and not unit.marker[i].any():
+            if doc not in taken and len(taken) < most and not unit.marker[i].any():
                 taken.add(doc)
                 rows.append(i)
         if rows:

@@ -9,6 +9,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.names import Architecture
 
 REFERENCE_SEED, CONTROL_SEED = 0, 1
 
@@ -20,15 +21,15 @@ class Trial:
     adapter: str
     d_sae: int
     k: int
-    architecture: str
+    architecture: Architecture
 
     @property
     def name(self) -> str:
         return f"{self.adapter}-d{self.d_sae}-k{self.k}-{self.architecture}"
 
     def points(self, layers: Sequence[int], seeds: int) -> list[FitPoint]:
-        shape = {"d_sae": self.d_sae, "k": self.k, "architecture": self.architecture}
-        return [FitPoint(self.adapter, layer, **shape, seed=seed, documents="all") for layer in layers for seed in range(seeds)]
+        shape = (self.d_sae, self.k, self.architecture)
+        return [FitPoint(self.adapter, layer, *shape, seed=seed, documents="all") for layer in layers for seed in range(seeds)]
 
 
 def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
@@ -40,9 +41,9 @@ def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
 def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
     """Dictionaries of base activations, of the grid's largest size: the control on documents B and, where none is given,
     the reference on documents A."""
-    shape = {"d_sae": max(fit.d_sae), "k": fit.k[0], "architecture": fit.architecture[0]}
-    controls = [FitPoint(BASE, layer, **shape, seed=CONTROL_SEED, documents="B") for layer in layers]
-    references = [FitPoint(BASE, layer, **shape, seed=REFERENCE_SEED, documents="A") for layer in layers] if toy_reference else []
+    shape = (max(fit.d_sae), fit.k[0], fit.architecture[0])
+    controls = [FitPoint(BASE, layer, *shape, seed=CONTROL_SEED, documents="B") for layer in layers]
+    references = [FitPoint(BASE, layer, *shape, seed=REFERENCE_SEED, documents="A") for layer in layers] if toy_reference else []
     return controls + references
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from deltasae_ray.errors import StorageError
 from deltasae_ray.models.load import blocks, empty_model
+from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.study import Study
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -42,7 +43,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     cfg, corpus = study.cfg, study.corpus
     names = [a.name for a in study.given] or [f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)]
     tokens = corpus.num_tokens()
-    sources = 1 + len(names) + cfg.harvest.random_lora
+    random = "random_lora" in cfg.diverge.chosen
+    sources = 1 + len(names) + random
     size = tokens * sources * len(study.layers) * len(set(cfg.harvest.sites)) * (2 * study.model.d_model + 1) + tokens * 24 * sources
     trials = len(names) * len(cfg.fit.d_sae) * len(cfg.fit.k) * len(cfg.fit.architecture)
     lines = (
@@ -50,8 +52,9 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
-        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if cfg.harvest.random_lora else ''})"),
+        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls"),
+        ("controls", costs_told(study, len(names), trials)),
         ("shards on disk", f"{size / 1e6:,.0f} MB below {study.storage.root}"),
     )
     return Plan(lines, {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}, size)
@@ -68,12 +71,14 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     speed = gpus * _GPU_FLOPS if gpus else (os.cpu_count() or 1) * _FLOPS_PER_CORE * cfg.gangs.gangs
     whole, body = _parameters(study)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
+    controls = len(study.layers) + sum(control_dictionaries(study, trials).values())
     step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.d_sae)
     work = {
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
         "harvest": passes * sources * body / speed,
-        "fit": trials * _TRIAL_S + (leaves + 3 * len(study.layers) * len(cfg.fit.d_sae)) * cfg.fit.steps * step / speed,
-        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * 90 * _GATE_TOKENS_PER_CONTEXT * whole / speed,
+        "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
+        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * 90 * _GATE_TOKENS_PER_CONTEXT * whole / speed
+        + 2.0 * recovery_passes(study, adapters) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]
 

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from deltasae_ray.cli import say
-from deltasae_ray.fit.run import fit_points, fitted_points
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
 from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.finish import compare, print_table, write_results
-from deltasae_ray.sweep.grid import base_points, random_points, trials
+from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
 from deltasae_ray.sweep.runs import tracked
+from deltasae_ray.sweep.search import search
 from deltasae_ray.sweep.study import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.sweep.tune import sweep_trials
 
@@ -57,18 +60,27 @@ def _harvest(study: Study, made: Made) -> None:
 def _fit(study: Study, made: Made) -> None:
     assert made.harvest is not None
     cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
-    controls = base_points(layers, cfg, toy_reference=study.cfg.reference.is_toy) + random_points(layers, cfg, made.harvest.adapters)
+    chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
+    controls = control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy)
     made.controls = {f.point: f for f in fit_points(storage, key, controls, cfg, description="fit controls")}
-    grid = trials(made.harvest.adapters, cfg)
-    points = {trial: trial.points(layers, cfg.seeds) for trial in grid}
-    flat = [p for trial in grid for p in points[trial]]
+    settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
+    if made.by_tune and cfg.search != "none":
+        settings, made.failed = search(storage, key, list(settings), layers, cfg)
     if made.by_tune:
-        done = fitted_points(storage, key, flat, cfg)
-        made.failed = sweep_trials(storage, key, [t for t in grid if not set(points[t]) <= done.keys()], layers, cfg)
+        unfinished = {t: c for t, c in settings.items() if _dictionaries(study, made, t, c) is None}
+        made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
     else:
-        fit_points(storage, key, flat, cfg)
-    done = fitted_points(storage, key, flat, cfg)
-    made.grid = {t: [done[p] for p in points[t]] for t in grid if set(points[t]) <= done.keys()}
+        fit_points(storage, key, [p for t in settings for p in t.points(layers, cfg.seeds)], cfg)
+    found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
+    made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
+
+
+def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:
+    """All of a trial, or None if one is missing."""
+    assert made.harvest is not None
+    points = trial.points(study.layers, cfg.seeds)
+    done = fitted_points(study.storage, made.harvest.key, points, cfg)
+    return [done[p] for p in points] if len(done) == len(points) else None
 
 
 _STAGES: dict[str, Callable[[Study, Made], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}

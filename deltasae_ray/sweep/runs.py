@@ -52,7 +52,8 @@ class StudyLog:
     def compared(self, made: Made, found: Findings) -> None:
         """Every measure of every leaf, layer means on the trials, tables and report on the sweep."""
         for trial, dictionaries in made.grid.items():
-            figures = {(leaf.layer, leaf.seed): leaf.measures for leaf in leaf_figures(found.rows, trial.adapter) if _of(leaf, trial)}
+            rows = [r for r in found.rows if r.architecture == trial.architecture]
+            figures = {(leaf.layer, leaf.seed): leaf.measures for leaf in leaf_figures(rows, trial.adapter) if _of(leaf, trial)}
             with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
                 for f in dictionaries:
                     point = _point(trial, made).leaf(f.point.layer, f.point.seed, found.reference)

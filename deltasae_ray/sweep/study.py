@@ -72,7 +72,10 @@ def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
 def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     """The study's harvest, finished, and named in study.json, which readers of the root start from."""
     cfg = study.cfg
-    done = harvest(study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.corpus, adapters, study.hookpoints)
+    random_lora = "random_lora" in cfg.diverge.chosen
+    done = harvest(
+        study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.corpus, adapters, study.hookpoints, random_lora=random_lora
+    )
     sources = [BASE, *(ref.digest for ref in done.adapters)]
     study.storage.write_json("study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)})
     return done

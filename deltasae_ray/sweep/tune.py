@@ -1,6 +1,6 @@
 """Ray Tune over the grid. A trial fits its layers and seeds by Ray Train; it never harvests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltasae_ray.fit.config import FitConfig
@@ -11,8 +11,10 @@ from deltasae_ray.sweep.cluster import TRIAL_CPUS
 from deltasae_ray.sweep.grid import Trial
 
 
-def sweep_trials(storage: Storage, harvest_key: str, grid: Sequence[Trial], layers: Sequence[int], cfg: FitConfig) -> dict[str, str]:
-    """Fits every trial of `grid`; the caller leaves out those whose dictionaries all have a manifest.
+def sweep_trials(
+    storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], cfg: FitConfig
+) -> dict[str, str]:
+    """Fits every trial with its settings; the caller leaves out those whose dictionaries all have a manifest.
 
     The grid is rank × size, which is studied and never stopped early, so the scheduler is FIFO.
 
@@ -21,13 +23,14 @@ def sweep_trials(storage: Storage, harvest_key: str, grid: Sequence[Trial], laye
     """
     from ray import tune
 
+    grid = list(settings)
     if not grid:
         return {}
     by_name = {trial.name: trial for trial in grid}
 
     def run(config: dict[str, Any]) -> None:
-        points = by_name[config["trial"]].points(layers, cfg.seeds)
-        fitted = fit_points(storage, harvest_key, points, cfg, bar=False)
+        trial = by_name[config["trial"]]
+        fitted = fit_points(storage, harvest_key, trial.points(layers, cfg.seeds), settings[trial], bar=False)
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
@@ -43,12 +46,17 @@ def sweep_trials(storage: Storage, harvest_key: str, grid: Sequence[Trial], laye
         ),
         run_config=tune.RunConfig(
             name=f"tune-{digest([harvest_key, *(t.name for t in grid)])}",
-            storage_path=storage.path("ray") if storage.is_local else f"{storage.root}/ray",
+            storage_path=ray_path(storage),
             failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
             verbose=0,
         ),
     )
-    keys = keys_of(storage, harvest_key, [p for t in grid for p in t.points(layers, cfg.seeds)], cfg)
-    with progress(storage, list(keys.values()), cfg.steps, f"{len(grid)} trials", show=True):
+    keys = [key for t in grid for key in keys_of(storage, harvest_key, t.points(layers, cfg.seeds), settings[t]).values()]
+    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True):
         results = tuner.fit()
     return {grid[i].name: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
+
+
+def ray_path(storage: Storage) -> str:
+    """Where Ray keeps its own files of a study."""
+    return storage.path("ray") if storage.is_local else f"{storage.root}/ray"

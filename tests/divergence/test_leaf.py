@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, metric, split_variant
+from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, metric, split_variant
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
@@ -31,7 +31,9 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     rows, g = torch.from_numpy(inputs.delta_fit), torch.Generator().manual_seed(0)
     atoms = units(64, g)  # the first 64 units of this seed are the world's atoms
     near = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
-    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), dictionary_of(units(64, g), rows))
+    nearby = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
+    halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
+    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), dictionary_of(units(64, g), rows), halves)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def measures(inputs: LayerInputs, leaf: LeafInputs) -> dict[str, Measure]:
 
 def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(measures: dict[str, Measure]) -> None:
     found = {metric(name).name for name in measures}
-    elsewhere = {m for m in METRICS if m.endswith(BETWEEN)} | {"density"}  # between adapters; where the architecture leaves it free
+    elsewhere = {m for m in METRICS if m.endswith(BETWEEN) or m.startswith(PATCHED)}  # between adapters; in the base model
+    elsewhere |= {"density"}  # where the architecture leaves it free
     assert found == set(METRICS) - elsewhere
 
 
@@ -61,7 +64,9 @@ def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]
     assert measures["missing_share_base_control"].value == pytest.approx(measures["missing_share"].value, abs=0.1)
     assert measures["k_at_fvu"].value < measures["k_at_fvu_reference"].value
     assert measures["gain_over_pca"].ci[0] > 0.3
-    assert measures["repeat_share"].value == 1
+    assert measures["repeat_share"].value == measures["repeat_share_halves"].value == 1
+    assert measures["missing_share_halves"].value == pytest.approx(0, abs=0.05)
+    assert measures["max_abs_cosine_halves"].value > 0.95 > 0.6 > measures["max_abs_cosine_halves"].null
     assert measures["shared_90"].value == pytest.approx(0.5, abs=0.02)
     assert measures["novel_share"].value == pytest.approx(0.5, abs=0.05)
     assert measures["max_cosine"].kappa is not None and 0.3 < measures["max_cosine"].kappa < 0.7
@@ -87,7 +92,9 @@ def test_rescaling_deltas_leaves_scale_free_metrics_alone(inputs: LayerInputs, l
     """The monitor's view and what is measured against base activations do change: the adapter is ten times as strong."""
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
-    scaled = LeafInputs(*(dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None))
+    alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None)
+    one, other = leaf.halves or ()
+    scaled = LeafInputs(*alone, halves=(dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])))
     found = compare(loud, scaled, SETTINGS)
     changes = ("monitor_", "reference_fvu", "paper_relative", "delta_relative", "cka_adapted")
     for name, m in measures.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deltasae_ray.divergence.ranks import RankFigure, rank_statement
+from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.ratios import Ratio, difference
 from deltasae_ray.divergence.statistics import (
     benjamini_hochberg,
@@ -120,3 +120,38 @@ def test_nothing_is_said_about_rank_with_one_seed_per_rank() -> None:
     flat = [RankFigure(r, s, 0.5 + 0.001 * s) for r in (4, 8, 16, 32) for s in (0, 1)]
     assert "stable across ranks" in rank_statement("missing_share", flat)
     assert "one rank" in rank_statement("missing_share", [f for f in two if f.rank == 4])
+
+
+def test_blocks_of_a_unit_are_shuffled_as_one() -> None:
+    """Six layers that say the same of an adapter are one observation of it, not six: the best of 4! orders has p uniform below 1/24."""
+    x, y = [4, 8, 16, 32], np.arange(4.0)
+    for blocks in (y, np.tile(y[:, None], 6)):
+        p = [trend_p(x, blocks, np.random.default_rng(seed), draws=199) for seed in range(40)]
+        assert np.mean(p) == pytest.approx(1 / 48, abs=0.01)
+
+
+@pytest.mark.prove
+def test_a_trend_of_nothing_has_uniform_p() -> None:
+    p = []
+    for i in range(200):
+        rng = np.random.default_rng(i)
+        p.append(trend_p(np.repeat([4, 8, 16, 32], 3), rng.normal(size=(12, 4)), rng, draws=199))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_an_adapter_counts_once_however_many_layers_it_has() -> None:
+    def figures(slope: float) -> list[RankFigure]:
+        return [RankFigure(r, s, slope * np.log2(r) + 0.01 * s + layer, layer) for r in (4, 8, 16, 32) for s in (0, 1) for layer in (5, 9)]
+
+    assert "rises with rank" in rank_statement("k", figures(0.5))
+    assert "falls with rank" in rank_statement("k", figures(-0.5))
+    assert "stable across ranks" in rank_statement("k", figures(0.0))
+    assert "no claim" in rank_statement("k", figures(0.5)[:-1]), "one value is missing"
+
+
+def test_depth_is_judged_with_enough_layers_only() -> None:
+    deep = [RankFigure(r, 0, layer + 0.1 * r, layer) for r in (4, 16) for layer in (5, 10, 18, 22, 32, 38)]
+    assert "rises with depth" in depth_statement("density", deep)
+    assert depth_statement("density", [f for f in deep if f.layer < 20]) == ""
+    rng = np.random.default_rng(3)
+    assert "no trend" in depth_statement("density", [RankFigure(4, 0, float(rng.normal()), layer) for layer in range(6)])

@@ -57,8 +57,8 @@ def vectors(unit: TokenBatch, source: Source, hookpoint: Hookpoint) -> np.ndarra
     return x.astype(np.float32)
 
 
-def make_harvest(storage: Storage, units: int = 30) -> list[TokenBatch]:
-    made = [make_unit(index) for index in range(units)]
+def make_harvest(storage: Storage, units: int = 30, made: list[TokenBatch] | None = None) -> list[TokenBatch]:
+    made = made or [make_unit(index) for index in range(units)]
     write_harvest(storage, KEY, {"d_model": D_MODEL})
     write_units(storage, KEY, map(Unit.of, made))
     for source in SOURCES:

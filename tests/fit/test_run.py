@@ -72,6 +72,16 @@ def test_two_workers_fit_all_points_and_a_second_run_fits_none(ray_cluster: None
     assert files == {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
 
 
+def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, storage: Storage, tmp_path: Path) -> None:  # noqa: ARG001
+    alone = Storage(str(tmp_path / "alone"))
+    make_harvest(alone)
+    fit_share(FitJob(alone, KEY, (point(),), CFG), 0, 1, "cpu")
+    (together,) = fit_points(storage, KEY, [point()], replace(CFG, workers=2, layout="ddp"), bar=False)
+    (expected,) = fitted_points(alone, KEY, [point()], CFG).values()
+    assert together.key == expected.key and together.digest != expected.digest  # the same sums in another order
+    assert together.metrics == pytest.approx(expected.metrics, rel=0.02)
+
+
 def test_adding_a_size_fits_only_what_is_new(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
     fit_points(storage, KEY, [point()], CFG, bar=False)
     files = {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}

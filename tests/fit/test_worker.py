@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltasae_ray.errors import DictionaryError
+from deltasae_ray.errors import DictionaryError, PrecisionError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import _raise_failures, fitted_points, keys_of
-from deltasae_ray.fit.worker import FitJob, fit_share, groups
+from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, file_sha256
-from tests.fit.made import CFG, D_MODEL, KEY, make_harvest, point
+from tests.fit.made import CFG, D_MODEL, KEY, make_harvest, make_unit, point
 
 
 @pytest.fixture
@@ -115,6 +115,59 @@ def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> 
     assert set(done) == {points[1], points[2]}
     with pytest.raises(DictionaryError, match="late layer 1.*rows are equal"):
         _raise_failures(storage, {points[0]: keys_of(storage, KEY, points, CFG)[points[0]]})
+
+
+def damaged(storage: Storage, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads give NaN in the first `rows` tokens of fit that are not at position 0, as a damaged model would have written them."""
+    read = ShardSet.read
+
+    def with_nan(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> object:
+        x = read(self, hookpoint, adapter, split).copy()
+        if split == "fit":
+            x[(self.tokens("fit").position > 0).nonzero()[0][:rows], 3] = float("nan")
+        return x
+
+    monkeypatch.setattr(ShardSet, "read", with_nan)
+
+
+def test_a_few_rows_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path / "root"))
+    make_harvest(storage, units=60)  # 1280 training tokens: one may be lost
+    damaged(storage, 1, monkeypatch)
+    fit(storage, point())
+    row = fitted_points(storage, KEY, [point()], CFG)[point()]
+    manifest = storage.read_json(f"{row.key}/manifest.json")
+    assert manifest["dropped_rows"] == {"fit": 1, "eval": 0} and row.rows == 1279
+
+
+def test_many_rows_that_are_not_finite_are_an_error_that_counts_them(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged(storage, 5, monkeypatch)
+    fit(storage, point())
+    with pytest.raises(PrecisionError, match="r4 layer 1.*5 of 640 rows"):
+        _raise_failures(storage, keys_of(storage, KEY, [point()], CFG))
+
+
+def test_a_split_without_tokens_is_an_error_before_anything_is_trained(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [u for u in (make_unit(i) for i in range(6)) if u.split == "fit"]
+    empty = Storage(f"{storage.root}-without-eval")
+    make_harvest(empty, made=kept)
+    monkeypatch.setattr(Trainer, "step", lambda self: pytest.fail("trained"))  # noqa: ARG005
+    fit(empty, point())
+    with pytest.raises(DictionaryError, match="corpus.eval_tokens"):
+        _raise_failures(empty, keys_of(empty, KEY, [point()], CFG))
+
+
+def test_points_fitted_in_lock_step_end_as_those_fitted_one_by_one(storage: Storage, tmp_path: Path) -> None:
+    points = (point(), point(layer=3))
+    alone = Storage(str(tmp_path / "alone"))
+    make_harvest(alone)
+    fit(alone, *points)
+    said = list(fit_rounds(FitJob(storage, KEY, points, CFG), "cpu"))
+    assert [steps for steps, _ in said] == [10, 20, 30, 40, 50, 60] and said[0][1] > said[-2][1]
+    one, other = (fitted_points(s, KEY, points, CFG) for s in (storage, alone))
+    assert one == other
+    assert said[-1][1] == pytest.approx(sum(row.metrics["fvu"] for row in one.values()) / 2)
+    assert list(fit_rounds(FitJob(storage, KEY, points, CFG), "cpu")) == said[-1:]
 
 
 def test_too_few_rows_for_the_size_are_an_error_that_names_both(storage: Storage) -> None:

@@ -28,7 +28,16 @@ def corpus(model: Path) -> Corpus:
     return build_corpus(CORPUS, load_tokenizer(model))
 
 
-def run(root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[int, ...] = (1, 2), ranks: int = 1, **cfg: Any) -> Harvest:
+def run(
+    root: Path | str,
+    model: Path,
+    adapters: list[Path],
+    *,
+    layers: tuple[int, ...] = (1, 2),
+    ranks: int = 1,
+    random_lora: bool = True,
+    **cfg: Any,
+) -> Harvest:
     """A harvest of the tiny corpus; `cfg` are fields of HarvestConfig."""
     storage = Storage(str(root))
     model_cfg = ModelConfig(base=str(model), sharding="zero3" if ranks > 1 else "none")
@@ -36,7 +45,8 @@ def run(root: Path | str, model: Path, adapters: list[Path], *, layers: tuple[in
     empty = empty_model(model)
     refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
     gangs = GangConfig(ranks=ranks)
-    return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, resolve(layers, source.num_layers))
+    hookpoints = resolve(layers, source.num_layers)
+    return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, hookpoints, random_lora=random_lora)
 
 
 def run_units_here(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:

@@ -50,12 +50,12 @@ def test_a_rank_one_writer_is_one_latent(seed: int) -> None:
 
 def test_directions_that_dominate_are_in_the_start_with_both_signs() -> None:
     x, v = rank_one(0)
-    start = Trainer(x, Recipe(32, 4), seed=0).decoder.detach()
+    start = Trainer(x, Recipe(32, 4), seed=0).weights.decoder.detach()
     along = start @ v
     assert along.max() > 0.999 and along.min() < -0.999 and (along.abs() > 0.9).sum() == 2
     scattered = Trainer(planted(0).x, Recipe(32, 4), seed=0)
-    assert torch.equal(scattered.encoder, scattered.decoder)
-    assert (scattered.decoder @ planted(0).atoms.T).abs().max() < 0.5
+    assert torch.equal(scattered.weights.encoder, scattered.weights.decoder)
+    assert (scattered.weights.decoder @ planted(0).atoms.T).abs().max() < 0.5
 
 
 def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another() -> None:
@@ -116,7 +116,7 @@ def test_auxk_brings_dead_latents_back() -> None:
     for auxk in (0.0, 1 / 32):
         trainer = Trainer(x, Recipe(128, 4, batch_tokens=256, steps=150, auxk=auxk, dead_tokens=500), seed=0)
         with torch.no_grad():
-            trainer.encoder[32:] *= 0.01  # too weak to be among the k strongest
+            trainer.weights.encoder[32:] *= 0.01  # too weak to be among the k strongest
         alive[auxk] = int(run(trainer).finish().alive[32:].sum())
     assert alive[0.0] < 20 and alive[1 / 32] > 80, alive
 
@@ -141,6 +141,13 @@ def test_rows_that_are_not_finite_are_counted(value: float) -> None:
     x[[3, 7, 150], 2] = value
     with pytest.raises(PrecisionError, match="3 of 200"):
         fit_dictionary(x, d_sae=16, k=2)
+
+
+def test_a_few_rows_that_are_not_finite_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    x[[3, 1500], 2] = torch.tensor([float("nan"), float("inf")])
+    dictionary = fit_dictionary(x, d_sae=16, k=2, steps=3)
+    assert dictionary.meta["rows"] == 2998 and "2 of 3000 rows" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""docs/metrics.md, written from the catalogue: `python -m deltasae_ray.divergence.documentation docs/metrics.md`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deltasae_ray.divergence.catalogue import SECTIONS, VARIANTS, Metric
+
+_HEAD = """# Metrics
+
+Written by `make docs` from `deltasae_ray/divergence/catalogue.py`; a test holds the two together. Every figure of a study is one of these,
+in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, ceiling, ci, p, kappa, n, reason}`.
+
+- **value** is never NaN: what has no meaning is undefined, and `reason` says why.
+- **null** is the same figure where there is nothing to find, **ceiling** the best that could be expected, and
+  **kappa** = (value − null) / (ceiling − null), undefined where ceiling and null are closer than 5 standard errors.
+- **ci** is a 95 % interval: over evaluation documents (bootstrap; CKA and angles by a jackknife), over latents for matching. Under 30
+  evaluation documents there is none.
+- **p** is one-sided in the direction of *tail*, and adjusted over layers and adapters (Benjamini-Hochberg, which allows positive
+  dependence).
+
+δ is the change of the residual stream at a layer, h_b and h_a the base and the adapted activations, Σ_δ and Σ_h covariances, μ the mean
+change, Δ the dictionary trained on deltas, G the reference. OMP is orthogonal matching pursuit with atoms of either sign.
+"""
+
+
+def metrics_page() -> str:
+    """The whole page, in Markdown."""
+    parts = [_HEAD, "Names may carry endings:\n", *(f"- `…{ending}`: {note}." for ending, note in VARIANTS.items()), ""]
+    for title, metrics in SECTIONS.items():
+        parts += [f"## {title}", "", _table(metrics), ""]
+    return "\n".join(parts)
+
+
+def _table(metrics: Sequence[Metric]) -> str:
+    rows = ["| metric | what | formula | null | ceiling | tail | unit | source |", "|---|---|---|---|---|---|---|---|"]
+    for m in metrics:
+        cells = (f"`{m.name}`", m.title, m.formula, m.null, m.ceiling, m.tail or "", m.unit, m.source)
+        rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(metrics_page())

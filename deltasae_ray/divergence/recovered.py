@@ -1,0 +1,73 @@
+"""Loss recovered: which part of what the exact deltas do to the loss an estimate of them does too, from sums over documents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.ratios import Counts, Ratio, Sums
+from deltasae_ray.divergence.statistics import bootstrap_counts
+
+ZERO, EXACT = "zero", "exact"
+"""Variants that are always there: no delta (the base model), and the delta itself."""
+MIN_EFFECT = 5.0
+"""Standard errors (bootstrap) of its denominator that a ratio must rest on."""
+FIGURES = {
+    "loss_recovered": "encoder",
+    "loss_recovered_reference": "monitor",
+    "loss_recovered_atoms": "atoms",
+    "loss_recovered_atoms_reference": "atoms_reference",
+    "loss_recovered_mean": "mean",
+}
+"""Figure → the variant whose loss it is made of."""
+NULL = "atoms_random"
+"""The variant that is the null of all but the mean's: it knows the deltas' covariance and nothing else."""
+KL = "_kl"
+"""Ending of the figures that hold whole distributions against each other instead of losses."""
+
+
+def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Measure]:
+    """R_CE = (CE_0 - CE_δ̂)/(CE_0 - CE_δ) and R_KL = 1 - KL(p_δ‖p_δ̂)/KL(p_δ‖p_0) of every variant, by name of the catalogue.
+
+    Args:
+        rows: one per document, `{positions, ce: {variant: nats}, kl: {variant: nats}, adapted: {ce: …, kl: …}}`, summed over positions.
+
+    Returns:
+        The value's interval and p (no better than the null) are by bootstrap of documents, paired. Undefined where the exact deltas' own
+        effect is under 5 standard errors. `loss_reached` is what the exact deltas at this layer reach of the adapter's whole effect.
+    """
+    counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 11]))
+    measures: dict[str, Measure] = {}
+    for ending, what, target in (("", "ce", EXACT), (KL, "kl", EXACT)):
+        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), NULL)}
+        for name, variant in FIGURES.items():
+            null = None if variant == "mean" else ratios[NULL]
+            measures[f"{name}{ending}"] = _measure(ratios[variant], null, counts, "the exact deltas")
+        reached = Ratio(_sums([r["adapted"] for r in rows], what, EXACT, "adapter"), _share)
+        measures[f"loss_reached{ending}"] = _measure(reached, None, counts, "the adapter")
+    return measures
+
+
+def _sums(rows: Sequence[Mapping[str, Any]], what: str, variant: str, target: str) -> Sums:
+    """[document, 3]: what the variant, no delta, and the target lose; the target's KL from itself is 0."""
+    return np.array([[r[what][variant], r[what][ZERO], r[what][target]] for r in rows], dtype=np.float64)
+
+
+def _share(sums: Sums) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (sums[:, 1] - sums[:, 0]) / (sums[:, 1] - sums[:, 2])
+
+
+def _measure(ratio: Ratio, null: Ratio | None, counts: Counts, whose: str) -> Measure:
+    effect = ratio.sums[:, 1] - ratio.sums[:, 2]
+    se = float((counts @ effect).std(ddof=1))
+    if not abs(effect.sum()) > MIN_EFFECT * se or effect.sum() == 0:
+        told = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
+        return undefined(f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it", n=len(effect))
+    if null is None:
+        return ratio.measure(counts, null=0.0, ceiling=1.0)
+    better = ratio.draws(counts) - null.draws(counts)
+    p = float((1 + (better <= 0).sum()) / (len(better) + 1))
+    return replace(ratio.measure(counts, null=null.value, ceiling=1.0), p=p)

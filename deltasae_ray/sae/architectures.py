@@ -1,0 +1,112 @@
+"""What the architectures do differently in training: which latents are active, and what besides the error they pay for.
+
+| architecture | active latents of a token | after training it is |
+|---|---|---|
+| `topk` | the k largest (Gao et al. 2024) | the same |
+| `batchtopk` | of all tokens of a batch the k · tokens largest (Bussmann et al. 2024) | jumprelu, one threshold for all latents |
+| `matryoshka_batchtopk` | the same, and prefixes of the latents must reconstruct alone (Bussmann et al. 2025) | jumprelu, likewise |
+| `jumprelu` | those above a threshold each, learned so that k fire on average (Rajamanoharan et al. 2024) | the same |
+| `standard` | those above 0; an L1 penalty, by default as strong as makes k fire on average | the same |
+
+The first three go the sparse path of `kernels`; the others need every pre-activation's gradient and are dense.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deltasae_ray.sae import kernels
+
+SELECTING = ("topk", "batchtopk", "matryoshka_batchtopk")
+"""Those that choose which latents are active, and so go the sparse path."""
+THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
+"""Those that choose over a batch: to encode a token alone they need a threshold, found after training."""
+
+
+class Weights(NamedTuple):
+    """In scaled units; rows of both matrices are latents."""
+
+    encoder: Float[Tensor, "d_sae d_model"]
+    decoder: Float[Tensor, "d_sae d_model"]
+    b_enc: Float[Tensor, " d_sae"]
+    b_dec: Float[Tensor, " d_model"]
+    log_threshold: Float[Tensor, " d_sae"]
+    """jumprelu only; elsewhere it has no entries."""
+
+
+class Forward(NamedTuple):
+    """One batch, forwards."""
+
+    missed: Float[Tensor, ""]
+    """Σ‖y − ŷ‖², differentiable; for Matryoshka its mean over the prefixes."""
+    error: Float[Tensor, "token d_model"]
+    """y − ŷ with all latents, without gradient."""
+    fired: Int[Tensor, " entry"]
+    """Latents that fired, one entry a token."""
+    price: Float[Tensor, ""]
+    """What is penalised, summed over tokens: L1 of the codes (standard), their number (jumprelu), 0 elsewhere; differentiable."""
+    pre: Float[Tensor, "token d_sae"]
+    """Pre-activations, without gradient."""
+
+
+def select(pre: Float[Tensor, "token d_sae"], architecture: str, k: int) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+    """The active pre-activations of a SELECTING architecture."""
+    return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
+
+
+def sparse_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, k: int) -> Forward:
+    """Of a SELECTING architecture."""
+    with torch.no_grad():
+        pre = kernels.preactivations(y, w.encoder, w.b_enc, w.b_dec)
+        values, chosen = select(pre, architecture, k)
+    codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, values, chosen)
+    widths = prefixes(len(w.decoder), k) if architecture == "matryoshka_batchtopk" else (len(w.decoder),)
+    missed, error = y.new_zeros(()), y
+    for width in widths:
+        part = codes if width == len(w.decoder) else codes * (chosen.latents < width)
+        error = y - w.b_dec - kernels.decode(part, w.decoder, chosen)
+        missed = missed + error.square().sum() / len(widths)
+    return Forward(missed, error.detach(), chosen.latents[values > 0], y.new_zeros(()), pre)
+
+
+def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, bandwidth: float) -> Forward:
+    """Of `standard` and `jumprelu`, through autograd.
+
+    Args:
+        bandwidth: width of the window around a threshold through which it gets its gradient; jumprelu only.
+    """
+    pre = kernels.preactivations(y, w.encoder, w.b_enc, w.b_dec)
+    if architecture == "jumprelu":
+        codes, fires = _JumpReLU.apply(pre, w.log_threshold, bandwidth)
+        price = fires.sum()
+    else:
+        codes = pre.relu()
+        price = codes.sum()
+    error = y - w.b_dec - codes @ w.decoder
+    return Forward(error.square().sum(), error.detach(), (codes > 0).nonzero()[:, 1], price, pre.detach())
+
+
+def prefixes(d_sae: int, k: int) -> tuple[int, ...]:
+    """Matryoshka's nested dictionaries: all latents, half of them and so on, down to a sixteenth; none smaller than 2 k."""
+    return tuple(width for width in (d_sae >> s for s in (4, 3, 2, 1)) if width >= 2 * k) + (d_sae,)
+
+
+class _JumpReLU(torch.autograd.Function):
+    """(pre where it exceeds the threshold else 0, whether it does), with the straight-through gradients of Rajamanoharan et al. 2024."""
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, log_threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        threshold = log_threshold.exp()
+        fires = pre > threshold
+        ctx.save_for_backward(pre, threshold, fires)
+        ctx.bandwidth = bandwidth
+        return pre * fires, fires.to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pre, threshold, fires = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        by_threshold = -((threshold * grads[0] + grads[1]) * near).sum(dim=0) / ctx.bandwidth
+        return grads[0] * fires, by_threshold * threshold, None

@@ -1,0 +1,61 @@
+"""What the chosen controls fit beside the grid, and what each of them costs."""
+
+from collections.abc import Sequence
+from itertools import product
+
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.sweep.grid import REFERENCE_SEED, base_points, random_points, trials
+from deltasae_ray.sweep.recovered import DOCUMENTS, VARIANTS
+from deltasae_ray.sweep.study import Study
+
+
+def control_points(
+    layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str], *, toy_reference: bool
+) -> list[FitPoint]:
+    """Dictionaries of the study that are no points of its grid: the toy reference, and what the controls need.
+
+    Args:
+        chosen: controls by name.
+    """
+    points = [p for p in base_points(layers, fit, toy_reference=toy_reference) if "base" in chosen or p.seed == REFERENCE_SEED]
+    points += random_points(layers, fit, adapters)
+    for trial in trials(adapters, fit):
+        if "seeds" in chosen and fit.seeds == 1:
+            points += [p for p in trial.points(layers, 2) if p.seed == 1]
+        if "split_half" in chosen:
+            shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
+            points += [FitPoint(trial.adapter, layer, **shape, seed=0, documents=half) for layer, half in product(layers, ("A", "B"))]
+    return points
+
+
+def control_dictionaries(study: Study, trials_count: int) -> dict[str, int]:
+    """Control → dictionaries that it adds to the fits."""
+    fit, layers, chosen = study.cfg.fit, len(study.layers), study.cfg.diverge.chosen
+    shapes = len(fit.d_sae) * len(fit.k) * len(fit.architecture)
+    costs = {
+        "random_lora": layers * shapes,
+        "base": layers,
+        "seeds": layers * trials_count if fit.seeds == 1 else 0,
+        "split_half": 2 * layers * trials_count,
+    }
+    return {name: cost for name, cost in costs.items() if name in chosen}
+
+
+def recovery_passes(study: Study, adapters: int) -> float:
+    """Whole forward passes of an evaluation context that loss_recovered makes: continuations count for the blocks that they run."""
+    if "loss_recovered" not in study.cfg.diverge.chosen:
+        return 0.0
+    depth = study.model.num_layers
+    below = sum((depth - 1 - layer) / depth for layer in study.layers)
+    return DOCUMENTS * (2 + adapters + adapters * (VARIANTS + 1) * below)
+
+
+def costs_told(study: Study, adapters: int, trials_count: int) -> str:
+    """The chosen controls with what each costs, for the plan."""
+    dictionaries = control_dictionaries(study, trials_count)
+    told = [f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "") for name, n in dictionaries.items() if n]
+    if passes := recovery_passes(study, adapters):
+        told.append(f"loss_recovered {passes:,.0f} passes of a context")
+    return "; ".join(told) or "none"

@@ -1,0 +1,134 @@
+"""Search of a trial's learning rate and AuxK weight on FVU, by ASHA or Optuna, before the trial itself is fitted.
+
+Size, k and architecture are the axes under study and are not searched (FVU always falls with k). A candidate is fitted with the
+first seed only, by the same content keys as everything else: the best one's dictionaries are the trial's, and a candidate that
+was stopped or killed continues from its checkpoints.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from deltasae_ray.errors import ConfigError
+from deltasae_ray.fit import checkpoint
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.run import keys_of
+from deltasae_ray.fit.worker import FitJob, fit_rounds
+from deltasae_ray.storage import Storage, digest
+from deltasae_ray.sweep.grid import Trial
+from deltasae_ray.sweep.tune import ray_path
+
+AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
+LR_FACTOR = 4.0
+
+
+def search(
+    storage: Storage, harvest_key: str, grid: Sequence[Trial], layers: Sequence[int], cfg: FitConfig
+) -> tuple[dict[Trial, FitConfig], dict[str, str]]:
+    """The settings of every trial, and the trials of which no candidate could be fitted, with the error.
+
+    What was found is kept in searches/<key>.json; a trial that is there is not searched again.
+    """
+    settings, failed = {}, {}
+    for trial in grid:
+        key = f"searches/{digest([harvest_key, trial.name, *layers, _depends_on(cfg)])}.json"
+        if not storage.exists(key):
+            found = _search_one(storage, harvest_key, trial, layers, cfg, name=f"search-{digest(key)}")
+            if not any("fvu" in row for row in found):
+                failed[trial.name] = next((row["error"] for row in found), "no candidate was fitted to the end")
+                continue
+            storage.write_json(key, {"trial": trial.name, "candidates": found})
+            for row in found:
+                _forget_checkpoints(storage, harvest_key, trial, layers, replace(cfg, **row["settings"]))
+        best = min((row for row in storage.read_json(key)["candidates"] if "fvu" in row), key=lambda row: row["fvu"])
+        settings[trial] = replace(cfg, **best["settings"])
+    return settings, failed
+
+
+def _forget_checkpoints(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:
+    """Of a candidate that ASHA stopped, which nobody will continue."""
+    for key in keys_of(storage, harvest_key, trial.points(layers, 1), cfg).values():
+        checkpoint.remove(storage, key)
+
+
+def _depends_on(cfg: FitConfig) -> list[Any]:
+    return [cfg.search, *cfg.search_over, cfg.search_samples, cfg.lr, cfg.auxk, cfg.l1, cfg.batch_tokens, cfg.steps]
+
+
+def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, name: str) -> list[dict[str, Any]]:
+    """Each candidate: its settings, and its held-out FVU if it was fitted to the end, or its error."""
+    from ray import tune
+
+    trainable = tune.with_resources(
+        partial(_candidate, storage=storage, harvest_key=harvest_key, trial=trial, layers=tuple(layers), cfg=cfg),
+        {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
+    )
+    path = f"{ray_path(storage)}/{name}"
+    if tune.Tuner.can_restore(path):  # the driver died: Optuna's and ASHA's state go on, errored candidates are tried again
+        tuner = tune.Tuner.restore(path, trainable=trainable, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=_space(cfg),
+            tune_config=tune.TuneConfig(
+                metric="fvu",
+                mode="min",
+                num_samples=cfg.search_samples,
+                max_concurrent_trials=cfg.max_concurrent_trials,
+                **_how(cfg),
+            ),
+            run_config=tune.RunConfig(
+                name=name, storage_path=ray_path(storage), failure_config=tune.FailureConfig(max_failures=cfg.max_failures), verbose=0
+            ),
+        )
+    rows = []
+    for result in tuner.fit():
+        metrics = result.metrics or {}
+        row: dict[str, Any] = {"settings": {name: (result.config or {})[name] for name in cfg.search_over}}
+        if result.error is not None:
+            row["error"] = str(result.error)
+        elif metrics.get("finished"):
+            row["fvu"] = metrics["fvu"]
+        rows.append(row | {"steps": metrics.get("steps", 0)})
+    return rows
+
+
+def _space(cfg: FitConfig) -> dict[str, Any]:
+    from ray import tune
+
+    space = {"lr": tune.loguniform(cfg.lr / LR_FACTOR, cfg.lr * LR_FACTOR), "auxk": tune.choice(list(AUXK))}
+    return {name: space[name] for name in cfg.search_over}
+
+
+def _how(cfg: FitConfig) -> dict[str, Any]:
+    if cfg.search == "asha":
+        from ray.tune.schedulers import ASHAScheduler
+
+        grace = min(cfg.steps, max(cfg.checkpoint_every, cfg.steps // 4))
+        return {"scheduler": ASHAScheduler(time_attr="steps", max_t=cfg.steps, grace_period=grace, reduction_factor=2)}
+    from ray.tune.search.optuna import OptunaSearch
+
+    try:
+        return {"search_alg": OptunaSearch(seed=0)}
+    except (AssertionError, ImportError) as e:
+        raise ConfigError("fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha") from e
+
+
+def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:
+    """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge."""
+    import torch
+    from ray import tune
+
+    from deltasae_ray.sae.threads import cores
+
+    torch.set_num_threads(max(1, cores() // cfg.max_concurrent_trials))
+    job = FitJob(storage, harvest_key, tuple(trial.points(layers, 1)), replace(cfg, **config))
+    device = "cuda" if torch.cuda.is_available() and cfg.gpus_per_worker else "cpu"
+    before: tuple[int, float] | None = None
+    for now in fit_rounds(job, device):
+        if before is not None:
+            tune.report({"steps": before[0], "fvu": before[1], "finished": 0})
+        before = now
+    assert before is not None
+    tune.report({"steps": before[0], "fvu": before[1], "finished": 1})

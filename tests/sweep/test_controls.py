@@ -1,0 +1,97 @@
+"""Which dictionaries the chosen controls fit, and loss recovered from shards to rows; no Ray here."""
+
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.diverge.config import DivergeConfig
+from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.divergence.recovered import recovered
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.gangs.gang import RankContext
+from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import empty_model
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
+from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.gate import gate_units
+from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged
+from tests.harvest.study import corpus
+
+FIT = FitConfig(d_sae=(32, 64), k=(4,))
+ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.0, kind="random"))
+
+
+def points(*controls: str, seeds: int = 1) -> list[FitPoint]:
+    fit = FitConfig(d_sae=FIT.d_sae, k=FIT.k, seeds=seeds)
+    chosen = DivergeConfig(controls=controls).chosen  # type: ignore[arg-type]
+    adapters = ADAPTERS if "random_lora" in chosen else ADAPTERS[:1]
+    return control_points((1, 2), fit, adapters, chosen, toy_reference=True)
+
+
+def test_no_control_leaves_the_toy_reference() -> None:
+    assert points() == [FitPoint(BASE, layer, 64, 4, "topk", 0, "A") for layer in (1, 2)]
+
+
+def test_fast_is_the_random_adapter_and_the_base_control() -> None:
+    found = points("fast")
+    assert set(found) == set(points("random_lora", "base"))
+    assert {(p.adapter, p.documents) for p in found} == {(BASE, "A"), (BASE, "B"), ("random", "all")}
+
+
+def test_full_adds_a_second_seed_and_two_halves_of_every_dictionary() -> None:
+    added = set(points("full")) - set(points("fast"))
+    assert {(p.seed, p.documents) for p in added} == {(1, "all"), (0, "A"), (0, "B")}
+    assert len(added) == 3 * 2 * len(FIT.d_sae)
+
+
+def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
+    assert points("seeds", seeds=2) == points()
+
+
+def test_only_the_largest_dictionaries_of_the_first_seed_are_judged() -> None:
+    leaves = [LeafSpec("r2", 2, 0, 1, d, 4, "topk", seed, f"{d}-{seed}", "ref") for d in (32, 64) for seed in (0, 1)]
+    assert [leaf.dictionary for leaf in judged(leaves)] == ["64-0"]
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> RecoveryFactory:
+    """Shards of one adapter at two layers, written by a rank's worker, and dictionaries fitted on them."""
+    storage, cfg, texts = Storage(str(tmp_path_factory.mktemp("study"))), ModelConfig(base=str(tiny_model)), corpus(tiny_model)
+    ref = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
+    key, hookpoints = harvest_key(texts, resolve_model(cfg)), (Hookpoint(1), Hookpoint(2))
+    write_harvest(storage, key, {"d_model": 32})
+    write_units(storage, key, map(Unit.of, texts.units))
+    for source in (Source(BASE, "base", BASE), Source("r4", "adapter", ref.digest, rank=4)):
+        write_source(storage, key, source)
+    worker = HarvestFactory(HarvestPlan(storage, key, cfg, (ref,), hookpoints))(RankContext(0, 1, "cpu"))
+    for unit in texts.units:
+        worker(unit, {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}, keep=True)
+    shards, leaves = open_harvest(storage, key), []
+    for layer in (1, 2):
+        for name in ("r4", BASE):
+            rows = shards.read(layer, name, split="fit")[shards.tokens("fit").position > 0]
+            fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(storage.local(f"dictionaries/{name}-{layer}"))
+        leaves.append(LeafSpec("r4", 4, 0, layer, 48, 4, "topk", 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
+    return RecoveryFactory(storage, key, cfg, (ref,), tuple(leaves), DivergeConfig(k=4))
+
+
+def test_a_ranks_worker_gives_rows_of_every_document_and_leaf(job: RecoveryFactory, tiny_model: Path) -> None:
+    worker, rows = job(RankContext(0, 1, "cpu")), []
+    for unit in gate_units(corpus(tiny_model), DOCUMENTS):
+        rows += worker(unit, None, keep=True)
+    for leaf in job.leaves:
+        mine = [r for r in rows if r["patch"] == str(leaf)]
+        found = recovered(mine, bootstrap=100, seed=0)
+        assert len(mine) == len({r["doc_id"] for r in mine}) > 3
+        assert 0 < found["loss_recovered_mean_kl"].value < found["loss_recovered_kl"].value < 1
+        assert found["loss_recovered_kl"].null < found["loss_recovered_atoms_kl"].value < 1
