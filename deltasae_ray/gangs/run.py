@@ -37,7 +37,9 @@ def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cf
         num_gpus=cfg.gpus_per_gang or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
         max_restarts=cfg.max_restarts,
-        max_task_retries=cfg.max_restarts,
+        # A lost node refuses connections for seconds before Ray knows that it is gone, and every refusal counts as a try. What ends a unit
+        # that kills its gang each time is the gang's restarts.
+        max_task_retries=-1,
     )
     for row in dataset.iter_rows():
         result = json.loads(row["result"])

@@ -160,7 +160,7 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
         if snr is not None and floor["signal"] > 0 and snr < min_snr:
             raise PrecisionError(
                 f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below harvest.min_snr={min_snr:g}: these deltas are mostly "
-                "rounding. Leave this layer out, or lower harvest.min_snr; the report will say so"
+                "rounding. Leave this layer out, set harvest.precision=fp32 if it is mixed, or lower harvest.min_snr: the report says so"
             )
         if snr is not None and snr < WARN_SNR:
             log.warning("adapter %s, %s: signal-to-noise is only %.3g (a sound harvest has over %g)", ref.name, hookpoint, snr, WARN_SNR)

@@ -23,8 +23,12 @@ _CONFIG: dict[str, Any] = {
 def sharded_loading() -> Iterator[None]:
     """Inside, `from_pretrained` shards each weight as it is read, so that no rank ever holds the whole model."""
     import deepspeed
+    import deepspeed.ops
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+    # An all-reduce in shared memory, which a forward pass never calls. It is compiled when the first gang starts, behind a lock file that
+    # a killed rank leaves behind: every later gang on the machine would wait for it without end.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
     kept = HfDeepSpeedConfig(_CONFIG)  # transformers holds it weakly: it must stay alive while the model is built
     try:

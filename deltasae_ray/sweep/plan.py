@@ -45,7 +45,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     tokens = corpus.num_tokens()
     random = "random_lora" in cfg.diverge.chosen
     sources = 1 + len(names) + random
-    size = tokens * sources * len(study.layers) * (2 * study.model.d_model + 1) + tokens * 24 * sources
+    size = tokens * sources * len(study.layers) * len(set(cfg.harvest.sites)) * (2 * study.model.d_model + 1) + tokens * 24 * sources
     trials = len(names) * len(cfg.fit.d_sae) * len(cfg.fit.k) * len(cfg.fit.architecture)
     lines = (
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),

@@ -32,6 +32,8 @@ class Stub:
     notes: Path
     kill: Literal["", "worker", "leader"] = ""
     """Whose process is killed, once, when unit 3 is run."""
+    again: bool = False
+    """Not once, but every time."""
     wait_for_the_end: bool = False
     """At unit 3, once: names its node in a file and waits."""
     fail_at: int = -1
@@ -51,7 +53,7 @@ class StubWorker:
         number, stub = int(unit.input_ids[0, 0]), self._stub
         if number == stub.fail_at:
             raise PrecisionError(f"unit {number} holds NaN: remedy")
-        if number == 3 and keep and (stub.kill or stub.wait_for_the_end) and not (stub.notes / "struck").exists():
+        if number == 3 and keep and (stub.kill or stub.wait_for_the_end) and (stub.again or not (stub.notes / "struck").exists()):
             (stub.notes / ".struck").write_text(ray.get_runtime_context().get_node_id())
             (stub.notes / ".struck").rename(stub.notes / "struck")
             if stub.kill:

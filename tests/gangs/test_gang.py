@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from ray.exceptions import RayError
 
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
@@ -33,6 +34,12 @@ def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["w
     assert (tmp_path / "struck").exists()
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
     assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == ranks for r in results.values())
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
+    with pytest.raises(RayError):
+        list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
 
 
 def lose_a_node(notes: Path) -> dict[str, int]:
