@@ -6,9 +6,11 @@ import pytest
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.divergence.catalogue import METRICS, PATCHED
 from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.run import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
@@ -24,8 +26,8 @@ from deltasae_ray.shards.records import Source, Unit, write_harvest, write_sourc
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.gate import gate_units
-from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged
-from tests.harvest.study import corpus
+from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged, recovered_rows
+from tests.harvest.study import corpus, run_units_here
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
 ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.0, kind="random"))
@@ -95,3 +97,15 @@ def test_a_ranks_worker_gives_rows_of_every_document_and_leaf(job: RecoveryFacto
         assert len(mine) == len({r["doc_id"] for r in mine}) > 3
         assert 0 < found["loss_recovered_mean_kl"].value < found["loss_recovered_kl"].value < 1
         assert found["loss_recovered_kl"].null < found["loss_recovered_atoms_kl"].value < 1
+
+
+def test_rows_reach_the_table_and_are_measured_once(job: RecoveryFactory, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> list:
+        return recovered_rows(job.storage, job.harvest_key, job.leaves, job.cfg, job.model, corpus(tiny_model), job.adapters, GangConfig())
+
+    monkeypatch.setattr("deltasae_ray.sweep.recovered.run_units", run_units_here)
+    first = rows()
+    assert {(r.layer, r.metric) for r in first} == {(layer, m) for layer in (1, 2) for m in METRICS if m.startswith(PATCHED)}
+    assert all(r.value is not None or r.reason for r in first)
+    monkeypatch.setattr("deltasae_ray.sweep.recovered.run_units", lambda *_: pytest.fail("measured again"))
+    assert rows() == first
