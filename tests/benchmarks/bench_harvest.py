@@ -5,7 +5,7 @@
     limit        (1 + N) bare passes up to the deepest hookpoint on the same rows; nothing is captured or written
     usual        two full passes (language-model head included) per adapter, as output_hidden_states users do it
 
-    python tests/benchmarks/bench_harvest.py [rounds]
+    python -m tests.benchmarks.bench_harvest [rounds]
 """
 
 import copy
