@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from deltasae_ray.errors import StorageError
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
+from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
 from deltasae_ray.sweep.study import Study
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -70,6 +71,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     gpus = cfg.gangs.gpus_per_gang * cfg.gangs.gangs
     speed = gpus * _GPU_FLOPS if gpus else (os.cpu_count() or 1) * _FLOPS_PER_CORE * cfg.gangs.gangs
     whole, body = _parameters(study)
+    documents = DOCUMENTS + UNRELATED_DOCUMENTS * (len(study.corpus.names) - 1)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
     controls = len(study.layers) + sum(control_dictionaries(study, trials).values())
     step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.d_sae)
@@ -77,7 +79,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
         "harvest": passes * sources * body / speed,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
-        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * 90 * _GATE_TOKENS_PER_CONTEXT * whole / speed
+        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * documents * _GATE_TOKENS_PER_CONTEXT * whole / speed
         + 2.0 * recovery_passes(study, adapters) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]

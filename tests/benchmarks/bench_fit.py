@@ -9,7 +9,7 @@
                language model in the loop)
     codes      finding the codes of a batch: encoder product and top-k in fp32, beside bf16 screening with exact fp32 codes
 
-    python tests/benchmarks/bench_fit.py [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0]
+    python -m tests.benchmarks.bench_fit [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0]
 
 Rounds are interleaved, and ratios are medians over the pairs of one round, since the machine may be shared. `train=N` then also
 trains ours and SAELens' for N steps from their own starts, each by its own recipe, and prints the held-out FVU of both. What is
