@@ -228,6 +228,16 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         ),
     ),
     "The mean change": (
+        Metric(
+            "mean_direction_share",
+            "share of the variation along the mean change",
+            "Σ⟨δ - μ, μ/‖μ‖⟩² / Σ‖δ - μ‖²; set aside when deltas are coded",
+            "1/d_model",
+            "",
+            _OWN,
+            None,
+            "share",
+        ),
         Metric("mean_share", "share of the mean change", "‖μ‖²/E‖δ‖²", "documents' sums with random signs", "", _OWN, "greater", "share"),
         Metric(
             "mean_unexplained_k{k}",

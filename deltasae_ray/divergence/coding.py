@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix, matrix
-from deltasae_ray.divergence.moments import Spectrum
+from deltasae_ray.divergence.moments import Spectrum, outside
 from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes, document_sums
 from deltasae_ray.errors import GeometryError
@@ -33,7 +33,9 @@ def flips(x: Float[Tensor, "token d_model"], spectrum: Spectrum, draws: int, see
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Evaluation deltas that are coded, less the mean of the training deltas, and the same with their structure destroyed."""
+    """Evaluation deltas that are coded, less the mean of the training deltas and the mean's direction, and the same with their structure
+    destroyed.
+    """
 
     x: Float[Tensor, "token d_model"]
     flipped: tuple[Float[Tensor, "token d_model"], ...]
@@ -42,9 +44,17 @@ class Sample:
 
     @classmethod
     def of(
-        cls, deltas: Matrix, mean: Float[Tensor, " d_model"], spectrum: Spectrum, doc_ids: Sequence | np.ndarray, *, draws: int, seed: int
+        cls,
+        deltas: Matrix,
+        mean: Float[Tensor, " d_model"],
+        spectrum: Spectrum,
+        doc_ids: Sequence | np.ndarray,
+        *,
+        draws: int,
+        seed: int,
     ) -> "Sample":
-        x = (matrix(deltas, "deltas", None) - mean.to(torch.float64)).float()
+        """From raw deltas, the mean of the training deltas, and the spectrum of what those have outside its direction."""
+        x = outside(matrix(deltas, "deltas", None) - mean.to(torch.float64), mean).float()
         codes, num_docs = document_codes(doc_ids)
         if len(codes) != len(x):
             raise GeometryError(f"{len(codes)} document ids for {len(x)} deltas: one per row is needed")

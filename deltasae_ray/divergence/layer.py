@@ -9,10 +9,11 @@ from torch import Tensor
 
 from deltasae_ray.divergence.angles import pca_angles, projection_energies
 from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.coding import flips
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.mean_change import mean_change
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import matched_rows
+from deltasae_ray.divergence.moments import matched_rows, outside
 from deltasae_ray.divergence.monitor import fit_on_both, monitor_view, reconstruction
 from deltasae_ray.divergence.ratios import Ratio, row_energy
 from deltasae_ray.divergence.reconstruction import k_at_fvu
@@ -42,6 +43,7 @@ def size_of_change(context: Context) -> dict[str, Measure]:
     measures = {"delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero")}
     if not energy.any() or not np.any(context.inputs.delta_fit):
         names = ("delta_participation_ratio", "delta_effective_rank", "delta_top3_energy", "delta_top_token_energy", "mean_share")
+        names += ("mean_direction_share",)
         return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in names}
     spectrum, of_base = context.delta.spectrum, context.base.spectrum
     measures["delta_participation_ratio"] = Measure(spectrum.participation_ratio, null=of_base.participation_ratio, n=context.delta.n)
@@ -53,9 +55,19 @@ def size_of_change(context: Context) -> dict[str, Measure]:
     centred = row_energy(deltas - context.delta.mean.to(deltas.dtype))
     top = Ratio.share(largest, centred, document, num_docs)
     measures["delta_top3_energy"] = top.measure(context.counts, null=len(context.largest_coordinates) / deltas.shape[1])
+    measures["mean_direction_share"] = _along_mean(context, deltas)
     few = max(1, round(len(energy) / 1000))
     measures["delta_top_token_energy"] = Measure(float(np.sort(energy)[-few:].sum() / energy.sum()), null=few / len(energy), n=len(energy))
     return measures
+
+
+def _along_mean(context: Context, deltas: Float[Tensor, "token d_model"]) -> Measure:
+    """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
+    document, num_docs = context.documents
+    centred = deltas.double() - context.delta.mean
+    left = row_energy(outside(centred, context.delta.mean))
+    total = row_energy(centred)
+    return Ratio.share(total - left, total, document, num_docs).measure(context.counts, null=1 / deltas.shape[1])
 
 
 def seen_by_reference(context: Context) -> dict[str, Measure]:
@@ -67,7 +79,8 @@ def seen_by_reference(context: Context) -> dict[str, Measure]:
     reference = context.inputs.reference
     mean = context.delta.mean.float()
     with torch.no_grad():
-        measures = monitor_view(reconstruction(reference), base, deltas, context.coder.sample.flipped, mean, document, counts)
+        flipped = flips(deltas - mean, context.delta.spectrum, context.settings.null_draws, context.settings.seed)
+        measures = monitor_view(reconstruction(reference), base, deltas, flipped, mean, document, counts)
         measures |= fit_on_both(reconstruction(reference), base, deltas, document, counts)
     whole = torch.from_numpy(np.asarray(context.inputs.delta_eval))
     rows, base = context.reference_rows, context.base.spectrum
@@ -80,9 +93,9 @@ def _tensor(x: np.ndarray, rows: np.ndarray) -> Float[Tensor, "token d_model"]:
 
 def atoms_needed(context: Context, rows: Float[Tensor, "latent d_model"]) -> Measure:
     """k_at_fvu of a decoder on the coded rows; null: as many featureless atoms from N(0, Σ_δ)."""
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    drawn = matched_rows(context.delta.spectrum, len(rows), generator)
-    return k_at_fvu(context.coder.sample, rows, context.coder.resamples.counts, null_atoms=drawn)
+    generator, coder = torch.Generator().manual_seed(context.settings.seed), context.coder
+    drawn = matched_rows(coder.rest.spectrum, len(rows), generator)
+    return k_at_fvu(coder.sample, coder.outside_mean(rows), coder.resamples.counts, null_atoms=drawn)
 
 
 def similarity(context: Context) -> dict[str, Measure]:

@@ -94,32 +94,32 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     """M, and everything else that comes from coding the same rows with the same number of atoms."""
     measures: dict[str, Measure] = {}
     for trimmed in (False, True):
-        coder, moments = (context.trimmed_coder, context.trimmed) if trimmed else (context.coder, context.delta)
+        coder = context.trimmed_coder if trimmed else context.coder
         reference = context.trimmed_reference_coding if trimmed else context.reference_coding
         delta = context.codings(living_rows(leaf.dictionary), trimmed=trimmed)
         second = None if leaf.second is None else context.codings(living_rows(leaf.second), trimmed=trimmed)
-        baselines = Baselines.of(coder, moments.spectrum, len(delta.atoms), context.settings.seed)
+        baselines = Baselines.of(coder, len(delta.atoms), context.settings.seed)
         for suffix, without_top3, average in VARIANTS:
             if without_top3 != trimmed:
                 continue
-            found = compare_structure(coder, delta, reference, moments.spectrum.participation_ratio, average=average, second=second)
+            found = compare_structure(coder, delta, reference, average=average, second=second)
             measures[f"missing_share{suffix}"] = found.missing
             measures[f"structure_delta{suffix}"] = found.delta.measure
             measures[f"structure_reference{suffix}"] = found.reference.measure
             measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
             measures |= _secondary(context, coder, delta, leaf.halves)
-            measures |= _fewer_atoms(coder, delta, reference, moments.spectrum.participation_ratio)
+            measures |= _fewer_atoms(coder, delta, reference)
     reason = _too_little_training(context, leaf.dictionary)
     if reason:
         measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
     return measures
 
 
-def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding, participation: float) -> dict[str, Measure]:
+def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding) -> dict[str, Measure]:
     """M(k) below the headline's k: the curve, at no further cost."""
     return {
-        f"missing_share_k{k}": compare_structure(replace(coder, k=k), delta.first(k), reference.first(k), participation).missing
+        f"missing_share_k{k}": compare_structure(replace(coder, k=k), delta.first(k), reference.first(k)).missing
         for k in (1, 2, 4)
         if k < coder.k
     }
@@ -131,7 +131,7 @@ def _secondary(
     """M of dictionaries that should and should not see the change, atoms needed, and the subspace score."""
     own = coder.structure(delta)
     controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
-    participation = context.delta.spectrum.participation_ratio
+    participation = coder.participation
     measures = {name: share_missing(coder.structure(coding), own, participation) for name, coding in controls.items() if coding is not None}
     if halves is not None:
         of_a, of_b = (coder.structure(context.codings(living_rows(half), trimmed=False)) for half in halves)
@@ -165,7 +165,7 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     codes = leaf.dictionary.encode(raw)
     energy = codes.double().square().mean(0)
     measures = {
-        "fvu_encoder": by_encoder(leaf.dictionary.decode(codes), raw, sample).measure(counts, null=1.0),
+        "fvu_encoder": by_encoder(leaf.dictionary.decode(codes), raw, context.delta.mean, sample).measure(counts, null=1.0),
         "effective_latents": _effective(energy),
         "paper_relative_error": paper_relative_error(
             reconstruction(context.inputs.reference), reconstruction(leaf.dictionary), raw, sample.document, counts

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deltasae_ray.divergence.arrays import Matrix, matrix
+from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows
 from deltasae_ray.errors import GeometryError
 
 
@@ -90,6 +90,14 @@ class Moments:
         """Of some coordinates only."""
         return Moments(self.n, self.mean[keep], self.scatter[keep][:, keep])
 
+    def outside_mean(self) -> "Moments":
+        """Of what the rows have outside the direction of their mean."""
+        direction = unit_rows(self.mean[None])[0]
+        along = self.scatter @ direction
+        cross = torch.outer(direction, along)
+        scatter = self.scatter - cross - cross.T + (direction @ along) * torch.outer(direction, direction)
+        return Moments(self.n, torch.zeros_like(self.mean), scatter)
+
     @property
     def energy(self) -> float:
         """E‖x‖², the mean included."""
@@ -109,6 +117,16 @@ class Moments:
     def spectrum(self) -> Spectrum:
         """Of the covariance."""
         return Spectrum.of(self.covariance)
+
+
+def outside(rows: Float[Tensor, "row d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "row d_model"]:
+    """Rows less what they have along a direction of any length (zero: all of them stay). Where next to nothing is left, that is rounding,
+    and becomes zero.
+    """
+    along = unit_rows(direction[None]).to(rows)[0]
+    left = rows - torch.outer(rows @ along, along)
+    some = left.norm(dim=1) > 1e-5 * rows.norm(dim=1)
+    return left * some[:, None]
 
 
 def with_signs(vectors: Float[Tensor, "d_model k"]) -> Float[Tensor, "d_model k"]:

@@ -51,9 +51,9 @@ class Baselines:
     k: int
 
     @classmethod
-    def of(cls, coder: Coder, spectrum: Spectrum, size: int, seed: int) -> "Baselines":
+    def of(cls, coder: Coder, size: int, seed: int) -> "Baselines":
         generator = torch.Generator().manual_seed(seed)
-        k = min(coder.k, size)
+        k, spectrum = min(coder.k, size), coder.rest.spectrum
         drawn = [pursue(coder.sample.x, matched_rows(spectrum, size, generator), k) for _ in coder.sample.flipped]
         return cls(spectrum, drawn, k)
 
@@ -116,7 +116,7 @@ def _first_below(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float |
 
 
 def by_encoder(
-    decoded: Float[Tensor, "token d_model"], raw: Float[Tensor, "token d_model"], sample: Sample, average: Average = "energy"
+    decoded: Float[Tensor, "token d_model"], raw: Float[Tensor, "token d_model"], mean: Float[Tensor, " d_model"], sample: Sample
 ) -> Ratio:
-    """FVU of the sample's tokens as the dictionary's own encoder and decoder reconstruct them (raw units)."""
-    return left_of(sample, row_energy(raw - decoded), average)
+    """FVU of the sample's tokens as the dictionary's own encoder and decoder reconstruct them (raw units), about the training mean."""
+    return Ratio.share(row_energy(raw - decoded), row_energy(raw - mean), sample.document, sample.num_docs)

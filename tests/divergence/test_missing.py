@@ -121,12 +121,21 @@ def test_deltas_without_features_are_undefined() -> None:
     assert m.value is None and "no structure" in m.reason
 
 
-def test_scale_and_mean_change_nothing(world: World) -> None:
-    half = torch.cat([world.atoms[:32], rows_like(world, 32, 1, inside=True)])
+def test_scale_and_the_size_of_the_mean_change_nothing(world: World) -> None:
+    half, shift = torch.cat([world.atoms[:32], rows_like(world, 32, 1, inside=True)]), world.x.mean(0)
     one = missing_share(world.held_out, world.atoms, half, k=K, training=world.x)
-    other = missing_share(10 * world.held_out + 3, world.atoms, half, k=K, training=10 * world.x + 3)
+    other = missing_share(10 * world.held_out + 3 * shift, world.atoms, half, k=K, training=10 * world.x + 3 * shift)
     assert other.value == pytest.approx(one.value, abs=1e-4)
     assert other.ci == pytest.approx(one.ci, abs=1e-4)
+
+
+def test_what_varies_along_the_mean_is_neither_missing_nor_explained(world: World) -> None:
+    """Atoms that lean towards the mean, as fitted ones do, code as well as the true ones, and no better."""
+    mean = normalize(world.x.mean(0, keepdim=True), dim=1)
+    louder = torch.randn(len(world.held_out), 1, generator=torch.Generator().manual_seed(0))
+    for held_out, dictionary in ((world.held_out, world.atoms - 0.3 * mean), (world.held_out + louder * mean, world.atoms)):
+        m = missing_share(held_out, dictionary, world.atoms, k=K, training=world.x)
+        assert m.value == pytest.approx(0, abs=1e-3)
 
 
 def test_a_much_larger_reference_is_cut_or_refused(world: World) -> None:
