@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Test processes at once; a file stays in one of them. Much of a test is waiting for Ray, so they are more than the cores.
+TEST_PROCESSES ?= 3
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # An index with another build of the same torch, such as a smaller one without CUDA; empty: pip's default.
 TORCH_INDEX_URL ?=
 export HF_HUB_OFFLINE ?= 1
@@ -31,10 +34,10 @@ demo: setup ## adapt, harvest, fit, compare and report on Gemma 3 270M (20 to 25
 	$(BIN)/python jobs/sweep.py config=jobs/configs/demo.yaml
 
 test: setup ## every test but the long repetitions
-	$(PYTEST) -m "not prove" tests
+	$(PYTEST) -m "not prove" $(PARALLEL) tests
 
 test-fast: setup ## the tests that start no Ray, server or browser
-	$(PYTEST) -m "not prove and not slow and not browser and not demo" tests
+	$(PYTEST) -m "not prove and not slow and not browser and not demo" $(PARALLEL) tests
 
 check: setup ## lint, formatting of imports, types, floors
 	$(BIN)/ruff check .

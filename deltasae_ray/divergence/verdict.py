@@ -213,7 +213,7 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
         )
     along = leaf.get("mean_direction_share")
     if along.value is not None and along.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
-        told.append(f"{along.value:.0%} of the variation lies along that shift and is left to it")
+        told.append(f"{along.value:.0%} of the variation lies along the mean change and is left to its own figures")
     by_token = leaf.get("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")

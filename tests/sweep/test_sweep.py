@@ -102,11 +102,12 @@ def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
-    """A sweep in a process group of its own, which its Ray shares."""
+    """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run in the background."""
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True
-        )
+            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
