@@ -43,6 +43,15 @@ class Corpus:
         return len({d for u in self.of(split) if corpus in (None, u.corpus) for d in u.doc_ids})
 
     @property
+    def overlap_warnings(self) -> list[str]:
+        """A sentence per split that holds documents of the adapters' training text."""
+        return [
+            f"{len(documents)} of {self.num_documents(split)} {split} documents are also in the adapters' training text, for example "
+            f"{documents[0]}: what is said of held-out text is not"
+            for split, documents in self.overlap.items()
+        ]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Corpora present, the domain first."""
         return tuple(sorted({u.corpus for u in self.units}, key=lambda n: (n != DOMAIN, n)))
@@ -75,11 +84,8 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
     corpus = Corpus(tuple(units), tuple(chosen["adapt"]), _overlap(chosen, fingerprints, cfg, tokenizer))
-    for split, documents in corpus.overlap.items():
-        log.warning(
-            "%d of %d %s documents are also in the adapters' training text, for example %s: what is said of held-out text is not",
-            len(documents), corpus.num_documents(split), split, documents[0],
-        )  # fmt: skip
+    for warning in corpus.overlap_warnings:
+        log.warning(warning)
     return corpus
 
 

@@ -42,7 +42,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "missing_share",
             "missing share M(k)",
-            "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP",
+            "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP; δ and atoms without the direction of δ's mean",
             "1 by construction: a dictionary that codes δ no better than flipped δ",
             _SEEDS,
             _OWN,

@@ -79,6 +79,8 @@ class LayerFacts:
     """Share of the delta's energy in the 0.1 % of tokens that carry most."""
     mean_share: float | None = None
     """Share of the delta's energy in its mean."""
+    injected: float | None = None
+    """Share of the delta's energy that this layer's own block put in, beside what it passed on; None where it was not measured."""
 
 
 @dataclass(frozen=True)

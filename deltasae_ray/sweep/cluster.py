@@ -22,6 +22,16 @@ def connect() -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    _keep_to_log_files()
+
+
+def _keep_to_log_files() -> None:
+    """Ray Data and Tune tell every step of theirs on the terminal too, in the middle of the bars; there, only their warnings are of use."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # whose table of trials heeds no `verbose`
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.get_name() == "console":
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(lambda record: not record.getMessage().startswith("Progress bars disabled"))
 
 
 def resolve_root(root: str) -> Storage:

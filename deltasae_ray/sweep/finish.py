@@ -180,7 +180,7 @@ def _row(r: DivergenceRow) -> Row:
 
 
 def _statements(study: Study) -> list[str]:
-    said = []
+    said = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
     if study.cfg.harvest.min_snr < 10:
         said.append(
             f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise ratio of 10 were let through."

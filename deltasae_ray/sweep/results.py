@@ -40,7 +40,7 @@ def corpus_facts(study: Study) -> tuple[CorpusFacts, ...]:
 
 def layer_facts(ref: AdapterRef, shards: ShardSet, layers: Sequence[int]) -> tuple[LayerFacts, ...]:
     """Noise floor, strength and concentration of one adapter's deltas, on the evaluation tokens without BOS."""
-    noise = shards.source(ref.name).facts["noise"]
+    noise, injected = shards.source(ref.name).facts["noise"], shards.source(ref.name).facts.get("injected", {})
     kept = shards.tokens("eval").position > 0
     facts = []
     for layer in layers:
@@ -57,6 +57,7 @@ def layer_facts(ref: AdapterRef, shards: ShardSet, layers: Sequence[int]) -> tup
                 top_coordinates=float(np.sort(energy.sum(axis=0))[::-1][:3].sum() / total) if total else None,
                 top_tokens=float(by_token[:most].sum() / total) if total else None,
                 mean_share=float(np.square(delta.mean(axis=0)).sum() * len(delta) / total) if total else None,
+                injected=injected.get(f"blocks.{layer}.hook_resid_post"),
             )
         )
     return tuple(facts)

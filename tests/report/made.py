@@ -110,7 +110,7 @@ def _adapters() -> list[AdapterFacts]:
             for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
         )
         snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
-        layers = tuple(LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22) for layer in LAYERS)
+        layers = tuple(LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22, 0.44) for layer in LAYERS)
         adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, losses=losses, demonstrated=True, layers=layers))
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 

@@ -167,6 +167,11 @@ def test_claims_about_rank_stand_with_two_adapter_seeds_per_rank():
     assert "No claim about rank" not in verdicts
 
 
+def test_what_each_block_put_in_stands_beside_its_deltas(page: str):
+    table = page[page.index("injected here</th>") :]
+    assert table[: table.index("</table>")].count("44.0\u00a0%") == 2 * 3  # adapters × layers
+
+
 def test_deltas_near_the_noise_floor_are_named(page: str):
     said = "Less than 100 times the energy of the measured noise floor: the deltas of r4 layer 9 (61), r16 layer 9 (61)."
     assert said in section(page, "verdicts")
