@@ -36,13 +36,13 @@ def diverge_points(
     shards = open_harvest(storage, harvest_key)
     keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
     pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
-    work: list[tuple[Callable[[Any], int], Any]] = [
+    work: list[tuple[Callable[[Any], Any], Any]] = [
         (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in _missing(storage, keys)
     ]
     work += [
         (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg)) for g in _missing(storage, pairs)
     ]
-    _run(work, cpus_per_task, bar=bar)
+    run_tasks(work, cpus_per_task, bar="diverge" if bar else None)
     rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
     rows += [
         DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
@@ -67,15 +67,24 @@ def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
     return list(together.values())
 
 
-def _run(work: Sequence[tuple[Callable[[Any], int], Any]], cpus: float, *, bar: bool) -> None:
+def run_tasks(work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str | None = None) -> list[Any]:
+    """What each function makes of its argument, as Ray tasks, in the order of `work`.
+
+    Args:
+        cpus: that a task asks Ray for; it uses as many threads.
+        bar: name of the progress bar; None shows none.
+
+    Raises:
+        DeltaSaeError: what a task raised on purpose.
+    """
     if not work:
-        return
+        return []
     import ray
     from ray.exceptions import RayTaskError
 
     task = ray.remote(num_cpus=cpus, max_retries=3)(_with_threads)
-    left = [task.remote(function, argument, max(1, int(cpus))) for function, argument in work]
-    with tqdm(total=len(left), desc="diverge", unit="task", disable=not bar) as progress:
+    asked = left = [task.remote(function, argument, max(1, int(cpus))) for function, argument in work]
+    with tqdm(total=len(left), desc=bar, unit="task", disable=bar is None) as progress:
         while left:
             done, left = ray.wait(left)
             try:
@@ -87,9 +96,10 @@ def _run(work: Sequence[tuple[Callable[[Any], int], Any]], cpus: float, *, bar: 
                     raise e.cause from None
                 raise
             progress.update(len(done))
+    return ray.get(asked)
 
 
-def _with_threads(function: Callable[[Any], int], argument: Any, threads: int) -> int:
+def _with_threads(function: Callable[[Any], Any], argument: Any, threads: int) -> Any:
     import torch
 
     torch.set_num_threads(threads)  # Ray gives a task one thread whatever it asked for

@@ -1,13 +1,11 @@
 """The end of a study: behaviour gate, divergence, verdicts; then tables, MLflow and the page."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deltasae_ray.cli import say
-from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary
-from deltasae_ray.diverge.run import diverge_points
+from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
 from deltasae_ray.divergence.paper import paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
@@ -18,15 +16,15 @@ from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
-from deltasae_ray.report.inputs import LossChange, ReportInputs, Row, Timing
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing
 from deltasae_ray.report.page import write_report
-from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.sweep import results
 from deltasae_ray.sweep.gate import base_loss, behaviours, losses
 from deltasae_ray.sweep.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import Clock, Plan
 from deltasae_ray.sweep.recovered import recovered_rows
+from deltasae_ray.sweep.shown import Deltas, Latents, latents, layer_facts
 from deltasae_ray.sweep.study import Study
 
 
@@ -139,19 +137,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     largest = max(study.cfg.fit.d_sae)
     judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
     study.storage.write_bytes("paper.md", paper_table(judged).encode())
-    shards = open_harvest(study.storage, made.harvest.key)
-    tokenizer = load_tokenizer(study.model.folder)
-    shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
-    with tempfile.TemporaryDirectory() as scratch:
-        groups, planted = results.latent_groups(
-            study,
-            shards,
-            shown,
-            lambda key: load_dictionary(study.storage, key, Path(scratch)),
-            lambda ids: [tokenizer.decode([int(i)]) for i in ids],
-        )
-    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
     marked = study.cfg.corpus.marker_share > 0 and not study.given
+    layers, groups, planted = _shown(study, made, marked)
+    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
     inputs = ReportInputs(
         title="What the adapters added",
         model=study.model.label,
@@ -159,7 +147,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         reference=found.reference,
         layers=study.layers,
         corpora=results.corpus_facts(study),
-        adapters=results.adapter_facts(study, made.harvest, shards, found.changes, has),
+        adapters=results.adapter_facts(made.harvest, layers, found.changes, has),
         verdicts=tuple(v.text for v in found.verdicts),
         rows=tuple(_row(r) for r in found.rows),
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
@@ -173,6 +161,22 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         **results.what_was_run(study, made.harvest),
     )
     write_report(inputs, study.storage)
+
+
+def _shown(
+    study: Study, made: Made, marked: bool
+) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
+    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them."""
+    assert made.harvest is not None
+    names, key = [a.name for a in made.harvest.adapters], made.harvest.key
+    largest, tokenizer = max(study.cfg.fit.d_sae), load_tokenizer(study.model.folder)
+    shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
+    deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
+    cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown]
+    made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
+    facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
+    groups = made_of[len(deltas) :]
+    return dict(zip(names, facts, strict=True)), tuple(g for g, _ in groups), tuple(p for _, p in groups if p is not None)
 
 
 def _row(r: DivergenceRow) -> Row:

@@ -57,7 +57,7 @@ def test_adapters_are_compared_with_each_other(rows: list) -> None:
 
 
 def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltasae_ray.diverge.run._run", lambda work, *_, **__: pytest.fail("measured again") if work else None)
+    monkeypatch.setattr("deltasae_ray.diverge.run.run_tasks", lambda work, *_, **__: pytest.fail("measured again") if work else None)
     assert diverge_points(study, KEY, make_leaves(study), CFG) == rows
     assert len(measured(study, KEY, make_leaves(study), CFG)) == 4
 
