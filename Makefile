@@ -46,7 +46,7 @@ check: setup ## lint, formatting of imports, types, floors
 
 prove: setup ## long repetitions; dated output goes to tests/evidence/
 	mkdir -p tests/evidence
-	set -o pipefail; $(PYTEST) -m prove tests --timeout=7200 2>&1 | tee tests/evidence/$$(date +%F)-prove.txt
+	set -o pipefail; $(PYTEST) -v -m prove -n 2 --dist loadfile tests --timeout=7200 2>&1 | tee tests/evidence/$$(date +%F)-prove.txt
 
 docs: setup ## write docs/metrics.md from the catalogue of metrics
 	$(BIN)/python -m deltasae_ray.divergence.documentation docs/metrics.md

@@ -12,7 +12,6 @@ from deltasae_ray.divergence.matching import best_cosines, max_cosine
 from deltasae_ray.divergence.missing import Coder, make_coder, share_missing
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows
 from deltasae_ray.divergence.reconstruction import by_pursuit
-from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.divergence.statistics import welch_p
 from tests.divergence.worlds import ACTIVE, ATOMS, D_MODEL, sparse, units
 
@@ -83,32 +82,6 @@ def test_fvu_covers_its_value_on_all_documents() -> None:
     truth = ratio(2000, 7)[0].value
     found = [r.measure(counts) for r, counts in (ratio(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS))]
     assert 0.90 <= coverage([m.ci[0] <= truth <= m.ci[1] for m in found]) <= 0.98
-
-
-def test_loss_recovered_covers_its_value_on_all_documents() -> None:
-    """Documents of different length whose losses move together; the dictionary brings back a part that varies with the document."""
-
-    def rows(count: int, seed: int) -> list[dict]:
-        rng = np.random.default_rng(seed)
-        made = []
-        for positions in rng.integers(40, 160, size=count):
-            effect, part = rng.normal(0.1, 0.05), rng.normal(0.6, 0.15)
-            noise = dict(zip(("encoder", "monitor", "atoms", "atoms_reference", "mean", "atoms_random"), rng.normal(0, 0.02, 6), strict=True))
-            ce = {"zero": 3.0, "exact": 3.0 - effect} | {v: 3.0 - part * effect + e for v, e in noise.items()}
-            kl = {"zero": 0.1 + effect**2, "exact": 0.0} | {v: (1 - part) * (0.1 + effect**2) + abs(e) for v, e in noise.items()}
-            sums = {what: {v: float(positions * x) for v, x in found.items()} for what, found in (("ce", ce), ("kl", kl))}
-            adapted = {what: {"exact": s["exact"], "zero": s["zero"], "adapter": s["exact"] - 0.01} for what, s in sums.items()}
-            made.append({"positions": int(positions), **sums, "adapted": adapted})
-        return made
-
-    whole = rows(100_000, 1)
-    totals = {what: {v: sum(r[what][v] for r in whole) for v in ("zero", "exact", "encoder")} for what in ("ce", "kl")}
-    truth = {
-        "loss_recovered" + end: (t["zero"] - t["encoder"]) / (t["zero"] - t["exact"]) for end, t in (("", totals["ce"]), ("_kl", totals["kl"]))
-    }
-    found = [recovered(rows(DOCUMENTS, 10 + i), bootstrap=400, seed=i) for i in range(REPETITIONS)]
-    for name, value in truth.items():
-        assert 0.90 <= coverage([m[name].ci[0] <= value <= m[name].ci[1] for m in found]) <= 0.98, name
 
 
 def test_cka_covers_its_value_on_all_documents() -> None:
