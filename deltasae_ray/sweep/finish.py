@@ -136,12 +136,13 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
-    largest = max(study.cfg.fit.d_sae)
-    judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
+    largest = _largest(made)
+    leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    judged = [leaf for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
     study.storage.write_bytes("paper.md", paper_table(judged).encode())
     shards = open_harvest(study.storage, made.harvest.key)
     tokenizer = load_tokenizer(study.model.folder)
-    shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
+    shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
     with tempfile.TemporaryDirectory() as scratch:
         groups, planted = results.latent_groups(
             study,
@@ -169,10 +170,15 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
         statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
-        failures=made.failed,
+        failures={trial.name: error for trial, error in made.failed.items()},
         **results.what_was_run(study, made.harvest),
     )
     write_report(inputs, study.storage)
+
+
+def _largest(made: Made) -> dict[str, int]:
+    """Adapter → latents of its largest dictionaries; a trial that failed has none."""
+    return {t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid}
 
 
 def _row(r: DivergenceRow) -> Row:
