@@ -83,11 +83,15 @@ def dictionaries(x: Tensor, cfg: FitConfig) -> None:
         harvest(storage, x.numpy())
         shards = open_harvest(storage, KEY)
         reading = timed(lambda: Rows.read(shards, Tokens.read(shards), "r4", HOOK.layer))
+
+        def one_pass(seeds: range) -> float:
+            points = tuple(FitPoint("r4", HOOK.layer, cfg.sizes[0], cfg.k[0], "topk", seed) for seed in seeds)
+            return timed(lambda: fit_share(FitJob(storage, KEY, points, cfg), 0, 1, "cpu"))
+
+        one_pass(range(1))  # what a process pays once
         alone = 0.0
-        for i, count in enumerate((1, 4, 16)):
-            seeds = range(100 * i, 100 * i + count)
-            points = tuple(FitPoint("r4", HOOK.layer, cfg.d_sae[0], cfg.k[0], "topk", seed) for seed in seeds)  # type: ignore[index]
-            took = timed(lambda points=points: fit_share(FitJob(storage, KEY, points, cfg), 0, 1, "cpu"))
+        for count in (1, 4, 16):
+            took = one_pass(range(100 * count, 101 * count))
             alone = alone or took
             print(f"{count:14} {took:9.2f} {took / count:8.2f} {took / (count * alone):20.2f}")
     print(f"reading took {reading:.2f} s of each pass")
