@@ -257,6 +257,14 @@ class Tracker:
         """The run of one dictionary below the trial run `parent`. Entered again (after Tune), it is the same run."""
         return self._run("leaf", point.name, asdict(point), parent)
 
+    def failed_trial(self, point: TrialPoint, parent: str, error: str) -> None:
+        """A trial of which nothing came but its error: its run ends as FAILED. Entered as a trial later, it is the same run, and clean."""
+        run_id, _ = self._find_or_create("trial", point.name, asdict(point), parent)
+        log = RunLog(self.client, run_id)
+        log.log_params({key: value for key, value in asdict(point).items() if key != "content"})
+        log.set_tags({"error": error})
+        self.client.set_terminated(run_id, "FAILED")
+
     @contextlib.contextmanager
     def _run(self, level: Level, name: str, point: dict, parent: str | None) -> Iterator[RunLog]:
         run_id, status = self._find_or_create(level, name, point, parent)

@@ -24,6 +24,13 @@ def test_the_words_of_the_readme() -> None:
     assert (cfg.reference.source, cfg.storage.root, cfg.tracking.uri) == ("base", "s3://bucket/study", "http://mlflow:5000")
 
 
+def test_a_size_that_follows_the_deltas_is_a_word_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("fit: {d_sae: auto}\n")
+    for word in ("fit.d_sae=auto", f"config={tmp_path / 'a.yaml'}"):
+        assert study(word).fit.d_sae == "auto" and study(word).fit.sizes == (256,)
+    assert study("fit.d_sae=512").fit.d_sae == (512,)
+
+
 def test_reference_ids_by_layer() -> None:
     assert study("reference=some-release", "reference.ids={5: layer_5/width_16k, 10: other}").reference.ids == {
         5: "layer_5/width_16k",
@@ -49,6 +56,8 @@ def test_numbers_are_not_read_as_yaml_reads_them() -> None:
         ("corpus.contextlen=5", "corpus.context_len"),
         ("corpus.context_len=many", "many"),
         ("fit.k=[600]", "lower k or raise d_sae"),
+        ("fit.d_sae=large", "large"),
+        ("fit.max_concurrent_trials=-1", "fit.max_concurrent_trials=-1"),
         ("nonsense", "key=value"),
         ("config=/no/such.yaml", "cannot be read"),
         ("adapt.lr=0.1", "adapt.lr"),

@@ -139,6 +139,18 @@ def test_another_reference_or_content_is_another_leaf(tracker: Tracker):
 
 
 @both_stores
+def test_a_trial_of_which_nothing_came_is_a_failed_run_until_it_succeeds(tracker: Tracker):
+    with tracker.sweep("demo", "study") as sweep:
+        tracker.failed_trial(TRIAL, sweep.run_id, "DictionaryError: all rows are equal")
+    (trial,) = all_runs(tracker, "trial")
+    assert (trial.info.status, trial.data.tags["error"]) == ("FAILED", "DictionaryError: all rows are equal")
+    assert trial.data.params["adapter"] == "r4" and trial.data.tags["mlflow.parentRunId"] == sweep.run_id
+    assert {r.info.status for r in all_runs(tracker, "sweep")} == {"FINISHED"}
+    log_study(again(tracker), M)
+    (after,) = all_runs(tracker, "trial")
+    assert after.info.run_id == trial.info.run_id and after.info.status == "FINISHED" and "error" not in after.data.tags
+
+
 def test_an_error_ends_every_open_run_as_failed_and_a_later_success_clears_it(tracker: Tracker):
     with (
         pytest.raises(ZeroDivisionError),

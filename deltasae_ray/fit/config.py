@@ -5,19 +5,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
-from deltasae_ray.sae.names import Architecture
+from deltasae_ray.sae.names import AUTO_FLOOR, Architecture
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """The sweep's grid is adapters × d_sae × k × architecture; seeds and layers share one read of the shards."""
 
-    d_sae: tuple[int, ...] = (256, 512)
-    """Dictionary sizes, in latents."""
+    d_sae: tuple[int, ...] | Literal["auto"] = (256, 512)
+    """Dictionary sizes, in latents. auto: the next power of two above 8 times the largest effective rank of the deltas, at least 256."""
     k: tuple[int, ...] = (8,)
     """Active latents per token: of each (topk), on average (batchtopk, matryoshka_batchtopk), or aimed at (jumprelu, standard)."""
     architecture: tuple[Architecture, ...] = ("topk",)
-    """By SAELens' name. batchtopk and matryoshka_batchtopk are saved with a threshold, as jumprelu."""
+    """By SAELens' name. topk is the default: batchtopk, its threshold frozen for single tokens, fires more on held-out text, leaves more
+    latents dead and recovers no more planted atoms (docs/benchmarks.md). It and matryoshka_batchtopk are saved with that threshold, as
+    jumprelu."""
     seeds: int = 1
     """Dictionaries per point of the grid; two or more give a ceiling and a share of latents that repeat."""
     lr: float = 3e-3
@@ -45,8 +47,8 @@ class FitConfig:
     """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8."""
     search_samples: int = 8
     """Settings tried per trial."""
-    max_concurrent_trials: int = 1
-    """Trials that run at once; Tune does not see the workers inside them."""
+    max_concurrent_trials: int = 0
+    """Trials that run at once; Tune does not see the workers inside them. 0: what the cluster has CPUs and GPUs for when fitting starts."""
     checkpoint_every: int = 500
     """Steps between checkpoints (weights, optimizer, firing counters, reader position, random state)."""
     max_failures: int = 3
@@ -55,19 +57,33 @@ class FitConfig:
     def __post_init__(self) -> None:
         for field in ("d_sae", "k", "architecture", "search_over"):
             values = getattr(self, field)
+            if values == "auto":
+                continue
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
-        if max(self.k) > min(self.d_sae):
-            raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.d_sae)}: lower k or raise d_sae")
-        if min(self.k) < 1 or min(self.d_sae) < 2:
+        if max(self.k) > min(self.sizes):
+            raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.sizes)}: lower k or raise d_sae")
+        if min(self.k) < 1 or min(self.sizes) < 2:
             raise ConfigError("fit.k must be at least 1 and fit.d_sae at least 2")
-        for field in ("seeds", "batch_tokens", "steps", "workers", "max_concurrent_trials", "checkpoint_every", "search_samples"):
+        for field in ("seeds", "batch_tokens", "steps", "workers", "checkpoint_every", "search_samples"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"fit.{field}={getattr(self, field)} must be at least 1")
+        if self.max_concurrent_trials < 0:
+            raise ConfigError(f"fit.max_concurrent_trials={self.max_concurrent_trials} must be at least 1, or 0 for what the cluster holds")
         if not (0 < self.lr < math.inf and 0 <= self.auxk < math.inf and 0 <= self.l1 < math.inf):
             raise ConfigError(f"fit.lr={self.lr} must be above 0, fit.auxk={self.auxk} and fit.l1={self.l1} at least 0")
         if self.layout == "ddp" and self.workers > self.batch_tokens:
             raise ConfigError(f"fit.workers={self.workers} exceeds fit.batch_tokens={self.batch_tokens}: some would have no tokens")
+
+    @property
+    def at_once(self) -> int:
+        """Trials that share the machines; 1 until `max_concurrent_trials=0` is resolved."""
+        return max(1, self.max_concurrent_trials)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """`d_sae` in latents; before the harvest, what is at least known of `auto`."""
+        return (AUTO_FLOOR,) if self.d_sae == "auto" else self.d_sae
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class FittedDictionary:
     """Held-out figures: fvu, l0, alive, effective_latents, effective_firing."""
     curve: tuple[tuple[int, float], ...]
     """Optimizer step and training FVU since the last point."""
+    dead: tuple[tuple[int, float], ...]
+    """Optimizer step and latents that were dead at it."""
     rows: int
     """Training rows."""
 
@@ -48,8 +50,8 @@ def fitted_points(storage: Storage, harvest_key: str, points: Sequence[FitPoint]
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
         if storage.exists(f"{key}/{MANIFEST}"):
             row = storage.read_json(f"{key}/{MANIFEST}")
-            curve = tuple((int(step), float(value)) for step, value in row["curve"])
-            found[point] = FittedDictionary(point, key, row["digest"], row["metrics"], curve, row["rows"])
+            curve, dead = (tuple((int(step), float(value)) for step, value in row[name]) for name in ("curve", "dead"))
+            found[point] = FittedDictionary(point, key, row["digest"], row["metrics"], curve, dead, row["rows"])
     return found
 
 
@@ -128,7 +130,7 @@ def _loop(config: dict[str, Any]) -> None:
 
     job: FitJob = config["job"]
     context = ray.train.get_context()
-    concurrent = context.get_local_world_size() * job.cfg.max_concurrent_trials
+    concurrent = context.get_local_world_size() * job.cfg.at_once
     torch.set_num_threads(max(1, cores() // concurrent))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
     rank, world = context.get_world_rank(), context.get_world_size()

@@ -55,6 +55,7 @@ def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | No
     """
     shards = open_harvest(job.storage, job.harvest_key)
     sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
+    tokens: Tokens | None = None
     for group in groups(job.points)[rank::world]:
         keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in group}
         missing = [p for p in group if not job.storage.exists(f"{keys[p]}/{MANIFEST}")]
@@ -63,7 +64,8 @@ def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | No
         rows: Rows | None = None
         for point in missing:
             try:
-                rows = rows or Rows.read(shards, point.adapter, point.layer)
+                tokens = tokens or Tokens.read(shards)
+                rows = rows or Rows.read(shards, tokens, point.adapter, point.layer)
                 fitting = Fitting(job, point, keys[point], rows, device, peers)
                 while not fitting.trainer.done:
                     fitting.advance()
@@ -88,8 +90,9 @@ def fit_rounds(job: FitJob, device: str) -> Iterator[tuple[int, float]]:
     sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
     keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
     fvus, fittings = [], []
+    tokens = Tokens.read(shards)
     for group in groups(job.points):
-        rows = Rows.read(shards, group[0].adapter, group[0].layer)
+        rows = Rows.read(shards, tokens, group[0].adapter, group[0].layer)
         for p in group:
             if job.storage.exists(f"{keys[p]}/{MANIFEST}"):
                 fvus.append(job.storage.read_json(f"{keys[p]}/{MANIFEST}")["metrics"]["fvu"])
@@ -106,6 +109,22 @@ def fit_rounds(job: FitJob, device: str) -> Iterator[tuple[int, float]]:
 
 
 @dataclass(frozen=True, eq=False)
+class Tokens:
+    """What every read of a harvest shares: which rows are used (position 0, BOS, is not), and of which document each is."""
+
+    used: dict[str, np.ndarray]
+    """Split → bool [token]."""
+    fit_docs: np.ndarray
+    """object [used token]"""
+
+    @classmethod
+    def read(cls, shards: ShardSet) -> "Tokens":
+        tables = {split: shards.tokens(split) for split in ("fit", "eval")}
+        used = {split: table.position > 0 for split, table in tables.items()}
+        return cls(used, tables["fit"].doc_id[used["fit"]])
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """One read: a source's rows at a hookpoint, position 0 (BOS) left out."""
 
@@ -117,21 +136,20 @@ class Rows:
     """Split → rows with NaN or infinity that were left out."""
 
     @classmethod
-    def read(cls, shards: ShardSet, adapter: str, layer: int) -> "Rows":
-        tokens = shards.tokens("fit")
-        fit, fit_kept = _usable(shards, adapter, layer, "fit")
-        evaluation, kept = _usable(shards, adapter, layer, "eval")
+    def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int) -> "Rows":
+        fit, fit_kept = _usable(shards, tokens, adapter, layer, "fit")
+        evaluation, kept = _usable(shards, tokens, adapter, layer, "eval")
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
-        docs = tokens.doc_id[tokens.position > 0]
+        docs = tokens.fit_docs
         whole = not any(dropped.values())  # no second copy of the rows where there is nothing to leave out
         return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
 
 
-def _usable(shards: ShardSet, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _usable(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""
-    rows = shards.read(layer, adapter, split=split)[shards.tokens(split).position > 0]
+    rows = shards.read(layer, adapter, split=split)[tokens.used[split]]
     if not len(rows):
         raise DictionaryError(f"there are no {split} tokens beyond position 0: raise corpus.{split}_tokens")
     try:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deltasae_ray.sae import kernels
+from deltasae_ray.sae import kernels, screening
 
 SELECTING = ("topk", "batchtopk", "matryoshka_batchtopk")
 """Those that choose which latents are active, and so go the sparse path."""
@@ -47,20 +47,21 @@ class Forward(NamedTuple):
     """Latents that fired, one entry a token."""
     price: Float[Tensor, ""]
     """What is penalised, summed over tokens: L1 of the codes (standard), their number (jumprelu), 0 elsewhere; differentiable."""
-    pre: Float[Tensor, "token d_sae"]
-    """Pre-activations, without gradient."""
 
 
-def select(pre: Float[Tensor, "token d_sae"], architecture: str, k: int) -> tuple[Float[Tensor, " entry"], kernels.Active]:
-    """The active pre-activations of a SELECTING architecture."""
+@torch.no_grad()
+def select(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, k: int) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+    """The active pre-activations of a SELECTING architecture, without gradient."""
+    encoder = w.encoder, w.b_enc, w.b_dec
+    if screening.pays(w.encoder, k):
+        return screening.topk(y, *encoder, k) if architecture == "topk" else screening.batch_topk(y, *encoder, k)
+    pre = kernels.preactivations(y, *encoder)
     return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
 
 
 def sparse_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, k: int) -> Forward:
     """Of a SELECTING architecture."""
-    with torch.no_grad():
-        pre = kernels.preactivations(y, w.encoder, w.b_enc, w.b_dec)
-        values, chosen = select(pre, architecture, k)
+    values, chosen = select(y, w, architecture, k)
     codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, values, chosen)
     widths = prefixes(len(w.decoder), k) if architecture == "matryoshka_batchtopk" else (len(w.decoder),)
     missed, error = y.new_zeros(()), y
@@ -68,7 +69,7 @@ def sparse_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: 
         part = codes if width == len(w.decoder) else codes * (chosen.latents < width)
         error = y - w.b_dec - kernels.decode(part, w.decoder, chosen)
         missed = missed + error.square().sum() / len(widths)
-    return Forward(missed, error.detach(), chosen.latents[values > 0], y.new_zeros(()), pre)
+    return Forward(missed, error.detach(), chosen.latents[values > 0], y.new_zeros(()))
 
 
 def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, bandwidth: float) -> Forward:
@@ -85,7 +86,7 @@ def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: s
         codes = pre.relu()
         price = codes.sum()
     error = y - w.b_dec - codes @ w.decoder
-    return Forward(error.square().sum(), error.detach(), (codes > 0).nonzero()[:, 1], price, pre.detach())
+    return Forward(error.square().sum(), error.detach(), (codes > 0).nonzero()[:, 1], price)
 
 
 def prefixes(d_sae: int, k: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import effective_number
-from deltasae_ray.sae.names import Architecture
+from deltasae_ray.sae.names import AUTO_FLOOR, Architecture
 from deltasae_ray.sae.recipe import Recipe, finite_rows
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.sae.trainer import Trainer
@@ -61,15 +61,19 @@ def default_steps(rows: int, d_model: int, d_sae: int, batch_tokens: int) -> int
     return int(min(1500, max(500, min(20 * rows / batch_tokens, affordable))))
 
 
-def effective_rank(x: Float[Tensor, "token d_model"]) -> float:
+def effective_rank(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> float:
     """exp H(λ/Σλ), λ the eigenvalues of the covariance of x, in fp64."""
-    centred = x.double() - x.double().mean(dim=0)
-    return effective_number(torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0))
+    mean = torch.stack([rows.double().sum(dim=0) for rows in x.split(chunk)]).sum(dim=0) / len(x)
+    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for rows in x.split(chunk):
+        centred = rows.double() - mean
+        covariance += centred.T @ centred
+    return effective_number(torch.linalg.eigvalsh(covariance).clamp_min(0))
 
 
 def auto_size(rank: float) -> int:
-    """The next power of two above 8 · rank, at least 256."""
-    return max(256, 1 << int(8 * rank).bit_length())
+    """The next power of two above 8 · rank, at least AUTO_FLOOR."""
+    return max(AUTO_FLOOR, 1 << int(8 * rank).bit_length())
 
 
 def _matrix(x: Float[Tensor, "token d_model"] | np.ndarray) -> Float[Tensor, "token d_model"]:

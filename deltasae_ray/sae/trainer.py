@@ -94,7 +94,7 @@ class Trainer:
         loss = forward.missed / energy + self._penalty(forward, l0=sums[2] / self.batch)
         dead = self._count(forward.fired)
         if self.recipe.auxk and len(dead):
-            loss = loss + self.recipe.auxk * self._auxk(y, forward.pre, dead, forward.error)
+            loss = loss + self.recipe.auxk * self._auxk(y, dead, forward.error)
         self._update(loss)
         self._sums += sums[:2]
         self.steps_done += 1
@@ -157,12 +157,13 @@ class Trainer:
     def _auxk(
         self,
         y: Float[Tensor, "batch d_model"],
-        pre: Float[Tensor, "batch d_sae"],
         dead: Int[Tensor, " dead"],
         left: Float[Tensor, "batch d_model"],
     ) -> Float[Tensor, ""]:
         """Share of what the living latents left over that the strongest dead ones miss (Gao et al. 2024, appendix A.2)."""
-        values, at = pre[:, dead].topk(min(y.shape[1] // 2, len(dead)) or 1, dim=1, sorted=False)
+        with torch.no_grad():
+            pre = kernels.preactivations(y, self.weights.encoder[dead], self.weights.b_enc[dead], self.weights.b_dec)
+        values, at = pre.topk(min(y.shape[1] // 2, len(dead)) or 1, dim=1, sorted=False)
         chosen = kernels.active(dead[at].reshape(-1), at.shape[1], self.recipe.d_sae)
         codes = kernels.encode(y, *self._encoder(), values.reshape(-1), chosen)
         missed = left - kernels.decode(codes, self.weights.decoder, chosen)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from deltasae_ray.errors import ConfigError, ResourceError, StorageError
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 
@@ -66,11 +67,11 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     if autoscaling():
         return  # nodes come on demand; the autoscaler itself says what it cannot provide
     fit = cfg.fit
-    workers = fit.workers * fit.max_concurrent_trials
+    workers = fit.workers * fit.at_once
     needs = {
         "harvest": (cfg.gangs.cpus_per_gang + READ_TASK_CPUS, cfg.gangs.gpus_per_gang, "gangs.cpus_per_gang, gangs.gpus_per_gang"),
         "fit": (
-            fit.max_concurrent_trials * TRIAL_CPUS + workers * fit.cpus_per_worker + READ_TASK_CPUS,
+            fit.at_once * TRIAL_CPUS + workers * fit.cpus_per_worker + READ_TASK_CPUS,
             workers * fit.gpus_per_worker,
             "fit.workers, fit.cpus_per_worker, fit.gpus_per_worker, fit.max_concurrent_trials",
         ),
@@ -81,6 +82,17 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
                 f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once, one read task included; this cluster has {cpus:g} and "
                 f"{gpus:g}: lower {words}, or add nodes; Ray would wait for ever"
             )
+
+
+def concurrent_trials(fit: FitConfig, trials: int) -> int:
+    """What `fit.max_concurrent_trials=0` stands for: as many of `trials` as the cluster's CPUs and GPUs hold now, at least one."""
+    import ray
+
+    has = ray.cluster_resources()
+    room = (has.get("CPU", 0) - READ_TASK_CPUS) / (TRIAL_CPUS + fit.workers * fit.cpus_per_worker)
+    if fit.gpus_per_worker:
+        room = min(room, has.get("GPU", 0) / (fit.workers * fit.gpus_per_worker))
+    return max(1, min(int(room), trials))
 
 
 def autoscaling() -> bool:

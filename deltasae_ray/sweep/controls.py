@@ -33,7 +33,7 @@ def control_points(
 def control_dictionaries(study: Study, trials_count: int) -> dict[str, int]:
     """Control → dictionaries that it adds to the fits."""
     fit, layers, chosen = study.cfg.fit, len(study.layers), study.cfg.diverge.chosen
-    shapes = len(fit.d_sae) * len(fit.k) * len(fit.architecture)
+    shapes = len(fit.sizes) * len(fit.k) * len(fit.architecture)
     costs = {
         "random_lora": layers * shapes,
         "base": layers,

@@ -134,8 +134,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
-    largest = max(study.cfg.fit.d_sae)
-    judged = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter) if (leaf.d_sae, leaf.seed) == (largest, 0)]
+    largest = _largest(made)
+    leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    judged = [leaf for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
     study.storage.write_bytes("paper.md", paper_table(judged).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, marked)
@@ -157,7 +158,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
         statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
-        failures=made.failed,
+        failures={trial.name: error for trial, error in made.failed.items()},
         **results.what_was_run(study, made.harvest),
     )
     write_report(inputs, study.storage)
@@ -169,14 +170,19 @@ def _shown(
     """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them."""
     assert made.harvest is not None
     names, key = [a.name for a in made.harvest.adapters], made.harvest.key
-    largest, tokenizer = max(study.cfg.fit.d_sae), load_tokenizer(study.model.folder)
-    shown = [f for t, group in made.grid.items() if t.d_sae == largest for f in group if f.point.seed == 0]
+    largest, tokenizer = _largest(made), load_tokenizer(study.model.folder)
+    shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
     deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
     cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown]
     made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
     facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
     groups = made_of[len(deltas) :]
     return dict(zip(names, facts, strict=True)), tuple(g for g, _ in groups), tuple(p for _, p in groups if p is not None)
+
+
+def _largest(made: Made) -> dict[str, int]:
+    """Adapter → latents of its largest dictionaries; a trial that failed has none."""
+    return {t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid}
 
 
 def _row(r: DivergenceRow) -> Row:

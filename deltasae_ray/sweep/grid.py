@@ -35,13 +35,13 @@ class Trial:
 def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
     """adapters × d_sae × k × architecture, in that order."""
     names = [a.name for a in adapters if a.kind == "adapter"]
-    return [Trial(*point) for point in product(names, fit.d_sae, fit.k, fit.architecture)]
+    return [Trial(*point) for point in product(names, fit.sizes, fit.k, fit.architecture)]
 
 
 def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
     """Dictionaries of base activations, of the grid's largest size: the control on documents B and, where none is given,
     the reference on documents A."""
-    shape = (max(fit.d_sae), fit.k[0], fit.architecture[0])
+    shape = (max(fit.sizes), fit.k[0], fit.architecture[0])
     controls = [FitPoint(BASE, layer, *shape, seed=CONTROL_SEED, documents="B") for layer in layers]
     references = [FitPoint(BASE, layer, *shape, seed=REFERENCE_SEED, documents="A") for layer in layers] if toy_reference else []
     return controls + references
@@ -51,4 +51,4 @@ def random_points(layers: Sequence[int], fit: FitConfig, adapters: Sequence[Adap
     """Dictionaries of the random adapter's deltas, by the same recipe; none where it was not harvested."""
     if all(a.kind != "random" for a in adapters):
         return []
-    return [point for shape in product(fit.d_sae, fit.k, fit.architecture) for point in Trial(RANDOM, *shape).points(layers, 1)]
+    return [point for shape in product(fit.sizes, fit.k, fit.architecture) for point in Trial(RANDOM, *shape).points(layers, 1)]

@@ -20,5 +20,5 @@ class Made:
     controls: dict[FitPoint, FittedDictionary] = field(default_factory=dict)
     """Reference, base control and random-LoRA dictionaries."""
     grid: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[Trial, str] = field(default_factory=dict)
     """Trial that failed after its retries → its error."""

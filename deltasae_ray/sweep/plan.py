@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deltasae_ray.errors import StorageError
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
@@ -47,14 +48,14 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     random = "random_lora" in cfg.diverge.chosen
     sources = 1 + len(names) + random
     size = tokens * sources * len(study.layers) * len(set(cfg.harvest.sites)) * (2 * study.model.d_model + 1) + tokens * 24 * sources
-    trials = len(names) * len(cfg.fit.d_sae) * len(cfg.fit.k) * len(cfg.fit.architecture)
+    trials = len(names) * len(cfg.fit.sizes) * len(cfg.fit.k) * len(cfg.fit.architecture)
     lines = (
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
-        ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls"),
+        ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
         ("shards on disk", f"{size / 1e6:,.0f} MB below {study.storage.root}"),
     )
@@ -66,6 +67,10 @@ def _split_line(study: Study, split: str) -> str:
     return f"{split} {study.corpus.num_tokens(split):,} in {study.corpus.num_documents(split)} documents ({', '.join(parts)})"
 
 
+def _size_line(fit: FitConfig) -> str:
+    return f"; d_sae is chosen after the harvest, and minutes are those of {fit.sizes[0]}" if fit.d_sae == "auto" else ""
+
+
 def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int) -> float:
     cfg = study.cfg
     gpus = cfg.gangs.gpus_per_gang * cfg.gangs.gangs
@@ -74,7 +79,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     documents = DOCUMENTS + UNRELATED_DOCUMENTS * (len(study.corpus.names) - 1)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
     controls = len(study.layers) + sum(control_dictionaries(study, trials).values())
-    step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.d_sae)
+    step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.sizes)
     work = {
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
         "harvest": passes * sources * body / speed,

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 from deltasae_ray.cli import say
+from deltasae_ray.errors import DictionaryError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
-from deltasae_ray.sweep.cluster import check_cluster, connect, resolve_root
+from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.finish import compare, print_table, write_results
@@ -33,11 +36,15 @@ def run(stage: str, cfg: StudyConfig) -> None:
     clock, made = Clock(), Made(by_tune=stage == "sweep")
     with tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
+            if name == "fit":
+                study = _resolved(study, made)
             if name in _STAGES:
                 with clock.stage(name):
                     _STAGES[name](study, made)
             if name == "fit" and log:
                 log.fitted(made)
+                if not made.grid:
+                    raise DictionaryError(f"no trial could be fitted, {len(made.failed)} failed: {next(iter(made.failed.values()))}")
         if "diverge" in stages and log:
             with clock.stage("diverge"):
                 found = compare(study, made)
@@ -55,6 +62,19 @@ def _adapt(study: Study, made: Made) -> None:
 def _harvest(study: Study, made: Made) -> None:
     made.harvest = harvest_of(study, made.adapters)
     check_references(study, made.harvest)
+
+
+def _resolved(study: Study, made: Made) -> Study:
+    """The study with what its fits leave to the deltas (`d_sae=auto`) and to the cluster (`max_concurrent_trials=0`) filled in."""
+    assert made.harvest is not None
+    fit = study.cfg.fit
+    if fit.d_sae == "auto":
+        size = auto_d_sae(study.storage, made.harvest.key, [a.name for a in made.harvest.adapters if a.kind == "adapter"], study.layers)
+        say(f"fit.d_sae=auto: {size} latents")
+        fit = replace(fit, d_sae=(size,))
+    if not fit.max_concurrent_trials:
+        fit = replace(fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit))))
+    return replace(study, cfg=replace(study.cfg, fit=fit))
 
 
 def _fit(study: Study, made: Made) -> None:

@@ -38,7 +38,9 @@ class StudyLog:
     run: RunLog
 
     def fitted(self, made: Made) -> None:
-        """Held-out figures, learning curve and files of every dictionary."""
+        """Held-out figures, learning curve and files of every dictionary; trials that failed end as FAILED runs with their error."""
+        for trial, error in made.failed.items():
+            self.tracker.failed_trial(_point(trial, made), self.run.run_id, error)
         reference = next(iter(references_of(self.study, made).values())).name
         for trial, dictionaries in made.grid.items():
             with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
@@ -46,8 +48,8 @@ class StudyLog:
                     with self.tracker.leaf(_point(trial, made).leaf(f.point.layer, f.point.seed, reference), above.run_id) as leaf:
                         leaf.log_measures({name: Measure(value, n=f.rows) for name, value in f.metrics.items()})
                         leaf.log_curve("train_fvu", list(f.curve))
+                        leaf.log_curve("dead_latents", list(f.dead))
                         _upload(leaf, self.study.storage, f)
-        self.run.set_tags({f"failed.{name}": error for name, error in made.failed.items()})
 
     def compared(self, made: Made, found: Findings) -> None:
         """Every measure of every leaf, layer means on the trials, tables and report on the sweep."""

@@ -25,7 +25,7 @@ LR_FACTOR = 4.0
 
 def search(
     storage: Storage, harvest_key: str, grid: Sequence[Trial], layers: Sequence[int], cfg: FitConfig
-) -> tuple[dict[Trial, FitConfig], dict[str, str]]:
+) -> tuple[dict[Trial, FitConfig], dict[Trial, str]]:
     """The settings of every trial, and the trials of which no candidate could be fitted, with the error.
 
     What was found is kept in searches/<key>.json; a trial that is there is not searched again.
@@ -36,7 +36,7 @@ def search(
         if not storage.exists(key):
             found = _search_one(storage, harvest_key, trial, layers, cfg, name=f"search-{digest(key)}")
             if not any("fvu" in row for row in found):
-                failed[trial.name] = next((row["error"] for row in found), "no candidate was fitted to the end")
+                failed[trial] = next((row["error"] for row in found), "no candidate was fitted to the end")
                 continue
             storage.write_json(key, {"trial": trial.name, "candidates": found})
             for row in found:
@@ -75,7 +75,6 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
                 metric="fvu",
                 mode="min",
                 num_samples=cfg.search_samples,
-                max_concurrent_trials=cfg.max_concurrent_trials,
                 **_how(cfg),
             ),
             run_config=tune.RunConfig(
@@ -102,15 +101,18 @@ def _space(cfg: FitConfig) -> dict[str, Any]:
 
 
 def _how(cfg: FitConfig) -> dict[str, Any]:
+    """Both are seeded: a driver that died before Tune wrote anything down finds its candidates, and their checkpoints, again."""
     if cfg.search == "asha":
         from ray.tune.schedulers import ASHAScheduler
+        from ray.tune.search import BasicVariantGenerator
 
         grace = min(cfg.steps, max(cfg.checkpoint_every, cfg.steps // 4))
-        return {"scheduler": ASHAScheduler(time_attr="steps", max_t=cfg.steps, grace_period=grace, reduction_factor=2)}
+        scheduler = ASHAScheduler(time_attr="steps", max_t=cfg.steps, grace_period=grace, reduction_factor=2)
+        return {"scheduler": scheduler, "search_alg": BasicVariantGenerator(max_concurrent=cfg.at_once, random_state=0)}
     from ray.tune.search.optuna import OptunaSearch
 
     try:
-        return {"search_alg": OptunaSearch(seed=0)}
+        return {"search_alg": OptunaSearch(seed=0), "max_concurrent_trials": cfg.at_once}
     except (AssertionError, ImportError) as e:
         raise ConfigError("fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha") from e
 
@@ -122,7 +124,7 @@ def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, tr
 
     from deltasae_ray.sae.threads import cores
 
-    torch.set_num_threads(max(1, cores() // cfg.max_concurrent_trials))
+    torch.set_num_threads(max(1, cores() // cfg.at_once))
     job = FitJob(storage, harvest_key, tuple(trial.points(layers, 1)), replace(cfg, **config))
     device = "cuda" if torch.cuda.is_available() and cfg.gpus_per_worker else "cpu"
     before: tuple[int, float] | None = None

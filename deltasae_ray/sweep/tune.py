@@ -13,13 +13,13 @@ from deltasae_ray.sweep.grid import Trial
 
 def sweep_trials(
     storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], cfg: FitConfig
-) -> dict[str, str]:
+) -> dict[Trial, str]:
     """Fits every trial with its settings; the caller leaves out those whose dictionaries all have a manifest.
 
     The grid is rank × size, which is studied and never stopped early, so the scheduler is FIFO.
 
     Returns:
-        Name of each trial that failed after its retries → its error; the rest are unharmed.
+        Each trial that failed after its retries → its error; the rest are unharmed.
     """
     from ray import tune
 
@@ -40,7 +40,7 @@ def sweep_trials(
         tune_config=tune.TuneConfig(
             metric="fvu",
             mode="min",
-            max_concurrent_trials=cfg.max_concurrent_trials,
+            max_concurrent_trials=cfg.at_once,
             trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
@@ -54,7 +54,7 @@ def sweep_trials(
     keys = [key for t in grid for key in keys_of(storage, harvest_key, t.points(layers, cfg.seeds), settings[t]).values()]
     with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True):
         results = tuner.fit()
-    return {grid[i].name: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
+    return {grid[i]: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
 
 
 def ray_path(storage: Storage) -> str:

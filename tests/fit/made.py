@@ -57,12 +57,14 @@ def vectors(unit: TokenBatch, source: Source, hookpoint: Hookpoint) -> np.ndarra
     return x.astype(np.float32)
 
 
-def make_harvest(storage: Storage, units: int = 30, made: list[TokenBatch] | None = None) -> list[TokenBatch]:
+def make_harvest(
+    storage: Storage, units: int = 30, made: list[TokenBatch] | None = None, sources: tuple[Source, ...] = SOURCES
+) -> list[TokenBatch]:
     made = made or [make_unit(index) for index in range(units)]
     write_harvest(storage, KEY, {"d_model": D_MODEL})
     write_units(storage, KEY, map(Unit.of, made))
-    for source in SOURCES:
+    for source in sources:
         write_source(storage, KEY, source)
     for unit in made:
-        commit_unit(storage, KEY, [write_shard(storage, KEY, s.digest, unit, {h: vectors(unit, s, h) for h in HOOKS}) for s in SOURCES])
+        commit_unit(storage, KEY, [write_shard(storage, KEY, s.digest, unit, {h: vectors(unit, s, h) for h in HOOKS}) for s in sources])
     return made

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltasae_ray.sae import kernels
+from deltasae_ray.sae import kernels, screening
 
 
 def weights(seed: int, d_sae: int = 96, d_model: int = 24) -> list[Tensor]:
@@ -14,6 +14,7 @@ def weights(seed: int, d_sae: int = 96, d_model: int = 24) -> list[Tensor]:
 
 
 CHOICES = ["topk", "batchtopk"]
+SCREENED = {"topk": screening.topk, "batchtopk": screening.batch_topk}
 
 
 def dense_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, how: str, among: Tensor | None) -> Tensor:
@@ -26,11 +27,12 @@ def dense_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec
 
 
 def sparse_loss(
-    x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, how: str, among: Tensor | None
+    x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, how: str, among: Tensor | None, screen: bool = False
 ) -> Tensor:
     pre = kernels.preactivations(x, encoder, b_enc, b_dec).detach()
     choose = kernels.topk if how == "topk" else kernels.batch_topk
-    values, chosen = choose(pre if among is None else pre[:, among], k)
+    with torch.no_grad():
+        values, chosen = SCREENED[how](x, encoder, b_enc, b_dec, k) if screen else choose(pre if among is None else pre[:, among], k)
     if among is not None:
         counts = chosen.starts.diff()
         chosen = kernels.active(among[chosen.latents], counts, len(encoder))
@@ -38,13 +40,17 @@ def sparse_loss(
     return (x - b_dec - kernels.decode(codes, decoder, chosen)).square().mean()
 
 
-@pytest.mark.parametrize("among", [None, torch.tensor([3, 90, 41, 7, 55, 56, 20, 0, 33])], ids=["all latents", "dead latents of AuxK"])
+@pytest.mark.parametrize(
+    ("among", "screen"),
+    [(None, False), (None, True), (torch.tensor([3, 90, 41, 7, 55, 56, 20, 0, 33]), False)],
+    ids=["all latents", "all latents, screened", "dead latents of AuxK"],
+)
 @pytest.mark.parametrize("how", CHOICES)
 @pytest.mark.parametrize("k", [1, 5, 9])
-def test_gradients_of_the_sparse_path_equal_the_dense_ones(k: int, how: str, among: Tensor | None) -> None:
+def test_gradients_of_the_sparse_path_equal_the_dense_ones(k: int, how: str, among: Tensor | None, screen: bool) -> None:
     x = torch.randn(70, 24, generator=torch.Generator().manual_seed(9))
     sparse, dense = weights(1), weights(1)
-    losses = sparse_loss(x, *sparse, k, how, among), dense_loss(x, *dense, k, how, among)
+    losses = sparse_loss(x, *sparse, k, how, among, screen), dense_loss(x, *dense, k, how, among)
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-7)

@@ -38,7 +38,7 @@ def test_the_best_settings_are_found_and_their_dictionaries_kept(ray_cluster: No
     (fitted,) = fitted_points(storage, KEY, TRIAL.points([1], 1), settings[TRIAL]).values()
     assert fitted.metrics["fvu"] == best["fvu"]
     assert not [name for name in storage.list("dictionaries") if "checkpoint" in name]
-    assert list(failed) == [SILENT.name] and "rows are equal" in failed[SILENT.name]
+    assert list(failed) == [SILENT] and "rows are equal" in failed[SILENT]
     before = storage.list("dictionaries")
     assert search(storage, KEY, [TRIAL], [1], cfg)[0] == settings and storage.list("dictionaries") == before
 

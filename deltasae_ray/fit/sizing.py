@@ -1,0 +1,35 @@
+"""The size that `fit.d_sae=auto` stands for, once the deltas are there."""
+
+from collections.abc import Sequence
+
+import torch
+
+from deltasae_ray.sae.fitting import auto_size, effective_rank
+from deltasae_ray.sae.recipe import finite_rows
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage
+
+
+def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], layers: Sequence[int]) -> int:
+    """The next power of two above 8 · the largest effective rank over adapters and layers, at least 256.
+
+    One size for all, since figures of dictionaries of different sizes do not compare. A Ray task per adapter and layer reads it.
+
+    Raises:
+        ShardError: a harvest that is incomplete or damaged.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    task = ray.remote(num_cpus=0.5)(delta_rank)
+    try:
+        return auto_size(max(ray.get([task.remote(storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers])))
+    except RayTaskError as e:
+        raise e.cause from None
+
+
+def delta_rank(storage: Storage, harvest_key: str, adapter: str, layer: int) -> float:
+    """Effective rank of an adapter's training rows at a layer, position 0 left out; 0 where it changes nothing."""
+    shards = open_harvest(storage, harvest_key)
+    rows = torch.from_numpy(shards.read(layer, adapter, split="fit")[shards.tokens("fit").position > 0])
+    return effective_rank(rows[finite_rows(rows)])

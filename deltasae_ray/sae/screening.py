@@ -1,0 +1,91 @@
+"""The codes of fp32 from a product in bf16: it names candidates, their values are taken again in fp32, and the largest of those win.
+
+On a CPU with matrix units (AMX) a bf16 product takes a sixth of an fp32 one, so this costs half of fp32 product and selection
+(docs/benchmarks.md). The codes are those of fp32: a token whose last winner is not clear of what the bf16 product may have
+misjudged gets the fp32 product after all.
+"""
+
+from functools import cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from deltasae_ray.sae import kernels
+
+_SPARE = 4
+"""A candidate more for every so many wanted."""
+_ROUNDING = 2.0**-8
+"""Rounding of a bf16 result, as a share of it."""
+
+
+@cache
+def _fast_bf16() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def pays(encoder: Float[Tensor, "d_sae d_model"], k: int) -> bool:
+    """Whether screening is faster here, by machine and shape alone, so that the same seed keeps to the same path."""
+    d_sae, d_model = encoder.shape
+    return encoder.device.type == "cpu" and _fast_bf16() and d_sae >= 32 * k and d_sae * d_model >= 2**20
+
+
+def topk(
+    x: Float[Tensor, "token d_model"],
+    encoder: Float[Tensor, "d_sae d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_model"],
+    k: int,
+) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+    """`kernels.topk` of the pre-activations."""
+    bias = kernels.encoder_bias(encoder, b_enc, b_dec)
+    rough, found = _rough(x, encoder, bias).topk(k + max(8, k // _SPARE), dim=1, sorted=False)
+    starts = torch.arange(0, found.numel() + 1, found.shape[1])
+    exact = (kernels.at_entries(x, encoder, found.reshape(-1), starts) + bias[found.reshape(-1)]).view_as(found)
+    values, among = exact.topk(k, dim=1, sorted=False)
+    latents = found.gather(1, among)
+    unsure = ~_clear(values.amin(dim=1), rough.float(), exact)
+    if bool(unsure.any()):
+        values[unsure], latents[unsure] = torch.addmm(bias, x[unsure], encoder.T).topk(k, dim=1, sorted=False)
+    return values.reshape(-1), kernels.active(latents.reshape(-1), k, len(encoder))
+
+
+def batch_topk(
+    x: Float[Tensor, "token d_model"],
+    encoder: Float[Tensor, "d_sae d_model"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_model"],
+    k: int,
+) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+    """`kernels.batch_topk` of the pre-activations."""
+    bias, wanted, d_sae = kernels.encoder_bias(encoder, b_enc, b_dec), k * len(x), len(encoder)
+    pre = _rough(x, encoder, bias)
+    places = kernels.largest(pre, wanted + wanted // _SPARE)
+    latents, counts = places % d_sae, torch.bincount(places // d_sae, minlength=len(x))
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    exact = kernels.at_entries(x, encoder, latents, starts) + bias[latents]
+    limit = exact.topk(wanted, sorted=False).values.min().clamp_min(torch.finfo(exact.dtype).tiny)
+    if not bool(_clear(limit[None], pre.view(-1)[places][None].float(), exact[None])):
+        return kernels.batch_topk(torch.addmm(bias, x, encoder.T), k)
+    won = exact >= limit
+    counts = torch.bincount((places // d_sae)[won], minlength=len(x))
+    return exact[won], kernels.active(latents[won], counts, d_sae)
+
+
+def _rough(
+    x: Float[Tensor, "token d_model"], encoder: Float[Tensor, "d_sae d_model"], bias: Float[Tensor, " d_sae"]
+) -> Float[Tensor, "token d_sae"]:
+    return torch.addmm(bias.bfloat16(), x.bfloat16(), encoder.bfloat16().T)
+
+
+def _clear(
+    last: Float[Tensor, " row"], rough: Float[Tensor, "row candidate"], exact: Float[Tensor, "row candidate"]
+) -> Bool[Tensor, " row"]:
+    """Whether no latent that is not among the candidates can exceed `last`, the weakest winner.
+
+    Their rough values are at most the smallest of the candidates'. What these were off by, beyond the rounding of the result itself, is
+    doubled for those not seen. NaN is never clear.
+    """
+    smallest = rough.amin(dim=1)
+    off = ((exact - rough).abs() - _ROUNDING * exact.abs()).amax(dim=1).clamp_min(0) + _ROUNDING * smallest.abs()
+    return last - smallest >= 2 * off
