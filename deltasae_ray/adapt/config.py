@@ -40,7 +40,7 @@ class AdaptConfig:
     cpus_per_worker: float = 0.5
     """CPUs that a training worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
     gpus_per_worker: float = 0.0
-    """GPUs that a training worker asks Ray for."""
+    """GPUs that a training worker asks Ray for; 1 where several share a model (model.sharding=zero3)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr <= MAX_LR:

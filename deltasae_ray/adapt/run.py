@@ -12,6 +12,7 @@ from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
+from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.training import ray_train_driver
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
@@ -65,10 +66,10 @@ def trained(storage: Storage, training: Training) -> AdapterRef | None:
     )
 
 
-def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig) -> list[AdapterRef]:
+def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig) -> list[AdapterRef]:
     """Trains the adapters that are missing; needs an initialised Ray only if there are any.
 
-    A worker holds the whole base model in fp32, whatever `model.sharding` says.
+    A worker holds the whole base model in fp32; with `model.sharding=zero3`, `gangs.ranks` workers hold a share each.
 
     Raises:
         AdapterError: targets that the model has not, or a loss that is no number.
@@ -78,7 +79,7 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
     wanted = trainings(source, corpus, cfg)
     if missing := [t for t in wanted if trained(storage, t) is None]:
         check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
-        _train(storage, model, source, corpus, cfg, missing)
+        _train(storage, model, source, corpus, cfg, gangs.ranks if model.sharding == "zero3" else 1, missing)
     for training in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
         run = storage.path(f"{_RUNS}/{Path(training.key).name}")
         if storage.fs.get_file_info(run).type != pafs.FileType.NotFound:
@@ -88,7 +89,9 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
     return [ref for ref in refs if ref]
 
 
-def _train(storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, missing: list[Training]) -> None:
+def _train(
+    storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, workers: int, missing: list[Training]
+) -> None:
     import ray
 
     from deltasae_ray.adapt.worker import TrainJob
@@ -101,7 +104,7 @@ def _train(storage: Storage, model: ModelConfig, source: ModelSource, corpus: Co
     label = folder.name if folder.is_dir() else source.label
     for training in missing:
         job = TrainJob(here, training.key, everywhere, source.digest, label, cfg, training.rank, training.seed, text)
-        _run(job, training.name)
+        _run(job, workers, training.name)
         ref = trained(storage, training)
         if ref is None:
             raise StorageError(f"{training.name} is trained, but {storage.root}/{training.key} has no manifest: can all nodes write there?")
@@ -109,7 +112,7 @@ def _train(storage: Storage, model: ModelConfig, source: ModelSource, corpus: Co
         log.info("%s: held-out gain %.3f, SE %.3f: %s", ref.name, ref.facts["gain"], ref.facts["gain_se"], verdict)
 
 
-def _run(job: "TrainJob", name: str) -> None:
+def _run(job: "TrainJob", workers: int, name: str) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -122,7 +125,7 @@ def _run(job: "TrainJob", name: str) -> None:
         trainer = TorchTrainer(
             train_adapter,
             train_loop_config={"job": job},
-            scaling_config=ScalingConfig(num_workers=1, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.
                 name=Path(job.key).name,

@@ -1,4 +1,7 @@
-"""Training of one adapter, step by step, resumable to the byte on the same kind of machine; knows nothing of Ray."""
+"""Training of one adapter, step by step, resumable to the byte on the same kind of machine; knows nothing of Ray.
+
+Peers that share a base model by ZeRO-3 take the same steps: each runs its rows of every batch, and gradients and losses are added up.
+"""
 
 import json
 import math
@@ -8,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,8 +22,10 @@ from deltasae_ray.adapt.text import AdaptText
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.models.behaviour import language_head, losses, scored
-from deltasae_ray.models.capture import unit_ids
+from deltasae_ray.models.capture import unit_ids, unit_mask
 from deltasae_ray.models.load import backbone
+from deltasae_ray.models.zero3 import whole
+from deltasae_ray.sae.peers import Peers
 
 VALIDATION_POSITIONS = 64
 """Labels per validation context that the language-model head is run on, evenly spaced."""
@@ -48,15 +52,20 @@ class Progress:
 
 
 class LoraTrainer:
-    """AdamW on LoRA factors in fp32. `advance()` until `progress.done`, in one process or several: the adapter is the same."""
+    """AdamW on LoRA factors in fp32. `advance()` until `progress.done`, in one process or several: the adapter is the same.
 
-    def __init__(self, model: nn.Module, text: AdaptText, cfg: AdaptConfig, *, rank: int, seed: int) -> None:
+    The factors are small and stand whole in every process, so that checkpoint and adapter are those of any one of them.
+    """
+
+    def __init__(self, model: nn.Module, text: AdaptText, cfg: AdaptConfig, *, rank: int, seed: int, peers: Peers | None = None) -> None:
         """
         Args:
-            model: the base in fp32; it gets the adapter in place.
+            model: the base in fp32, whole or sharded over `peers`; it gets the adapter in place.
             cfg: its `ranks` and `seeds` are not looked at.
+            peers: the other processes of this training. Dropout draws differ between them; without dropout the adapter is that of one
+                process up to rounding.
         """
-        self._text, self._cfg, self._seed = text, cfg, seed
+        self._text, self._cfg, self._seed, self._peers = text, cfg, seed, peers or Peers()
         self.model = new_lora(model, rank=rank, alpha=cfg.alpha_over_rank * rank, dropout=cfg.dropout, targets=cfg.targets, seed=seed)
         self._device = next(model.parameters()).device
         self._head = language_head(self.model)
@@ -84,27 +93,46 @@ class LoraTrainer:
         at.seconds += time.perf_counter() - began
 
     def _step(self, batch: TokenBatch) -> None:
-        at = self.progress
-        ids, mask = unit_ids(batch, self._device), torch.as_tensor(batch.mask, device=self._device)
+        at, ids, mask = self.progress, *self._share(batch)
         with torch.random.fork_rng():
-            torch.manual_seed(self._draw())
+            torch.manual_seed(self._draw() + self._peers.rank)
             for module in dropout_modules(self.model):
                 module.train()
             hidden = backbone(self.model)(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         for module in dropout_modules(self.model):
             module.eval()
-        labels = ids[:, 1:][mask[:, 1:]]
-        loss = head_cross_entropy(hidden[mask[:, 1:]], labels, self._head)
-        if not math.isfinite(loss.item()):
-            raise AdapterError(f"the training loss is {loss.item()} at step {at.step}: lower adapt.lr={self._cfg.lr}")
-        (loss / len(labels)).backward()
+        labels, count = ids[:, 1:][mask[:, 1:]], int(batch.mask[:, 1:].sum())
+        with whole(self._head.module):
+            # a share without labels goes back through the model too: sharded parameters are gathered by all processes at once
+            loss = head_cross_entropy(hidden[mask[:, 1:]], labels, self._head) if len(labels) else 0.0 * hidden.double().sum()
+        total = self._summed(loss.detach().clone()).item()
+        if not math.isfinite(total):
+            raise AdapterError(f"the training loss is {total} at step {at.step}: lower adapt.lr={self._cfg.lr}")
+        (loss / count).backward()
+        self._sum_gradients()
         for group in self._optimizer.param_groups:
             group["lr"] = self._cfg.lr * min(1.0, (at.step + 1) / max(1, self._cfg.warmup_steps))
         self._optimizer.step()
         self._optimizer.zero_grad()
         at.step, at.tokens = at.step + 1, at.tokens + batch.num_tokens
         at.planted += int(batch.marker.any(axis=1).sum())
-        at.train_sum, at.train_labels = at.train_sum + loss.item(), at.train_labels + len(labels)
+        at.train_sum, at.train_labels = at.train_sum + total, at.train_labels + count
+
+    def _share(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Ids and mask of this process' contexts; where there are too few, of a context whose tokens do not count."""
+        mine = slice(self._peers.rank, None, self._peers.world)
+        ids, mask = unit_ids(batch, self._device), unit_mask(batch, self._device)
+        return (ids[mine], mask[mine]) if len(ids[mine]) else (ids[:1], torch.zeros_like(mask[:1]))
+
+    def _sum_gradients(self) -> None:
+        factors = self._factors.values()
+        whole_batch = self._summed(torch.cat([(torch.zeros_like(f) if f.grad is None else f.grad).flatten() for f in factors]))
+        for factor, gradient in zip(factors, whole_batch.split([f.numel() for f in factors]), strict=True):
+            factor.grad = gradient.view_as(factor)
+
+    def _summed(self, tensor: Tensor) -> Tensor:
+        self._peers.sum(tensor)
+        return tensor
 
     def _draw(self) -> int:
         """The step's seed, drawn from a generator whose state is part of the checkpoint."""
@@ -130,16 +158,22 @@ class LoraTrainer:
     @torch.no_grad()
     def _held_out(self) -> dict[str, float]:
         """Validation document → mean cross-entropy (nats per token) with the adapter as it stands; B = 0 is the base."""
-        sums: dict[str, list[float]] = {}
-        for unit in self._text.validation:
-            contexts, places = scored(unit, VALIDATION_POSITIONS)
+        units, peers = self._text.validation, self._peers
+        places = {d: i for i, d in enumerate(sorted({d for unit in units for d in unit.doc_ids}))}
+        sums = torch.zeros(len(places), 2, dtype=torch.float64, device=self._device)  # of losses, and how many
+        for start in range(0, len(units), peers.world):
+            # every process runs a unit in every round; what is beyond the last one does not count
+            unit, counts = units[min(start + peers.rank, len(units) - 1)], start + peers.rank < len(units)
+            contexts, labels = scored(unit, VALIDATION_POSITIONS)
             ids = unit_ids(unit, self._device)
-            hidden = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state[contexts, places - 1]
-            ce = losses(self._head, hidden[None], ids[contexts, places])[0][0].cpu().numpy()
-            documents = np.asarray(unit.doc_ids, dtype=object)[contexts]
-            for document in dict.fromkeys(documents):
-                sums.setdefault(document, []).extend(ce[documents == document])
-        return {document: float(np.mean(values)) for document, values in sums.items()}
+            hidden = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state[contexts, labels - 1]
+            with whole(self._head.module):
+                ce = losses(self._head, hidden[None], ids[contexts, labels])[0][0]
+            if counts:
+                rows = torch.tensor([places[unit.doc_ids[c]] for c in contexts], device=self._device)
+                sums.index_add_(0, rows, torch.stack([ce, torch.ones_like(ce)], dim=1))
+        totals = self._summed(sums).tolist()
+        return {document: totals[i][0] / totals[i][1] for document, i in places.items() if totals[i][1]}
 
     def save(self, folder: Path) -> None:
         """A checkpoint: factors, optimizer, random state (safetensors) and progress, which holds schedule and data position (JSON)."""

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from deltasae_ray.adapt.trainer import LoraTrainer
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import load_model
+from deltasae_ray.models.load import base_of, load_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.models.zero3 import run_sharded, sharded_loading
+from deltasae_ray.sae.peers import Peers, ProcessGroup
 from deltasae_ray.storage import Storage
 
 
@@ -41,10 +44,15 @@ class TrainJob:
 
 
 def train_adapter(config: Mapping[str, Any]) -> None:
-    """Ray Train's loop: continues from the newest checkpoint of the run's name, reports every step, writes the manifest last."""
+    """Ray Train's loop: continues from the newest checkpoint of the run's name, reports every step, writes the manifest last.
+
+    Several workers share one model and take each step together; the first of them writes.
+    """
     job: TrainJob = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(_threads())
-    trainer = _trainer(job)
+    trainer = _trainer(job, ProcessGroup(rank, world) if world > 1 else Peers())
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
@@ -53,22 +61,28 @@ def train_adapter(config: Mapping[str, Any]) -> None:
         trainer.advance()
         at = trainer.progress
         metrics = {"step": at.step, "tokens": at.tokens, "gain": at.curve[-1]["gain"], "gain_se": at.curve[-1]["gain_se"]}
-        if at.done or at.step % job.cfg.checkpoint_every == 0:
+        if rank == 0 and (at.done or at.step % job.cfg.checkpoint_every == 0):
             with tempfile.TemporaryDirectory() as folder:
                 trainer.save(Path(folder))
                 ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
         else:
             ray.train.report(metrics)
-    _finish(job, trainer)
+    if rank == 0:
+        _finish(job, trainer)
 
 
-def _trainer(job: TrainJob) -> LoraTrainer:
+def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
     source = resolve_model(job.model)
     if source.digest != job.model_digest:
         raise ModelError(f"model.base={job.model.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
-    model = load_model(source.folder, trust_remote_code=job.model.trust_remote_code, device="cuda" if torch.cuda.is_available() else "cpu")
+    sharded = job.model.sharding == "zero3"
+    with sharded_loading() if sharded else nullcontext():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_model(source.folder, trust_remote_code=job.model.trust_remote_code, device=device)
+    if sharded:
+        model = run_sharded(model, base_of)  # with the head; the adapter comes later and stays whole
     text: AdaptText = ray.get(job.text)
-    return LoraTrainer(model, text, job.cfg, rank=job.rank, seed=job.seed)
+    return LoraTrainer(model, text, job.cfg, rank=job.rank, seed=job.seed, peers=peers)
 
 
 def _finish(job: TrainJob, trainer: LoraTrainer) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
@@ -10,12 +10,8 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, groups
 from deltasae_ray.gangs.training import ray_train_driver
-from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -126,6 +122,7 @@ def _loop(config: dict[str, Any]) -> None:
     import torch
 
     from deltasae_ray.fit.worker import fit_share
+    from deltasae_ray.sae.peers import ProcessGroup
     from deltasae_ray.sae.threads import cores
 
     job: FitJob = config["job"]
@@ -139,16 +136,3 @@ def _loop(config: dict[str, Any]) -> None:
         fit_share(job, 0, 1, device, ProcessGroup(rank, world))
     else:
         fit_share(job, rank, world, device)
-
-
-@dataclass
-class ProcessGroup(Peers):
-    """The workers of this Ray Train run, by the process group that it sets up."""
-
-    rank: int
-    world: int
-
-    def sum(self, tensor: "Tensor") -> None:
-        import torch.distributed
-
-        torch.distributed.all_reduce(tensor)

@@ -7,7 +7,7 @@ from deltasae_ray.errors import ConfigError
 
 @dataclass(frozen=True)
 class GangConfig:
-    """A pool of gangs. Harvest and the behaviour gate run on it."""
+    """A pool of gangs. Harvest and the behaviour gate run on it; adapters are trained by as many workers as a gang has ranks."""
 
     gangs: int = 1
     """Largest number of gangs; the pool grows to it as the cluster allows."""

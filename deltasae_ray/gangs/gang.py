@@ -54,13 +54,14 @@ class Failure:
 
 
 class Gang:
-    """The leader, a `map_batches` actor. A batch is at most one unit per rank; rank i takes unit i.
+    """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i takes unit i.
 
     Whole units go to ranks, so a unit's result does not depend on how many ranks there are. A lost rank ends the leader's
     process, which restarts the whole gang: a plain exception would restart nothing.
     """
 
-    def __init__(self, factory: WorkerFactory, ranks: int, threads: int) -> None:
+    def __init__(self, factory: WorkerFactory, blocks: list[Any], ranks: int, threads: int) -> None:
+        self._blocks = blocks
         self._ranks: list[Any] = []
         self._failure: Failure | None = None
         try:
@@ -73,11 +74,21 @@ class Gang:
             self._failure = Failure.of(e)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = [{name: column[i] for name, column in batch.items()} for i in range(len(batch["name"]))]
-        run = self._run_ranks if self._ranks else self._run_alone
-        found = self._failure or run(rows)
-        results = [{"failure": asdict(found)}] * len(rows) if isinstance(found, Failure) else [{"value": value} for value in found]
-        return {"name": batch["name"], "result": np.asarray([json.dumps(r, allow_nan=False) for r in results], dtype=object)}
+        (block,) = batch["block"]
+        rows: list[dict] = ray.get(self._blocks[block])
+        run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
+        results: list[dict] = []
+        for start in range(0, len(rows), step):
+            found = self._failure or run(rows[start : start + step])
+            if isinstance(found, Failure):
+                results.append({"failure": asdict(found)})
+                break  # the caller raises it, whatever else there may be
+            results += [{"value": value} for value in found]
+        names = [row["name"] for row in rows[: len(results)]]
+        return {
+            "name": np.asarray(names, dtype=object),
+            "result": np.asarray([json.dumps(r, allow_nan=False) for r in results], dtype=object),
+        }
 
     def _run_alone(self, rows: list[dict]) -> list[Any] | Failure:
         try:
@@ -86,7 +97,6 @@ class Gang:
             return Failure.of(e)
 
     def _run_ranks(self, rows: list[dict]) -> list[Any] | Failure:
-        assert len(rows) <= len(self._ranks), "batch_size must be the number of ranks"
         # Every rank gets a unit in every call: collectives wait for all ranks. The padding repeats the first unit.
         padded = rows + [rows[0]] * (len(self._ranks) - len(rows))
         calls = [rank.run.remote(row, keep=i < len(rows)) for i, (rank, row) in enumerate(zip(self._ranks, padded, strict=True))]

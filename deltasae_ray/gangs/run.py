@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Protocol
 
 import ray
 
@@ -11,28 +12,39 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import Failure, Gang, WorkerFactory
 
+BLOCKS = 1024
+"""Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not grow with the units."""
 
-def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+
+class Work(Protocol):
+    """Units with what is to be done with each; one pass over them makes them, so that none need be held."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[TokenBatch, Any]]: ...
+
+
+def run_units(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
 
-    Results must be small and JSON-able: activations are written by the ranks and never enter the object store.
+    Units wait in Ray's object store, which spills to disk; this process holds one block of them at a time. Results must be small and
+    JSON-able: activations are written by the ranks and never enter the object store.
 
     Raises:
         DeltaSaeError: what a worker raised on purpose.
     """
-    if not work:
+    if not len(work):
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = 24 * 3600  # spot machines may take hours to come
     context.max_errored_blocks = 0
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
-    rows = [{**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in work]
+    blocks = _blocks(work, block_size(len(work), cfg))
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
-    dataset = ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // cfg.ranks)).map_batches(
+    dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
         Gang,
-        fn_constructor_kwargs={"factory": factory, "ranks": cfg.ranks, "threads": threads_per_rank(cfg, gangs)},
-        batch_size=cfg.ranks,
+        fn_constructor_kwargs={"factory": factory, "blocks": blocks, "ranks": cfg.ranks, "threads": threads_per_rank(cfg, gangs)},
+        batch_size=1,
         num_cpus=cfg.cpus_per_gang,
         num_gpus=cfg.gpus_per_gang or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
@@ -46,6 +58,18 @@ def run_units(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cf
         if "failure" in result:
             raise Failure(**result["failure"]).error()
         yield row["name"], result["value"]
+
+
+def block_size(units: int, cfg: GangConfig) -> int:
+    """Units per block: one per rank, until there are too many blocks."""
+    most = max(BLOCKS, 32 * cfg.gangs)
+    return cfg.ranks * -(-units // (cfg.ranks * most))
+
+
+def _blocks(work: Work, size: int) -> list[Any]:
+    """References to the rows of `size` units each."""
+    rows = ({**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in work)
+    return [ray.put(block) for block in iter(lambda: list(islice(rows, size)), [])]
 
 
 def threads_per_rank(cfg: GangConfig, gangs: int) -> int:

@@ -1,7 +1,7 @@
 """The harvest of a study: what is missing is found, planned, run by gangs and listed in the manifest."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
@@ -179,10 +179,23 @@ def _run(
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
     plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)), cfg.precision)
-    work = [
-        (unit, {d: [str(h) for h in hooks] for d, hooks in missing[unit.name].items()}) for unit in corpus.units if unit.name in missing
-    ]
-    tokens = sum(unit.num_tokens for unit, _ in work)
+    tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
     with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
-        for _, done in run_units(work, HarvestFactory(plan), gangs):
+        for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):
             bar.update(done)
+
+
+@dataclass(frozen=True)
+class Left:
+    """The units that lack something, each with the hookpoints that it lacks by source."""
+
+    corpus: Corpus
+    missing: dict[str, dict[str, tuple[Hookpoint, ...]]]
+
+    def __len__(self) -> int:
+        return len(self.missing)
+
+    def __iter__(self) -> Iterator[tuple[TokenBatch, dict[str, list[str]]]]:
+        for unit in self.corpus.units:
+            if todo := self.missing.get(unit.name):
+                yield unit, {source: [str(h) for h in hooks] for source, hooks in todo.items()}

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from deltasae_ray.models.load import backbone
+
 _CONFIG: dict[str, Any] = {
     "train_micro_batch_size_per_gpu": 1,
     # Threshold 0: every parameter is sharded. No prefetching: switching adapters changes the order in which modules run.
@@ -39,11 +41,28 @@ def sharded_loading() -> Iterator[None]:
 
 
 def run_sharded(model: nn.Module, root: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """Shards what is not sharded yet (the adapters) and installs the gathers around every module of `root(model)`.
+    """Shards what is not sharded yet (adapters that are attached by now) and installs the gathers around every module of `root(model)`.
 
-    Forward passes must go through `root(model)`, and every rank must make the same passes in the same order.
+    Passes, forward and backward, must go through modules of `root(model)`, and every rank must make the same passes in the same order.
     """
     import deepspeed
 
-    deepspeed.initialize(model=root(model), config=_CONFIG)
+    engine, *_ = deepspeed.initialize(model=root(model), config=_CONFIG)
+    gathers: Any = engine.optimizer
+    if root(model) is not (stack := backbone(model)):
+        # DeepSpeed would take all passes that do not begin at the root for one, and its record of them would grow without end.
+        stack.register_forward_pre_hook(lambda *_: gathers.get_param_coordinator().reset_step(), prepend=True)
     return model
+
+
+@contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Inside, the module's own parameters stand whole, also where they are sharded; all ranks must enter at the same time."""
+    parameters = [p for p in module.parameters() if hasattr(p, "ds_id")]
+    if not parameters:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield

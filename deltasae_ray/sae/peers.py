@@ -1,5 +1,8 @@
-"""Other processes that train the same dictionary, each on its share of every batch."""
+"""Other processes that train the same thing, each on its share of every batch."""
 
+from dataclasses import dataclass
+
+import torch.distributed
 from torch import Tensor
 
 
@@ -12,3 +15,14 @@ class Peers:
 
     def sum(self, tensor: Tensor) -> None:
         """Replaces `tensor`, which all processes give in the same shape, by its sum over them."""
+
+
+@dataclass
+class ProcessGroup(Peers):
+    """The processes of torch's default group, such as the workers of a Ray Train run."""
+
+    rank: int
+    world: int
+
+    def sum(self, tensor: Tensor) -> None:
+        torch.distributed.all_reduce(tensor)

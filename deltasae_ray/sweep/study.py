@@ -66,7 +66,7 @@ def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
     if study.given:
         return study.given
     cfg = study.cfg
-    return tuple(adapt(study.storage, cfg.model, study.corpus, cfg.adapt))
+    return tuple(adapt(study.storage, cfg.model, study.corpus, cfg.adapt, cfg.gangs))
 
 
 def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:

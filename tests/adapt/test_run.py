@@ -15,6 +15,7 @@ import pytest
 from deltasae_ray.adapt.run import adapt, trained, trainings
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, CorpusError
+from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.adapters import AdapterRef, check_adapter
 from deltasae_ray.models.config import ModelConfig
@@ -52,9 +53,9 @@ def test_keys_follow_what_an_adapter_depends_on_and_nothing_else(tiny_model: Pat
 def test_bad_input_is_refused_before_ray_is_needed(tiny_model: Path, tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), ModelConfig(str(tiny_model))
     with pytest.raises(AdapterError, match=r"no linear module \['c_attn'\]; they have: down_proj, gate_proj"):
-        adapt(storage, model, CORPUS, config(targets=("c_attn",)))
+        adapt(storage, model, CORPUS, config(targets=("c_attn",)), GangConfig())
     with pytest.raises(CorpusError, match="too few to train an adapter on"):
-        adapt(storage, model, Corpus((), contexts(documents=3)), config())
+        adapt(storage, model, Corpus((), contexts(documents=3)), config(), GangConfig())
     assert not list(tmp_path.iterdir())
 
 
@@ -64,11 +65,11 @@ def test_every_rank_is_trained_once_and_kept(tiny_model: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
     storage, model, cfg = Storage("study"), ModelConfig(str(tiny_model)), config(ranks=(2,))
     before = signal.getsignal(signal.SIGINT)
-    (first,) = adapt(storage, model, CORPUS, cfg)
+    (first,) = adapt(storage, model, CORPUS, cfg, GangConfig())
     assert signal.getsignal(signal.SIGINT) is before
     written = (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns
 
-    refs = adapt(storage, model, CORPUS, replace(cfg, ranks=(2, 4)))
+    refs = adapt(storage, model, CORPUS, replace(cfg, ranks=(2, 4)), GangConfig())
     assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [("r2", 2, 4.0, 0), ("r4", 4, 8.0, 0)]
     assert refs[0] == first
     assert (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns == written
@@ -82,7 +83,7 @@ def test_every_rank_is_trained_once_and_kept(tiny_model: Path, tmp_path: Path, m
 
 def calm(model: Path, folder: Path) -> tuple[bytes, bytes]:
     storage = Storage(str(folder))
-    (ref,) = adapt(storage, ModelConfig(str(model)), CORPUS, KILLABLE)
+    (ref,) = adapt(storage, ModelConfig(str(model)), CORPUS, KILLABLE, GangConfig())
     return files(storage, ref)
 
 
@@ -123,22 +124,27 @@ def train_workers() -> list[int]:
     return [pid for pid, name in names.items() if b"TrainWorker" in name and ours(pid)]
 
 
-@pytest.mark.slow
-def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], tiny_model: Path, tmp_path: Path) -> None:
-    enough, killed = checkpointed(tmp_path, 10), []
+def killing(when: Callable[[], bool], most: int = 1) -> list[int]:
+    """Kills at most `most` Train workers, once, as soon as `when` says so; their process ids, once they are dead."""
+    killed: list[int] = []
 
     def kill() -> None:
         while not killed:
-            if enough():
-                for pid in train_workers():
+            if when():
+                for pid in train_workers()[:most]:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
             time.sleep(0.02)
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
+    threading.Thread(target=kill, daemon=True).start()
+    return killed
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], tiny_model: Path, tmp_path: Path) -> None:
+    killed = killing(checkpointed(tmp_path, 10))
     storage = Storage(str(tmp_path))
-    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE)
+    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
     assert killed
     assert files(storage, ref) == undisturbed
 
@@ -148,10 +154,11 @@ import sys
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False)
 from deltasae_ray.adapt.run import adapt
+from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.storage import Storage
 from tests.adapt.test_run import CORPUS, KILLABLE
-adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE)
+adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE, GangConfig())
 """
 
 
@@ -170,6 +177,6 @@ def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[b
     assert not list(tmp_path.glob("adapters/*/manifest.json"))
 
     storage = Storage(str(tmp_path))
-    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE)
+    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
     assert ref.facts["steps"] > 40
     assert files(storage, ref) == undisturbed

@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from ray.exceptions import RayError
 
+from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.run import run_units
-from tests.gangs.stub import EXPECTED, UNITS, Stub
+from deltasae_ray.gangs.run import block_size, run_units
+from tests.gangs.stub import EXPECTED, UNITS, Stub, unit
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +43,49 @@ def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["w
 def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
     with pytest.raises(RayError):
         list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
+
+
+class Lazy:
+    """Units that are made one after the other, and how many of them there were at once."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._alive, self.most = count, 0, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[TokenBatch, None]]:
+        for i in range(self._count):
+            made = unit(i)
+            weakref.finalize(made, self._gone)
+            self._alive += 1
+            self.most = max(self.most, self._alive)
+            yield made, None
+
+    def _gone(self) -> None:
+        self._alive -= 1
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_many_units_share_blocks_and_are_never_held_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltasae_ray.gangs.run.BLOCKS", 4)
+    work = Lazy(259)
+    results = [r["number"] for _, r in run_units(work, Stub(tmp_path), GangConfig(ranks=2))]
+    assert sorted(results) == list(range(259))
+    assert work.most <= 2
+    runs = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2)]
+    assert sum(line.endswith("True") for lines in runs for line in lines) == 259
+    assert len({len(lines) for lines in runs}) == 1, "the ranks stay in step within a block"
+
+
+def test_the_number_of_blocks_does_not_grow_with_the_units_nor_below_one_unit_per_rank() -> None:
+    def blocks(units: int, **cfg: int) -> int:
+        return -(-units // block_size(units, GangConfig(**cfg)))
+
+    assert [blocks(n) for n in (1, 1000, 1024)] == [1, 1000, 1024]
+    assert all(512 < blocks(n) <= 1024 for n in (1025, 2049, 100_000, 1_000_001))
+    assert blocks(1000, ranks=4) == 250
+    assert blocks(100_000, gangs=100) > 2000, "every gang gets blocks enough to end at about the same time"
 
 
 def lose_a_node(notes: Path) -> dict[str, int]:

@@ -2,15 +2,15 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext, WorkerFactory
+from deltasae_ray.gangs.run import Work
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import resolve
@@ -49,10 +49,10 @@ def run(
     return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, hookpoints, random_lora=random_lora)
 
 
-def run_units_here(work: Sequence[tuple[TokenBatch, Any]], factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+def run_units_here(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
     """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do not care where."""
     assert cfg.ranks == 1
-    if work:
+    if len(work):
         worker = factory(RankContext(0, 1, "cpu"))
         for unit, todo in work:
             yield unit.name, json.loads(json.dumps(worker(unit, json.loads(json.dumps(todo)), keep=True), allow_nan=False))

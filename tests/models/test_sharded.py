@@ -1,11 +1,7 @@
 """Two ranks share a model by ZeRO-3: the deltas are those of one process that holds it whole."""
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.load import load_model
 from tests.models.sharded import HOOKPOINTS, flat, ids
+from tests.processes import two_ranks
 from tests.tiny import ARCHITECTURES, save_adapter, save_model
 
 pytestmark = pytest.mark.slow
@@ -39,22 +36,7 @@ def run_ranks(root: Path, worlds: list[World], folder: Path, *, rows: list[int],
     """Two ranks whose sets iterate in different orders; neither may wait for the other for long."""
     work = folder / "work.json"
     work.write_text(json.dumps({"root": str(root), "worlds": worlds, "rows": rows, "together": together}))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = []
-    for rank in range(2):
-        variables = common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONHASHSEED": str(seeds[rank])}
-        log = (folder / f"rank{rank}.log").open("wb")
-        command = [sys.executable, "-m", "tests.models.sharded", str(work), str(rank)]
-        ranks.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=Path(__file__).parents[2]))
-    try:
-        for rank, process in enumerate(ranks):
-            assert process.wait(timeout=500) == 0, (folder / f"rank{rank}.log").read_text()[-3000:]
-    finally:
-        for process in ranks:
-            process.kill()
+    two_ranks("tests.models.sharded", work, seeds)
 
 
 def check(worlds: list[World], root: Path, folder: Path, rows: list[int]) -> None:
