@@ -11,7 +11,7 @@ from deltasae_ray.sweep.tune import sweep_trials
 from tests.fit.made import CFG, KEY
 
 GRID, LAYERS = [Trial("r4", 32, 4, "topk"), Trial("late", 32, 4, "topk")], (3,)
-_CASE = replace(CFG, steps=1200, checkpoint_every=50, seeds=2, search_samples=3, max_concurrent_trials=1)
+_CASE = replace(CFG, steps=600, checkpoint_every=50, seeds=2, search_samples=3, max_concurrent_trials=1)
 CASES: dict[str, FitConfig] = {
     "grid": _CASE,
     "asha": replace(_CASE, search="asha"),
