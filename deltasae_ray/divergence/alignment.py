@@ -87,7 +87,7 @@ def mean_match(
     freedom = max(1.0, effective_rows(weights) - 1)
     reach = float(stats.t.ppf(0.975, freedom)) * se
     gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, null.mean(1).std(ddof=1)))
-    ratio, reason = kappa(value, center, ceiling, gap_se)
+    ratio, reason = kappa(value, center, ceiling, gap_se, "greater")
     p = welch_p(values, null.ravel(), "greater") if (weights == weights[0]).all() else _weighted_p(value - center, se, null, freedom)
     ci = max(-1.0, value - reach), min(1.0, value + reach)
     return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values)).because(reason)

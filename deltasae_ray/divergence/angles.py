@@ -51,7 +51,7 @@ def pca_angles(context: Context) -> dict[str, Measure]:
         null = np.array([angle(d[:, :k], b) for d in draws])
         deleted = np.array([angle(x[:, :k], y[:, :k]) for x, y in refitted])
         interval, se = jackknife_interval(value, deleted)
-        ratio, reason = kappa(value, float(null.mean()), ceiling, float(np.hypot(se, null.std(ddof=1))))
+        ratio, reason = kappa(value, float(null.mean()), ceiling, float(np.hypot(se, null.std(ddof=1))), "less")
         few = num_docs < MIN_DOCUMENTS
         measure = Measure(
             value,
@@ -127,7 +127,7 @@ def decoder_angles(context: Context, dictionary: DictionaryLike, second: Diction
             continue
         value, by_chance = angle(own.top(k), reference.top(k)), np.array([angle(d.top(k), reference.top(k)) for d in null])
         ceiling = None if twin is None or k > twin.rank else angle(own.top(k), twin.top(k))
-        ratio, reason = kappa(value, float(by_chance.mean()), ceiling, float(by_chance.std(ddof=1)))
+        ratio, reason = kappa(value, float(by_chance.mean()), ceiling, float(by_chance.std(ddof=1)), "less")
         p = draws_p(value, by_chance, "less")
         measure = Measure(value, null=float(by_chance.mean()), ceiling=ceiling, p=p, kappa=ratio, n=len(rows))
         measures[name] = measure.because(reason).because("interval undefined: it would take refitted dictionaries")

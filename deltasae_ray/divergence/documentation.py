@@ -13,7 +13,7 @@ in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, c
 
 - **value** is never NaN: what has no meaning is undefined, and `reason` says why.
 - **null** is the same figure where there is nothing to find, **ceiling** the best that could be expected, and
-  **kappa** = (value − null) / (ceiling − null), undefined where ceiling and null are closer than 5 standard errors.
+  **kappa** = (value − null) / (ceiling − null), undefined where the ceiling is not 5 standard errors better than the null.
 - **ci** is a 95 % interval: over evaluation documents (bootstrap; CKA and angles by a jackknife), over latents for matching. Under 30
   evaluation documents there is none.
 - **p** is one-sided in the direction of *tail*, and adjusted over layers and adapters (Benjamini-Hochberg, which allows positive

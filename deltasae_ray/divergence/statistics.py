@@ -123,11 +123,18 @@ def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 99
     return permutation_p(float((rising * agreeing).sum()), null, "greater", rng)
 
 
-def kappa(value: float, null: float | None, ceiling: float | None, gap_se: float) -> tuple[float | None, str]:
-    """(value - null) / (ceiling - null), or None and why: no ceiling, or a gap under 5 standard errors (`gap_se`) of itself."""
+def kappa(
+    value: float, null: float | None, ceiling: float | None, gap_se: float, better: Literal["greater", "less"]
+) -> tuple[float | None, str]:
+    """(value - null) / (ceiling - null), or None and why: no ceiling, or one that is not `better` than the null by 5 standard errors.
+
+    Args:
+        gap_se: standard error of ceiling - null.
+    """
     if null is None or ceiling is None:
         return None, ""
     gap = ceiling - null
-    if abs(gap) <= 5 * gap_se:
-        return None, f"kappa undefined: ceiling - null = {gap:.3g} is under 5 standard errors ({gap_se:.2g} each)"
+    if (gap if better == "greater" else -gap) <= 5 * gap_se:
+        told = f"the ceiling, {ceiling:.3g}, is not 5 standard errors ({gap_se:.2g} each) better than the null, {null:.3g}"
+        return None, f"kappa undefined: {told}"
     return (value - null) / gap, ""

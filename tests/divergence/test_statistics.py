@@ -91,10 +91,13 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 
 def test_kappa_is_undefined_where_ceiling_and_null_are_close() -> None:
-    assert kappa(0.5, 0.2, 0.8, 0.01)[0] == pytest.approx(0.5)
-    value, reason = kappa(0.5, 0.49, 0.50, 0.004)
+    assert kappa(0.5, 0.2, 0.8, 0.01, "greater")[0] == pytest.approx(0.5)
+    value, reason = kappa(0.5, 0.49, 0.50, 0.004, "greater")
     assert value is None and "5 standard errors" in reason
-    assert kappa(0.5, None, 0.8, 0.01) == (None, "")
+    assert kappa(30.0, 60.0, 20.0, 1.0, "less")[0] == pytest.approx(0.75)
+    worse, reason = kappa(0.27, 0.65, 0.52, 0.01, "greater")  # two seeds agree less than chance does: no place between them
+    assert worse is None and "better than the null" in reason
+    assert kappa(0.5, None, 0.8, 0.01, "greater") == (None, "")
 
 
 def test_equivalence_needs_evidence_and_not_its_absence() -> None:

@@ -53,10 +53,10 @@ def recovered(seed: int) -> Recovered:
     )
 
 
-def top_latent(seed: int) -> tuple[float, float]:
+def top_latent(seed: int, k: int) -> tuple[float, float]:
     """(|cos| of the strongest latent with what a rank-one writer writes, share of the energy in latents along it)."""
     x, v = rank_one(seed)
-    dictionary = fit_dictionary(x, d_sae=64, k=4, seed=seed)
+    dictionary = fit_dictionary(x, d_sae=64, k=k, seed=seed)
     share = dictionary.energy / dictionary.energy.sum()
     return abs(float(dictionary.W_dec[share.argmax()] @ v)), float(share[(dictionary.W_dec @ v).abs() > 0.9].sum())
 
@@ -67,8 +67,8 @@ def test_planted_dictionary_is_recovered() -> None:
 
 
 def test_a_rank_one_writer_is_one_latent() -> None:
-    cosine, energy = top_latent(1)  # single seeds come to .987 to .995 by how sums are rounded: the mean over five is what must hold
-    assert cosine > 0.99 and energy > 0.95
+    cosine, energy = top_latent(0, k=1)
+    assert cosine > 0.999 and energy > 0.95
 
 
 @pytest.mark.prove
@@ -79,8 +79,10 @@ def test_planted_dictionaries_are_recovered_over_five_seeds() -> None:
 
 
 @pytest.mark.prove
-def test_rank_one_writers_are_one_latent_over_five_seeds() -> None:
-    cosines, energies = zip(*map(top_latent, range(5)), strict=True)
+@pytest.mark.parametrize("k", [1, 4])
+def test_rank_one_writers_are_one_latent_over_five_seeds(k: int) -> None:
+    """With more codes than a row has directions single seeds come to .987 to .995 by how sums are rounded: the mean must hold."""
+    cosines, energies = zip(*(top_latent(seed, k) for seed in range(5)), strict=True)
     assert statistics.mean(cosines) > 0.99 and statistics.mean(energies) > 0.95, (cosines, energies)
 
 

@@ -109,6 +109,7 @@ def test_a_search_survives_its_driver_a_candidate_and_a_kill_between_its_result_
     assert_whole(victim)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("victim", ["ddp"], indirect=True)
 def test_workers_that_share_batches_survive_a_peer_and_their_driver(ray_cluster: None, victim: Victim, tmp_path: Path) -> None:
     with victim.running() as driver:
