@@ -21,7 +21,7 @@ def two_ranks(module: str, work: Path, seeds: tuple[int, int] = (0, 1)) -> None:
         ranks.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, cwd=Path(__file__).parents[1]))
     try:
         for rank, process in enumerate(ranks):
-            assert process.wait(timeout=500) == 0, (work.parent / f"rank{rank}.log").read_text()[-3000:]
+            assert process.wait(timeout=1000) == 0, (work.parent / f"rank{rank}.log").read_text()[-3000:]
     finally:
         for process in ranks:
             process.kill()

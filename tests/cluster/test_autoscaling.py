@@ -85,7 +85,7 @@ def test_pool_of_gangs_brings_gpu_nodes_from_none_and_gives_them_back():
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_AUTH_MODE": "disabled",
             },
-            timeout=240,
+            timeout=600,
         )
 
     outcome = json.loads(printed.splitlines()[-1])

@@ -49,7 +49,7 @@ def test_dashboard_is_on_loopback_and_asks_for_the_token(variant: str):
             [RAY, *words, *here],
             [sys.executable, "-c", PROBE, LAN, token.read_text()],
             env={**env, "RAY_AUTH_TOKEN_PATH": str(token)},
-            timeout=300,
+            timeout=600,
         )
 
     answers = json.loads(printed.splitlines()[-1])

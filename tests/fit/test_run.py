@@ -152,7 +152,7 @@ def test_a_killed_driver_continues_and_refits_nothing(storage: Storage, calm: St
     first = storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns
     left = checkpoint.steps_done(storage, keys[POINTS[1]])
     assert 0 < left < LONG.steps
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=400)
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=800)
     assert storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns == first
     assert manifests(storage) == manifests(calm)
 

@@ -92,7 +92,7 @@ def lose_a_node(notes: Path) -> dict[str, int]:
     """In processes of their own: a second cluster cannot live beside the session's in one driver."""
     log = notes / "log"
     with log.open("wb") as output:
-        done = subprocess.run([sys.executable, "-m", "tests.gangs.node_loss", str(notes)], stdout=output, stderr=output, timeout=500)
+        done = subprocess.run([sys.executable, "-m", "tests.gangs.node_loss", str(notes)], stdout=output, stderr=output, timeout=1000)
     assert done.returncode == 0, log.read_text()[-3000:]
     return json.loads((notes / "results.json").read_text())
 

@@ -90,7 +90,7 @@ def disturbed(root: Path, model: Path, adapters: Adapters, key: str, victim: str
     log, rows = root / "driver.log", root / key / "rows"
     with log.open("wb") as output:
         driver = subprocess.Popen(words, stdout=output, stderr=output)
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 800
     while time.monotonic() < deadline and len(list(rows.glob("*.json")) if rows.exists() else []) < records and driver.poll() is None:
         time.sleep(0.05)
     assert driver.poll() is None, f"the harvest ended before the kill: {log.read_text()[-3000:]}"
@@ -99,7 +99,7 @@ def disturbed(root: Path, model: Path, adapters: Adapters, key: str, victim: str
     if victim != "driver":
         (struck, *_) = [c for c in children if VICTIMS[victim] in " ".join(c.cmdline())]
         struck.kill()
-        assert driver.wait(timeout=400) == 0, log.read_text()[-3000:]
+        assert driver.wait(timeout=800) == 0, log.read_text()[-3000:]
         return
     driver.send_signal(signal.SIGKILL)
     driver.wait()

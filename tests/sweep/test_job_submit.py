@@ -53,7 +53,7 @@ def head() -> Iterator[dict[str, str]]:
         env=env, cwd=REPOSITORY, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (listens(dashboard) and listens(agent)):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
@@ -65,7 +65,7 @@ def head() -> Iterator[dict[str, str]]:
 
 def submit(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(BIN / "ray"), "job", "submit", *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=560, check=False
+        [str(BIN / "ray"), "job", "submit", *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=1100, check=False
     )
 
 

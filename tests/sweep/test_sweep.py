@@ -27,7 +27,7 @@ COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", 
 def job(name: str, *study: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.run(
-        [sys.executable, f"jobs/{name}.py", *study], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=590, check=False
+        [sys.executable, f"jobs/{name}.py", *study], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=1100, check=False
     )
 
 
@@ -85,7 +85,7 @@ def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
     first = start(command, tmp_path / "first.log")
     until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
     first.send_signal(signal.SIGINT)
-    assert first.wait(120) == 130
+    assert first.wait(300) == 130
     assert "the same command continues" in (tmp_path / "first.log").read_text()
 
     second = start(command, tmp_path / "second.log")
@@ -111,7 +111,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
