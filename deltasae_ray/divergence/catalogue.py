@@ -128,7 +128,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "fvu_delta",
             "FVU by k atoms of the delta dictionary",
-            "Σ‖δ-δ̂‖²/Σ‖δ-μ‖², OMP",
+            "Σ‖δ-δ̂‖²/Σ‖δ-μ‖², OMP; like all figures by k atoms or directions, outside the direction of μ",
             "k atoms from N(0, Σ_δ), as many to choose from",
             "",
             "Pati et al. 1993",
@@ -190,7 +190,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "FVU through the dictionary's own encoder",
             "FVU of decode(encode(δ))",
             "1: predicting the mean",
-            "fvu_delta: the ideal coder",
+            "",
             "SAE practice",
             None,
             "share",

@@ -19,7 +19,7 @@ from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments, outside
 from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.ratios import with_interval
-from deltasae_ray.divergence.statistics import document_codes, draws_p
+from deltasae_ray.divergence.statistics import document_codes, draws_p, kappa
 from deltasae_ray.errors import GeometryError
 
 MIN_PARTICIPATION = 4.0
@@ -91,8 +91,9 @@ def share_missing(reference: Structure, delta: Structure, participation: float, 
         )
     value = 1 - reference.measure.value / delta.measure.value
     best = None if ceiling is None or ceiling.measure.value is None else 1 - ceiling.measure.value / delta.measure.value
-    kappa = None if best is None or best > 0.5 else (value - 1) / (best - 1)
-    measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=kappa, n=n)
+    gap_se = 0.0 if ceiling is None else float((ceiling.draws / delta.draws).std(ddof=1))
+    place, told = kappa(value, 1.0, best, gap_se, "less")
+    measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=place, n=n).because(told)
     return with_interval(measure, 1 - reference.draws / delta.draws)
 
 

@@ -183,8 +183,8 @@ def _signed(m: Measure) -> str:
 
 def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
     names = {
-        "reference": "it explains {} of the change",
-        "random_atoms": "featureless atoms {}",
+        "reference": f"it explains {{}} of {TRIMMED if found.subject == TRIMMED else CHANGE}",
+        "random_atoms": "featureless atoms of its own covariance {}",
         "delta": "a dictionary trained on the change {}",
     }
     ending = "_no_top3" if found.subject == TRIMMED else ""

@@ -85,9 +85,13 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
 
 
 def concurrent_trials(fit: FitConfig, trials: int) -> int:
-    """What `fit.max_concurrent_trials=0` stands for: as many of `trials` as the cluster's CPUs and GPUs hold now, at least one."""
+    """What `fit.max_concurrent_trials=0` stands for: as many of `trials` as the cluster's CPUs and GPUs hold, at least one; all of them
+    where nodes come on demand.
+    """
     import ray
 
+    if autoscaling():
+        return trials
     has = ray.cluster_resources()
     room = (has.get("CPU", 0) - READ_TASK_CPUS) / (TRIAL_CPUS + fit.workers * fit.cpus_per_worker)
     if fit.gpus_per_worker:

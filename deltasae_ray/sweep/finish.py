@@ -227,11 +227,11 @@ def _figures(found: Findings, metric: str) -> list[RankFigure]:
 
 def print_table(study: Study, found: Findings) -> None:
     """The headline of every adapter and layer, and where the rest is."""
-    largest = max(r.d_sae for r in found.rows)
+    sizes = {r.adapter: max(other.d_sae for other in found.rows if other.adapter == r.adapter) for r in found.rows}
     heads = {"adapter": 9, "layer": 7, f"missing share M({study.cfg.diverge.k})": 22, "monitor R2 (null)": 20, "max-cosine (null)": 20}
-    say(f"\nHeld against the {found.reference}; d_sae {largest}")
+    say(f"\nHeld against the {found.reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}")
     say("  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random")
-    for adapter in dict.fromkeys(r.adapter for r in found.rows):
+    for adapter, largest in sizes.items():
         for leaf in sorted(leaf_figures(found.rows, adapter), key=lambda leaf: leaf.layer):
             if leaf.d_sae == largest and leaf.seed == 0:
                 missing = leaf.get("missing_share")

@@ -80,9 +80,10 @@ def _patched(job: RecoveryFactory, leaf: LeafSpec) -> Patched:
 
 
 def judged(leaves: Sequence[LeafSpec]) -> list[LeafSpec]:
-    """The leaves that a verdict is about: the largest dictionaries with the first seed."""
-    largest, first = max(leaf.d_sae for leaf in leaves), min(leaf.seed for leaf in leaves)
-    return [leaf for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest, first)]
+    """The leaves that a verdict is about: each adapter's largest dictionaries with the first seed; a trial that failed has none."""
+    largest = {leaf.adapter: max(other.d_sae for other in leaves if other.adapter == leaf.adapter) for leaf in leaves}
+    first = min(leaf.seed for leaf in leaves)
+    return [leaf for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], first)]
 
 
 def recovered_rows(

@@ -54,7 +54,7 @@ def test_the_line_says_what_was_asked_in_order() -> None:
         "**r16, layer 12: PARTLY VISIBLE.**",
         "*Did it change the model?* adapted text loss -0.300",
         "*Can the toy reference (15,000 tokens) see it?*",
-        "With 8 atoms it explains 46% of the change; featureless atoms 42%; a dictionary trained on the change 52%",
+        "With 8 atoms it explains 46% of the change; featureless atoms of its own covariance 42%; a dictionary trained on the change 52%",
         "Missing share of the change 0.55 [0.42, 0.68]",
         "*How sure?* 15,000 training tokens, 77 evaluation documents, 1 training seed, 14% of latents repeat",
         "*Not tested:* triggers absent from this text",

@@ -62,7 +62,8 @@ def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
 
 def test_only_the_largest_dictionaries_of_the_first_seed_are_judged() -> None:
     leaves = [LeafSpec("r2", 2, 0, 1, d, 4, "topk", seed, f"{d}-{seed}", "ref") for d in (32, 64) for seed in (0, 1)]
-    assert [leaf.dictionary for leaf in judged(leaves)] == ["64-0"]
+    left = LeafSpec("r4", 4, 0, 1, 32, 4, "topk", 0, "r4's 64 failed", "ref")
+    assert [leaf.dictionary for leaf in judged([*leaves, left])] == ["64-0", "r4's 64 failed"]
 
 
 @pytest.fixture(scope="module")
