@@ -92,6 +92,7 @@ def assert_whole(victim: Victim) -> None:
     assert started_over(victim.happened) == []
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("victim", ["asha"], indirect=True)
 def test_a_search_survives_its_driver_a_candidate_and_a_kill_between_its_result_and_the_dictionaries(victim: Victim) -> None:
     with victim.running() as driver:
