@@ -1,5 +1,6 @@
 """Adapters of several ranks and seeds: what a manifest lists is not trained again, the rest goes through Ray Train one by one."""
 
+import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,6 +113,19 @@ def _train(
         log.info("%s: held-out gain %.3f, SE %.3f: %s", ref.name, ref.facts["gain"], ref.facts["gain_se"], verdict)
 
 
+def drop_half_written(storage: Storage, run: str) -> None:
+    """Ray Train writes its list of checkpoints in place: a kill in that moment leaves half of it, of which the next run would die.
+    Without the list training begins again, and ends with the same adapter.
+    """
+    key = f"{_RUNS}/{run}/checkpoint_manager_snapshot.json"
+    if storage.exists(key):
+        try:
+            json.loads(storage.read_bytes(key))
+        except ValueError:
+            log.warning("%s was cut off by a kill: this adapter's training begins again", key)
+            storage.fs.delete_file(storage.path(key))
+
+
 def _run(job: "TrainJob", workers: int, name: str) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -136,6 +150,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
                 callbacks=[callback],
             ),
         )
+        drop_half_written(job.storage, Path(job.key).name)
         try:
             trainer.fit()
         except TrainingFailedError as e:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deltasae_ray.adapt.run import adapt, trained, trainings
+from deltasae_ray.adapt.run import adapt, drop_half_written, trained, trainings
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, CorpusError
 from deltasae_ray.gangs.config import GangConfig
@@ -180,3 +180,12 @@ def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[b
     (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
     assert ref.facts["steps"] > 40
     assert files(storage, ref) == undisturbed
+
+
+def test_a_list_of_checkpoints_that_a_kill_cut_off_is_dropped_and_a_whole_one_is_kept(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for run, text in (("cut", b""), ("half", b'{"checkpoints": ['), ("whole", b"{}")):
+        storage.write_bytes(f"adapters/.train/{run}/checkpoint_manager_snapshot.json", text)
+        drop_half_written(storage, run)
+    drop_half_written(storage, "never-begun")
+    assert [p.parent.name for p in tmp_path.rglob("checkpoint_manager_snapshot.json")] == ["whole"]

@@ -49,7 +49,7 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, seconds: float = 90) -> Any:
+    def wait_for(self, expression: str, seconds: float = 300) -> Any:
         """The first value of an expression that is neither empty nor false; an element of the page counts as empty."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
