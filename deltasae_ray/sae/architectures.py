@@ -26,49 +26,52 @@ THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
 
 
 class Weights(NamedTuple):
-    """In scaled units; rows of both matrices are latents."""
+    """In scaled units; rows of both matrices are latents. Dictionaries that are trained together are stacked along the first dimension."""
 
-    encoder: Float[Tensor, "d_sae d_model"]
-    decoder: Float[Tensor, "d_sae d_model"]
-    b_enc: Float[Tensor, " d_sae"]
-    b_dec: Float[Tensor, " d_model"]
-    log_threshold: Float[Tensor, " d_sae"]
+    encoder: Float[Tensor, "*stack d_sae d_model"]
+    decoder: Float[Tensor, "*stack d_sae d_model"]
+    b_enc: Float[Tensor, "*stack d_sae"]
+    b_dec: Float[Tensor, "*stack d_model"]
+    log_threshold: Float[Tensor, "*stack d_sae"]
     """jumprelu only; elsewhere it has no entries."""
 
 
 class Forward(NamedTuple):
     """One batch, forwards."""
 
-    missed: Float[Tensor, ""]
+    missed: Float[Tensor, "*stack"]
     """Σ‖y − ŷ‖², differentiable; for Matryoshka its mean over the prefixes."""
-    error: Float[Tensor, "token d_model"]
+    error: Float[Tensor, "*stack token d_model"]
     """y − ŷ with all latents, without gradient."""
     fired: Int[Tensor, " entry"]
-    """Latents that fired, one entry a token."""
+    """Latents that fired, one entry a token; those of a stack are counted on from member to member."""
     price: Float[Tensor, ""]
     """What is penalised, summed over tokens: L1 of the codes (standard), their number (jumprelu), 0 elsewhere; differentiable."""
 
 
 @torch.no_grad()
-def select(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, k: int) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+def select(
+    y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int
+) -> tuple[Float[Tensor, " entry"], kernels.Active]:
     """The active pre-activations of a SELECTING architecture, without gradient."""
     encoder = w.encoder, w.b_enc, w.b_dec
-    if screening.pays(w.encoder, k):
+    if y.ndim == 2 and screening.pays(w.encoder, k):
         return screening.topk(y, *encoder, k) if architecture == "topk" else screening.batch_topk(y, *encoder, k)
     pre = kernels.preactivations(y, *encoder)
     return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
 
 
-def sparse_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, k: int) -> Forward:
+def sparse_forward(y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int) -> Forward:
     """Of a SELECTING architecture."""
     values, chosen = select(y, w, architecture, k)
     codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, values, chosen)
-    widths = prefixes(len(w.decoder), k) if architecture == "matryoshka_batchtopk" else (len(w.decoder),)
-    missed, error = y.new_zeros(()), y
+    d_sae = w.decoder.shape[-2]
+    widths = prefixes(d_sae, k) if architecture == "matryoshka_batchtopk" else (d_sae,)
+    missed, error = y.new_zeros(y.shape[:-2]), y
     for width in widths:
-        part = codes if width == len(w.decoder) else codes * (chosen.latents < width)
-        error = y - w.b_dec - kernels.decode(part, w.decoder, chosen)
-        missed = missed + error.square().sum() / len(widths)
+        part = codes if width == d_sae else codes * (chosen.latents % d_sae < width)
+        error = y - w.b_dec.unsqueeze(-2) - kernels.decode(part, w.decoder, chosen)
+        missed = missed + error.square().sum(dim=(-2, -1)) / len(widths)
     return Forward(missed, error.detach(), chosen.latents[values > 0], y.new_zeros(()))
 
 

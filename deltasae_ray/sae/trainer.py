@@ -86,7 +86,7 @@ class Trainer:
 
     def step(self) -> None:
         """One batch. Raises DictionaryError where training has run off to infinity."""
-        y = self._next_batch()
+        y = self.next_batch()
         forward = self._forward(y)
         sums = torch.stack([forward.error.square().sum(), y.square().sum(), y.new_tensor(len(forward.fired))]).double()
         self.peers.sum(sums)
@@ -98,10 +98,10 @@ class Trainer:
         self._update(loss)
         self._sums += sums[:2]
         self.steps_done += 1
-        if self.done or self.steps_done * CURVE_POINTS // self.recipe.steps != (self.steps_done - 1) * CURVE_POINTS // self.recipe.steps:
-            self._note(len(dead))
+        self.note(len(dead))
 
-    def _next_batch(self) -> Float[Tensor, "batch d_model"]:
+    def next_batch(self) -> Float[Tensor, "batch d_model"]:
+        """The scaled rows of the next step, or this process' share of them."""
         epoch, place = divmod(self.steps_done, len(self.x) // self.batch)
         if epoch != self._order[0]:
             generator = torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
@@ -182,7 +182,11 @@ class Trainer:
         with torch.no_grad():
             self.weights.decoder.div_(torch.linalg.vector_norm(self.weights.decoder, dim=1, keepdim=True))
 
-    def _note(self, dead: int) -> None:
+    def note(self, dead: int) -> None:
+        """Adds a point to the learning curve where one is due. Raises DictionaryError where training has run off to infinity."""
+        done, steps = self.steps_done, self.recipe.steps
+        if not self.done and done * CURVE_POINTS // steps == (done - 1) * CURVE_POINTS // steps:
+            return
         fvu = float(self._sums[0] / self._sums[1])
         if not fvu < float("inf"):
             raise DictionaryError(f"training ran off to infinity by step {self.steps_done}: lower the learning rate {self.recipe.lr}")

@@ -57,7 +57,7 @@ class Dense:
         self.optimizer = torch.optim.Adam(self.weights, lr=1e-3, fused=True)
 
     def step(self) -> None:
-        y = self.like._next_batch()
+        y = self.like.next_batch()
         encoder, decoder, b_enc, b_dec = self.weights
         values, indices = torch.topk((y - b_dec) @ encoder.T + b_enc, self.k, dim=1)
         z = torch.zeros(len(y), len(encoder)).scatter(1, indices, values.relu())
@@ -108,7 +108,7 @@ def sparsify_coder(like: Trainer) -> tuple[object, Callable[[], None]]:
 
     def step() -> None:
         coder.set_decoder_norm_to_unit_norm()
-        coder(like._next_batch()).fvu.backward()
+        coder(like.next_batch()).fvu.backward()
         coder.remove_gradient_parallel_to_decoder_directions()
         optimizer.step()
         optimizer.zero_grad()
@@ -132,7 +132,7 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
     x = rows(d_model, min(2 * d_sae, 8192), 24)
     ours = Trainer(x, Recipe(d_sae, k, batch_tokens=batch, steps=10**6), seed=0)
     over_batch = Trainer(x, Recipe(d_sae, k, "batchtopk", batch_tokens=batch, steps=10**6), seed=0)
-    y, weight, bias = ours._next_batch(), ours.weights.encoder.detach().clone(), torch.zeros(d_sae)
+    y, weight, bias = ours.next_batch(), ours.weights.encoder.detach().clone(), torch.zeros(d_sae)
     runs: dict[str, Callable[[], object]] = {
         "limit": lambda: torch.addmm(bias, y, weight.T),
         "topk": ours.step,

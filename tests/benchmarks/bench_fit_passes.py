@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_fit_passes [d_model=640 d_sae=4096 k=32 batch=2048 rows=32768 steps=64 threads=1 memory=1]
 
     dictionaries  seconds of one pass that reads a hookpoint once and fits 1, 4 and 16 dictionaries of it (seeds) from disk to manifests
-    stacked       encoder products of 1, 4 and 16 dictionaries of one shape as one batched product, beside one after the other
+    stacked       training steps of 2, 4 and 16 dictionaries of one shape one after the other and together, at d_sae 512, k 8 and at d_sae, k
     tokens        seconds of one epoch over 1, 2, 4 and 8 eighths of the rows, and the straight line through them
     memory        peak of resident memory while three steps run, over what rows and libraries hold before; a process per side
 
@@ -31,6 +31,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.worker import FitJob, Rows, Tokens, fit_share
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.sae.stacked import train_together
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.manifest import commit_unit
 from deltasae_ray.shards.opening import open_harvest
@@ -42,6 +43,8 @@ from tests.benchmarks.bench_fit import saelens, sparsify
 
 KEY, HOOK, CONTEXT = "harvest/0000000000000000", Hookpoint(1), 128
 SOURCES = (Source("base", "base", "base"), Source("r4", "adapter", "04" * 8, rank=4, alpha=8.0, seed=0))
+STEPS_STACKED = 3
+"""Steps for which a stack is formed: what forming it costs is shared by a few only, where a study shares it by hundreds."""
 SIDES = ("topk", "batchtopk", "SAELens topk", "SAELens batchtopk", "sparsify")
 
 
@@ -97,17 +100,18 @@ def dictionaries(x: Tensor, cfg: FitConfig) -> None:
     print(f"reading took {reading:.2f} s of each pass")
 
 
-def stacked(d_model: int, d_sae: int, batch: int) -> None:
-    print(f"\n{'dictionaries':>14} {'batched ms':>11} {'one by one ms':>14} {'ratio':>7}")
-    for count in (1, 4, 16):
-        y, encoders = torch.randn(count, batch, d_model), torch.randn(count, d_sae, d_model)
-        pairs = list(zip(y, encoders, strict=True))
-        times = [
-            (timed(partial(torch.bmm, y, encoders.mT)), timed(lambda pairs=pairs: [a @ b.T for a, b in pairs])) for _ in range(5)
-        ]
-        ratio = statistics.median(b / a for a, b in times[1:])
-        together, apart = (1e3 * statistics.median(side) for side in zip(*times[1:], strict=True))
-        print(f"{count:14} {together:11.1f} {apart:14.1f} {ratio:7.2f}")
+def stacked(x: Tensor, recipe: Recipe, rounds: int = 5) -> None:
+    """A round is one step of every dictionary, one after the other and then together."""
+    print(f"\n{'d_sae':>7} {'k':>4} {'dictionaries':>14} {'alone ms each':>14} {'stacked ms each':>16} {'faster by':>10}")
+    for shape in dict.fromkeys((replace(recipe, d_sae=512, k=8, batch_tokens=1024), recipe)):
+        endless = replace(shape, steps=10**6)
+        for count in (2, 4, 16):
+            alone, members = ([Trainer(x, endless, seed) for seed in range(count)] for _ in range(2))
+            sides = partial(lambda trainers: [t.step() for t in trainers], alone), partial(train_together, members, STEPS_STACKED)
+            times = [(timed(sides[0]), timed(sides[1]) / STEPS_STACKED) for _ in range(rounds + 1)][1:]
+            apart, joined = (1e3 * statistics.median(side) / count for side in zip(*times, strict=True))
+            ratio = statistics.median(a / b for a, b in times)
+            print(f"{shape.d_sae:7} {shape.k:4} {count:14} {apart:14.1f} {joined:16.1f} {ratio:10.2f}")
 
 
 def tokens(x: Tensor, recipe: Recipe) -> None:
@@ -181,7 +185,7 @@ def main(
         return
     print(f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, {rows} rows, {threads} threads; {steps} steps a dictionary\n")
     dictionaries(x, FitConfig(d_sae=(d_sae,), k=(k,), batch_tokens=batch, steps=steps, checkpoint_every=10**6))
-    stacked(d_model, d_sae, batch)
+    stacked(x, recipe)
     tokens(x, recipe)
     if memory_too:
         memory({"d_model": d_model, "d_sae": d_sae, "k": k, "batch": batch, "rows": rows, "threads": threads})

@@ -24,7 +24,10 @@ from tests.fit.made import CFG, KEY, make_harvest, point
 
 pytestmark = pytest.mark.slow
 LONG = replace(CFG, steps=1500, checkpoint_every=50)
-POINTS = [point(layer=1), point(layer=1, seed=1)]
+POINTS = [point(layer=1), point(layer=1, d_sae=48)]
+"""Of two shapes: they are fitted one after the other."""
+STACK = [point(layer=1, seed=1), point(layer=3, seed=1), point("base", seed=1)]
+"""Of one shape: they are fitted together."""
 
 
 @pytest.fixture
@@ -36,11 +39,12 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """POINTS fitted without Ray or disturbance."""
+    """POINTS and STACK fitted without Ray or disturbance, each by itself."""
     made = Storage(str(tmp_path_factory.mktemp("calm")))
     make_harvest(made)
     with threads(cores()):  # as a worker that has the machine to itself; other counts may sum in another order
-        fit_share(FitJob(made, KEY, tuple(POINTS), LONG), 0, 1, "cpu")
+        for p in (*POINTS, *STACK):
+            fit_share(FitJob(made, KEY, (p,), LONG), 0, 1, "cpu")
     return made
 
 
@@ -104,11 +108,11 @@ def test_a_damaged_shard_is_a_typed_error(ray_cluster: None, storage: Storage) -
         fit_points(storage, KEY, [point(a, 3) for a in ("base", "r4", "late")], replace(CFG, max_failures=0), bar=False)
 
 
-def test_a_killed_worker_continues_where_it_was(ray_cluster: None, storage: Storage, calm: Storage) -> None:  # noqa: ARG001
+def test_a_killed_worker_continues_its_stack_where_it_was_and_ends_as_each_alone(ray_cluster: None, storage: Storage, calm: Storage) -> None:  # noqa: ARG001
     killed: list[int] = []
 
     def kill_when_half_done() -> None:
-        wait_for(lambda: half_fitted(storage, POINTS[1]), "checkpoint of the second dictionary")
+        wait_for(lambda: half_fitted(storage, STACK[1]), "checkpoint of the second dictionary")
         workers = [p for p in psutil.Process().children(recursive=True) if "TrainWorker" in " ".join(p.cmdline())]
         killed.extend(p.pid for p in workers)
         for process in workers:
@@ -116,10 +120,10 @@ def test_a_killed_worker_continues_where_it_was(ray_cluster: None, storage: Stor
 
     thread = threading.Thread(target=kill_when_half_done)
     thread.start()
-    fit_points(storage, KEY, POINTS, LONG, bar=False)
+    fit_points(storage, KEY, STACK, LONG, bar=False)
     thread.join()
     assert killed
-    assert manifests(storage) == manifests(calm)
+    assert manifests(storage, STACK) == manifests(calm, STACK)
 
 
 DRIVER = """

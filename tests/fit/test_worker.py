@@ -4,17 +4,20 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
-from deltasae_ray.fit import checkpoint
+from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import _raise_failures, fitted_points, keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.stacked import train_together
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -106,6 +109,75 @@ def test_an_interrupted_fit_continues_from_its_checkpoint_to_the_same_bytes(
     assert steps == 36 + 30
     assert storage.read_bytes(f"{key}/manifest.json") == calm.read_bytes(f"{key}/manifest.json")
     assert checkpoint.read(storage, key) is None
+
+
+STACK = [point(layer=layer, seed=seed) for layer in (1, 3) for seed in (0, 1)] + [point("base", documents="A")]
+
+
+def calm_manifests(folder: Path, points: list[FitPoint]) -> dict[FitPoint, bytes]:
+    """Of dictionaries that were fitted one by one."""
+    calm = Storage(str(folder))
+    make_harvest(calm)
+    for p in points:
+        fit(calm, p)
+    return {p: calm.read_bytes(f"{key}/manifest.json") for p, key in keys_of(calm, KEY, points, CFG).items()}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 13])
+def test_an_interrupted_stack_ends_with_the_bytes_of_dictionaries_fitted_one_by_one(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Also where the kill falls between the checkpoints of one round, so that some members have more steps behind them."""
+    written, write = 0, checkpoint.write
+
+    def interrupted(*state: Any) -> None:
+        nonlocal written
+        if written == stop:
+            raise KeyboardInterrupt
+        written += 1
+        write(*state)
+
+    together: list[int] = []
+    monkeypatch.setattr(stacks, "train_together", lambda members, steps: together.append(len(members)) or train_together(members, steps))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "write", interrupted)
+        fit(storage, *STACK)
+    keys = keys_of(storage, KEY, STACK, CFG)
+    assert len({checkpoint.steps_done(storage, key) for key in keys.values()}) == 2
+    fit(storage, *STACK)
+    assert set(together) == {len(STACK)}
+    assert {p: storage.read_bytes(f"{key}/manifest.json") for p, key in keys.items()} == calm_manifests(tmp_path / "calm", STACK)
+
+
+def test_a_member_that_runs_off_to_infinity_leaves_its_stack_unharmed(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, bad = ShardSet.read, point("base")
+    points = [bad, point(), point(seed=1)]
+
+    def huge(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> object:
+        x = read(self, hookpoint, adapter, split)
+        return x * np.float32(1e30) if adapter == "base" else x
+
+    expected = calm_manifests(tmp_path / "calm", points[1:])
+    monkeypatch.setattr(ShardSet, "read", huge)
+    fit(storage, *points)
+    assert set(fitted_points(storage, KEY, points, CFG)) == set(points[1:])
+    keys = keys_of(storage, KEY, points, CFG)
+    assert {p: storage.read_bytes(f"{keys[p]}/manifest.json") for p in points[1:]} == expected
+    assert "base layer 1" in storage.read_json(f"{keys[bad]}/failed.json")["message"]
+
+
+def test_reads_are_held_together_only_where_their_dictionaries_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = groups([point(layer=layer, d_sae=d) for layer in (1, 3) for d in (32, 48)])
+    alone = {p: 1 for read in reads for p in read}
+    assert list(stacks.held_together(reads, alone, 1)) == reads
+    stacked = dict.fromkeys(alone, 16)
+    (held,) = stacks.held_together(reads, stacked, 1)
+    assert [[p.layer for p in stack] for stack in stacks.of_one_shape(held, stacked)] == [[1, 3], [1, 3]]
+    assert [len(stack) for stack in stacks.of_one_shape(held, alone)] == [1] * 4
+    monkeypatch.setattr(stacks, "_HELD_BYTES", 10)
+    assert list(stacks.held_together(reads, stacked, 6)) == reads
 
 
 def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> None:

@@ -1,0 +1,92 @@
+"""Which dictionaries train together, and what becomes of each: checkpoints, manifests and errors stay its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+
+from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.sae.stacked import at_once, together, train_together
+
+if TYPE_CHECKING:
+    from deltasae_ray.fit.worker import Fitting
+
+_HELD_BYTES = 4 * 2**30
+"""Rows of other reads that are kept in memory beside the first, so that their dictionaries join a stack."""
+
+
+def sizes(points: Sequence[FitPoint], cfg: FitConfig, d_model: int, device: torch.device | str) -> dict[FitPoint, int]:
+    """How many dictionaries shaped as each of `points` are best trained together."""
+    return {p: at_once(p.recipe(cfg), d_model, device) for p in points}
+
+
+def held_together(reads: Sequence[Sequence[FitPoint]], size: Mapping[FitPoint, int], num_bytes: int) -> Iterator[list[FitPoint]]:
+    """Points whose reads, of `num_bytes` each, are held in memory at once: those of one read where nothing is stacked."""
+    reads_held = max(1, _HELD_BYTES // max(1, num_bytes)) if any(size[p] > 1 for read in reads for p in read) else 1
+    for i in range(0, len(reads), reads_held):
+        yield [p for read in reads[i : i + reads_held] for p in read]
+
+
+def of_one_shape(points: Sequence[FitPoint], size: Mapping[FitPoint, int]) -> Iterator[list[FitPoint]]:
+    """Stacks of at most as many as `size` allows."""
+    for _, alike in groupby(sorted(points, key=_shape), key=_shape):
+        members = list(alike)
+        most = size[members[0]]
+        yield from (members[i : i + most] for i in range(0, len(members), most))
+
+
+def _shape(p: FitPoint) -> tuple[int, int, str]:
+    return p.d_sae, p.k, p.architecture
+
+
+def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", DeltaSaeError]]:
+    """Trains and finishes all of a stack; gives those that cannot be fitted, with the error."""
+    going = list(stack)
+    while any(not f.trainer.done for f in going):
+        for lost, error in advance(going):
+            going.remove(lost)
+            yield lost, error
+    for fitting in going:
+        try:
+            fitting.finish()
+        except (DictionaryError, PrecisionError) as e:
+            yield fitting, e
+
+
+def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
+    """Takes a stack to its next checkpoint or its end; gives those whose training ran off to infinity, with the error.
+
+    Rows may be too few for a whole batch: then not all of one shape can step together, and each such part goes by itself.
+    """
+    waiting, lost = [f for f in stack if not f.trainer.done], []
+    while waiting:
+        alike = [f for f in waiting if f is waiting[0] or together(waiting[0].trainer, f.trainer)]
+        waiting = [f for f in waiting if f not in alike]
+        furthest = max(f.trainer.steps_done for f in alike)
+        behind = [f for f in alike if f.trainer.steps_done < furthest]
+        if behind or len(alike) == 1:
+            # A kill while a round's checkpoints were written leaves members behind: they catch up alone, and the others wait.
+            lost += [found for f in behind or alike if (found := _alone(f))]
+        else:
+            lost += _stacked(alike)
+    return lost
+
+
+def _alone(fitting: "Fitting") -> tuple["Fitting", DictionaryError] | None:
+    try:
+        fitting.advance()
+    except DictionaryError as e:
+        return fitting, e
+    return None
+
+
+def _stacked(alike: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
+    every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
+    errors = train_together([f.trainer for f in alike], every - taken % every)
+    for fitting, error in zip(alike, errors, strict=True):
+        if error is None:
+            fitting.keep()
+    return [(f, error) for f, error in zip(alike, errors, strict=True) if error is not None]
