@@ -1,7 +1,6 @@
 """Which dictionaries train together, and what becomes of each: checkpoints, manifests and errors stay its own."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,37 +8,36 @@ import torch
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import at_once, together, train_together
 
 if TYPE_CHECKING:
     from deltasae_ray.fit.worker import Fitting
 
 _HELD_BYTES = 4 * 2**30
-"""Rows of other reads that are kept in memory beside the first, so that their dictionaries join a stack."""
+"""Training rows of a stack's members that are held in memory at once."""
 
 
-def sizes(points: Sequence[FitPoint], cfg: FitConfig, d_model: int, device: torch.device | str) -> dict[FitPoint, int]:
-    """How many dictionaries shaped as each of `points` are best trained together."""
-    return {p: at_once(p.recipe(cfg), d_model, device) for p in points}
+def sizes(points: Sequence[FitPoint], cfg: FitConfig, d_model: int, num_bytes: int, device: torch.device | str) -> dict[Recipe, int]:
+    """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`."""
+    room = max(1, _HELD_BYTES // max(1, num_bytes))
+    return {recipe: min(room, at_once(recipe, d_model, device)) for recipe in {p.recipe(cfg) for p in points}}
 
 
-def held_together(reads: Sequence[Sequence[FitPoint]], size: Mapping[FitPoint, int], num_bytes: int) -> Iterator[list[FitPoint]]:
-    """Points whose reads, of `num_bytes` each, are held in memory at once: those of one read where nothing is stacked."""
-    reads_held = max(1, _HELD_BYTES // max(1, num_bytes)) if any(size[p] > 1 for read in reads for p in read) else 1
-    for i in range(0, len(reads), reads_held):
-        yield [p for read in reads[i : i + reads_held] for p in read]
+def held_together(reads: Sequence[Sequence[FitPoint]], size: Mapping[Recipe, int]) -> Iterator[list[FitPoint]]:
+    """Points whose reads are held in memory at once: those of one read where nothing is stacked."""
+    most = max(size.values())
+    for i in range(0, len(reads), most):
+        yield [p for read in reads[i : i + most] for p in read]
 
 
-def of_one_shape(points: Sequence[FitPoint], size: Mapping[FitPoint, int]) -> Iterator[list[FitPoint]]:
+def of_one_recipe(points: Sequence[FitPoint], cfg: FitConfig, size: Mapping[Recipe, int]) -> Iterator[list[FitPoint]]:
     """Stacks of at most as many as `size` allows."""
-    for _, alike in groupby(sorted(points, key=_shape), key=_shape):
-        members = list(alike)
-        most = size[members[0]]
-        yield from (members[i : i + most] for i in range(0, len(members), most))
-
-
-def _shape(p: FitPoint) -> tuple[int, int, str]:
-    return p.d_sae, p.k, p.architecture
+    alike: dict[Recipe, list[FitPoint]] = {}
+    for p in points:
+        alike.setdefault(p.recipe(cfg), []).append(p)
+    for recipe, members in alike.items():
+        yield from (members[i : i + size[recipe]] for i in range(0, len(members), size[recipe]))
 
 
 def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", DeltaSaeError]]:
@@ -87,6 +85,6 @@ def _stacked(alike: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryErro
     every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
     errors = train_together([f.trainer for f in alike], every - taken % every)
     for fitting, error in zip(alike, errors, strict=True):
-        if error is None:
+        if error is None and not fitting.trainer.done:
             fitting.keep()
     return [(f, error) for f, error in zip(alike, errors, strict=True) if error is not None]

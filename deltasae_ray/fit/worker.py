@@ -67,10 +67,11 @@ def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | No
         if not (peers and peers.rank):
             job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(error).__name__, "message": f"{point}: {error}"})
 
-    size = dict.fromkeys(missing, 1) if peers else stacks.sizes(missing, job.cfg, shards.d_model, device)
-    for held in stacks.held_together(groups(missing), size, tokens.num_bytes(shards.d_model)):
+    size = stacks.sizes(missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), device)
+    size = dict.fromkeys(size, 1) if peers else size
+    for held in stacks.held_together(groups(missing), size):
         rows = cache(partial(Rows.read, shards, tokens))
-        for points in stacks.of_one_shape(held, size):
+        for points in stacks.of_one_recipe(held, job.cfg, size):
             fittings = []
             for p in points:
                 try:
@@ -96,11 +97,13 @@ def fit_rounds(job: FitJob, device: str) -> Iterator[tuple[int, float]]:
     keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
     done = {p for p in keys if job.storage.exists(f"{keys[p]}/{MANIFEST}")}
     fvus = [job.storage.read_json(f"{keys[p]}/{MANIFEST}")["metrics"]["fvu"] for p in keys if p in done]
-    rows = cache(partial(Rows.read, shards, Tokens.read(shards)))
+    tokens = Tokens.read(shards)
+    rows = cache(partial(Rows.read, shards, tokens))
     missing = [p for p in keys if p not in done]
-    size = stacks.sizes(missing, job.cfg, shards.d_model, device)
+    size = stacks.sizes(missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), device)
     together = [
-        [Fitting(job, p, keys[p], rows(p.adapter, p.layer), device) for p in points] for points in stacks.of_one_shape(missing, size)
+        [Fitting(job, p, keys[p], rows(p.adapter, p.layer), device) for p in points]
+        for points in stacks.of_one_recipe(missing, job.cfg, size)
     ]
     fittings = [f for stack in together for f in stack]
     while any(not f.trainer.done for f in fittings):
@@ -189,12 +192,12 @@ class Fitting:
             trainer.step()
             if trainer.steps_done % every == 0:
                 break
-        self.keep()
+        if self.writes and not trainer.done:
+            self.keep()
 
     def keep(self) -> None:
-        """Writes a checkpoint, which a dictionary that is done needs no more."""
-        if self.writes and not self.trainer.done:
-            checkpoint.write(self.job.storage, self.key, self.trainer.state_dict())
+        """Writes a checkpoint."""
+        checkpoint.write(self.job.storage, self.key, self.trainer.state_dict())
 
     def finish(self) -> HeldOut | None:
         """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a peer that does not write."""

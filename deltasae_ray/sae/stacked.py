@@ -68,11 +68,11 @@ class _Stack:
         assert all(together(first, m) and m.steps_done == first.steps_done for m in members), "these cannot be stacked"
         self.members, self.recipe = list(members), first.recipe
         self.errors: list[DictionaryError | None] = [None] * len(members)
-        self.weights = Weights(*(torch.stack([w.detach() for w in own]).requires_grad_() for own in self._own()))
+        self.weights = Weights(*(torch.stack([w.detach() for w in own]).requires_grad_(own[0].requires_grad) for own in self._own()))
         self.idle = torch.stack([m.idle for m in members])
         self.sums = torch.stack([m._sums for m in members])
         self.dead_tokens = torch.tensor([[m.dead_tokens] for m in members], device=first.device)
-        self.optimizer = torch.optim.Adam([w for w in self.weights if w.numel()], lr=self.recipe.lr, fused=True)
+        self.optimizer = torch.optim.Adam([w for w in self.weights if w.numel() and w.requires_grad], lr=self.recipe.lr, fused=True)
         for own, weight in zip(self._own(), self.weights, strict=True):
             if weight.numel():
                 self._adopt(own, weight)
@@ -85,20 +85,22 @@ class _Stack:
 
     def _adopt(self, own: Sequence[Tensor], weight: Float[Tensor, "stack ..."]) -> None:
         """Makes the members' weights and moments views of the stack's."""
+        for w, shared in zip(own, weight.detach(), strict=True):
+            w.grad, w.data = None, shared
+        if not weight.requires_grad:
+            return
+        taken = self.members[0].steps_done
         states = [m.optimizer.state[w] for m, w in zip(self.members, own, strict=True)]
-        begun = self.members[0].steps_done > 0
-        kept = {name: torch.stack([s[name] for s in states]) if begun else torch.zeros_like(weight) for name in _MOMENTS}
-        taken = torch.tensor(float(self.members[0].steps_done), device=weight.device)
-        self.optimizer.state[weight] = {"step": taken, **kept}
-        for i, (w, state) in enumerate(zip(own, states, strict=True)):
-            w.grad, w.data = None, weight.detach()[i]
+        kept = {name: torch.stack([s[name] for s in states]) if taken else torch.zeros_like(weight) for name in _MOMENTS}
+        self.optimizer.state[weight] = {"step": torch.tensor(float(taken), device=weight.device), **kept}
+        for i, state in enumerate(states):
             state.update({name: kept[name][i] for name in _MOMENTS})
 
     def part(self) -> None:
         """Gives every member its own count of Adam's steps, which it needs to go on alone."""
         for own, weight in zip(self._own(), self.weights, strict=True):
             for m, w in zip(self.members, own, strict=True):
-                if weight.numel():
+                if weight in self.optimizer.state:
                     m.optimizer.state[w]["step"] = self.optimizer.state[weight]["step"].clone()
 
     def step(self) -> None:
@@ -154,6 +156,8 @@ class _Stack:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        if not self.weights.decoder.requires_grad:
+            return
         with torch.no_grad():
             self.weights.decoder.div_(torch.linalg.vector_norm(self.weights.decoder, dim=-1, keepdim=True))
 

@@ -12,6 +12,7 @@ import torch
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
 from deltasae_ray.fit import checkpoint, stacks
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import _raise_failures, fitted_points, keys_of
@@ -168,16 +169,19 @@ def test_a_member_that_runs_off_to_infinity_leaves_its_stack_unharmed(
     assert "base layer 1" in storage.read_json(f"{keys[bad]}/failed.json")["message"]
 
 
-def test_reads_are_held_together_only_where_their_dictionaries_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_are_held_together_only_where_their_dictionaries_stack_and_their_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = groups([point(layer=layer, d_sae=d) for layer in (1, 3) for d in (32, 48)])
-    alone = {p: 1 for read in reads for p in read}
-    assert list(stacks.held_together(reads, alone, 1)) == reads
-    stacked = dict.fromkeys(alone, 16)
-    (held,) = stacks.held_together(reads, stacked, 1)
-    assert [[p.layer for p in stack] for stack in stacks.of_one_shape(held, stacked)] == [[1, 3], [1, 3]]
-    assert [len(stack) for stack in stacks.of_one_shape(held, alone)] == [1] * 4
+    points = [p for read in reads for p in read]
+
+    def stacked(cfg: FitConfig, num_bytes: int = 1) -> list[list[list[int]]]:
+        size = stacks.sizes(points, cfg, D_MODEL, num_bytes, "cpu")
+        held = stacks.held_together(reads, size)
+        return [[[p.layer for p in stack] for stack in stacks.of_one_recipe(points, cfg, size)] for points in held]
+
+    assert stacked(CFG) == [[[1, 3], [1, 3]]]
+    assert stacked(replace(CFG, batch_tokens=10**6)) == [[[1], [1]], [[3], [3]]]
     monkeypatch.setattr(stacks, "_HELD_BYTES", 10)
-    assert list(stacks.held_together(reads, stacked, 6)) == reads
+    assert stacked(CFG, num_bytes=6) == [[[1], [1]], [[3], [3]]]
 
 
 def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> None:
