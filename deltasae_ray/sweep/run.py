@@ -12,6 +12,7 @@ from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.enough import check_tokens
 from deltasae_ray.sweep.finish import compare, print_table, write_results
 from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.made import Made
@@ -26,6 +27,8 @@ def run(stage: str, cfg: StudyConfig) -> None:
     """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune trials."""
     study = open_study(cfg, resolve_root(cfg.storage.root))
     stages = STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
+    if "fit" in stages:
+        check_tokens(cfg, study.corpus)
     plan = make_plan(study, stages)
     say(f"Plan\n{plan}\n")
     check_disk(study, plan)
@@ -53,6 +56,11 @@ def run(stage: str, cfg: StudyConfig) -> None:
                 log.compared(made, found)
             print_table(study, found)
     say(f"\n{clock.beside(plan)}")
+    if made.failed:
+        raise DictionaryError(
+            f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command tries them again; all others "
+            "are unharmed:\n" + "\n".join(f"  {trial.name}: {error}" for trial, error in made.failed.items())
+        )
 
 
 def _adapt(study: Study, made: Made) -> None:

@@ -160,6 +160,8 @@ def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) 
         ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
         ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
         ("fit.workers=64", "ResourceError", "fit.workers"),
+        ("fit.d_sae=4096", "CorpusError", "fit.d_sae=4096 needs 4,096"),
+        ("fit.k=64", "ConfigError", "fit.k=64 exceeds fit.d_sae=48"),
         ("gangs.ranks=2", "ConfigError", "zero3"),
         ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
     ],

@@ -1,0 +1,59 @@
+"""Whether the text gives every dictionary of a study enough rows: asked before the first long stage, not after the harvest."""
+
+import numpy as np
+
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.errors import CorpusError
+from deltasae_ray.fit.points import Documents, in_documents
+from deltasae_ray.sae.recipe import MIN_ROWS
+from deltasae_ray.sweep.config import StudyConfig
+
+
+def check_tokens(cfg: StudyConfig, corpus: Corpus) -> None:
+    """Compares the rows that each split will have with what fits and evaluation need.
+
+    Raises:
+        CorpusError: too few; the split, its tokens and documents, what is needed and what to change are named.
+    """
+    latents = max(cfg.fit.sizes)
+    needed = max(latents, MIN_ROWS)
+    for documents, why in _wanted(cfg).items():
+        rows = num_rows(corpus, "fit", documents)
+        if rows < needed:
+            raise CorpusError(
+                f"the fit split has {rows:,} tokens beyond position 0 in {num_documents(corpus, 'fit', documents)} documents{why}, and a "
+                f"dictionary of fit.d_sae={latents} needs {needed:,}: raise corpus.fit_tokens={cfg.corpus.fit_tokens} or the split's share "
+                f"in corpus.split={cfg.corpus.split}, give more documents, or lower fit.d_sae"
+            )
+    if not num_rows(corpus, "eval", "all"):
+        raise CorpusError(
+            f"the eval split has no token beyond position 0 in its {corpus.num_documents('eval')} documents, and at least one is needed: "
+            f"raise corpus.eval_tokens={cfg.corpus.eval_tokens} or give longer documents"
+        )
+
+
+def _wanted(cfg: StudyConfig) -> dict[Documents, str]:
+    """Documents that dictionaries are fitted on → why, beside all of them."""
+    chosen = cfg.diverge.chosen
+    a = [name for name, uses in (("the toy reference", cfg.reference.is_toy), ("split_half", "split_half" in chosen)) if uses]
+    b = [f"the control {name}" for name in ("base", "split_half") if name in chosen]
+    users: dict[Documents, list[str]] = {"A": a, "B": b}
+    halves = {half: f" of half {half}, on which {' and '.join(names)} are fitted" for half, names in users.items() if names}
+    return {"all": "", **halves}
+
+
+def num_rows(corpus: Corpus, split: str, documents: Documents) -> int:
+    """Rows of one source at one hookpoint that a fit uses: tokens that count, but for position 0."""
+    units = corpus.of(split)
+    rows = np.concatenate([u.mask[:, 1:].sum(axis=1) for u in units])
+    return int(rows[in_documents(_documents(corpus, split), documents)].sum())
+
+
+def num_documents(corpus: Corpus, split: str, documents: Documents) -> int:
+    docs = _documents(corpus, split)
+    return len(set(docs[in_documents(docs, documents)]))
+
+
+def _documents(corpus: Corpus, split: str) -> np.ndarray:
+    """object [context]"""
+    return np.array([d for u in corpus.of(split) for d in u.doc_ids], dtype=object)

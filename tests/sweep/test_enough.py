@@ -1,0 +1,67 @@
+"""Too little text for the dictionaries that a study asks for is told before anything runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.diverge.config import DivergeConfig
+from deltasae_ray.errors import CorpusError
+from deltasae_ray.fit.config import FitConfig, ReferenceConfig
+from deltasae_ray.fit.points import in_documents
+from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.enough import check_tokens, num_rows
+from tests.harvest.study import corpus as harvested
+
+
+def text(documents: int, eval_width: int = 9) -> Corpus:
+    """Documents of one context of 9 tokens, position 0 included, for fitting, and one for evaluation."""
+    return Corpus((unit("fit", tuple(f"doc {i}" for i in range(documents)), 9), unit("eval", ("held out",), eval_width)), ())
+
+
+def unit(split: str, docs: tuple[str, ...], width: int) -> TokenBatch:
+    shape = (len(docs), width)
+    ids = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    return TokenBatch(split, "domain", ids, np.ones(shape, bool), np.zeros(shape, bool), docs, (0,) * len(docs))
+
+
+def study(d_sae: int, *controls: str, reference: str = "a/folder") -> StudyConfig:
+    return StudyConfig(
+        fit=FitConfig(d_sae=(d_sae,), k=(4,)),
+        reference=ReferenceConfig(reference),
+        diverge=DivergeConfig(controls=controls),  # type: ignore[arg-type]
+        corpus=CorpusConfig(fit_tokens=1234),
+    )
+
+
+def test_a_dictionary_needs_a_row_for_each_latent() -> None:
+    check_tokens(study(160), text(20))
+    with pytest.raises(CorpusError, match=r"fit split has 160 tokens .* in 20 documents, .*d_sae=161 needs 161: raise corpus.fit_tokens=1234"):
+        check_tokens(study(161), text(20))
+    with pytest.raises(CorpusError, match="needs 64"):
+        check_tokens(study(8), text(7))
+
+
+@pytest.mark.parametrize(
+    ("controls", "reference", "half", "who"),
+    [((), "base", "A", "the toy reference"), (("base",), "a/folder", "B", "the control base"), (("split_half",), "a/folder", "[AB]", "split_half")],
+)
+def test_each_half_of_the_documents_that_something_is_fitted_on_needs_as_many(controls: tuple, reference: str, half: str, who: str) -> None:
+    with pytest.raises(CorpusError, match=rf"of half {half}, on which .*{who} .*d_sae=160 needs 160"):
+        check_tokens(study(160, *controls, reference=reference), text(20))
+    check_tokens(study(160, *controls, reference=reference), text(60))
+
+
+def test_evaluation_needs_a_token_beyond_position_0() -> None:
+    with pytest.raises(CorpusError, match=r"eval split has no token .* 1 documents.*corpus.eval_tokens"):
+        check_tokens(study(64), text(20, eval_width=1))
+
+
+def test_rows_are_counted_as_the_worker_will_read_them(tiny_model: Path) -> None:
+    corpus = harvested(tiny_model)
+    for half in ("all", "A", "B"):
+        read = [(u.positions() > 0) & in_documents(u.row_doc_ids(), half) for u in corpus.of("fit")]
+        assert num_rows(corpus, "fit", half) == int(np.concatenate(read).sum()) > 0

@@ -1,0 +1,57 @@
+"""A trial that fails every time beside ones that do not, with d_sae=auto: by the command a user types, twice."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.sweep.main import main
+from tests.sweep.words import words
+from tests.tiny import save_adapter
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_other(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_cluster: None
+) -> None:
+    from mlflow import MlflowClient
+
+    good = save_adapter(tmp_path / "good", tiny_model, rank=2, seed=1)
+    late = save_adapter(tmp_path / "late", tiny_model, rank=2, seed=2, layers_to_transform=[2])  # nothing changes at layer 1
+    root = tmp_path / "study"
+    more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.max_failures=0", "fit.steps=20", "controls=[]")
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root, *more)])
+
+    def run() -> str:
+        with pytest.raises(SystemExit) as ended:
+            main("sweep", None)
+        said = capsys.readouterr()
+        assert ended.value.code == 2
+        assert "1 of 2 trials failed" in said.err and "late-d256-k4-topk" in said.err and "rows are equal" in said.err
+        assert "fit.d_sae=auto: 256 latents" in said.out
+        return said.out
+
+    run()
+    page = (root / "report.html").read_text()
+    assert "late-d256-k4-topk" in page and "rows are equal" in page
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+
+    def runs() -> dict[str, list]:
+        found: dict[str, list] = {}
+        for r in client.search_runs(experiments):
+            found.setdefault(f"{r.data.tags['level']} {r.info.status}", []).append(r)
+        return found
+
+    first = runs()
+    assert {name: len(found) for name, found in first.items()} == {"sweep FINISHED": 1, "trial FINISHED": 1, "trial FAILED": 1, "leaf FINISHED": 2}
+    (failed,) = first["trial FAILED"]
+    assert failed.data.params["adapter"].startswith("late") and "rows are equal" in str(failed.data.tags)
+    failures = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/failed.json")}
+    fitted = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/manifest.json")}
+    run()
+    assert {p: p.stat().st_mtime_ns for p in fitted} == fitted, "a dictionary was fitted again"
+    (one,) = failures
+    assert one.stat().st_mtime_ns > failures[one], "the failed trial was not tried again"
+    assert {name: len(found) for name, found in runs().items()} == {name: len(found) for name, found in first.items()}
