@@ -38,8 +38,11 @@ def _wanted(cfg: StudyConfig) -> dict[Documents, str]:
     a = [name for name, uses in (("the toy reference", cfg.reference.is_toy), ("split_half", "split_half" in chosen)) if uses]
     b = [f"the control {name}" for name in ("base", "split_half") if name in chosen]
     users: dict[Documents, list[str]] = {"A": a, "B": b}
-    halves = {half: f" of half {half}, on which {' and '.join(names)} are fitted" for half, names in users.items() if names}
-    return {"all": "", **halves}
+    wanted: dict[Documents, str] = {"all": ""}
+    for half, names in users.items():
+        if names:
+            wanted[half] = f" of half {half}, on which {' and '.join(names)} are fitted"
+    return wanted
 
 
 def num_rows(corpus: Corpus, split: str, documents: Documents) -> int:

@@ -138,15 +138,20 @@ def peak_of(side: str, x: Tensor, recipe: Recipe) -> float:
     elif name == "SAELens":
         import sae_lens as _  # noqa: F401
     own = replace(recipe, architecture="batchtopk" if "batchtopk" in side else "topk")
+
+    def three_steps(rows: Tensor, of: Recipe) -> None:
+        if name == "SAELens":
+            step = saelens(rows, of.d_sae, of.k, of.batch_tokens, 10**4, architecture)[1]
+        else:
+            trainer = Trainer(rows, of, seed=0)
+            step = sparsify(trainer) if name == "sparsify" else trainer.step
+        for _ in range(3):
+            step()
+
+    three_steps(x[:256, :16].clone(), replace(own, d_sae=64, k=2, batch_tokens=64))  # what libraries load at their first step
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    if name == "SAELens":
-        step = saelens(x, recipe.d_sae, recipe.k, recipe.batch_tokens, 10**4, architecture)[1]
-    else:
-        trainer = Trainer(x, own, seed=0)
-        step = sparsify(trainer) if name == "sparsify" else trainer.step
-    for _ in range(3):
-        step()
+    three_steps(x, own)
     return _memory("VmHWM") - before
 
 
