@@ -59,7 +59,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
     if made.failed:
         raise DictionaryError(
             f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command tries them again; all others "
-            "are unharmed:\n" + "\n".join(f"  {trial.name}: {error}" for trial, error in made.failed.items())
+            "are unharmed:\n" + "\n".join(f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items())
         )
 
 
