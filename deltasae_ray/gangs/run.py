@@ -46,7 +46,7 @@ def run_units(
     context.max_errored_blocks = 0
     context.execution_options.preserve_order = part is not None
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
-    blocks = _blocks(work, block_size(len(work), cfg), part or (lambda _: 0))
+    blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg), part or (lambda _: 0))]
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
         Gang,
@@ -73,13 +73,11 @@ def block_size(units: int, cfg: GangConfig) -> int:
     return cfg.ranks * -(-units // (cfg.ranks * most))
 
 
-def _blocks(work: Work, size: int, part: Callable[[Any], int]) -> list[Any]:
-    """References to the rows of `size` units of one part each."""
-    blocks = []
+def in_blocks(work: Work, size: int, part: Callable[[Any], int]) -> Iterator[list[dict]]:
+    """The rows of at most `size` units of one part at a time, in the order of `work`."""
     for _, members in groupby(work, key=lambda entry: part(entry[1])):
         rows = ({**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in members)
-        blocks += [ray.put(block) for block in iter(lambda rows=rows: list(islice(rows, size)), [])]
-    return blocks
+        yield from iter(lambda rows=rows: list(islice(rows, size)), [])
 
 
 def threads_per_rank(cfg: GangConfig, gangs: int) -> int:

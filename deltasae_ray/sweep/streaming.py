@@ -5,7 +5,7 @@ together. Harvest and fit run side by side where the cluster holds both, else in
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,21 +36,18 @@ def fit_stream(study: Study, made: Made) -> None:
         DictionaryError, PrecisionError: a control that cannot be fitted.
         DeltaSaeError: what the harvest of a window raised.
     """
-    assert made.harvest is not None and study.stream is not None
-    cfg, storage, key = study.cfg.fit, study.storage, made.harvest.key
-    toy = study.cfg.reference.is_toy
-    controls = control_points(study.layers, cfg, made.harvest.adapters, study.cfg.diverge.chosen, toy_reference=toy)
-    grid = {t: t.points(study.layers, cfg.seeds) for t in trials(made.harvest.adapters, cfg)}
-    points = list(dict.fromkeys([*controls, *(p for group in grid.values() for p in group)]))
-    Windows(study, made.harvest, study.stream, points).fit()
-    done, keys = fitted_points(storage, key, points, cfg), keys_of(storage, key, points, cfg)
-    raise_failures(storage, {p: keys[p] for p in controls if p not in done})
-    made.controls = {p: done[p] for p in controls}
-    for trial, group in grid.items():
+    way = Windows.of(study, made)
+    way.fit()
+    storage, cfg = study.storage, study.cfg.fit
+    done = fitted_points(storage, way.kept.key, way.points, cfg)
+    raise_failures(storage, {p: way.keys[p] for p in way.controls if p not in done})
+    made.controls = {p: done[p] for p in way.controls}
+    for trial in trials(way.kept.adapters, cfg):
+        group = trial.points(study.layers, cfg.seeds)
         if all(p in done for p in group):
             made.grid[trial] = [done[p] for p in group]
         else:
-            made.failed[trial] = "; ".join(str(error) for p in group if (error := failure(storage, keys[p])))
+            made.failed[trial] = "; ".join(str(error) for p in group if (error := failure(storage, way.keys[p])))
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,18 @@ class Windows:
     kept: Harvest
     """The first window and the evaluation split."""
     stream: Stream
-    points: Sequence[FitPoint]
+    controls: tuple[FitPoint, ...]
+    points: tuple[FitPoint, ...]
+    """Controls and grid."""
+
+    @classmethod
+    def of(cls, study: Study, made: Made) -> "Windows":
+        assert made.harvest is not None and study.stream is not None
+        cfg, adapters = study.cfg.fit, made.harvest.adapters
+        toy = study.cfg.reference.is_toy
+        controls = control_points(study.layers, cfg, adapters, study.cfg.diverge.chosen, toy_reference=toy)
+        grid = [p for t in trials(adapters, cfg) for p in t.points(study.layers, cfg.seeds)]
+        return cls(study, made.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid])))
 
     @property
     def spool(self) -> str:
@@ -83,7 +91,8 @@ class Windows:
         for name in failed_before:  # they are tried again, on the first window first: most would fail there again
             remove(storage, name)
         reached = -1
-        while (first := self._first(todo)) is not None:
+        while needed := self.needed():
+            first = needed[0]
             assert first > reached, f"window {first} was fitted, and is not behind every dictionary"
             side_by_side = holds_harvest_and_fit(self.study.cfg) and not (failed_before and not first)
             last = len(self.plan) - 1 if side_by_side else first
@@ -91,11 +100,11 @@ class Windows:
             reached = last
         storage.delete_folder(self.spool)
 
-    def _first(self, todo: Mapping[FitPoint, str]) -> int | None:
-        """The first window that some dictionary still needs; None where all are finished."""
+    def needed(self) -> list[int]:
+        """The windows that some dictionary has still to see; none where all are finished, or cannot be fitted."""
         steps = self.study.cfg.fit.steps
-        behind = min((steps_behind(self.study.storage, key, steps) for key in todo.values()), default=steps)
-        return next((w.index for w in self.plan if behind < w.ends), None)
+        behind = min(steps_behind(self.study.storage, key, steps) for key in self.keys.values())
+        return [w.index for w in self.plan if behind < w.ends]
 
     def _run(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], *, side_by_side: bool) -> None:
         """Harvests and fits `windows`; the first window of the stream is there already."""
