@@ -8,22 +8,23 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deltasae_ray.batches import TokenBatch
 from deltasae_ray.cli import parse
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import ConfigError
+from deltasae_ray.errors import ConfigError, PrecisionError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.run import fitted_points
 from deltasae_ray.fit.windows import WindowJob, fit_windows
-from deltasae_ray.fit.worker import FitJob
-from deltasae_ray.harvest.windows import harvest_windows
+from deltasae_ray.harvest.worker import HarvestWorker
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.opening import open_shards
-from deltasae_ray.shards.spool import Board, write_board
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep import streaming
 from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.main import main
@@ -46,27 +47,20 @@ def config(command: list[str]) -> StudyConfig:
     return parse(StudyConfig, command, shorthand=SHORTHAND, description="test")
 
 
-def calm(cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Made, Windows]:
-    """The study without Ray or disturbance: each window is harvested, fitted by every dictionary, and deleted."""
+def without_ray(cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool) -> tuple[Study, Made, Windows]:
+    """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in threads of this process."""
+
+    def fit(job: WindowJob) -> None:
+        with threads(cores()):  # as a worker that has the machine to itself
+            fit_windows(job, 0, 1, "cpu")
+
     for module in ("run", "windows"):
         monkeypatch.setattr(f"deltasae_ray.harvest.{module}.run_units", lambda work, factory, gangs, **_: run_units_here(work, factory, gangs))
-    storage = Storage(cfg.storage.root)
-    study = open_study(cfg, storage)
-    assert study.stream is not None
-    kept = harvest_of(study, study.given)
-    made = Made(by_tune=True, adapters=study.given, harvest=kept)
-    way = Windows.of(study, made)
-    for window in way.plan:
-        write_board(storage, way.spool, Board(open=window.index, ready=0))
-        if window.index:
-            parts = {window.index: study.stream.windows[window.index]}
-            assert list(harvest_windows(storage, cfg.harvest, cfg.gangs, cfg.model, kept, way.spool, parts)) == [window.index]
-        write_board(storage, way.spool, Board(ready=window.index))
-        with threads(cores()):  # as a worker that has the machine to itself
-            fit_windows(WindowJob(FitJob(storage, kept.key, tuple(way.points), cfg.fit), way.spool, (window,), len(way.plan)), 0, 1, "cpu")
-        if window.index:
-            storage.delete_folder(window.key)
-    return study, made, way
+    monkeypatch.setattr(streaming, "fit_points_to_windows", fit)
+    monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
+    study = open_study(cfg, Storage(cfg.storage.root))
+    made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
+    return study, made, Windows.of(study, made)
 
 
 class Watch:
@@ -103,7 +97,9 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, root, log = tiny_adapters[0], tmp_path / "root", tmp_path / "log"
-    study, made, way = calm(config(study_words(tiny_model, tmp_path / "calm", adapter)), monkeypatch)
+    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter)), monkeypatch, side_by_side=False)
+    way.fit()
+    monkeypatch.undo()
     assert len(way.plan) >= 4 and made.harvest is not None
     command, storage, watch = study_words(tiny_model, root, adapter), Storage(str(root)), Watch(root)
 
@@ -136,6 +132,48 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     assert sum(map(len, again.grid.values())) + len(again.controls) == len(way.points) and not again.failed
     larger = replace(study, storage=storage, cfg=replace(study.cfg, fit=replace(study.cfg.fit, d_sae=(48, 64))))
     assert Windows.of(larger, made).needed() == list(range(len(way.plan))) and Windows.of(replace(study, storage=storage), made).needed() == []
+
+
+def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests, most = [], 0
+    write = HarvestWorker.write
+
+    def seen(self: HarvestWorker, *args: Any, **words: Any) -> int:
+        nonlocal most
+        done = write(self, *args, **words)
+        most = max(most, len({p.parts[-4] for p in tmp_path.glob("beside/spool/*/*/sources/*/*.parquet")}))
+        return done
+
+    monkeypatch.setattr(HarvestWorker, "write", seen)
+    for name in ("beside", "turns"):
+        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], "storage.window_tokens=300")
+        study, made, way = without_ray(config(command), monkeypatch, side_by_side=name == "beside")
+        assert len(way.plan) > 5
+        fit_stream(study, made)
+        digests.append({f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group})
+    assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
+
+
+def test_what_the_harvest_of_a_window_raises_ends_the_fit_and_the_next_run_continues(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, made, way = without_ray(config(study_words(tiny_model, tmp_path, tiny_adapters[0])), monkeypatch, side_by_side=True)
+    write = HarvestWorker.write
+
+    def broken(self: HarvestWorker, unit: TokenBatch, todo: dict, key: str, *, keep: bool) -> int:
+        if key == way.plan[2].key:
+            raise PrecisionError("NaN in window 3")
+        return write(self, unit, todo, key, keep=keep)
+
+    monkeypatch.setattr(HarvestWorker, "write", broken)
+    with pytest.raises(PrecisionError, match="NaN in window 3"):
+        fit_stream(study, made)
+    assert way.needed()[0] in (1, 2)
+    monkeypatch.setattr(HarvestWorker, "write", write)
+    fit_stream(study, made)
+    assert way.needed() == [] and len(made.controls) + sum(map(len, made.grid.values())) == len(way.points)
 
 
 @pytest.mark.parametrize(
