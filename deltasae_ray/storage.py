@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import pyarrow.fs as pafs
@@ -38,6 +39,17 @@ class StorageConfig:
 
     root: str = "runs/demo"
     """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node it must be reachable by all."""
+    deltas: Literal["stored", "stream"] = "stored"
+    """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream: dictionaries are fitted to one
+    window of the training text after the other, and a window's shards are deleted once every dictionary is past it; the evaluation
+    split and the first window stay. A dictionary that is asked for later is then harvested for again."""
+    window_tokens: int = 65_536
+    """stream only: tokens per window, about; at most two windows are on disk beside what stays. One of a 9B model with four adapters at six
+    layers takes 17 GB."""
+
+    def __post_init__(self) -> None:
+        if self.window_tokens < 1:
+            raise ConfigError(f"storage.window_tokens={self.window_tokens} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,19 @@ class Storage:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    def delete_folder(self, key: str) -> None:
+        """Deletes everything below `key`; a folder that is not there is no error.
+
+        Raises:
+            StorageError: no permission; names the folder.
+        """
+        try:
+            self.fs.delete_dir(self.path(key))
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise StorageError(f"{self.path(key)} cannot be deleted: {e}") from e
 
     def put_folder(self, local: Path, key: str) -> None:
         """Copies every file of a local folder below `key`."""

@@ -24,6 +24,15 @@ def test_unfinished_files_are_not_listed(tmp_path: Path) -> None:
     assert storage.list("nowhere") == []
 
 
+def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_beside_it(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for name in ("a/b/c", "a/d", "ab/e"):
+        storage.write_bytes(name, b"x")
+    storage.delete_folder("a")
+    storage.delete_folder("a")
+    assert storage.list("") == ["ab/e"] and not (tmp_path / "a").exists()
+
+
 def test_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="missing.json"):
         Storage(str(tmp_path)).read_json("missing.json")

@@ -26,11 +26,14 @@ class Corpus:
     """Contexts of the domain's adapter-training documents, documents in hash order: the first of each, then the second, and so on."""
     overlap: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Split → its documents whose text the adapters were trained on, as far as that is known."""
+    stream: str = ""
+    """Of a part of a corpus that is streamed: digest of all its windows in their order, which dictionaries depend on."""
 
     @cached_property
     def key(self) -> str:
-        """Digest of the harvested units' names."""
-        return digest([u.name for u in self.units])
+        """Digest of the harvested units' names, and of the stream they begin."""
+        names = [u.name for u in self.units]
+        return digest([*names, self.stream] if self.stream else names)
 
     def of(self, split: str) -> tuple[TokenBatch, ...]:
         return tuple(u for u in self.units if u.split == split)

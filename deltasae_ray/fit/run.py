@@ -1,15 +1,18 @@
 """Ray Train fits what no manifest lists yet: one worker a share of the reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, groups
+from deltasae_ray.fit.windows import WindowJob, fit_windows
+from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
 from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -68,13 +71,24 @@ def fit_points(
     if missing:
         keys = keys_of(storage, harvest_key, missing, cfg)
         with progress(storage, list(keys.values()), cfg.steps, description, show=bar):
-            _train(FitJob(storage, harvest_key, tuple(missing), cfg), digest(sorted(keys.values())))
+            _train(FitJob(storage, harvest_key, tuple(missing), cfg), fit_share, digest(sorted(keys.values())))
         done |= fitted_points(storage, harvest_key, missing, cfg)
-        _raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
+        raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
     return [done[p] for p in points]
 
 
-def _train(job: FitJob, name: str) -> None:
+def fit_points_to_windows(run: WindowJob) -> None:
+    """Takes every point of the run's job to the end of its last window, by one Ray Train run; finished ones are left alone."""
+    keys = keys_of(run.job.storage, run.job.harvest_key, run.job.points, run.job.cfg)
+    _train(run.job, partial(_fit_windows, run), digest([sorted(keys.values()), [w.index for w in run.windows]]))
+
+
+def _fit_windows(run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None = None) -> None:
+    fit_windows(run, rank, world, device, peers)
+
+
+def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
+    """Runs `share(job, rank, world, device, peers)` on every worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -82,7 +96,7 @@ def _train(job: FitJob, name: str) -> None:
     resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
     trainer = TorchTrainer(
         _loop,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "share": share},
         scaling_config=ScalingConfig(
             num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
             use_gpu=cfg.gpus_per_worker > 0,
@@ -105,23 +119,30 @@ def _train(job: FitJob, name: str) -> None:
         raise
 
 
-def _raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None:
-    """Raises what the workers wrote down of points that cannot be fitted, as what it was."""
+def failure(storage: Storage, key: str) -> DictionaryError | PrecisionError | None:
+    """What a worker wrote down of a dictionary that cannot be fitted, as what it was."""
+    if not storage.exists(f"{key}/{FAILED}"):
+        return None
+    found = storage.read_json(f"{key}/{FAILED}")
+    kinds = {kind.__name__: kind for kind in (DictionaryError, PrecisionError)}
+    return kinds[found["type"]](found["message"])
+
+
+def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None:
+    """Raises what the workers wrote down of points that cannot be fitted."""
     if not unfinished:
         return
-    found = [storage.read_json(f"{key}/{FAILED}") for key in unfinished.values() if storage.exists(f"{key}/{FAILED}")]
-    kinds = {kind.__name__: kind for kind in (DictionaryError, PrecisionError)}
+    found = [error for key in unfinished.values() if (error := failure(storage, key))]
     assert found, f"Ray Train ended well, but {[str(p) for p in unfinished]} have neither a manifest nor an error"
     also = f" ({len(found)} dictionaries could not be fitted; all others are)" if len(found) > 1 else ""
-    raise kinds[found[0]["type"]](found[0]["message"] + also)
+    raise type(found[0])(f"{found[0]}{also}")
 
 
 def _loop(config: dict[str, Any]) -> None:
-    """Ray Train's loop: a thin shell around `fit_share`."""
+    """Ray Train's loop: a thin shell around `fit_share` or `fit_windows`."""
     import ray.train
     import torch
 
-    from deltasae_ray.fit.worker import fit_share
     from deltasae_ray.sae.peers import ProcessGroup
     from deltasae_ray.sae.threads import cores
 
@@ -133,6 +154,6 @@ def _loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
     if job.cfg.layout == "ddp" and world > 1:
-        fit_share(job, 0, 1, device, ProcessGroup(rank, world))
+        config["share"](job, 0, 1, device, ProcessGroup(rank, world))
     else:
-        fit_share(job, rank, world, device)
+        config["share"](job, rank, world, device)

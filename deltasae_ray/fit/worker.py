@@ -150,8 +150,8 @@ class Rows:
 
     @classmethod
     def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int) -> "Rows":
-        fit, fit_kept = _usable(shards, tokens, adapter, layer, "fit")
-        evaluation, kept = _usable(shards, tokens, adapter, layer, "eval")
+        fit, fit_kept = usable_rows(shards, tokens, adapter, layer, "fit")
+        evaluation, kept = usable_rows(shards, tokens, adapter, layer, "eval")
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
@@ -160,7 +160,7 @@ class Rows:
         return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
 
 
-def _usable(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
+def usable_rows(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""
     rows = shards.read(layer, adapter, split=split)[tokens.used[split]]
     if not len(rows):
@@ -176,19 +176,25 @@ class Fitting:
 
     def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
         chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
-        if len(chosen) < point.d_sae:
-            raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
         self.job, self.point, self.key, self.rows = job, point, key, rows
+        self.check_size(len(chosen))
         self.writes = peers is None or peers.rank == 0
         self.trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device, peers)
+        self.end = job.cfg.steps
         state = checkpoint.read(job.storage, key)
         if state is not None:
             self.trainer.load_state_dict(state)
+        self.noted: dict[str, Any] = {} if state is None else state.get("note", {})
+
+    def check_size(self, rows: int) -> None:
+        """Raises DictionaryError where there are fewer training rows than latents."""
+        if rows < self.point.d_sae:
+            raise DictionaryError(f"{rows} training rows for {self.point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
 
     def advance(self) -> None:
         """Trains up to the next checkpoint, or to the end."""
         trainer, every = self.trainer, self.job.cfg.checkpoint_every
-        while not trainer.done:
+        while trainer.steps_done < self.end:
             trainer.step()
             if trainer.steps_done % every == 0:
                 break

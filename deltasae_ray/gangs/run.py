@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 import ray
@@ -23,8 +23,14 @@ class Work(Protocol):
     def __iter__(self) -> Iterator[tuple[TokenBatch, Any]]: ...
 
 
-def run_units(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+def run_units(
+    work: Work, factory: WorkerFactory, cfg: GangConfig, *, part: Callable[[Any], int] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
+
+    Args:
+        part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two
+            parts: a unit may wait for what is made of the parts before it.
 
     Units wait in Ray's object store, which spills to disk; this process holds one block of them at a time. Results must be small and
     JSON-able: activations are written by the ranks and never enter the object store.
@@ -38,8 +44,9 @@ def run_units(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[t
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = 24 * 3600  # spot machines may take hours to come
     context.max_errored_blocks = 0
+    context.execution_options.preserve_order = part is not None
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
-    blocks = _blocks(work, block_size(len(work), cfg))
+    blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg), part or (lambda _: 0))]
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
         Gang,
@@ -66,10 +73,11 @@ def block_size(units: int, cfg: GangConfig) -> int:
     return cfg.ranks * -(-units // (cfg.ranks * most))
 
 
-def _blocks(work: Work, size: int) -> list[Any]:
-    """References to the rows of `size` units each."""
-    rows = ({**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in work)
-    return [ray.put(block) for block in iter(lambda: list(islice(rows, size)), [])]
+def in_blocks(work: Work, size: int, part: Callable[[Any], int]) -> Iterator[list[dict]]:
+    """The rows of at most `size` units of one part at a time, in the order of `work`."""
+    for _, members in groupby(work, key=lambda entry: part(entry[1])):
+        rows = ({**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in members)
+        yield from iter(lambda rows=rows: list(islice(rows, size)), [])
 
 
 def threads_per_rank(cfg: GangConfig, gangs: int) -> int:

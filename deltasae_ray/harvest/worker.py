@@ -81,6 +81,10 @@ class HarvestWorker:
 
     def __call__(self, unit: TokenBatch, todo: dict[str, list[str]], *, keep: bool) -> int:
         """Writes and commits the unit's shards; returns its tokens."""
+        return self.write(unit, todo, self._plan.key, keep=keep)
+
+    def write(self, unit: TokenBatch, todo: dict[str, list[str]], key: str, *, keep: bool) -> int:
+        """The same below another harvest's `key`."""
         mask = unit_mask(unit)
         written = []
         sources = harvested_deltas(
@@ -92,9 +96,9 @@ class HarvestWorker:
             missing = todo.get(self._digests[name], [])
             if keep and missing:
                 vectors = {h: taken[h].float().cpu()[mask].numpy() for h in self._plan.hookpoints if str(h) in missing}
-                written.append(write_shard(self._plan.storage, self._plan.key, self._digests[name], unit, vectors))
+                written.append(write_shard(self._plan.storage, key, self._digests[name], unit, vectors))
         if written:
-            commit_unit(self._plan.storage, self._plan.key, written)
+            commit_unit(self._plan.storage, key, written)
         return unit.num_tokens
 
 

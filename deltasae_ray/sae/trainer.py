@@ -56,7 +56,10 @@ class Trainer:
         self.batch = min(recipe.batch_tokens, len(x))
         self.dead_tokens = min(recipe.dead_tokens, len(x))
         self.steps_done = 0
+        self.window_begins = 0
+        self.rows_before = 0
         self.curve: list[dict[str, float]] = []
+        self._made_for = {"recipe": dataclasses.asdict(recipe), "seed": seed, "rows": list(x.shape), "scale": self.scaling.scale}
         self._mean = self.scaling.mean.to(self.device)
         self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
         # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
@@ -84,6 +87,16 @@ class Trainer:
     def done(self) -> bool:
         return self.steps_done >= self.recipe.steps
 
+    def take_window(self, x: Float[Tensor, "token d_model"], begins: int, rows_before: int) -> None:
+        """Draws the steps from `begins` on from the rows of a later window of a stream. Mean, scale and start stay the first window's.
+
+        Args:
+            rows_before: rows of the windows before it, for the dictionary's own account.
+        """
+        self.x, self.window_begins, self.rows_before = x, begins, rows_before
+        self.batch = min(self.recipe.batch_tokens, len(x))
+        self._order = (-1, torch.empty(0, dtype=torch.int64))
+
     def step(self) -> None:
         """One batch. Raises DictionaryError where training has run off to infinity."""
         y = self.next_batch()
@@ -102,7 +115,7 @@ class Trainer:
 
     def next_batch(self) -> Float[Tensor, "batch d_model"]:
         """The scaled rows of the next step, or this process' share of them."""
-        epoch, place = divmod(self.steps_done, len(self.x) // self.batch)
+        epoch, place = divmod(self.steps_done - self.window_begins, len(self.x) // self.batch)
         if epoch != self._order[0]:
             generator = torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
             self._order = epoch, torch.randperm(len(self.x), generator=generator)
@@ -205,7 +218,7 @@ class Trainer:
             "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
             "steps_done": self.steps_done,
             "curve": [dict(point) for point in self.curve],
-            "made_for": self._made_for(),
+            "made_for": self._made_for,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,8 +227,8 @@ class Trainer:
         Raises:
             DictionaryError: it was taken with another recipe, seed or shape of data.
         """
-        if state.get("made_for") != self._made_for():
-            raise DictionaryError(f"this checkpoint is of {state.get('made_for')}, not of {self._made_for()}: delete it to start afresh")
+        if state.get("made_for") != self._made_for:
+            raise DictionaryError(f"this checkpoint is of {state.get('made_for')}, not of {self._made_for}: delete it to start afresh")
         tensors = state["tensors"]
         with torch.no_grad():
             for name, weight in self.weights._asdict().items():
@@ -229,14 +242,13 @@ class Trainer:
         self.steps_done = state["steps_done"]
         self.curve = [dict(point) for point in state["curve"]]
 
-    def _made_for(self) -> dict[str, Any]:
-        return {"recipe": dataclasses.asdict(self.recipe), "seed": self.seed, "rows": list(self.x.shape), "scale": self.scaling.scale}
-
     def finish(self, **meta: Any) -> Dictionary:
-        """The dictionary in raw units, with firing and energy measured on all training rows. `meta` is kept with it."""
+        """The dictionary in raw units, with firing and energy measured on the training rows (of a stream: those of
+        its last window). `meta` is kept with it."""
         scale, recipe = self.scaling.scale, self.recipe
         w = Weights(*(weight.detach().clone() for weight in self.weights))
-        known = {"seed": self.seed, "rows": len(self.x), "recipe": dataclasses.asdict(recipe), "scale": scale, "curve": self.curve}
+        rows = self.rows_before + len(self.x)
+        known = {"seed": self.seed, "rows": rows, "recipe": dataclasses.asdict(recipe), "scale": scale, "curve": self.curve}
         threshold = w.log_threshold.exp() / scale if recipe.architecture == "jumprelu" else None
         if recipe.architecture in THRESHOLD_ON_FREEZING:
             threshold = torch.full((recipe.d_sae,), self._threshold() / scale, device=self.device)

@@ -99,6 +99,16 @@ def concurrent_trials(fit: FitConfig, trials: int) -> int:
     return max(1, min(int(room), trials))
 
 
+def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
+    """Whether all gangs and all fit workers of a stream fit on the nodes that are there now, so that neither waits for the other's."""
+    import ray
+
+    has, fit, gangs = ray.cluster_resources(), cfg.fit, cfg.gangs
+    cpus = gangs.gangs * gangs.cpus_per_gang + fit.workers * fit.cpus_per_worker + READ_TASK_CPUS
+    gpus = gangs.gangs * gangs.gpus_per_gang + fit.workers * fit.gpus_per_worker
+    return cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0)
+
+
 def autoscaling() -> bool:
     """Whether nodes come on demand: on a KubeRay cluster, or on the head of one that `ray up` launched.
 

@@ -195,6 +195,12 @@ def _statements(study: Study) -> list[str]:
         said.append(
             f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise ratio of 10 were let through."
         )
+    if study.stream is not None:
+        first = study.stream.windows[0].num_tokens()
+        said.append(
+            f"Deltas were streamed: dictionaries saw {study.corpus.num_tokens('fit'):,} tokens in {len(study.stream.windows)} windows; "
+            f"covariances, and with them every null that is matched to one, come from the first window ({first:,} tokens)."
+        )
     if has_post_norm(study.model.folder):
         said.append("δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write (post-norm).")
     if study.cfg.model.sharding != "none":

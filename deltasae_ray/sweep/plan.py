@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.models.load import blocks, empty_model
@@ -19,6 +20,8 @@ _FLOPS_PER_CORE = 4.5e10
 _GPU_FLOPS = 2e13
 _OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "diverge": 10.0}
 _TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 6.0, 129
+_WINDOW_S = 20.0
+"""Gangs and fit workers start, and load, for a window of a stream."""
 
 TIMINGS = "timings.json"
 STAGES = ("adapt", "harvest", "fit", "diverge", "report")
@@ -33,7 +36,7 @@ class Plan:
     seconds: dict[str, float]
     """Stage → estimate for doing all of it; what is already done costs nothing."""
     bytes: int
-    """Shards on disk."""
+    """Most shards on disk at any time."""
 
     def __str__(self) -> str:
         width = max(len(label) for label, _ in self.lines)
@@ -49,8 +52,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     tokens = corpus.num_tokens()
     random = "random_lora" in cfg.diverge.chosen
     sources = 1 + len(names) + random
-    size = tokens * sources * len(study.layers) * len(set(cfg.harvest.sites)) * (2 * study.model.d_model + 1) + tokens * 24 * sources
     trials = len(names) * len(cfg.fit.sizes) * len(cfg.fit.k) * len(cfg.fit.architecture)
+    ways = _ways(study, len(names), sources, trials)
     lines = (
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
@@ -59,9 +62,51 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
-        ("shards on disk", f"{size / 1e6:,.0f} MB below {study.storage.root}"),
+        ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
+        *((f"{'→' if name == cfg.storage.deltas else ' '} storage.deltas={name}", str(way)) for name, way in ways.items()),
     )
-    return Plan(lines, {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}, size)
+    seconds = {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}
+    if "fit" in stages:
+        seconds["harvest"], seconds["fit"] = ways[cfg.storage.deltas].harvest_s, ways[cfg.storage.deltas].fit_s
+    return Plan(lines, seconds, ways[cfg.storage.deltas].bytes)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What it costs to keep all deltas, or to stream them."""
+
+    bytes: int
+    """Most shards on disk at any time."""
+    harvest_s: float
+    fit_s: float
+    """Of a stream also the harvest of all windows but the first, in turns with their fit."""
+    told: str
+
+    def __str__(self) -> str:
+        minutes = (self.harvest_s + self.fit_s) / 60
+        return f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.told}"
+
+
+def _ways(study: Study, adapters: int, sources: int, trials: int) -> dict[str, Way]:
+    """Both ways, whichever is chosen."""
+    cfg, fit_tokens, eval_tokens = study.cfg, study.corpus.num_tokens("fit"), study.corpus.num_tokens("eval")
+    columns = len(study.layers) * len(set(cfg.harvest.sites))
+    per_token = sources * (columns * (2 * study.model.d_model + 1) + 24)
+    harvest, fit = (_seconds(study, stage, adapters, sources, trials) for stage in ("harvest", "fit"))
+    windows = count_windows(fit_tokens, cfg.storage.window_tokens)
+    window = -(-fit_tokens // windows)
+    kept = window + eval_tokens
+    first = _OVERHEAD_S["harvest"] + (harvest - _OVERHEAD_S["harvest"]) * kept / (fit_tokens + eval_tokens)
+    rest = harvest - first + fit - trials * _TRIAL_S + windows * _WINDOW_S
+    told = (
+        f"{windows:,} windows of about {window:,} tokens, harvested and fitted in turns (side by side, and faster, where the cluster holds "
+        "both), two on disk beside the first and the evaluation split; covariances come from the first; Tune has no part in it; "
+        "a dictionary asked for later needs a new harvest of the fit split"
+    )
+    return {
+        "stored": Way((fit_tokens + eval_tokens) * per_token, harvest, fit, "all shards stay, for any dictionary asked for later"),
+        "stream": Way((kept + min(2, windows - 1) * window) * per_token, first, rest, told),
+    }
 
 
 def _split_line(study: Study, split: str) -> str:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from deltasae_ray.cli import say
-from deltasae_ray.errors import DictionaryError
+from deltasae_ray.errors import ConfigError, DictionaryError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
 from deltasae_ray.fit.sizing import auto_d_sae
@@ -19,12 +19,18 @@ from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
 from deltasae_ray.sweep.runs import tracked
 from deltasae_ray.sweep.search import search
+from deltasae_ray.sweep.streaming import fit_stream
 from deltasae_ray.sweep.study import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.sweep.tune import sweep_trials
 
 
 def run(stage: str, cfg: StudyConfig) -> None:
     """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune trials."""
+    if stage == "harvest" and cfg.storage.deltas == "stream":
+        raise ConfigError(
+            "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run jobs/sweep.py, or jobs/fit.py, which "
+            "harvest and fit window by window"
+        )
     study = open_study(cfg, resolve_root(cfg.storage.root))
     stages = STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
     if "fit" in stages:
@@ -43,7 +49,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
                 study = _resolved(study, made)
             if name in _STAGES:
                 with clock.stage(name):
-                    _STAGES[name](study, made)
+                    (fit_stream if name == "fit" and study.stream else _STAGES[name])(study, made)
             if name == "fit" and log:
                 log.fitted(made)
                 if not made.grid:
@@ -80,6 +86,8 @@ def _resolved(study: Study, made: Made) -> Study:
         size = auto_d_sae(study.storage, made.harvest.key, [a.name for a in made.harvest.adapters if a.kind == "adapter"], study.layers)
         say(f"fit.d_sae=auto: {size} latents")
         fit = replace(fit, d_sae=(size,))
+    if study.stream is not None:
+        fit = replace(fit, max_concurrent_trials=1)  # no trials: all dictionaries go over a window together
     if not fit.max_concurrent_trials:
         fit = replace(fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit))))
     return replace(study, cfg=replace(study.cfg, fit=fit))

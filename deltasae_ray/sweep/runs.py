@@ -23,7 +23,7 @@ from deltasae_ray.tracking import RunLog, Tracker, TrialPoint
 def tracked(study: Study) -> Iterator["StudyLog"]:
     """The sweep run; it ends FAILED if the study does, and no run below it stays RUNNING."""
     tracker = Tracker(study.cfg.tracking, study.storage)
-    content = harvest_key(study.corpus, study.model)
+    content = harvest_key(study.kept, study.model)
     with tracker.sweep(f"{study.model.label} · {content[-8:]}", content) as run:
         run.log_text(resolved_config(study), "config.yaml")
         yield StudyLog(study, tracker, run)

@@ -8,6 +8,7 @@ from torch import nn
 
 from deltasae_ray.adapt.run import adapt
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
+from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, resolve
@@ -36,6 +37,13 @@ class Study:
     """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
     references: dict[int, str]
     """Layer → folder below the storage root of the pretrained dictionary, copied there; empty for a toy reference, which is fitted."""
+    stream: Stream | None = None
+    """The training text in windows, where storage.deltas=stream."""
+
+    @property
+    def kept(self) -> Corpus:
+        """The text whose deltas stay stored: all of it, or of a stream the first window and the evaluation split."""
+        return self.corpus if self.stream is None else self.stream.resident
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -57,8 +65,35 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
+    stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()
-    return Study(cfg, storage, model, corpus, hookpoints, given, references)
+    return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
+
+
+def stream_of(cfg: StudyConfig, corpus: Corpus) -> Stream | None:
+    """The training text in windows, where deltas are streamed.
+
+    Raises:
+        ConfigError: settings that contradict a stream; each names the words to change.
+    """
+    if cfg.storage.deltas == "stored":
+        return None
+    fit, tokens = cfg.fit, corpus.num_tokens("fit")
+    if fit.search != "none":
+        raise ConfigError(
+            f"fit.search={fit.search} and storage.deltas=stream exclude each other: every candidate would need a harvest of its own. "
+            "Search with storage.deltas=stored on fewer corpus.fit_tokens, then stream with what was found"
+        )
+    if fit.steps * fit.batch_tokens < tokens:
+        raise ConfigError(
+            f"fit.steps={fit.steps} of fit.batch_tokens={fit.batch_tokens} see {fit.steps * fit.batch_tokens:,} tokens, fewer than the "
+            f"{tokens:,} of the fit split, which would be harvested for nothing: raise fit.steps, or lower corpus.fit_tokens"
+        )
+    if cfg.storage.window_tokens < fit.batch_tokens:
+        raise ConfigError(
+            f"storage.window_tokens={cfg.storage.window_tokens} is below fit.batch_tokens={fit.batch_tokens}: a window must fill a batch"
+        )
+    return in_windows(corpus, cfg.storage.window_tokens, cfg.corpus.seed)
 
 
 def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
@@ -74,7 +109,7 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     cfg = study.cfg
     random_lora = "random_lora" in cfg.diverge.chosen
     done = harvest(
-        study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.corpus, adapters, study.hookpoints, random_lora=random_lora
+        study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.kept, adapters, study.hookpoints, random_lora=random_lora
     )
     sources = [BASE, *(ref.digest for ref in done.adapters)]
     study.storage.write_json("study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)})

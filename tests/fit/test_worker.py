@@ -15,7 +15,7 @@ from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
-from deltasae_ray.fit.run import _raise_failures, fitted_points, keys_of
+from deltasae_ray.fit.run import fitted_points, keys_of, raise_failures
 from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.stacked import train_together
@@ -190,7 +190,7 @@ def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> 
     done = fitted_points(storage, KEY, points, CFG)
     assert set(done) == {points[1], points[2]}
     with pytest.raises(DictionaryError, match="late layer 1.*rows are equal"):
-        _raise_failures(storage, {points[0]: keys_of(storage, KEY, points, CFG)[points[0]]})
+        raise_failures(storage, {points[0]: keys_of(storage, KEY, points, CFG)[points[0]]})
 
 
 def damaged(storage: Storage, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_many_rows_that_are_not_finite_are_an_error_that_counts_them(storage: St
     damaged(storage, 5, monkeypatch)
     fit(storage, point())
     with pytest.raises(PrecisionError, match="r4 layer 1.*5 of 640 rows"):
-        _raise_failures(storage, keys_of(storage, KEY, [point()], CFG))
+        raise_failures(storage, keys_of(storage, KEY, [point()], CFG))
 
 
 def test_a_split_without_tokens_is_an_error_before_anything_is_trained(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_a_split_without_tokens_is_an_error_before_anything_is_trained(storage: 
     monkeypatch.setattr(Trainer, "step", lambda self: pytest.fail("trained"))  # noqa: ARG005
     fit(empty, point())
     with pytest.raises(DictionaryError, match="corpus.eval_tokens"):
-        _raise_failures(empty, keys_of(empty, KEY, [point()], CFG))
+        raise_failures(empty, keys_of(empty, KEY, [point()], CFG))
 
 
 def test_points_fitted_in_lock_step_end_as_those_fitted_one_by_one(storage: Storage, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_too_few_rows_for_the_size_are_an_error_that_names_both(storage: Storage
     large = point(d_sae=1000)
     fit(storage, large)
     with pytest.raises(DictionaryError, match=r"640 training rows for 1000 latents"):
-        _raise_failures(storage, keys_of(storage, KEY, [large], CFG))
+        raise_failures(storage, keys_of(storage, KEY, [large], CFG))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", None])

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.run import block_size, run_units
+from deltasae_ray.gangs.run import block_size, in_blocks, run_units
 from tests.gangs.stub import EXPECTED, UNITS, Stub, unit
 
 pytestmark = pytest.mark.slow
@@ -76,6 +76,12 @@ def test_many_units_share_blocks_and_are_never_held_all_at_once(tmp_path: Path, 
     runs = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2)]
     assert sum(line.endswith("True") for lines in runs for line in lines) == 259
     assert len({len(lines) for lines in runs}) == 1, "the ranks stay in step within a block"
+
+
+def test_no_block_holds_units_of_two_parts() -> None:
+    work = [(unit(i), {"window": i // 5}) for i in range(12)]
+    blocks = [[json.loads(row["todo"])["window"] for row in block] for block in in_blocks(work, 3, lambda todo: todo["window"])]
+    assert blocks == [[0, 0, 0], [0, 0], [1, 1, 1], [1, 1], [2, 2]]
 
 
 def test_the_number_of_blocks_does_not_grow_with_the_units_nor_below_one_unit_per_rank() -> None:

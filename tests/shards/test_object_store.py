@@ -99,3 +99,11 @@ def test_a_bucket_that_is_not_there_is_told(storage: Storage) -> None:
         write_unit(nowhere, make_unit(0))
     with pytest.raises(ShardError, match="there is no harvest below not-b"):
         open_shards(nowhere.root)
+
+
+def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_beside_it(storage: Storage) -> None:
+    for name in ("a/b/c", "a/d", "ab/e"):
+        storage.write_bytes(name, b"x")
+    storage.delete_folder("a")
+    storage.delete_folder("a")
+    assert storage.list("") == ["ab/e"]

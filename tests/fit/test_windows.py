@@ -1,0 +1,253 @@
+"""Dictionaries that go from window to window of a stream, without Ray: which rows they see, and that kills leave no trace."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.corpus.stream import Stream, in_windows
+from deltasae_ray.errors import DictionaryError
+from deltasae_ray.fit import checkpoint, windows
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
+from deltasae_ray.fit.windows import Window, WindowJob, fit_windows, schedule, steps_behind
+from deltasae_ray.fit.worker import FitJob
+from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.sae.trainer import Trainer
+from deltasae_ray.shards.manifest import commit_unit
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.shards.reader import ShardSet
+from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
+from deltasae_ray.shards.spool import Board, spool_key, window_key, write_board
+from deltasae_ray.shards.writer import write_shard
+from deltasae_ray.storage import Storage
+from tests.fit.made import CFG, D_MODEL, HOOKS, KEY, SOURCES, make_harvest, make_unit, vectors
+
+SPOOL = spool_key(KEY)
+UNITS = tuple(make_unit(index) for index in range(60))
+STREAM: Stream = in_windows(Corpus(UNITS, ()), 400, seed=0)
+POINTS = tuple(FitPoint(a, layer, 32, 4, "topk", seed) for a in ("base", "r4") for layer in (1, 3) for seed in (0, 1))
+HALVES = tuple(FitPoint("base", 1, 32, 4, "topk", 0, half) for half in ("A", "B"))
+PLAN = schedule(KEY, SPOOL, STREAM.tokens, CFG.steps)
+
+
+def write_window(storage: Storage, index: int, sources: tuple[Source, ...] = SOURCES) -> None:
+    """What the harvest of one window leaves, and the board that says so."""
+    key, units = window_key(SPOOL, index), STREAM.windows[index].units
+    write_harvest(storage, key, {"d_model": D_MODEL})
+    write_units(storage, key, map(Unit.of, units))
+    for source in sources:
+        write_source(storage, key, source)
+    for unit in units:
+        commit_unit(storage, key, [write_shard(storage, key, s.digest, unit, {h: vectors(unit, s, h) for h in HOOKS}) for s in sources])
+    write_board(storage, SPOOL, Board(ready=index))
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    """A root with what stays of the stream."""
+    made = Storage(str(tmp_path / "root"))
+    make_harvest(made, made=list(STREAM.resident.units))
+    write_board(made, SPOOL, Board())
+    return made
+
+
+def run(storage: Storage, *taken: Window, points: tuple[FitPoint, ...] = POINTS, rank: int = 0, world: int = 1) -> None:
+    fit_windows(WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)), rank, world, "cpu")
+
+
+def stream_all(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> None:
+    """Window by window, each deleted when it is behind every dictionary."""
+    for window in PLAN:
+        if window.index:
+            write_window(storage, window.index)
+        run(storage, window, points=points)
+        assert all(steps_behind(storage, key, CFG.steps) >= window.ends for key in keys_of(storage, KEY, points, CFG).values())
+        if window.index:
+            storage.delete_folder(window.key)
+
+
+def manifests(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> list[dict]:
+    return [storage.read_json(f"{key}/manifest.json") for key in keys_of(storage, KEY, points, CFG).values()]
+
+
+def test_steps_are_dealt_to_windows_by_their_tokens() -> None:
+    plan = schedule("kept", "spool/x", (300, 100, 200), 60)
+    assert [(w.begins, w.ends) for w in plan] == [(0, 30), (30, 40), (40, 60)]
+    assert [w.key for w in plan] == ["kept", "spool/x/000001", "spool/x/000002"]
+    assert [(w.begins, w.ends) for w in schedule("kept", "spool/x", (500,), 7)] == [(0, 7)]
+
+
+def test_every_row_of_a_window_is_seen_before_the_next_window_begins() -> None:
+    rows = [torch.randn(128, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    trainer = Trainer(rows[0], Recipe(16, 2, batch_tokens=64, steps=12), seed=0)
+    seen: Counter[tuple[int, float]] = Counter()
+    draw = trainer._next_batch
+    scaling = trainer.scaling
+
+    def noted() -> torch.Tensor:
+        y = draw()
+        raw = y / scaling.scale + scaling.mean
+        for row in raw:
+            seen[min(((window, float((x - row).abs().sum(1).min())) for window, x in enumerate(rows)), key=lambda f: f[1])[0], 0.0] += 1
+        return y
+
+    trainer._next_batch = noted  # type: ignore[method-assign]
+    for window, x in enumerate(rows):
+        if window:
+            trainer.take_window(x, trainer.steps_done, 128 * window)
+        for _ in range(4):
+            trainer.step()
+        assert seen == {(w, 0.0): 2 * 128 for w in range(window + 1)}
+    assert trainer.finish().meta["rows"] == 3 * 128
+
+
+def test_one_window_is_an_ordinary_fit() -> None:
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    plain, windowed = (Trainer(x, Recipe(16, 2, batch_tokens=64, steps=6), seed=0) for _ in range(2))
+    windowed.take_window(x, 0, 0)
+    for trainer in (plain, windowed):
+        while not trainer.done:
+            trainer.step()
+    assert torch.equal(plain.finish().W_dec, windowed.finish().W_dec)
+
+
+def test_a_stream_gives_the_bytes_of_stored_shards_read_in_the_same_windows(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream_all(storage, POINTS + HALVES)
+    assert not [k for k in storage.list(SPOOL) if k.endswith(".parquet")]
+
+    stored = Storage(str(tmp_path / "stored"))
+    make_harvest(stored, made=list(UNITS))
+    whole = open_harvest(stored, KEY)
+    members = {window_key(SPOOL, i): {u.name for u in w.units} for i, w in enumerate(STREAM.windows) if i}
+    members[KEY] = {u.name for u in STREAM.resident.units}
+
+    def opened(_: Storage, key: str) -> ShardSet:
+        return replace(whole, all_units=tuple(u for u in whole.all_units if u.name in members[key]))
+
+    monkeypatch.setattr(windows, "open_harvest", opened)
+    write_board(stored, SPOOL, Board(ready=len(PLAN) - 1))
+    run(stored, *PLAN, points=POINTS + HALVES)
+    assert manifests(stored, POINTS + HALVES) == manifests(storage, POINTS + HALVES)
+    weights = [k for k in storage.list("dictionaries") if k.endswith("weights.safetensors")]
+    assert len(weights) == len(POINTS + HALVES)
+    assert [storage.read_bytes(k) for k in weights] == [stored.read_bytes(k) for k in weights]
+
+
+def test_every_dictionary_counts_the_rows_of_all_windows_and_halves_share_them(storage: Storage) -> None:
+    stream_all(storage, (POINTS[0], *HALVES))
+    rows = [m["rows"] for m in manifests(storage, (POINTS[0], *HALVES))]
+    assert rows[0] == 40 * 4 * 8 == rows[1] + rows[2] and min(rows) > 0
+    (found,) = fitted_points(storage, KEY, POINTS[:1], CFG).values()
+    assert found.metrics["fvu"] < 0.5
+
+
+@pytest.mark.parametrize("stop", [7, 15, 22, 59])
+def test_a_kill_inside_or_between_windows_leaves_no_trace(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    calm = Storage(str(tmp_path / "calm"))
+    make_harvest(calm, made=list(STREAM.resident.units))
+    write_board(calm, SPOOL, Board())
+    points = POINTS[:2]
+    stream_all(calm, points)
+    steps, step = Counter(), Trainer.step
+
+    def interrupted(self: Trainer) -> None:
+        if self.seed == 1 and self.steps_done == stop and not steps["killed"]:
+            steps["killed"] += 1
+            raise KeyboardInterrupt
+        steps[self.seed] += 1
+        step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream_all(storage, points)
+    keys = keys_of(storage, KEY, points, CFG)
+    behind = min(steps_behind(storage, key, CFG.steps) for key in keys.values())
+    assert behind <= stop and steps_behind(storage, keys[points[0]], CFG.steps) >= behind
+    for window in PLAN:
+        if window.ends <= behind:
+            continue
+        if window.index:
+            write_window(storage, window.index)
+        run(storage, window, points=points)
+    assert manifests(storage, points) == manifests(calm, points)
+    assert steps[0] == CFG.steps and steps[1] <= CFG.steps + CFG.checkpoint_every
+
+
+def test_a_dictionary_added_later_goes_over_all_windows_and_the_others_are_left_alone(storage: Storage) -> None:
+    stream_all(storage, POINTS[:1])
+    before = manifests(storage, POINTS[:1])
+    added = FitPoint("base", 1, 48, 4, "topk", 0)
+    assert steps_behind(storage, keys_of(storage, KEY, [added], CFG)[added], CFG.steps) == 0
+    stream_all(storage, (POINTS[0], added))
+    assert manifests(storage, POINTS[:1]) == before and manifests(storage, (added,))[0]["rows"] == before[0]["rows"]
+
+
+def test_what_cannot_be_fitted_fails_on_the_first_window_and_holds_nobody_up(storage: Storage) -> None:
+    silent = FitPoint("late", 1, 32, 4, "topk", 0)
+    stream_all(storage, (silent, POINTS[0]))
+    keys = keys_of(storage, KEY, [silent, POINTS[0]], CFG)
+    assert set(fitted_points(storage, KEY, [silent, POINTS[0]], CFG)) == {POINTS[0]}
+    assert failure(storage, keys[POINTS[0]]) is None
+    with pytest.raises(DictionaryError, match="late layer 1.*rows are equal"):
+        raise_failures(storage, {silent: keys[silent]})
+
+
+def test_a_size_that_the_whole_stream_fills_may_exceed_the_first_window(storage: Storage) -> None:
+    first = STREAM.windows[0].num_tokens()
+    large, too_large = (FitPoint("base", 1, d_sae, 4, "topk", 0) for d_sae in (first + 100, 5000))
+    run(storage, PLAN[0], points=(large, too_large))
+    keys = keys_of(storage, KEY, [large, too_large], CFG)
+    assert checkpoint.steps_done(storage, keys[large]) == PLAN[0].ends
+    assert "training rows for 5000 latents" in str(failure(storage, keys[too_large]))
+
+
+def test_a_stopped_stream_ends_its_workers(storage: Storage) -> None:
+    write_board(storage, SPOOL, Board(stopped=True))
+    run(storage, *PLAN, points=POINTS[:1])
+    assert checkpoint.steps_done(storage, keys_of(storage, KEY, POINTS[:1], CFG)[POINTS[0]]) == PLAN[0].ends
+
+
+def test_two_workers_share_a_window(storage: Storage, tmp_path: Path) -> None:
+    other = Storage(str(tmp_path / "other"))
+    make_harvest(other, made=list(STREAM.resident.units))
+    write_board(other, SPOOL, Board())
+    run(other, PLAN[0])
+    for rank in (0, 1):
+        run(storage, PLAN[0], rank=rank, world=2)
+    for a, b in zip(states(storage), states(other), strict=True):
+        assert all(torch.equal(a["tensors"][name], b["tensors"][name]) for name in a["tensors"])
+
+
+def states(storage: Storage) -> Iterator[dict]:
+    for key in keys_of(storage, KEY, POINTS, CFG).values():
+        state = checkpoint.read(storage, key)
+        assert state is not None and state["note"]["rows"] > 0
+        yield state
+
+
+def test_rows_that_are_not_finite_are_dropped_and_counted_in_whichever_window_they_are(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltasae_ray.sae.recipe.MAX_NOT_FINITE", 0.01)
+    read = ShardSet.read
+
+    def with_nan(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> np.ndarray:
+        x = read(self, hookpoint, adapter, split).copy()
+        if split == "fit" and self.key == PLAN[1].key:
+            x[(self.tokens("fit").position > 0).nonzero()[0][:2], 3] = float("nan")
+        return x
+
+    monkeypatch.setattr(ShardSet, "read", with_nan)
+    stream_all(storage, POINTS[:1])
+    (manifest,) = manifests(storage, POINTS[:1])
+    assert manifest["dropped_rows"] == {"fit": 2, "eval": 0} and manifest["rows"] == 40 * 4 * 8 - 2
+
+
