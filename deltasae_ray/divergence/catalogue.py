@@ -29,6 +29,8 @@ _FLIPS = "the same deltas with random signs in the eigenbasis of their covarianc
 _MATCHED = "as many rows drawn from N(0, Σ_δ), 5 dictionaries or more"
 _SEEDS = "a second seed of the delta dictionary"
 _OWN = "this project"
+_PAPER = "arXiv 2605.28896"
+_ALIKE = "the base control, measured alike"
 _PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
 
 VARIANTS = {
@@ -216,16 +218,6 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "less",
             "ratio",
         ),
-        Metric(
-            "paper_relative_error",
-            "reference applied to deltas (out of domain)",
-            "Σ‖δ - SAE_G(δ)‖²/Σ‖δ‖²",
-            "1: predicting zero",
-            "the delta dictionary",
-            "arXiv 2605.28896",
-            None,
-            "ratio",
-        ),
     ),
     "The mean change": (
         Metric(
@@ -261,6 +253,16 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             _MATCHED,
             _SEEDS,
             "MMCS, Sharkey et al. 2022",
+            "greater",
+            "cosine",
+        ),
+        Metric(
+            "median_cosine",
+            "median max-cosine, living latents",
+            "median_i max_j cos(d_i, g_j)",
+            _MATCHED,
+            _SEEDS,
+            "arXiv 2605.28896",
             "greater",
             "cosine",
         ),
@@ -348,16 +350,6 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "cosine",
         ),
         Metric("antipodal_share", "antipodal latents", "share with a partner at cos ≤ -.9", "0", "", _OWN, None, "share"),
-        Metric(
-            "paper_max_cosine",
-            "max-cosine as published",
-            "all decoder rows, dead ones included, signed",
-            "isotropic, analytic",
-            "the base control, measured alike",
-            "arXiv 2605.28896",
-            None,
-            "cosine",
-        ),
     ),
     "Subspaces": (
         Metric(
@@ -380,16 +372,6 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             _SEEDS,
             _OWN,
             "less",
-            "degrees",
-        ),
-        Metric(
-            "paper_angle",
-            "principal angle as published",
-            "unweighted decoders, top 256 (fewer in small models)",
-            "random subspaces (Wachter)",
-            "",
-            "arXiv 2605.28896",
-            None,
             "degrees",
         ),
     ),
@@ -486,7 +468,80 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             for ending in ("", "_kl")
         ),
     ),
+    "As published, for comparison": (
+        Metric(
+            "paper_max_cosine",
+            "mean max-cosine as published",
+            "mean over all decoder rows, dead ones included, signed",
+            "isotropic, analytic",
+            _ALIKE,
+            _PAPER,
+            None,
+            "cosine",
+        ),
+        Metric(
+            "paper_median_cosine",
+            "median max-cosine as published",
+            "median over all decoder rows, dead ones included, signed",
+            "isotropic, analytic",
+            _ALIKE,
+            _PAPER,
+            None,
+            "cosine",
+        ),
+        Metric(
+            "paper_max_cosine_untrained",
+            "mean max-cosine of the decoder before training",
+            "the same of the delta dictionary's decoder at its start, with its seed",
+            "isotropic, analytic",
+            "",
+            "Heap 2025",
+            None,
+            "cosine",
+        ),
+        Metric(
+            "paper_novel_share",
+            "novel latents as published",
+            "share of all decoder rows whose signed max-cosine is below .1 (the published threshold is not known here)",
+            "isotropic, analytic: 1 at the paper's sizes",
+            _ALIKE,
+            _PAPER,
+            None,
+            "share",
+        ),
+        Metric(
+            "paper_angle_k{k}",
+            "mean principal angle as published",
+            "leading k right singular vectors of both unweighted decoders",
+            "random subspaces (Wachter)",
+            "",
+            _PAPER,
+            None,
+            "degrees",
+        ),
+        Metric(
+            "paper_relative_error",
+            "reference applied to deltas (out of domain)",
+            "Σ‖δ - SAE_G(δ)‖²/Σ‖δ‖²",
+            "1: predicting zero",
+            "the delta dictionary",
+            _PAPER,
+            None,
+            "ratio",
+        ),
+        Metric(
+            "paper_relative_error_delta",
+            "relative error of the delta dictionary as published",
+            "Σ‖δ - SAE_Δ(δ)‖²/Σ‖δ‖², not about the mean",
+            "predicting the mean of the training deltas",
+            "",
+            _PAPER,
+            None,
+            "ratio",
+        ),
+    ),
     "What the change is like": (
+        Metric("delta_norm", "norm of the change", "mean ‖δ‖ over tokens", "", "", _PAPER, None, "norm"),
         Metric("delta_relative_energy", "size of the change", "Σ‖δ‖²/Σ‖h_b‖²", "0: an adapter that changes nothing", "", "", None, "ratio"),
         Metric(
             "delta_participation_ratio",

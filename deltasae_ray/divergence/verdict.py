@@ -217,21 +217,24 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     by_token = leaf.get("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
-    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"))
+    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"), leaf.get("paper_max_cosine_untrained"))
     return [*told, sentence] if sentence else told
 
 
-def matching_sentence(published: Measure, calibrated: Measure | None = None) -> str:
+def matching_sentence(published: Measure, calibrated: Measure | None = None, untrained: Measure | None = None) -> str:
     """What a mean max-cosine is worth, or nothing where it was not measured: "at chance" by the isotropic null, or by atoms that know
     the deltas' covariance and nothing else (activations are anisotropic, so only that null can make it "aligned").
 
     Args:
         published: over all latents, against the isotropic null.
         calibrated: over living latents, against the covariance-matched null.
+        untrained: as published, of the decoder before training.
     """
     if published.value is None or published.null is None:
         return ""
     told = f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}"
+    if untrained is not None and untrained.value is not None:
+        told += f", the decoder before training {untrained.value:.3f}"
     at_chance = published.value - published.null < CHANCE_MARGIN
     if calibrated is not None and calibrated.value is not None and calibrated.null is not None:
         told += f"; of living latents {calibrated.value:.3f}, atoms that know only the covariance {calibrated.null:.3f}"

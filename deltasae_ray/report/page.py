@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from deltasae_ray.divergence import paper
 from deltasae_ray.divergence.catalogue import Metric
 from deltasae_ray.report import typeset, wording
 from deltasae_ray.report.figures import Figure, figures
@@ -44,6 +45,7 @@ def render(inputs: ReportInputs) -> str:
         headline_notes=headline_notes(inputs),
         figures=drawn,
         catalogue=_catalogue(inputs),
+        paper_notes=paper.NOTES,
         splits=list(dict.fromkeys(s for c in inputs.corpora for s in c.tokens)),
         measured=any(a.layers for a in inputs.adapters),
         definitions=_definitions(inputs, drawn),

@@ -7,7 +7,7 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
-from deltasae_ray.divergence.paper import paper_table
+from deltasae_ray.divergence.paper import Judged, paper_lines, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
@@ -136,8 +136,10 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     write_table(study.storage, found.rows)
     largest = _largest(made)
     leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
-    judged = [leaf for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
-    study.storage.write_bytes("paper.md", paper_table(judged).encode())
+    ranks = {a.name: a.rank for a in made.harvest.adapters}
+    judged = [Judged(ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
+    paper = paper_lines(judged, found.behaviour)
+    study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, marked)
     has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
@@ -158,6 +160,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
         statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
+        paper=tuple(paper),
         failures={trial.name: error for trial, error in made.failed.items()},
         **results.what_was_run(study, made.harvest),
     )

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deltasae_ray.divergence.paper import NOTES, Line
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
 from deltasae_ray.report.page import render, report_files, write_report
@@ -59,6 +60,14 @@ def test_values_saved_beside_the_page_draw_the_same_page(page: str):
     again = ReportInputs.from_json(make().to_json())
     assert again == make()
     assert render(again) == page
+
+
+def test_the_published_figures_stand_beside_ours_with_what_must_be_known_of_them():
+    line = Line("mean max-cosine", "12", "0.071", "0.07", "0.066; before training 0.067", "0.37 (max_cosine)", "0.36")
+    found = section(render(make(paper=(line,))), "figures")
+    assert "mean max-cosine 12 0.071 0.07 0.066; before training 0.067 0.37 (max_cosine) 0.36" in found
+    assert all(note in found for note in NOTES)
+    assert "Beside the published study" not in section(render(make()), "figures")
 
 
 def test_nan_cannot_be_saved():
