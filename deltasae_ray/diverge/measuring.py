@@ -80,7 +80,8 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
         halves = load(spec.half_a), load(spec.half_b)
         both = None if halves[0] is None or halves[1] is None else (halves[0], halves[1])
         start = start_rows(fit, scaling, dictionary.d_sae, torch.Generator().manual_seed(spec.seed))
-        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both, untrained=start))
+        featureless = load(spec.gaussian), load(spec.frozen_decoder)
+        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both, *featureless, start))
     return inputs, leaves
 
 

@@ -26,6 +26,14 @@ MOSTLY_CONSTANT = 0.5
 CHANCE_MARGIN = 0.05
 """A mean max-cosine within this of its isotropic null is at chance, however many latents make the gap significant."""
 
+BASELINES = {
+    "gain_over_pca": "as many principal directions",
+    "gain_over_random_atoms": "featureless atoms",
+    "gain_over_gaussian": "the same recipe on Gaussian deltas",
+    "gain_over_frozen_decoder": "the same recipe with a random decoder",
+}
+"""Gain → what a dictionary must beat before it has found features."""
+
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
 NOT_TESTED = "triggers absent from this text"
@@ -200,7 +208,7 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
 def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict) -> list[str]:
     """What must stand beside the label, if it is so."""
     told = []
-    for name, what in (("gain_over_pca", "as many principal directions"), ("gain_over_random_atoms", "featureless atoms")):
+    for name, what in BASELINES.items():
         gain = leaf.get(name)
         if gain.value is not None and (gain.ci or (gain.value,))[0] <= 0:
             told.append(f"The dictionary trained on the change does not beat {what} (gain {gain:.3f}), so it found no features")

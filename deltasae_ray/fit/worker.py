@@ -14,6 +14,7 @@ import torch
 from deltasae_ray.errors import DictionaryError, PrecisionError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.featureless import gaussian_rows
 from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
@@ -134,6 +135,8 @@ class Rows:
     evaluation: np.ndarray
     dropped: dict[str, int]
     """Split → rows with NaN or infinity that were left out."""
+    source: str
+    """Digest of the source that they are of."""
 
     @classmethod
     def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int) -> "Rows":
@@ -142,9 +145,18 @@ class Rows:
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
-        docs = tokens.fit_docs
-        whole = not any(dropped.values())  # no second copy of the rows where there is nothing to leave out
-        return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
+        docs, source = tokens.fit_docs, shards.source(adapter).digest
+        if any(dropped.values()):  # no second copy of the rows where there is nothing to leave out
+            fit, docs, evaluation = fit[fit_kept], docs[fit_kept], evaluation[kept]
+        return cls(fit, docs, evaluation, dropped, source)
+
+    def training(self, point: FitPoint) -> torch.Tensor:
+        """The rows [token, d_model] that a point is fitted to."""
+        chosen = torch.from_numpy(self.fit if point.documents == "all" else self.fit[in_documents(self.fit_docs, point.documents)])
+        if point.control != "gaussian":
+            return chosen
+        # Seeded by what the rows are of, not by the dictionary: every size and architecture is fitted to the same draw.
+        return gaussian_rows(chosen, int(digest(["gaussian", self.source, str(Hookpoint(point.layer)), point.seed])[:15], 16))
 
 
 def _usable(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -162,12 +174,12 @@ class Fitting:
     """One dictionary in the making: from its last checkpoint on, and a new checkpoint every `checkpoint_every` steps."""
 
     def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
-        chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+        chosen = rows.training(point)
         if len(chosen) < point.d_sae:
             raise DictionaryError(f"{len(chosen)} training rows for {point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
         self.job, self.point, self.key, self.rows = job, point, key, rows
         self.writes = peers is None or peers.rank == 0
-        self.trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device, peers)
+        self.trainer = Trainer(chosen, point.recipe(job.cfg), point.seed, device, peers)
         state = checkpoint.read(job.storage, key)
         if state is not None:
             self.trainer.load_state_dict(state)
@@ -187,7 +199,8 @@ class Fitting:
         if not self.writes:
             return None
         point = self.point
-        dictionary = self.trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
+        told = {"hookpoint": str(Hookpoint(point.layer)), "adapter": point.adapter, "documents": point.documents}
+        dictionary = self.trainer.finish(**told, **({} if point.control == "none" else {"control": point.control}))
         held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
         _write(self, dictionary, held)
         checkpoint.remove(self.job.storage, self.key)

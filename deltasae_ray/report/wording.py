@@ -45,11 +45,26 @@ METRICS = {
         "E[z²] as weights. Null: random atoms with the deltas' covariance. 1 would be exact copies.",
         "the latents that carry the energy lie no closer to the {reference} than random atoms with the same covariance",
     ),
+    "matching": MetricWords(
+        "Nearest reference latent, where the answer is known",
+        "For each alive latent the largest cosine with any alive latent of the {reference}, averaged: of the delta dictionary, and of "
+        "dictionaries by the same recipe that have nothing to find or must agree: of Gaussian rows with the deltas' covariance, of a "
+        "random adapter's deltas, of base activations. Where the delta dictionary is no nearer than that of Gaussian rows, the figure "
+        "says nothing of this adapter.",
+        "",
+    ),
     "fvu": MetricWords(
         "Unexplained variance (FVU)",
         "Share of the centred variance of held-out deltas left by {k} atoms per token of each dictionary, ideally coded. 1 is what "
         "predicting the mean leaves. PCA-{k} uses {k} fixed directions; random atoms are drawn from the deltas' covariance, as many as the "
-        "delta dictionary has.",
+        "delta dictionary has; the same recipe on Gaussian deltas is a dictionary trained on rows with their mean and covariance and "
+        "nothing else: what it explains, the recipe would have shown of featureless data.",
+        "",
+    ),
+    "encoder": MetricWords(
+        "Unexplained variance through the dictionary's own encoder",
+        "Share of the centred variance of held-out deltas that encoding and decoding leaves. Beside it an encoder that learned, by the "
+        "same recipe, to use decoder rows that stay random: what is left less than that is what learning the directions brings.",
         "",
     ),
     "angle_pca": MetricWords(

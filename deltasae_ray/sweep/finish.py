@@ -86,8 +86,10 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
     p = fitted.point
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    siblings = [f for f in fits if _same(f.point, p) and f.point.documents == "all" and f.point.seed != p.seed]
-    halves = {f.point.documents: f.key for f in fits if _same(f.point, p) and f.point.documents != "all"}
+    alike = [f for f in fits if _same(f.point, p)]
+    siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
+    halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
+    featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
     random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
     return LeafSpec(
         adapter=p.adapter,
@@ -106,6 +108,8 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
         second=siblings[0].key if siblings else None,
         half_a=halves.get("A"),
         half_b=halves.get("B"),
+        gaussian=featureless.get("gaussian"),
+        frozen_decoder=featureless.get("frozen_decoder"),
     )
 
 

@@ -11,6 +11,7 @@ from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, metric,
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.errors import GeometryError
 from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, dictionary_of, half, inputs_of, units
 
@@ -33,7 +34,9 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     near = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     nearby = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
-    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), dictionary_of(units(64, g), rows), halves, units(64, g))
+    random = dictionary_of(units(64, g), rows)
+    gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
+    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, random, units(64, g))
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +96,10 @@ def test_rescaling_deltas_leaves_scale_free_metrics_alone(inputs: LayerInputs, l
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
     alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None)
+    featureless = (dictionary_of(d.W_dec, rows) for d in (leaf.gaussian, leaf.frozen_decoder) if d is not None)
     one, other = leaf.halves or ()
     halves = dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])
-    scaled = LeafInputs(*alone, halves=halves, untrained=leaf.untrained)
+    scaled = LeafInputs(*alone, halves, *featureless, leaf.untrained)
     found = compare(loud, scaled, SETTINGS)
     changes = ("monitor_", "reference_fvu", "paper_relative_error", "delta_relative", "delta_norm", "cka_adapted")
     for name, m in measures.items():

@@ -1,5 +1,6 @@
-"""Which dictionaries the chosen controls fit, and loss recovered from shards to rows; no Ray here."""
+"""Which dictionaries the chosen controls fit and what is planned of them, and loss recovered from shards to rows; no Ray here."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.controls import control_dictionaries, control_points
 from deltasae_ray.sweep.gate import gate_units
 from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged, recovered_rows
 from tests.harvest.study import corpus, run_units_here
@@ -50,10 +52,22 @@ def test_fast_is_the_random_adapter_and_the_base_control() -> None:
     assert {(p.adapter, p.documents) for p in found} == {(BASE, "A"), (BASE, "B"), ("random", "all")}
 
 
-def test_full_adds_a_second_seed_and_two_halves_of_every_dictionary() -> None:
+def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_dictionary() -> None:
     added = set(points("full")) - set(points("fast"))
-    assert {(p.seed, p.documents) for p in added} == {(1, "all"), (0, "A"), (0, "B")}
-    assert len(added) == 3 * 2 * len(FIT.d_sae)
+    assert {(p.seed, p.documents, p.control) for p in added} == {
+        (1, "all", "none"), (0, "A", "none"), (0, "B", "none"), (0, "all", "gaussian"), (0, "all", "frozen_decoder"),
+    }  # fmt: skip
+    assert len(added) == 5 * 2 * len(FIT.d_sae)
+
+
+@pytest.mark.parametrize("chosen", [("fast",), ("full",), ("gaussian",), ("frozen_decoder", "split_half")])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[str, ...], seeds: int) -> None:
+    fitted = [p for p in points(*chosen, seeds=seeds) if (p.adapter, p.documents) != (BASE, "A")]
+    cfg = StudyConfig(fit=replace(FIT, seeds=seeds), diverge=DivergeConfig(controls=chosen))  # type: ignore[arg-type]
+    planned = control_dictionaries(cfg, layers=2, trials_count=2)
+    assert sum(planned.values()) == len(fitted)
+    assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)
 
 
 def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
