@@ -29,6 +29,7 @@ _FLIPS = "the same deltas with random signs in the eigenbasis of their covarianc
 _MATCHED = "as many rows drawn from N(0, Σ_δ), 5 dictionaries or more"
 _SEEDS = "a second seed of the delta dictionary"
 _OWN = "this project"
+_TWINS = "two training seeds of one rank (adapt.seeds=2)"
 _PAPER = "arXiv 2605.28896"
 _HEAP = "Heap et al. 2025"
 _ALIKE = "the base control, measured alike"
@@ -472,7 +473,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "CKA of two adapters' deltas",
             "δ_r and δ_r', same rows",
             "documents permuted",
-            "",
+            _TWINS,
             "Kornblith 2019",
             "greater",
             "share",
@@ -482,10 +483,20 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "max |cosine| of two adapters' dictionaries",
             "mean_i max_j |cos|, living latents",
             _MATCHED,
-            _SEEDS,
+            f"{_TWINS}; without them {_SEEDS}",
             "MMCS",
             "greater",
             "cosine",
+        ),
+        Metric(
+            "missing_share_adapters",
+            "missing share of one adapter's deltas in another's dictionary",
+            "M(k) with the other adapter's dictionary in the place of G",
+            "1",
+            f"{_TWINS}; without them {_SEEDS}",
+            _OWN,
+            "less",
+            "share",
         ),
     ),
     "What the change does to the loss, patched into the base model": (

@@ -73,6 +73,24 @@ METRICS = {
         "with the deltas' covariance. 0° is the same subspace, 90° is orthogonal.",
         "the deltas' leading directions lie no closer to the base activations' than random ones with the same covariance",
     ),
+    "cka_adapters": MetricWords(
+        "Deltas of two adapters alike (CKA)",
+        "Unbiased linear CKA of both adapters' deltas on the same tokens. Null: documents permuted. Ceiling: two trainings of one rank "
+        "that differ in their seed only, where the study has them; adapters of different ranks cannot be asked to be more alike.",
+        "these two adapters change the tokens no more alike than by chance",
+    ),
+    "max_cosine_adapters": MetricWords(
+        "Dictionaries of two adapters alike (|cosine|)",
+        "For each alive latent of the first adapter the largest |cosine| with one of the second's, averaged. Null: random atoms with the "
+        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary.",
+        "the second adapter's latents lie no closer than random atoms with the same covariance",
+    ),
+    "missing_share_adapters": MetricWords(
+        "Missing share of one adapter in another's dictionary",
+        "M of the first adapter's deltas with the second's dictionary in the place of the {reference}. 0: it sees all of the structure. "
+        "1: no more than featureless atoms. Ceiling as above.",
+        "the second adapter's dictionary explains no more of these deltas than featureless atoms do",
+    ),
     "learning": MetricWords(
         "Learning curves", "Unexplained variance of training batches while the delta dictionaries were fitted, over optimizer steps.", ""
     ),
