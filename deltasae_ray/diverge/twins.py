@@ -46,7 +46,7 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     defined = {p: t for p, t in twins.items() if t.value is not None}
     if not defined:
         return m
-    ceiling = float(np.mean([t.value for t in defined.values()]))
+    ceiling = float(np.mean([t.value for t in defined.values() if t.value is not None]))
     # The twins are of the same documents: their errors are no more independent than the mean of them says.
     spread = [(t.ci[1] - t.ci[0]) / (2 * float(stats.norm.ppf(0.975))) for t in defined.values() if t.ci]
     place, told = (

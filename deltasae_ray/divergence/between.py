@@ -29,9 +29,9 @@ def coder_of(deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, m
     Args:
         moments: of that adapter's training deltas.
     """
-    s, rows = settings, (matrix(x, name, None) for x, name in ((deltas, "deltas"), (training, "training")))
-    codes = document_codes(doc_ids)[0]
-    return make_coder(*rows, codes, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed)
+    s, codes = settings, document_codes(doc_ids)[0]
+    rows, fit = matrix(deltas, "deltas", None), matrix(training, "training", None)
+    return make_coder(rows, fit, codes, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed)
 
 
 def missing_between(coder: Coder, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None) -> Measure:
