@@ -394,7 +394,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "repeat_share_halves",
             "latents that repeat on other documents",
-            "share with |cos| ≥ .7 between dictionaries of two halves of the training documents",
+            "share with |cos| ≥ .7 between dictionaries of two halves of the training documents, of one seed and so from one start",
             "rows from N(0, Σ_δ)",
             "",
             "Paulo & Belrose 2025",
@@ -404,7 +404,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "max_abs_cosine_halves",
             "mean max |cosine| between halves of the documents",
-            "mean_i max_j |cos|, dictionaries of two halves of the training documents",
+            "mean_i max_j |cos|, dictionaries of two halves of the training documents, of one seed and so from one start",
             _MATCHED,
             "",
             "MMCS",
@@ -481,7 +481,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "max_cosine_adapters",
             "max |cosine| of two adapters' dictionaries",
-            "mean_i max_j |cos|, living latents",
+            "mean_i max_j |cos|, living latents, of one seed and so from one start",
             _MATCHED,
             f"{_TWINS}; without them {_SEEDS}",
             "MMCS",

@@ -82,7 +82,8 @@ METRICS = {
     "max_cosine_adapters": MetricWords(
         "Dictionaries of two adapters alike (|cosine|)",
         "For each alive latent of the first adapter the largest |cosine| with one of the second's, averaged. Null: random atoms with the "
-        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary.",
+        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary. Both dictionaries have one seed and start "
+        "from the same rows, and so do those of the ceiling from two trainings: the null has no part in that start.",
         "the second adapter's latents lie no closer than random atoms with the same covariance",
     ),
     "missing_share_adapters": MetricWords(
