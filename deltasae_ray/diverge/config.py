@@ -5,11 +5,11 @@ from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 
-Control = Literal["random_lora", "base", "seeds", "split_half", "loss_recovered"]
+Control = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered"]
 
 BUDGETS: dict[str, tuple[Control, ...]] = {
     "fast": ("random_lora", "base"),
-    "full": ("random_lora", "base", "seeds", "split_half", "loss_recovered"),
+    "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered"),
 }
 """What `controls=fast` and `controls=full` stand for."""
 
@@ -21,8 +21,9 @@ class DivergeConfig:
     controls: tuple[Literal["fast", "full"] | Control, ...] = ("fast",)
     """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
     (a second dictionary of base activations), seeds (a second seed of every delta dictionary: the ceiling), split_half (dictionaries of
-    two halves of the documents), loss_recovered (deltas patched into the base model). fast: the first two; full: all. The plan prints
-    what each costs."""
+    two halves of the documents), gaussian (dictionaries of Gaussian rows with the deltas' mean and covariance: would the recipe have shown
+    the same of featureless data?), frozen_decoder (dictionaries whose decoder stays random), loss_recovered (deltas patched into the base
+    model). fast: the first two; full: all. The plan prints what each costs."""
 
     k: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""

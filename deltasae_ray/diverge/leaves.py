@@ -11,11 +11,11 @@ from deltasae_ray.sae.dictionary import CFG, Dictionary
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
-METRICS_VERSION = 5
+METRICS_VERSION = 6
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
 
 
-_DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "second", "half_a", "half_b")
+_DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class LeafSpec:
     """The same recipe on one half of the training documents, ..."""
     half_b: str | None = None
     """... and on the other."""
+    gaussian: str | None = None
+    """The same recipe on Gaussian rows with the moments of the deltas."""
+    frozen_decoder: str | None = None
+    """The same recipe with random decoder rows that stay as they are."""
 
     @property
     def shared(self) -> tuple:

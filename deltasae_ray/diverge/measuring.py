@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary, settings_of
@@ -13,6 +14,7 @@ from deltasae_ray.divergence.context import LayerInputs
 from deltasae_ray.divergence.leaf import LeafInputs, compare_layer
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.recipe import measure, start_rows
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
@@ -70,13 +72,16 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
         reference=reference,
         base_control=load(first.base_control),
     )
-    leaves = []
+    fit = torch.from_numpy(np.ascontiguousarray(inputs.delta_fit))
+    scaling, leaves = measure(fit), []
     for spec in group.leaves:
         dictionary = load(spec.dictionary)
         assert dictionary is not None
         halves = load(spec.half_a), load(spec.half_b)
         both = None if halves[0] is None or halves[1] is None else (halves[0], halves[1])
-        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both))
+        start = start_rows(fit, scaling, dictionary.d_sae, torch.Generator().manual_seed(spec.seed))
+        featureless = load(spec.gaussian), load(spec.frozen_decoder)
+        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both, *featureless, start))
     return inputs, leaves
 
 

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
+import torch
+
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary, settings_of
 from deltasae_ray.diverge.measuring import write_measures
-from deltasae_ray.divergence.between import similar_deltas, similar_dictionaries
+from deltasae_ray.divergence.between import coder_of, missing_between, similar_deltas, similar_dictionaries
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards.opening import open_harvest
@@ -28,6 +30,12 @@ class PairSpec:
     def shared(self) -> tuple:
         """Pairs that agree in this read the same rows."""
         return self.one.adapter, self.other.adapter, self.one.layer
+
+    @property
+    def place(self) -> tuple:
+        """Layer and shape, in which both agree."""
+        one = self.one
+        return one.layer, one.d_sae, one.k, one.architecture, one.seed
 
     @property
     def dictionaries(self) -> tuple[str, str, str | None]:
@@ -75,13 +83,19 @@ def measure_pairs(group: PairGroup) -> int:
     first = group.pairs[0]
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
     keep = {split: t.position > 0 for split, t in tokens.items()}
-    spectrum = Moments.of(shards.read(first.one.layer, first.one.adapter, split="fit")[keep["fit"]]).spectrum
+    training = torch.from_numpy(shards.read(first.one.layer, first.one.adapter, split="fit")[keep["fit"]])
+    moments = Moments.of(training)
     deltas = [shards.read(leaf.layer, leaf.adapter, split="eval")[keep["eval"]] for leaf in (first.one, first.other)]
-    alike = similar_deltas(deltas[0], deltas[1], tokens["eval"].doc_id[keep["eval"]], settings)
+    docs = tokens["eval"].doc_id[keep["eval"]]
+    alike, coder = similar_deltas(deltas[0], deltas[1], docs, settings), coder_of(deltas[0], training, docs, moments, settings)
     for pair, key in zip(group.pairs, group.keys, strict=True):
         with tempfile.TemporaryDirectory() as scratch:
             one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
             second = None if pair.one.second is None else load_dictionary(group.storage, pair.one.second, Path(scratch))
-            found = {"cka_adapters": alike, "max_cosine_adapters": similar_dictionaries(spectrum, one, other, second, settings)}
+            found = {
+                "cka_adapters": alike,
+                "max_cosine_adapters": similar_dictionaries(moments.spectrum, one, other, second, settings),
+                "missing_share_adapters": missing_between(coder, one, other, second),
+            }
         write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)
     return len(group.pairs)

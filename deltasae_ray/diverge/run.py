@@ -11,6 +11,7 @@ from deltasae_ray.diverge.leaves import LeafSpec, measures_key
 from deltasae_ray.diverge.measuring import Group, measure_group, read_measures
 from deltasae_ray.diverge.pairs import PairGroup, adapter_pairs, measure_pairs, pair_key
 from deltasae_ray.diverge.table import DivergenceRow, corrected
+from deltasae_ray.diverge.twins import with_ceilings
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
@@ -44,11 +45,8 @@ def diverge_points(
     ]
     run_tasks(work, cpus_per_task, bar="diverge" if bar else None)
     rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
-    rows += [
-        DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
-        for p, key in pairs.items()
-        for name, m in read_measures(storage, key).items()
-    ]
+    between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
+    rows += [DivergenceRow.of(p.one, name, m, reference=p.other.adapter) for p, found in between.items() for name, m in found.items()]
     return corrected(rows)
 
 

@@ -1,7 +1,5 @@
 """Matching as figures: how near the latents of the delta dictionary come to the reference's, and what chance and a twin reach."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,6 +15,7 @@ from deltasae_ray.divergence.matching import (
     match,
     matched_draws,
     max_cosine,
+    median_match,
     one_to_one,
     weighted_mean,
 )
@@ -45,6 +44,7 @@ def matching_measures(
     alike = np.ones(len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
+        "median_cosine": median_match(found.signed, signed, None if twin is None else twin.signed),
         "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed),
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
         "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),
@@ -59,7 +59,7 @@ def matching_measures(
     if twin is not None:
         repeats = twin.absolute >= REPEATS
         measures["repeat_share"] = Measure(float(repeats.mean()), null=fraction_above(_drawn_repeats(context, rows), REPEATS), n=len(rows))
-    return measures | _shared(context, rows, reference, second) | paper_matching(context, dictionary)
+    return measures | _shared(context, rows, reference, second)
 
 
 def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
@@ -147,12 +147,3 @@ def _shared(context: Context, rows: Tensor, reference: Tensor, second: Dictionar
         best = None if twin is None else float((twin >= bar).sum() / n)
         measures[name] = Measure(count / n, null=float((drawn >= bar).sum() / n), ceiling=best, ci=(low, high), n=n)
     return measures
-
-
-def paper_matching(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
-    """Mean signed max-cosine over ALL decoder rows, dead ones included, as published; beside it the base control's, if there is one."""
-    reference = context.inputs.reference.W_dec.detach()
-    control = context.inputs.base_control
-    best = None if control is None else max_cosine(control.W_dec.detach(), reference).value
-    measure = max_cosine(dictionary.W_dec.detach(), reference)
-    return {"paper_max_cosine": replace(measure, ceiling=best)}

@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.chance import random_subspace_angle
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, refined_subspace
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, document_codes, document_sums, draws_p, jackknife_interval, kappa
-from deltasae_ray.divergence.subspaces import decoder_spectrum, decoder_subspace, mean_degrees, principal_angles, subspace_overlap
+from deltasae_ray.divergence.subspaces import decoder_spectrum, mean_degrees, principal_angles, subspace_overlap
 
 _OVERSAMPLING = 16
 """Directions beyond the last k that the jackknife's subspace iteration carries along."""
@@ -132,16 +131,3 @@ def decoder_angles(context: Context, dictionary: DictionaryLike, second: Diction
         measure = Measure(value, null=float(by_chance.mean()), ceiling=ceiling, p=p, kappa=ratio, n=len(rows))
         measures[name] = measure.because(reason).because("interval undefined: it would take refitted dictionaries")
     return measures
-
-
-def paper_angle(context: Context, dictionary: DictionaryLike) -> Measure:
-    """Mean angle between the leading 256 right singular vectors (fewer in small models) of both unweighted decoders, dead rows included.
-
-    As published; the null is that of random subspaces, which says nothing about anisotropic activations.
-    """
-    a, b = dictionary.W_dec.detach(), context.inputs.reference.W_dec.detach()
-    d_model = a.shape[1]
-    k = min(256, curve(d_model)[-1], len(a), len(b))
-    ones = [torch.ones(len(w), dtype=torch.float64) for w in (a, b)]
-    value = angle(decoder_subspace(a, ones[0], k), decoder_subspace(b, ones[1], k))
-    return Measure(value, null=random_subspace_angle(k, k, d_model), n=k, reason=f"k = {k}; null of isotropic subspaces only")

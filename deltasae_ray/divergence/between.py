@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from deltasae_ray.divergence.alignment import mean_match
-from deltasae_ray.divergence.arrays import Matrix
+from deltasae_ray.divergence.arrays import Matrix, matrix
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.context import DictionaryLike, Settings, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Spectrum
+from deltasae_ray.divergence.missing import Coder, compare_structure, make_coder
+from deltasae_ray.divergence.moments import Moments, Spectrum
+from deltasae_ray.divergence.statistics import document_codes
 
 
 def similar_deltas(deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray, settings: Settings) -> Measure:
@@ -19,6 +21,29 @@ def similar_deltas(deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray
     if num_docs < 4:
         return undefined(f"{num_docs} evaluation documents: the unbiased HSIC takes at least 4", n=num_docs)
     return linear_cka(deltas, other, doc_ids, seed=settings.seed)
+
+
+def coder_of(deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, moments: Moments, settings: Settings) -> Coder:
+    """Codes one adapter's evaluation deltas, as for the missing share.
+
+    Args:
+        moments: of that adapter's training deltas.
+    """
+    s, codes = settings, document_codes(doc_ids)[0]
+    rows, fit = matrix(deltas, "deltas", None), matrix(training, "training", None)
+    return make_coder(rows, fit, codes, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed)
+
+
+def missing_between(coder: Coder, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None) -> Measure:
+    """The missing share M of one adapter's deltas, held against the other's dictionary in the place of the reference.
+
+    Args:
+        coder: of the first adapter's deltas.
+        second: another seed of the first's dictionary: the ceiling.
+    """
+    own, others = (coder.code(living_rows(d)) for d in (dictionary, other))
+    twin = None if second is None else coder.code(living_rows(second))
+    return compare_structure(coder, own, others, second=twin).missing
 
 
 def similar_dictionaries(

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import betainc, betaincc
+from scipy.special import betainc, betaincc, betainccinv
 
 from deltasae_ray.errors import GeometryError
 
@@ -14,8 +14,7 @@ def isotropic_max_cosine(num_rows: int, d_model: int, *, absolute: bool = False)
 
     t² ~ Beta(1/2, (d-1)/2) gives the distribution F of one cosine, F^N that of the maximum, and the mean is 1 - ∫ F^N over [-1, 1].
     """
-    if d_model < 2 or num_rows < 1:
-        raise GeometryError(f"no cosine in d_model={d_model} with {num_rows} rows: at least 2 dimensions and 1 row are needed")
+    _check_dimensions(num_rows, d_model)
     # the integrand changes within a few 1/√d of zero: a grid in that unit, and one for the flat rest
     reach = min(1.0, 14.0 / np.sqrt(d_model))
     s = np.unique(np.concatenate([np.linspace(-reach, reach, 40_001), np.linspace(-1.0, 1.0, 4_001)]))
@@ -26,6 +25,26 @@ def isotropic_max_cosine(num_rows: int, d_model: int, *, absolute: bool = False)
     upper = 0.5 * betaincc(a, b, s**2)  # P(cos > |s|), kept apart: 1 - upper loses nothing of a small tail in log1p
     log_f = np.where(s >= 0, np.log1p(-upper), np.log(np.maximum(upper, 1e-300)))
     return float(1 - np.trapezoid(np.exp(num_rows * log_f), s))
+
+
+@lru_cache
+def isotropic_median_cosine(num_rows: int, d_model: int) -> float:
+    """Median of max_j cos(v, g_j) for `num_rows` independent random unit rows g_j in `d_model` dimensions: where F^N = 1/2."""
+    _check_dimensions(num_rows, d_model)
+    upper = -np.expm1(np.log(0.5) / num_rows)  # P(cos > median), at most 1/2, so that the median is not negative
+    return float(np.sqrt(betainccinv(0.5, (d_model - 1) / 2, 2 * upper)))
+
+
+def isotropic_share_below(threshold: float, num_rows: int, d_model: int) -> float:
+    """P(max_j cos(v, g_j) < threshold) for a threshold of at least 0 and `num_rows` independent random unit rows: F^N."""
+    _check_dimensions(num_rows, d_model)
+    upper = 0.5 * betaincc(0.5, (d_model - 1) / 2, threshold**2)
+    return float(np.exp(num_rows * np.log1p(-upper)))
+
+
+def _check_dimensions(num_rows: int, d_model: int) -> None:
+    if d_model < 2 or num_rows < 1:
+        raise GeometryError(f"no cosine in d_model={d_model} with {num_rows} rows: at least 2 dimensions and 1 row are needed")
 
 
 @lru_cache

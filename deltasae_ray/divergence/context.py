@@ -177,6 +177,12 @@ class Context:
         """Of the reference's decoder, weighted by the energies on its own data."""
         return decoder_spectrum(self.reference_rows, living_energy(self.inputs.reference))
 
+    @cached_property
+    def reference_row_spectrum(self) -> Spectrum:
+        """Of the reference's whole decoder, every row alike, dead ones included: as published."""
+        rows = self.inputs.reference.W_dec.detach()
+        return decoder_spectrum(rows, np.ones(len(rows)))
+
     def codings(self, atoms: Float[Tensor, "latent d_model"], *, trimmed: bool) -> Coding:
         """The coded rows by these atoms, with or without the three largest coordinates."""
         return self.trimmed_coder.code(atoms[:, self.other_coordinates]) if trimmed else self.coder.code(atoms)

@@ -40,7 +40,11 @@ def size_of_change(context: Context) -> dict[str, Measure]:
     document, num_docs = context.documents
     energy, base_energy = row_energy(deltas), row_energy(base)
     ratio = Ratio.share(energy, base_energy, document, num_docs)
-    measures = {"delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero")}
+    norm = Ratio.share(np.sqrt(energy), np.ones(len(energy)), document, num_docs)
+    measures = {
+        "delta_norm": norm.measure(context.counts),
+        "delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero"),
+    }
     if not energy.any() or not np.any(context.inputs.delta_fit):
         names = ("delta_participation_ratio", "delta_effective_rank", "delta_top3_energy", "delta_top_token_energy", "mean_share")
         names += ("mean_direction_share",)

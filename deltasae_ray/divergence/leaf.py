@@ -8,15 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matched_halves, matching_measures
-from deltasae_ray.divergence.angles import decoder_angles, paper_angle
+from deltasae_ray.divergence.angles import decoder_angles
 from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
+from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.layer import atoms_needed, layer_measures
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, share_missing
-from deltasae_ray.divergence.monitor import paper_relative_error, reconstruction
+from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
+from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, explained
 from deltasae_ray.divergence.rotation import score
@@ -47,6 +49,12 @@ class LeafInputs:
     """The same recipe on the deltas of a random adapter."""
     halves: tuple[DictionaryLike, DictionaryLike] | None = None
     """The same recipe on two halves of the training documents."""
+    gaussian: DictionaryLike | None = None
+    """The same recipe on Gaussian rows with the mean and the covariance of the deltas."""
+    frozen_decoder: DictionaryLike | None = None
+    """The same recipe with random decoder rows that stay as they are."""
+    untrained: Float[Tensor, "latent d_model"] | None = None
+    """The decoder at its start, all rows: what matching gives before anything is learned."""
 
 
 def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = None) -> dict[str, Measure]:
@@ -80,7 +88,8 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
             **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
-            "paper_angle": paper_angle(context, leaf.dictionary),
+            **published_matching(context, leaf.dictionary, leaf.untrained),
+            **published_angles(context, leaf.dictionary),
         }
 
 
@@ -110,6 +119,7 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         if not trimmed:
             measures |= _secondary(context, coder, delta, leaf.halves)
             measures |= _fewer_atoms(coder, delta, reference)
+            measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
     reason = _too_little_training(context, leaf.dictionary)
     if reason:
         measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
@@ -164,13 +174,21 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     counts = context.coder.resamples.counts
     codes = leaf.dictionary.encode(raw)
     energy = codes.double().square().mean(0)
+    left = by_encoder(leaf.dictionary.decode(codes), raw, context.delta.mean, sample)
     measures = {
-        "fvu_encoder": by_encoder(leaf.dictionary.decode(codes), raw, context.delta.mean, sample).measure(counts, null=1.0),
+        "fvu_encoder": left.measure(counts, null=1.0),
         "effective_latents": _effective(energy),
-        "paper_relative_error": paper_relative_error(
-            reconstruction(context.inputs.reference), reconstruction(leaf.dictionary), raw, sample.document, counts
+        **paper_relative_errors(
+            reconstruction(context.inputs.reference),
+            reconstruction(leaf.dictionary),
+            raw,
+            context.delta.mean,
+            sample.document,
+            counts,
         ),
     }
+    if leaf.frozen_decoder:
+        measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, context.delta.mean, sample, counts)
     if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
         fired = (codes > 0).double().sum(1).cpu().numpy()
         measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)

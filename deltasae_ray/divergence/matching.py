@@ -14,6 +14,7 @@ from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows, vector
 from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Spectrum, matched_rows
+from deltasae_ray.divergence.statistics import kappa
 from deltasae_ray.errors import GeometryError
 
 _BLOCK_NUMBERS = 1 << 24
@@ -98,6 +99,31 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
         return Measure(value, null=null, n=len(best), reason="interval undefined: one latent carries all the weight")
     reach = float(stats.t.ppf(0.975, max(1.0, effective_rows(w) - 1))) * se
     return Measure(value, null=null, ci=(value - reach, value + reach), n=len(best))
+
+
+def median_match(
+    values: Float[np.ndarray, " latent"], null: Float[np.ndarray, "draw latent"], twin: Float[np.ndarray, " latent"] | None
+) -> Measure:
+    """Median over latents, with the interval of order statistics; null: the median of all draws, p a sign test against it."""
+    center, ceiling = float(np.median(null)), None if twin is None else float(np.median(twin))
+    low, high = median_interval(values)
+    above = int((values > center).sum())
+    p = float(stats.binomtest(above, len(values), 0.5, alternative="greater").pvalue)
+    gap_se = 0.0
+    if twin is not None:
+        first, last = median_interval(twin)
+        se = (last - first) / (2 * float(stats.norm.ppf(0.975)))
+        gap_se = float(np.hypot(se, np.median(null, axis=1).std(ddof=1)))
+    place, told = kappa(float(np.median(values)), center, ceiling, gap_se, "greater")
+    measure = Measure(float(np.median(values)), null=center, ceiling=ceiling, ci=(low, high), p=p, kappa=place, n=len(values))
+    return measure.because(told)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a median by order statistics, which no distribution enters."""
+    ordered = np.sort(values)
+    first = max(0, int(stats.binom.ppf(0.025, len(values), 0.5)) - 1)
+    return float(ordered[first]), float(ordered[-1 - first])
 
 
 def weighted_mean(values: np.ndarray, w: np.ndarray) -> tuple[float, float | None]:

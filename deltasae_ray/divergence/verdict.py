@@ -26,6 +26,14 @@ MOSTLY_CONSTANT = 0.5
 CHANCE_MARGIN = 0.05
 """A mean max-cosine within this of its isotropic null is at chance, however many latents make the gap significant."""
 
+BASELINES = {
+    "gain_over_pca": "as many principal directions",
+    "gain_over_random_atoms": "featureless atoms",
+    "gain_over_gaussian": "the same recipe on Gaussian deltas",
+    "gain_over_frozen_decoder": "the same recipe with a random decoder",
+}
+"""Gain → what a dictionary must beat before it has found features."""
+
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
 NOT_TESTED = "triggers absent from this text"
@@ -200,7 +208,7 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
 def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict) -> list[str]:
     """What must stand beside the label, if it is so."""
     told = []
-    for name, what in (("gain_over_pca", "as many principal directions"), ("gain_over_random_atoms", "featureless atoms")):
+    for name, what in BASELINES.items():
         gain = leaf.get(name)
         if gain.value is not None and (gain.ci or (gain.value,))[0] <= 0:
             told.append(f"The dictionary trained on the change does not beat {what} (gain {gain:.3f}), so it found no features")
@@ -217,21 +225,24 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     by_token = leaf.get("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
-    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"))
+    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"), leaf.get("paper_max_cosine_untrained"))
     return [*told, sentence] if sentence else told
 
 
-def matching_sentence(published: Measure, calibrated: Measure | None = None) -> str:
+def matching_sentence(published: Measure, calibrated: Measure | None = None, untrained: Measure | None = None) -> str:
     """What a mean max-cosine is worth, or nothing where it was not measured: "at chance" by the isotropic null, or by atoms that know
     the deltas' covariance and nothing else (activations are anisotropic, so only that null can make it "aligned").
 
     Args:
         published: over all latents, against the isotropic null.
         calibrated: over living latents, against the covariance-matched null.
+        untrained: as published, of the decoder before training.
     """
     if published.value is None or published.null is None:
         return ""
     told = f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}"
+    if untrained is not None and untrained.value is not None:
+        told += f", the decoder before training {untrained.value:.3f}"
     at_chance = published.value - published.null < CHANCE_MARGIN
     if calibrated is not None and calibrated.value is not None and calibrated.null is not None:
         told += f"; of living latents {calibrated.value:.3f}, atoms that know only the covariance {calibrated.null:.3f}"

@@ -13,6 +13,8 @@ from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
 Documents = Literal["all", "A", "B"]
+Control = Literal["none", "gaussian", "frozen_decoder"]
+"""gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,6 +30,8 @@ class FitPoint:
     seed: int
     documents: Documents = "all"
     """Which training documents: all, or one of two halves by a hash of the document's id."""
+    control: Control = "none"
+    """What is made otherwise on purpose, to see what the recipe does without it."""
 
     def recipe(self, cfg: FitConfig) -> Recipe:
         """What decides the training apart from rows and seed."""
@@ -40,22 +44,26 @@ class FitPoint:
             steps=cfg.steps,
             auxk=cfg.auxk,
             l1=cfg.l1 if self.architecture == "standard" else 0.0,
+            train_decoder=self.control != "frozen_decoder",
         )
 
     def key(self, harvest_key: str, sources: Mapping[str, str], cfg: FitConfig) -> str:
         """Folder of the dictionary below the storage root; `sources` maps names to digests, since a name is not content."""
+        recipe = asdict(self.recipe(cfg))
+        del recipe["train_decoder"]  # `control` tells it, and only where there is one: what was fitted before there were any keeps its key
         inputs = {
             "harvest": harvest_key,
             "source": sources[self.adapter],
             "hookpoint": str(Hookpoint(self.layer)),
-            "recipe": asdict(self.recipe(cfg)),
+            "recipe": recipe,
             "seed": self.seed,
             "documents": self.documents,
-        }
+        } | ({} if self.control == "none" else {"control": self.control})
         return f"dictionaries/{digest(inputs)}"
 
     def __str__(self) -> str:
-        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
+        told = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
+        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}{told}"
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:

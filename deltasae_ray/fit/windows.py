@@ -13,7 +13,7 @@ import torch
 
 from deltasae_ray.errors import DictionaryError, PrecisionError
 from deltasae_ray.fit import checkpoint
-from deltasae_ray.fit.points import FitPoint, in_documents
+from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, Fitting, Rows, Tokens, groups, usable_rows
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
@@ -125,7 +125,9 @@ class Reading:
             if dropped:
                 log.warning("%s layer %d: %d rows of window %d with NaN or infinity are left out", *self._of, dropped, self._window.index)
                 fit, docs = fit[kept], docs[kept]
-            self._rows = Rows(fit, docs, first.evaluation, {**first.dropped, "fit": dropped})
+            # Featureless rows of a window are a draw of its own.
+            source = f"{first.source}, window {self._window.index}"
+            self._rows = Rows(fit, docs, first.evaluation, {**first.dropped, "fit": dropped}, source)
         return self._rows
 
 
@@ -147,12 +149,12 @@ class WindowFitting(Fitting):
         super().__init__(run.job, point, key, first, device, peers)
         self._before: dict[str, int] = self.noted or {"rows": 0, "dropped": 0}
         self.end = window.ends
-        chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+        chosen = rows.training(point)
         if not len(chosen):
             raise DictionaryError(f"window {window.index} has no training row of documents {point.documents}: raise storage.window_tokens")
         assert window.begins <= self.trainer.steps_done <= window.ends, "windows are fitted in order"
         if window.index:
-            self.trainer.take_window(torch.from_numpy(chosen), window.begins, self._before["rows"])
+            self.trainer.take_window(chosen, window.begins, self._before["rows"])
         dropped = self._before["dropped"] + rows.dropped["fit"]
         self._after = {"rows": self._before["rows"] + len(chosen), "dropped": dropped}
         self.rows = replace(rows, dropped={**rows.dropped, "fit": dropped})

@@ -15,6 +15,7 @@ import torch
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.featureless import gaussian_rows
 from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import Dictionary
@@ -147,6 +148,8 @@ class Rows:
     evaluation: np.ndarray
     dropped: dict[str, int]
     """Split → rows with NaN or infinity that were left out."""
+    source: str
+    """Digest of the source that they are of."""
 
     @classmethod
     def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int) -> "Rows":
@@ -155,9 +158,18 @@ class Rows:
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
-        docs = tokens.fit_docs
-        whole = not any(dropped.values())  # no second copy of the rows where there is nothing to leave out
-        return cls(fit, docs, evaluation, dropped) if whole else cls(fit[fit_kept], docs[fit_kept], evaluation[kept], dropped)
+        docs, source = tokens.fit_docs, shards.source(adapter).digest
+        if any(dropped.values()):  # no second copy of the rows where there is nothing to leave out
+            fit, docs, evaluation = fit[fit_kept], docs[fit_kept], evaluation[kept]
+        return cls(fit, docs, evaluation, dropped, source)
+
+    def training(self, point: FitPoint) -> torch.Tensor:
+        """The rows [token, d_model] that a point is fitted to."""
+        chosen = torch.from_numpy(self.fit if point.documents == "all" else self.fit[in_documents(self.fit_docs, point.documents)])
+        if point.control != "gaussian":
+            return chosen
+        # Seeded by what the rows are of, not by the dictionary: every size and architecture is fitted to the same draw.
+        return gaussian_rows(chosen, int(digest(["gaussian", self.source, str(Hookpoint(point.layer)), point.seed])[:15], 16))
 
 
 def usable_rows(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -175,11 +187,11 @@ class Fitting:
     """One dictionary in the making: from its last checkpoint on, and a new checkpoint every `checkpoint_every` steps."""
 
     def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
-        chosen = rows.fit if point.documents == "all" else rows.fit[in_documents(rows.fit_docs, point.documents)]
+        chosen = rows.training(point)
         self.job, self.point, self.key, self.rows = job, point, key, rows
         self.check_size(len(chosen))
         self.writes = peers is None or peers.rank == 0
-        self.trainer = Trainer(torch.from_numpy(chosen), point.recipe(job.cfg), point.seed, device, peers)
+        self.trainer = Trainer(chosen, point.recipe(job.cfg), point.seed, device, peers)
         self.end = job.cfg.steps
         state = checkpoint.read(job.storage, key)
         if state is not None:
@@ -210,7 +222,8 @@ class Fitting:
         if not self.writes:
             return None
         point = self.point
-        dictionary = self.trainer.finish(hookpoint=str(Hookpoint(point.layer)), adapter=point.adapter, documents=point.documents)
+        told = {"hookpoint": str(Hookpoint(point.layer)), "adapter": point.adapter, "documents": point.documents}
+        dictionary = self.trainer.finish(**told, **({} if point.control == "none" else {"control": point.control}))
         held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
         _write(self, dictionary, held)
         checkpoint.remove(self.job.storage, self.key)

@@ -7,6 +7,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deltasae_ray.divergence.paper import Line
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
@@ -188,6 +189,8 @@ class ReportInputs:
     """Plain sentences to stand under the verdicts."""
     rank_claims: tuple[str, ...] = ()
     """Sentences that compare ranks. Shown only where every rank has two adapter seeds or more."""
+    paper: tuple[Line, ...] = ()
+    """The published figures beside ours."""
     failures: dict[str, str] = field(default_factory=dict)
     """Trial that failed after its retries → its error."""
     not_tested: tuple[str, ...] = ()

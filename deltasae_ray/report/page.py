@@ -9,11 +9,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from deltasae_ray.divergence.catalogue import Metric
+from deltasae_ray.divergence import paper
+from deltasae_ray.divergence.catalogue import BETWEEN, Metric
 from deltasae_ray.report import typeset, wording
 from deltasae_ray.report.figures import Figure, figures
 from deltasae_ray.report.headline import headline, headline_notes
-from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
+from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
 from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
 from deltasae_ray.storage import Storage
 
@@ -44,6 +45,9 @@ def render(inputs: ReportInputs) -> str:
         headline_notes=headline_notes(inputs),
         figures=drawn,
         catalogue=_catalogue(inputs),
+        paper_notes=paper.NOTES,
+        between=_between(inputs),
+        label=lambda metric: describe(metric, inputs).label,
         splits=list(dict.fromkeys(s for c in inputs.corpora for s in c.tokens)),
         measured=any(a.layers for a in inputs.adapters),
         definitions=_definitions(inputs, drawn),
@@ -138,6 +142,13 @@ def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[st
 def _catalogue(inputs: ReportInputs) -> list[Metric]:
     """The entry of every metric of the table, once."""
     return list(dict.fromkeys(catalogued(r.metric) for r in inputs.rows))
+
+
+def _between(inputs: ReportInputs) -> list[Row]:
+    """Figures between two adapters, of the largest dictionaries with the first seed; a row's reference is the second adapter."""
+    rows = [r for r in inputs.rows if r.metric.endswith(BETWEEN)]
+    largest = max((r.d_sae or 0 for r in rows), default=0)
+    return [r for r in rows if (r.d_sae or 0, r.seed or 0) == (largest, 0)]
 
 
 def _not_tested(inputs: ReportInputs) -> list[str]:

@@ -45,11 +45,26 @@ METRICS = {
         "E[z²] as weights. Null: random atoms with the deltas' covariance. 1 would be exact copies.",
         "the latents that carry the energy lie no closer to the {reference} than random atoms with the same covariance",
     ),
+    "matching": MetricWords(
+        "Nearest reference latent, where the answer is known",
+        "For each alive latent the largest cosine with any alive latent of the {reference}, averaged: of the delta dictionary, and of "
+        "dictionaries by the same recipe that have nothing to find or must agree: of Gaussian rows with the deltas' covariance, of a "
+        "random adapter's deltas, of base activations. Where the delta dictionary is no nearer than that of Gaussian rows, the figure "
+        "says nothing of this adapter.",
+        "",
+    ),
     "fvu": MetricWords(
         "Unexplained variance (FVU)",
         "Share of the centred variance of held-out deltas left by {k} atoms per token of each dictionary, ideally coded. 1 is what "
         "predicting the mean leaves. PCA-{k} uses {k} fixed directions; random atoms are drawn from the deltas' covariance, as many as the "
-        "delta dictionary has.",
+        "delta dictionary has; the same recipe on Gaussian deltas is a dictionary trained on rows with their mean and covariance and "
+        "nothing else: what it explains, the recipe would have shown of featureless data.",
+        "",
+    ),
+    "encoder": MetricWords(
+        "Unexplained variance through the dictionary's own encoder",
+        "Share of the centred variance of held-out deltas that encoding and decoding leaves. Beside it an encoder that learned, by the "
+        "same recipe, to use decoder rows that stay random: what is left less than that is what learning the directions brings.",
         "",
     ),
     "angle_pca": MetricWords(
@@ -57,6 +72,25 @@ METRICS = {
         "Mean angle between the k leading principal directions of the deltas and those of the base activations. Null: k random directions "
         "with the deltas' covariance. 0° is the same subspace, 90° is orthogonal.",
         "the deltas' leading directions lie no closer to the base activations' than random ones with the same covariance",
+    ),
+    "cka_adapters": MetricWords(
+        "Deltas of two adapters alike (CKA)",
+        "Unbiased linear CKA of both adapters' deltas on the same tokens. Null: documents permuted. Ceiling: two trainings of one rank "
+        "that differ in their seed only, where the study has them; adapters of different ranks cannot be asked to be more alike.",
+        "these two adapters change the tokens no more alike than by chance",
+    ),
+    "max_cosine_adapters": MetricWords(
+        "Dictionaries of two adapters alike (|cosine|)",
+        "For each alive latent of the first adapter the largest |cosine| with one of the second's, averaged. Null: random atoms with the "
+        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary. Both dictionaries have one seed and start "
+        "from the same rows, and so do those of the ceiling from two trainings: the null has no part in that start.",
+        "the second adapter's latents lie no closer than random atoms with the same covariance",
+    ),
+    "missing_share_adapters": MetricWords(
+        "Missing share of one adapter in another's dictionary",
+        "M of the first adapter's deltas with the second's dictionary in the place of the {reference}. 0: it sees all of the structure. "
+        "1: no more than featureless atoms. Ceiling as above.",
+        "the second adapter's dictionary explains no more of these deltas than featureless atoms do",
     ),
     "learning": MetricWords(
         "Learning curves", "Unexplained variance of training batches while the delta dictionaries were fitted, over optimizer steps.", ""

@@ -49,6 +49,8 @@ class Recipe:
     l1: float = 0.0
     """standard: weight of the codes' mean over tokens and latents, beside the squared error's mean over tokens and coordinates, of rows
     of mean norm 1; 0 adjusts it during training until k latents fire per token."""
+    train_decoder: bool = True
+    """Off, decoder rows stay the random unit rows that they started as, and encoder and biases learn to use them: a baseline."""
 
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
@@ -119,6 +121,11 @@ def measure(x: Float[Tensor, "token d_model"], chunk: int = 65_536) -> Scaling:
     return Scaling(mean.float(), (x.shape[1] / energy) ** 0.5)
 
 
+def random_rows(d_sae: int, d_model: int, generator: torch.Generator) -> Float[Tensor, "d_sae d_model"]:
+    """Isotropic unit rows."""
+    return F.normalize(torch.randn(d_sae, d_model, generator=generator), dim=1)
+
+
 def start_rows(
     x: Float[Tensor, "token d_model"], scaling: Scaling, d_sae: int, generator: torch.Generator
 ) -> Float[Tensor, "d_sae d_model"]:
@@ -139,7 +146,7 @@ def start_rows(
 
     Starting on all principal directions lowers FVU a little and finds fewer of the true atoms, so it is not done.
     """
-    rows = F.normalize(torch.randn(d_sae, x.shape[1], generator=generator), dim=1)
+    rows = random_rows(d_sae, x.shape[1], generator)
     sample = (x[:: -(-len(x) // 8_192)].to("cpu", torch.float32) - scaling.mean.cpu()).double()
     basis = torch.randn(min(16, *sample.shape), x.shape[1], generator=generator, dtype=torch.float64).T
     for _ in range(12):  # subspace iteration: only directions far above the rest are wanted

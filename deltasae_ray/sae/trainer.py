@@ -12,7 +12,7 @@ from deltasae_ray.sae import kernels
 from deltasae_ray.sae.architectures import SELECTING, THRESHOLD_ON_FREEZING, Forward, Weights, dense_forward, sparse_forward
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.peers import Peers
-from deltasae_ray.sae.recipe import Recipe, measure, start_rows
+from deltasae_ray.sae.recipe import Recipe, measure, random_rows, start_rows
 
 CURVE_POINTS = 50
 """Points of the learning curve."""
@@ -59,11 +59,16 @@ class Trainer:
         self.window_begins = 0
         self.rows_before = 0
         self.curve: list[dict[str, float]] = []
-        self._made_for = {"recipe": dataclasses.asdict(recipe), "seed": seed, "rows": list(x.shape), "scale": self.scaling.scale}
+        # Six digits: rows that are drawn again, or summed by another number of threads, differ in the last bits.
+        scale = float(f"{self.scaling.scale:.6g}")
+        self._made_for = {"recipe": dataclasses.asdict(recipe), "seed": seed, "rows": list(x.shape), "scale": scale}
         self._mean = self.scaling.mean.to(self.device)
         self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
         # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
-        start = start_rows(x, self.scaling, recipe.d_sae, torch.Generator().manual_seed(seed)).to(self.device)
+        generator = torch.Generator().manual_seed(seed)
+        learned = recipe.train_decoder
+        start = start_rows(x, self.scaling, recipe.d_sae, generator) if learned else random_rows(recipe.d_sae, x.shape[1], generator)
+        start = start.to(self.device)
         self.weights = Weights(
             encoder=start.clone(),
             decoder=start.clone(),
@@ -77,11 +82,11 @@ class Trainer:
             self._bandwidth = _BANDWIDTH * threshold
             self.weights.log_threshold.fill_(threshold).log_()
         for weight in self.weights:
-            weight.requires_grad_()
+            weight.requires_grad_(learned or weight is not self.weights.decoder)
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64, device=self.device)
         self.pressure = torch.tensor(self._first_pressure(), dtype=torch.float64, device=self.device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        self.optimizer = torch.optim.Adam([w for w in self.weights if len(w)], lr=recipe.lr, fused=True)
+        self.optimizer = torch.optim.Adam([w for w in self.weights if len(w) and w.requires_grad], lr=recipe.lr, fused=True)
 
     @property
     def done(self) -> bool:
@@ -192,6 +197,8 @@ class Trainer:
             if weight.grad is not None:
                 self.peers.sum(weight.grad)
         self.optimizer.step()
+        if not self.recipe.train_decoder:
+            return
         with torch.no_grad():
             self.weights.decoder.div_(torch.linalg.vector_norm(self.weights.decoder, dim=1, keepdim=True))
 

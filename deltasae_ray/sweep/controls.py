@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Literal
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.grid import REFERENCE_SEED, base_points, random_points, trials
 from deltasae_ray.sweep.recovered import DOCUMENTS, VARIANTS
 from deltasae_ray.sweep.study import Study
+
+FEATURELESS: tuple[Literal["gaussian", "frozen_decoder"], ...] = ("gaussian", "frozen_decoder")
+"""Controls that fit one more dictionary beside each of the grid's, by the name that its point carries."""
 
 
 def control_points(
@@ -24,21 +29,29 @@ def control_points(
     for trial in trials(adapters, fit):
         if "seeds" in chosen and fit.seeds == 1:
             points += [p for p in trial.points(layers, 2) if p.seed == 1]
+        shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
+        for control in FEATURELESS:
+            if control in chosen:
+                points += [FitPoint(trial.adapter, layer, **shape, seed=0, control=control) for layer in layers]
         if "split_half" in chosen:
-            shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
             points += [FitPoint(trial.adapter, layer, **shape, seed=0, documents=half) for layer, half in product(layers, ("A", "B"))]
     return points
 
 
-def control_dictionaries(study: Study, trials_count: int) -> dict[str, int]:
-    """Control → dictionaries that it adds to the fits."""
-    fit, layers, chosen = study.cfg.fit, len(study.layers), study.cfg.diverge.chosen
+def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> dict[str, int]:
+    """Control → dictionaries that it adds to the fits.
+
+    Args:
+        layers: how many.
+    """
+    fit, chosen = cfg.fit, cfg.diverge.chosen
     shapes = len(fit.sizes) * len(fit.k) * len(fit.architecture)
     costs = {
         "random_lora": layers * shapes,
         "base": layers,
         "seeds": layers * trials_count if fit.seeds == 1 else 0,
         "split_half": 2 * layers * trials_count,
+        **dict.fromkeys(FEATURELESS, layers * trials_count),
     }
     return {name: cost for name, cost in costs.items() if name in chosen}
 
@@ -54,7 +67,7 @@ def recovery_passes(study: Study, adapters: int) -> float:
 
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
-    dictionaries = control_dictionaries(study, trials_count)
+    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
     told = [f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "") for name, n in dictionaries.items() if n]
     if passes := recovery_passes(study, adapters):
         told.append(f"loss_recovered {passes:,.0f} passes of a context")

@@ -7,7 +7,7 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
-from deltasae_ray.divergence.paper import paper_table
+from deltasae_ray.divergence.paper import Judged, paper_lines, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
@@ -86,8 +86,10 @@ def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
     p = fitted.point
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    siblings = [f for f in fits if _same(f.point, p) and f.point.documents == "all" and f.point.seed != p.seed]
-    halves = {f.point.documents: f.key for f in fits if _same(f.point, p) and f.point.documents != "all"}
+    alike = [f for f in fits if _same(f.point, p)]
+    siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
+    halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
+    featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
     random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
     return LeafSpec(
         adapter=p.adapter,
@@ -106,6 +108,8 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
         second=siblings[0].key if siblings else None,
         half_a=halves.get("A"),
         half_b=halves.get("B"),
+        gaussian=featureless.get("gaussian"),
+        frozen_decoder=featureless.get("frozen_decoder"),
     )
 
 
@@ -136,8 +140,10 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     write_table(study.storage, found.rows)
     largest = _largest(made)
     leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
-    judged = [leaf for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
-    study.storage.write_bytes("paper.md", paper_table(judged).encode())
+    ranks = {a.name: a.rank for a in made.harvest.adapters}
+    judged = [Judged(ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
+    paper = paper_lines(judged, found.behaviour)
+    study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, marked)
     has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
@@ -158,6 +164,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage).items()),
         statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
+        paper=tuple(paper),
         failures={trial.name: error for trial, error in made.failed.items()},
         **results.what_was_run(study, made.harvest),
     )

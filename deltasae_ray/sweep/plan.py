@@ -125,7 +125,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     whole, body = _parameters(study)
     documents = DOCUMENTS + UNRELATED_DOCUMENTS * (len(study.corpus.names) - 1)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
-    controls = len(study.layers) + sum(control_dictionaries(study, trials).values())
+    controls = len(study.layers) + sum(control_dictionaries(cfg, len(study.layers), trials).values())
     step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.sizes)
     work = {
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,

@@ -54,6 +54,8 @@ def test_adapters_are_compared_with_each_other(rows: list) -> None:
     between = [r for r in rows if r.metric == "max_cosine_adapters"]
     assert {(r.adapter, r.reference) for r in between} == {("r2", "r4")}
     assert all(r.value > 0.6 for r in between)  # they share half of their atoms
+    missing = [r for r in rows if r.metric == "missing_share_adapters"]
+    assert len(missing) == len(LAYERS) and all(0.3 < r.value < 0.95 and r.null == 1 for r in missing)
 
 
 def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:

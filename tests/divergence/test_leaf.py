@@ -11,6 +11,7 @@ from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, metric,
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.errors import GeometryError
 from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, dictionary_of, half, inputs_of, units
 
@@ -33,7 +34,9 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     near = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     nearby = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
-    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), dictionary_of(units(64, g), rows), halves)
+    random = dictionary_of(units(64, g), rows)
+    gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
+    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, random, units(64, g))
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +96,16 @@ def test_rescaling_deltas_leaves_scale_free_metrics_alone(inputs: LayerInputs, l
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
     alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None)
+    featureless = (dictionary_of(d.W_dec, rows) for d in (leaf.gaussian, leaf.frozen_decoder) if d is not None)
     one, other = leaf.halves or ()
-    scaled = LeafInputs(*alone, halves=(dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])))
+    halves = dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])
+    scaled = LeafInputs(*alone, halves, *featureless, leaf.untrained)
     found = compare(loud, scaled, SETTINGS)
-    changes = ("monitor_", "reference_fvu", "paper_relative", "delta_relative", "cka_adapted")
+    changes = ("monitor_", "reference_fvu", "paper_relative_error", "delta_relative", "delta_norm", "cka_adapted")
     for name, m in measures.items():
         if not name.startswith(changes) and m.value is not None:
             assert found[name].value == pytest.approx(m.value, rel=2e-2, abs=2e-3), name
+    assert found["delta_norm"].value == pytest.approx(10 * measures["delta_norm"].value, rel=1e-4)
     assert found["delta_relative_energy"].value == pytest.approx(100 * measures["delta_relative_energy"].value, rel=1e-4)
 
 
@@ -123,8 +129,9 @@ def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(kind: s
     for name in ("missing_share", "missing_share_no_top3", "fvu_delta", "fvu_reference", "monitor_r2", "k_at_fvu", "subspace_score"):
         assert found[name].value is None and found[name].reason, name
     if kind == "zero":
-        assert found["delta_relative_energy"].value == 0
-        assert all(m.value is None for name, m in found.items() if name != "delta_relative_energy")
+        sizes = ("delta_relative_energy", "delta_norm")
+        assert all(found[name].value == 0 for name in sizes)
+        assert all(m.value is None for name, m in found.items() if name not in sizes)
     else:
         assert found["mean_share"].value == pytest.approx(1)
 

@@ -1,38 +1,76 @@
 """The published figures beside ours."""
 
+from dataclasses import astuple
+
 from deltasae_ray.divergence.catalogue import metric
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.paper import LAYERS, PUBLISHED, paper_table
-from deltasae_ray.divergence.verdict import LeafFigures
+from deltasae_ray.divergence.paper import LAYERS, NOTES, PUBLISHED, RANKS, Judged, Line, paper_lines, paper_table
+from deltasae_ray.divergence.verdict import Behaviour, LeafFigures
 
 
-def leaf(layer: int, **measures: Measure) -> LeafFigures:
-    return LeafFigures(layer, 512, 8, 0, measures)
+def judged(layer: int, rank: int = 4, **measures: Measure) -> Judged:
+    return Judged(rank, LeafFigures(layer, 512, 8, 0, measures))
 
 
-def lines(leaves: list[LeafFigures], title: str) -> list[list[str]]:
-    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in paper_table(leaves).splitlines()]
-    return [row for row in rows if row[0] == title]
+def lines(found: list[Judged], title: str) -> list[Line]:
+    return [line for line in paper_lines(found) if line.figure == title]
 
 
 def test_every_metric_named_here_is_in_the_catalogue() -> None:
     for figure in PUBLISHED:
-        for name in (figure.as_published, *figure.calibrated):
-            assert not name or metric(name)
-        assert len(figure.values) in (1, len(LAYERS))
+        for name in (*figure.as_published, *figure.calibrated, *filter(None, [figure.untrained])):
+            assert metric(name)
+        assert len(figure.values) == len(RANKS) if figure.by_rank else len(figure.values) in (1, len(LAYERS))
 
 
 def test_means_over_adapters_stand_beside_the_papers_value_with_their_nulls() -> None:
-    both = [leaf(12, paper_max_cosine=Measure(v, null=0.066), max_cosine=Measure(v + 0.3, null=0.36)) for v in (0.06, 0.08)]
-    assert lines(both, "mean max-cosine") == [["mean max-cosine", "12", "0.071", "0.07", "0.066", "0.37 (max_cosine)", "0.36"]]
+    both = [
+        judged(12, paper_max_cosine=Measure(v, null=0.066), max_cosine=Measure(v + 0.3, null=0.36), paper_max_cosine_untrained=Measure(0.067))
+        for v in (0.06, 0.08)
+    ]
+    told = Line("mean max-cosine", "12", "0.071", "0.07", "0.066; before training 0.067", "0.37 (max_cosine)", "0.36")
+    assert lines(both, "mean max-cosine") == [told]
 
 
 def test_as_many_layers_as_the_paper_stand_beside_its_own_and_others_beside_its_range() -> None:
-    six = [leaf(layer, paper_relative_error=Measure(1.2, null=1.0)) for layer in range(6)]
-    assert [row[2] for row in lines(six, "relative error of the reference")] == ["2.46", "1.57", "1.28", "1.18", "1.26", "1.14"]
-    assert lines(six[:1], "relative error of the reference")[0][2] == "1.14 to 2.46"
+    six = [judged(layer, paper_relative_error=Measure(1.2, null=1.0)) for layer in range(6)]
+    assert [line.paper for line in lines(six, "relative error of the reference")] == ["2.46", "1.57", "1.28", "1.18", "1.26", "1.14"]
+    assert lines(six[:1], "relative error of the reference")[0].paper == "1.14 to 2.46"
 
 
 def test_what_is_undefined_or_was_not_measured_is_said_so() -> None:
-    row = lines([leaf(12, missing_share=undefined("few directions", null=1.0))], "relative error of the reference")[0]
-    assert row[3:] == ["–", "–", "undefined (missing_share)", "1"]
+    line = lines([judged(12, missing_share=undefined("few directions", null=1.0))], "relative error of the reference")[0]
+    assert astuple(line)[3:] == ("–", "–", "undefined (missing_share)", "1")
+
+
+def test_a_narrow_model_has_its_widest_angle_in_the_place_of_the_papers_and_names_it() -> None:
+    narrow = [judged(12, paper_angle_k64=Measure(80.0, null=83.4), angle_decoder_k64=Measure(70.0, null=75.0))]
+    found = {line.figure: line for line in paper_lines(narrow) if "angle" in line.figure}
+    assert list(found) == ["mean principal angle, k = 64, degrees", "mean principal angle, k = 256, degrees"]
+    assert astuple(found["mean principal angle, k = 256, degrees"])[3:] == ("80 (paper_angle_k64)", "83.4", "70 (angle_decoder_k64)", "75")
+
+
+def test_density_and_norm_stand_by_rank_at_the_deepest_layer() -> None:
+    found = [judged(layer, rank, density=Measure(10.0 * rank)) for layer in (1, 2) for rank in (4, 64)]
+    told = [(line.where, line.paper, line.published) for line in lines(found, "density at the deepest layer")]
+    assert told == [("2, r = 4", "30.3", "40"), ("2, r = 64", "–", "640")]
+
+
+def test_growth_of_the_norm_is_told_beside_that_of_the_residual_stream() -> None:
+    found = [judged(layer, delta_norm=Measure(v), delta_relative_energy=Measure(e)) for layer, v, e in ((5, 2.0, 0.01), (38, 36.0, 0.04))]
+    line = lines(found, "delta norm, first layer to last")[0]
+    assert (line.where, line.paper, line.published, line.calibrated) == ("5 to 38", "× 18", "× 18", "× 2 (of the base's norm)")
+    assert not lines(found[:1], "delta norm, first layer to last")
+    silent = [judged(layer, delta_norm=Measure(0.0), delta_relative_energy=Measure(0.0)) for layer in (5, 38)]
+    assert lines(silent, "delta norm, first layer to last")[0].published == "–"
+
+
+def test_what_an_adapter_does_to_predictions_is_told_by_text() -> None:
+    seen = {"r4": [Behaviour("domain", Measure(-0.4), Measure(0.19, ci=(0.15, 0.24)))]}
+    assert paper_lines([], seen)[-1] == Line("effect on predictions, KL in nats", "r4, domain", "none seen", "–", "–", "0.19 [0.15, 0.24]", "0")
+
+
+def test_the_table_is_markdown_with_its_notes() -> None:
+    table = paper_table(paper_lines([judged(12, paper_max_cosine=Measure(0.07, null=0.066))]))
+    assert {row.count("|") for row in table.splitlines() if row.startswith("|")} == {8}
+    assert all(f"- {note}" in table for note in NOTES)

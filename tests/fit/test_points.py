@@ -9,6 +9,8 @@ from deltasae_ray.fit.points import in_documents
 from tests.fit.made import CFG, KEY, point
 
 DIGESTS = {"r4": "04" * 8, "base": "base"}
+OLD_KEY = "dictionaries/3c4bafc06c63896c"
+"""Of `point()`, as studies in users' storage have it."""
 
 
 def test_a_key_depends_on_everything_that_decides_the_dictionary() -> None:
@@ -19,6 +21,8 @@ def test_a_key_depends_on_everything_that_decides_the_dictionary() -> None:
         point(seed=1).key(KEY, DIGESTS, CFG),
         point(documents="A").key(KEY, DIGESTS, CFG),
         point("base").key(KEY, DIGESTS, CFG),
+        replace(point(), control="gaussian").key(KEY, DIGESTS, CFG),
+        replace(point(), control="frozen_decoder").key(KEY, DIGESTS, CFG),
         point().key(KEY, {"r4": "05" * 8}, CFG),
         point().key("harvest/other", DIGESTS, CFG),
         point().key(KEY, DIGESTS, replace(CFG, steps=61)),
@@ -38,6 +42,10 @@ def test_a_key_depends_on_nothing_else() -> None:
         assert point().key(KEY, DIGESTS, cfg) == key
     renamed = replace(point(), adapter="another name")
     assert renamed.key(KEY, {"another name": "04" * 8}, CFG) == key
+
+
+def test_dictionaries_that_were_fitted_before_there_were_controls_keep_their_key() -> None:
+    assert point().key(KEY, DIGESTS, CFG) == OLD_KEY
 
 
 def test_halves_are_disjoint_by_document_and_about_equal() -> None:

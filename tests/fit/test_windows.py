@@ -87,7 +87,7 @@ def test_every_row_of_a_window_is_seen_before_the_next_window_begins() -> None:
     rows = [torch.randn(128, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     trainer = Trainer(rows[0], Recipe(16, 2, batch_tokens=64, steps=12), seed=0)
     seen: Counter[tuple[int, float]] = Counter()
-    draw = trainer._next_batch
+    draw = trainer.next_batch
     scaling = trainer.scaling
 
     def noted() -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_every_row_of_a_window_is_seen_before_the_next_window_begins() -> None:
             seen[min(((window, float((x - row).abs().sum(1).min())) for window, x in enumerate(rows)), key=lambda f: f[1])[0], 0.0] += 1
         return y
 
-    trainer._next_batch = noted  # type: ignore[method-assign]
+    trainer.next_batch = noted  # type: ignore[method-assign]
     for window, x in enumerate(rows):
         if window:
             trainer.take_window(x, trainer.steps_done, 128 * window)

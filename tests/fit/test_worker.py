@@ -18,6 +18,7 @@ from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fitted_points, keys_of, raise_failures
 from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.recipe import random_rows
 from deltasae_ray.sae.stacked import train_together
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
@@ -182,6 +183,44 @@ def test_reads_are_held_together_only_where_their_dictionaries_stack_and_their_r
     assert stacked(replace(CFG, batch_tokens=10**6)) == [[[1], [1]], [[3], [3]]]
     monkeypatch.setattr(stacks, "_HELD_BYTES", 10)
     assert stacked(CFG, num_bytes=6) == [[[1], [1]], [[3], [3]]]
+
+
+def test_an_interrupted_fit_to_gaussian_rows_draws_the_same_rows_again(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shard holds them: what a later worker makes of the moments is what the first one made."""
+    gaussian, calm = replace(point(), control="gaussian"), Storage(str(tmp_path / "calm"))
+    make_harvest(calm)
+    fit(calm, gaussian)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self: step(self) if self.steps_done < 36 else pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        fit(storage, gaussian)
+    monkeypatch.setattr(Trainer, "step", step)
+    key = keys_of(storage, KEY, [gaussian], CFG)[gaussian]
+    assert checkpoint.steps_done(storage, key) == 30
+    fit(storage, gaussian, point())
+    assert storage.read_bytes(f"{key}/manifest.json") == calm.read_bytes(f"{key}/manifest.json")
+    found = fitted_points(storage, KEY, [gaussian, point()], CFG)
+    assert found[gaussian].rows == found[point()].rows
+    assert found[point()].metrics["fvu"] < found[gaussian].metrics["fvu"]  # both on the real held-out rows, which have atoms
+    assert Dictionary.load(storage.local(key)).meta["control"] == "gaussian"
+
+
+def test_controls_share_the_read_of_what_they_are_held_against(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Counter()
+    read = ShardSet.read
+
+    def counted(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> object:
+        reads[hookpoint, adapter, split] += 1
+        return read(self, hookpoint, adapter, split)
+
+    monkeypatch.setattr(ShardSet, "read", counted)
+    points = [point(), replace(point(), control="gaussian"), replace(point(), control="frozen_decoder")]
+    fit(storage, *points)
+    assert set(reads.values()) == {1} and len(fitted_points(storage, KEY, points, CFG)) == 3
+    frozen = Dictionary.load(storage.local(keys_of(storage, KEY, points, CFG)[points[2]]))
+    assert torch.equal(frozen.W_dec, random_rows(32, D_MODEL, torch.Generator().manual_seed(0)))
 
 
 def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> None:

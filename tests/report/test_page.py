@@ -8,12 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deltasae_ray.divergence.paper import NOTES, Line
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
 from deltasae_ray.storage import Storage
 from tests.report.made import FEW_DIRECTIONS, REFERENCE, make
+
+BASELINES = {"fvu_gaussian": 0.5, "fvu_encoder": 0.45, "fvu_frozen_decoder": 0.8, "max_cosine": 0.4, "max_cosine_gaussian": 0.38}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,25 @@ def test_values_saved_beside_the_page_draw_the_same_page(page: str):
     again = ReportInputs.from_json(make().to_json())
     assert again == make()
     assert render(again) == page
+
+
+def test_the_published_figures_stand_beside_ours_with_what_must_be_known_of_them():
+    line = Line("mean max-cosine", "12", "0.071", "0.07", "0.066; before training 0.067", "0.37 (max_cosine)", "0.36")
+    found = section(render(make(paper=(line,))), "figures")
+    assert "mean max-cosine 12 0.071 0.07 0.066; before training 0.067 0.37 (max_cosine) 0.36" in found
+    assert all(note in found for note in NOTES)
+    assert "Beside the published study" not in section(render(make()), "figures")
+
+
+def test_two_adapters_stand_beside_each_other_with_the_ceiling_of_two_seeds():
+    row = replace(make().rows[0], adapter="r4-s0", reference="r16-s0", metric="cka_adapters", layer=12, d_sae=512, value=0.61, null=0.01)
+    row = replace(row, ceiling=0.84, kappa=0.72, ci_low=None, ci_high=None, reason="the ceiling is that of two training seeds of one rank")
+    rows = (row, replace(row, d_sae=256, value=0.11), replace(row, seed=1, value=0.22))
+    found = section(render(make(rows=rows)), "figures").split("Every measure")[1].split("Two adapters beside each other")[1]
+    told = "0.61 – 0.01 0.84 0.72 the ceiling is that of two training seeds of one rank"
+    assert f"r4-s0, r16-s0 12 Deltas of two adapters alike (CKA) {told}" in found
+    assert "r4-s0, r16-s0 12 Deltas of two adapters alike (CKA) 0.11" not in found
+    assert "Two adapters beside each other" not in section(render(make()), "figures")
 
 
 def test_nan_cannot_be_saved():
@@ -211,6 +233,18 @@ def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
     far = replace(make().planted[1], finding=replace(make().planted[1].finding, table_rank=317))
     assert "It is not among the 10 latents shown." in section(render(make(planted=(far,))), "planted")
     assert "Nothing was planted" in section(render(make(planted_text="", planted=())), "planted")
+
+
+def test_featureless_fits_are_drawn_beside_the_delta_dictionary_and_those_that_are_not_beaten_are_named():
+    cells = [r for r in make().rows if r.metric == "fvu_delta"]
+    rows = [replace(r, metric=m, value=v, ci_low=None, ci_high=None) for r in cells for m, v in BASELINES.items()]
+    rows += [replace(r, metric="gain_over_gaussian", value=-0.01, ci_low=-0.02, ci_high=0.0) for r in cells if r.layer == 15]
+    page = render(make(rows=(*make().rows, *rows)))
+    for title in ("Nearest reference latent, where the answer is known", "Unexplained variance through the dictionary's own encoder"):
+        assert title in section(page, "figures") and title in section(page, "reading")
+    assert "random decoder, trained encoder" in section(page, "figures")
+    assert "does not beat the same recipe on Gaussian deltas in 4 of 4 cells (r4 layer 15; r16 layer 15)" in section(page, "figures")
+    assert "on Gaussian deltas" not in section(render(make()), "figures")
 
 
 def test_every_figure_shown_is_defined(page: str):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from deltasae_ray.errors import DictionaryError, PrecisionError
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.fitting import auto_size, default_steps, effective_rank, fit_dictionary
 from deltasae_ray.sae.metrics import fvu, held_out
+from deltasae_ray.sae.names import Architecture
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
 from tests.sae.planted import planted, rank_one
@@ -101,6 +103,23 @@ def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another() -> N
     a, b, c = (fit_dictionary(x, d_sae=64, k=4, seed=seed, steps=40, batch_tokens=128) for seed in (5, 5, 6))
     assert_equal(a, b)
     assert not torch.equal(a.W_dec, c.W_dec)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard"])
+def test_a_frozen_decoder_keeps_its_random_rows_through_training_and_a_resume_and_explains_less(architecture: Architecture) -> None:
+    x = rank_one(0)[0]  # a start that may look at the rows would hold their one direction
+    recipe = Recipe(48, 4, architecture, batch_tokens=256, steps=120, train_decoder=False)
+    trainer = Trainer(x, recipe, seed=1)
+    start = trainer.weights.decoder.detach().clone()
+    assert start.norm(dim=1).allclose(torch.ones(48)) and (start @ rank_one(0)[1]).abs().max() < 0.6
+    state = run(trainer, 50).state_dict()
+    resumed = Trainer(x, recipe, seed=1)
+    resumed.load_state_dict(json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"})) | {"tensors": state["tensors"]})
+    frozen, again = run(trainer).finish(), run(resumed).finish()
+    assert_equal(frozen, again)
+    assert torch.equal(frozen.W_dec, start) and not torch.equal(frozen.W_enc.T, start)
+    learned = run(Trainer(x, replace(recipe, train_decoder=True), seed=1)).finish()
+    assert held_out(learned, x).fvu < 0.5 * held_out(frozen, x).fvu < 0.5
 
 
 @pytest.mark.parametrize("stop", [1, 37, 60])

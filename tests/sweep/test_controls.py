@@ -1,12 +1,17 @@
-"""Which dictionaries the chosen controls fit, and loss recovered from shards to rows; no Ray here."""
+"""Which dictionaries the chosen controls fit and what is planned of them, and loss recovered from shards to rows; no Ray here."""
 
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.divergence.catalogue import METRICS, PATCHED
+from deltasae_ray.divergence.chance import isotropic_max_cosine
+from deltasae_ray.divergence.matching import max_cosine
 from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -21,11 +26,14 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.sae.recipe import measure, start_rows
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.controls import control_dictionaries, control_points
 from deltasae_ray.sweep.gate import gate_units
+from deltasae_ray.sweep.grid import REFERENCE_SEED, trials
 from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged, recovered_rows
 from tests.harvest.study import corpus, run_units_here
 
@@ -41,7 +49,18 @@ def points(*controls: str, seeds: int = 1) -> list[FitPoint]:
 
 
 def test_no_control_leaves_the_toy_reference() -> None:
-    assert points() == [FitPoint(BASE, layer, 64, 4, "topk", 0, "A") for layer in (1, 2)]
+    assert points() == [FitPoint(BASE, layer, 64, 4, "topk", REFERENCE_SEED, "A") for layer in (1, 2)]
+
+
+def test_what_deltas_are_held_against_starts_from_other_rows_than_any_dictionary_of_the_grid() -> None:
+    """Of one seed and size they would start from the same ones, and match for that alone."""
+    rows = torch.randn(500, 24, generator=torch.Generator().manual_seed(0))
+    grid = {p.seed for t in trials(ADAPTERS, FIT) for p in t.points((1,), 8)}
+    against = {p.seed for p in points("base")}
+    start = {seed: start_rows(rows, measure(rows), 64, torch.Generator().manual_seed(seed)) for seed in (*grid, *against)}
+    chance = isotropic_max_cosine(64, 24)
+    for seed, other in product(grid, against):
+        assert max_cosine(start[seed], start[other]).value == pytest.approx(chance, abs=0.05)
 
 
 def test_fast_is_the_random_adapter_and_the_base_control() -> None:
@@ -50,10 +69,22 @@ def test_fast_is_the_random_adapter_and_the_base_control() -> None:
     assert {(p.adapter, p.documents) for p in found} == {(BASE, "A"), (BASE, "B"), ("random", "all")}
 
 
-def test_full_adds_a_second_seed_and_two_halves_of_every_dictionary() -> None:
+def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_dictionary() -> None:
     added = set(points("full")) - set(points("fast"))
-    assert {(p.seed, p.documents) for p in added} == {(1, "all"), (0, "A"), (0, "B")}
-    assert len(added) == 3 * 2 * len(FIT.d_sae)
+    assert {(p.seed, p.documents, p.control) for p in added} == {
+        (1, "all", "none"), (0, "A", "none"), (0, "B", "none"), (0, "all", "gaussian"), (0, "all", "frozen_decoder"),
+    }  # fmt: skip
+    assert len(added) == 5 * 2 * len(FIT.d_sae)
+
+
+@pytest.mark.parametrize("chosen", [("fast",), ("full",), ("gaussian",), ("frozen_decoder", "split_half")])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[str, ...], seeds: int) -> None:
+    fitted = [p for p in points(*chosen, seeds=seeds) if (p.adapter, p.documents) != (BASE, "A")]
+    cfg = StudyConfig(fit=replace(FIT, seeds=seeds), diverge=DivergeConfig(controls=chosen))  # type: ignore[arg-type]
+    planned = control_dictionaries(cfg, layers=2, trials_count=2)
+    assert sum(planned.values()) == len(fitted)
+    assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)
 
 
 def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:

@@ -1,0 +1,55 @@
+"""What the same recipe finds where there is nothing to find: in Gaussian deltas, and with a decoder that never learns."""
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.alignment import mean_match
+from deltasae_ray.divergence.coding import Sample
+from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
+from deltasae_ray.divergence.matching import best_cosines, matched_draws
+from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.missing import Coding
+from deltasae_ray.divergence.ratios import Counts, Ratio, difference
+from deltasae_ray.divergence.reconstruction import by_encoder, by_pursuit
+
+
+def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> dict[str, Measure]:
+    """How well a dictionary of rows from N(μ, Σ_δ) does on the real deltas, beside the delta dictionary on the same sample.
+
+    It had the deltas' second moments to learn and nothing more. What it reaches, the recipe would have shown of anything with that
+    covariance: V near 0 where the sample's structure is real, and a max-cosine that is a null with training in it.
+
+    Args:
+        delta: coding of the sample by the delta dictionary.
+    """
+    coder, rows, reference = context.coder, living_rows(gaussian), context.reference_rows
+    counts, coding = coder.resamples.counts, context.codings(rows, trimmed=False)
+    own, found = (by_pursuit(coder.sample, c.pursuits[0], min(coder.k, len(c.atoms)), "energy") for c in (delta, coding))
+    drawn, _ = matched_draws(context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
+    return {
+        "fvu_gaussian": found.measure(counts, null=1.0, ceiling=own.value, why="the coded deltas are zero"),
+        "gain_over_gaussian": difference(own, [found], counts),
+        "structure_gaussian": coder.structure(coding).measure,
+        "max_cosine_gaussian": mean_match(best_cosines(rows, reference), np.ones(len(rows)), drawn, None),
+    }
+
+
+def of_frozen_decoder(
+    frozen: DictionaryLike,
+    own: Ratio,
+    raw: Float[Tensor, "token d_model"],
+    mean: Float[Tensor, " d_model"],
+    sample: Sample,
+    counts: Counts,
+) -> dict[str, Measure]:
+    """FVU of the deltas through an encoder that learned to use random unit rows, beside that of the delta dictionary's own encoder.
+
+    Args:
+        own: what the delta dictionary leaves of the same rows.
+        raw: the sample's rows, in raw units.
+        mean: of the training deltas.
+    """
+    left = by_encoder(frozen.decode(frozen.encode(raw)), raw, mean, sample)
+    measure = left.measure(counts, null=1.0, ceiling=own.value if np.isfinite(own.value) else None, why="the coded deltas do not vary")
+    return {"fvu_frozen_decoder": measure, "gain_over_frozen_decoder": difference(own, [left], counts)}

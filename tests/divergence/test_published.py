@@ -1,0 +1,96 @@
+"""Figures as published: what chance gives in each, in closed form, from drawn rows and from a decoder that was never trained."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deltasae_ray.divergence.chance import isotropic_max_cosine, isotropic_median_cosine, isotropic_share_below
+from deltasae_ray.divergence.context import Context, Settings
+from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_match
+from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.published import NOVEL_BELOW, published_angles, published_matching
+from deltasae_ray.divergence.verdict import matching_sentence
+from deltasae_ray.errors import GeometryError
+from deltasae_ray.sae.recipe import measure, start_rows
+from tests.divergence.worlds import D_MODEL, dictionary_of, half, inputs_of
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    g = torch.Generator().manual_seed(0)
+    return Context(inputs_of(half(g), g), Settings(bootstrap=100))
+
+
+def units(rows: int, seed: int, d_model: int = D_MODEL) -> torch.Tensor:
+    """Random unit rows."""
+    return torch.nn.functional.normalize(torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def untrained(d_sae: int, d_model: int) -> torch.Tensor:
+    """The decoder at its start, for rows without any direction of their own."""
+    rows = torch.randn(512, d_model, generator=torch.Generator().manual_seed(5))
+    return start_rows(rows, measure(rows), d_sae, torch.Generator().manual_seed(0))
+
+
+def test_an_untrained_decoder_meets_a_random_reference_at_the_papers_figure_and_the_verdict_calls_that_chance() -> None:
+    """N = 16,384 rows of the reference in d = 3584: how many rows the decoder has decides the interval only, not the mean."""
+    reference = units(16_384, 1, 3584)
+    found = max_cosine(untrained(1024, 3584), reference)
+    assert found.value == pytest.approx(0.0663, abs=5e-4) and found.null == pytest.approx(0.0663, abs=1e-4)
+    assert matching_sentence(found).endswith("at chance")
+    published, calibrated = Measure(0.071, null=found.null), Measure(0.34, null=0.36)
+    said = matching_sentence(published, calibrated, found)
+    assert f"the decoder before training {found.value:.3f}" in said and said.endswith("at chance")
+
+
+def test_median_and_share_by_chance_are_those_of_drawn_rows() -> None:
+    best = best_cosines(units(4000, 2, 96), units(300, 1, 96))
+    assert isotropic_median_cosine(300, 96) == pytest.approx(float(np.median(best)), abs=2e-3)
+    assert isotropic_share_below(0.25, 300, 96) == pytest.approx(float((best < 0.25).mean()), abs=0.02)
+    assert isotropic_median_cosine(16_384, 3584) == pytest.approx(0.0656, abs=1e-4)
+    assert isotropic_share_below(NOVEL_BELOW, 16_384, 3584) > 0.999
+    assert isotropic_median_cosine(1, 96) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(GeometryError, match="at least 2 dimensions"):
+        isotropic_median_cosine(10, 1)
+
+
+def test_random_rows_have_the_median_share_and_angles_of_chance(context: Context) -> None:
+    rows = units(2000, 3)
+    isotropic = replace(context.inputs, reference=dictionary_of(units(400, 4), rows))
+    random, other = dictionary_of(rows, rows), Context(isotropic, context.settings)
+    found = published_matching(other, random, rows)
+    assert found["paper_max_cosine_untrained"].value == pytest.approx(found["paper_max_cosine"].value, abs=1e-6)
+    for name in ("paper_max_cosine", "paper_median_cosine"):
+        assert found[name].value == pytest.approx(found[name].null, abs=0.01), name
+    assert found["paper_novel_share"].value == pytest.approx(found["paper_novel_share"].null, abs=0.02)
+    for name, m in published_angles(other, random).items():
+        assert m.value == pytest.approx(m.null, abs=4), name
+
+
+def test_a_copy_of_the_reference_is_at_1_and_nothing_of_it_is_novel(context: Context) -> None:
+    copy = dictionary_of(context.inputs.reference.W_dec, torch.from_numpy(context.inputs.delta_fit))
+    found = published_matching(context, copy, None)
+    assert found["paper_max_cosine"].value == pytest.approx(1) and found["paper_median_cosine"].value == pytest.approx(1)
+    assert found["paper_novel_share"].value == 0 and "paper_max_cosine_untrained" not in found
+    angles = published_angles(context, copy)
+    assert max(m.value for m in angles.values()) < 1e-5
+
+
+def test_angles_of_fewer_rows_than_directions_are_undefined(context: Context) -> None:
+    few = dictionary_of(units(3, 0), torch.from_numpy(context.inputs.delta_fit), k=2)
+    found = published_angles(context, few)
+    assert found["paper_angle_k2"].value is not None and "fewer than 4 directions" in found["paper_angle_k4"].reason
+
+
+def test_a_median_is_judged_by_signs_and_its_interval_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    null = rng.normal(0.3, 0.05, (5, 400))
+    by_chance, shifted = median_match(rng.normal(0.3, 0.05, 400), null, None), median_match(rng.normal(0.33, 0.05, 400), null, None)
+    assert by_chance.p > 0.05 > 1e-6 > shifted.p and by_chance.kappa is None
+    covered = [m.ci[0] <= 0.3 <= m.ci[1] for m in (median_match(rng.normal(0.3, 0.05, 101), null, None) for _ in range(400))]
+    assert 0.92 < np.mean(covered) < 0.99
+    half_way = median_match(rng.normal(0.45, 0.05, 400), null, rng.normal(0.6, 0.05, 400))
+    assert half_way.kappa == pytest.approx(0.5, abs=0.05) and half_way.ceiling == pytest.approx(0.6, abs=0.02)
+    assert isotropic_max_cosine(16_384, 3584) == pytest.approx(0.0663, abs=1e-4)
