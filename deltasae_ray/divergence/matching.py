@@ -134,7 +134,8 @@ def antipodal_share(decoder: Matrix, threshold: float = 0.9) -> Measure:
     rows = matrix(decoder, "decoder")
     if len(rows) < 2:
         return undefined("one latent has no partner", n=len(rows))
-    return Measure(fraction_above(best_cosines(-rows, rows), threshold), null=0.0, n=len(rows))
+    value = fraction_above(best_cosines(-rows, rows), threshold)
+    return Measure(value, null=0.0, n=len(rows), reason="interval undefined: a property of one dictionary")
 
 
 def matched_draws(
