@@ -188,8 +188,8 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
 
 
 def effective_latents(codes: Float[Tensor, "token latent"], sample: Sample) -> Measure:
-    """exp H(p), p_i ∝ E[z_i²]. The interval is a jackknife over documents: an entropy of resampled counts is too low, one time in every
-    resample, and a percentile of them would lie below the figure itself.
+    """exp H(p), p_i ∝ E[z_i²]. An entropy of few documents is too low, and of a resample of them lower still: the interval is a jackknife
+    over documents about the figure less the jackknife's estimate of that bias, and reaches to the figure itself.
     """
     sums = document_sums(codes.double().square().cpu().numpy(), sample.document, sample.num_docs)
     total = sums.sum(0)
@@ -199,8 +199,10 @@ def effective_latents(codes: Float[Tensor, "token latent"], sample: Sample) -> M
     if sample.num_docs < MIN_DOCUMENTS:
         return measure.because(TOO_FEW_DOCUMENTS.format(n=sample.num_docs))
     assert measure.value is not None
-    (low, high), _ = jackknife_interval(measure.value, _perplexity(total - sums))
-    return measure.within(max(1.0, low), min(float(len(total)), high))
+    deleted = _perplexity(total - sums)
+    unbiased = measure.value + (len(sums) - 1) * (measure.value - float(deleted.mean()))
+    (low, high), _ = jackknife_interval(unbiased, deleted)
+    return measure.within(max(1.0, min(low, measure.value)), max(measure.value, min(float(len(total)), high)))
 
 
 def _perplexity(energy: Float[np.ndarray, "row latent"]) -> Float[np.ndarray, " row"]:

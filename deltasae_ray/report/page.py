@@ -42,6 +42,7 @@ def render(inputs: ReportInputs) -> str:
         statements=[typeset.prose(s) for s in _statements(inputs)],
         headline=headline(inputs),
         headline_notes=headline_notes(inputs),
+        kappa_notes=wording.kappa_notes(inputs.rows),
         figures=drawn,
         catalogue=_catalogue(inputs),
         splits=list(dict.fromkeys(s for c in inputs.corpora for s in c.tokens)),
