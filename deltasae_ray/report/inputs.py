@@ -143,7 +143,7 @@ class LatentGroup:
 
 @dataclass(frozen=True)
 class Timing:
-    """One stage of the run; None where it was not planned, or did not run."""
+    """One stage of the study; seconds are None where it was not planned, or did not run."""
 
     stage: str
     planned_s: float | None

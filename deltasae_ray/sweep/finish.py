@@ -155,7 +155,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         latents=groups,
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
-        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.seconds.items()),
+        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage).items()),
         statements=(*_statements(study), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         failures={trial.name: error for trial, error in made.failed.items()},

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.models.load import blocks, empty_model
+from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
 from deltasae_ray.sweep.study import Study
@@ -19,6 +20,7 @@ _GPU_FLOPS = 2e13
 _OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "diverge": 10.0}
 _TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 6.0, 129
 
+TIMINGS = "timings.json"
 STAGES = ("adapt", "harvest", "fit", "diverge", "report")
 
 
@@ -120,6 +122,13 @@ class Clock:
             yield
         finally:
             self.seconds[name] = time.monotonic() - start
+
+    def longest(self, storage: Storage) -> dict[str, float]:
+        """Stage → the longest it took in any run of this study, kept in its root: one that finds it done tells no cost."""
+        kept = storage.read_json(TIMINGS) if storage.exists(TIMINGS) else {}
+        longest = {stage: max(took, kept.get(stage, 0.0)) for stage, took in self.seconds.items()}
+        storage.write_json(TIMINGS, longest)
+        return longest
 
     def beside(self, plan: Plan) -> str:
         """A table of planned and actual minutes."""

@@ -23,6 +23,11 @@ FLAGS = [
 ]  # fmt: skip
 
 
+def shown(element: str) -> str:
+    """The expression "this element is there and takes up room"."""
+    return f"(e => !!e && e.getClientRects().length > 0)({element})"
+
+
 class Page:
     """One tab."""
 
@@ -60,12 +65,29 @@ class Page:
         raise TimeoutError(f"{expression} stayed false for {seconds} s; the page says: {self.ask('document.body.innerText')[:2000]}")
 
     def click(self, element: str) -> None:
-        """A real click into the middle of the element that a JavaScript expression gives, once it is there."""
-        self.wait_for(f"!!({element})")
-        box = f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); return b; }})({element})"
-        x, y = self.ask(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box})")
+        """A real click into the middle of the element that a JavaScript expression gives, once it is shown and stands still."""
+        self.wait_for(shown(element))
+        self.ask(f"({element}).scrollIntoView({{block: 'center'}})")
+        place = f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({element}).getBoundingClientRect())"
+        x, y = self.wait_for(f"new Promise(d => {{ const a = {place}; setTimeout(() => d({place}.join() == a.join() && a), 100) }})")
         for event in ("mouseMoved", "mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=event, x=x, y=y, button="none" if event == "mouseMoved" else "left", clickCount=1)
+
+    def click_until(self, element: str, done: str, *, opener: str = "") -> None:
+        """Clicks until an expression holds: a page that draws itself anew between looking for an element and the click loses the click.
+
+        Args:
+            opener: what to click first where `element` is not shown, such as the field of a list that closed again.
+        """
+        for _ in range(10):
+            if opener and not self.ask(shown(element)):
+                self.click(opener)
+            with contextlib.suppress(TimeoutError):
+                self.wait_for(shown(element), 10)
+                self.click(element)
+                self.wait_for(done, 10)
+                return
+        raise TimeoutError(f"{done} stayed false after ten clicks on {element}")
 
     def picture(self, path: Path, *, whole: bool = True) -> Path:
         """A PNG of the whole page, or of what the window shows."""

@@ -40,13 +40,13 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 def show(page: Page, tab: str) -> None:
-    page.click(f"[...document.querySelectorAll('[role=tab]')].find(e => e.innerText == '{tab}')")
+    found = f"[...document.querySelectorAll('[role=tab]')].find(e => e.innerText == '{tab}')"
+    page.click_until(found, f"({found}).dataset.state == 'active'")
 
 
 def choose(page: Page, axis: str, value: str) -> None:
-    page.click(f"document.getElementById('{axis}')")
-    page.click(f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText == '{value}')")
-    page.wait_for(f"document.getElementById('{axis}').innerText == '{value}'")
+    option = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText == '{value}')"
+    page.click_until(option, f"document.getElementById('{axis}').innerText == '{value}'", opener=f"document.getElementById('{axis}')")
 
 
 def plotted(page: Page, what: str) -> list:
@@ -56,9 +56,11 @@ def plotted(page: Page, what: str) -> list:
 
 def test_parallel_coordinates_have_rank_size_layer_and_a_metric(comparison: Page) -> None:
     show(comparison, "Parallel Coordinates Plot")
-    comparison.click("document.querySelector('[role=tabpanel][data-state=active] .du-bois-light-select-selector')")
-    comparison.click("[...document.querySelectorAll('.du-bois-light-select-item-option')].find(e => e.innerText.trim() == 'rank')")
-    comparison.wait_for("document.querySelector('.js-plotly-plot').data[0].dimensions.some(d => d.label == 'rank')")
+    comparison.click_until(
+        "[...document.querySelectorAll('.du-bois-light-select-item-option')].find(e => e.innerText.trim() == 'rank')",
+        "document.querySelector('.js-plotly-plot').data[0].dimensions.some(d => d.label == 'rank')",
+        opener="document.querySelector('[role=tabpanel][data-state=active] .du-bois-light-select-selector')",
+    )
     axes = {d["label"]: d["values"] for d in plotted(comparison, "dimensions")}
     drawn = zip(*(axes[name] for name in ("rank", "d_sae", "layer", "missing_share")), strict=True)
     assert sorted(drawn) == sorted((*point, share(*point)) for point in GRID)
