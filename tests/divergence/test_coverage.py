@@ -1,5 +1,8 @@
 """Over 200 planted repetitions, 95 % intervals hold the truth 90-98 % of the time, and null p-values are uniform."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from deltasae_ray.divergence.missing import Coder, make_coder, share_missing
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows
 from deltasae_ray.divergence.reconstruction import by_pursuit
 from deltasae_ray.divergence.rotation import subspace_score
+from deltasae_ray.divergence.seeds import Cell, over_seeds
 from deltasae_ray.divergence.shares import novel_share
 from deltasae_ray.divergence.size import spectrum_measures
 from deltasae_ray.divergence.statistics import welch_p
@@ -67,18 +71,45 @@ def coder_for(deltas: torch.Tensor, training: torch.Tensor, moments: Moments, se
     return make_coder(deltas, training, docs, moments, k=ACTIVE, draws=5, bootstrap=400, max_tokens=len(deltas), seed=seed)
 
 
-def test_the_missing_share_covers_its_value_on_all_documents() -> None:
+@cache
+def missing_shares() -> tuple[float, list[Measure]]:
+    """M on very many documents, and M on each of REPETITIONS samples of DOCUMENTS."""
     atoms, reference, moments, training = setting()
 
-    def share(count: int, seed: int, draws: int = 5):  # noqa: ANN202
+    def share(count: int, seed: int, draws: int = 5) -> Measure:
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
         coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
         return share_missing(coder.structure(coder.code(reference)), coder.structure(coder.code(atoms)), 30.0)
 
     truth = share(2000, 7, draws=40).value
-    found = [share(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+    assert truth is not None
+    return truth, [share(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+
+
+def test_the_missing_share_covers_its_value_on_all_documents() -> None:
+    truth, found = missing_shares()
     assert 0.90 <= coverage([m.ci[0] <= truth <= m.ci[1] for m in found]) <= 0.98
+
+
+@pytest.mark.parametrize(("seeds", "cells"), [(2, 6), (3, 2)])
+def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seeds(seeds: int, cells: int) -> None:
+    """Seeds move M by a known spread, as large as that over documents; intervals of single seeds, which do not know it, miss far more."""
+    truth, found = missing_shares()
+    spread, rng = float(np.std([m.value for m in found])) * np.sqrt(seeds), np.random.default_rng(seeds)
+
+    def moved(m: Measure, by: float) -> Measure:
+        return replace(m, value=m.value + by, ci=(m.ci[0] + by, m.ci[1] + by))
+
+    hits, alone = [], []
+    for i in range(REPETITIONS):
+        here = [found[(i + c) % REPETITIONS] for c in range(cells)]
+        made = [Cell((c,), {s: moved(m, spread * rng.standard_normal()) for s in range(seeds)}) for c, m in enumerate(here)]
+        ci = over_seeds("missing_share", made)[(0,)].ci
+        hits.append(ci[0] <= truth <= ci[1])
+        alone.append(made[0].by_seed[0].ci[0] <= truth <= made[0].by_seed[0].ci[1])
+    assert 0.90 <= coverage(hits) <= 0.99
+    assert coverage(alone) < 0.85
 
 
 def test_fvu_covers_its_value_on_all_documents() -> None:
