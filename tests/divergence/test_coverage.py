@@ -94,7 +94,9 @@ def test_the_missing_share_covers_its_value_on_all_documents() -> None:
 
 @pytest.mark.parametrize(("seeds", "cells"), [(2, 6), (3, 2)])
 def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seeds(seeds: int, cells: int) -> None:
-    """Seeds move M by a known spread, as large as that over documents; intervals of single seeds, which do not know it, miss far more."""
+    """Seeds move M by a known spread, as large as that over documents, drawn five times for each sample of documents; intervals of
+    single seeds, which do not know it, miss far more.
+    """
     truth, found = missing_shares()
     spread, rng = float(np.std([m.value for m in found])) * np.sqrt(seeds), np.random.default_rng(seeds)
 
@@ -102,14 +104,14 @@ def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seed
         return replace(m, value=m.value + by, ci=(m.ci[0] + by, m.ci[1] + by))
 
     hits, alone = [], []
-    for i in range(REPETITIONS):
+    for i in 5 * list(range(REPETITIONS)):
         here = [found[(i + c) % REPETITIONS] for c in range(cells)]
         made = [Cell((c,), {s: moved(m, spread * rng.standard_normal()) for s in range(seeds)}) for c, m in enumerate(here)]
         ci = over_seeds("missing_share", made)[(0,)].ci
         hits.append(ci[0] <= truth <= ci[1])
         alone.append(made[0].by_seed[0].ci[0] <= truth <= made[0].by_seed[0].ci[1])
-    assert 0.90 <= coverage(hits) <= 0.99
-    assert coverage(alone) < 0.85
+    assert 0.90 <= np.mean(hits) <= 0.98
+    assert np.mean(alone) < 0.85
 
 
 def test_fvu_covers_its_value_on_all_documents() -> None:
