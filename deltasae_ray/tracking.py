@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 RECORD = "tracking.json"
 PARTS = ("null", "ceiling", "kappa")
-"""Parts of a Measure that become `<metric>.<part>`; the interval becomes `.ci_low` and `.ci_high`."""
+"""Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`, `.kappa_low` and `.kappa_high`."""
 _BATCH = 1000  # MLflow's limit of metrics per call
 _TAG_CHARS = 5000  # the server's limit of a tag's value
 
@@ -103,13 +103,14 @@ class RunLog:
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
 
     def log_measures(self, measures: Mapping[str, Measure], step: int = 0) -> None:
-        """`<metric>`, `.null`, `.ceiling`, `.kappa`, `.ci_low`, `.ci_high`; "undefined" is a tag `<metric>` with its reason."""
+        """`<metric>`, `.null`, `.ceiling`, `.kappa` and the ends of both intervals; "undefined" is a tag `<metric>` with its reason."""
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
         for name, measure in measures.items():
             parts = {f"{name}.{part}": getattr(measure, part) for part in PARTS}
-            if measure.ci is not None:
-                parts |= {f"{name}.ci_low": measure.ci[0], f"{name}.ci_high": measure.ci[1]}
+            for interval, ends in (("ci", measure.ci), ("kappa", measure.kappa_ci)):
+                if ends is not None:
+                    parts |= {f"{name}.{interval}_low": ends[0], f"{name}.{interval}_high": ends[1]}
             values |= {key: float(value) for key, value in parts.items() if value is not None}
             if measure.value is None:
                 undefined[name] = f"undefined: {measure.reason}"

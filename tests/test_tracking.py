@@ -68,7 +68,7 @@ def log_study(tracker: Tracker, measures: dict[str, Measure]) -> RunLog:
 
 
 M = {
-    "missing_share": Measure(0.55, null=1.0, ceiling=0.1, ci=(0.42, 0.68), kappa=0.5, n=30),
+    "missing_share": Measure(0.55, null=1.0, ceiling=0.1, ci=(0.42, 0.68), kappa=0.5, n=30, kappa_ci=(0.36, 0.64)),
     "cka": Measure(None, reason="8 minibatches are needed, 3 are there"),
 }
 
@@ -97,7 +97,7 @@ def test_measures_become_named_metrics_and_undefined_a_tag_with_its_reason(track
     named = {k: v for k, v in leaf.data.metrics.items() if k != "train.fvu"}
     assert named == {
         "missing_share": 0.55, "missing_share.null": 1.0, "missing_share.ceiling": 0.1, "missing_share.kappa": 0.5,
-        "missing_share.ci_low": 0.42, "missing_share.ci_high": 0.68,
+        "missing_share.ci_low": 0.42, "missing_share.ci_high": 0.68, "missing_share.kappa_low": 0.36, "missing_share.kappa_high": 0.64,
     }  # fmt: skip
     assert leaf.data.tags["cka"] == "undefined: 8 minibatches are needed, 3 are there"
 

@@ -10,7 +10,7 @@ from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec, measures_key
 from deltasae_ray.diverge.measuring import Group, measure_group, read_measures
 from deltasae_ray.diverge.pairs import PairGroup, adapter_pairs, measure_pairs, pair_key
-from deltasae_ray.diverge.table import DivergenceRow, corrected
+from deltasae_ray.diverge.table import DivergenceRow, corrected, seed_rows
 from deltasae_ray.diverge.twins import with_ceilings
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.shards.opening import open_harvest
@@ -26,7 +26,8 @@ def diverge_points(
     cpus_per_task: float = 1.0,
     bar: bool = True,
 ) -> list[DivergenceRow]:
-    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, with p corrected.
+    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and those over seeds, with p
+    corrected.
 
     Args:
         cpus_per_task: CPUs that a task asks Ray for; it uses as many threads.
@@ -45,6 +46,7 @@ def diverge_points(
     ]
     run_tasks(work, cpus_per_task, bar="diverge" if bar else None)
     rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
+    rows += seed_rows(rows)
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
     rows += [DivergenceRow.of(p.one, name, m, reference=p.other.adapter) for p, found in between.items() for name, m in found.items()]
     return corrected(rows)

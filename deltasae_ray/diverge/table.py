@@ -5,13 +5,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltasae_ray.diverge.leaves import LeafSpec
-from deltasae_ray.divergence.catalogue import BETWEEN
+from deltasae_ray.divergence.catalogue import BETWEEN, SEEDS
 from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.seeds import Cell, over_seeds, pooled
 from deltasae_ray.divergence.statistics import benjamini_hochberg
 from deltasae_ray.divergence.verdict import LeafFigures
 from deltasae_ray.storage import Storage
@@ -30,7 +32,8 @@ class DivergenceRow:
     d_sae: int
     k: int
     architecture: str
-    seed: int
+    seed: int | None
+    """Of the dictionary's training; None for a figure over all seeds (`…_seeds`)."""
     reference: str
     """What it is held against: the reference's name, or another adapter's for figures between adapters."""
     metric: str
@@ -45,10 +48,11 @@ class DivergenceRow:
     kappa: float | None
     n: int
     reason: str
+    kappa_low: float | None = None
+    kappa_high: float | None = None
 
     @classmethod
     def of(cls, leaf: LeafSpec, metric: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
-        low, high = m.ci or (None, None)
         return cls(
             adapter=leaf.adapter,
             rank=leaf.rank,
@@ -60,21 +64,43 @@ class DivergenceRow:
             seed=leaf.seed,
             reference=reference or leaf.reference_name,
             metric=metric,
-            value=m.value,
-            null=m.null,
-            ceiling=m.ceiling,
-            ci_low=low,
-            ci_high=high,
-            p=m.p,
-            kappa=m.kappa,
-            n=m.n,
-            reason=m.reason,
+            **_parts(m),
         )
+
+    def over_seeds(self, m: Measure) -> "DivergenceRow":
+        """The row of the same metric over all seeds."""
+        return replace(self, seed=None, metric=f"{self.metric}{SEEDS}", **_parts(m))
 
     @property
     def measure(self) -> Measure:
-        ci = None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
-        return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, self.reason)
+        ci, kappa_ci = _pair(self.ci_low, self.ci_high), _pair(self.kappa_low, self.kappa_high)
+        return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, self.reason, kappa_ci)
+
+
+def _parts(m: Measure) -> dict[str, Any]:
+    low, high = m.ci or (None, None)
+    kappa_low, kappa_high = m.kappa_ci or (None, None)
+    ends = {"ci_low": low, "ci_high": high, "kappa_low": kappa_low, "kappa_high": kappa_high}
+    return {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason")} | ends
+
+
+def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)
+
+
+def seed_rows(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
+    """A row over seeds for every metric that a dictionary enters, where two seeds or more were measured. From the rows alone: the leaves'
+    measures stay as they are stored when a seed is added.
+    """
+    shapes: dict[tuple, dict[tuple, dict[int, DivergenceRow]]] = defaultdict(lambda: defaultdict(dict))
+    for r in rows:
+        if r.seed is not None and not r.metric.endswith(BETWEEN) and pooled(r.metric):
+            shapes[r.metric, r.d_sae, r.k, r.architecture][r.adapter, r.layer, r.reference][r.seed] = r
+    out = []
+    for (name, *_), places in shapes.items():
+        cells = [Cell(place, {seed: by_seed[seed].measure for seed in sorted(by_seed)}) for place, by_seed in places.items()]
+        out += [places[place][min(places[place])].over_seeds(m) for place, m in over_seeds(name, cells).items()]
+    return out
 
 
 def corrected(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
@@ -109,9 +135,14 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
 
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
-    """The rows of one adapter as the verdict reads them; figures between adapters are left out."""
+    """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures between adapters are left out."""
     found: dict[tuple, dict[str, Measure]] = defaultdict(dict)
+    together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
         if r.adapter == adapter and not r.metric.endswith(BETWEEN):
-            found[r.layer, r.d_sae, r.k, r.seed, r.architecture][r.metric] = r.measure
-    return [LeafFigures(*shape[:4], measures=measures) for shape, measures in sorted(found.items(), key=lambda item: item[0])]
+            shape = (r.layer, r.d_sae, r.k, r.architecture)
+            (together[shape] if r.seed is None else found[*shape, r.seed])[r.metric] = r.measure
+    return [
+        LeafFigures(layer, d_sae, k, seed, found[layer, d_sae, k, architecture, seed] | together[layer, d_sae, k, architecture])
+        for layer, d_sae, k, architecture, seed in sorted(found, key=lambda shape: (*shape[:3], shape[4], shape[3]))
+    ]

@@ -16,18 +16,12 @@ from deltasae_ray.divergence.matching import (
     matched_draws,
     max_cosine,
     median_match,
-    one_to_one,
     weighted_mean,
 )
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import matched_rows
+from deltasae_ray.divergence.shares import REPEATS, novel_halves, novel_share, share_of_latents, shared_one_to_one
 from deltasae_ray.divergence.statistics import kappa, welch_p
-
-SHARED = (0.5, 0.7, 0.9)
-"""Cosines from which two latents are counted as shared."""
-REPEATS = 0.7
-"""Cosine from which a latent counts as found again by a second seed."""
-NOVEL_QUANTILE = 0.95
 
 
 def matching_measures(
@@ -49,7 +43,7 @@ def matching_measures(
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
         "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),
         "max_cosine_back": _matched_back(context, found.signed_back, len(rows)),
-        "novel_share": _novel(found.absolute, absolute, None if twin is None else twin.absolute),
+        "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
         "antipodal_share": antipodal_share(rows),
     }
     if context.inputs.base_control is not None:
@@ -57,9 +51,9 @@ def matching_measures(
     if random_adapter is not None:
         measures["max_cosine_random_adapter"] = max_cosine(living_rows(random_adapter), reference)
     if twin is not None:
-        repeats = twin.absolute >= REPEATS
-        measures["repeat_share"] = Measure(float(repeats.mean()), null=fraction_above(_drawn_repeats(context, rows), REPEATS), n=len(rows))
-    return measures | _shared(context, rows, reference, second)
+        null = fraction_above(_drawn_repeats(context, rows), REPEATS)
+        measures["repeat_share"] = share_of_latents(twin.absolute >= REPEATS, null=null)
+    return measures | shared_one_to_one(context, rows, reference, second)
 
 
 def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
@@ -67,8 +61,11 @@ def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike)
     rows, others = living_rows(one), living_rows(other)
     _, null = matched_draws(context.delta.spectrum, others, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
     best = best_cosines(rows, others, absolute=True)
-    repeats = Measure(fraction_above(best, REPEATS), null=fraction_above(null.ravel(), REPEATS), n=len(rows))
-    return {"max_abs_cosine_halves": mean_match(best, np.ones(len(rows)), null, None), "repeat_share_halves": repeats}
+    return {
+        "max_abs_cosine_halves": mean_match(best, np.ones(len(rows)), null, None),
+        "repeat_share_halves": share_of_latents(best >= REPEATS, null=fraction_above(null.ravel(), REPEATS)),
+        "novel_share_halves": novel_halves(context, rows, others),
+    }
 
 
 def mean_match(
@@ -77,6 +74,11 @@ def mean_match(
     null: Float[np.ndarray, "draw latent"],
     twin: Float[np.ndarray, " latent"] | None,
 ) -> Measure:
+    """Weighted mean over latents, with its place between the mean of the null's atoms and that of the twin.
+
+    Args:
+        twin: of the same latents with a second seed's.
+    """
     if not weights.any():
         return undefined("no latent carries energy", n=len(values))
     value, se = weighted_mean(values, weights)
@@ -90,7 +92,24 @@ def mean_match(
     ratio, reason = kappa(value, center, ceiling, gap_se, "greater")
     p = welch_p(values, null.ravel(), "greater") if (weights == weights[0]).all() else _weighted_p(value - center, se, null, freedom)
     ci = max(-1.0, value - reach), min(1.0, value + reach)
-    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values)).because(reason)
+    place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, null, ratio, freedom)
+    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because(reason)
+
+
+def _kappa_interval(
+    values: np.ndarray, twin: np.ndarray, weights: np.ndarray, null: np.ndarray, place: float, freedom: float
+) -> tuple[float, float]:
+    """A jackknife that leaves out one latent at a time, from value and ceiling at once: they are means over the same latents, and rise
+    and fall together. The null's atoms are independent of them and of each other, and enter as variance, by
+    ∂κ/∂null = -(1 - κ)/(ceiling - null).
+    """
+    w, center, n = weights / weights.sum(), float(null.mean()), len(weights)
+    without_v, without_c = (((w @ x) - w * x) / (1 - w) for x in (values, twin))
+    deleted = (without_v - center) / (without_c - center)
+    of_null = (1 - place) ** 2 * float(null.var(ddof=1)) / null.size / (float(w @ twin) - center) ** 2
+    variance = (n - 1) / n * float(((deleted - deleted.mean()) ** 2).sum()) + of_null
+    reach = float(stats.t.ppf(0.975, freedom)) * float(np.sqrt(variance))
+    return place - reach, place + reach
 
 
 def _weighted_p(gap: float, se: float, null: np.ndarray, freedom: float) -> float:
@@ -116,34 +135,8 @@ def _control(context: Context, control: Tensor) -> Measure:
     return mean_match(best_cosines(control, context.reference_rows), np.ones(len(control)), null, None)
 
 
-def _novel(values: np.ndarray, null: np.ndarray, twin: np.ndarray | None) -> Measure:
-    """Share of the latents that come no nearer to the reference than 95 % of covariance-matched atoms do."""
-    bar = float(np.quantile(null, NOVEL_QUANTILE))
-    value = float((values < bar).mean())
-    n = len(values)
-    low, high = (float(x) for x in stats.binomtest(round(value * n), n).proportion_ci(method="wilson"))
-    p = float(stats.binomtest(round(value * n), n, NOVEL_QUANTILE, alternative="less").pvalue)
-    return Measure(value, null=NOVEL_QUANTILE, ceiling=None if twin is None else float((twin < bar).mean()), ci=(low, high), p=p, n=n)
-
-
 def _drawn_repeats(context: Context, rows: Tensor) -> np.ndarray:
     generator = torch.Generator().manual_seed(context.settings.seed)
     return best_cosines(rows, matched_rows(context.delta.spectrum, len(rows), generator), absolute=True)
 
 
-def _shared(context: Context, rows: Tensor, reference: Tensor, second: DictionaryLike | None) -> dict[str, Measure]:
-    """Shares of the latents with a partner of their own in the reference (one-to-one, |cos|)."""
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    pairs, drawn = one_to_one(rows, reference), one_to_one(matched_rows(context.delta.spectrum, len(rows), generator), reference)
-    twin = None if second is None else one_to_one(rows, living_rows(second))
-    names = {f"shared_{round(100 * bar)}": bar for bar in SHARED}
-    if pairs is None or drawn is None:
-        reason = f"{len(rows)} x {len(reference)} latents are too many for a one-to-one assignment"
-        return {name: undefined(reason, n=len(rows)) for name in names}
-    measures = {}
-    for name, bar in names.items():
-        count, n = int((pairs >= bar).sum()), len(rows)
-        low, high = (float(x) for x in stats.binomtest(count, n).proportion_ci(method="wilson"))
-        best = None if twin is None else float((twin >= bar).sum() / n)
-        measures[name] = Measure(count / n, null=float((drawn >= bar).sum() / n), ceiling=best, ci=(low, high), n=n)
-    return measures

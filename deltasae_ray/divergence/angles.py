@@ -1,21 +1,33 @@
 """Principal angles as figures: over a curve of k, each with a covariance-matched null, a ceiling and an interval."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
+from deltasae_ray.divergence.context import GROUPS, Context, DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, refined_subspace
+from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group, refined_subspace
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, document_codes, document_sums, draws_p, jackknife_interval, kappa
-from deltasae_ray.divergence.subspaces import decoder_spectrum, mean_degrees, principal_angles, subspace_overlap
+from deltasae_ray.divergence.statistics import (
+    MIN_DOCUMENTS,
+    TOO_FEW_DOCUMENTS,
+    TOO_FEW_TRAINING_DOCUMENTS,
+    document_codes,
+    document_sums,
+    draws_p,
+    jackknife_interval,
+    kappa,
+)
+from deltasae_ray.divergence.subspaces import decoder_spectrum, mean_degrees, principal_angles
 
 _OVERSAMPLING = 16
 """Directions beyond the last k that the jackknife's subspace iteration carries along."""
+REFITS = "interval undefined: one dictionary, it takes refitted ones (see …_seeds)"
 
 
 def curve(d_model: int) -> list[int]:
@@ -31,39 +43,87 @@ def angle(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
 def pca_angles(context: Context) -> dict[str, Measure]:
     """Leading k principal directions of the deltas against those of the base activations, both of the training rows.
 
-    Null: the span of k directions drawn from N(0, Σ_δ). Ceiling: the deltas' own directions on the evaluation documents. Interval: a
-    jackknife over tenths of the training documents.
+    Null: the span of k directions drawn from N(0, Σ_δ). Ceiling: the deltas' own directions on the evaluation documents. Intervals: a
+    jackknife over tenths of the training documents; for kappa a tenth of the evaluation documents is left out with each, so that value,
+    null and ceiling move together (the drawn directions stay, and their spread enters as variance).
     """
     delta, base = context.delta.spectrum, context.base.spectrum
-    again = Moments.of(context.inputs.delta_eval).spectrum
-    draws = _drawn_directions(delta, context)
-    refitted = _jackknifed_subspaces(context)
-    num_docs = document_codes(context.inputs.fit_docs)[1]
-    measures: dict[str, Measure] = {}
-    for k in curve(len(delta.values)):
-        a, b = delta.top(k), base.top(k)
-        if k > min(delta.rank, base.rank):
-            reason = f"fewer than {k} directions hold any energy"
-            measures |= {f"angle_pca_k{k}": undefined(reason), f"overlap_pca_k{k}": undefined(reason)}
-            continue
-        value, ceiling = angle(a, b), angle(a, again.top(k))
-        null = np.array([angle(d[:, :k], b) for d in draws])
-        deleted = np.array([angle(x[:, :k], y[:, :k]) for x, y in refitted])
-        interval, se = jackknife_interval(value, deleted)
-        ratio, reason = kappa(value, float(null.mean()), ceiling, float(np.hypot(se, null.std(ddof=1))), "less")
-        few = num_docs < MIN_DOCUMENTS
-        measure = Measure(
-            value,
-            null=float(null.mean()),
-            ceiling=ceiling,
-            ci=None if few else _within(interval, 0, 90),
-            p=draws_p(value, null, "less"),
-            kappa=ratio,
-        )
-        measures[f"angle_pca_k{k}"] = replace(measure, n=num_docs).because(reason)
-        overlap = subspace_overlap(a, b)
-        measures[f"overlap_pca_k{k}"] = Measure(overlap, null=k / len(delta.values), ceiling=subspace_overlap(a, again.top(k)), n=num_docs)
+    num_docs, d_model = document_codes(context.inputs.fit_docs)[1], len(delta.values)
+    steps = [k for k in curve(d_model) if k <= min(delta.rank, base.rank)]
+    missing = {k: undefined(f"fewer than {k} directions hold any energy") for k in curve(d_model) if k not in steps}
+    measures = {f"{name}_pca_k{k}": m for k, m in missing.items() for name in ("angle", "overlap")}
+    if not steps:
+        return measures
+    groups = _moments_by_eval_group(context)
+    again = reduce(add, groups)
+    drawn = [np.linalg.qr(d.double().numpy())[0] for d in _drawn_directions(delta, context)]
+    whole = _Placed.of(delta.top(steps[-1]), base.top(steps[-1]), again.spectrum.top(steps[-1]), drawn, steps)
+    resampled = _without_tenths(context, groups, again, drawn, steps) if num_docs >= MIN_DOCUMENTS else None
+    for i, k in enumerate(steps):
+        value = angle(delta.top(k), base.top(k))
+        measures |= {f"angle_pca_k{k}": _angle_measure(value, whole, resampled, i, num_docs, context.documents[1])}
+        measures |= {f"overlap_pca_k{k}": _overlap_measure(k / d_model, whole, resampled, i, num_docs)}
     return measures
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Mean angles, in degrees, and overlap over a curve of k, of one pair of covariances."""
+
+    value: Float[np.ndarray, " step"]
+    null: Float[np.ndarray, "draw step"]
+    ceiling: Float[np.ndarray, " step"]
+    overlap: Float[np.ndarray, " step"]
+    again: Float[np.ndarray, " step"]
+    """Overlap with the deltas' own directions on the evaluation documents."""
+
+    @classmethod
+    def of(cls, delta: Tensor, base: Tensor, again: Tensor, drawn: list[np.ndarray], steps: list[int]) -> "_Placed":
+        """From orthonormal columns, the leading ones first: those of a smaller k are a corner of one product."""
+        a, b, c = (x.double().cpu().numpy() for x in (delta, base, again))
+        inside, itself = a.T @ b, a.T @ c
+        null = np.stack([_mean_angles(d.T @ b, steps) for d in drawn])
+        overlap, of_itself = ([float((x[:k, :k] ** 2).sum() / k) for k in steps] for x in (inside, itself))
+        return cls(_mean_angles(inside, steps), null, _mean_angles(itself, steps), np.array(overlap), np.array(of_itself))
+
+    @property
+    def place(self) -> Float[np.ndarray, " step"]:
+        """κ at every k."""
+        null = self.null.mean(0)
+        return (self.value - null) / (self.ceiling - null)
+
+
+def _mean_angles(cosines: np.ndarray, steps: list[int]) -> Float[np.ndarray, " step"]:
+    """From QₐᵀQ_b, in degrees; arccos is exact enough for how a mean moves."""
+    singular = (np.linalg.svd(cosines[:k, :k], compute_uv=False) for k in steps)
+    return np.array([mean_degrees(np.arccos(np.clip(s, 0, 1))) for s in singular])
+
+
+def _angle_measure(value: float, whole: _Placed, resampled: list[_Placed] | None, i: int, num_docs: int, eval_docs: int) -> Measure:
+    null, ceiling = whole.null[:, i], float(whole.ceiling[i])
+    center, p = float(null.mean()), draws_p(value, null, "less")
+    if resampled is None:
+        few = TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)
+        return Measure(value, null=center, ceiling=ceiling, p=p, n=num_docs, reason=f"{few}; so is kappa")
+    interval, _ = jackknife_interval(value, np.array([r.value[i] for r in resampled]))
+    _, gap_se = jackknife_interval(0.0, np.array([r.ceiling[i] - r.null[:, i].mean() for r in resampled]))
+    ratio, reason = kappa(value, center, ceiling, float(np.hypot(gap_se, null.std(ddof=1))), "less")
+    measure = Measure(value, null=center, ceiling=ceiling, ci=_within(interval, 0, 90), p=p, kappa=ratio, n=num_docs, reason=reason)
+    if ratio is None:
+        return measure
+    if eval_docs < MIN_DOCUMENTS:
+        return measure.because(f"kappa's {TOO_FEW_DOCUMENTS.format(n=eval_docs)}")
+    of_null = ((1 - ratio) / (ceiling - center)) ** 2 * float(null.var(ddof=1)) / len(null)
+    place, _ = jackknife_interval(ratio, np.array([r.place[i] for r in resampled]), other_variance=of_null)
+    return replace(measure, kappa_ci=place)
+
+
+def _overlap_measure(null: float, whole: _Placed, resampled: list[_Placed] | None, i: int, num_docs: int) -> Measure:
+    measure = Measure(float(whole.overlap[i]), null=null, ceiling=float(whole.again[i]), n=num_docs)
+    if resampled is None:
+        return measure.because(TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs))
+    interval, _ = jackknife_interval(float(whole.overlap[i]), np.array([r.overlap[i] for r in resampled]))
+    return measure.within(*_within(interval, 0, 1))
 
 
 def _within(interval: tuple[float, float], low: float, high: float) -> tuple[float, float]:
@@ -76,14 +136,27 @@ def _drawn_directions(spectrum: Spectrum, context: Context) -> list[Float[Tensor
     return [matched_rows(spectrum, k, generator).T for _ in range(context.settings.null_draws)]
 
 
-def _jackknifed_subspaces(context: Context) -> list[tuple[Float[Tensor, "d_model k"], Float[Tensor, "d_model k"]]]:
-    """Leading directions of deltas and base activations without each tenth of the training documents."""
-    d_model = len(context.delta.mean)
-    k = min(d_model, curve(d_model)[-1] + _OVERSAMPLING)
-    start = context.delta.spectrum.top(k), context.base.spectrum.top(k)
+def _moments_by_eval_group(context: Context) -> list[Moments]:
+    """Of the evaluation deltas, by as many groups of documents as there are of the training deltas; one where documents are few."""
+    codes, num_docs = context.documents
+    groups = GROUPS if num_docs >= MIN_DOCUMENTS else 1
+    dealt = np.random.default_rng([context.settings.seed, 4]).permutation(np.arange(num_docs) % groups)
+    return moments_by_group(context.inputs.delta_eval, dealt[codes], groups)
+
+
+def _without_tenths(
+    context: Context, eval_groups: list[Moments], again: Moments, drawn: list[np.ndarray], steps: list[int]
+) -> list[_Placed]:
+    """All angles without each tenth of the training documents, and without a tenth of the evaluation documents where there are enough."""
+    k = min(len(context.delta.mean), steps[-1] + _OVERSAMPLING)
+    delta, base, itself = (s.top(k) for s in (context.delta.spectrum, context.base.spectrum, again.spectrum))
+    enough = len(eval_groups) == len(context.delta_groups)
+    ceilings = [refined_subspace((again - g).covariance, itself) for g in eval_groups] if enough else [itself] * len(context.delta_groups)
     return [
-        (refined_subspace((context.delta - d).covariance, start[0]), refined_subspace((context.base - b).covariance, start[1]))
-        for d, b in zip(context.delta_groups, context.base_groups, strict=True)
+        _Placed.of(
+            refined_subspace((context.delta - d).covariance, delta), refined_subspace((context.base - b).covariance, base), c, drawn, steps
+        )
+        for d, b, c in zip(context.delta_groups, context.base_groups, ceilings, strict=True)
     ]
 
 
@@ -129,5 +202,5 @@ def decoder_angles(context: Context, dictionary: DictionaryLike, second: Diction
         ratio, reason = kappa(value, float(by_chance.mean()), ceiling, float(by_chance.std(ddof=1)), "less")
         p = draws_p(value, by_chance, "less")
         measure = Measure(value, null=float(by_chance.mean()), ceiling=ceiling, p=p, kappa=ratio, n=len(rows))
-        measures[name] = measure.because(reason).because("interval undefined: it would take refitted dictionaries")
+        measures[name] = measure.because(reason).because(REFITS)
     return measures

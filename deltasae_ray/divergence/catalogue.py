@@ -35,7 +35,11 @@ _HEAP = "Heap et al. 2025"
 _ALIKE = "the base control, measured alike"
 _PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
 
+SEEDS = "_seeds"
+"""Ending of a figure over all seeds of a dictionary (`divergence.seeds`)."""
+
 VARIANTS = {
+    SEEDS: "mean over the seeds of the dictionary; the interval holds the variance between seeds",
     "_token_mean": "mean over tokens instead of over energy",
     "_no_top3": "without the three coordinates of largest variance",
 }
@@ -374,11 +378,21 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "novel_share",
             "novel latents",
-            "share below the 95 % quantile of the null's max |cos|",
+            "share below the 95 % quantile of the null's max |cos|; interval over latents, p against the shares of the null's dictionaries",
             ".95 by construction",
             _SEEDS,
             _OWN,
             "less",
+            "share",
+        ),
+        Metric(
+            "novel_share_halves",
+            "novel latents, on other documents",
+            "mean novel share of dictionaries of two halves of the training documents; interval over the halves",
+            ".95 by construction",
+            "",
+            _OWN,
+            None,
             "share",
         ),
         Metric(
@@ -663,6 +677,11 @@ def metric(name: str) -> Metric:
     if plain in METRICS:
         return METRICS[plain]
     return METRICS[re.sub(r"\d+$", "{k}", plain)]
+
+
+def scale(name: str) -> float:
+    """How far apart two values of a metric can be, for "within a tenth of the scale": 90 degrees, or 1."""
+    return 90.0 if metric(name).unit == "degrees" else 1.0
 
 
 def split_variant(name: str) -> tuple[str, str]:

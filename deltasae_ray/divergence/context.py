@@ -14,7 +14,8 @@ from torch import Tensor
 from deltasae_ray.divergence.arrays import matrix
 from deltasae_ray.divergence.missing import Coder, Coding, make_coder, spread
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group
-from deltasae_ray.divergence.rotation import rotated_fvus
+from deltasae_ray.divergence.ratios import Ratio
+from deltasae_ray.divergence.rotation import rotated
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 from deltasae_ray.divergence.subspaces import decoder_spectrum
 from deltasae_ray.errors import GeometryError
@@ -207,11 +208,9 @@ class Context:
         return self.codings(matched_rows(self.base.spectrum, len(self.reference_rows), generator), trimmed=False)
 
     @cached_property
-    def rotated_fvus(self) -> Float[np.ndarray, " draw"]:
+    def rotated(self) -> list[Ratio]:
         """FVU of the coded rows by Haar-rotated references."""
-        return rotated_fvus(
-            self.coder.sample.x, self.reference_rows, self.settings.k, draws=self.settings.null_draws, seed=self.settings.seed
-        )
+        return rotated(self.coder.sample, self.reference_rows, self.settings.k, draws=self.settings.null_draws, seed=self.settings.seed)
 
     def _coder(self, columns: Tensor, moments: Moments) -> Coder:
         s = self.settings

@@ -9,13 +9,15 @@ from deltasae_ray.divergence.catalogue import SECTIONS, VARIANTS, Metric
 _HEAD = """# Metrics
 
 Written by `make docs` from `deltasae_ray/divergence/catalogue.py`; a test holds the two together. Every figure of a study is one of these,
-in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, ceiling, ci, p, kappa, n, reason}`.
+in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, ceiling, ci, p, kappa, n, reason, kappa_ci}`.
 
 - **value** is never NaN: what has no meaning is undefined, and `reason` says why.
 - **null** is the same figure where there is nothing to find, **ceiling** the best that could be expected, and
   **kappa** = (value − null) / (ceiling − null), undefined where the ceiling is not 5 standard errors better than the null.
-- **ci** is a 95 % interval: over evaluation documents (bootstrap; CKA and angles by a jackknife), over latents for matching. Under 30
-  evaluation documents there is none.
+- **ci** is a 95 % interval: over evaluation documents (bootstrap; CKA, effective latents and what is made of covariances by a jackknife),
+  over latents for matching. Under 30 documents there is none, and what one dictionary is by itself has none.
+- **kappa_ci** is the 95 % interval of kappa, from resamples in which value, null and ceiling move together: of documents, or of latents for
+  matching, with the null's draws as variance. κ is not compared where ceilings differ by more than .1.
 - **p** is one-sided in the direction of *tail*, and adjusted over layers and adapters (Benjamini-Hochberg, which allows positive
   dependence).
 

@@ -13,10 +13,10 @@ from deltasae_ray.divergence.coding import flips
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.mean_change import mean_change
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import matched_rows, outside
+from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.monitor import fit_on_both, monitor_view, reconstruction
-from deltasae_ray.divergence.ratios import Ratio, row_energy
 from deltasae_ray.divergence.reconstruction import k_at_fvu
+from deltasae_ray.divergence.size import size_of_change
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 
 
@@ -32,46 +32,6 @@ def layer_measures(context: Context) -> dict[str, Measure]:
         **pca_angles(context),
         **projection_energies(context),
     }
-
-
-def size_of_change(context: Context) -> dict[str, Measure]:
-    """Norm, spectrum and concentration of the deltas. Descriptive: most have no null."""
-    deltas, base = (torch.from_numpy(np.asarray(x)) for x in (context.inputs.delta_eval, context.inputs.base_eval))
-    document, num_docs = context.documents
-    energy, base_energy = row_energy(deltas), row_energy(base)
-    ratio = Ratio.share(energy, base_energy, document, num_docs)
-    norm = Ratio.share(np.sqrt(energy), np.ones(len(energy)), document, num_docs)
-    measures = {
-        "delta_norm": norm.measure(context.counts),
-        "delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero"),
-    }
-    if not energy.any() or not np.any(context.inputs.delta_fit):
-        names = ("delta_participation_ratio", "delta_effective_rank", "delta_top3_energy", "delta_top_token_energy", "mean_share")
-        names += ("mean_direction_share",)
-        return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in names}
-    spectrum, of_base = context.delta.spectrum, context.base.spectrum
-    measures["delta_participation_ratio"] = Measure(spectrum.participation_ratio, null=of_base.participation_ratio, n=context.delta.n)
-    measures["delta_effective_rank"] = Measure(spectrum.effective_rank, null=of_base.effective_rank, n=context.delta.n)
-    for share in (90, 95, 99):
-        dimensions = (float(s.dimensions_for(share / 100)) for s in (spectrum, of_base))
-        measures[f"delta_dims_{share}"] = Measure(next(dimensions), null=next(dimensions), n=context.delta.n)
-    largest = row_energy((deltas - context.delta.mean.to(deltas.dtype))[:, context.largest_coordinates])
-    centred = row_energy(deltas - context.delta.mean.to(deltas.dtype))
-    top = Ratio.share(largest, centred, document, num_docs)
-    measures["delta_top3_energy"] = top.measure(context.counts, null=len(context.largest_coordinates) / deltas.shape[1])
-    measures["mean_direction_share"] = _along_mean(context, deltas)
-    few = max(1, round(len(energy) / 1000))
-    measures["delta_top_token_energy"] = Measure(float(np.sort(energy)[-few:].sum() / energy.sum()), null=few / len(energy), n=len(energy))
-    return measures
-
-
-def _along_mean(context: Context, deltas: Float[Tensor, "token d_model"]) -> Measure:
-    """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
-    document, num_docs = context.documents
-    centred = deltas.double() - context.delta.mean
-    left = row_energy(outside(centred, context.delta.mean))
-    total = row_energy(centred)
-    return Ratio.share(total - left, total, document, num_docs).measure(context.counts, null=1 / deltas.shape[1])
 
 
 def seen_by_reference(context: Context) -> dict[str, Measure]:

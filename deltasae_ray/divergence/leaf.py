@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import xlogy
 from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
 from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED
 from deltasae_ray.divergence.cka import linear_cka
-from deltasae_ray.divergence.coding import Average
+from deltasae_ray.divergence.coding import Average, Sample
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.layer import atoms_needed, layer_measures
@@ -20,8 +21,9 @@ from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, sh
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, explained
+from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, by_pursuit, explained
 from deltasae_ray.divergence.rotation import score
+from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, document_sums, jackknife_interval
 
 MIN_FIRINGS = 30.0
 """Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
@@ -96,7 +98,11 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
 def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
     latents = len(dictionary.W_dec)
     alive = float(dictionary.alive.double().mean())
-    return {"alive_share": Measure(alive, ceiling=1.0, n=latents), "firings_per_latent": Measure(_firings(context, dictionary), n=latents)}
+    reason = "interval undefined: a property of one dictionary"
+    return {
+        "alive_share": Measure(alive, ceiling=1.0, n=latents, reason=reason),
+        "firings_per_latent": Measure(_firings(context, dictionary), n=latents, reason=reason),
+    }
 
 
 def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
@@ -135,9 +141,7 @@ def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding) -> dict[str, Me
     }
 
 
-def _secondary(
-    context: Context, coder: Coder, delta: Coding, halves: tuple[DictionaryLike, DictionaryLike] | None
-) -> dict[str, Measure]:
+def _secondary(context: Context, coder: Coder, delta: Coding, halves: tuple[DictionaryLike, DictionaryLike] | None) -> dict[str, Measure]:
     """M of dictionaries that should and should not see the change, atoms needed, and the subspace score."""
     own = coder.structure(delta)
     controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
@@ -147,8 +151,9 @@ def _secondary(
         of_a, of_b = (coder.structure(context.codings(living_rows(half), trimmed=False)) for half in halves)
         measures["missing_share_halves"] = share_missing(of_a, of_b, participation)
     measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
-    of_delta, of_reference = (coding.pursuits[0].fvu(-1) for coding in (delta, context.reference_coding))
-    measures["subspace_score"] = score(of_delta, of_reference, context.rotated_fvus, len(coder.sample.x))
+    codings = (delta, context.reference_coding)
+    of_delta, of_reference = (by_pursuit(coder.sample, coding.pursuits[0], -1, "energy") for coding in codings)
+    measures["subspace_score"] = score(of_delta, of_reference, context.rotated, coder.resamples)
     return measures
 
 
@@ -173,11 +178,10 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     base = torch.from_numpy(np.ascontiguousarray(context.inputs.base_eval[rows])).float()
     counts = context.coder.resamples.counts
     codes = leaf.dictionary.encode(raw)
-    energy = codes.double().square().mean(0)
     left = by_encoder(leaf.dictionary.decode(codes), raw, context.delta.mean, sample)
     measures = {
         "fvu_encoder": left.measure(counts, null=1.0),
-        "effective_latents": _effective(energy),
+        "effective_latents": effective_latents(codes, sample),
         **paper_relative_errors(
             reconstruction(context.inputs.reference),
             reconstruction(leaf.dictionary),
@@ -201,8 +205,24 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     return measures
 
 
-def _effective(energy: Float[Tensor, " latent"]) -> Measure:
-    if not bool(energy.any()):
-        return undefined("no latent fires on the evaluation deltas", n=len(energy))
-    share = energy / energy.sum()
-    return Measure(float(torch.exp(-torch.xlogy(share, share).sum())), n=len(energy))
+def effective_latents(codes: Float[Tensor, "token latent"], sample: Sample) -> Measure:
+    """exp H(p), p_i ∝ E[z_i²]. An entropy of few documents is too low, and of a resample of them lower still: the interval is a jackknife
+    over documents about the figure less the jackknife's estimate of that bias, and reaches to the figure itself.
+    """
+    sums = document_sums(codes.double().square().cpu().numpy(), sample.document, sample.num_docs)
+    total = sums.sum(0)
+    if not total.any():
+        return undefined("no latent fires on the evaluation deltas", n=sample.num_docs)
+    measure = Measure(float(_perplexity(total[None])[0]), n=sample.num_docs)
+    if sample.num_docs < MIN_DOCUMENTS:
+        return measure.because(TOO_FEW_DOCUMENTS.format(n=sample.num_docs))
+    assert measure.value is not None
+    deleted = _perplexity(total - sums)
+    unbiased = measure.value + (len(sums) - 1) * (measure.value - float(deleted.mean()))
+    (low, high), _ = jackknife_interval(unbiased, deleted)
+    return measure.within(max(1.0, min(low, measure.value)), max(measure.value, min(float(len(total)), high)))
+
+
+def _perplexity(energy: Float[np.ndarray, "row latent"]) -> Float[np.ndarray, " row"]:
+    share = energy.clip(0) / energy.clip(0).sum(1, keepdims=True)
+    return np.exp(-xlogy(share, share).sum(1))

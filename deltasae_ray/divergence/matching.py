@@ -14,7 +14,6 @@ from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows, vector
 from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Spectrum, matched_rows
-from deltasae_ray.divergence.statistics import kappa
 from deltasae_ray.errors import GeometryError
 
 _BLOCK_NUMBERS = 1 << 24
@@ -104,19 +103,15 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
 def median_match(
     values: Float[np.ndarray, " latent"], null: Float[np.ndarray, "draw latent"], twin: Float[np.ndarray, " latent"] | None
 ) -> Measure:
-    """Median over latents, with the interval of order statistics; null: the median of all draws, p a sign test against it."""
+    """Median over latents, with the interval of order statistics; null: the median of all draws, p a sign test against it.
+
+    It has no κ: a median's jackknife is of no use, and the mean's κ answers the same question.
+    """
     center, ceiling = float(np.median(null)), None if twin is None else float(np.median(twin))
     low, high = median_interval(values)
     above = int((values > center).sum())
     p = float(stats.binomtest(above, len(values), 0.5, alternative="greater").pvalue)
-    gap_se = 0.0
-    if twin is not None:
-        first, last = median_interval(twin)
-        se = (last - first) / (2 * float(stats.norm.ppf(0.975)))
-        gap_se = float(np.hypot(se, np.median(null, axis=1).std(ddof=1)))
-    place, told = kappa(float(np.median(values)), center, ceiling, gap_se, "greater")
-    measure = Measure(float(np.median(values)), null=center, ceiling=ceiling, ci=(low, high), p=p, kappa=place, n=len(values))
-    return measure.because(told)
+    return Measure(float(np.median(values)), null=center, ceiling=ceiling, ci=(low, high), p=p, n=len(values))
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -160,7 +155,8 @@ def antipodal_share(decoder: Matrix, threshold: float = 0.9) -> Measure:
     rows = matrix(decoder, "decoder")
     if len(rows) < 2:
         return undefined("one latent has no partner", n=len(rows))
-    return Measure(fraction_above(best_cosines(-rows, rows), threshold), null=0.0, n=len(rows))
+    value = fraction_above(best_cosines(-rows, rows), threshold)
+    return Measure(value, null=0.0, n=len(rows), reason="interval undefined: a property of one dictionary")
 
 
 def matched_draws(

@@ -29,12 +29,16 @@ class Measure:
     """What was counted: documents, tokens or latents, as the catalogue says."""
     reason: str = ""
     """Why the value, or something beside it, is undefined."""
+    kappa_ci: tuple[float, float] | None = None
+    """95 % interval of kappa, from resamples in which value, null and ceiling move together."""
 
     def __post_init__(self) -> None:
-        low, high = self.ci or (0.0, 0.0)
-        numbers = [x for x in (self.value, self.null, self.ceiling, low, high, self.p, self.kappa) if x is not None]
+        intervals = [pair for pair in (self.ci, self.kappa_ci) if pair is not None]
+        ends = [x for pair in intervals for x in pair]
+        numbers = [x for x in (self.value, self.null, self.ceiling, *ends, self.p, self.kappa) if x is not None]
         assert all(math.isfinite(x) for x in numbers), f"a measure must be finite or undefined: {self}"
-        assert low <= high, f"an interval must ascend: {self.ci}"
+        assert all(low <= high for low, high in intervals), f"an interval must ascend: {intervals}"
+        assert self.kappa_ci is None or self.kappa is not None, f"an interval of a kappa that is undefined: {self.kappa_ci}"
         assert self.p is None or 0 <= self.p <= 1, f"p must be in [0, 1]: {self.p}"
         assert self.value is not None or self.reason, "an undefined measure must say why"
 
@@ -50,6 +54,10 @@ class Measure:
         """This measure with a reason added to those it has."""
         return replace(self, reason="; ".join(r for r in (self.reason, reason) if r))
 
+    def within(self, low: float, high: float) -> "Measure":
+        """This measure with an interval."""
+        return replace(self, ci=(low, high))
+
     def to_dict(self) -> dict:
         """JSON-like, inverse of `from_dict`."""
         return asdict(self)
@@ -57,8 +65,8 @@ class Measure:
     @classmethod
     def from_dict(cls, value: dict) -> "Measure":
         """Inverse of `to_dict`, also after a round trip through JSON."""
-        ci = value.get("ci")
-        return cls(**{**value, "ci": None if ci is None else (float(ci[0]), float(ci[1]))})
+        pairs = {name: value.get(name) for name in ("ci", "kappa_ci")}
+        return cls(**{**value, **{name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}})
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:

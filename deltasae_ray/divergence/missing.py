@@ -18,7 +18,7 @@ from deltasae_ray.divergence.coding import Average, Coded, Resamples, Sample, co
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments, outside
 from deltasae_ray.divergence.omp import Pursuit, pursue
-from deltasae_ray.divergence.ratios import with_interval
+from deltasae_ray.divergence.ratios import with_interval, with_kappa_interval
 from deltasae_ray.divergence.statistics import document_codes, draws_p, kappa
 from deltasae_ray.errors import GeometryError
 
@@ -94,6 +94,9 @@ def share_missing(reference: Structure, delta: Structure, participation: float, 
     gap_se = 0.0 if ceiling is None else float((ceiling.draws / delta.draws).std(ddof=1))
     place, told = kappa(value, 1.0, best, gap_se, "less")
     measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=place, n=n).because(told)
+    if ceiling is not None and place is not None:
+        # κ = (M - 1)/(M of the ceiling - 1) = V(reference)/V(second dictionary): one resample of documents and flips moves all three
+        measure = with_kappa_interval(measure, reference.draws / ceiling.draws)
     return with_interval(measure, 1 - reference.draws / delta.draws)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from deltasae_ray.divergence.angles import angle, curve
+from deltasae_ray.divergence.angles import REFITS, angle, curve
 from deltasae_ray.divergence.chance import isotropic_max_cosine, isotropic_median_cosine, isotropic_share_below, random_subspace_angle
 from deltasae_ray.divergence.context import Context, DictionaryLike
 from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_interval, weighted_mean
@@ -72,5 +72,5 @@ def published_angles(context: Context, dictionary: DictionaryLike) -> dict[str, 
             measures[f"paper_angle_k{k}"] = undefined(f"the decoders span fewer than {k} directions", n=len(rows))
             continue
         null = random_subspace_angle(k, k, rows.shape[1])
-        measures[f"paper_angle_k{k}"] = Measure(angle(own.top(k), reference.top(k)), null=null, n=len(rows))
+        measures[f"paper_angle_k{k}"] = Measure(angle(own.top(k), reference.top(k)), null=null, n=len(rows), reason=REFITS)
     return measures

@@ -67,6 +67,14 @@ def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measur
     )
 
 
+def with_kappa_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
+    """`measure` with the interval of its kappa, if it has one, from draws of (value - null)/(ceiling - null) in which all three move."""
+    if measure.kappa is None or measure.n < MIN_DOCUMENTS:
+        return measure
+    interval = percentile_interval(draws)
+    return replace(measure, kappa_ci=interval) if interval else measure.because("interval of kappa undefined: some resample has none")
+
+
 def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: Tail, ceiling: float | None = None) -> Measure:
     """`observed` with its interval; the null is the mean of a handful of draws, and p a t test against them."""
     values = np.array([r.value for r in null])

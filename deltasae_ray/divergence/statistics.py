@@ -15,7 +15,11 @@ Numbers = Sequence[float] | np.ndarray
 MIN_DOCUMENTS = 30
 """Below this number of evaluation documents an interval is undefined."""
 
+MAX_CEILING_GAP = 0.1
+"""Share of the scale by which ceilings may differ for kappas to be compared."""
+
 TOO_FEW_DOCUMENTS = f"interval undefined: {{n}} evaluation documents, {MIN_DOCUMENTS} are needed"
+TOO_FEW_TRAINING_DOCUMENTS = f"interval undefined: {{n}} training documents, {MIN_DOCUMENTS} are needed"
 
 
 def document_codes(doc_ids: Sequence | np.ndarray) -> tuple[Int[np.ndarray, " token"], int]:
@@ -45,10 +49,16 @@ def percentile_interval(draws: Float[np.ndarray, " draw"], level: float = 0.95) 
     return float(low), float(high)
 
 
-def jackknife_interval(value: float, deleted: Float[np.ndarray, " group"], level: float = 0.95) -> tuple[tuple[float, float], float]:
-    """Interval, by a t quantile, and standard error from the values with one of G groups deleted at a time."""
+def jackknife_interval(
+    value: float, deleted: Float[np.ndarray, " group"], level: float = 0.95, *, other_variance: float = 0.0
+) -> tuple[tuple[float, float], float]:
+    """Interval, by a t quantile, and standard error from the values with one of G groups deleted at a time.
+
+    Args:
+        other_variance: of the value, from what no group holds, such as draws of a null.
+    """
     g = len(deleted)
-    se = float(np.sqrt((g - 1) / g * ((deleted - deleted.mean()) ** 2).sum()))
+    se = float(np.sqrt((g - 1) / g * ((deleted - deleted.mean()) ** 2).sum() + other_variance))
     reach = float(stats.t.ppf((1 + level) / 2, g - 1)) * se
     return (value - reach, value + reach), se
 
@@ -121,6 +131,11 @@ def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 99
     orders = (rng.permutation(len(level)) for _ in range(draws))
     null = np.array([(rising * agreeing[np.ix_(order, order)]).sum() for order in orders])
     return permutation_p(float((rising * agreeing).sum()), null, "greater", rng)
+
+
+def comparable(ceilings: Numbers, scale: float = 1.0) -> bool:
+    """Whether kappas with these ceilings may be compared: places on ladders of different height are not."""
+    return len(ceilings) == 0 or float(np.ptp(np.asarray(ceilings, dtype=np.float64))) <= MAX_CEILING_GAP * scale
 
 
 def kappa(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.divergence.measure import Measure, undefined
 
 Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
@@ -33,6 +34,8 @@ BASELINES = {
     "gain_over_frozen_decoder": "the same recipe with a random decoder",
 }
 """Gain → what a dictionary must beat before it has found features."""
+SEEDS_WIDEN = 1.5
+"""An interval over seeds this many times as long as one seed's own asks for seeds and not for documents."""
 
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
@@ -63,6 +66,10 @@ class LeafFigures:
     def get(self, name: str) -> Measure:
         return self.measures.get(name, undefined(f"{name} was not measured"))
 
+    def over_seeds(self, name: str) -> Measure:
+        """The figure over all seeds where there are several, whose interval holds what another seed would have given; else this seed's."""
+        return self.measures.get(f"{name}{SEEDS}", self.get(name))
+
 
 @dataclass(frozen=True)
 class LayerVerdict:
@@ -92,7 +99,7 @@ class Verdict:
     """Worst first."""
 
 
-def judge(missing: Measure) -> tuple[Label, str]:
+def judge(missing: Measure, remedy: str = "harvest more evaluation documents") -> tuple[Label, str]:
     """The label of a missing share by its interval alone, and the reason where it is inconclusive."""
     if missing.value is None or missing.ci is None:
         return "INCONCLUSIVE", missing.reason or "no interval"
@@ -103,19 +110,27 @@ def judge(missing: Measure) -> tuple[Label, str]:
         return "NOT VISIBLE", ""
     if PARTLY_WITHIN[0] < low and high < PARTLY_WITHIN[1]:
         return "PARTLY VISIBLE", ""
-    return "INCONCLUSIVE", f"the interval of the missing share, [{low:.2f}, {high:.2f}], is too wide: harvest more evaluation documents"
+    return "INCONCLUSIVE", f"the interval of the missing share, [{low:.2f}, {high:.2f}], is too wide: {remedy}"
 
 
 def judge_leaf(leaf: LeafFigures) -> LayerVerdict:
     """M; where the deltas have too few directions for it, M without the three largest coordinates; where nothing but a constant shift
-    has structure, the missing share of that shift."""
-    candidates = [(CHANGE, leaf.get("missing_share")), (TRIMMED, leaf.get("missing_share_no_top3"))]
+    has structure, the missing share of that shift. Of several seeds, their mean, by the interval that holds the variance between them."""
+    names = {CHANGE: "missing_share", TRIMMED: "missing_share_no_top3"}
+    candidates = [(subject, leaf.over_seeds(name)) for subject, name in names.items()]
     share = leaf.get("mean_share")
     if share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT:
         candidates.append((f"the constant shift ({share.value:.0%} of the change)", leaf.get("mean_missing_share")))
     subject, measure = next(((s, m) for s, m in candidates if m.value is not None), candidates[0])
-    label, reason = judge(measure)
+    label, reason = judge(measure, _remedy(measure, leaf.get(names.get(subject, "mean_missing_share"))))
     return LayerVerdict(leaf.layer, leaf.d_sae, label, measure, subject, reason)
+
+
+def _remedy(judged: Measure, of_one: Measure) -> str:
+    """What would narrow the interval: seeds, where one seed's own is much narrower, else documents."""
+    if judged.ci is None or of_one.ci is None or judged.ci[1] - judged.ci[0] <= SEEDS_WIDEN * (of_one.ci[1] - of_one.ci[0]):
+        return "harvest more evaluation documents"
+    return "the seeds of the dictionary differ too much, so fit more of them (fit.seeds)"
 
 
 def changes_model(behaviour: Sequence[Behaviour]) -> bool:
@@ -139,7 +154,7 @@ def verdict(
 ) -> Verdict:
     """The line of one adapter: its worst layer, told in full; the others by their label.
 
-    At each layer the largest dictionary is judged, and of several seeds the first; smaller ones are mentioned where they disagree.
+    At each layer the largest dictionary is judged, over its seeds where there are several; smaller ones are mentioned where they disagree.
 
     Args:
         behaviour: per text; empty where it was not measured, and then the line says so.
@@ -201,7 +216,8 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
     explains = f"With {atoms} atoms {told}. " if told else ""
     if found.measure.value is None:
         return f"{explains}Missing share undefined: {found.reason}"
-    missing = f"Missing share of {found.subject} {found.measure:.2f}"
+    seeds = found.subject in (CHANGE, TRIMMED) and f"missing_share{ending}{SEEDS}" in leaf.measures
+    missing = f"Missing share of {found.subject} {found.measure:.2f}" + (" (mean over seeds)" if seeds else "")
     return f"{explains}{missing}" + (f" ({found.reason})" if found.reason else "")
 
 
@@ -209,11 +225,11 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     """What must stand beside the label, if it is so."""
     told = []
     for name, what in BASELINES.items():
-        gain = leaf.get(name)
+        gain = leaf.over_seeds(name)
         if gain.value is not None and (gain.ci or (gain.value,))[0] <= 0:
             told.append(f"The dictionary trained on the change does not beat {what} (gain {gain:.3f}), so it found no features")
-    disagreeing = [s for s in siblings if s.d_sae != leaf.d_sae and judge_leaf(s).label != found.label]
-    told += [f"With d_sae {s.d_sae} instead of {leaf.d_sae} the verdict is {judge_leaf(s).label}" for s in disagreeing]
+    others = dict.fromkeys((s.d_sae, judge_leaf(s).label) for s in siblings if s.d_sae != leaf.d_sae)
+    told += [f"With d_sae {size} instead of {leaf.d_sae} the verdict is {label}" for size, label in others if label != found.label]
     share = leaf.get("mean_share")
     if share.value is not None and share.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
         told.append(
@@ -222,7 +238,7 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     along = leaf.get("mean_direction_share")
     if along.value is not None and along.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
         told.append(f"{along.value:.0%} of the variation lies along the mean change and is left to its own figures")
-    by_token = leaf.get("missing_share_token_mean")
+    by_token = leaf.over_seeds("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
     sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"), leaf.get("paper_max_cosine_untrained"))
@@ -254,7 +270,9 @@ def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures]) -> str:
     seeds = len({s.seed for s in siblings if (s.d_sae, s.k) == (leaf.d_sae, leaf.k)})
     repeats = leaf.get("repeat_share")
     parts = [f"{leaf.get('delta_participation_ratio').n:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
-    parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}")
+    within = " (their spread is in the interval)" if f"missing_share{SEEDS}" in leaf.measures else ""
+    alone = " (what another would give is not in the interval)" if seeds == 1 else within
+    parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}{alone}")
     parts.append(
         f"{repeats.value:.0%} of latents repeat in another seed"
         if repeats.value is not None

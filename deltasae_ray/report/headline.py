@@ -1,9 +1,12 @@
 """The headline table: the missing share of every dictionary and, right under it, what a deployed monitor sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.report.inputs import ReportInputs, Row
-from deltasae_ray.report.wording import at_chance, describe, figure, interval
+from deltasae_ray.report.wording import at_chance, describe, figure, interval, kappa_notes
+
+HEAD = "missing_share"
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class Line:
     null: str
     ceiling: str
     kappa: str
+    kappa_interval: str
+    """Empty where it has none."""
     words: str
     chance: bool
 
@@ -33,39 +38,55 @@ class Pair:
 
 
 def headline(inputs: ReportInputs) -> list[Pair]:
-    """In the order of the rows."""
+    """In the order of the rows; where there is a mean over seeds it leads, and each seed alone stands below."""
     beside: dict[tuple, dict[str, Row]] = {}
     for r in inputs.rows:
         beside.setdefault(_cell(r), {})[r.metric] = r
-    heads = [r for r in inputs.rows if r.metric == "missing_share"]
+    heads = [r for r in inputs.rows if r.metric == HEAD]
+    means = {_shape(r): r for r in inputs.rows if r.metric == f"{HEAD}{SEEDS}"}
     several_seeds, several_k = len({r.seed for r in heads}) > 1, len({r.k for r in heads}) > 1
     pairs: list[Pair] = []
+
+    def add(r: Row, seed: str, *rows: tuple[Row, str]) -> None:
+        size = ("–" if r.d_sae is None else f"{r.d_sae:,}") + (f", k {r.k}" if several_k else "") + seed
+        lines = tuple(_line(row, inputs, extra) for row, extra in rows)
+        pairs.append(Pair(r.adapter, r.layer, size, not pairs or pairs[-1].adapter != r.adapter, lines))
+
     for r in heads:
-        lines, monitor = [_line(r, inputs, "")], beside[_cell(r)].get("monitor_r2")
-        if monitor:
-            lines.append(_line(monitor, inputs, _gain_and_fvu(beside[_cell(r)])))
-        size = "–" if r.d_sae is None else f"{r.d_sae:,}"
-        size += (f", k {r.k}" if several_k else "") + (f", seed {r.seed}" if several_seeds else "")
-        pairs.append(Pair(r.adapter, r.layer, size, not pairs or pairs[-1].adapter != r.adapter, tuple(lines)))
+        own, found = f", seed {r.seed}" if several_seeds else "", beside[_cell(r)]
+        monitor = ((found["monitor_r2"], _gain_and_fvu(found)),) if "monitor_r2" in found else ()
+        if _shape(r) not in means:
+            add(r, own, (r, ""), *monitor)
+            continue
+        seeds = [h for h in heads if _shape(h) == _shape(r)]
+        if r is seeds[0]:
+            add(r, f", {len(seeds)} seeds", (means[_shape(r)], ""), *monitor)
+            alone = [replace(_line(h, inputs, ""), label=f"seed {h.seed} alone") for h in seeds]
+            pairs[-1] = replace(pairs[-1], lines=(*pairs[-1].lines, *alone))
     return pairs
 
 
 def headline_notes(inputs: ReportInputs) -> list[str]:
     """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under it."""
     notes = []
-    for metric in ("missing_share", "monitor_r2"):
+    for metric in (HEAD, "monitor_r2"):
         found = [r for r in inputs.rows if r.metric == metric and at_chance(r)]
         if found:
             words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
-    heads = [r for r in inputs.rows if r.metric == "missing_share"]
+    heads = [r for r in inputs.rows if r.metric == HEAD]
+    notes += kappa_notes([r for r in inputs.rows if r.metric in (HEAD, f"{HEAD}{SEEDS}")])
     if heads and all(r.ceiling is None for r in heads):
         notes.append("No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe (fit.seeds=2).")
     return notes
 
 
+def _shape(r: Row) -> tuple:
+    return (r.adapter, r.layer, r.d_sae, r.k, r.architecture)
+
+
 def _cell(r: Row) -> tuple:
-    return (r.adapter, r.layer, r.d_sae, r.k, r.architecture, r.seed)
+    return (*_shape(r), r.seed)
 
 
 def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
@@ -83,6 +104,7 @@ def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
         null=figure(row.null),
         ceiling=figure(row.ceiling),
         kappa=figure(row.kappa),
+        kappa_interval="" if row.kappa_low is None else interval(row.kappa_low, row.kappa_high),
         words="; ".join(filter(None, (said, extra))),
         chance=bool(chance),
     )

@@ -36,6 +36,8 @@ class Row:
     kappa: float | None = None
     n: int = 0
     reason: str = ""
+    kappa_low: float | None = None
+    kappa_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def render(inputs: ReportInputs) -> str:
         statements=[typeset.prose(s) for s in _statements(inputs)],
         headline=headline(inputs),
         headline_notes=headline_notes(inputs),
+        kappa_notes=wording.kappa_notes(inputs.rows),
         figures=drawn,
         catalogue=_catalogue(inputs),
         paper_notes=paper.NOTES,

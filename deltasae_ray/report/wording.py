@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deltasae_ray.divergence.catalogue import Metric, metric, split_variant
+from deltasae_ray.divergence.catalogue import SEEDS, Metric, metric, split_variant
+from deltasae_ray.divergence.statistics import comparable
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
 
 
@@ -100,8 +101,12 @@ METRICS = {
 TERMS = {
     "null": "The same figure where there is nothing to find. One that cannot be told from its null is at chance, and the page says so.",
     "ceiling": "The best that could be expected: the same figure between two dictionaries that should agree.",
-    "interval": "95 %, from resampling whole documents. With fewer than 30 evaluation documents it is undefined.",
-    "κ": "Where the figure lies between its null (0) and its ceiling (1). Undefined where those two are too close to tell apart.",
+    "interval": "95 %, from resampling whole documents (latents, for what is counted over latents). With fewer than 30 documents it is "
+    "undefined, and a fact of one dictionary has none. It speaks of the dictionary that was trained, not of what another seed would give.",
+    "over seeds": "The mean over dictionaries of several training seeds. Its interval holds the variance between seeds beside that over "
+    "documents, by a t quantile, since few seeds know little of it; the verdict is judged by it.",
+    "κ": "Where the figure lies between its null (0) and its ceiling (1), with a 95 % interval from resamples in which all three move "
+    "together. Undefined where those two are too close to tell apart. Compared only where ceilings differ by .1 at most.",
     "undefined": "The figure has no meaning here; the reason stands beside it. It is never written as a number.",
 }
 
@@ -110,6 +115,9 @@ CHANCE = "not to be told from the null (its interval includes it, or p is above 
 
 def describe(metric: str, inputs: ReportInputs) -> MetricWords:
     """The metric's words with the names of this study in them; an unknown metric is called as the catalogue calls it."""
+    if metric.endswith(SEEDS):
+        words = describe(metric.removesuffix(SEEDS), inputs)
+        return replace(words, label=f"{words.label}, over seeds")
     found = METRICS.get(metric)
     if found is None:
         return MetricWords(catalogued(metric).title, "", "it does not differ from its null")
@@ -190,6 +198,20 @@ def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: M
     for reason in dict.fromkeys(r.reason for r in undefined):
         notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
     return notes or [f"No cell is at chance: each of the {len(rows)} can be told from its null."]
+
+
+def kappa_notes(rows: Sequence[Row]) -> list[str]:
+    """A sentence where κ stands on ladders of different height, so that its values in these rows must not be compared."""
+    found = _grouped([r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.metric.removesuffix(SEEDS),))
+    apart = {}
+    for (name,), inside in found.items():
+        ceilings = [r.ceiling for r in inside if r.ceiling is not None]
+        if not comparable(ceilings, 90.0 if catalogued(name).unit == "degrees" else 1.0):
+            apart[name] = f"{name.replace('_', ' ')} ({figure(min(ceilings))} to {figure(max(ceilings))})"
+    if not apart:
+        return []
+    told = ", ".join(apart.values())
+    return [f"κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of {told}."]
 
 
 def places(rows: Sequence[Row], over: Mapping[Row, int] | None = None) -> str:

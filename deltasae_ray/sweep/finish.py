@@ -247,7 +247,7 @@ def print_table(study: Study, found: Findings) -> None:
     for adapter, largest in sizes.items():
         for leaf in sorted(leaf_figures(found.rows, adapter), key=lambda leaf: leaf.layer):
             if leaf.d_sae == largest and leaf.seed == 0:
-                missing = leaf.get("missing_share")
+                missing = leaf.over_seeds("missing_share")
                 told = f"{missing:.2f}" if missing.value is not None else "undefined"
                 pairs = [_with_null(leaf, m) for m in ("monitor_r2", "max_cosine_weighted")]
                 cells = [adapter, str(leaf.layer), told, *pairs]

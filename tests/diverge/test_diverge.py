@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import measures_key
@@ -17,7 +18,7 @@ from deltasae_ray.divergence.verdict import verdict
 from deltasae_ray.errors import DictionaryError, GeometryError
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
-from tests.diverge.made import ATOMS, KEY, LAYERS, make_leaves, make_study, save_dictionary
+from tests.diverge.made import ATOMS, KEY, LAYERS, atoms, make_leaves, make_study, save_dictionary
 
 CFG = DivergeConfig(k=3, code_tokens=256, bootstrap=100)
 
@@ -106,6 +107,23 @@ def test_the_verdict_reads_the_rows(rows: list) -> None:
     assert "toy reference (1,200 tokens)" in found.text
 
 
+def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the_verdict_is_theirs(study: Storage) -> None:
+    first = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
+    rows = torch.nn.functional.normalize(atoms("r4") + 0.01 * torch.randn(ATOMS, 32, generator=torch.Generator().manual_seed(1)), dim=1)
+    again = dataclasses.replace(first, seed=1, dictionary=save_dictionary(study, "r4-1-seed1", rows), second=first.dictionary)
+    leaves, shards = [dataclasses.replace(first, second=again.dictionary), again], open_harvest(study, KEY)
+    for leaf in leaves:
+        measure_group(Group(study, KEY, (leaf,), (measures_key(study, shards, leaf, CFG),), CFG))
+    found = {(r.metric, r.seed): r for r in diverge_points(study, KEY, leaves, CFG, bar=False)}
+    pooled, own = found["missing_share_seeds", None], [found["missing_share", seed] for seed in (0, 1)]
+    assert pooled.value == pytest.approx(sum(r.value for r in own) / 2)
+    assert pooled.ci_low < min(r.ci_low for r in own) + 0.02 and pooled.kappa_low < pooled.kappa < pooled.kappa_high
+    assert ("mean_share_seeds", None) not in found
+    judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.k)
+    assert judged.layers[0].measure.value == pooled.value and "(mean over seeds)" in judged.text
+    assert "2 training seeds (their spread is in the interval)" in judged.text
+
+
 def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storage, tmp_path: Path) -> None:
     leaf = dataclasses.replace(make_leaves(study)[0], reference=str(tmp_path))
     with pytest.raises(DictionaryError, match="no dictionary"):
@@ -113,8 +131,6 @@ def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storag
 
 
 def test_a_reference_of_another_width_is_a_typed_error_from_the_task(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
-    import torch
-
     from deltasae_ray.sae.dictionary import Dictionary
 
     ones = torch.ones(ATOMS)
@@ -126,8 +142,6 @@ def test_a_reference_of_another_width_is_a_typed_error_from_the_task(study: Stor
 
 
 def test_a_dictionary_of_dead_latents_is_refused(study: Storage) -> None:
-    import torch
-
     from deltasae_ray.sae.dictionary import Dictionary
 
     key = save_dictionary(study, "dead", torch.nn.functional.normalize(torch.randn(ATOMS, 32), dim=1))

@@ -1,19 +1,32 @@
 """Over 200 planted repetitions, 95 % intervals hold the truth 90-98 % of the time, and null p-values are uniform."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch.nn.functional import normalize
 
+from deltasae_ray.divergence.alignment import mean_match
+from deltasae_ray.divergence.angles import pca_angles
 from deltasae_ray.divergence.cka import linear_cka
-from deltasae_ray.divergence.coding import Resamples
-from deltasae_ray.divergence.matching import best_cosines, max_cosine
+from deltasae_ray.divergence.coding import Resamples, Sample
+from deltasae_ray.divergence.context import Context, LayerInputs, Settings
+from deltasae_ray.divergence.leaf import effective_latents
+from deltasae_ray.divergence.matching import best_cosines, matched_draws, max_cosine
+from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.missing import Coder, make_coder, share_missing
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows
 from deltasae_ray.divergence.reconstruction import by_pursuit
+from deltasae_ray.divergence.rotation import subspace_score
+from deltasae_ray.divergence.seeds import Cell, over_seeds
+from deltasae_ray.divergence.shares import novel_share
+from deltasae_ray.divergence.size import spectrum_measures
 from deltasae_ray.divergence.statistics import welch_p
-from tests.divergence.worlds import ACTIVE, ATOMS, D_MODEL, sparse, units
+from tests.divergence.test_seeds import covered
+from tests.divergence.worlds import ACTIVE, ATOMS, D_MODEL, dictionary_of, sparse, units
 
 REPETITIONS, DOCUMENTS, TOKENS = 200, 60, 20
 pytestmark = pytest.mark.prove
@@ -58,18 +71,47 @@ def coder_for(deltas: torch.Tensor, training: torch.Tensor, moments: Moments, se
     return make_coder(deltas, training, docs, moments, k=ACTIVE, draws=5, bootstrap=400, max_tokens=len(deltas), seed=seed)
 
 
-def test_the_missing_share_covers_its_value_on_all_documents() -> None:
+@cache
+def missing_shares() -> tuple[float, list[Measure]]:
+    """M on very many documents, and M on each of REPETITIONS samples of DOCUMENTS."""
     atoms, reference, moments, training = setting()
 
-    def share(count: int, seed: int, draws: int = 5):  # noqa: ANN202
+    def share(count: int, seed: int, draws: int = 5) -> Measure:
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
         coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
         return share_missing(coder.structure(coder.code(reference)), coder.structure(coder.code(atoms)), 30.0)
 
     truth = share(2000, 7, draws=40).value
-    found = [share(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+    assert truth is not None
+    return truth, [share(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+
+
+def test_the_missing_share_covers_its_value_on_all_documents() -> None:
+    truth, found = missing_shares()
     assert 0.90 <= coverage([m.ci[0] <= truth <= m.ci[1] for m in found]) <= 0.98
+
+
+@pytest.mark.parametrize(("seeds", "cells"), [(2, 6), (3, 2)])
+def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seeds(seeds: int, cells: int) -> None:
+    """Seeds move M by a known spread, as large as that over documents, drawn five times for each sample of documents; intervals of
+    single seeds, which do not know it, miss far more.
+    """
+    truth, found = missing_shares()
+    spread, rng = float(np.std([m.value for m in found])) * np.sqrt(seeds), np.random.default_rng(seeds)
+
+    def moved(m: Measure, by: float) -> Measure:
+        return replace(m, value=m.value + by, ci=(m.ci[0] + by, m.ci[1] + by))
+
+    hits, alone = [], []
+    for i in 5 * list(range(REPETITIONS)):
+        here = [found[(i + c) % REPETITIONS] for c in range(cells)]
+        made = [Cell((c,), {s: moved(m, spread * rng.standard_normal()) for s in range(seeds)}) for c, m in enumerate(here)]
+        ci = over_seeds("missing_share", made)[(0,)].ci
+        hits.append(ci[0] <= truth <= ci[1])
+        alone.append(made[0].by_seed[0].ci[0] <= truth <= made[0].by_seed[0].ci[1])
+    assert 0.90 <= np.mean(hits) <= 0.98
+    assert np.mean(alone) < 0.85
 
 
 def test_fvu_covers_its_value_on_all_documents() -> None:
@@ -126,3 +168,109 @@ def test_resamples_of_null_draws_are_as_wide_as_the_draws() -> None:
         means = Resamples.draw(40, 5, 2000, i).null_means(np.tile(fvu, (2000, 1)))
         ratios.append(means.var() / (0.02**2 / 5))
     assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+
+
+def test_kappa_of_the_missing_share_covers_its_value_on_all_documents() -> None:
+    """The ceiling is far below the null, but not at 0: a second dictionary that lacks a quarter of the atoms."""
+    atoms, reference, moments, training = setting()
+    second = torch.cat([atoms[: 3 * ATOMS // 4], units(ATOMS // 4, generator(3))])
+
+    def place(count: int, seed: int, draws: int = 5):  # noqa: ANN202
+        deltas = documents_of(atoms, count, seed)
+        docs = np.arange(len(deltas)) // TOKENS
+        coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
+        found, own, twin = (coder.structure(coder.code(x)) for x in (reference, atoms, second))
+        return share_missing(found, own, 30.0, twin)
+
+    truth = place(2000, 7, draws=40).kappa
+    found = [place(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+    assert 0.90 <= coverage([m.kappa_ci[0] <= truth <= m.kappa_ci[1] for m in found]) <= 0.98
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kappa_of_matching_covers_its_value_over_all_latents_that_could_be(weighted: bool) -> None:
+    """A latent that is far from the reference is also hard to find again: value and ceiling go together."""
+    reference, spectrum = units(128, generator(0)), Spectrum.of(torch.eye(D_MODEL, dtype=torch.float64))
+
+    def place(count: int, seed: int, draws: int):  # noqa: ANN202
+        g = generator(seed)
+        hard = 0.1 + 0.3 * torch.rand(count, 1, generator=g)
+        true = normalize(reference[torch.randint(128, (count,), generator=g)] + 0.5 * hard * torch.randn(count, D_MODEL, generator=g), dim=1)
+        again = normalize(true + 0.3 * hard * torch.randn(count, D_MODEL, generator=g), dim=1)
+        value, twin = best_cosines(true, reference), (true * again).sum(1).double().numpy()
+        weights = torch.exp(torch.randn(count, generator=g)).numpy() if weighted else np.ones(count)
+        _, null = matched_draws(spectrum, reference, min(count, 4000), draws=draws, seed=seed)
+        return mean_match(value, weights.astype(np.float64), null, twin)
+
+    truth = place(50_000, 1, 20).kappa
+    found = [place(96, 2 + i, 5) for i in range(REPETITIONS)]
+    assert 0.90 <= coverage([m.kappa_ci[0] <= truth <= m.kappa_ci[1] for m in found]) <= 0.98
+
+
+def test_spectra_and_angles_cover_their_values_on_all_documents() -> None:
+    """Participation ratio, effective rank, principal angle, overlap, and the place of the angle."""
+    g = generator(0)
+    mixing, base_mixing = (torch.randn(D_MODEL, D_MODEL, generator=g) * torch.exp(-torch.arange(D_MODEL) / 8.0) for _ in range(2))
+    base_mixing = base_mixing + 0.7 * mixing
+
+    def rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        g = generator(seed)
+        strength = torch.exp(0.3 * torch.randn(count, generator=g)).repeat_interleave(TOKENS)[:, None]
+        source = torch.randn(count * TOKENS, D_MODEL, generator=g) * strength
+        return (source @ mixing.T).numpy(), (torch.randn(count * TOKENS, D_MODEL, generator=g) @ base_mixing.T).numpy()
+
+    def measured(count: int, seed: int) -> dict[str, Measure]:
+        (fit, base), (again, base_again) = rows(count, seed), rows(count, seed + 1)
+        docs, other = np.arange(len(fit)) // TOKENS, 10_000 + np.arange(len(again)) // TOKENS
+        dictionary = dictionary_of(units(ATOMS, generator(3)), torch.from_numpy(base))
+        context = Context(LayerInputs(fit, again, base, base_again, docs, other, dictionary), Settings(bootstrap=100, seed=seed))
+        return spectrum_measures(context) | pca_angles(context)
+
+    names = ("delta_participation_ratio", "delta_effective_rank", "angle_pca_k4", "overlap_pca_k4")
+    truth = measured(3000, 7)
+    found = [measured(2 * DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+    for name in names:
+        hits = [m[name].ci[0] <= truth[name].value <= m[name].ci[1] for m in found]
+        assert 0.90 <= coverage(hits) <= 0.985, name
+
+
+def test_effective_latents_cover_their_value_on_all_documents() -> None:
+    def found(count: int, seed: int) -> Measure:
+        g = generator(seed)
+        codes = torch.rand(count * TOKENS, 48, generator=g) * torch.exp(0.5 * torch.randn(count, 48, generator=g)).repeat_interleave(TOKENS, 0)
+        codes = codes * (torch.rand(codes.shape, generator=g) < 0.1) * torch.linspace(0.2, 1, 48)
+        return effective_latents(codes, Sample(codes, (), np.arange(len(codes)) // TOKENS, count))
+
+    truth = found(20_000, 1).value
+    assert 0.90 <= coverage([m.ci[0] <= truth <= m.ci[1] for m in (found(DOCUMENTS, 2 + i) for i in range(REPETITIONS))]) <= 0.98
+
+
+def test_the_subspace_score_covers_its_value_on_all_documents() -> None:
+    atoms, reference, _, _ = setting()
+
+    def score(count: int, seed: int, draws: int = 5) -> Measure:
+        deltas = documents_of(atoms, count, seed)
+        return subspace_score(
+            deltas, atoms, reference, ACTIVE, doc_ids=np.arange(len(deltas)) // TOKENS, draws=draws, bootstrap=400, seed=seed
+        )
+
+    truth = score(2000, 7, draws=40).value
+    found = [score(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS)]
+    assert 0.90 <= coverage([m.ci[0] <= truth <= m.ci[1] for m in found]) <= 0.98
+
+
+def test_novel_shares_of_matched_dictionaries_have_no_small_p() -> None:
+    spectrum = Spectrum.of(torch.diag(torch.linspace(3, 0.1, D_MODEL, dtype=torch.float64)))
+    reference, p = units(128, generator(0)), []
+    for i in range(REPETITIONS):
+        _, null = matched_draws(spectrum, reference, 96, draws=6, seed=i)
+        p.append(novel_share(null[0], null[1:], None).p)
+    assert np.mean(np.array(p) < 0.05) <= 0.08
+
+
+@pytest.mark.parametrize(("seeds", "spread", "cells"), [(2, 0.5, 6), (2, 1.5, 6), (3, 1.0, 1), (5, 1.5, 1)])
+def test_the_interval_over_seeds_covers_the_mean_of_all_seeds(seeds: int, spread: float, cells: int) -> None:
+    """Documents move all seeds alike; the seeds of one dictionary scatter by `spread` times what documents do, unlike between cells."""
+    rng = np.random.default_rng(seeds)
+    hits = [covered(rng, seeds, 0.02 * spread * np.sqrt(seeds), cells) for _ in range(REPETITIONS)]
+    assert 0.90 <= coverage(hits) <= 0.99

@@ -13,7 +13,7 @@ from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.errors import GeometryError
-from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, dictionary_of, half, inputs_of, units
+from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, TOKENS_PER_DOCUMENT, dictionary_of, half, inputs_of, units
 
 SETTINGS = Settings(k=4, code_tokens=512, bootstrap=200)
 
@@ -58,7 +58,52 @@ def test_what_the_catalogue_promises_is_there(measures: dict[str, Measure]) -> N
             continue
         assert m.null is not None or not entry.null, name
         assert m.p is not None or entry.tail is None or entry.tail and name.startswith(("missing_share_base", "max_cosine_base")), name
-        assert m.ci is not None or m.reason or entry.tail is None, f"{name} has no interval and does not say why"
+
+
+def test_every_figure_has_an_interval_or_says_why_it_has_none(measures: dict[str, Measure]) -> None:
+    """κ as well. What has none is a fact of one dictionary, not an estimate."""
+    for name, m in measures.items():
+        assert m.value is None or m.ci is not None or "interval undefined" in m.reason, name
+        assert m.kappa is None or m.kappa_ci is not None or "interval undefined" in m.reason, name
+        assert m.kappa_ci is None or m.kappa is not None and m.kappa_ci[0] <= m.kappa <= m.kappa_ci[1], name
+        assert m.ci is None or m.value is not None and m.ci[0] <= m.value <= m.ci[1], name
+    bare = {metric(name).name for name, m in measures.items() if m.value is not None and m.ci is None}
+    assert bare == {"alive_share", "firings_per_latent", "antipodal_share", "angle_decoder_k{k}", "paper_angle_k{k}"}
+    assert {metric(name).name for name, m in measures.items() if m.kappa_ci} >= {"missing_share", "max_cosine_weighted", "angle_pca_k{k}"}
+
+
+def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inputs: LayerInputs, leaf: LeafInputs) -> None:
+    fit, few = slice(0, 20 * TOKENS_PER_DOCUMENT), slice(0, 20 * TOKENS_PER_DOCUMENT)
+    small = replace(
+        inputs,
+        delta_fit=inputs.delta_fit[fit],
+        base_fit=inputs.base_fit[fit],
+        fit_docs=inputs.fit_docs[fit],
+        delta_eval=inputs.delta_eval[few],
+        base_eval=inputs.base_eval[few],
+        eval_docs=inputs.eval_docs[few],
+    )
+    found = compare(small, leaf, SETTINGS)
+    for name, m in found.items():
+        assert m.value is None or m.ci is not None or "interval undefined" in m.reason, name
+    over_latents = ("max_", "novel_share", "shared_", "repeat_share", "median_cosine", "paper_max_cosine", "paper_median", "paper_novel")
+    assert all(name.startswith(over_latents) for name, m in found.items() if m.ci is not None)
+
+
+def test_the_places_of_the_figures_are_sure_of_themselves_as_far_as_latents_and_documents_go(measures: dict[str, Measure]) -> None:
+    """Half of the atoms are the reference's: κ of matching is the share of those, .5, but for what chance reaches by itself."""
+    place = measures["max_cosine"]
+    assert place.kappa is not None and place.kappa_ci is not None and place.kappa_ci[0] < 0.5 < place.kappa_ci[1]
+    assert place.kappa_ci[1] - place.kappa_ci[0] < 0.4
+    missing = measures["missing_share"]
+    assert missing.kappa is not None and missing.value is not None and missing.ceiling is not None
+    assert missing.kappa == pytest.approx((missing.value - 1) / (missing.ceiling - 1))
+
+
+def test_novel_latents_are_judged_against_dictionaries_and_over_halves(measures: dict[str, Measure]) -> None:
+    assert measures["novel_share"].p is not None and measures["novel_share"].p < 0.01
+    halves = measures["novel_share_halves"]
+    assert halves.value == pytest.approx(0.5, abs=0.05) and halves.ci is not None and halves.n == 2
 
 
 def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]) -> None:

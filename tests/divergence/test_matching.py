@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, one_to_one
 from deltasae_ray.divergence.moments import Moments
@@ -99,3 +100,18 @@ def test_another_width_or_nan_is_refused() -> None:
         max_cosine(torch.eye(4), torch.eye(5))
     with pytest.raises(PrecisionError, match="1 of 4"):
         max_cosine(torch.eye(4).index_fill(0, torch.tensor([2]), float("nan")), torch.eye(4))
+
+
+def test_kappa_of_matching_resamples_a_latents_value_and_twin_together() -> None:
+    """Every latent half way between null and ceiling: whichever latents were drawn, κ is .5, and only the null's draws are left to doubt."""
+    rng = np.random.default_rng(0)
+    twin = rng.uniform(0.5, 1.0, 64)
+    null = 0.3 + 0.01 * rng.standard_normal((5, 64))
+    half_way = null.mean() + 0.5 * (twin - null.mean())
+    m = mean_match(half_way, np.ones(64), null, twin)
+    assert m.kappa == pytest.approx(0.5) and m.kappa_ci is not None and m.ci is not None
+    assert m.kappa_ci[1] - m.kappa_ci[0] < 0.01 < m.ci[1] - m.ci[0]
+    apart = mean_match(rng.permutation(half_way), np.ones(64), null, twin)
+    assert apart.kappa_ci is not None and apart.kappa_ci[1] - apart.kappa_ci[0] > 0.05, "the same figures of other latents"
+    wide = mean_match(half_way, np.ones(64), 0.3 + 0.5 * rng.standard_normal((5, 64)), twin)
+    assert wide.kappa is None or wide.kappa_ci is not None and wide.kappa_ci[1] - wide.kappa_ci[0] > 0.05

@@ -27,10 +27,14 @@ def test_an_interval_ascends_and_p_is_a_probability() -> None:
         Measure(1.0, ci=(2.0, 1.0))
     with pytest.raises(AssertionError):
         Measure(1.0, p=1.5)
+    with pytest.raises(AssertionError):
+        Measure(1.0, kappa=0.5, kappa_ci=(0.6, 0.4))
+    with pytest.raises(AssertionError, match="kappa that is undefined"):
+        Measure(1.0, kappa_ci=(0.4, 0.6))
 
 
 def test_a_measure_survives_json() -> None:
-    for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, "note"), undefined("why")):
+    for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, "note", (0.4, 0.6)), undefined("why")):
         assert Measure.from_dict(json.loads(json.dumps(m.to_dict()))) == m
 
 
@@ -54,6 +58,7 @@ def test_variants_and_curves_resolve_to_their_entry() -> None:
     assert metric("missing_share_no_top3_token_mean") is METRICS["missing_share"]
     assert metric("angle_pca_k16") is METRICS["angle_pca_k{k}"]
     assert metric("shared_70") is METRICS["shared_{k}"]
+    assert metric("missing_share_no_top3_seeds") is METRICS["missing_share"]
     assert split_variant("fvu_delta_no_top3_token_mean")[1].startswith("without the three")
     with pytest.raises(KeyError):
         metric("no_such_metric")

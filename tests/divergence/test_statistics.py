@@ -9,6 +9,7 @@ from deltasae_ray.divergence.ratios import Ratio, difference
 from deltasae_ray.divergence.statistics import (
     benjamini_hochberg,
     bootstrap_counts,
+    comparable,
     document_codes,
     document_sums,
     draws_p,
@@ -88,6 +89,12 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     interval, se = jackknife_interval(float(x.mean()), deleted)
     assert se == pytest.approx(x.std(ddof=1) / np.sqrt(40))
     assert interval == pytest.approx(stats.t.interval(0.95, 39, x.mean(), se))
+
+
+def test_kappas_are_compared_only_where_their_ceilings_are_within_a_tenth_of_the_scale() -> None:
+    assert comparable([0.10, 0.15, 0.20]) and comparable([])
+    assert not comparable([0.05, 0.16])
+    assert comparable([20.0, 28.0], scale=90) and not comparable([20.0, 30.0], scale=90)
 
 
 def test_kappa_is_undefined_where_ceiling_and_null_are_close() -> None:

@@ -56,7 +56,8 @@ def test_the_line_says_what_was_asked_in_order() -> None:
         "*Can the toy reference (15,000 tokens) see it?*",
         "With 8 atoms it explains 46% of the change; featureless atoms of its own covariance 42%; a dictionary trained on the change 52%",
         "Missing share of the change 0.55 [0.42, 0.68]",
-        "*How sure?* 15,000 training tokens, 77 evaluation documents, 1 training seed, 14% of latents repeat",
+        "*How sure?* 15,000 training tokens, 77 evaluation documents, "
+        "1 training seed (what another would give is not in the interval), 14% of latents repeat",
         "*Not tested:* triggers absent from this text",
     )
     places = [text.index(part) for part in parts]

@@ -13,8 +13,9 @@ from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
+from deltasae_ray.report.wording import figure, interval
 from deltasae_ray.storage import Storage
-from tests.report.made import FEW_DIRECTIONS, REFERENCE, make
+from tests.report.made import FEW_DIRECTIONS, REFERENCE, make, with_seeds
 
 BASELINES = {"fvu_gaussian": 0.5, "fvu_encoder": 0.45, "fvu_frozen_decoder": 0.8, "max_cosine": 0.4, "max_cosine_gaussian": 0.38}
 
@@ -104,6 +105,31 @@ def test_a_missing_ceiling_is_explained():
     rows = tuple(replace(r, ceiling=None, kappa=None) for r in make().rows)
     assert "No ceiling, and so no κ, stands beside M" in section(render(make(rows=rows)), "headline")
     assert "No ceiling" not in section(render(make()), "headline")
+
+
+def test_kappa_stands_with_its_interval(page: str):
+    assert re.search(r"<td class=\"n\" data-label=\"κ\">0\.\d\d <small class=\"sure\">\[0\.\d\d, 0\.\d\d\]</small>", page)
+    row = next(r for r in make().rows if r.kappa_low is not None)
+    assert f"{figure(row.kappa)} {interval(row.kappa_low, row.kappa_high)}" in section(page, "figures")
+
+
+def test_kappas_under_ceilings_that_differ_are_called_not_comparable(page: str):
+    assert "not to be compared" not in page
+    first = next(i for i, r in enumerate(make().rows) if r.kappa is not None)
+    rows = tuple(replace(r, ceiling=0.3) if i == first else r for i, r in enumerate(make().rows))
+    told = "κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of missing share (0.08"
+    again = render(make(rows=rows))
+    assert told in section(again, "headline") and told in section(again, "figures")
+
+
+def test_the_mean_over_seeds_leads_its_seeds():
+    found = section(render(with_seeds(make())), "headline")
+    start = found.index("r16 12 256, 2 seeds Missing share M(8), over seeds")
+    told = ("What a deployed monitor sees (R²)", "seed 0 alone", "seed 1 alone", "r16 12 512, 2 seeds")
+    places = [found.index(t, start) for t in told]
+    assert places == sorted(places)
+    assert found.count("What a deployed monitor sees (R²) 0.") == 12, "it does not depend on the dictionary: said once"
+    assert "over seeds" not in section(render(make()), "headline")
 
 
 def test_the_missing_share_is_named_by_its_atoms_and_not_by_the_dictionaries_k():

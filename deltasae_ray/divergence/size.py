@@ -1,0 +1,119 @@
+"""How large a change is and how it is spread: norm, spectrum, concentration. Descriptive: the nulls say what base activations are like."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.moments import outside
+from deltasae_ray.divergence.ratios import Ratio, row_energy, with_interval
+from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_TRAINING_DOCUMENTS, document_codes, jackknife_interval
+
+ENERGIES = (90, 95, 99)
+"""Per cent of the variance that `delta_dims_{k}` counts directions for."""
+_UNDEFINED = (
+    "delta_participation_ratio",
+    "delta_effective_rank",
+    "delta_top3_energy",
+    "delta_top_token_energy",
+    "mean_share",
+    "mean_direction_share",
+)
+"""What deltas of zero do not have."""
+
+
+def size_of_change(context: Context) -> dict[str, Measure]:
+    """Norm, spectrum and concentration of the deltas."""
+    deltas, base = (torch.from_numpy(np.asarray(x)) for x in (context.inputs.delta_eval, context.inputs.base_eval))
+    document, num_docs = context.documents
+    energy, base_energy = row_energy(deltas), row_energy(base)
+    ratio = Ratio.share(energy, base_energy, document, num_docs)
+    norm = Ratio.share(np.sqrt(energy), np.ones(len(energy)), document, num_docs)
+    measures = {
+        "delta_norm": norm.measure(context.counts),
+        "delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero"),
+    }
+    if not energy.any() or not np.any(context.inputs.delta_fit):
+        return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in _UNDEFINED}
+    measures |= spectrum_measures(context)
+    mean = context.delta.mean.to(deltas.dtype)
+    largest, centred = row_energy((deltas - mean)[:, context.largest_coordinates]), row_energy(deltas - mean)
+    top = Ratio.share(largest, centred, document, num_docs)
+    measures["delta_top3_energy"] = top.measure(context.counts, null=len(context.largest_coordinates) / deltas.shape[1])
+    measures["mean_direction_share"] = _along_mean(context, deltas)
+    measures["delta_top_token_energy"] = top_token_energy(energy, document, context.counts)
+    return measures
+
+
+def spectrum_measures(context: Context) -> dict[str, Measure]:
+    """How many directions the training deltas fill, beside the base activations; intervals by a jackknife over tenths of the documents."""
+    spectrum, of_base = context.delta.spectrum, context.base.spectrum
+    values = {
+        "delta_participation_ratio": (spectrum.participation_ratio, of_base.participation_ratio),
+        "delta_effective_rank": (spectrum.effective_rank, of_base.effective_rank),
+    }
+    values |= {f"delta_dims_{e}": (float(spectrum.dimensions_for(e / 100)), float(of_base.dimensions_for(e / 100))) for e in ENERGIES}
+    measures = {name: Measure(value, null=null, n=context.delta.n) for name, (value, null) in values.items()}
+    num_docs = document_codes(context.inputs.fit_docs)[1]
+    if num_docs < MIN_DOCUMENTS:
+        return {name: m.because(TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)) for name, m in measures.items()}
+    if not bool(spectrum.values[0] > 0):
+        return {name: m.because("interval undefined: the deltas do not vary") for name, m in measures.items()}
+    deleted = [_spread(context, (context.delta - group).covariance) for group in context.delta_groups]
+    whole = _spread(context, context.delta.covariance)
+    return {name: _jackknifed(name, m, whole[name], [d[name] for d in deleted], len(spectrum.values)) for name, m in measures.items()}
+
+
+def _spread(context: Context, covariance: Float[Tensor, "d_model d_model"]) -> dict[str, float]:
+    """The figures of a covariance close to that of all training deltas. Its eigenvalues are taken to first order, the diagonal in the
+    eigenbasis of all: a jackknife wants how they move, and ten eigenvalue problems would cost more than all else at a large d_model.
+    """
+    basis = context.delta.spectrum.vectors
+    values = (basis * (covariance @ basis)).sum(0).clamp_min(0)
+    share = values / values.sum()
+    filled = {f"delta_dims_{e}": _crossing(share, e / 100) for e in ENERGIES}
+    return filled | {
+        "delta_participation_ratio": float(covariance.trace() ** 2 / covariance.square().sum()),
+        "delta_effective_rank": float(torch.exp(-torch.xlogy(share, share).sum())),
+    }
+
+
+def _crossing(share: Float[Tensor, " d_model"], energy: float) -> float:
+    """Where the running sum reaches `energy`, between whole numbers of directions: what is counted has no smooth error, this has."""
+    running = share.cumsum(0)
+    k = int((running < energy).sum().clamp_max(len(share) - 1))
+    return k + (energy - float(running[k] - share[k])) / max(float(share[k]), 1e-300)
+
+
+def _jackknifed(name: str, measure: Measure, value: float, deleted: list[float], d_model: int) -> Measure:
+    assert measure.value is not None
+    (low, high), _ = jackknife_interval(value, np.array(deleted))
+    if name.startswith("delta_dims"):  # counted in whole directions
+        low, high = float(math.ceil(low)), float(math.ceil(high))
+    return measure.within(max(1.0, low), min(float(d_model), high))
+
+
+def top_token_energy(energy: Float[np.ndarray, " token"], document: np.ndarray, counts: Float[np.ndarray, "draw doc"]) -> Measure:
+    """Share of the energy in the 0.1 % of tokens that carry most; in a resample, in the 0.1 % of its own tokens."""
+    few, order = max(1, round(len(energy) / 1000)), np.argsort(-energy, kind="stable")
+    sorted_energy, of_document = energy[order], document[order]
+    value = float(sorted_energy[:few].sum() / energy.sum())
+    draws = []
+    for block in np.array_split(counts, max(1, len(energy) * len(counts) // 4_000_000)):  # 32 MB at a time
+        times = block[:, of_document]
+        taken = np.minimum(times.cumsum(1), np.maximum(1, np.round(times.sum(1, keepdims=True) / 1000)))
+        draws.append(np.diff(taken, axis=1, prepend=0) @ sorted_energy / (times @ sorted_energy))
+    return with_interval(Measure(value, null=few / len(energy), n=counts.shape[1]), np.concatenate(draws))
+
+
+def _along_mean(context: Context, deltas: Float[Tensor, "token d_model"]) -> Measure:
+    """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
+    document, num_docs = context.documents
+    centred = deltas.double() - context.delta.mean
+    left = row_energy(outside(centred, context.delta.mean))
+    total = row_energy(centred)
+    return Ratio.share(total - left, total, document, num_docs).measure(context.counts, null=1 / deltas.shape[1])
