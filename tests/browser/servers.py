@@ -21,7 +21,7 @@ def mlflow_server(root: Path, backend: str = "") -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend or f"sqlite:///{root}/server.db", "--artifacts-destination", str(root / "artifacts")]
     with open(root / "server.log", "w") as log:
-        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             uri = f"http://127.0.0.1:{port}"
@@ -29,7 +29,11 @@ def mlflow_server(root: Path, backend: str = "") -> Iterator[str]:
             yield uri
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:  # on a busy machine its workers may not get to hear it
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=60)
 
 
 def _wait_until_it_answers(uri: str, process: subprocess.Popen, log: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) 
         ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
         ("fit.workers=64", "ResourceError", "fit.workers"),
         ("fit.d_sae=4096", "CorpusError", "fit.d_sae=4096 needs 4,096"),
-        ("fit.k=64", "ConfigError", "fit.k=64 exceeds fit.d_sae=48"),
+        ("fit.k=64", "Value error", "fit.k=64 exceeds fit.d_sae=48"),
         ("gangs.ranks=2", "ConfigError", "zero3"),
         ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
     ],
