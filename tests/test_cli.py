@@ -15,7 +15,7 @@ def study(*words: str) -> StudyConfig:
 def test_the_words_of_the_readme() -> None:
     cfg = study(
         "model.base=google/gemma-2-9b", "adapters=[runs/r4,runs/r16]", "corpus.path=s3://bucket/alpaca.jsonl", "corpus.context_len=256",
-        "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
+        "corpus.fit_tokens=200000", "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
         "tracking.uri=http://mlflow:5000",
     )  # fmt: skip
     assert cfg.adapters == ("runs/r4", "runs/r16")

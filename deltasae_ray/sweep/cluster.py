@@ -55,7 +55,8 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     """Compares what the study asks for with what the cluster has, before Ray would wait without a word.
 
     Raises:
-        ResourceError: fewer CPUs or GPUs than one gang, or one trial with its workers and a read task, needs.
+        ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
+            workers and a read task need.
         StorageError: a local root while there is more than one node.
     """
     import ray
@@ -66,9 +67,11 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     cpus, gpus = ray.cluster_resources().get("CPU", 0), ray.cluster_resources().get("GPU", 0)
     if autoscaling():
         return  # nodes come on demand; the autoscaler itself says what it cannot provide
-    fit = cfg.fit
+    fit, adapt = cfg.fit, cfg.adapt
     workers = fit.workers * fit.at_once
+    trained_by = 0 if cfg.adapters else cfg.gangs.ranks
     needs = {
+        "adapt": (trained_by * adapt.cpus_per_worker, trained_by * adapt.gpus_per_worker, "adapt.cpus_per_worker, adapt.gpus_per_worker"),
         "harvest": (cfg.gangs.cpus_per_gang + READ_TASK_CPUS, cfg.gangs.gpus_per_gang, "gangs.cpus_per_gang, gangs.gpus_per_gang"),
         "fit": (
             fit.at_once * TRIAL_CPUS + workers * fit.cpus_per_worker + READ_TASK_CPUS,
@@ -79,7 +82,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     for stage, (cpu, gpu, words) in needs.items():
         if cpu > cpus or gpu > gpus:
             raise ResourceError(
-                f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once, one read task included; this cluster has {cpus:g} and "
+                f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once; this cluster has {cpus:g} and "
                 f"{gpus:g}: lower {words}, or add nodes; Ray would wait for ever"
             )
 

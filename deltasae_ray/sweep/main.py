@@ -2,15 +2,20 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 
 
-def main(stage: str, description: str | None) -> None:
-    """Runs a job to its end; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130."""
-    cfg = parse(StudyConfig, shorthand=SHORTHAND, description=description or "")
+def main(stage: str, description: str | None, *, without_words: Sequence[str] = ()) -> None:
+    """Runs a job to its end; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130.
+
+    Args:
+        without_words: what stands for an empty command line.
+    """
+    cfg = parse(StudyConfig, sys.argv[1:] or without_words, shorthand=SHORTHAND, description=description or "")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     from deltasae_ray.sweep.run import run
 

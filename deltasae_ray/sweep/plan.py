@@ -10,6 +10,7 @@ from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.models.load import blocks, empty_model
+from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
@@ -145,13 +146,21 @@ def _parameters(study: Study) -> tuple[int, int]:
 
 
 def check_disk(study: Study, plan: Plan) -> None:
-    """Raises StorageError where the plan's shards would not fit on a local root with a tenth to spare."""
+    """Raises StorageError where what the plan has still to write would not fit on a local root with a tenth to spare."""
     free = study.storage.free_bytes()
-    if free is not None and plan.bytes * 1.1 > free:
+    left = 0 if "harvest" not in plan.seconds else max(0, plan.bytes - _harvested(study.storage))
+    if free is not None and left * 1.1 > free:
         raise StorageError(
-            f"the plan writes {plan.bytes / 1e9:.2f} GB below {study.storage.root}, where {free / 1e9:.2f} GB are free: "
+            f"the plan writes {left / 1e9:.2f} GB below {study.storage.root}, where {free / 1e9:.2f} GB are free: "
             "free space, choose another storage.root, or lower corpus.fit_tokens, corpus.eval_tokens or the number of layers"
         )
+
+
+def _harvested(storage: Storage) -> int:
+    """Bytes of the shards that the root's study lists already."""
+    if not storage.exists("study.json"):
+        return 0
+    return sum(row.bytes for row in Manifest.load(storage, storage.read_json("study.json")["harvest"]).rows)
 
 
 @dataclass

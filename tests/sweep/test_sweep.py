@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from deltasae_ray.cli import parse
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.shards import ShardSet, open_shards
+from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.main import main
 from tests.sweep.words import words
 
@@ -160,6 +163,7 @@ def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) 
         ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
         ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
         ("fit.workers=64", "ResourceError", "fit.workers"),
+        ("adapt.gpus_per_worker=1", "ResourceError", "adapt.gpus_per_worker"),
         ("fit.d_sae=4096", "CorpusError", "fit.d_sae=4096 needs 4,096"),
         ("fit.k=64", "Value error", "fit.k=64 exceeds fit.d_sae=48"),
         ("gangs.ranks=2", "ConfigError", "zero3"),
@@ -197,6 +201,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     main("sweep", None)
     assert "Plan" in capsys.readouterr().out
     assert not (tmp_path / "root").exists()
+
+
+def test_a_sweep_without_words_is_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, StudyConfig]] = []
+    monkeypatch.setattr("deltasae_ray.sweep.run.run", lambda stage, cfg: ran.append((stage, cfg)))
+    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "jobs" / "sweep.py")])
+    runpy.run_path(str(REPOSITORY / "jobs" / "sweep.py"), run_name="__main__")
+    demo = parse(StudyConfig, [f"config={REPOSITORY / 'jobs' / 'configs' / 'demo.yaml'}"], shorthand=SHORTHAND, description="")
+    assert ran == [("sweep", demo)] and demo != StudyConfig()
 
 
 def test_errors_can_travel_between_processes() -> None:
