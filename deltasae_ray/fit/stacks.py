@@ -20,8 +20,9 @@ _HELD_BYTES = 4 * 2**30
 
 def sizes(points: Sequence[FitPoint], cfg: FitConfig, d_model: int, num_bytes: int, device: torch.device | str) -> dict[Recipe, int]:
     """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`."""
+    share = min(1.0, cfg.gpus_per_worker or 1.0)  # of an accelerator that several workers are on
     room = max(1, _HELD_BYTES // max(1, num_bytes))
-    return {recipe: min(room, at_once(recipe, d_model, device)) for recipe in {p.recipe(cfg) for p in points}}
+    return {recipe: min(room, at_once(recipe, d_model, device, share)) for recipe in {p.recipe(cfg) for p in points}}
 
 
 def held_together(reads: Sequence[Sequence[FitPoint]], size: Mapping[Recipe, int]) -> Iterator[list[FitPoint]]:

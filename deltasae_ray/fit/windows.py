@@ -1,7 +1,7 @@
-"""What a fit worker does with a stream: every dictionary takes its steps on one window, then on the next; none is read twice.
+"""What a fit worker does with a stream: every dictionary takes its steps on one window, then on the next.
 
-A dictionary's mean, scale and start come from the first window, which stays stored. Its checkpoint says how many steps, and so which
-windows, are behind it; that is all a later run needs to know.
+A dictionary's mean, scale and start come from the first window, which stays stored and is read again with each later one. Its checkpoint
+says how many steps, and so which windows, are behind it; that is all a later run needs to know.
 """
 
 import logging

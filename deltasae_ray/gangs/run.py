@@ -24,13 +24,14 @@ class Work(Protocol):
 
 
 def run_units(
-    work: Work, factory: WorkerFactory, cfg: GangConfig, *, part: Callable[[Any], int] | None = None
+    work: Work, factory: WorkerFactory, cfg: GangConfig, *, part: Callable[[Any], int] | None = None, parts: int = 1
 ) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
 
     Args:
         part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two
             parts: a unit may wait for what is made of the parts before it.
+        parts: how many there are.
 
     Units wait in Ray's object store, which spills to disk; this process holds one block of them at a time. Results must be small and
     JSON-able: activations are written by the ranks and never enter the object store.
@@ -46,7 +47,7 @@ def run_units(
     context.max_errored_blocks = 0
     context.execution_options.preserve_order = part is not None
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
-    blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg), part or (lambda _: 0))]
+    blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))]
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
         Gang,
@@ -60,17 +61,20 @@ def run_units(
         # that kills its gang each time is the gang's restarts.
         max_task_retries=-1,
     )
-    for row in dataset.iter_rows():
-        result = json.loads(row["result"])
-        if "failure" in result:
-            raise Failure(**result["failure"]).error()
-        yield row["name"], result["value"]
+    # No prefetching: it would keep the last finished block back until the next one is there, which may wait for what is made of this one.
+    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+        for name, told in zip(batch["name"], batch["result"], strict=True):
+            result = json.loads(told)
+            if "failure" in result:
+                raise Failure(**result["failure"]).error()
+            yield name, result["value"]
 
 
-def block_size(units: int, cfg: GangConfig) -> int:
-    """Units per block: one per rank, until there are too many blocks."""
+def block_size(units: int, cfg: GangConfig, parts: int = 1) -> int:
+    """Units per block: one per rank, until there are too many blocks; of several parts, none so large that a gang has no block of one."""
     most = max(BLOCKS, 32 * cfg.gangs)
-    return cfg.ranks * -(-units // (cfg.ranks * most))
+    each = units if parts == 1 else min(units, most * -(-units // (parts * cfg.gangs)))
+    return cfg.ranks * -(-each // (cfg.ranks * most))
 
 
 def in_blocks(work: Work, size: int, part: Callable[[Any], int]) -> Iterator[list[dict]]:

@@ -56,10 +56,15 @@ def harvest_windows(
     plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision)
     tokens = sum(u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index])
     with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
-        for _, done in run_units(WindowsLeft(spool, windows, missing), WindowFactory(plan, spool), gangs, part=lambda todo: todo["window"]):
+        work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
+        for _, done in run_units(work, factory, gangs, part=_window, parts=max(1, len(left))):
             bar.update(done["tokens"])
             left[done["window"]] -= 1
             yield from _complete(storage, kept, spool, windows, left)
+
+
+def _window(todo: dict[str, Any]) -> int:
+    return todo["window"]
 
 
 def _complete(storage: Storage, kept: Harvest, spool: str, windows: Mapping[int, Corpus], left: dict[int, int]) -> Iterator[int]:

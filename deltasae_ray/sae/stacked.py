@@ -26,7 +26,7 @@ Measured on one core, milliseconds a dictionary and step alone over stacked, sta
 alone bf16 screening halves the product (docs/benchmarks.md)."""
 
 
-def at_once(recipe: Recipe, d_model: int, device: torch.device | str) -> int:
+def at_once(recipe: Recipe, d_model: int, device: torch.device | str, share: float = 1.0) -> int:
     """How many dictionaries of one recipe are best trained together here: 1 where stacking does not pay. An accelerator, which waits for
     its next operation while one dictionary trains, always stacks what half of its free memory holds.
     """
@@ -36,7 +36,7 @@ def at_once(recipe: Recipe, d_model: int, device: torch.device | str) -> int:
         return _MOST if recipe.batch_tokens * d_model * recipe.d_sae <= _SMALL else 1
     # Two matrices with gradient, two moments and a temporary each; pre-activations, their maxima and the dead ones'.
     need = 4 * recipe.d_sae * (10 * d_model + 3 * recipe.batch_tokens)
-    return max(1, min(_MOST, torch.cuda.mem_get_info(device)[0] // 2 // need))
+    return max(1, min(_MOST, int(torch.cuda.mem_get_info(device)[0] * share / 2) // need))
 
 
 def train_together(members: Sequence[Trainer], steps: int) -> list[DictionaryError | None]:

@@ -6,9 +6,13 @@ from typing import Literal
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.grid import REFERENCE_SEED, base_points, random_points, trials
+from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.recovered import DOCUMENTS, VARIANTS
 from deltasae_ray.sweep.study import Study
 
@@ -36,6 +40,20 @@ def control_points(
         if "split_half" in chosen:
             points += [FitPoint(trial.adapter, layer, **shape, seed=0, documents=half) for layer, half in product(layers, ("A", "B"))]
     return points
+
+
+def keep_controls(made: Made, storage: Storage, points: Sequence[FitPoint], fit: FitConfig) -> None:
+    """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's own dictionaries do.
+
+    Raises:
+        DictionaryError, PrecisionError: the reference or the base control could not be fitted.
+    """
+    assert made.harvest is not None
+    keys = keys_of(storage, made.harvest.key, points, fit)
+    made.controls = fitted_points(storage, made.harvest.key, points, fit)
+    lost = {p: key for p, key in keys.items() if p not in made.controls}
+    raise_failures(storage, {p: key for p, key in lost.items() if p.adapter == BASE})
+    made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
 
 
 def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> dict[str, int]:

@@ -162,7 +162,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage).items()),
-        statements=(*_statements(study), *_depth_claims(found)),
+        statements=(*_statements(study), *_lost(made), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         paper=tuple(paper),
         failures={trial.name: error for trial, error in made.failed.items()},
@@ -213,6 +213,10 @@ def _statements(study: Study) -> list[str]:
     if study.cfg.model.sharding != "none":
         said.append("The noise floor was measured by batch layout only: sharded parameters cannot be upcast to fp64 in place.")
     return said
+
+
+def _lost(made: Made) -> list[str]:
+    return [f"The control {p} could not be fitted, and what it would say is missing: {error}" for p, error in made.lost.items()]
 
 
 _SIZES = (("density", "Active latents per token", 1.0), ("effective_latents", "Effective latents", 10.0), ("k_at_fvu", "Atoms needed", 1.0))

@@ -1,17 +1,17 @@
 """The stages of a study in order. A job runs up to its own; what is already done is only listed."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from deltasae_ray.cli import say
-from deltasae_ray.errors import ConfigError, DictionaryError
+from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
 from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.controls import control_points, keep_controls
 from deltasae_ray.sweep.enough import check_tokens
 from deltasae_ray.sweep.finish import compare, print_table, write_results
 from deltasae_ray.sweep.grid import Trial, trials
@@ -98,7 +98,9 @@ def _fit(study: Study, made: Made) -> None:
     cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
     chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
     controls = control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy)
-    made.controls = {f.point: f for f in fit_points(storage, key, controls, cfg, description="fit controls")}
+    with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
+        fit_points(storage, key, controls, cfg, description="fit controls")
+    keep_controls(made, storage, controls, cfg)
     settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
     if made.by_tune and cfg.search != "none":
         settings, made.failed = search(storage, key, list(settings), layers, cfg)

@@ -15,7 +15,7 @@ from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
-from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of, raise_failures
+from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
 from deltasae_ray.fit.windows import Window, WindowJob, schedule, steps_behind
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob
 from deltasae_ray.harvest.run import Harvest
@@ -23,7 +23,7 @@ from deltasae_ray.harvest.windows import harvest_windows
 from deltasae_ray.shards.manifest import remove
 from deltasae_ray.shards.spool import Board, change_board, read_board, spool_key, write_board
 from deltasae_ray.sweep.cluster import holds_harvest_and_fit
-from deltasae_ray.sweep.controls import control_points
+from deltasae_ray.sweep.controls import control_points, keep_controls
 from deltasae_ray.sweep.grid import trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.study import Study
@@ -40,8 +40,7 @@ def fit_stream(study: Study, made: Made) -> None:
     way.fit()
     storage, cfg = study.storage, study.cfg.fit
     done = fitted_points(storage, way.kept.key, way.points, cfg)
-    raise_failures(storage, {p: way.keys[p] for p in way.controls if p not in done})
-    made.controls = {p: done[p] for p in way.controls}
+    keep_controls(made, storage, way.controls, cfg)
     for trial in trials(way.kept.adapters, cfg):
         group = trial.points(study.layers, cfg.seeds)
         if all(p in done for p in group):
@@ -94,7 +93,7 @@ class Windows:
         while needed := self.needed():
             first = needed[0]
             assert first > reached, f"window {first} was fitted, and is not behind every dictionary"
-            side_by_side = holds_harvest_and_fit(self.study.cfg) and not (failed_before and not first)
+            side_by_side = holds_harvest_and_fit(self.study.cfg) and not failed_before
             last = len(self.plan) - 1 if side_by_side else first
             self._run(todo, self.plan[first : last + 1], side_by_side=side_by_side)
             reached = last

@@ -45,6 +45,24 @@ class Stub:
         return StubWorker(self, context)
 
 
+@dataclass(frozen=True)
+class Following:
+    """Each unit but the first waits until the result of the one before it was heard of: a file of its number."""
+
+    heard: Path
+
+    def __call__(self, _context: RankContext) -> Any:
+        return self._run
+
+    def _run(self, unit: TokenBatch, todo: Any, *, keep: bool) -> bool:  # noqa: ARG002
+        end = time.monotonic() + 20
+        while todo["i"] and not (self.heard / str(todo["i"] - 1)).exists():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
+
 class StubWorker:
     def __init__(self, stub: Stub, context: RankContext) -> None:
         self._stub, self._context = stub, context

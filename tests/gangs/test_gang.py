@@ -15,7 +15,7 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import block_size, in_blocks, run_units
-from tests.gangs.stub import EXPECTED, UNITS, Stub, unit
+from tests.gangs.stub import EXPECTED, UNITS, Following, Stub, unit
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,16 @@ def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["w
 def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
     with pytest.raises(RayError):
         list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_result_is_told_before_the_unit_that_waits_for_it_is_done(tmp_path: Path) -> None:
+    """A stream's next window waits for what is made of the one before: a result that is kept back would stop both."""
+    waited = []
+    for _, heard_in_time in run_units(UNITS, Following(tmp_path), GangConfig(), part=lambda todo: todo["i"], parts=len(UNITS)):
+        waited.append(heard_in_time)
+        (tmp_path / str(len(waited) - 1)).touch()
+    assert waited == [True] * len(UNITS)
 
 
 class Lazy:
@@ -87,6 +97,10 @@ def test_no_block_holds_units_of_two_parts() -> None:
 def test_the_number_of_blocks_does_not_grow_with_the_units_nor_below_one_unit_per_rank() -> None:
     def blocks(units: int, **cfg: int) -> int:
         return -(-units // block_size(units, GangConfig(**cfg)))
+
+    # Of ten parts of 100 units, four gangs have blocks of their own.
+    assert block_size(1000, GangConfig(gangs=4), parts=10) <= 25 and block_size(10**6, GangConfig(gangs=4), parts=10**4) <= 25
+    assert block_size(10**6, GangConfig(gangs=4)) > 25
 
     assert [blocks(n) for n in (1, 1000, 1024)] == [1, 1000, 1024]
     assert all(512 < blocks(n) <= 1024 for n in (1025, 2049, 100_000, 1_000_001))

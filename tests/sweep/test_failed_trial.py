@@ -20,7 +20,7 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     good = save_adapter(tmp_path / "good", tiny_model, rank=2, seed=1)
     late = save_adapter(tmp_path / "late", tiny_model, rank=2, seed=2, layers_to_transform=[2])  # nothing changes at layer 1
     root = tmp_path / "study"
-    more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.max_failures=0", "fit.steps=20", "controls=[]")
+    more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.max_failures=0", "fit.steps=20", "controls=[gaussian]")
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root, *more)])
 
     def run() -> str:
@@ -35,6 +35,7 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     run()
     page = (root / "report.html").read_text()
     assert "late-d256-k4-topk" in page and "rows are equal" in page
+    assert page.count("gaussian control could not be fitted") == 1  # late's, at layer 1: as its trial
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiments = [e.experiment_id for e in client.search_experiments()]
 
@@ -52,6 +53,6 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     fitted = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/manifest.json")}
     run()
     assert {p: p.stat().st_mtime_ns for p in fitted} == fitted, "a dictionary was fitted again"
-    (one,) = failures
-    assert one.stat().st_mtime_ns > failures[one], "the failed trial was not tried again"
+    assert len(failures) == 2, "the trial's and its control's"
+    assert all(p.stat().st_mtime_ns > before for p, before in failures.items()), "what failed was not tried again"
     assert {name: len(found) for name, found in runs().items()} == {name: len(found) for name, found in first.items()}
