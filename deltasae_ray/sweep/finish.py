@@ -161,7 +161,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         latents=groups,
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
-        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage).items()),
+        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage, made.harvest.key).items()),
         statements=(*_statements(study), *_lost(made), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         paper=tuple(paper),

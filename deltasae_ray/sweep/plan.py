@@ -177,11 +177,16 @@ class Clock:
         finally:
             self.seconds[name] = time.monotonic() - start
 
-    def longest(self, storage: Storage) -> dict[str, float]:
-        """Stage → the longest it took in any run of this study, kept in its root: one that finds it done tells no cost."""
+    def longest(self, storage: Storage, of: str) -> dict[str, float]:
+        """Stage → the longest it took in any run, kept in the storage: a run that finds a stage done tells nothing of its cost.
+
+        Args:
+            of: what was run; times of anything else are forgotten.
+        """
         kept = storage.read_json(TIMINGS) if storage.exists(TIMINGS) else {}
-        longest = {stage: max(took, kept.get(stage, 0.0)) for stage, took in self.seconds.items()}
-        storage.write_json(TIMINGS, longest)
+        before = kept["seconds"] if kept.get("of") == of else {}
+        longest = {stage: max(took, before.get(stage, 0.0)) for stage, took in self.seconds.items()}
+        storage.write_json(TIMINGS, {"of": of, "seconds": longest})
         return longest
 
     def beside(self, plan: Plan) -> str:

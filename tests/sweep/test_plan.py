@@ -15,8 +15,9 @@ from tests.shards.made import KEY, make_harvest
 
 def test_a_run_that_finds_a_stage_done_does_not_hide_what_it_cost(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert Clock({"harvest": 200.0, "fit": 90.0}).longest(storage) == {"harvest": 200.0, "fit": 90.0}
-    assert Clock({"harvest": 0.3, "fit": 120.0, "diverge": 60.0}).longest(storage) == {"harvest": 200.0, "fit": 120.0, "diverge": 60.0}
+    assert Clock({"harvest": 200.0, "fit": 90.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 90.0}
+    assert Clock({"harvest": 0.3, "fit": 120.0, "diverge": 60.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 120.0, "diverge": 60.0}
+    assert Clock({"harvest": 3.0}).longest(storage, "b") == {"harvest": 3.0}
 
 
 def check(storage: Storage, num_bytes: int, *stages: str) -> None:
