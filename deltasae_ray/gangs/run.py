@@ -57,6 +57,7 @@ def run_units(
         num_gpus=cfg.gpus_per_gang or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
         max_restarts=cfg.max_restarts,
+        allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
         # A lost node refuses connections for seconds before Ray knows that it is gone, and every refusal counts as a try. What ends a unit
         # that kills its gang each time is the gang's restarts.
         max_task_retries=-1,
