@@ -65,10 +65,12 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     nodes = [n for n in ray.nodes() if n["Alive"]]
     if storage.is_local and len(nodes) > 1:
         raise StorageError(f"storage.root={storage.root} is a local folder, but the cluster has {len(nodes)} nodes: give s3:// or gs://")
+    has = ray.cluster_resources()
     for _ in range(60):  # on a busy machine, a node that has just come up is not listed at once
-        if has := ray.cluster_resources():
+        if has:
             break
         time.sleep(0.5)
+        has = ray.cluster_resources()
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
     if autoscaling():
         return  # nodes come on demand; the autoscaler itself says what it cannot provide
