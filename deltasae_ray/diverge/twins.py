@@ -56,5 +56,6 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     )
     names = ", ".join(f"{p.one.adapter} and {p.other.adapter}" for p in defined)
     reasons = [r for r in m.reason.split("; ") if not r.startswith("kappa undefined")]  # that was of the ceiling it had
-    judged = replace(m, ceiling=ceiling, kappa=place, reason="; ".join(filter(None, reasons)))
+    # the interval of a kappa was of the ceiling it had, too
+    judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reason="; ".join(filter(None, reasons)))
     return judged.because(f"the ceiling is that of two training seeds of one rank ({names})").because(told)

@@ -41,6 +41,17 @@ def test_a_pair_of_different_ranks_has_the_twins_of_either_as_its_ceiling() -> N
         assert figures["max_cosine_adapters"].reason == "something else; the ceiling is that of two training seeds of one rank (r4-s0 and r4-s1)"
 
 
+def test_the_interval_of_a_kappa_goes_with_the_ceiling_it_was_of() -> None:
+    """A second seed's; also where the twins' ceiling is too near the null for any kappa."""
+    pairs = found([leaf(4, 0), leaf(4, 1), leaf(16, 0)])
+    placed = replace(FOUND["max_cosine_adapters"], ceiling=0.6, kappa=0.67, kappa_ci=(0.6, 0.74), reason="")
+    near = replace(ALIKE["max_cosine_adapters"], value=0.301, ci=(0.2, 0.4))
+    for twins, kappa in ((ALIKE["max_cosine_adapters"], 0.5), (near, None)):
+        given = {p: figures | {"max_cosine_adapters": twins if are_twins(p) else placed} for p, figures in pairs.items()}
+        other = next(figures for p, figures in with_ceilings(given).items() if not are_twins(p))["max_cosine_adapters"]
+        assert other.kappa == (None if kappa is None else pytest.approx(kappa)) and other.kappa_ci is None
+
+
 def test_twins_of_both_ranks_are_averaged_and_those_of_other_places_are_not() -> None:
     leaves = [leaf(rank, seed, layer) for layer in (1, 2) for rank in (4, 16) for seed in (0, 1)]
     by_pair = {
