@@ -17,7 +17,7 @@ from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.layer import atoms_needed, layer_measures
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import Coder, Coding, compare_structure, share_missing
+from deltasae_ray.divergence.missing import MIN_FIRINGS, Coder, Coding, compare_structure, share_missing
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.ratios import Ratio
@@ -25,8 +25,6 @@ from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_enco
 from deltasae_ray.divergence.rotation import score
 from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, document_sums, jackknife_interval
 
-MIN_FIRINGS = 30.0
-"""Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
 VARIANTS: tuple[tuple[str, bool, Average], ...] = (
     ("", False, "energy"),
     ("_token_mean", False, "token"),

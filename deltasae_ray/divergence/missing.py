@@ -26,6 +26,8 @@ MIN_PARTICIPATION = 4.0
 """Deltas that live in fewer directions than this are explained by any handful of atoms."""
 MIN_STRUCTURE = 0.05
 """Lower bound of V(delta dictionary) below which there is no structure of which a share could be missing."""
+MIN_FIRINGS = 30.0
+"""Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
 MAX_SIZE_RATIO = 4.0
 """The larger dictionary is cut to this many times the smaller: many atoms explain more than few, whatever they are."""
 MAX_SIZE_EFFECT = 0.1

@@ -67,13 +67,14 @@ def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselin
     if not np.isfinite(own.value):
         return {f"{name}{suffix}": undefined("the coded deltas are zero", n=sample.num_docs) for name in EXPLAINED}
     chance = float(np.mean([r.value for r in random]))
+    gain = difference(own, random, counts)
     return {
-        f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=found.delta.measure.p),
+        f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=gain.p),
         f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=own.value),
         f"fvu_pca{suffix}": pca.measure(counts, null=1 - k / sample.x.shape[1], ceiling=own.value),
         f"fvu_random_atoms{suffix}": mean_of(random, counts, ceiling=own.value),
         f"gain_over_pca{suffix}": difference(own, [pca], counts),
-        f"gain_over_random_atoms{suffix}": difference(own, random, counts),
+        f"gain_over_random_atoms{suffix}": gain,
     }
 
 

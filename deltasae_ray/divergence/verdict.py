@@ -6,6 +6,7 @@ from typing import Literal
 
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.missing import MIN_FIRINGS, MIN_PARTICIPATION, MIN_STRUCTURE
 
 Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
 
@@ -119,11 +120,21 @@ def judge_leaf(leaf: LeafFigures) -> LayerVerdict:
     names = {CHANGE: "missing_share", TRIMMED: "missing_share_no_top3"}
     candidates = [(subject, leaf.over_seeds(name)) for subject, name in names.items()]
     share = leaf.get("mean_share")
-    if share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT:
+    if share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT and _without_structure(leaf):
         candidates.append((f"the constant shift ({share.value:.0%} of the change)", leaf.get("mean_missing_share")))
     subject, measure = next(((s, m) for s, m in candidates if m.value is not None), candidates[0])
     label, reason = judge(measure, _remedy(measure, leaf.get(names.get(subject, "mean_missing_share"))))
     return LayerVerdict(leaf.layer, leaf.d_sae, label, measure, subject, reason)
+
+
+def _without_structure(leaf: LeafFigures) -> bool:
+    """Whether M is undefined because there is nothing to miss; where too little training or unlike sizes are why, much may be missed."""
+    firings, directions = leaf.get("firings_per_latent").value, leaf.get("delta_participation_ratio").value
+    if firings is not None and firings < MIN_FIRINGS:
+        return False
+    found = leaf.over_seeds("structure_delta")
+    few = directions is not None and directions < MIN_PARTICIPATION
+    return few or found.value is None or found.ci is None or found.ci[0] < MIN_STRUCTURE
 
 
 def _remedy(judged: Measure, of_one: Measure) -> str:

@@ -56,7 +56,7 @@ def compare(study: Study, made: Made) -> Findings:
         rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
     name = next(iter(references.values())).name
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
-    verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name) for a in adapters)
+    verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, atoms=cfg.diverge.k) for a in adapters)
     return Findings(name, rows, behaviour, changes, verdicts)
 
 
@@ -152,6 +152,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         model=study.model.label,
         model_note=results.model_note(study),
         reference=found.reference,
+        atoms=study.cfg.diverge.k,
         layers=study.layers,
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.changes, has),

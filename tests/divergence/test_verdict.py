@@ -128,6 +128,10 @@ def test_a_constant_shift_is_judged_by_itself_only_where_nothing_else_has_struct
     shift = {"mean_share": Measure(0.97, ci=(0.96, 0.98)), "mean_missing_share": Measure(0.95, ci=(0.9, 1.0))}
     found = verdict("r4", [leaf(0, 1, missing_share=undefined("no structure"), **shift)], CHANGED)
     assert found.label == "NOT VISIBLE" and "constant shift (97% of the change)" in found.text
+    untrained = undefined("the delta dictionary saw 6 firings per latent, 30 are needed")
+    for hidden in ({"firings_per_latent": Measure(6.0)}, {"structure_delta": Measure(0.3, ci=(0.2, 0.4))}):
+        unknown = verdict("r4", [leaf(0, 1, missing_share=untrained, **shift, **hidden)], CHANGED)
+        assert unknown.label == "INCONCLUSIVE" and "6 firings" in unknown.text
     both = verdict("r4", [leaf(0.0, 0.1, **shift)], CHANGED)
     assert both.label == "VISIBLE" and "missing share of that shift 0.95" in both.text
 
