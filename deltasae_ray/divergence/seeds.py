@@ -32,9 +32,10 @@ OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "structure_delta", "fvu
                   "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes")  # fmt: skip
 """Figures that a delta dictionary enters, resampled over documents."""
 OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_cosine_weighted", "max_cosine_back", "novel_share",
-                "shared_{k}", "repeat_share", "antipodal_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
+                "shared_{k}", "antipodal_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
                 "median_cosine", "paper_max_cosine", "paper_median_cosine", "paper_novel_share")  # fmt: skip
-"""Figures of a decoder alone, resampled over latents or not at all."""
+"""Figures of a decoder alone, resampled over latents or not at all. Not the share that repeats: with two seeds, its two values are one pair
+of dictionaries seen from either side, and hold nothing of how pairs differ."""
 _LIMITS = {"cosine": (-1.0, 1.0), "degrees": (0.0, 90.0), "latents": (0.0, float("inf")), "atoms": (1.0, float("inf"))}
 
 
@@ -111,7 +112,8 @@ def _over_seeds(name: str, by_seed: dict[int, Measure], values: _Scatter, places
 def _with_interval(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter) -> Measure:
     found = np.array([m.value for m in measures], dtype=np.float64)
     if metric(name).name in OVER_LATENTS:
-        return mean.within(*_limited(name, scatter.interval(found, None)))
+        low, high = scatter.interval(found, None)
+        return mean.within(*_limited(name, (low, high))) if high > low else mean.because("interval undefined: all seeds agree exactly")
     within = [m.ci for m in measures if m.ci is not None]
     if len(within) < len(measures):
         return mean.because(next(m.reason for m in measures if m.ci is None) or "interval undefined: a seed has none")
