@@ -82,28 +82,49 @@ def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, fa
 
 
 @dataclass(frozen=True)
-class MatchFactory:
-    """Makes the worker that finds the strength at which `rotated` moves the model as far as `trained`; needs every block."""
+class PrepareFactory:
+    """Makes the worker that finds the random adapter's strength and measures noise floors: one gang, and the model loaded once."""
 
     storage: Storage
     model: ModelConfig
-    trained: AdapterRef
-    rotated: AdapterRef
+    adapters: tuple[AdapterRef, ...]
+    """Whose noise is measured."""
+    hookpoints: tuple[Hookpoint, ...]
+    precision: Literal["fp32", "mixed"] = "fp32"
+    match: tuple[AdapterRef, AdapterRef] | None = None
+    """A trained adapter, and its rotation that is to move the model as far; its noise is measured too, at the strength found."""
 
-    def __call__(self, context: RankContext) -> "MatchWorker":
-        return MatchWorker(self, context)
+    def __call__(self, context: RankContext) -> "PrepareWorker":
+        return PrepareWorker(self, context)
 
 
-class MatchWorker:
-    """Callable of (unit, todo) → factor, and the ratio of mean delta norms it reaches (geometric mean over all blocks)."""
+class PrepareWorker:
+    """Callable of (unit, todo) → as JSON: under "match" the random adapter's factor and the ratio of mean delta norms it reaches (geometric
+    mean over all blocks); under "noise" adapter → hookpoint → NoiseFloor; under "injected" the share of energy likewise."""
 
-    def __init__(self, job: MatchFactory, context: RankContext) -> None:
+    def __init__(self, job: PrepareFactory, context: RankContext) -> None:
         self._job, self._device = job, context.device
-        self._model = load_with_adapters(job.storage, job.model, (job.trained, job.rotated), context.device, deepest=None)
+        held = {ref.name: ref for ref in (*job.adapters, *(job.match or ()))}
+        deepest = job.hookpoints[-1].layer if job.match is None else None  # strength is a matter of every block
+        self._model = load_with_adapters(job.storage, job.model, tuple(held.values()), context.device, deepest=deepest)
 
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, float]:  # noqa: ARG002 - what gangs call
-        hookpoints = [Hookpoint(i) for i in range(len(blocks(self._model)))]
+    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict]:  # noqa: ARG002 - what gangs call
         ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)
+        names = [a.name for a in self._job.adapters]
+        matched = {}
+        if self._job.match is not None:
+            matched = self._match(ids, mask, self._job.match[0].name)
+            names.append(RANDOM)
+        floors = noise_floor(lambda x: self._harvested(x, names), lambda x: self._higher(x, names), ids, mask, names)
+        return {
+            "match": matched,
+            "noise": {name: {str(h): floor.to_dict() for h, floor in by_hook.items()} for name, by_hook in floors.items()},
+            "injected": {name: self._injected(ids, mask, name) for name in names},
+        }
+
+    def _match(self, ids: Tensor, mask: Tensor, trained: str) -> dict[str, float]:
+        """Leaves the random adapter at the strength that it finds."""
+        hookpoints = [Hookpoint(i) for i in range(len(blocks(self._model)))]
 
         def norm(adapter: str) -> float:
             taken = dict(deltas(self._model, ids, hookpoints, [adapter]))[adapter]
@@ -111,64 +132,26 @@ class MatchWorker:
             return float(means[means > 0].log().mean().exp())
 
         layers: list[Any] = [m for m in self._model.modules() if RANDOM in _scaling(m)]
-        trained = [layer.scaling[RANDOM] for layer in layers]
+        scalings = [layer.scaling[RANDOM] for layer in layers]
 
         def measure(factor: float) -> float:
-            for layer, scaling in zip(layers, trained, strict=True):
+            for layer, scaling in zip(layers, scalings, strict=True):
                 layer.scaling[RANDOM] = scaling * factor
             return norm(RANDOM)
 
-        target = norm(self._job.trained.name)
+        target = norm(trained)
         factor = match_norm(measure, target)
         return {"factor": factor, "norm_ratio": measure(factor) / target}
 
-
-def _scaling(module: nn.Module) -> dict[str, float]:
-    """Adapter name → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
-    found = getattr(module, "scaling", None)
-    return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True)
-class NoiseFactory:
-    """Makes the worker that measures the noise floor of adapters at hookpoints."""
-
-    storage: Storage
-    model: ModelConfig
-    adapters: tuple[AdapterRef, ...]
-    hookpoints: tuple[Hookpoint, ...]
-    precision: Literal["fp32", "mixed"] = "fp32"
-
-    def __call__(self, context: RankContext) -> "NoiseWorker":
-        return NoiseWorker(self, context)
-
-
-class NoiseWorker:
-    """Callable of (unit, todo) → adapter → hookpoint → NoiseFloor under "noise", → share of energy under "injected", as JSON."""
-
-    def __init__(self, job: NoiseFactory, context: RankContext) -> None:
-        self._job, self._device = job, context.device
-        self._model: nn.Module = load_with_adapters(job.storage, job.model, job.adapters, context.device, deepest=job.hookpoints[-1].layer)
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict[str, dict]]:  # noqa: ARG002 - what gangs call
-        ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)
-        names = [a.name for a in self._job.adapters]
-        floors = noise_floor(self._harvested, self._higher, ids, mask, names)
-        return {
-            "noise": {name: {str(h): floor.to_dict() for h, floor in by_hook.items()} for name, by_hook in floors.items()},
-            "injected": {name: self._injected(ids, mask, name) for name in names},
-        }
-
-    def _harvested(self, ids: Tensor) -> dict[str, Residuals]:
-        job = self._job
-        together, names = job.model.sharding != "none", [a.name for a in job.adapters]
+    def _harvested(self, ids: Tensor, names: list[str]) -> dict[str, Residuals]:
+        job, together = self._job, self._job.model.sharding != "none"
         return dict(harvested_deltas(self._model, ids, job.hookpoints, names, together=together, bf16=job.precision == "mixed"))
 
-    def _higher(self, ids: Tensor) -> dict[str, Residuals]:
+    def _higher(self, ids: Tensor, names: list[str]) -> dict[str, Residuals]:
         """fp64 for fp32; fp32 for bf16 products. Sharded parameters cannot be upcast in place: there another order of passes stands in."""
         upcast = self._job.model.sharding == "none" and self._job.precision == "fp32"
         with in_fp64(self._model) if upcast else nullcontext():
-            return dict(deltas(self._model, ids, self._job.hookpoints, [a.name for a in self._job.adapters]))
+            return dict(deltas(self._model, ids, self._job.hookpoints, names))
 
     def _injected(self, ids: Tensor, mask: Tensor, adapter: str) -> dict[str, float]:
         """Share of the delta's energy that the hookpoint's own block adds, by hookpoint (BOS left out)."""
@@ -182,3 +165,9 @@ class NoiseWorker:
             if float(energy := whole.square().sum()):
                 shares[str(h)] = float(injected.square().sum() / energy)
         return shares
+
+
+def _scaling(module: nn.Module) -> dict[str, float]:
+    """Adapter name → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
+    found = getattr(module, "scaling", None)
+    return found if isinstance(found, dict) else {}

@@ -12,7 +12,7 @@ from deltasae_ray.errors import AdapterError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
-from deltasae_ray.harvest.prepare import MatchFactory, NoiseFactory, finish_random, random_key, sample, stored_random, write_rotated
+from deltasae_ray.harvest.prepare import PrepareFactory, finish_random, random_key, sample, stored_random, write_rotated
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
@@ -76,11 +76,7 @@ def harvest(
     write_harvest(storage, key, _spec(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
-    everyone = list(adapters)
-    if random_lora and adapters:
-        everyone.append(_random(storage, cfg, gangs, model_cfg, adapters[0], test))
-    _sources(storage, key, everyone)
-    _noise(storage, key, cfg, gangs, model_cfg, everyone, hookpoints, test)
+    everyone = _prepare(storage, key, cfg, gangs, model_cfg, adapters, hookpoints, test, random_lora=random_lora)
     repair(storage, key)
     missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
     if missing:
@@ -102,29 +98,21 @@ def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
     }
 
 
-def _random(
-    storage: Storage, cfg: HarvestConfig, gangs: GangConfig, model: ModelConfig, adapter: AdapterRef, unit: TokenBatch
-) -> AdapterRef:
-    key = random_key(adapter, cfg.seed, unit)
-    found = stored_random(storage, adapter, key)
-    if found is None:
-        rotated = write_rotated(storage, adapter, f"{key}/unmatched", cfg.seed)
-        ((_, facts),) = run_units([(unit, None)], MatchFactory(storage, model, adapter, rotated), gangs)
-        found = finish_random(storage, adapter, key, cfg.seed, facts)
-    return found
-
-
-def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> None:
+def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict[str, Source]:
+    """Puts base and adapters on record; what is on record of them, by name."""
     wanted = [Source(BASE, "base", BASE)]
     wanted += [Source(a.name, a.kind, a.digest, rank=a.rank, alpha=a.alpha, seed=a.seed, facts={"training": a.facts}) for a in adapters]
     known = {s.digest: s for s in read_sources(storage, key)}
+    recorded = {}
     for source in wanted:
         found = known.get(source.digest)
-        if found is None or found.name != source.name:
-            write_source(storage, key, source if found is None else replace(found, name=source.name))
+        recorded[source.name] = source if found is None else replace(found, name=source.name)
+        if recorded[source.name] != found:
+            write_source(storage, key, recorded[source.name])
+    return recorded
 
 
-def _noise(
+def _prepare(
     storage: Storage,
     key: str,
     cfg: HarvestConfig,
@@ -133,19 +121,34 @@ def _noise(
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
     unit: TokenBatch,
-) -> None:
-    known = {s.digest: s for s in read_sources(storage, key)}
-    sources = {a.name: known[a.digest] for a in adapters}
-    todo = tuple(a for a in adapters if not {str(h) for h in hookpoints} <= sources[a.name].facts.get("noise", {}).keys())
-    if todo:
-        ((_, found),) = run_units([(unit, None)], NoiseFactory(storage, model, todo, hookpoints, cfg.precision), gangs)
+    *,
+    random_lora: bool,
+) -> list[AdapterRef]:
+    """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are then on record and judged."""
+    everyone, match, into = list(adapters), None, ""
+    if random_lora and adapters:
+        into = random_key(adapters[0], cfg.seed, unit)
+        if (found := stored_random(storage, adapters[0], into)) is not None:
+            everyone.append(found)
+        else:
+            match = adapters[0], write_rotated(storage, adapters[0], f"{into}/unmatched", cfg.seed)
+    facts = _sources(storage, key, everyone)
+    todo = [a for a in everyone if not {str(h) for h in hookpoints} <= facts[a.name].facts.get("noise", {}).keys()]
+    if todo or match:
+        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match)
+        ((_, measured),) = run_units([(unit, None)], factory, gangs)
+        if match:
+            everyone.append(finish_random(storage, adapters[0], into, cfg.seed, measured["match"]))
+            todo.append(everyone[-1])
+            facts |= _sources(storage, key, everyone[-1:])
         for ref in todo:
-            source = sources[ref.name]
-            facts = {what: {**source.facts.get(what, {}), **found[what][ref.name]} for what in ("noise", "injected")}
-            sources[ref.name] = replace(source, facts={**source.facts, **facts})
-            write_source(storage, key, sources[ref.name])
-    for ref in adapters:
-        _judge(ref, {h: sources[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
+            source = facts[ref.name]
+            more = {what: {**source.facts.get(what, {}), **measured[what][ref.name]} for what in ("noise", "injected")}
+            facts[ref.name] = replace(source, facts={**source.facts, **more})
+            write_source(storage, key, facts[ref.name])
+    for ref in everyone:
+        _judge(ref, {h: facts[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
+    return everyone
 
 
 def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> None:

@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from deltasae_ray.errors import AdapterError, ConfigError, PrecisionError, ShardError
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import NUMERICS, _judge
@@ -19,6 +23,7 @@ from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.records import read_sources
 from deltasae_ray.storage import Storage
 from tests.harvest.study import hashes, run, run_units_here
 from tests.tiny import save_adapter
@@ -47,6 +52,28 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
     assert len(sources) == 4, "base, the random control, the old and the new adapter"
     zero = ("blocks.0.hook_resid_post",)
     assert all(hooks == zero for source, hooks in added if source == "base")
+
+
+def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_that_is_stored(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def counted(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        started.append(factory)
+        return run_units_here(work, factory, cfg)
+
+    monkeypatch.setattr(stage, "run_units", counted)
+
+    def signals() -> dict[str, float]:
+        sources = read_sources(Storage(str(tmp_path)), done.key)
+        return {s.name: s.facts["noise"]["blocks.2.hook_resid_post"]["signal"] for s in sources if s.name != "base"}
+
+    done = run(tmp_path, tiny_model, [tiny_adapters[0]])
+    assert len(started) == 2, "preparation and harvest"
+    first = signals()
+    run(tmp_path, tiny_model, [tiny_adapters[0]], layers=(0, 1, 2))  # a new layer: measured anew, from the adapter as it was stored
+    assert signals() == pytest.approx(first, rel=1e-4) and 0.2 < first["random"] / first["r2"] < 5
 
 
 def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(tiny_model: Path, tmp_path: Path) -> None:
