@@ -69,8 +69,10 @@ def submit(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_a_sweep_by_job_submit_without_and_with_a_working_directory(head: dict[str, str], tiny_model: Path, tmp_path: Path) -> None:
-    study = words(tiny_model, tmp_path / "study")
+def test_a_sweep_by_job_submit_without_and_with_a_working_directory(
+    head: dict[str, str], tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    study = words(tiny_model, tmp_path / "study", f"adapters=[{tiny_adapters[0]}]")
     first = submit(head, "--", "python", "jobs/sweep.py", *study)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-2000:]
     assert (tmp_path / "study" / "report.html").stat().st_size > 10_000

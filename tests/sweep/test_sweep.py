@@ -82,7 +82,7 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
 
 
 def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
-    study: tuple[Path, str], tiny_model: Path, tmp_path: Path
+    study: tuple[Path, str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     command = words(tiny_model, tmp_path)
     first = start(command, tmp_path / "first.log")
@@ -97,8 +97,8 @@ def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
 
-    third = job("sweep", *command)
-    assert third.returncode == 0, third.stderr[-3000:]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *command])
+    main("sweep", None)
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
     assert len(broken) > 20 and broken.items() <= calm.items()
     assert {p: p.stat().st_mtime_ns for p in counted} == counted, "a dictionary that counted was fitted again"
@@ -144,12 +144,14 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     assert (root / "report.html").stat().st_mtime_ns > page
 
 
-def test_a_new_size_fits_only_itself(study: tuple[Path, str], tiny_model: Path) -> None:
+def test_a_new_size_fits_only_itself(
+    study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
     root, _ = study
     before = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
     shards = {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")}
-    more = job("fit", *words(tiny_model, root, "fit.d_sae=[48,64]"))
-    assert more.returncode == 0, more.stderr[-3000:]
+    monkeypatch.setattr(sys, "argv", ["fit.py", *words(tiny_model, root, "fit.d_sae=[48,64]")])
+    main("fit", None)
     after = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
     assert {p: after[p] for p in before} == before and len(after) == 2 * len(before)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")} == shards
