@@ -70,7 +70,8 @@ class LayerInputs:
     """Document of each evaluation row."""
     reference: DictionaryLike
     base_control: DictionaryLike | None = None
-    """The reference's recipe on other documents and another seed: what agreement between two base dictionaries looks like."""
+    """A dictionary of base activations of other documents and another seed: what agreement between two base dictionaries looks like. By
+    the grid's recipe, which a reference that was given does not share."""
 
     def __post_init__(self) -> None:
         if self.delta_fit.shape != self.base_fit.shape or self.delta_eval.shape != self.base_eval.shape:
