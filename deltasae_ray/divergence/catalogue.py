@@ -483,6 +483,16 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "share",
         ),
         Metric(
+            "coactivation",
+            "how closely delta latents fire with a reference latent",
+            "Σ e_i φ_i / Σ e_i, e_i = Σ z_i²; φ_i: correlation of firing with the reference latent whose φ is largest on training rows",
+            "documents permuted, place by place",
+            _SEEDS,
+            _OWN,
+            "greater",
+            "correlation",
+        ),
+        Metric(
             "cka_adapters",
             "CKA of two adapters' deltas",
             "δ_r and δ_r', same rows",

@@ -19,8 +19,9 @@ Documents of training stay as they are: every seed saw the same.
 
 κ needs what its ceiling was made of. Every seed's ceiling is the next seed's dictionary, in a ring, so that no seed is the ceiling twice.
 M's κ is V(G)/V(the next seed's), a figure of that one dictionary: seeds' κ are as independent as their values, and have an interval of
-the same kind. A ceiling of matching or of angles is a figure of both dictionaries, so neighbours in the ring share one, and two seeds
-have one pair seen from either side: their scatter says too little (of two seeds, nothing) of how κ varies, and there is no interval.
+the same kind. A ceiling of matching, of angles or of co-activation is a figure of both dictionaries, so neighbours in the ring share one,
+and two seeds have one pair seen from either side: their scatter says too little (of two seeds, nothing) of how κ varies, and there is no
+interval.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.statistics import comparable
 
 OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "structure_delta", "fvu_delta", "gain_over_pca", "gain_over_random_atoms",
-                  "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes")  # fmt: skip
+                  "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes",
+                  "coactivation")  # fmt: skip
 """Figures that a delta dictionary enters, resampled over documents."""
 OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_cosine_weighted", "max_cosine_back", "novel_share",
                 "shared_{k}", "antipodal_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
@@ -42,7 +44,8 @@ OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_
 """Figures of a decoder alone, resampled over latents or not at all. Not the share that repeats: with two seeds, its two values are one pair
 of dictionaries seen from either side, and hold nothing of how pairs differ."""
 SHARED_CEILINGS = "interval of kappa undefined: a ceiling is of two seeds' dictionaries, so that seeds share theirs"
-_LIMITS = {"cosine": (-1.0, 1.0), "degrees": (0.0, 90.0), "latents": (0.0, float("inf")), "atoms": (1.0, float("inf"))}
+_SIGNED = (-1.0, 1.0)
+_LIMITS = {"cosine": _SIGNED, "correlation": _SIGNED, "degrees": (0.0, 90.0), "latents": (0.0, float("inf")), "atoms": (1.0, float("inf"))}
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _placed(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter
         return mean.because("kappa undefined: the seeds' ceilings differ by more than .1")
     values, within = np.array(found), [m.kappa_ci for m in measures if m.kappa_ci is not None]
     placed = replace(mean, kappa=float(values.mean()))
-    if metric(name).name in OVER_LATENTS:
+    if metric(name).name != "missing_share":
         return placed.because(SHARED_CEILINGS)
     if len(within) < len(measures):
         return placed.because("interval of kappa undefined: a seed has none")

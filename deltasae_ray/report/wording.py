@@ -76,6 +76,14 @@ METRICS = {
         "with the deltas' covariance. 0° is the same subspace, 90° is orthogonal.",
         "the deltas' leading directions are not shown to lie closer to the base activations' than random ones with the same covariance",
     ),
+    "coactivation": MetricWords(
+        "Firing with a reference latent (co-activation)",
+        "For each alive delta latent the correlation of its firing, on deltas, with the firing of one latent of the {reference} on base "
+        "activations of the same tokens, averaged with the latents' energies as weights. Which reference latent that is was chosen on "
+        "training documents; the figure is of the evaluation documents. 1: every latent fires exactly where one of the {reference} does. "
+        "Null: documents permuted.",
+        "the latents that carry the energy are not shown to fire where latents of the {reference} fire",
+    ),
     "cka_adapters": MetricWords(
         "Deltas of two adapters alike (CKA)",
         "Unbiased linear CKA of both adapters' deltas on the same tokens. Null: documents permuted. Ceiling: two trainings of one rank "
