@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
 from deltasae_ray.divergence.context import Context, DictionaryLike
-from deltasae_ray.divergence.firings import Firings, fires, varies
+from deltasae_ray.divergence.firings import Firings, fires, num_rows, varies
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.ratios import Counts, with_interval, with_kappa_interval
 from deltasae_ray.divergence.statistics import bootstrap_counts, kappa, permutation_p
@@ -105,8 +105,8 @@ class _Pairs:
         other = self.partner.reshape(self.num_docs, -1, latents).sum(1, dtype=np.float64)
         above = below = np.zeros(len(counts))
         for some in np.array_split(np.arange(latents), -(-latents * len(counts) // _BLOCK_NUMBERS)):
-            energy = counts @ square[:, some]
-            above = above + (energy * phi(*(counts @ x[:, some] for x in (both, own, other)), rows)).sum(1)
+            energy, *fired = (counts @ x[:, some] for x in (square, both, own, other))
+            above = above + (energy * phi(fired[0], fired[1], fired[2], rows)).sum(1)
             below = below + energy.sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return above / below
@@ -129,10 +129,9 @@ def phi(both: np.ndarray, own: np.ndarray, other: np.ndarray, rows: int) -> np.n
 
 def partners(own: csr_array, others: csr_array) -> Int[np.ndarray, " latent"]:
     """The latent of `others` [row, other] with which each of `own` [row, latent] correlates most; -1 where none fires with it at all."""
-    rows, size = own.shape[0], others.shape[1]
     of_own, of_others = (np.asarray(x.sum(0), dtype=np.float64).ravel() for x in (own, others))
-    best = []
-    for some in np.array_split(np.arange(own.shape[1]), -(-own.shape[1] * size // _BLOCK_NUMBERS)):
+    rows, best = num_rows(own), []
+    for some in np.array_split(np.arange(len(of_own)), -(-len(of_own) * len(of_others) // _BLOCK_NUMBERS)):
         both = csr_array(own[:, some].T @ others).toarray()
         correlation = phi(both, of_own[some, None], of_others[None], rows)
         best.append(np.where(both.any(1), correlation.argmax(1), -1))

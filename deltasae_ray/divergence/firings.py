@@ -78,10 +78,17 @@ def _codes(dictionary: "DictionaryLike", x: Float[np.ndarray, "token d_model"], 
 
 def fires(codes: csr_array) -> csr_array:
     """1 where a latent fires."""
-    return csr_array((codes > 0).astype(np.float32))
+    firing = codes.copy()
+    firing.data = (codes.data > 0).astype(np.float32)
+    firing.eliminate_zeros()
+    return firing
 
 
 def varies(firing: csr_array) -> Bool[np.ndarray, " latent"]:
     """Latents that fire on some rows and not on all: of others no correlation is defined."""
     count = np.asarray(firing.sum(0)).ravel()
-    return (count > 0) & (count < firing.shape[0])
+    return (count > 0) & (count < num_rows(firing))
+
+
+def num_rows(codes: csr_array) -> int:
+    return len(codes.indptr) - 1
