@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deltasae_ray.divergence.context import LayerInputs
 from deltasae_ray.divergence.leaf import LeafInputs, compare
 from deltasae_ray.divergence.matching import max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
@@ -65,19 +64,17 @@ def test_a_control_that_is_at_chance_makes_the_figure_say_nothing_and_a_missing_
     assert "not the reference's" in said and control_statement({}, given=False) == ""
 
 
-def controlled(control_is_of_base: bool) -> tuple[LayerInputs, str]:
-    """A planted layer with a base control that the product's recipe learned from base activations, or from rows of other atoms; and what the
-    verdict says of it."""
+def said_of_control(control_is_of_base: bool) -> str:
+    """The verdict of a planted layer whose base control the product's recipe learned from base activations, or from rows of other atoms."""
     g = torch.Generator().manual_seed(0)
     world = half(g)
     inputs = inputs_of(world, g)
     rows = torch.from_numpy(inputs.base_fit) if control_is_of_base else sparse(units(128, g), TOKENS, 4, g)
-    inputs = replace(inputs, base_control=fitted(rows, 1001))
-    dictionary = dictionary_of(world.deltas[:64], world.deltas)
-    measures = compare(inputs, LeafInputs(dictionary), SETTINGS)
-    return inputs, verdict("r4", [LeafFigures(0, 64, 4, 0, measures)], CHANGED, atoms=SETTINGS.k).text
+    dictionary = dictionary_of(units(64, g), world.deltas)
+    measures = compare(replace(inputs, base_control=fitted(rows, 1001)), LeafInputs(dictionary), SETTINGS)
+    return verdict("r4", [LeafFigures(0, 64, 4, 0, measures)], CHANGED, atoms=SETTINGS.k).text
 
 
 def test_the_base_control_of_a_planted_world_is_called_aligned_by_the_verdict_and_one_of_other_atoms_is_not() -> None:
-    assert "aligned, so the figure can see alignment" in controlled(True)[1]
-    assert "at chance, so the figure says nothing of an adapter" in controlled(False)[1]
+    assert "aligned, so the figure can see alignment" in said_of_control(True)
+    assert "at chance, so the figure says nothing of an adapter" in said_of_control(False)
