@@ -32,7 +32,7 @@ _OWN = "this project"
 _TWINS = "two training seeds of one rank (adapt.seeds=2)"
 _PAPER = "arXiv 2605.28896"
 _HEAP = "Heap et al. 2025"
-_ALIKE = "the base control, measured alike"
+_ALIKE = "the base control (by the grid's recipe), measured alike"
 _PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
 
 SEEDS = "_seeds"

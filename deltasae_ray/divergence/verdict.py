@@ -300,8 +300,9 @@ def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures], layers: int) -
     within = " (their spread is in the interval)" if f"missing_share{SEEDS}" in leaf.measures else ""
     alone = " (what another would give is not in the interval)" if seeds == 1 else within
     parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}{alone}")
+    by_chance = "" if repeats.null is None else f" (by chance {repeats.null:.0%})"
     parts.append(
-        f"{repeats.value:.0%} of latents repeat in another seed"
+        f"{repeats.value:.0%} of latents repeat in another seed{by_chance}"
         if repeats.value is not None
         else "whether latents repeat in another seed is unknown"
     )
