@@ -20,10 +20,11 @@ class DivergeConfig:
 
     controls: tuple[Literal["fast", "full"] | Control, ...] = ("fast",)
     """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
-    (a second dictionary of base activations), seeds (a second seed of every delta dictionary: the ceiling), split_half (dictionaries of
-    two halves of the documents), gaussian (dictionaries of Gaussian rows with the deltas' mean and covariance: would the recipe have shown
-    the same of featureless data?), frozen_decoder (dictionaries whose decoder stays random), loss_recovered (deltas patched into the base
-    model). fast: the first two; full: all. The plan prints what each costs."""
+    (a second dictionary of base activations, by the recipe of the grid also beside a reference that was given), seeds (a second seed of
+    every delta dictionary: the ceiling), split_half (dictionaries of two halves of the documents), gaussian (dictionaries of Gaussian rows
+    with the deltas' mean and covariance: would the recipe have shown the same of featureless data?), frozen_decoder (dictionaries whose
+    decoder stays random), loss_recovered (deltas patched into the base model). fast: the first two; full: all. The plan prints what each
+    costs."""
 
     k: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""

@@ -11,7 +11,7 @@ from deltasae_ray.sae.dictionary import CFG, Dictionary
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
-METRICS_VERSION = 8
+METRICS_VERSION = 9
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
 
 
@@ -38,7 +38,7 @@ class LeafSpec:
     reference_name: str = "base dictionary"
     """What the reference is called in tables, such as `toy reference (15,000 tokens)`."""
     base_control: str | None = None
-    """The reference's recipe on other documents and another seed."""
+    """A dictionary of base activations, on other documents, from another seed; by the grid's recipe, whatever the reference's is."""
     random_adapter: str | None = None
     """The same recipe on a random adapter's deltas."""
     second: str | None = None

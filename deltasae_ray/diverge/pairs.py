@@ -38,9 +38,9 @@ class PairSpec:
         return one.layer, one.d_sae, one.k, one.architecture, one.seed
 
     @property
-    def dictionaries(self) -> tuple[str, str, str | None]:
-        """The one's, the other's, and the one's second seed."""
-        return self.one.dictionary, self.other.dictionary, self.one.second
+    def dictionaries(self) -> tuple[str, str, str | None, str | None]:
+        """The one's, the other's, and the second seed of each."""
+        return self.one.dictionary, self.other.dictionary, self.one.second, self.other.second
 
 
 def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
@@ -58,9 +58,7 @@ def pair_key(storage: Storage, shards: ShardSet, pair: PairSpec, cfg: DivergeCon
         "sources": [shards.source(leaf.adapter).digest for leaf in (pair.one, pair.other)],
         "hookpoint": str(Hookpoint(pair.one.layer)),
         "settings": asdict(settings_of(cfg)),
-        "dictionaries": [
-            dictionary_digest(storage, key) if key else None for key in (pair.one.dictionary, pair.other.dictionary, pair.one.second)
-        ],
+        "dictionaries": [dictionary_digest(storage, key) if key else None for key in pair.dictionaries],
     }
     return f"measures/pair-{digest(inputs)}.json"
 
@@ -91,10 +89,12 @@ def measure_pairs(group: PairGroup) -> int:
     for pair, key in zip(group.pairs, group.keys, strict=True):
         with tempfile.TemporaryDirectory() as scratch:
             one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
-            second = None if pair.one.second is None else load_dictionary(group.storage, pair.one.second, Path(scratch))
+            second, apart = (
+                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in (pair.one.second, pair.other.second)
+            )
             found = {
                 "cka_adapters": alike,
-                "max_cosine_adapters": similar_dictionaries(moments.spectrum, one, other, second, settings),
+                "max_cosine_adapters": similar_dictionaries(moments.spectrum, one, other, second, apart, settings),
                 "missing_share_adapters": missing_between(coder, one, other, second),
             }
         write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)

@@ -143,6 +143,7 @@ def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigure
             shape = (r.layer, r.d_sae, r.k, r.architecture)
             (together[shape] if r.seed is None else found[*shape, r.seed])[r.metric] = r.measure
     return [
-        LeafFigures(layer, d_sae, k, seed, found[layer, d_sae, k, architecture, seed] | together[layer, d_sae, k, architecture])
-        for layer, d_sae, k, architecture, seed in sorted(found, key=lambda shape: (*shape[:3], shape[4], shape[3]))
+        LeafFigures(layer, d_sae, k, seed, found[cell] | together[cell[:4]], architecture)
+        for cell in sorted(found, key=lambda cell: (*cell[:3], cell[4], cell[3]))
+        for layer, d_sae, k, architecture, seed in (cell,)
     ]

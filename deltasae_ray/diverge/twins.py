@@ -58,4 +58,5 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     reasons = [r for r in m.reason.split("; ") if not r.startswith("kappa undefined")]  # that was of the ceiling it had
     # the interval of a kappa was of the ceiling it had, too
     judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reason="; ".join(filter(None, reasons)))
+    told = told or "interval of kappa undefined: value and ceiling are of different pairs, resampled apart"
     return judged.because(f"the ceiling is that of two training seeds of one rank ({names})").because(told)

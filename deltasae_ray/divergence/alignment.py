@@ -38,7 +38,9 @@ def matching_measures(
     alike = np.ones(len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
-        "median_cosine": median_match(found.signed, signed, None if twin is None else twin.signed),
+        "median_cosine": median_match(
+            found.signed, signed, None if twin is None else twin.signed, np.random.default_rng([context.settings.seed, 5])
+        ),
         "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed),
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
         "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),

@@ -14,6 +14,8 @@ from deltasae_ray.divergence.missing import Coder, compare_structure, make_coder
 from deltasae_ray.divergence.moments import Moments, Spectrum
 from deltasae_ray.divergence.statistics import document_codes
 
+SAME_START = "both dictionaries start from the same rows, and are alike for that too: fit two seeds (fit.seeds=2) to match across seeds"
+
 
 def similar_deltas(deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray, settings: Settings) -> Measure:
     """Unbiased CKA of two adapters' evaluation deltas."""
@@ -47,15 +49,23 @@ def missing_between(coder: Coder, dictionary: DictionaryLike, other: DictionaryL
 
 
 def similar_dictionaries(
-    spectrum: Spectrum, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None, settings: Settings
+    spectrum: Spectrum,
+    dictionary: DictionaryLike,
+    other: DictionaryLike,
+    second: DictionaryLike | None,
+    apart: DictionaryLike | None,
+    settings: Settings,
 ) -> Measure:
     """Mean max |cos| of one adapter's living latents with another's.
 
     Args:
         spectrum: of the first adapter's training deltas; atoms drawn from it are the null.
         second: another seed of the first's dictionary: the ceiling.
+        apart: another seed of the other's dictionary. It is what is matched where it is there: dictionaries of one seed start from the same
+            rows, and are alike for that alone.
     """
-    rows, others = living_rows(dictionary), living_rows(other)
+    rows, others = living_rows(dictionary), living_rows(other if apart is None else apart)
     _, null = matched_draws(spectrum, others, len(rows), draws=settings.null_draws, seed=settings.seed)
     twin = None if second is None else best_cosines(rows, living_rows(second), absolute=True)
-    return mean_match(best_cosines(rows, others, absolute=True), np.ones(len(rows)), null, twin)
+    found = mean_match(best_cosines(rows, others, absolute=True), np.ones(len(rows)), null, twin)
+    return found.because(SAME_START) if apart is None else found

@@ -32,7 +32,7 @@ _OWN = "this project"
 _TWINS = "two training seeds of one rank (adapt.seeds=2)"
 _PAPER = "arXiv 2605.28896"
 _HEAP = "Heap et al. 2025"
-_ALIKE = "the base control, measured alike"
+_ALIKE = "the base control (by the grid's recipe), measured alike"
 _PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
 
 SEEDS = "_seeds"
@@ -71,7 +71,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "missing_share_base_control",
             "missing share of the base control",
-            "M of the reference's recipe on other text",
+            "M of a second dictionary of base activations, on other text; by the grid's recipe, also beside a reference that was given",
             "1",
             "",
             _OWN,
@@ -338,7 +338,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "max_cosine_base_control",
             "the base control's mean max-cosine",
-            "the reference's recipe on other text",
+            "a second dictionary of base activations, on other text; by the grid's recipe, also beside a reference that was given",
             "as many rows drawn from N(0, Σ_h)",
             "",
             _OWN,
@@ -408,7 +408,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "repeat_share_halves",
             "latents that repeat on other documents",
-            "share with |cos| ≥ .7 between dictionaries of two halves of the training documents, of one seed and so from one start",
+            "share with |cos| ≥ .7 between dictionaries of two halves of the training documents, from starts of their own",
             "rows from N(0, Σ_δ)",
             "",
             "Paulo & Belrose 2025",
@@ -418,7 +418,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "max_abs_cosine_halves",
             "mean max |cosine| between halves of the documents",
-            "mean_i max_j |cos|, dictionaries of two halves of the training documents, of one seed and so from one start",
+            "mean_i max_j |cos|, dictionaries of two halves of the training documents, from starts of their own",
             _MATCHED,
             "",
             "MMCS",
@@ -483,6 +483,16 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "share",
         ),
         Metric(
+            "coactivation",
+            "how closely delta latents fire with a reference latent",
+            "Σ e_i φ_i / Σ e_i, e_i = Σ z_i²; φ_i: correlation of firing with the reference latent whose φ is largest on training rows",
+            "documents permuted, place by place",
+            _SEEDS,
+            _OWN,
+            "greater",
+            "correlation",
+        ),
+        Metric(
             "cka_adapters",
             "CKA of two adapters' deltas",
             "δ_r and δ_r', same rows",
@@ -495,7 +505,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "max_cosine_adapters",
             "max |cosine| of two adapters' dictionaries",
-            "mean_i max_j |cos|, living latents, of one seed and so from one start",
+            "mean_i max_j |cos|, living latents; of another seed, and so from another start, where the study has two",
             _MATCHED,
             f"{_TWINS}; without them {_SEEDS}",
             "MMCS",

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import matrix
+from deltasae_ray.divergence.firings import FiringRows, Firings
 from deltasae_ray.divergence.missing import Coder, Coding, make_coder, spread
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group
 from deltasae_ray.divergence.ratios import Ratio
@@ -70,7 +71,8 @@ class LayerInputs:
     """Document of each evaluation row."""
     reference: DictionaryLike
     base_control: DictionaryLike | None = None
-    """The reference's recipe on other documents and another seed: what agreement between two base dictionaries looks like."""
+    """A dictionary of base activations of other documents and another seed: what agreement between two base dictionaries looks like. By
+    the grid's recipe, which a reference that was given does not share."""
 
     def __post_init__(self) -> None:
         if self.delta_fit.shape != self.base_fit.shape or self.delta_eval.shape != self.base_eval.shape:
@@ -144,6 +146,16 @@ class Context:
     def coded_rows(self) -> Int[np.ndarray, " token"]:
         """The evaluation rows that are sparse-coded, spread evenly."""
         return spread(len(self.inputs.delta_eval), self.settings.code_tokens)
+
+    @cached_property
+    def firing_rows(self) -> FiringRows:
+        """On which co-activation is counted."""
+        return FiringRows.of(len(self.inputs.delta_fit), *self.documents, self.settings.code_tokens)
+
+    @cached_property
+    def reference_firings(self) -> Firings:
+        """Of the reference on the base activations of those rows."""
+        return Firings.of(self.inputs.reference, self.inputs.base_fit, self.inputs.base_eval, self.firing_rows)
 
     @cached_property
     def coder(self) -> Coder:

@@ -12,6 +12,7 @@ from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
 from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED
 from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.coactivation import coactivation_of
 from deltasae_ray.divergence.coding import Average, Sample
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
@@ -85,6 +86,7 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_training(context, leaf.dictionary),
             **_structure(context, leaf),
             **_encoded(context, leaf),
+            "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
             **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
             **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),

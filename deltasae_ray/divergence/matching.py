@@ -101,17 +101,31 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
 
 
 def median_match(
-    values: Float[np.ndarray, " latent"], null: Float[np.ndarray, "draw latent"], twin: Float[np.ndarray, " latent"] | None
+    values: Float[np.ndarray, " latent"],
+    null: Float[np.ndarray, "draw latent"],
+    twin: Float[np.ndarray, " latent"] | None,
+    rng: np.random.Generator,
 ) -> Measure:
-    """Median over latents, with the interval of order statistics; null: the median of all draws, p a sign test against it.
+    """Median over latents, with the interval of order statistics; null: the median of all draws, p Mood's median test against them.
 
     It has no κ: a median's jackknife is of no use, and the mean's κ answers the same question.
     """
-    center, ceiling = float(np.median(null)), None if twin is None else float(np.median(twin))
-    low, high = median_interval(values)
+    ceiling = None if twin is None else float(np.median(twin))
+    ci, p = median_interval(values), median_p(values, null.ravel(), rng)
+    return Measure(float(np.median(values)), null=float(np.median(null)), ceiling=ceiling, ci=ci, p=p, n=len(values))
+
+
+def median_p(values: np.ndarray, null: np.ndarray, rng: np.random.Generator) -> float:
+    """Mood's test of "the median of `values` is above that of `null`": how many values lie above the median of both together, which is
+    hypergeometric where they are alike. A sign test against the null's median would take that for known: with five times as many atoms
+    as latents it called 6.3 % of featureless dictionaries better at p = .05. The probability of the very count that was found enters
+    by a random share, so that p is uniform.
+    """
+    both = np.concatenate([values, null])
+    center = np.median(both)
     above = int((values > center).sum())
-    p = float(stats.binomtest(above, len(values), 0.5, alternative="greater").pvalue)
-    return Measure(float(np.median(values)), null=center, ceiling=ceiling, ci=(low, high), p=p, n=len(values))
+    of = len(both), int((both > center).sum()), len(values)
+    return float(stats.hypergeom.sf(above, *of) + rng.random() * stats.hypergeom.pmf(above, *of))
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:

@@ -30,6 +30,8 @@ class Published:
     """At the deepest layer, a line per rank, as the paper gives it."""
     told_where_absent: bool = True
     """Whether there is a line of it where it was not measured."""
+    of_dictionary: bool = True
+    """Whether a dictionary enters it."""
 
 
 _NARROW = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -65,6 +67,7 @@ PUBLISHED = (
         ("delta_norm",),
         ("delta_relative_energy",),
         by_rank=True,
+        of_dictionary=False,
     ),
 )
 
@@ -75,7 +78,9 @@ NOTES = (
     "dictionary's null is predicting the mean change, the reference's is predicting zero.",
     "Angles: by chance 83.4° at k = 64, 80.7° at 128, 76.7° at 256 and 70.6° at 512 in d_model 3584. Where a model is too narrow for 256 "
     "directions the most that it is wide enough for stand there, and their number is named.",
-    "Cells are means over adapters. TopK dictionaries have no density: it is their k.",
+    "Cells are means over the adapters named above them, over seeds where there are several. The interval of a mean is the mean of the "
+    "adapters' intervals: it speaks of these adapters and of no others, and is too long where their errors are not alike.",
+    "TopK dictionaries have no density: it is their k.",
     "Steering, which had no effect in the paper, is not repeated here.",
 )
 """What must be known to read the table."""
@@ -97,59 +102,109 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The dictionary by which one adapter is judged at one layer."""
+class Block:
+    """The lines of dictionaries of one shape, or of what no dictionary enters."""
 
+    title: str
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = ()
+    """Why figures in it have no interval."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A dictionary of one adapter at one layer: of those of its size, the first seed's, with the figures over all seeds."""
+
+    adapter: str
     rank: int | None
     figures: LeafFigures
 
 
-def paper_lines(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Behaviour]] | None = None) -> list[Line]:
-    """A line per figure and layer, means over adapters; layers stand beside the paper's by their order where there are as many, else
-    beside its whole range.
+def paper_blocks(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Behaviour]] | None = None) -> list[Block]:
+    """A block per shape of dictionary, and one of what none enters. In it a line per figure and layer, means over adapters; layers stand
+    beside the paper's by their order where there are as many, else beside its whole range.
 
     Args:
         behaviour: adapter → what it does to predictions, by text.
     """
+    blocks = []
+    for shape in sorted({j.figures.shape for j in judged}):
+        here, d_sae, k, architecture = [j for j in judged if j.figures.shape == shape], *shape
+        adapters = list(dict.fromkeys(j.adapter for j in here))
+        blocks.append(_block(f"d_sae {d_sae:,}, k {k}, {architecture}; {', '.join(adapters)}", _of_dictionaries(here)))
+    once = list({(j.adapter, j.figures.layer): j for j in judged}.values())
+    whatever = [*_of_changes(once), *_effect(behaviour or {})]
+    return [*blocks, _block("Whatever the dictionary", whatever)] if whatever else blocks
+
+
+def paper_table(blocks: Sequence[Block]) -> str:
+    """Markdown."""
+    parts = []
+    for block in blocks:
+        rows = ["| figure | layer | paper | as published | its null | calibrated | its null |", "|---|---|---|---|---|---|---|"]
+        rows += ["| " + " | ".join(astuple(line)) + " |" for line in block.lines]
+        parts += [f"### {block.title}", "\n".join(rows), *(f"- {note}" for note in block.notes)]
+    return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A line, and why a mean in it has no interval."""
+
+    line: Line
+    lacking: tuple[str, ...] = ()
+
+
+def _block(title: str, told: Sequence[_Told]) -> Block:
+    lacking: dict[str, list[str]] = {}
+    for t in told:
+        for reason in t.lacking:
+            lacking.setdefault(reason, []).append(t.line.figure)
+    notes = tuple(f"{', '.join(dict.fromkeys(figures))}: {reason}." for reason, figures in lacking.items())
+    return Block(title, tuple(t.line for t in told), notes)
+
+
+def _of_dictionaries(judged: Sequence[Judged]) -> list[_Told]:
     layers = sorted({j.figures.layer for j in judged})
-    lines: list[Line] = []
+    told: list[_Told] = []
     for figure in PUBLISHED:
         if figure.by_rank:
-            lines += _by_rank(figure, judged, layers[-1:])
+            told += _by_rank(figure, judged, layers[-1:]) if figure.of_dictionary else []
             continue
         for i, layer in enumerate(layers):
             of_paper = figure.values[i] if len(figure.values) == len(layers) else _range(figure.values)
-            here = [j.figures.measures for j in judged if j.figures.layer == layer]
-            if figure.told_where_absent or any(figure.as_published[0] in m for m in here):
-                lines.append(_line(figure, str(layer), of_paper, here))
-    return lines + _growth(judged, layers) + _effect(behaviour or {})
+            here = [j.figures for j in judged if j.figures.layer == layer]
+            if figure.told_where_absent or any(figure.as_published[0] in f.measures for f in here):
+                told.append(_line(figure, str(layer), of_paper, here))
+    return told
 
 
-def paper_table(lines: Sequence[Line]) -> str:
-    """Markdown."""
-    rows = ["| figure | layer | paper | as published | its null | calibrated | its null |", "|---|---|---|---|---|---|---|"]
-    rows += ["| " + " | ".join(astuple(line)) + " |" for line in lines]
-    return "\n".join(rows) + "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
+def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
+    layers = sorted({j.figures.layer for j in judged})
+    by_rank = [t for f in PUBLISHED if f.by_rank and not f.of_dictionary for t in _by_rank(f, judged, layers[-1:])]
+    return by_rank + _growth(judged, layers)
 
 
-def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]) -> list[Line]:
+def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]) -> list[_Told]:
     of_paper = dict(zip(RANKS, figure.values, strict=True))
-    lines = []
+    told = []
     for layer in deepest:
         for rank in sorted({j.rank for j in judged if j.rank is not None}):
-            here = [j.figures.measures for j in judged if (j.figures.layer, j.rank) == (layer, rank)]
-            lines.append(_line(figure, f"{layer}, r = {rank}", of_paper.get(rank, "–"), here))
-    return lines
+            here = [j.figures for j in judged if (j.figures.layer, j.rank) == (layer, rank)]
+            told.append(_line(figure, f"{layer}, r = {rank}", of_paper.get(rank, "–"), here))
+    return told
 
 
-def _line(figure: Published, where: str, of_paper: str, here: Sequence[Mapping[str, Measure]]) -> Line:
-    published, published_null = _shown(figure.as_published, here)
-    if figure.untrained and (before := _shown((figure.untrained,), here)[0]) != "–":
-        published_null += f"; before training {before}"
-    return Line(figure.title, where, of_paper, published, published_null, *_shown(figure.calibrated, here, named=True))
+def _line(figure: Published, where: str, of_paper: str, here: Sequence[LeafFigures]) -> _Told:
+    published, calibrated = _mean(figure.as_published, here), _mean(figure.calibrated, here, named=True)
+    null = published.null
+    if figure.untrained and (before := _mean((figure.untrained,), here).value) != "–":
+        null += f"; before training {before}"
+    line = Line(figure.title, where, of_paper, published.value, null, calibrated.value, calibrated.null)
+    return _Told(line, tuple(filter(None, (published.lacking, calibrated.lacking))))
 
 
-def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[Line]:
+def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
     """How much the norm of the change grows from the first layer to the last, and how much faster than the residual stream."""
     if len(layers) < 2:
         return []
@@ -165,13 +220,17 @@ def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[Line]:
     norm, energy = grown("delta_norm"), grown("delta_relative_energy")
     relative = "–" if energy is None else f"× {energy**0.5:.3g} (of the base's norm)"
     absolute = "–" if norm is None else f"× {norm:.3g}"
-    return [Line("delta norm, first layer to last", f"{first} to {last}", "× 18", absolute, "–", relative, "1: as the residual stream")]
+    line = Line("delta norm, first layer to last", f"{first} to {last}", "× 18", absolute, "–", relative, "1: as the residual stream")
+    return [_Told(line, ("interval undefined: a ratio of two means over the same documents, of which each alone has its interval",))]
 
 
-def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[Line]:
+def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[_Told]:
     """What the adapters do to predictions: the paper saw none on its test prompts."""
     return [
-        Line("effect on predictions, KL in nats", f"{adapter}, {b.corpus}", "none seen", "–", "–", f"{b.kl:.3g}", "0")
+        _Told(
+            Line("effect on predictions, KL in nats", f"{adapter}, {b.corpus}", "none seen", "–", "–", f"{b.kl:.3g}", "0"),
+            () if b.kl.value is None or b.kl.ci else (_no_interval([b.kl]),),
+        )
         for adapter, found in behaviour.items()
         for b in found
     ]
@@ -181,13 +240,40 @@ def _range(values: tuple[str, ...]) -> str:
     return values[0] if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 
-def _shown(names: Sequence[str], here: Sequence[Mapping[str, Measure]], *, named: bool = False) -> tuple[str, str]:
-    """Means of the values and of the nulls of the first metric that was measured; the value is "undefined" where none of several is
-    defined. A metric is named where the reader could not know which it is."""
-    name = next((n for n in names if any(n in m for m in here)), "")
-    measures = [m[name] for m in here if name in m]
-    values = [m.value for m in measures if m.value is not None]
+@dataclass(frozen=True)
+class _Mean:
+    """A cell of the table."""
+
+    value: str
+    null: str
+    lacking: str = ""
+    """Why the mean has no interval."""
+
+
+def _mean(names: Sequence[str], here: Sequence[LeafFigures], *, named: bool = False) -> _Mean:
+    """Of the first metric that was measured, over seeds where there are several. The adapters' intervals are of the same documents or the
+    same kind of latents; errors of a mean are at most the mean of errors, so the mean of their ends is an interval of it.
+
+    A metric is named where the reader could not know which it is, and how many adapters it is defined for where that is not all.
+    """
+    name = next((n for n in names if any(n in f.measures for f in here)), "")
+    measures = [f.over_seeds(name) for f in here if name in f.measures]
+    if not measures:
+        return _Mean("–", "–")
+    tag = f" ({name})" if named or name != names[0] else ""
     nulls = [m.null for m in measures if m.null is not None]
-    value = f"{sum(values) / len(values):.3g}" if values else "undefined" if measures else "–"
-    tag = f" ({name})" if measures and (named or name != names[0]) else ""
-    return value + tag, f"{sum(nulls) / len(nulls):.3g}" if nulls else "–"
+    null = f"{sum(nulls) / len(nulls):.3g}" if nulls else "–"
+    defined = [m for m in measures if m.value is not None]
+    if not defined:
+        return _Mean(f"undefined{tag}", null)
+    told = f"{sum(m.value or 0.0 for m in defined) / len(defined):.3g}"
+    ends = [m.ci for m in defined if m.ci is not None]
+    if len(ends) == len(defined):
+        told += " [{:.3g}, {:.3g}]".format(*(sum(end) / len(ends) for end in zip(*ends, strict=True)))
+    some = f" ({len(defined)} of {len(measures)} adapters)" if len(defined) < len(measures) else ""
+    return _Mean(told + some + tag, null, "" if len(ends) == len(defined) else _no_interval(defined))
+
+
+def _no_interval(measures: Sequence[Measure]) -> str:
+    clauses = (clause for m in measures if m.ci is None for clause in m.reason.split("; "))
+    return next((clause for clause in clauses if "interval undefined" in clause), "interval undefined: an adapter's own has none")

@@ -16,6 +16,12 @@ For seeds 1..S of one cell (adapter, layer, d_sae, k, architecture), with values
 Over 2, 3 and 5 seeds in 1 or 6 cells, seeds' spread 0 to 3 times the documents', alike or (log-sd .5) unlike between cells, this covers
 94.7 to 98.6 %. Where the figure is resampled over latents, r is 0: latents are what a seed draws, and would be counted twice.
 Documents of training stay as they are: every seed saw the same.
+
+κ needs what its ceiling was made of. Every seed's ceiling is the next seed's dictionary, in a ring, so that no seed is the ceiling twice.
+M's κ is V(G)/V(the next seed's), a figure of that one dictionary: seeds' κ are as independent as their values, and have an interval of
+the same kind. A ceiling of matching, of angles or of co-activation is a figure of both dictionaries, so neighbours in the ring share one,
+and two seeds have one pair seen from either side: their scatter says too little (of two seeds, nothing) of how κ varies, and there is no
+interval.
 """
 
 from collections.abc import Sequence
@@ -29,14 +35,17 @@ from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.statistics import comparable
 
 OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "structure_delta", "fvu_delta", "gain_over_pca", "gain_over_random_atoms",
-                  "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes")  # fmt: skip
+                  "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes",
+                  "coactivation")  # fmt: skip
 """Figures that a delta dictionary enters, resampled over documents."""
 OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_cosine_weighted", "max_cosine_back", "novel_share",
                 "shared_{k}", "antipodal_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
                 "median_cosine", "paper_max_cosine", "paper_median_cosine", "paper_novel_share")  # fmt: skip
 """Figures of a decoder alone, resampled over latents or not at all. Not the share that repeats: with two seeds, its two values are one pair
 of dictionaries seen from either side, and hold nothing of how pairs differ."""
-_LIMITS = {"cosine": (-1.0, 1.0), "degrees": (0.0, 90.0), "latents": (0.0, float("inf")), "atoms": (1.0, float("inf"))}
+SHARED_CEILINGS = "interval of kappa undefined: a ceiling is of two seeds' dictionaries, so that seeds share theirs"
+_SIGNED = (-1.0, 1.0)
+_LIMITS = {"cosine": _SIGNED, "correlation": _SIGNED, "degrees": (0.0, 90.0), "latents": (0.0, float("inf")), "atoms": (1.0, float("inf"))}
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,8 @@ def pooled(name: str) -> bool:
 def over_seeds(name: str, cells: Sequence[Cell]) -> dict[tuple, Measure]:
     """Place → the figure over seeds of one metric, from all cells of the study that have the metric in two seeds or more.
 
-    Undefined where it is in any seed: the seeds for which it is defined would be a choice by outcome. κ is the mean of the seeds' and has
-    an interval of the same kind; it is undefined where the seeds' ceilings differ by more than .1. p is the largest of the seeds'.
+    Undefined where it is in any seed: the seeds for which it is defined would be a choice by outcome. κ is the mean of the seeds', whose
+    ceiling is each the next seed's dictionary; it is undefined where these ceilings differ by more than .1. p is the largest of the seeds'.
     """
     whole = [c for c in cells if len(c.by_seed) > 1]
     values = _Scatter.of([_defined(c, "value") for c in whole])
@@ -129,9 +138,11 @@ def _placed(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter
         return mean.because("kappa undefined: the seeds' ceilings differ by more than .1")
     values, within = np.array(found), [m.kappa_ci for m in measures if m.kappa_ci is not None]
     placed = replace(mean, kappa=float(values.mean()))
-    if metric(name).name in OVER_LATENTS:
-        return replace(placed, kappa_ci=scatter.interval(values, None))
-    return placed if len(within) < len(measures) else replace(placed, kappa_ci=scatter.interval(values, within))
+    if metric(name).name != "missing_share":
+        return placed.because(SHARED_CEILINGS)
+    if len(within) < len(measures):
+        return placed.because("interval of kappa undefined: a seed has none")
+    return replace(placed, kappa_ci=scatter.interval(values, within))
 
 
 def _limited(name: str, interval: tuple[float, float]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import Literal
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import MIN_FIRINGS, MIN_PARTICIPATION, MIN_STRUCTURE
+from deltasae_ray.divergence.standing import OTHER_RECIPE, control_sentence, matching_sentence
 
 Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
 
@@ -25,8 +26,6 @@ MIN_LOSS_CHANGE = 5e-3
 """... whose loss is not shown to move by more than this, has no effect."""
 MOSTLY_CONSTANT = 0.5
 """Lower bound of the mean's share of the energy from which, if nothing else has structure, the constant shift is what is judged."""
-CHANCE_MARGIN = 0.05
-"""A mean max-cosine within this of its isotropic null is at chance, however many latents make the gap significant."""
 
 BASELINES = {
     "gain_over_pca": "as many principal directions",
@@ -63,6 +62,11 @@ class LeafFigures:
     k: int
     seed: int
     measures: Mapping[str, Measure]
+    architecture: str = "topk"
+
+    @property
+    def shape(self) -> tuple[int, int, str]:
+        return self.d_sae, self.k, self.architecture
 
     def get(self, name: str) -> Measure:
         return self.measures.get(name, undefined(f"{name} was not measured"))
@@ -161,22 +165,30 @@ def changes_model(behaviour: Sequence[Behaviour]) -> bool:
 
 
 def verdict(
-    adapter: str, leaves: Sequence[LeafFigures], behaviour: Sequence[Behaviour], *, reference: str = "base dictionary", atoms: int = 8
+    adapter: str,
+    leaves: Sequence[LeafFigures],
+    behaviour: Sequence[Behaviour],
+    *,
+    reference: str = "base dictionary",
+    given: bool = False,
+    atoms: int = 8,
 ) -> Verdict:
     """The line of one adapter: its worst layer, told in full; the others by their label.
 
-    At each layer the largest dictionary is judged, over its seeds where there are several; smaller ones are mentioned where they disagree.
+    At each layer the largest dictionary is judged, over its seeds where there are several; those of other shapes are mentioned where they
+    disagree.
 
     Args:
-        behaviour: per text; empty where it was not measured, and then the line says so.
+        behaviour: per text; where it was not measured, or is undefined everywhere, the line says so and the geometry is judged.
         reference: what the reference is called, such as `toy reference (15,000 tokens)`.
+        given: it was not fitted here, so that the base control has another recipe.
         atoms: per token, with which M was taken.
     """
     told = _told(behaviour)
-    if behaviour and not changes_model(behaviour):
-        return Verdict(
-            adapter, "NO EFFECT", None, f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. There is nothing to see.", ()
-        )
+    known = [b for b in behaviour if b.kl.value is not None or b.loss_change.value is not None]
+    if known and not changes_model(known):
+        text = f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. {_nothing(known)}."
+        return Verdict(adapter, "NO EFFECT", None, text, ())
     if not leaves:
         text = f"**{adapter}: INCONCLUSIVE.** *Did it change the model?* {told}. No dictionary was fitted to its deltas."
         return Verdict(adapter, "INCONCLUSIVE", None, text, ())
@@ -186,8 +198,8 @@ def verdict(
     worst = layers[0]
     leaf = chosen[worst.layer]
     parts = [f"*Did it change the model?* {told}", f"*Can the {reference} see it?* {_seen(leaf, worst, atoms)}"]
-    parts += _cautions(leaf, by_layer[worst.layer], worst)
-    parts += [f"*How sure?* {_how_sure(leaf, by_layer[worst.layer])}", f"*Not tested:* {NOT_TESTED}"]
+    parts += _cautions(leaf, by_layer[worst.layer], worst, given=given)
+    parts += [f"*How sure?* {_how_sure(leaf, by_layer[worst.layer], len(layers))}", f"*Not tested:* {NOT_TESTED}"]
     if layers[1:]:
         parts.append("Other layers: " + ", ".join(map(_briefly, layers[1:])))
     text = f"**{adapter}, layer {worst.layer}: {worst.label}.** " + ". ".join(parts) + "."
@@ -207,6 +219,19 @@ def _told(behaviour: Sequence[Behaviour]) -> str:
     if not behaviour:
         return "Not measured"
     return "; ".join(f"{b.corpus} loss {_signed(b.loss_change)}, KL {b.kl:.3f}" for b in behaviour)
+
+
+def _nothing(behaviour: Sequence[Behaviour]) -> str:
+    """What the closed gate is worth: an effect that is excluded, or one that is merely not shown."""
+    within = (
+        (b.kl.ci is not None and b.kl.ci[1] <= MIN_KL)
+        and (b.loss_change.ci is not None and -MIN_LOSS_CHANGE <= b.loss_change.ci[0] <= b.loss_change.ci[1] <= MIN_LOSS_CHANGE)
+        for b in behaviour
+    )
+    if all(within):
+        return "There is nothing to see"
+    limits = f"{MIN_KL:g} nats of KL or {MIN_LOSS_CHANGE:g} of loss"
+    return f"No effect is shown, and one above {limits} is not excluded: measure more held-out text"
 
 
 def _signed(m: Measure) -> str:
@@ -232,15 +257,21 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
     return f"{explains}{missing}" + (f" ({found.reason})" if found.reason else "")
 
 
-def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict) -> list[str]:
+def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict, *, given: bool) -> list[str]:
     """What must stand beside the label, if it is so."""
     told = []
+    control = leaf.get("missing_share_base_control")
+    if control.value is not None and found.subject == CHANGE:
+        recipe = OTHER_RECIPE if given else ""
+        told.append(f"A second dictionary of base activations{recipe} misses {control:.2f} of it")
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
-        if gain.value is not None and (gain.ci or (gain.value,))[0] <= 0:
-            told.append(f"The dictionary trained on the change does not beat {what} (gain {gain:.3f}), so it found no features")
-    others = dict.fromkeys((s.d_sae, judge_leaf(s).label) for s in siblings if s.d_sae != leaf.d_sae)
-    told += [f"With d_sae {size} instead of {leaf.d_sae} the verdict is {label}" for size, label in others if label != found.label]
+        low, high = gain.ci or (gain.value or 0.0, gain.value or 0.0)
+        if gain.value is not None and low <= 0:
+            beats = "does not beat" if high <= 0 else "is not shown to beat"
+            told.append(f"The dictionary trained on the change {beats} {what} (gain {gain:.3f}), nor is it shown to have found features")
+    others = dict.fromkeys((_instead(s, leaf), judge_leaf(s).label) for s in siblings if s.shape != leaf.shape)
+    told += [f"With {what} the verdict is {label}" for what, label in others if label != found.label]
     share = leaf.get("mean_share")
     if share.value is not None and share.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
         told.append(
@@ -252,41 +283,29 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     by_token = leaf.over_seeds("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
-    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.get("max_cosine"), leaf.get("paper_max_cosine_untrained"))
-    return [*told, sentence] if sentence else told
+    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.over_seeds("max_cosine"), leaf.get("paper_max_cosine_untrained"))
+    return [*told, sentence, control_sentence(leaf.measures.get("max_cosine_base_control"), given=given)] if sentence else told
 
 
-def matching_sentence(published: Measure, calibrated: Measure | None = None, untrained: Measure | None = None) -> str:
-    """What a mean max-cosine is worth, or nothing where it was not measured: "at chance" by the isotropic null, or by atoms that know
-    the deltas' covariance and nothing else (activations are anisotropic, so only that null can make it "aligned").
-
-    Args:
-        published: over all latents, against the isotropic null.
-        calibrated: over living latents, against the covariance-matched null.
-        untrained: as published, of the decoder before training.
-    """
-    if published.value is None or published.null is None:
-        return ""
-    told = f"Mean max-cosine as published {published.value:.3f}, isotropic chance {published.null:.3f}"
-    if untrained is not None and untrained.value is not None:
-        told += f", the decoder before training {untrained.value:.3f}"
-    at_chance = published.value - published.null < CHANCE_MARGIN
-    if calibrated is not None and calibrated.value is not None and calibrated.null is not None:
-        told += f"; of living latents {calibrated.value:.3f}, atoms that know only the covariance {calibrated.null:.3f}"
-        at_chance = at_chance or calibrated.value - calibrated.null < CHANCE_MARGIN
-    return f"{told}: {'at chance' if at_chance else 'aligned'}"
+def _instead(other: LeafFigures, leaf: LeafFigures) -> str:
+    """Such as "d_sae 256 instead of 512"."""
+    pairs = (("d_sae ", other.d_sae, leaf.d_sae), ("k ", other.k, leaf.k), ("", other.architecture, leaf.architecture))
+    return ", ".join(f"{name}{one} instead of {two}" for name, one, two in pairs if one != two)
 
 
-def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures]) -> str:
-    seeds = len({s.seed for s in siblings if (s.d_sae, s.k) == (leaf.d_sae, leaf.k)})
+def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures], layers: int) -> str:
+    seeds = len({s.seed for s in siblings if s.shape == leaf.shape})
     repeats = leaf.get("repeat_share")
     parts = [f"{leaf.get('delta_participation_ratio').n:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
     within = " (their spread is in the interval)" if f"missing_share{SEEDS}" in leaf.measures else ""
     alone = " (what another would give is not in the interval)" if seeds == 1 else within
     parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}{alone}")
+    by_chance = "" if repeats.null is None else f" (by chance {repeats.null:.0%})"
     parts.append(
-        f"{repeats.value:.0%} of latents repeat in another seed"
+        f"{repeats.value:.0%} of latents repeat in another seed{by_chance}"
         if repeats.value is not None
         else "whether latents repeat in another seed is unknown"
     )
+    if layers > 1:
+        parts.append(f"the worst of {layers} layers, each by its own 95 % interval")
     return ", ".join(parts)

@@ -174,14 +174,14 @@ BEATEN = {
 
 
 def _beaten(inputs: ReportInputs) -> list[str]:
-    """Where the delta dictionary is no better than a baseline, in words."""
+    """Where the delta dictionary is not shown to be better than a baseline, in words."""
     notes, compared = [], []
     for metric, name in BEATEN.items():
         rows = [r for r in inputs.rows if r.metric == metric and r.value is not None]
         compared += [name] if rows else []
         beaten = [r for r in rows if (r.ci_low if r.ci_low is not None else r.value or 0.0) <= 0]
         if beaten:
-            notes.append(f"The delta dictionary does not beat {name} in {len(beaten)} of {len(rows)} cells ({places(beaten)}).")
+            notes.append(f"The delta dictionary is not shown to beat {name} in {len(beaten)} of {len(rows)} cells ({places(beaten)}).")
     if notes or not compared:
         return notes
     told = " and ".join(filter(None, (", ".join(compared[:-1]), compared[-1])))

@@ -7,7 +7,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deltasae_ray.divergence.paper import Line
+from deltasae_ray.divergence.paper import Block
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
@@ -172,6 +172,8 @@ class ReportInputs:
     reference: str
     """The reference's name, used wherever it is spoken of, without an article: "toy reference (20,112 tokens)"."""
     layers: tuple[int, ...]
+    reference_given: bool = False
+    """It was not fitted here, so that the base control has another recipe."""
     model_note: str = ""
     """One sentence on the weights, such as that they were dequantised; it stands under the title."""
     atoms: int = 8
@@ -191,7 +193,7 @@ class ReportInputs:
     """Plain sentences to stand under the verdicts."""
     rank_claims: tuple[str, ...] = ()
     """Sentences that compare ranks. Shown only where every rank has two adapter seeds or more."""
-    paper: tuple[Line, ...] = ()
+    paper: tuple[Block, ...] = ()
     """The published figures beside ours."""
     failures: dict[str, str] = field(default_factory=dict)
     """Trial that failed after its retries → its error."""

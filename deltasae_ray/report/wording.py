@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS, Metric, metric, split_variant
+from deltasae_ray.divergence.standing import OTHER_RECIPE
 from deltasae_ray.divergence.statistics import comparable
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
 
 
 @dataclass(frozen=True)
 class MetricWords:
-    """How the page speaks of one metric; `{reference}` stands for the reference's name, `{k}` for the atoms per token."""
+    """How the page speaks of one metric; `{reference}` stands for the reference's name, `{k}` for the atoms per token, `{recipe}` for how
+    the base control was made beside a reference that was given."""
 
     label: str
     definition: str
@@ -25,33 +27,33 @@ METRICS = {
         "of the {reference} and of the delta dictionary, and so are deltas with signs flipped along their principal axes, which keeps "
         "second moments and destroys structure beyond them. 0: the {reference} does as well as the dictionary trained on the deltas. "
         "1: it does no better than featureless atoms. M(k) over k is the same with fewer atoms.",
-        "the {reference} explains no more of these deltas than featureless atoms do",
+        "the {reference} is not shown to explain more of these deltas than featureless atoms do",
     ),
     "monitor_r2": MetricWords(
         "What a deployed monitor sees (R²)",
         "Another claim than M: the deployed encoder of the {reference} instead of an ideal coder. The change of its reconstruction, "
         "SAE(adapted) − SAE(base), is compared with the delta itself: R² at the best scale, and gain, that scale. Null: the same with "
         "sign-flipped deltas. FVU above 1 means that the change it reports is worse than reporting none.",
-        "a deployed monitor sees no more of these deltas than of featureless ones",
+        "a deployed monitor is not shown to see more of these deltas than of featureless ones",
     ),
     "controls": MetricWords(
         "Missing share where the answer is known",
-        "M of the {reference} beside M of two controls: a second dictionary of base activations (other seed, other documents), and random "
-        "atoms with the base activations' covariance, which see nothing and belong near 1.",
+        "M of the {reference} beside M of two controls: a second dictionary of base activations (other seed, other documents{recipe}), and "
+        "random atoms with the base activations' covariance, which see nothing and belong near 1.",
         "",
     ),
     "max_cosine_weighted": MetricWords(
         "Nearest reference latent, energy-weighted cosine",
         "For each alive delta latent the largest cosine with any alive latent of the {reference}, averaged with the latents' energies "
         "E[z²] as weights. Null: random atoms with the deltas' covariance. 1 would be exact copies.",
-        "the latents that carry the energy lie no closer to the {reference} than random atoms with the same covariance",
+        "the latents that carry the energy are not shown to lie closer to the {reference} than random atoms with the same covariance",
     ),
     "matching": MetricWords(
         "Nearest reference latent, where the answer is known",
         "For each alive latent the largest cosine with any alive latent of the {reference}, averaged: of the delta dictionary, and of "
-        "dictionaries by the same recipe that have nothing to find or must agree: of Gaussian rows with the deltas' covariance, of a "
-        "random adapter's deltas, of base activations. Where the delta dictionary is no nearer than that of Gaussian rows, the figure "
-        "says nothing of this adapter.",
+        "dictionaries by the same recipe that have nothing to find or should agree: of Gaussian rows with the deltas' covariance, of a "
+        "random adapter's deltas, of base activations (the base control{recipe}). Where the delta dictionary is no nearer than that of "
+        "Gaussian rows, or the base control is not aligned, the figure says nothing of this adapter.",
         "",
     ),
     "fvu": MetricWords(
@@ -72,26 +74,34 @@ METRICS = {
         "Mean principal angle",
         "Mean angle between the k leading principal directions of the deltas and those of the base activations. Null: k random directions "
         "with the deltas' covariance. 0° is the same subspace, 90° is orthogonal.",
-        "the deltas' leading directions lie no closer to the base activations' than random ones with the same covariance",
+        "the deltas' leading directions are not shown to lie closer to the base activations' than random ones with the same covariance",
+    ),
+    "coactivation": MetricWords(
+        "Firing with a reference latent (co-activation)",
+        "For each alive delta latent the correlation of its firing, on deltas, with the firing of one latent of the {reference} on base "
+        "activations of the same tokens, averaged with the latents' energies as weights. Which reference latent that is was chosen on "
+        "training documents; the figure is of the evaluation documents. 1: every latent fires exactly where one of the {reference} does. "
+        "Null: documents permuted.",
+        "the latents that carry the energy are not shown to fire where latents of the {reference} fire",
     ),
     "cka_adapters": MetricWords(
         "Deltas of two adapters alike (CKA)",
         "Unbiased linear CKA of both adapters' deltas on the same tokens. Null: documents permuted. Ceiling: two trainings of one rank "
         "that differ in their seed only, where the study has them; adapters of different ranks cannot be asked to be more alike.",
-        "these two adapters change the tokens no more alike than by chance",
+        "these two adapters are not shown to change the tokens more alike than by chance",
     ),
     "max_cosine_adapters": MetricWords(
         "Dictionaries of two adapters alike (|cosine|)",
         "For each alive latent of the first adapter the largest |cosine| with one of the second's, averaged. Null: random atoms with the "
-        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary. Both dictionaries have one seed and start "
-        "from the same rows, and so do those of the ceiling from two trainings: the null has no part in that start.",
-        "the second adapter's latents lie no closer than random atoms with the same covariance",
+        "deltas' covariance. Ceiling as above; without it, a second seed of the dictionary. The second's dictionary is of another seed "
+        "where it has one, so that no start is shared; where it has not, the row says so.",
+        "the second adapter's latents are not shown to lie closer than random atoms with the same covariance",
     ),
     "missing_share_adapters": MetricWords(
         "Missing share of one adapter in another's dictionary",
         "M of the first adapter's deltas with the second's dictionary in the place of the {reference}. 0: it sees all of the structure. "
         "1: no more than featureless atoms. Ceiling as above.",
-        "the second adapter's dictionary explains no more of these deltas than featureless atoms do",
+        "the second adapter's dictionary is not shown to explain more of these deltas than featureless atoms do",
     ),
     "learning": MetricWords(
         "Learning curves", "Unexplained variance of training batches while the delta dictionaries were fitted, over optimizer steps.", ""
@@ -120,8 +130,8 @@ def describe(metric: str, inputs: ReportInputs) -> MetricWords:
         return replace(words, label=f"{words.label}, over seeds")
     found = METRICS.get(metric)
     if found is None:
-        return MetricWords(catalogued(metric).title, "", "it does not differ from its null")
-    names = {"reference": inputs.reference, "k": str(inputs.atoms)}
+        return MetricWords(catalogued(metric).title, "", "it is not shown to differ from its null")
+    names = {"reference": inputs.reference, "k": str(inputs.atoms), "recipe": OTHER_RECIPE if inputs.reference_given else ""}
     return MetricWords(*(text.format(**names) for text in (found.label, found.definition, found.at_chance)))
 
 

@@ -11,7 +11,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.grid import REFERENCE_SEED, base_points, random_points, trials
+from deltasae_ray.sweep.grid import HALF_SEEDS, REFERENCE_SEED, base_points, random_points, trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.recovered import DOCUMENTS, VARIANTS
 from deltasae_ray.sweep.study import Study
@@ -38,7 +38,8 @@ def control_points(
             if control in chosen:
                 points += [FitPoint(trial.adapter, layer, **shape, seed=0, control=control) for layer in layers]
         if "split_half" in chosen:
-            points += [FitPoint(trial.adapter, layer, **shape, seed=0, documents=half) for layer, half in product(layers, ("A", "B"))]
+            halves = product(layers, HALF_SEEDS.items())
+            points += [FitPoint(trial.adapter, layer, **shape, seed=seed, documents=half) for layer, (half, seed) in halves]
     return points
 
 

@@ -7,8 +7,9 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
-from deltasae_ray.divergence.paper import Judged, paper_lines, paper_table
+from deltasae_ray.divergence.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
+from deltasae_ray.divergence.standing import control_statement
 from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -56,7 +57,10 @@ def compare(study: Study, made: Made) -> Findings:
         rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
     name = next(iter(references.values())).name
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
-    verdicts = tuple(verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, atoms=cfg.diverge.k) for a in adapters)
+    given = not cfg.reference.is_toy
+    verdicts = tuple(
+        verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
+    )
     return Findings(name, rows, behaviour, changes, verdicts)
 
 
@@ -88,6 +92,7 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
     alike = [f for f in fits if _same(f.point, p)]
     siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
+    siblings.sort(key=lambda f: (f.point.seed < p.seed, f.point.seed))  # a ring: no seed is the ceiling of two (divergence.seeds)
     halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
     featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
     random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
@@ -141,8 +146,8 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     largest = _largest(made)
     leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
     ranks = {a.name: a.rank for a in made.harvest.adapters}
-    judged = [Judged(ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
-    paper = paper_lines(judged, found.behaviour)
+    judged = [Judged(adapter, ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
+    paper = paper_blocks(judged, found.behaviour)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, marked)
@@ -152,6 +157,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         model=study.model.label,
         model_note=results.model_note(study),
         reference=found.reference,
+        reference_given=not study.cfg.reference.is_toy,
         atoms=study.cfg.diverge.k,
         layers=study.layers,
         corpora=results.corpus_facts(study),
@@ -163,7 +169,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage, made.harvest.key).items()),
-        statements=(*_statements(study), *_lost(made), *_depth_claims(found)),
+        statements=(*_statements(study), *_control_stands(study, found), *_lost(made), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         paper=tuple(paper),
         failures={trial.name: error for trial, error in made.failed.items()},
@@ -214,6 +220,13 @@ def _statements(study: Study) -> list[str]:
     if study.cfg.model.sharding != "none":
         said.append("The noise floor was measured by batch layout only: sharded parameters cannot be upcast to fp64 in place.")
     return said
+
+
+def _control_stands(study: Study, found: Findings) -> list[str]:
+    """How the base control stands against the reference; it is the same for every adapter and dictionary of a layer."""
+    by_layer = {r.layer: r.measure for r in found.rows if r.metric == "max_cosine_base_control"}
+    said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
+    return [said] if said else []
 
 
 def _lost(made: Made) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -14,6 +15,8 @@ from deltasae_ray.sae.names import Architecture
 REFERENCE_SEED, CONTROL_SEED = 1000, 1001
 """Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for that alone (decoders before
 training at a mean max-cosine of .79, where chance is .39)."""
+HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
+"""Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
 
 
 @dataclass(frozen=True)

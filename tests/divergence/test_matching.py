@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from deltasae_ray.divergence.alignment import mean_match
+from deltasae_ray.divergence.between import SAME_START, similar_dictionaries
 from deltasae_ray.divergence.chance import isotropic_max_cosine
+from deltasae_ray.divergence.context import Settings
 from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, one_to_one
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.errors import GeometryError, PrecisionError
+from tests.divergence.worlds import dictionary_of
 
 
 def units(rows: int, d_model: int, seed: int) -> torch.Tensor:
@@ -93,6 +96,14 @@ def test_covariance_matched_atoms_come_nearer_than_isotropic_ones_where_data_is_
     assert signed.shape == (5, 200)
     assert signed.mean() > isotropic_max_cosine(100, 64) + 0.1
     assert (absolute >= signed - 1e-6).all()
+
+
+def test_two_adapters_are_matched_across_seeds_where_there_are_two_and_say_so_where_they_share_a_start() -> None:
+    rows = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    start, other = (dictionary_of(units(32, 16, seed), rows) for seed in (1, 2))
+    found = {apart: similar_dictionaries(Moments.of(rows).spectrum, start, start, None, d, Settings()) for apart, d in ((False, None), (True, other))}
+    assert found[False].value == pytest.approx(1) and SAME_START in found[False].reason
+    assert found[True].value == pytest.approx(found[True].null, abs=0.05) and SAME_START not in found[True].reason
 
 
 def test_another_width_or_nan_is_refused() -> None:

@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from deltasae_ray.divergence.chance import isotropic_max_cosine, isotropic_median_cosine, isotropic_share_below
 from deltasae_ray.divergence.context import Context, Settings
 from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_match
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.published import NOVEL_BELOW, published_angles, published_matching
-from deltasae_ray.divergence.verdict import matching_sentence
+from deltasae_ray.divergence.verdict import LeafFigures, verdict
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.sae.recipe import measure, start_rows
-from tests.divergence.worlds import D_MODEL, dictionary_of, half, inputs_of
+from tests.divergence.worlds import CHANGED, D_MODEL, dictionary_of, half, inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,13 @@ def test_an_untrained_decoder_meets_a_random_reference_at_the_papers_figure_and_
     reference = units(16_384, 1, 3584)
     found = max_cosine(untrained(1024, 3584), reference)
     assert found.value == pytest.approx(0.0663, abs=5e-4) and found.null == pytest.approx(0.0663, abs=1e-4)
-    assert matching_sentence(found).endswith("at chance")
-    published, calibrated = Measure(0.071, null=found.null), Measure(0.34, null=0.36)
-    said = matching_sentence(published, calibrated, found)
-    assert f"the decoder before training {found.value:.3f}" in said and said.endswith("at chance")
+    missing = Measure(0.5, null=1.0, ci=(0.4, 0.6), n=77)
+    untrained_leaf = LeafFigures(12, 1024, 8, 0, {"missing_share": missing, "paper_max_cosine": found})
+    said = verdict("r4", [untrained_leaf], CHANGED).text
+    assert f"Mean max-cosine as published {found:.3f}, isotropic chance 0.066: at chance" in said and "aligned" not in said
+    trained = {"paper_max_cosine": replace(found, value=0.071, ci=(0.070, 0.072)), "paper_max_cosine_untrained": found}
+    said = verdict("r4", [LeafFigures(12, 1024, 8, 0, {"missing_share": missing, **trained})], CHANGED).text
+    assert f"0.071 [0.070, 0.072], isotropic chance 0.066, the decoder before training {found.value:.3f}: at chance" in said
 
 
 def test_median_and_share_by_chance_are_those_of_drawn_rows() -> None:
@@ -84,13 +88,21 @@ def test_angles_of_fewer_rows_than_directions_are_undefined(context: Context) ->
     assert found["paper_angle_k2"].value is not None and "fewer than 4 directions" in found["paper_angle_k4"].reason
 
 
+def test_the_p_of_a_median_is_uniform_where_the_nulls_own_median_is_not_known() -> None:
+    """Also in its tail, where a sign test against the null's median, taken for known, found 6.3 % of chance better at .05."""
+    rng = np.random.default_rng(1)
+    p = np.array([median_match(rng.normal(0.3, 0.05, 96), rng.normal(0.3, 0.05, (5, 96)), None, rng).p for _ in range(4000)], dtype=float)
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.01) and (p <= 0.01).mean() == pytest.approx(0.01, abs=0.005)
+
+
 def test_a_median_is_judged_by_signs_and_its_interval_covers_it() -> None:
     rng = np.random.default_rng(0)
     null = rng.normal(0.3, 0.05, (5, 400))
-    by_chance, shifted = median_match(rng.normal(0.3, 0.05, 400), null, None), median_match(rng.normal(0.33, 0.05, 400), null, None)
+    by_chance, shifted = (median_match(rng.normal(center, 0.05, 400), null, None, rng) for center in (0.3, 0.33))
     assert by_chance.p > 0.05 > 1e-6 > shifted.p and by_chance.kappa is None
-    covered = [m.ci[0] <= 0.3 <= m.ci[1] for m in (median_match(rng.normal(0.3, 0.05, 101), null, None) for _ in range(400))]
+    covered = [m.ci[0] <= 0.3 <= m.ci[1] for m in (median_match(rng.normal(0.3, 0.05, 101), null, None, rng) for _ in range(400))]
     assert 0.92 < np.mean(covered) < 0.99
-    half_way = median_match(rng.normal(0.45, 0.05, 400), null, rng.normal(0.6, 0.05, 400))
+    half_way = median_match(rng.normal(0.45, 0.05, 400), null, rng.normal(0.6, 0.05, 400), rng)
     assert half_way.kappa is None and half_way.ceiling == pytest.approx(0.6, abs=0.02)
     assert isotropic_max_cosine(16_384, 3584) == pytest.approx(0.0663, abs=1e-4)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.seeds import Cell, over_seeds, pooled
+from deltasae_ray.divergence.seeds import SHARED_CEILINGS, Cell, over_seeds, pooled
 from deltasae_ray.divergence.verdict import judge_leaf
 from tests.divergence.test_verdict import leaf
 
@@ -76,6 +76,41 @@ def test_kappa_over_seeds_has_its_interval_and_none_where_ceilings_differ() -> N
     cell[1] = replace(cell[1], ceiling=0.2)
     apart = over_seeds("missing_share", [Cell(("r4", 9), cell)])[("r4", 9)]
     assert apart.kappa is None and "ceilings differ" in apart.reason and apart.value == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("name", ["max_cosine", "max_abs_cosine_weighted", "angle_decoder_k8"])
+def test_kappa_whose_ceiling_is_of_two_seeds_has_no_interval_over_seeds_and_says_why(name: str) -> None:
+    m = one([0.5, 0.6, 0.55], name, kappa=0.4, kappa_ci=(0.35, 0.45), ceiling=0.9)
+    assert m.kappa == pytest.approx(0.4) and m.kappa_ci is None and SHARED_CEILINGS in m.reason and m.ci is not None
+
+
+def kappa_covered(rng: np.random.Generator, ceiling_of: list[int], spread: float, cells: int) -> bool:
+    """Whether cell 0's interval holds E[κ], κ = V(G)/V(the seed that is the ceiling), where V varies by `spread` between seeds, and documents
+    move all seeds alike.
+
+    Args:
+        ceiling_of: of each seed, which seed is its ceiling.
+    """
+    made = []
+    for c in range(cells):
+        structure = 0.5 * np.exp(spread * rng.standard_normal(len(ceiling_of)))
+        kappas = 0.3 * np.exp(0.01 * rng.standard_normal()) / structure[ceiling_of]
+        figures = [Measure(0.4, null=1.0, ceiling=0.0, kappa=k, kappa_ci=(k * (1 - Z * 0.01), k * (1 + Z * 0.01)), n=77) for k in kappas]
+        made.append(Cell((c,), dict(enumerate(figures))))
+    found = over_seeds("missing_share", made)[(0,)].kappa_ci
+    assert found is not None
+    return found[0] <= 0.6 * np.exp(spread**2 / 2) <= found[1]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5])
+def test_the_interval_of_kappa_over_seeds_covers_where_every_seed_is_the_ceiling_once(seeds: int) -> None:
+    rng, ring = np.random.default_rng(seeds), [*range(1, seeds), 0]
+    assert 0.93 <= np.mean([kappa_covered(rng, ring, 0.04, 6) for _ in range(600)]) <= 0.99
+
+
+def test_with_one_seed_as_the_ceiling_of_all_others_it_would_not() -> None:
+    rng = np.random.default_rng(0)
+    assert np.mean([kappa_covered(rng, [1, 0, 0, 0], 0.04, 6) for _ in range(600)]) < 0.85
 
 
 def test_only_what_a_dictionary_enters_has_a_figure_over_seeds() -> None:

@@ -9,12 +9,16 @@ import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.divergence.alignment import matched_halves
 from deltasae_ray.divergence.catalogue import METRICS, PATCHED
 from deltasae_ray.divergence.chance import isotropic_max_cosine
+from deltasae_ray.divergence.context import Context, LayerInputs, Settings
 from deltasae_ray.divergence.matching import max_cosine
+from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.run import harvest_key
@@ -25,15 +29,19 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.fitting import fit_dictionary
-from deltasae_ray.sae.recipe import measure, start_rows
+from deltasae_ray.sae.recipe import Recipe, measure, start_rows
+from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_dictionaries, control_points
+from deltasae_ray.sweep.finish import LayerReference, _spec
 from deltasae_ray.sweep.gate import gate_units
 from deltasae_ray.sweep.grid import REFERENCE_SEED, trials
+from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.recovered import DOCUMENTS, RecoveryFactory, judged, recovered_rows
 from tests.harvest.study import corpus, run_units_here
 
@@ -63,6 +71,36 @@ def test_what_deltas_are_held_against_starts_from_other_rows_than_any_dictionary
         assert max_cosine(start[seed], start[other]).value == pytest.approx(chance, abs=0.05)
 
 
+def test_dictionaries_of_two_halves_match_each_other_no_better_than_chance_where_there_is_nothing_to_find() -> None:
+    """Gaussian rows, calmly fitted: of one seed both would still be near the rows that they started from."""
+    rows = torch.randn(2000, 32, generator=torch.Generator().manual_seed(0))
+    halves = [p for p in points("split_half") if p.adapter == "r2" and p.documents != "all" and (p.layer, p.d_sae) == (1, 64)]
+    assert sorted(p.documents for p in halves) == ["A", "B"]
+
+    def matched(seeds: tuple[int, int]) -> Measure:
+        recipe = Recipe(64, 4, batch_tokens=256, steps=100)
+        made = [fitted(Trainer(part, recipe, seed)) for part, seed in zip((rows[:1000], rows[1000:]), seeds, strict=True)]
+        context = Context(inputs_of_rows(rows), Settings())
+        return matched_halves(context, *made)["max_abs_cosine_halves"]
+
+    own, shared = matched((halves[0].seed, halves[1].seed)), matched((0, 0))
+    assert own.value == pytest.approx(own.null, abs=0.02)
+    assert shared.value > shared.null + 0.1, "or this could not tell"
+
+
+def fitted(trainer: Trainer) -> Dictionary:
+    while not trainer.done:
+        trainer.step()
+    return trainer.finish()
+
+
+def inputs_of_rows(rows: torch.Tensor) -> LayerInputs:
+    """A layer whose deltas and base activations are the same featureless rows."""
+    reference = fitted(Trainer(rows, Recipe(64, 4, batch_tokens=256, steps=20), 5))
+    x, docs = rows.numpy(), range(len(rows))
+    return LayerInputs(x, x, x, x, docs, docs, reference)
+
+
 def test_fast_is_the_random_adapter_and_the_base_control() -> None:
     found = points("fast")
     assert set(found) == set(points("random_lora", "base"))
@@ -72,7 +110,7 @@ def test_fast_is_the_random_adapter_and_the_base_control() -> None:
 def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_dictionary() -> None:
     added = set(points("full")) - set(points("fast"))
     assert {(p.seed, p.documents, p.control) for p in added} == {
-        (1, "all", "none"), (0, "A", "none"), (0, "B", "none"), (0, "all", "gaussian"), (0, "all", "frozen_decoder"),
+        (1, "all", "none"), (1002, "A", "none"), (1003, "B", "none"), (0, "all", "gaussian"), (0, "all", "frozen_decoder"),
     }  # fmt: skip
     assert len(added) == 5 * 2 * len(FIT.d_sae)
 
@@ -85,6 +123,21 @@ def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[st
     planned = control_dictionaries(cfg, layers=2, trials_count=2)
     assert sum(planned.values()) == len(fitted)
     assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: int) -> None:
+    trial = trials(ADAPTERS, FIT)[0]
+    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in trial.points((1,), seeds)]})
+    made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
+    specs = [_spec(made, f, ADAPTERS[0], LayerReference("toy reference", "reference", None)) for f in made.grid[trial]]
+    assert all(s.second and s.second != s.dictionary for s in specs)
+    assert sorted(s.second or "" for s in specs) == sorted(s.dictionary for s in specs)
+    assert {(s.half_a, s.half_b) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
+
+
+def _fitted(p: FitPoint) -> FittedDictionary:
+    return FittedDictionary(p, str(p), "", {}, (), (), 100)
 
 
 def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
