@@ -33,7 +33,7 @@ _TWINS = "two training seeds of one rank (adapt.seeds=2)"
 _PAPER = "arXiv 2605.28896"
 _HEAP = "Heap et al. 2025"
 _ALIKE = "the base control, measured alike"
-_PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
+_PATCHED_NULL = "δ̂ = μ + OMP_k(δ - μ) by atoms from N(0, Σ_δ), of the same number and k as δ̂ here"
 
 SEEDS = "_seeds"
 """Ending of a figure over all seeds of a dictionary (`divergence.seeds`)."""
@@ -551,19 +551,31 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
                 "share",
             )
             for name, title, formula, null, source in (
-                ("recovered", "loss recovered", "{}, δ̂ by the delta dictionary's own encoder", _PATCHED_NULL, "SAE practice; SAELens"),
+                (
+                    "recovered",
+                    "loss recovered",
+                    "{}, δ̂ by the delta dictionary's own encoder: all its living atoms, k its latents per token",
+                    _PATCHED_NULL,
+                    "SAE practice; SAELens",
+                ),
                 (
                     "recovered_reference",
                     "loss recovered by what a monitor sees",
-                    "{}, δ̂ = SAE_G(h_a) - SAE_G(h_b)",
+                    "{}, δ̂ = SAE_G(h_a) - SAE_G(h_b): all of G's living atoms, k the latents in which the two codes differ",
                     _PATCHED_NULL,
                     _OWN,
                 ),
-                ("recovered_atoms", "loss recovered by k atoms of the delta dictionary", "{}, δ̂ = μ + OMP_k(δ - μ)", _PATCHED_NULL, _OWN),
+                (
+                    "recovered_atoms",
+                    "loss recovered by k atoms of the delta dictionary",
+                    "{}, δ̂ = μ + OMP_k(δ - μ), k as for M; the larger dictionary cut to the smaller",
+                    _PATCHED_NULL,
+                    _OWN,
+                ),
                 (
                     "recovered_atoms_reference",
                     "loss recovered by k atoms of the reference",
-                    "{}, δ̂ = μ + OMP_k(δ - μ)",
+                    "{}, δ̂ = μ + OMP_k(δ - μ), k as for M; the larger dictionary cut to the smaller",
                     _PATCHED_NULL,
                     _OWN,
                 ),

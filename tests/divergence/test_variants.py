@@ -144,6 +144,7 @@ def test_a_loud_shift_of_three_coordinates_hides_one_that_the_reference_knows() 
     known[:, 3:] = normalize(torch.randn(1, 61, generator=g), dim=1)
     rows = 3 * known + 0.05 * torch.randn(6000, 64, generator=g)
     rows[:, :3] += 20 + 5 * torch.randn(6000, 3, generator=g)
+    rows *= torch.exp(0.7 * torch.randn(6000, 1, generator=g))
     base = torch.randn(6000, 64, generator=g)
     others = torch.cat([torch.zeros(63, 3), normalize(torch.randn(63, 61, generator=g), dim=1)], 1)
     docs = np.arange(6000) // 50
@@ -157,3 +158,5 @@ def test_a_loud_shift_of_three_coordinates_hides_one_that_the_reference_knows() 
         m = found[f"mean_unexplained_k1_no_top3{averaged}"]
         assert m.value < 0.01 and m.p < 1e-3 and m.ci is not None
         assert found[f"mean_missing_share_no_top3{averaged}"].value < 0.01
+    for trimmed in ("", "_no_top3"):  # tokens differ in size, and hardly in direction
+        assert found[f"mean_share{trimmed}"].value < 0.7 < 0.9 < found[f"mean_share{trimmed}_token_mean"].value
