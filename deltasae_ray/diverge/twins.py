@@ -55,7 +55,8 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
         else (None, "kappa undefined: the ceiling has no interval")
     )
     names = ", ".join(f"{p.one.adapter} and {p.other.adapter}" for p in defined)
-    reasons = [r for r in m.reason.split("; ") if not r.startswith("kappa undefined")]  # that was of the ceiling it had
+    of_former = ("kappa undefined", "the ceiling is", "no ceiling")  # what was said of the ceiling it had
+    reasons = [r for r in m.reason.split("; ") if not r.startswith(of_former)]
     # the interval of a kappa was of the ceiling it had, too
     judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reason="; ".join(filter(None, reasons)))
     told = told or "interval of kappa undefined: value and ceiling are of different pairs, resampled apart"

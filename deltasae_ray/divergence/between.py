@@ -7,11 +7,13 @@ import numpy as np
 from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.arrays import Matrix, matrix
 from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.coder import Coder, make_coder
 from deltasae_ray.divergence.context import DictionaryLike, Settings, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import Coder, compare_structure, make_coder
+from deltasae_ray.divergence.missing import compare_structure
 from deltasae_ray.divergence.moments import Moments, Spectrum
+from deltasae_ray.divergence.sizes import match_sizes
 from deltasae_ray.divergence.statistics import document_codes
 
 SAME_START = "both dictionaries start from the same rows, and are alike for that too: fit two seeds (fit.seeds=2) to match across seeds"
@@ -45,7 +47,7 @@ def missing_between(coder: Coder, dictionary: DictionaryLike, other: DictionaryL
     """
     own, others = (coder.code(living_rows(d)) for d in (dictionary, other))
     twin = None if second is None else coder.code(living_rows(second))
-    return compare_structure(coder, own, others, second=twin).missing
+    return compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
 
 
 def similar_dictionaries(

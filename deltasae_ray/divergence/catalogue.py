@@ -33,26 +33,32 @@ _TWINS = "two training seeds of one rank (adapt.seeds=2)"
 _PAPER = "arXiv 2605.28896"
 _HEAP = "Heap et al. 2025"
 _ALIKE = "the base control (by the grid's recipe), measured alike"
-_PATCHED_NULL = "δ̂ by k of as many atoms from N(0, Σ_δ)"
+_PATCHED_NULL = "δ̂ = μ + OMP_k(δ - μ) by atoms from N(0, Σ_δ), of the same number and k as δ̂ here"
 
 SEEDS = "_seeds"
 """Ending of a figure over all seeds of a dictionary (`divergence.seeds`)."""
 
 VARIANTS = {
     SEEDS: "mean over the seeds of the dictionary; the interval holds the variance between seeds",
-    "_token_mean": "mean over tokens instead of over energy",
+    "_token_mean": "mean over tokens instead of over energy: every token's change has norm 1",
     "_no_top3": "without the three coordinates of largest variance",
 }
 """Endings that a name may carry, in this order from the right; the metric is otherwise the same."""
+
+VARIED = ("missing_share", "structure_delta", "structure_reference", "fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms",
+          "gain_over_pca", "gain_over_random_atoms", "subspace_score", "monitor_r2", "monitor_gain", "monitor_fvu",
+          "mean_share", "mean_unexplained_k{k}", "mean_missing_share")  # fmt: skip
+"""Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "What a dictionary can see": (
         Metric(
             "missing_share",
             "missing share M(k)",
-            "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP; δ and atoms without the direction of δ's mean",
+            "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP; δ and atoms without the direction of δ's mean; "
+            "the larger dictionary is cut to the atoms it uses most, 4 times as many as the smaller has",
             "1 by construction: a dictionary that codes δ no better than flipped δ",
-            _SEEDS,
+            _SEEDS + ", cut to the size of the first",
             _OWN,
             "less",
             "share",
@@ -61,7 +67,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "missing_share_base_atoms",
             "missing share of featureless base atoms",
-            "M of rows from N(0, Σ_h)",
+            "M of rows from N(0, Σ_h), as many as the reference has and cut as it is",
             "1",
             "",
             _OWN,
@@ -71,7 +77,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "missing_share_base_control",
             "missing share of the base control",
-            "M of a second dictionary of base activations, on other text; by the grid's recipe, also beside a reference that was given",
+            "M of a second dictionary of base activations, on other text, cut to the size that the reference has in M; "
+            "by the grid's recipe, also beside a reference that was given",
             "1",
             "",
             _OWN,
@@ -81,7 +88,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "missing_share_halves",
             "missing share between halves of the documents",
-            "M of the dictionary of one half of the training documents held against that of the other half",
+            "M of the dictionary of one half of the training documents held against that of the other half, the larger cut to the smaller",
             "1",
             "",
             _OWN,
@@ -118,9 +125,19 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "greater",
             "share",
         ),
-        Metric("monitor_r2", "monitor's R²", "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale", _FLIPS, "1", _OWN, "greater", "share"),
-        Metric("monitor_gain", "monitor's gain", "⟨δ̂, δ⟩ / ‖δ‖²", _FLIPS, "1", _OWN, "greater", "ratio"),
-        Metric("monitor_fvu", "monitor's FVU", "‖δ - δ̂‖² / ‖δ - mean‖²", _FLIPS, "0", _OWN, "less", "ratio"),
+        Metric(
+            "monitor_r2",
+            "monitor's R²",
+            "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale; the encoder always sees all coordinates; as a mean over tokens, δ̂ and δ "
+            "are first divided by ‖δ - μ‖ of the token",
+            _FLIPS,
+            "1",
+            _OWN,
+            "greater",
+            "share",
+        ),
+        Metric("monitor_gain", "monitor's gain", "Σ⟨δ̂, δ⟩ / Σ‖δ‖², about their means", _FLIPS, "1", _OWN, "greater", "ratio"),
+        Metric("monitor_fvu", "monitor's FVU", "Σ‖δ - δ̂‖² / Σ‖δ - μ‖²", _FLIPS, "0", _OWN, "less", "ratio"),
         Metric(
             "reference_fvu_base",
             "reference's FVU on base activations",
@@ -206,7 +223,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "fvu_gaussian",
             "FVU by k atoms of a dictionary of Gaussian deltas",
-            "OMP on real δ; the same recipe fitted to as many rows from N(μ, Σ_δ)",
+            "OMP on real δ; the same recipe fitted to as many rows from N(μ, Σ_δ); the larger dictionary cut to the smaller",
             "1",
             "the delta dictionary",
             _HEAP,
@@ -216,7 +233,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "gain_over_gaussian",
             "delta dictionary's gain over one of Gaussian deltas",
-            "fvu_gaussian - fvu_delta, paired",
+            "fvu_gaussian less the delta dictionary's FVU at the same size, paired",
             "0",
             "",
             _OWN,
@@ -267,8 +284,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "subspace_score",
             "subspace score B(k)",
-            "(FVU_G - FVU_Δ)/(FVU_rot - FVU_Δ)",
-            "1: Haar-rotated references",
+            "(FVU_G - FVU_Δ)/(FVU_rot - FVU_Δ), dictionaries of the sizes they have in M",
+            "1: Haar-rotated references, cut as the reference is",
             "0: the delta dictionary",
             _OWN,
             "less",
@@ -286,12 +303,21 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             None,
             "share",
         ),
-        Metric("mean_share", "share of the mean change", "‖μ‖²/E‖δ‖²", "documents' sums with random signs", "", _OWN, "greater", "share"),
+        Metric(
+            "mean_share",
+            "share of the mean change",
+            "‖μ‖²/E‖δ‖²; as a mean over tokens, here and below, μ is the mean of δ/‖δ‖",
+            "documents' sums with random signs",
+            "",
+            _OWN,
+            "greater",
+            "share",
+        ),
         Metric(
             "mean_unexplained_k{k}",
             "mean change beyond k atoms of the reference",
             "‖μ - OMP_k(μ)‖²/‖μ‖²",
-            "μ with random signs in the eigenbasis of Σ_h",
+            "μ with random signs in the eigenbasis of Σ_h (1999 draws)",
             "",
             _OWN,
             "less",
@@ -536,19 +562,31 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
                 "share",
             )
             for name, title, formula, null, source in (
-                ("recovered", "loss recovered", "{}, δ̂ by the delta dictionary's own encoder", _PATCHED_NULL, "SAE practice; SAELens"),
+                (
+                    "recovered",
+                    "loss recovered",
+                    "{}, δ̂ by the delta dictionary's own encoder: all its living atoms, k its latents per token",
+                    _PATCHED_NULL,
+                    "SAE practice; SAELens",
+                ),
                 (
                     "recovered_reference",
                     "loss recovered by what a monitor sees",
-                    "{}, δ̂ = SAE_G(h_a) - SAE_G(h_b)",
+                    "{}, δ̂ = SAE_G(h_a) - SAE_G(h_b): all of G's living atoms, k the latents in which the two codes differ",
                     _PATCHED_NULL,
                     _OWN,
                 ),
-                ("recovered_atoms", "loss recovered by k atoms of the delta dictionary", "{}, δ̂ = μ + OMP_k(δ - μ)", _PATCHED_NULL, _OWN),
+                (
+                    "recovered_atoms",
+                    "loss recovered by k atoms of the delta dictionary",
+                    "{}, δ̂ = μ + OMP_k(δ - μ), k as for M; the larger dictionary cut to the smaller",
+                    _PATCHED_NULL,
+                    _OWN,
+                ),
                 (
                     "recovered_atoms_reference",
                     "loss recovered by k atoms of the reference",
-                    "{}, δ̂ = μ + OMP_k(δ - μ)",
+                    "{}, δ̂ = μ + OMP_k(δ - μ), k as for M; the larger dictionary cut to the smaller",
                     _PATCHED_NULL,
                     _OWN,
                 ),

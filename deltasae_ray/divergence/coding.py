@@ -94,12 +94,16 @@ def coded(sample: Sample, pursuits: Sequence[Pursuit], average: Average) -> Code
     return Coded(np.stack(left, 1), np.stack(total, 1))
 
 
-def most_used(x: Float[Tensor, "token d_model"], atoms: Matrix, k: int, size: int) -> Int[Tensor, " size"]:
-    """The `size` atoms that carry most when `x` is coded with k atoms per token: those chosen early, on tokens that change most."""
+def use_of(x: Float[Tensor, "token d_model"], atoms: Matrix, k: int) -> Float[Tensor, " atom"]:
+    """What each atom carries when `x` is coded with k atoms per token: much where it is chosen early, on tokens that change most."""
     pursuit = pursue(x, atoms, k)
     gain = (pursuit.residual_energy[:, :-1] - pursuit.residual_energy[:, 1:]).double()
     use = torch.zeros(len(atoms), dtype=torch.float64, device=gain.device)
-    use.index_add_(0, pursuit.support.clamp_min(0).ravel(), torch.where(pursuit.support >= 0, gain, 0).ravel())
+    return use.index_add_(0, pursuit.support.clamp_min(0).ravel(), torch.where(pursuit.support >= 0, gain, 0).ravel())
+
+
+def most_used(use: Float[Tensor, " atom"], size: int) -> Int[Tensor, " size"]:
+    """The `size` atoms that carry most, in the order in which they stand."""
     return use.topk(size).indices.sort().values
 
 

@@ -12,11 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import matrix
+from deltasae_ray.divergence.coder import Coder, Coding, make_coder, spread
 from deltasae_ray.divergence.firings import FiringRows, Firings
-from deltasae_ray.divergence.missing import Coder, Coding, make_coder, spread
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group
-from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.rotation import rotated
+from deltasae_ray.divergence.rotation import Rotations
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 from deltasae_ray.divergence.subspaces import decoder_spectrum
 from deltasae_ray.errors import GeometryError
@@ -178,6 +177,11 @@ class Context:
         return self.delta.columns(self.other_coordinates)
 
     @cached_property
+    def trimmed_base(self) -> Moments:
+        """Of the base activations without the coordinates that the deltas are largest in."""
+        return self.base.columns(self.other_coordinates)
+
+    @cached_property
     def trimmed_coder(self) -> Coder:
         return self._coder(self.other_coordinates, self.trimmed)
 
@@ -220,9 +224,14 @@ class Context:
         return self.codings(matched_rows(self.base.spectrum, len(self.reference_rows), generator), trimmed=False)
 
     @cached_property
-    def rotated(self) -> list[Ratio]:
-        """FVU of the coded rows by Haar-rotated references."""
-        return rotated(self.coder.sample, self.reference_rows, self.settings.k, draws=self.settings.null_draws, seed=self.settings.seed)
+    def rotations(self) -> Rotations:
+        """The reference, Haar-rotated."""
+        return Rotations(self.reference_coding, self.settings.null_draws, self.settings.seed)
+
+    @cached_property
+    def trimmed_rotations(self) -> Rotations:
+        """The same without the three largest coordinates."""
+        return Rotations(self.trimmed_reference_coding, self.settings.null_draws, self.settings.seed)
 
     def _coder(self, columns: Tensor, moments: Moments) -> Coder:
         s = self.settings

@@ -5,13 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.alignment import mean_match
+from deltasae_ray.divergence.coder import Coding
 from deltasae_ray.divergence.coding import Sample
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.missing import Coding
 from deltasae_ray.divergence.ratios import Counts, Ratio, difference
 from deltasae_ray.divergence.reconstruction import by_encoder, by_pursuit
+from deltasae_ray.divergence.sizes import match_sizes
 
 
 def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> dict[str, Measure]:
@@ -21,16 +22,19 @@ def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> di
     covariance: V near 0 where the sample's structure is real, and a max-cosine that is a null with training in it.
 
     Args:
-        delta: coding of the sample by the delta dictionary.
+        delta: coding of the sample by the delta dictionary. The larger of the two is cut to the smaller: training leaves more latents
+            alive on one kind of rows than on the other.
     """
     coder, rows, reference = context.coder, living_rows(gaussian), context.reference_rows
-    counts, coding = coder.resamples.counts, context.codings(rows, trimmed=False)
-    own, found = (by_pursuit(coder.sample, c.pursuits[0], min(coder.k, len(c.atoms)), "energy") for c in (delta, coding))
+    counts = coder.resamples.counts
+    pair = match_sizes(delta, context.codings(rows, trimmed=False), name="dictionary of Gaussian deltas", ratio=1)
+    own, found = (by_pursuit(coder.sample, s.used.pursuits[0], -1, "energy") for s in (pair.delta, pair.reference))
+    sizes = f"sizes: {pair.delta} against {pair.reference}"
     drawn, _ = matched_draws(context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
     return {
-        "fvu_gaussian": found.measure(counts, null=1.0, ceiling=own.value, why="the coded deltas are zero"),
-        "gain_over_gaussian": difference(own, [found], counts),
-        "structure_gaussian": coder.structure(coding).measure,
+        "fvu_gaussian": found.measure(counts, null=1.0, ceiling=own.value, why="the coded deltas are zero").because(sizes),
+        "gain_over_gaussian": difference(own, [found], counts).because(sizes),
+        "structure_gaussian": pair.reference.structure().measure,
         "max_cosine_gaussian": mean_match(best_cosines(rows, reference), np.ones(len(rows)), drawn, None),
     }
 

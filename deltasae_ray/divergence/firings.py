@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array, vstack
 
-from deltasae_ray.divergence.missing import spread
+from deltasae_ray.divergence.coder import spread
 
 if TYPE_CHECKING:
     from deltasae_ray.divergence.context import DictionaryLike

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.angles import pca_angles, projection_energies
+from deltasae_ray.divergence.arrays import unit_rows
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coding import flips
 from deltasae_ray.divergence.context import Context
@@ -18,6 +19,7 @@ from deltasae_ray.divergence.monitor import fit_on_both, monitor_view, reconstru
 from deltasae_ray.divergence.reconstruction import k_at_fvu
 from deltasae_ray.divergence.size import size_of_change
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
+from deltasae_ray.divergence.variants import VARIANTS
 
 
 def layer_measures(context: Context) -> dict[str, Measure]:
@@ -35,7 +37,7 @@ def layer_measures(context: Context) -> dict[str, Measure]:
 
 
 def seen_by_reference(context: Context) -> dict[str, Measure]:
-    """The monitor's view, the mean change, and the reference's own fit before and after."""
+    """The monitor's view and the reference's own fit before and after; and the mean change."""
     rows = context.coded_rows
     deltas, base = (_tensor(x, rows) for x in (context.inputs.delta_eval, context.inputs.base_eval))
     document, num_docs = document_codes(context.documents[0][rows])
@@ -44,11 +46,22 @@ def seen_by_reference(context: Context) -> dict[str, Measure]:
     mean = context.delta.mean.float()
     with torch.no_grad():
         flipped = flips(deltas - mean, context.delta.spectrum, context.settings.null_draws, context.settings.seed)
-        measures = monitor_view(reconstruction(reference), base, deltas, flipped, mean, document, counts)
+        measures = monitor_view(reconstruction(reference), base, deltas, flipped, mean, document, counts, context.other_coordinates)
         measures |= fit_on_both(reconstruction(reference), base, deltas, document, counts)
-    whole = torch.from_numpy(np.asarray(context.inputs.delta_eval))
-    rows, base = context.reference_rows, context.base.spectrum
-    return measures | mean_change(whole, context.documents[0], rows, base, context.counts, seed=context.settings.seed)
+    return measures | shift(context)
+
+
+def shift(context: Context) -> dict[str, Measure]:
+    """The mean change in every variant: of some coordinates or all, and of changes as they are or of their directions."""
+    measures: dict[str, Measure] = {}
+    for suffix, trimmed, average in VARIANTS:
+        columns = context.other_coordinates if trimmed else slice(None)
+        rows = torch.from_numpy(np.asarray(context.inputs.delta_eval))[:, columns]
+        rows = unit_rows(rows) if average == "token" else rows
+        base, atoms = (context.trimmed_base if trimmed else context.base).spectrum, context.reference_rows[:, columns]
+        found = mean_change(rows, context.documents[0], atoms, base, context.counts, seed=context.settings.seed)
+        measures |= {f"{name}{suffix}": m for name, m in found.items()}
+    return measures
 
 
 def _tensor(x: np.ndarray, rows: np.ndarray) -> Float[Tensor, "token d_model"]:

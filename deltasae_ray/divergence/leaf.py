@@ -10,33 +10,23 @@ from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED
+from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, VARIED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coactivation import coactivation_of
-from deltasae_ray.divergence.coding import Average, Sample
+from deltasae_ray.divergence.coding import Sample
 from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.layer import atoms_needed, layer_measures
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import MIN_FIRINGS, Coder, Coding, compare_structure, share_missing
+from deltasae_ray.divergence.missing import MIN_FIRINGS, Comparison, compare_structure
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.reconstruction import EXPLAINED, Baselines, by_encoder, by_pursuit, explained
-from deltasae_ray.divergence.rotation import score
+from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained
+from deltasae_ray.divergence.rotation import matched_score
+from deltasae_ray.divergence.sizes import Matched, match_sizes
 from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, document_sums, jackknife_interval
-
-VARIANTS: tuple[tuple[str, bool, Average], ...] = (
-    ("", False, "energy"),
-    ("_token_mean", False, "token"),
-    ("_no_top3", True, "energy"),
-    ("_no_top3_token_mean", True, "token"),
-)
-"""Suffix of a metric, whether the three largest coordinates are left out, and how tokens are averaged."""
-
-
-VARIED = ("missing_share", "structure_delta", "structure_reference", *EXPLAINED)
-"""Metrics that come in every variant."""
+from deltasae_ray.divergence.variants import VARIANTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +64,7 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
         silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
         names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith(PATCHED)]
-        names += [f"{m}{suffix}" for m in VARIED for suffix, _, _ in VARIANTS[1:]]
+        names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | shared for _ in leaves]
     return [shared | leaf_measures(context, leaf) for leaf in leaves]
 
@@ -109,22 +99,21 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     """M, and everything else that comes from coding the same rows with the same number of atoms."""
     measures: dict[str, Measure] = {}
     for trimmed in (False, True):
-        coder = context.trimmed_coder if trimmed else context.coder
-        reference = context.trimmed_reference_coding if trimmed else context.reference_coding
+        coder, turned = (context.trimmed_coder, context.trimmed_rotations) if trimmed else (context.coder, context.rotations)
         delta = context.codings(living_rows(leaf.dictionary), trimmed=trimmed)
         second = None if leaf.second is None else context.codings(living_rows(leaf.second), trimmed=trimmed)
+        pair = match_sizes(delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second)
         baselines = Baselines.of(coder, len(delta.atoms), context.settings.seed)
         for suffix, without_top3, average in VARIANTS:
-            if without_top3 != trimmed:
-                continue
-            found = compare_structure(coder, delta, reference, average=average, second=second)
-            measures[f"missing_share{suffix}"] = found.missing
-            measures[f"structure_delta{suffix}"] = found.delta.measure
-            measures[f"structure_reference{suffix}"] = found.reference.measure
-            measures |= explained(coder, delta, found, baselines, average, suffix)
+            if without_top3 == trimmed:
+                found = compare_structure(pair, average)
+                score = matched_score(pair, turned.pursuits(pair.reference.used.size), average)
+                measures |= _of_pair(found, suffix) | {f"subspace_score{suffix}": score}
+                measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
-            measures |= _secondary(context, coder, delta, leaf.halves)
-            measures |= _fewer_atoms(coder, delta, reference)
+            measures |= _held_against_others(context, pair, leaf.halves)
+            measures |= {f"missing_share_k{k}": compare_structure(pair.first(k)).missing for k in (1, 2, 4) if k < coder.k}
+            measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
             measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
     reason = _too_little_training(context, leaf.dictionary)
     if reason:
@@ -132,28 +121,26 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     return measures
 
 
-def _fewer_atoms(coder: Coder, delta: Coding, reference: Coding) -> dict[str, Measure]:
-    """M(k) below the headline's k: the curve, at no further cost."""
+def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
     return {
-        f"missing_share_k{k}": compare_structure(replace(coder, k=k), delta.first(k), reference.first(k)).missing
-        for k in (1, 2, 4)
-        if k < coder.k
+        f"missing_share{suffix}": found.missing,
+        f"structure_delta{suffix}": found.delta.measure,
+        f"structure_reference{suffix}": found.reference.measure,
     }
 
 
-def _secondary(context: Context, coder: Coder, delta: Coding, halves: tuple[DictionaryLike, DictionaryLike] | None) -> dict[str, Measure]:
-    """M of dictionaries that should and should not see the change, atoms needed, and the subspace score."""
-    own = coder.structure(delta)
-    controls = {"missing_share_base_atoms": context.base_atoms_coding, "missing_share_base_control": context.control_coding}
-    participation = coder.participation
-    measures = {name: share_missing(coder.structure(coding), own, participation) for name, coding in controls.items() if coding is not None}
-    if halves is not None:
-        of_a, of_b = (coder.structure(context.codings(living_rows(half), trimmed=False)) for half in halves)
-        measures["missing_share_halves"] = share_missing(of_a, of_b, participation)
-    measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
-    codings = (delta, context.reference_coding)
-    of_delta, of_reference = (by_pursuit(coder.sample, coding.pursuits[0], -1, "energy") for coding in codings)
-    measures["subspace_score"] = score(of_delta, of_reference, context.rotated, coder.resamples)
+def _held_against_others(context: Context, pair: Matched, halves: tuple[DictionaryLike, DictionaryLike] | None) -> dict[str, Measure]:
+    """M of dictionaries that should and should not see the change, each of the size that the reference has in M."""
+    controls = {
+        "missing_share_base_atoms": ("featureless base atoms", context.base_atoms_coding),
+        "missing_share_base_control": ("base control", context.control_coding),
+    }
+    measures = {
+        metric: compare_structure(pair.against(name, coding)).missing for metric, (name, coding) in controls.items() if coding is not None
+    }
+    if halves is not None:  # one recipe: nothing but the documents may differ
+        of_a, of_b = (context.codings(living_rows(half), trimmed=False) for half in halves)
+        measures["missing_share_halves"] = compare_structure(match_sizes(of_b, of_a, name="other half's dictionary", ratio=1)).missing
     return measures
 
 

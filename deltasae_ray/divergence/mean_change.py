@@ -35,6 +35,8 @@ def mean_change(
     """Share of the energy that is one constant vector, and the part of that vector which the reference cannot express.
 
     Args:
+        deltas: raw. With every row scaled to norm 1 the vector is the mean of the tokens' directions, and its share their squared mean
+            resultant length (Mardia & Jupp 2000): no few large tokens decide where it points.
         base: spectrum of the BASE activations. The null flips the mean's signs in its eigenbasis: the reference lives where base
             activations do, and a shift may lie along one eigenvector of the deltas themselves, where their own flips would leave it.
         steps: atoms that may explain the mean.

@@ -6,20 +6,18 @@ its latents, so its atoms lean towards the mean, and would code centred deltas b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix, matrix
-from deltasae_ray.divergence.coding import Average, Coded, Resamples, Sample, coded, most_used
+from deltasae_ray.divergence.coder import Structure, make_coder
+from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Moments, outside
-from deltasae_ray.divergence.omp import Pursuit, pursue
+from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.divergence.ratios import with_interval, with_kappa_interval
-from deltasae_ray.divergence.statistics import document_codes, draws_p, kappa
+from deltasae_ray.divergence.sizes import Matched, match_sizes
+from deltasae_ray.divergence.statistics import document_codes, kappa
 from deltasae_ray.errors import GeometryError
 
 MIN_PARTICIPATION = 4.0
@@ -28,47 +26,6 @@ MIN_STRUCTURE = 0.05
 """Lower bound of V(delta dictionary) below which there is no structure of which a share could be missing."""
 MIN_FIRINGS = 30.0
 """Training firings per latent below which a dictionary says more about its training tokens than about the deltas."""
-MAX_SIZE_RATIO = 4.0
-"""The larger dictionary is cut to this many times the smaller: many atoms explain more than few, whatever they are."""
-MAX_SIZE_EFFECT = 0.1
-"""If the cut changes V by more than this, the answer would be one about sizes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """V(X) = 1 - FVU(deltas) / mean FVU(flipped deltas): how much better atoms X code the deltas than featureless data like them."""
-
-    measure: Measure
-    coded: Coded
-    draws: Float[np.ndarray, " draw"]
-    """V in every bootstrap resample."""
-    counts: Float[np.ndarray, "draw doc"]
-    """The resamples of the documents."""
-
-    @property
-    def fvu(self) -> float:
-        return float(self.coded.fvu()[0, 0])
-
-    @property
-    def fvu_flipped(self) -> float:
-        return float(self.coded.fvu()[0, 1:].mean())
-
-
-def structure(parts: Coded, resamples: Resamples) -> Structure:
-    """V with its bootstrap interval; p says whether the deltas are coded better than their flips (t test against the flips)."""
-    fvu, boot = parts.fvu()[0], parts.fvu(resamples.counts)
-    null = float(fvu[1:].mean())
-    if not null > 0:
-        return Structure(
-            undefined("the atoms explain everything, flipped or not: lower k", n=len(parts.left)),
-            parts,
-            np.zeros(len(boot)),
-            resamples.counts,
-        )
-    draws = 1 - boot[:, 0] / resamples.null_means(boot)
-    p = draws_p(float(fvu[0]), fvu[1:], "less", float((boot[:, 0] - boot[:, 1:].mean(1)).var(ddof=1)))
-    measure = Measure(float(1 - fvu[0] / null), null=0.0, p=p, n=len(parts.left))
-    return Structure(with_interval(measure, draws), parts, draws, resamples.counts)
 
 
 def share_missing(reference: Structure, delta: Structure, participation: float, ceiling: Structure | None = None) -> Measure:
@@ -102,100 +59,34 @@ def share_missing(reference: Structure, delta: Structure, participation: float, 
     return with_interval(measure, 1 - reference.draws / delta.draws)
 
 
-@dataclass(frozen=True, eq=False)
-class Coding:
-    """A dictionary's atoms and what k of them left of the sample and of every flip."""
-
-    atoms: Float[Tensor, "atom d_model"]
-    pursuits: list[Pursuit]
-
-    def first(self, k: int) -> "Coding":
-        """The same with the first k atoms of each token: pursuit is greedy, so they are what it would choose with k."""
-        kept = [replace(p, residual_energy=p.residual_energy[:, : k + 1], support=p.support[:, :k]) for p in self.pursuits]
-        return Coding(self.atoms, kept)
-
-
-@dataclass(frozen=True, eq=False)
-class Coder:
-    """Codes one sample with one dictionary after another, all against the same flips and the same resamples of documents."""
-
-    sample: Sample
-    chooser: Sample
-    """Training deltas, with the same flips, on which the atoms that a large dictionary keeps are chosen."""
-    resamples: Resamples
-    k: int
-    training: Moments
-    """Of the training deltas."""
-
-    @cached_property
-    def rest(self) -> Moments:
-        """Of the training deltas outside the direction of their mean: what is coded."""
-        return self.training.outside_mean()
-
-    @property
-    def participation(self) -> float:
-        """Directions in which the deltas live: of all that varies or of what is coded, whichever are fewer."""
-        return min(self.training.spectrum.participation_ratio, self.rest.spectrum.participation_ratio)
-
-    def outside_mean(self, atoms: Matrix) -> Float[Tensor, "atom d_model"]:
-        """Atoms without what they have along the mean of the training deltas."""
-        return outside(matrix(atoms, "atoms"), self.training.mean)
-
-    def code(self, atoms: Matrix) -> Coding:
-        """Of the sample with all atoms, all of them outside the direction of the mean."""
-        atoms = self.outside_mean(atoms)
-        return Coding(atoms, [pursue(x, atoms, min(self.k, len(atoms))) for x in self.sample.versions])
-
-    def cut(self, coding: Coding, size: int) -> Coding:
-        """The same with the `size` atoms that the chooser uses most; chosen anew for each flip, so that the null has the same choice."""
-        k, pairs = min(self.k, size), zip(self.sample.versions, self.chooser.versions, strict=True)
-        return Coding(coding.atoms, [pursue(x, coding.atoms[most_used(other, coding.atoms, k, size)], k) for x, other in pairs])
-
-    def structure(self, coding: Coding, average: Average = "energy") -> Structure:
-        return structure(coded(self.sample, coding.pursuits, average), self.resamples)
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """M and the two codings it comes from."""
+    """M and the two structures it comes from."""
 
+    pair: Matched
     missing: Measure
     reference: Structure
     delta: Structure
 
 
-def compare_structure(
-    coder: Coder, delta: Coding, reference: Coding, *, average: Average = "energy", second: Coding | None = None
-) -> Comparison:
-    """M from the codings of one sample by both dictionaries; the larger is cut to MAX_SIZE_RATIO times the smaller.
+def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
+    """M of two dictionaries of matched sizes; the ceiling is that of the pair's second delta dictionary, if it has one.
 
-    Args:
-        second: coding by another delta dictionary, which gives the ceiling.
+    Sizes are said beside the value; where a cut changed V by too much, M is one of sizes and undefined, and so is a ceiling.
     """
-    whole = {"delta dictionary": delta, "reference": reference}
-    limit = int(MAX_SIZE_RATIO * min(len(c.atoms) for c in whole.values()))
-    used = {name: coder.structure(c, average) for name, c in whole.items()}
-    effects = []
-    for name, coding in whole.items():
-        if len(coding.atoms) > limit:
-            before, used[name] = used[name].measure.value or 0.0, coder.structure(coder.cut(coding, limit), average)
-            effects.append((name, len(coding.atoms), before, used[name].measure.value or 0.0))
-    ceiling = None if second is None else coder.structure(second, average)
-    missing = share_missing(used["reference"], used["delta dictionary"], coder.participation, ceiling)
-    for name, size, before, after in effects:
-        missing = _after_cut(missing, name, size, limit, before, after)
-    return Comparison(missing, used["reference"], used["delta dictionary"])
-
-
-def _after_cut(missing: Measure, name: str, size: int, limit: int, before: float, after: float) -> Measure:
-    if abs(before - after) > MAX_SIZE_EFFECT:
-        return undefined(
-            f"the {name} has {size} atoms, over {MAX_SIZE_RATIO:g} times the other; its {limit} most used give V {after:.2f}, all give "
-            f"{before:.2f}: the answer would depend on size, so fit dictionaries of closer sizes",
-            null=1.0,
-            n=missing.n,
-        )
-    return missing if missing.value is None else missing.because(f"the {limit} most used of the {size} atoms of the {name} were compared")
+    delta, reference = pair.delta.structure(average), pair.reference.structure(average)
+    second, told = None, ""
+    if pair.second is not None:
+        refused = pair.second.refused(average)
+        second = None if refused else pair.second.structure(average)
+        told = f"no ceiling: {refused}" if refused else f"the ceiling is that of {pair.second}"
+    missing = share_missing(reference, delta, pair.participation, second)
+    for sized in (pair.delta, pair.reference):
+        if refused := sized.refused(average):
+            missing = undefined(f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes", null=1.0, n=missing.n)
+    if missing.value is not None:
+        missing = missing.because(f"sizes: {pair.delta} against {pair.reference}").because(told)
+    return Comparison(pair, missing, reference, delta)
 
 
 def missing_share(
@@ -223,13 +114,13 @@ def missing_share(
         k: atoms per token, 1..8 (above, featureless atoms explain most of any delta).
         doc_ids: document of each row; without it every row counts as a document of its own, and intervals are too short.
         training: training deltas, whose mean and covariance make the null; without them those of `deltas`.
-        second: decoder of another delta dictionary (another seed); its M is the ceiling.
+        second: decoder of another delta dictionary (another seed), cut to the size of the first; its M is the ceiling.
         draws: sign flips behind the null.
         max_tokens: rows that are coded, spread evenly.
 
     Returns:
-        Undefined where the deltas have fewer than 4 directions, where the dictionary found no structure (lower bound of V under .05), and
-        where the sizes differ more than 4 times and cutting the larger changes the answer.
+        The larger dictionary is cut to 4 times the smaller, and the reason says both sizes. Undefined where the deltas have fewer than 4
+        directions, where the dictionary found no structure (lower bound of V under .05), and where that cut changes the answer.
 
     Raises:
         GeometryError: k outside 1..8, or matrices of different d_model.
@@ -244,28 +135,7 @@ def missing_share(
         return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
     coder = make_coder(x, fit, docs, moments, k=k, draws=draws, bootstrap=bootstrap, max_tokens=max_tokens, seed=seed)
     twin = None if second is None else coder.code(second)
-    return compare_structure(coder, coder.code(dictionary), coder.code(reference), average=average, second=twin).missing
-
-
-def make_coder(
-    deltas: Tensor,
-    training: Tensor,
-    doc_ids: Sequence | np.ndarray,
-    moments: Moments,
-    *,
-    k: int,
-    draws: int,
-    bootstrap: int,
-    max_tokens: int,
-    seed: int,
-) -> Coder:
-    """A coder for at most `max_tokens` of the evaluation deltas, centred and flipped by the moments of the training deltas."""
-    kept, other = spread(len(deltas), max_tokens), spread(len(training), max_tokens)
-    docs = np.asarray(doc_ids)
-    make = partial(Sample.of, mean=moments.mean, spectrum=moments.outside_mean().spectrum, draws=draws, seed=seed)
-    sample = make(deltas[kept], doc_ids=docs[kept])
-    chooser = make(training[other], doc_ids=np.arange(len(other)))
-    return Coder(sample, chooser, Resamples.draw(sample.num_docs, draws, bootstrap, seed), k, moments)
+    return compare_structure(match_sizes(coder.code(dictionary), coder.code(reference), twin), average).missing
 
 
 def too_few_directions(participation: float, num_docs: int) -> Measure:
@@ -273,8 +143,3 @@ def too_few_directions(participation: float, num_docs: int) -> Measure:
     return undefined(
         f"the deltas live in {participation:.1f} directions (participation ratio), {MIN_PARTICIPATION:g} are needed", null=1.0, n=num_docs
     )
-
-
-def spread(num_rows: int, wanted: int) -> Int[np.ndarray, " row"]:
-    """Indices of at most `wanted` of `num_rows` rows, evenly spaced."""
-    return np.arange(num_rows) if num_rows <= wanted else np.linspace(0, num_rows - 1, wanted).round().astype(np.int64)

@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.context import DictionaryLike
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.ratios import Counts, Ratio, against_draws, row_energy
+from deltasae_ray.divergence.ratios import Counts, Ratio, Sums, against_draws, row_energy
 from deltasae_ray.divergence.statistics import document_sums
+from deltasae_ray.divergence.variants import VARIANTS
 
 Reconstruct = Callable[[Float[Tensor, "token d_model"]], Float[Tensor, "token d_model"]]
 """x → x̂, raw units in and out: encode, then decode."""
@@ -30,16 +32,30 @@ def monitor_view(
     mean: Float[Tensor, " d_model"],
     document: np.ndarray,
     counts: Counts,
+    smaller: Int[Tensor, " column"],
 ) -> dict[str, Measure]:
     """δ̂ = SAE(h_b + δ) - SAE(h_b) against δ: R² at the best scale, that scale, and FVU as it is; null: the same with δ flipped.
+
+    The monitor always sees every coordinate. A variant differs in where δ̂ and δ are held against each other, so all share its passes.
 
     Args:
         flipped: the centred deltas with signs flipped in their eigenbasis; the mean is put back, since it is scored apart.
         mean: of the training deltas.
         document: of each token, from 0 up; `counts` are the bootstrap draws of the documents.
+        smaller: all coordinates but the three of largest variance.
     """
     before = reconstruct(base)
-    views = [_view(reconstruct(base + d) - before, d, mean, document, counts.shape[1]) for d in (deltas, *(f + mean for f in flipped))]
+    seen = [(reconstruct(base + d) - before, d) for d in (deltas, *(f + mean for f in flipped))]
+    measures: dict[str, Measure] = {}
+    for suffix, trimmed, average in VARIANTS:
+        columns = smaller if trimmed else slice(None)
+        views = [_view(s[:, columns], d[:, columns], mean[columns], average, document, counts.shape[1]) for s, d in seen]
+        measures |= {f"{name}{suffix}": m for name, m in _figures(views, counts).items()}
+    return measures
+
+
+def _figures(views: list[Sums], counts: Counts) -> dict[str, Measure]:
+    """From the view of the deltas and those of their flips."""
     r2, gain, fvu = ([Ratio(v, of) for v in views] for of in (_r2, _gain, _fvu))
     measures = {
         "monitor_r2": against_draws(r2[0], r2[1:], counts, tail="greater", ceiling=1.0),
@@ -51,11 +67,15 @@ def monitor_view(
     return measures
 
 
-def _view(seen: Tensor, deltas: Tensor, mean: Tensor, document: np.ndarray, num_docs: int) -> np.ndarray:
-    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖², ‖δ‖² (all about their means) and ‖δ - δ̂‖²."""
+def _view(seen: Tensor, deltas: Tensor, mean: Tensor, average: Average, document: np.ndarray, num_docs: int) -> Sums:
+    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖², ‖δ‖² (all about their means) and ‖δ - δ̂‖²; as a mean over tokens, each over its ‖δ‖²."""
     a, b = seen.double() - seen.double().mean(0), deltas.double() - mean.double()
     columns = [(a * b).sum(1), (a * a).sum(1), (b * b).sum(1), (deltas.double() - seen.double()).square().sum(1)]
-    return document_sums(torch.stack(columns, 1).cpu().numpy(), document, num_docs)
+    values = torch.stack(columns, 1)
+    if average == "token":
+        energy = values[:, 2:3]
+        values = torch.where(energy > 0, values / energy.clamp_min(torch.finfo(energy.dtype).tiny), 0)
+    return document_sums(values.cpu().numpy(), document, num_docs)
 
 
 def _r2(s: np.ndarray) -> np.ndarray:

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix
+from deltasae_ray.divergence.coder import Coder, Coding, Structure
 from deltasae_ray.divergence.coding import Average, Sample
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import Coder, Coding, Comparison, Structure
+from deltasae_ray.divergence.missing import Comparison
 from deltasae_ray.divergence.moments import Spectrum, matched_rows
 from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.ratios import Counts, Ratio, difference, row_energy, with_interval
@@ -59,7 +60,10 @@ class Baselines:
 
 
 def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselines, average: Average, suffix: str) -> dict[str, Measure]:
-    """FVU by k atoms of the delta dictionary, of the reference, and by the baselines; and whether the delta dictionary beats them."""
+    """FVU by k atoms of the delta dictionary, of the reference, and by the baselines; and whether the delta dictionary beats them.
+
+    The baselines have as many atoms as the whole delta dictionary. The reference is as M has it, and so is its ceiling.
+    """
     counts, sample, k = coder.resamples.counts, coder.sample, baselines.k
     own = by_pursuit(sample, delta.pursuits[0], k, average)
     pca = by_pca(sample, baselines.spectrum, k, average)
@@ -68,9 +72,10 @@ def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselin
         return {f"{name}{suffix}": undefined("the coded deltas are zero", n=sample.num_docs) for name in EXPLAINED}
     chance = float(np.mean([r.value for r in random]))
     gain = difference(own, random, counts)
+    cut = f"by {found.pair.reference}" if found.pair.reference.is_cut else ""
     return {
         f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=gain.p),
-        f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=own.value),
+        f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=found.delta.fvu).because(cut),
         f"fvu_pca{suffix}": pca.measure(counts, null=1 - k / sample.x.shape[1], ceiling=own.value),
         f"fvu_random_atoms{suffix}": mean_of(random, counts, ceiling=own.value),
         f"gain_over_pca{suffix}": difference(own, [pca], counts),

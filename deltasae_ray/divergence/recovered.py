@@ -22,17 +22,23 @@ FIGURES = {
     "loss_recovered_mean": "mean",
 }
 """Figure → the variant whose loss it is made of."""
-NULL = "atoms_random"
-"""The variant that is the null of all but the mean's: it knows the deltas' covariance and nothing else."""
+NULLED = ("encoder", "monitor", "atoms", "atoms_reference")
+"""Variants that have a null of their own size and k."""
 KL = "_kl"
 """Ending of the figures that hold whole distributions against each other instead of losses."""
+
+
+def null_of(variant: str) -> str:
+    """The variant that is its null: as many atoms, cut alike, as many per token; they know the deltas' covariance and nothing else."""
+    return f"{variant}_random"
 
 
 def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Measure]:
     """R_CE = (CE_0 - CE_δ̂)/(CE_0 - CE_δ) and R_KL = 1 - KL(p_δ‖p_δ̂)/KL(p_δ‖p_0) of every variant, by name of the catalogue.
 
     Args:
-        rows: one per document, `{positions, ce: {variant: nats}, kl: {variant: nats}, adapted: {ce: …, kl: …}}`, summed over positions.
+        rows: one per document, `{positions, budgets: {variant: (atoms, per token)}, ce: {variant: nats}, kl: {variant: nats},
+            adapted: {ce: …, kl: …}}`, summed over positions.
 
     Returns:
         The value's interval and p (no better than the null) are by bootstrap of documents, paired. Undefined where the exact deltas' own
@@ -41,13 +47,21 @@ def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 11]))
     measures: dict[str, Measure] = {}
     for ending, what, target in (("", "ce", EXACT), (KL, "kl", EXACT)):
-        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), NULL)}
+        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), *map(null_of, NULLED))}
         for name, variant in FIGURES.items():
-            null = None if variant == "mean" else ratios[NULL]
-            measures[f"{name}{ending}"] = _measure(ratios[variant], null, counts, "the exact deltas")
+            null = ratios[null_of(variant)] if variant in NULLED else None
+            measure = _measure(ratios[variant], null, counts, "the exact deltas")
+            measures[f"{name}{ending}"] = measure if measure.value is None else measure.because(_budget(rows, variant))
         reached = Ratio(_sums([r["adapted"] for r in rows], what, EXACT, "adapter"), _share)
         measures[f"loss_reached{ending}"] = _measure(reached, None, counts, "the adapter")
     return measures
+
+
+def _budget(rows: Sequence[Mapping[str, Any]], variant: str) -> str:
+    if variant not in NULLED:
+        return ""
+    atoms, per_token = rows[0]["budgets"][variant]
+    return f"{per_token} of {atoms} atoms per token, as its null has"
 
 
 def _sums(rows: Sequence[Mapping[str, Any]], what: str, variant: str, target: str) -> Sums:

@@ -1,28 +1,76 @@
 """The subspace score B(k): a secondary figure, kept since rotations are the null that most people think of."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix, matrix
-from deltasae_ray.divergence.coding import Resamples, Sample
+from deltasae_ray.divergence.coder import Coding
+from deltasae_ray.divergence.coding import Average, Resamples, Sample, most_used, use_of
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.omp import pursue
+from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.ratios import Ratio, with_interval
 from deltasae_ray.divergence.reconstruction import by_pursuit
+from deltasae_ray.divergence.sizes import Matched
 from deltasae_ray.divergence.statistics import document_codes, draws_p
 
 
-def rotated(sample: Sample, reference: Matrix, k: int, *, draws: int, seed: int) -> list[Ratio]:
-    """FVU of the sample by k atoms of Haar-rotated references."""
-    generator, x = torch.Generator().manual_seed(seed), sample.x
-    found = []
-    for _ in range(draws):
-        q, r = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator))
-        turned = pursue(x @ (q * r.diagonal().sign()).to(x.dtype), reference, min(k, len(reference)))  # as if every atom were turned back
-        found.append(by_pursuit(sample, turned, -1, "energy"))
-    return found
+def rotations(d_model: int, draws: int, seed: int) -> list[Float[Tensor, "d_model d_model"]]:
+    """Haar-random rotations (and reflections)."""
+    generator = torch.Generator().manual_seed(seed)
+    made = (torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)) for _ in range(draws))
+    return [q * r.diagonal().sign() for q, r in made]
+
+
+@dataclass(frozen=True, eq=False)
+class Rotations:
+    """A coding by the same dictionary turned at random. It is the rows that are turned, as if every atom were turned back."""
+
+    coding: Coding
+    draws: int
+    seed: int
+
+    @cached_property
+    def _turns(self) -> list[Tensor]:
+        return rotations(self.coding.atoms.shape[1], self.draws, self.seed)
+
+    @cached_property
+    def _whole(self) -> list[Pursuit]:
+        return [self._pursuit(turn, self.coding.atoms) for turn in self._turns]
+
+    @cached_property
+    def _use(self) -> list[Float[Tensor, " atom"]]:
+        chooser, atoms = self.coding.coder.chooser.x, self.coding.atoms
+        return [use_of(chooser @ turn.to(chooser), atoms, min(self.coding.coder.k, len(atoms))) for turn in self._turns]
+
+    def pursuits(self, size: int) -> list[Pursuit]:
+        """One per rotation, by `size` atoms: where these are not all, by those that the turned dictionary itself uses most."""
+        if size >= len(self.coding.atoms):
+            return self._whole
+        return [self._pursuit(turn, self.coding.atoms[most_used(use, size)]) for turn, use in zip(self._turns, self._use, strict=True)]
+
+    def _pursuit(self, turn: Tensor, atoms: Tensor) -> Pursuit:
+        x = self.coding.coder.sample.x
+        return pursue(x @ turn.to(x), atoms, min(self.coding.coder.k, len(atoms)))
+
+
+def matched_score(pair: Matched, turned: list[Pursuit], average: Average = "energy") -> Measure:
+    """B of two dictionaries of matched sizes.
+
+    Args:
+        turned: the sample by each rotated reference, of the size that the reference has here.
+    """
+    coder = pair.delta.whole.coder
+    own, of_reference, *null = (
+        by_pursuit(coder.sample, p, -1, average) for p in (pair.delta.used.pursuits[0], pair.reference.used.pursuits[0], *turned)
+    )
+    found = score(own, of_reference, null, coder.resamples)
+    return found if found.value is None else found.because(f"sizes: {pair.delta} against {pair.reference}")
 
 
 def subspace_score(
@@ -40,6 +88,7 @@ def subspace_score(
     than rotated by chance. It calls random atoms from the deltas' own covariance aligned, so it never leads.
 
     Args:
+        dictionary, reference: as they are: where sizes differ much, the answer is one about sizes (`matched_score`).
         doc_ids: document of each row; without it every row counts as a document of its own, and the interval is too short.
 
     Returns:
@@ -48,9 +97,12 @@ def subspace_score(
     x = matrix(deltas, "deltas")
     codes, num_docs = document_codes(range(len(x)) if doc_ids is None else doc_ids)
     sample = Sample(x, (), codes, num_docs)
-    own, of_reference = (by_pursuit(sample, pursue(x, atoms, min(k, len(atoms))), -1, "energy") for atoms in (dictionary, reference))
-    turned = rotated(sample, reference, k, draws=draws, seed=seed)
-    return score(own, of_reference, turned, Resamples.draw(num_docs, draws, bootstrap, seed))
+
+    def fvu(rows: Tensor, atoms: Matrix) -> Ratio:
+        return by_pursuit(sample, pursue(rows, atoms, min(k, len(atoms))), -1, "energy")
+
+    turned = [fvu(x @ turn.to(x), reference) for turn in rotations(x.shape[1], draws, seed)]
+    return score(fvu(x, dictionary), fvu(x, reference), turned, Resamples.draw(num_docs, draws, bootstrap, seed))
 
 
 def score(own: Ratio, of_reference: Ratio, turned: list[Ratio], resamples: Resamples) -> Measure:

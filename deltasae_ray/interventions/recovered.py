@@ -1,28 +1,22 @@
 """How much of what an adapter does to the loss comes back when an estimate of its delta is added to the base model at one layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.divergence.context import DictionaryLike, living_rows
-from deltasae_ray.divergence.omp import pursue
 from deltasae_ray.divergence.recovered import EXACT, ZERO
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.interventions.patching import Hidden, continued, losses_beside, whole_pass
+from deltasae_ray.interventions.stand_ins import Estimate, StandIn
 from deltasae_ray.models.behaviour import LanguageHead, language_head, scored
 from deltasae_ray.models.capture import unit_ids
 from deltasae_ray.models.load import base_of
-
-Rows = Float[Tensor, "token d_model"]
-Estimate = Callable[[Rows, Rows], Rows]
-"""(base activations, deltas) → estimated deltas, row by row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,39 +26,13 @@ class Patched:
     name: str
     adapter: str
     hookpoint: Hookpoint
-    estimates: dict[str, Estimate]
-    """Variant → estimate; the exact delta and none at all are always there."""
+    stand_ins: dict[str, StandIn]
+    """By variant; the exact delta and none at all are always there."""
 
-
-def estimates(
-    dictionary: DictionaryLike, reference: DictionaryLike, featureless: Rows, mean: Float[Tensor, " d_model"], k: int
-) -> dict[str, Estimate]:
-    """What stands in for a delta.
-
-    Args:
-        featureless: atoms from N(0, Σ_δ), as many as the dictionary has: the null.
-        mean: of the training deltas, which pursuit leaves aside.
-        k: atoms per token of the three that are ideally coded.
-    """
-
-    def by_atoms(atoms: Rows) -> Estimate:
-        return lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), min(k, len(atoms))).residual
-
-    def seen(base: Rows, delta: Rows) -> Rows:
-        return _reconstructed(reference, base + delta) - _reconstructed(reference, base)
-
-    return {
-        "encoder": lambda _, delta: _reconstructed(dictionary, delta),
-        "monitor": seen,
-        "atoms": by_atoms(living_rows(dictionary)),
-        "atoms_reference": by_atoms(living_rows(reference)),
-        "atoms_random": by_atoms(featureless),
-        "mean": lambda _, delta: mean.to(delta).expand_as(delta),
-    }
-
-
-def _reconstructed(dictionary: DictionaryLike, x: Rows) -> Rows:
-    return dictionary.decode(dictionary.encode(x))
+    @property
+    def budgets(self) -> dict[str, tuple[int, int]]:
+        """Variant → atoms to choose from and atoms per token, of those that choose."""
+        return {name: (s.atoms, s.per_token) for name, s in self.stand_ins.items() if s.atoms}
 
 
 def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patched], positions: int) -> list[dict[str, Any]]:
@@ -77,8 +45,8 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
         positions: scored labels per context, evenly spaced.
 
     Returns:
-        `{doc_id, patch, positions, ce: {variant: nats}, kl: {variant: nats}, adapted: {…}}`; kl is KL(exact ‖ variant), and `adapted`
-        holds the adapter's own loss and KL(adapter ‖ exact), KL(adapter ‖ base).
+        `{doc_id, patch, budgets, positions, ce: {variant: nats}, kl: {variant: nats}, adapted: {…}}`; kl is KL(exact ‖ variant), and
+        `adapted` holds the adapter's own loss and KL(adapter ‖ exact), KL(adapter ‖ base).
 
     Raises:
         ModelError: a model whose later blocks need more of the earlier ones than the residual stream.
@@ -102,11 +70,12 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
             reached = _summed(head, {"adapter": adapted_last[places], EXACT: exact, ZERO: base_last[places]}, wanted, documents)
             for patch in here:
                 hidden = {EXACT: exact, ZERO: base_last[places]}
-                for name, estimate in patch.estimates.items():
-                    patched = base[hookpoint] + _estimated(estimate, base[hookpoint], delta)
+                for name, stand_in in patch.stand_ins.items():
+                    patched = base[hookpoint] + _estimated(stand_in.estimate, base[hookpoint], delta)
                     hidden[name] = continued(model, ids, hookpoint, patched)[places]
                 found = _summed(head, hidden, wanted, documents)
-                rows += [{"doc_id": doc, "patch": patch.name, **found[doc], "adapted": reached[doc]} for doc in found]
+                told = {"patch": patch.name, "budgets": patch.budgets}
+                rows += [{"doc_id": doc, **told, **found[doc], "adapted": reached[doc]} for doc in found]
     return rows
 
 
@@ -136,5 +105,3 @@ def _check_continuation(model: nn.Module, ids: Tensor, hookpoint: Hookpoint, res
             f"{type(base_of(model)).__name__}: its blocks after {hookpoint} need more than the residual stream (max difference "
             f"{float((got - wanted).abs().max()):.2g}), so that nothing can be patched in: leave loss_recovered out of controls"
         )
-
-

@@ -13,7 +13,7 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.grid import HALF_SEEDS, REFERENCE_SEED, base_points, random_points, trials
 from deltasae_ray.sweep.made import Made
-from deltasae_ray.sweep.recovered import DOCUMENTS, VARIANTS
+from deltasae_ray.sweep.recovered import DOCUMENTS, STAND_INS
 from deltasae_ray.sweep.study import Study
 
 FEATURELESS: tuple[Literal["gaussian", "frozen_decoder"], ...] = ("gaussian", "frozen_decoder")
@@ -81,7 +81,7 @@ def recovery_passes(study: Study, adapters: int) -> float:
         return 0.0
     depth = study.model.num_layers
     below = sum((depth - 1 - layer) / depth for layer in study.layers)
-    return DOCUMENTS * (2 + adapters + adapters * (VARIANTS + 1) * below)
+    return DOCUMENTS * (2 + adapters + adapters * (STAND_INS + 1) * below)
 
 
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:

@@ -16,15 +16,16 @@ from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary
 from deltasae_ray.diverge.measuring import seen_alive
 from deltasae_ray.diverge.table import DivergenceRow, corrected
-from deltasae_ray.divergence.context import living_rows
-from deltasae_ray.divergence.moments import Moments, matched_rows
+from deltasae_ray.divergence.coder import spread
+from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.interventions.recovered import Patched, document_recovery, estimates
+from deltasae_ray.interventions.recovered import Patched, document_recovery
+from deltasae_ray.interventions.stand_ins import TrainingRows, stand_ins
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
@@ -37,8 +38,10 @@ DOCUMENTS = 48
 """Evaluation documents of the text adapted to; an interval takes 30."""
 POSITIONS = 16
 """Scored positions per document, evenly spaced."""
-VARIANTS = 6
-"""Estimates of a delta per dictionary (`interventions.recovered.estimates`)."""
+STAND_INS = 9
+"""Estimates of a delta per dictionary, nulls included (`interventions.stand_ins`)."""
+SAMPLE = 1024
+"""Training tokens on which atoms are chosen and latents counted."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,10 @@ def _patched(job: RecoveryFactory, leaf: LeafSpec) -> Patched:
     keep = shards.tokens("fit").position > 0
     with tempfile.TemporaryDirectory() as scratch:
         dictionary, reference = (load_dictionary(job.storage, key, Path(scratch)) for key in (leaf.dictionary, leaf.reference))
-    moments = Moments.of(shards.read(leaf.layer, leaf.adapter, split="fit")[keep])
-    reference = seen_alive(reference, lambda: shards.read(leaf.layer, BASE, split="fit")[keep])
-    drawn = matched_rows(moments.spectrum, len(living_rows(dictionary)), torch.Generator().manual_seed(job.cfg.seed))
-    made = estimates(dictionary, reference, drawn, moments.mean, job.cfg.k)
+    deltas, base = (shards.read(leaf.layer, source, split="fit")[keep] for source in (leaf.adapter, BASE))
+    reference, chosen = seen_alive(reference, lambda: base), spread(len(deltas), SAMPLE)
+    training = TrainingRows(Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base)))
+    made = stand_ins(dictionary, reference, training, job.cfg.k, job.cfg.seed)
     return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), made)
 
 

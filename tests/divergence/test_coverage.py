@@ -12,12 +12,13 @@ from torch.nn.functional import normalize
 from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.angles import pca_angles
 from deltasae_ray.divergence.cka import linear_cka
+from deltasae_ray.divergence.coder import Coder, make_coder
 from deltasae_ray.divergence.coding import Resamples, Sample
 from deltasae_ray.divergence.context import Context, LayerInputs, Settings
 from deltasae_ray.divergence.leaf import effective_latents
 from deltasae_ray.divergence.matching import best_cosines, matched_draws, max_cosine
 from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.missing import Coder, make_coder, share_missing
+from deltasae_ray.divergence.missing import share_missing
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows
 from deltasae_ray.divergence.reconstruction import by_pursuit
 from deltasae_ray.divergence.rotation import subspace_score
@@ -80,7 +81,7 @@ def missing_shares() -> tuple[float, list[Measure]]:
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
         coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
-        return share_missing(coder.structure(coder.code(reference)), coder.structure(coder.code(atoms)), 30.0)
+        return share_missing(coder.code(reference).structure(), coder.code(atoms).structure(), 30.0)
 
     truth = share(2000, 7, draws=40).value
     assert truth is not None
@@ -179,7 +180,7 @@ def test_kappa_of_the_missing_share_covers_its_value_on_all_documents() -> None:
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
         coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
-        found, own, twin = (coder.structure(coder.code(x)) for x in (reference, atoms, second))
+        found, own, twin = (coder.code(x).structure() for x in (reference, atoms, second))
         return share_missing(found, own, 30.0, twin)
 
     truth = place(2000, 7, draws=40).kappa

@@ -223,6 +223,7 @@ def test_three_loud_coordinates_do_not_decide_where_they_are_left_out(inputs: La
     assert found["missing_share"].value is None
     assert found["delta_top3_energy"].value > 0.9
     assert found["missing_share_no_top3"].value == pytest.approx(measures["missing_share"].value, abs=0.06)
+    assert found["subspace_score_no_top3"].value == pytest.approx(measures["subspace_score"].value, abs=0.06)
 
 
 def test_rows_that_do_not_belong_together_are_refused(inputs: LayerInputs) -> None:

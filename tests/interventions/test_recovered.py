@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.divergence.catalogue import METRICS, PATCHED
@@ -14,11 +13,11 @@ from deltasae_ray.divergence.recovered import recovered
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.interventions.patching import whole_pass
-from deltasae_ray.interventions.recovered import Patched, document_recovery, estimates
+from deltasae_ray.interventions.recovered import Patched, document_recovery
+from deltasae_ray.interventions.stand_ins import StandIn
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.capture import unit_ids
 from deltasae_ray.models.load import blocks, load_model
-from deltasae_ray.sae.dictionary import Dictionary
 
 DOCUMENTS, AT = 40, Hookpoint(1)
 
@@ -34,23 +33,21 @@ def model(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> Any:
     return attach(load_model(tiny_model), {"r2": tiny_adapters[0], "r4": tiny_adapters[1]})
 
 
-def dictionary(rows: torch.Tensor, atoms: torch.Tensor, k: int) -> Dictionary:
-    ones, mean = torch.ones(len(atoms)), rows.mean(0)
-    return Dictionary(atoms.T.contiguous(), atoms, 0 * ones, mean, "topk", k, ones, ones, mean=mean).measured(rows)
-
-
 @pytest.fixture(scope="module")
 def rows(model: Any) -> list[dict]:
     """Three stand-ins whose figures are known: the delta itself, its half, and nothing."""
-    known = {"encoder": lambda _, d: d, "monitor": lambda b, _: 0 * b, "atoms": lambda _, d: d / 2}
-    known |= {"atoms_reference": lambda _, d: d, "atoms_random": lambda _, d: 0 * d, "mean": lambda _, d: d.mean(0).expand_as(d)}
-    patches = [Patched(adapter, adapter, AT, known) for adapter in ("r2", "r4")]
+    known = {"encoder": lambda _, d: d, "monitor": lambda b, _: 0 * b, "atoms": lambda _, d: d / 2, "atoms_reference": lambda _, d: d}
+    known |= {"encoder_random": lambda _, d: 0 * d, "monitor_random": lambda _, d: d / 2, "atoms_random": lambda _, d: 0 * d}
+    known |= {"atoms_reference_random": lambda _, d: d / 2, "mean": lambda _, d: d.mean(0).expand_as(d)}
+    made = {name: StandIn(estimate, 48, 3) for name, estimate in known.items()}
+    patches = [Patched(adapter, adapter, AT, made) for adapter in ("r2", "r4")]
     return document_recovery(model, unit(), patches, positions=8)
 
 
 def test_every_document_has_a_row_for_every_patch(rows: list[dict]) -> None:
     assert len(rows) == 2 * DOCUMENTS and {r["positions"] for r in rows} == {8}
     for r in rows:
+        assert r["budgets"]["encoder"] == (48, 3)
         assert r["ce"]["encoder"] == r["ce"]["exact"] and r["kl"]["encoder"] == 0
         assert r["ce"]["monitor"] == pytest.approx(r["ce"]["zero"], abs=1e-4)
         assert r["adapted"]["kl"]["adapter"] == 0 < r["adapted"]["kl"]["zero"]
@@ -63,6 +60,8 @@ def test_exact_deltas_recover_everything_none_recover_nothing_and_halves_most(ro
     assert found["loss_recovered_reference_kl"].value == pytest.approx(0, abs=1e-4)
     assert 0.5 < found["loss_recovered_atoms_kl"].value < 0.9  # of a quadratic, half the delta recovers three quarters
     assert found["loss_recovered_kl"].null == pytest.approx(0, abs=1e-4) and found["loss_recovered_kl"].ceiling == 1
+    assert found["loss_recovered_reference_kl"].null == found["loss_recovered_atoms_reference_kl"].null > 0.5, "each against its own"
+    assert found["loss_recovered_reference_kl"].p > 0.99 and "3 of 48 atoms per token" in found["loss_recovered_kl"].reason
     low, high = found["loss_recovered_atoms_kl"].ci
     assert low < found["loss_recovered_atoms_kl"].value < high
     assert 0 < found["loss_reached_kl"].value < 1, "an adapter that goes on acting in later layers is not reached by one of them"
@@ -75,28 +74,15 @@ def test_position_0_is_left_as_it_is(model: Any) -> None:
         given.extend([base, delta])
         return delta
 
-    found = document_recovery(model, unit(4), [Patched("r4", "r4", AT, {"encoder": watch})], positions=8)
+    found = document_recovery(model, unit(4), [Patched("r4", "r4", AT, {"encoder": StandIn(watch)})], positions=8)
     base = whole_pass(model, unit_ids(unit(4)), [AT])[0][AT]
     torch.testing.assert_close(given[0], base[:, 1:].reshape(-1, 32))
     assert len(found) == 4 and found[0]["kl"]["encoder"] == 0
 
 
-def test_stand_ins_of_dictionaries_are_what_their_names_say() -> None:
-    g = torch.Generator().manual_seed(0)
-    atoms = F.normalize(torch.randn(48, 32, generator=g), dim=1)
-    codes = torch.zeros(400, 48).scatter_(1, torch.rand(400, 48, generator=g).topk(3, 1).indices, 1.0)
-    delta = codes @ atoms + 0.5
-    base = 10 * torch.randn(400, 32, generator=g)
-    sees_all = Dictionary(torch.eye(32), torch.eye(32), torch.full((32,), 100.0), torch.full((32,), -100.0), "standard", 0, torch.ones(32), torch.ones(32))
-    made = estimates(dictionary(delta, atoms, 3), sees_all, F.normalize(torch.randn(48, 32, generator=g), dim=1), delta.mean(0), k=3)
-    left = {name: float((delta - estimate(base, delta)).square().sum() / (delta - delta.mean(0)).square().sum()) for name, estimate in made.items()}
-    assert left["mean"] == pytest.approx(1, rel=1e-5)
-    assert left["atoms"] < left["encoder"] < 1
-    assert left["atoms"] < 0.5 * left["atoms_random"]
-    assert left["monitor"] < 1e-6, "an encoder that sees everything sees the change"
-
-
-SHARES = {"encoder": 0.8, "monitor": 0.1, "atoms": 0.9, "atoms_reference": 0.4, "atoms_random": 0.3, "mean": 0.05}
+SHARES = {"encoder": 0.8, "monitor": 0.1, "atoms": 0.9, "atoms_reference": 0.4, "mean": 0.05}
+SHARES |= {"encoder_random": 0.3, "monitor_random": 0.1, "atoms_random": 0.3, "atoms_reference_random": 0.3}
+BUDGETS = {name: (64, 4) for name in SHARES}
 
 
 def planted(effect: float, documents: int, seed: int) -> list[dict]:
@@ -108,7 +94,7 @@ def planted(effect: float, documents: int, seed: int) -> list[dict]:
         kl = {"zero": whole, "exact": 0.0} | {name: whole * (1 - share) * rng.lognormal(0, 0.2) for name, share in SHARES.items()}
         of_adapter = {"adapter": 30 - 1.25 * gain + rng.normal(0, 0.3), "exact": ce["exact"], "zero": 30.0}
         adapted = {"ce": of_adapter, "kl": {"adapter": 0.0, "exact": kl["encoder"], "zero": whole}}
-        made.append({"doc_id": str(i), "positions": 10, "ce": ce, "kl": kl, "adapted": adapted})
+        made.append({"doc_id": str(i), "positions": 10, "budgets": BUDGETS, "ce": ce, "kl": kl, "adapted": adapted})
     return made
 
 
@@ -118,14 +104,22 @@ def test_an_effect_under_five_standard_errors_is_not_divided_by() -> None:
 
 
 def test_an_adapter_without_any_effect_has_undefined_figures_and_no_nan() -> None:
-    nothing = dict.fromkeys(("zero", "exact", "encoder", "monitor", "atoms", "atoms_reference", "atoms_random", "mean", "adapter"), 1.0)
-    silent = [{"positions": 1, "ce": nothing, "kl": dict.fromkeys(nothing, 0.0), "adapted": {"ce": nothing, "kl": dict.fromkeys(nothing, 0.0)}}] * 40
+    nothing = dict.fromkeys(("zero", "exact", "adapter", *SHARES), 1.0)
+    silent = [{"positions": 1, "budgets": BUDGETS, "ce": nothing, "kl": dict.fromkeys(nothing, 0.0), "adapted": {"ce": nothing, "kl": dict.fromkeys(nothing, 0.0)}}] * 40
     assert all(m.value is None and m.reason for m in recovered(silent, bootstrap=100, seed=0).values())
 
 
 def test_few_documents_give_no_interval() -> None:
     found = recovered(planted(1.0, 20, 0), bootstrap=100, seed=0)["loss_recovered"]
     assert found.value is not None and found.ci is None and "20 evaluation documents" in found.reason
+
+
+def test_a_figure_that_is_as_its_own_null_is_at_chance_though_another_null_is_lower() -> None:
+    """The monitor recovers a tenth, which is what as many featureless atoms as the reference has do."""
+    found = recovered(planted(1.0, 60, 3), bootstrap=400, seed=0)
+    assert found["loss_recovered_reference"].p > 0.05 and found["loss_recovered"].p < 0.01
+    assert found["loss_recovered_reference"].null == pytest.approx(0.1, abs=0.05)
+    assert found["loss_recovered"].null == pytest.approx(0.3, abs=0.05)
 
 
 @pytest.mark.prove

@@ -1,0 +1,92 @@
+"""What stands in for a delta when it is patched in, and beside each what featureless atoms do with the same means.
+
+More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a null of its own size and k:
+atoms from N(0, Σ_δ), as many as the dictionary has, cut as it was, and as many a token as it uses. They are coded by pursuit also where
+the dictionary has its own encoder, which makes that null the harder one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.coding import most_used, use_of
+from deltasae_ray.divergence.context import DictionaryLike, living_rows
+from deltasae_ray.divergence.moments import Moments, matched_rows
+from deltasae_ray.divergence.omp import pursue
+from deltasae_ray.divergence.recovered import null_of
+
+Rows = Float[Tensor, "token d_model"]
+Estimate = Callable[[Rows, Rows], Rows]
+"""(base activations, deltas) → estimated deltas, row by row."""
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """An estimate of deltas, and what it may use."""
+
+    estimate: Estimate
+    atoms: int = 0
+    """To choose from; 0 where nothing is chosen."""
+    per_token: int = 0
+    """Atoms of which one delta is made."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """What is known of the deltas without the documents that are patched."""
+
+    moments: Moments
+    """Of all training deltas."""
+    deltas: Rows
+    """Some of them, on which atoms are chosen and latents counted, ..."""
+    base: Rows
+    """... and the base activations of the same tokens."""
+
+
+def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: TrainingRows, k: int, seed: int) -> dict[str, StandIn]:
+    """Variant → stand-in, nulls included.
+
+    Args:
+        k: atoms per token of the two that are ideally coded. Both have as many atoms as the smaller dictionary; of the larger, those that
+            it uses most.
+    """
+    own, others, mean = living_rows(dictionary), living_rows(reference), training.moments.mean
+    size = min(len(own), len(others))
+
+    def seen(base: Rows, delta: Rows) -> Rows:
+        return _reconstructed(reference, base + delta) - _reconstructed(reference, base)
+
+    with torch.no_grad():
+        used = latents_used(dictionary.encode(training.deltas), torch.zeros(()))
+        changed = latents_used(reference.encode(training.base + training.deltas), reference.encode(training.base))
+    made = {
+        "encoder": StandIn(lambda _, delta: _reconstructed(dictionary, delta), len(own), used),
+        "monitor": StandIn(seen, len(others), changed),
+        "atoms": _pursuing(own, size, k, training),
+        "atoms_reference": _pursuing(others, size, k, training),
+    }
+    drawn = {"encoder": own, "monitor": others, "atoms": own, "atoms_reference": others}
+    for variant, rows in drawn.items():
+        featureless = matched_rows(training.moments.spectrum, len(rows), torch.Generator().manual_seed(seed))
+        made[null_of(variant)] = _pursuing(featureless, made[variant].atoms, made[variant].per_token, training)
+    return made | {"mean": StandIn(lambda _, delta: mean.to(delta).expand_as(delta))}
+
+
+def latents_used(codes: Float[Tensor, "token latent"], others: Tensor) -> int:
+    """In how many latents two codes of a token differ, on average: of how many atoms their difference is made."""
+    return max(1, round(float((codes != others).sum(1).double().mean())))
+
+
+def _pursuing(atoms: Rows, size: int, k: int, training: TrainingRows) -> StandIn:
+    """μ and k of the `size` atoms that the training deltas use most."""
+    mean, k = training.moments.mean, min(k, size)
+    if size < len(atoms):
+        atoms = atoms[most_used(use_of(training.deltas - mean.to(training.deltas), atoms, k), size)]
+    return StandIn(lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), k).residual, size, k)
+
+
+def _reconstructed(dictionary: DictionaryLike, x: Rows) -> Rows:
+    return dictionary.decode(dictionary.encode(x))
