@@ -7,6 +7,7 @@ from typing import Any
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.memory import node_bytes
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
@@ -83,12 +84,12 @@ def fit_points_to_windows(run: WindowJob) -> None:
     _train(run.job, partial(_fit_windows, run), digest([sorted(keys.values()), [w.index for w in run.windows]]))
 
 
-def _fit_windows(run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None = None) -> None:
-    fit_windows(run, rank, world, device, peers)
+def _fit_windows(run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None, memory: int) -> None:
+    fit_windows(run, rank, world, device, peers, memory)
 
 
 def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
-    """Runs `share(job, rank, world, device, peers)` on every worker."""
+    """Runs `share(job, rank, world, device, peers, memory)` on every worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -151,9 +152,9 @@ def _loop(config: dict[str, Any]) -> None:
     concurrent = context.get_local_world_size() * job.cfg.at_once
     torch.set_num_threads(max(1, cores() // concurrent))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world, memory = context.get_world_rank(), context.get_world_size(), node_bytes() // concurrent
     # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
     if job.cfg.layout == "ddp" and world > 1:
-        config["share"](job, 0, 1, device, ProcessGroup(rank, world))
+        config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)
     else:
-        config["share"](job, rank, world, device)
+        config["share"](job, rank, world, device, None, memory)

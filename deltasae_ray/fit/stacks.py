@@ -1,12 +1,13 @@
 """Which dictionaries train together, and what becomes of each: checkpoints, manifests and errors stay its own."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.memory import HELD
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import at_once, together, train_together
@@ -14,14 +15,17 @@ from deltasae_ray.sae.stacked import at_once, together, train_together
 if TYPE_CHECKING:
     from deltasae_ray.fit.worker import Fitting
 
-_HELD_BYTES = 4 * 2**30
-"""Training rows of a stack's members that are held in memory at once."""
 
-
-def sizes(points: Sequence[FitPoint], cfg: FitConfig, d_model: int, num_bytes: int, device: torch.device | str) -> dict[Recipe, int]:
-    """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`."""
+def sizes(
+    points: Sequence[FitPoint], cfg: FitConfig, d_model: int, num_bytes: int, memory: int, device: torch.device | str
+) -> dict[Recipe, int]:
+    """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`, by a worker that has `memory`
+    bytes. One, where peers share the batches: such dictionaries are too large for one worker, whose product fills it without a stack.
+    """
+    if cfg.layout == "ddp" and cfg.workers > 1:
+        return {p.recipe(cfg): 1 for p in points}
     share = min(1.0, cfg.gpus_per_worker or 1.0)  # of an accelerator that several workers are on
-    room = max(1, _HELD_BYTES // max(1, num_bytes))
+    room = max(1, int(HELD * memory) // max(1, num_bytes))
     return {recipe: min(room, at_once(recipe, d_model, device, share)) for recipe in {p.recipe(cfg) for p in points}}
 
 
@@ -41,16 +45,38 @@ def of_one_recipe(points: Sequence[FitPoint], cfg: FitConfig, size: Mapping[Reci
         yield from (members[i : i + size[recipe]] for i in range(0, len(members), size[recipe]))
 
 
+def fit(
+    points: Sequence[FitPoint],
+    cfg: FitConfig,
+    size: Mapping[Recipe, int],
+    make: Callable[[FitPoint], "Fitting"],
+    fail: Callable[[FitPoint, DeltaSaeError], None],
+) -> None:
+    """Makes and trains the dictionaries of points whose reads are held, stack by stack. `fail` is told which cannot be fitted, and why."""
+    for stack in of_one_recipe(points, cfg, size):
+        fittings = []
+        for point in stack:
+            try:
+                fittings.append(make(point))
+            except (DictionaryError, PrecisionError) as e:
+                fail(point, e)
+        for fitting, error in fit_to_the_end(fittings):
+            fail(fitting.point, error)
+
+
 def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", DeltaSaeError]]:
-    """Trains and finishes all of a stack; gives those that cannot be fitted, with the error."""
+    """Trains all of a stack as far as these rows go, and finishes what has taken its last step; gives those that cannot be fitted, with
+    the error.
+    """
     going = list(stack)
-    while any(not f.trainer.done for f in going):
+    while any(not f.through for f in going):
         for lost, error in advance(going):
             going.remove(lost)
             yield lost, error
     for fitting in going:
         try:
-            fitting.finish()
+            if fitting.trainer.done:
+                fitting.finish()
         except (DictionaryError, PrecisionError) as e:
             yield fitting, e
 
@@ -60,7 +86,7 @@ def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError
 
     Rows may be too few for a whole batch: then not all of one shape can step together, and each such part goes by itself.
     """
-    waiting, lost = [f for f in stack if not f.trainer.done], []
+    waiting, lost = [f for f in stack if not f.through], []
     while waiting:
         alike = [f for f in waiting if f is waiting[0] or together(waiting[0].trainer, f.trainer)]
         waiting = [f for f in waiting if f not in alike]
@@ -84,7 +110,7 @@ def _alone(fitting: "Fitting") -> tuple["Fitting", DictionaryError] | None:
 
 def _stacked(alike: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
     every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
-    errors = train_together([f.trainer for f in alike], every - taken % every)
+    errors = train_together([f.trainer for f in alike], min(every - taken % every, alike[0].end - taken))
     for fitting, error in zip(alike, errors, strict=True):
         if error is None and not fitting.trainer.done:
             fitting.keep()

@@ -5,16 +5,19 @@ says how many steps, and so which windows, are behind it; that is all a later ru
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-from deltasae_ray.errors import DictionaryError, PrecisionError
-from deltasae_ray.fit import checkpoint
+from deltasae_ray.errors import DictionaryError
+from deltasae_ray.fit import checkpoint, stacks
+from deltasae_ray.fit.memory import machine_bytes
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, Fitting, Rows, Tokens, groups, usable_rows
+from deltasae_ray.fit.rows import Rows, Tokens, usable_rows
+from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, Fitting, groups, note_failure
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -66,10 +69,14 @@ class WindowJob:
     """Windows of the whole stream."""
 
 
-def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers | None = None) -> None:
+def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers | None = None, memory: int | None = None) -> None:
     """Fits every `world`-th group of the job to the windows of the run, each as soon as the stream's board says it is complete.
+    Dictionaries of one shape train stacked where that is faster.
 
     Ends early where the stream was stopped. A point whose rows cannot be fitted is written down and the others go on.
+
+    Args:
+        memory: bytes that this worker may use; all of the machine's where it is not said.
     """
     job = run.job
     kept = open_harvest(job.storage, job.harvest_key)
@@ -81,54 +88,71 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
             peers.sum(torch.zeros(1, device=device))
         if not wait_until_ready(job.storage, run.spool, window.index):
             return
-        reading: Reading | None = None
-        for group in groups(job.points)[rank::world]:
-            left = [p for p in group if steps_behind(job.storage, keys[p], job.cfg.steps) < window.ends]
-            reading = reading or (Reading.open(job.storage, kept, tokens, window) if left else None)
-            first: Rows | None = None
-            for point in left:
-                assert reading is not None
-                try:
-                    first = first or Rows.read(kept, tokens, point.adapter, point.layer)
-                    fitting = WindowFitting(run, window, point, keys[point], first, reading.rows(first, point, sources), device, peers)
-                    fitting.complete()
-                except (DictionaryError, PrecisionError) as e:
-                    if peers and peers.rank:
-                        continue
-                    job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(e).__name__, "message": f"{point}: {e}"})
+        dealt = [p for group in groups(job.points)[rank::world] for p in group]
+        left = [p for p in dealt if steps_behind(job.storage, keys[p], job.cfg.steps) < window.ends]
+        if not left:
+            continue
+        reading = Reading.open(job.storage, kept, tokens, window)
+        size = stacks.sizes(left, job.cfg, kept.d_model, reading.num_bytes, memory or machine_bytes(), device)
+        for held in stacks.held_together(groups(left), size):
+            rows = cache(reading.rows)
+
+            def made(p: FitPoint, window: Window = window, rows: Callable[[str, int], WindowRows] = rows) -> WindowFitting:
+                return WindowFitting(run, window, p, keys[p], rows(p.adapter, p.layer), device, peers)
+
+            stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
 
 
+@dataclass(frozen=True, eq=False)
+class WindowRows:
+    """One read of a source at a hookpoint."""
+
+    first: Rows
+    """Those of the first window, which decide mean, scale and start, with the evaluation rows."""
+    own: Rows
+    """Those of the window."""
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """The shards of one window; a source's rows at a hookpoint are read once for all dictionaries that follow each other."""
+    """The shards of one window beside those of the first."""
 
-    def __init__(self, window: Window, shards: ShardSet, tokens: Tokens) -> None:
-        self._window, self._shards, self._tokens = window, shards, tokens
-        self._of: tuple[str, int] | None = None
-        self._rows: Rows | None = None
+    kept: ShardSet
+    tokens: Tokens
+    """Of `kept`."""
+    window: Window
+    shards: ShardSet
+    """Of the window."""
+    own: Tokens
+    """Of the window."""
 
     @classmethod
     def open(cls, storage: Storage, kept: ShardSet, tokens: Tokens, window: Window) -> "Reading":
         if not window.index:
-            return cls(window, kept, tokens)
+            return cls(kept, tokens, window, kept, tokens)
         shards = open_harvest(storage, window.key)
-        return cls(window, shards, Tokens.read(shards))
+        return cls(kept, tokens, window, shards, Tokens.read(shards))
 
-    def rows(self, first: Rows, point: FitPoint, sources: dict[str, str]) -> Rows:
-        """The window's training rows, beside the evaluation rows that `first` holds."""
-        if not self._window.index:
-            return first
-        if self._rows is None or self._of != (point.adapter, point.layer):
-            self._of = point.adapter, point.layer
-            # by digest: an interrupted study may have left another adapter of this name behind
-            fit, kept = usable_rows(self._shards, self._tokens, sources[point.adapter], point.layer, "fit")
-            docs, dropped = self._tokens.fit_docs, int((~kept).sum())
-            if dropped:
-                log.warning("%s layer %d: %d rows of window %d with NaN or infinity are left out", *self._of, dropped, self._window.index)
-                fit, docs = fit[kept], docs[kept]
-            # Featureless rows of a window are a draw of its own.
-            source = f"{first.source}, window {self._window.index}"
-            self._rows = Rows(fit, docs, first.evaluation, {**first.dropped, "fit": dropped}, source)
-        return self._rows
+    @property
+    def num_bytes(self) -> int:
+        """Of the rows of one read."""
+        both = (self.tokens, self.own) if self.window.index else (self.tokens,)
+        return sum(tokens.num_bytes(self.kept.d_model) for tokens in both)
+
+    def rows(self, adapter: str, layer: int) -> WindowRows:
+        """Raises PrecisionError, DictionaryError as `usable_rows` does."""
+        first = Rows.read(self.kept, self.tokens, adapter, layer)
+        if not self.window.index:
+            return WindowRows(first, first)
+        # by digest: an interrupted study may have left another adapter of this name behind
+        fit, kept = usable_rows(self.shards, self.own, first.source, layer, "fit")
+        docs, dropped = self.own.fit_docs, int((~kept).sum())
+        if dropped:
+            log.warning("%s layer %d: %d rows of window %d with NaN or infinity are left out", adapter, layer, dropped, self.window.index)
+            fit, docs = fit[kept], docs[kept]
+        # Featureless rows of a window are a draw of its own.
+        source = f"{first.source}, window {self.window.index}"
+        return WindowRows(first, Rows(fit, docs, first.evaluation, {**first.dropped, "fit": dropped}, source))
 
 
 class WindowFitting(Fitting):
@@ -140,24 +164,23 @@ class WindowFitting(Fitting):
         window: Window,
         point: FitPoint,
         key: str,
-        first: Rows,
-        rows: Rows,
+        rows: WindowRows,
         device: str,
         peers: Peers | None = None,
     ) -> None:
         self._of = run.of
-        super().__init__(run.job, point, key, first, device, peers)
+        super().__init__(run.job, point, key, rows.first, device, peers)
         self._before: dict[str, int] = self.noted or {"rows": 0, "dropped": 0}
         self.end = window.ends
-        chosen = rows.training(point)
+        chosen = rows.own.training(point) if window.index else self.trainer.x
         if not len(chosen):
             raise DictionaryError(f"window {window.index} has no training row of documents {point.documents}: raise storage.window_tokens")
         assert window.begins <= self.trainer.steps_done <= window.ends, "windows are fitted in order"
         if window.index:
             self.trainer.take_window(chosen, window.begins, self._before["rows"])
-        dropped = self._before["dropped"] + rows.dropped["fit"]
+        dropped = self._before["dropped"] + rows.own.dropped["fit"]
         self._after = {"rows": self._before["rows"] + len(chosen), "dropped": dropped}
-        self.rows = replace(rows, dropped={**rows.dropped, "fit": dropped})
+        self.rows = replace(rows.own, dropped={**rows.own.dropped, "fit": dropped})
 
     def check_size(self, rows: int) -> None:
         super().check_size(rows * self._of)
@@ -167,10 +190,3 @@ class WindowFitting(Fitting):
         note = self._after if self.trainer.steps_done == self.end else self._before
         state: dict[str, Any] = {**self.trainer.state_dict(), "note": note}
         checkpoint.write(self.job.storage, self.key, state)
-
-    def complete(self) -> None:
-        """Trains to the end of the window; after the last one the dictionary is finished."""
-        while self.trainer.steps_done < self.end:
-            self.advance()
-        if self.trainer.done:
-            self.finish()

@@ -1,13 +1,12 @@
 """Panels of lines: a measure over k with its interval and null, and how dictionaries learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from deltasae_ray.report import svg
 from deltasae_ray.report.inputs import Curve, Row
 from deltasae_ray.report.marks import LegendEntry, Style, spoken, swatch
-from deltasae_ray.report.wording import figure
 
 DASHES = ("", "dash", "dots")
 
@@ -28,8 +27,10 @@ def line_panels(rows: Mapping[Row, int], x_label: str, y: svg.Axis, style: Style
     return panels
 
 
-def learning_panels(curves: Sequence[Curve], style: Style) -> tuple[list[Markup], list[LegendEntry]]:
-    """A panel per layer, and what the dashes mean."""
+def learning_panels(
+    curves: Sequence[Curve], style: Style, name: str, say: Callable[[float], str]
+) -> tuple[list[Markup], list[LegendEntry]]:
+    """A panel per layer with a line per dictionary, and what the dashes mean. `say` puts a value of theirs into words."""
     labels = list(dict.fromkeys(c.label for c in curves))
     values = [p.y for c in curves for p in c.points]
     panels = []
@@ -37,10 +38,13 @@ def learning_panels(curves: Sequence[Curve], style: Style) -> tuple[list[Markup]
         here = [c for c in curves if c.layer == layer and c.points]
         x = svg.x_axis(min(c.points[0].x for c in here), max(c.points[-1].x for c in here))
         y = svg.y_axis(*svg.padded(values, include=(0.0,)))
-        parts = [svg.path([(x(p.x), y(p.y)) for p in c.points], f"curve {style.css[c.adapter]} {_dash(labels, c.label)}") for c in here]
-        said = "; ".join(f"{c.adapter} {c.label} ends at {figure(c.points[-1].y)}" for c in here)
+        told = [f"{c.adapter} {c.label} seed {c.seed} ends at {say(c.points[-1].y)}" for c in here]
+        parts = [
+            svg.path([(x(p.x), y(p.y)) for p in c.points], f"curve {style.css[c.adapter]} {_dash(labels, c.label)}", title)
+            for c, title in zip(here, told, strict=True)
+        ]
         ticks = [(x(v), svg.number(v)) for v in x.ticks()]
-        panels.append(svg.frame(f"layer {layer}", y, "optimizer step", ticks, f"Learning curves, layer {layer}. {said}", parts))
+        panels.append(svg.frame(f"layer {layer}", y, "optimizer step", ticks, f"{name}, layer {layer}. {'; '.join(told)}", parts))
     legend = [LegendEntry(label, swatch(svg.line(0, 7, 18, 7, f"curve ink {_dash(labels, label)}"))) for label in labels if label]
     return panels, legend if len(legend) > 1 else []
 

@@ -10,7 +10,7 @@ from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
-from deltasae_ray.report.wording import chance_notes, describe, places
+from deltasae_ray.report.wording import chance_notes, describe, figure, places
 
 FVU_SERIES = (
     ("fvu_delta", "delta dictionary", "s0", "circle"),
@@ -43,6 +43,7 @@ SCALES = {
     "encoder": "0: nothing is left. 1: no better than predicting the mean.",
     "angle_pca": "0°: the same subspace. 90°: orthogonal.",
     "learning": "0: nothing is left. 1: no better than predicting the mean.",
+    "dead_latents": "0: every latent fired within the last epoch.",
 }
 """What the ends of each figure's scale mean."""
 
@@ -76,7 +77,8 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
         by_series(inputs, "encoder", ENCODER_SERIES, guides=(0.0, 1.0)),
         over_k(inputs, "missing_share", "atoms per token, k", _missing_over_k(inputs), (0.0, 1.0)),
         over_k(inputs, "angle_pca", "directions, k", _angles_over_k(inputs), (0.0, 90.0)),
-        learning(inputs),
+        learning(inputs, "learning"),
+        learning(inputs, "dead_latents"),
     ]
     return tuple(f for f in found if f.panels or f.key == "missing_share_by_layer")
 
@@ -140,13 +142,13 @@ def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[Row, int], 
     return Figure(f"{metric}_over_k", f"{name} over k", SCALES.get(metric, ""), (*style.legend(), band), tuple(panels), tuple(notes))
 
 
-def learning(inputs: ReportInputs) -> Figure:
-    """A panel per layer: unexplained variance over optimizer steps."""
-    found = [c for c in inputs.curves if c.figure == "learning" and c.points]
+def learning(inputs: ReportInputs, key: str) -> Figure:
+    """A panel per layer: how each dictionary's unexplained variance, or number of dead latents, went over optimizer steps."""
+    found = [c for c in inputs.curves if c.figure == key and c.points]
     style = Style.of(inputs, [c.adapter for c in found])
-    panels, labels = learning_panels(found, style)
-    words = describe("learning", inputs)
-    return Figure("learning", words.label, SCALES["learning"], (*style.legend(), *labels) if panels else (), tuple(panels), ())
+    words = describe(key, inputs)
+    panels, labels = learning_panels(found, style, words.label, figure if key == "learning" else svg.number)
+    return Figure(key, words.label, SCALES[key], (*style.legend(), *labels) if panels else (), tuple(panels), ())
 
 
 def _grouped(cells: Sequence[Cell], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:

@@ -118,14 +118,16 @@ class CurvePoint:
 class Curve:
     """A line of a figure that the divergence table does not hold."""
 
-    figure: Literal["learning"]
-    """learning: unexplained variance (y) of training batches over optimizer steps (x)."""
+    figure: Literal["learning", "dead_latents"]
+    """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that were dead."""
     adapter: str
     layer: int
     points: tuple[CurvePoint, ...]
     """x ascending."""
     label: str = ""
-    """What tells it from other curves of the same adapter and layer, such as "d_sae 256"."""
+    """What tells its dash from those of other curves of the same adapter and layer, such as "d_sae 256"; training seeds share one."""
+    seed: int = 0
+    """Training seed of the dictionary."""
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,10 @@ def words(x: float, y: float, content: str, css: str = "", anchor: str = "middle
     return Markup('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, content)
 
 
-def path(points: Sequence[tuple[float, float]], css: str) -> Markup:
+def path(points: Sequence[tuple[float, float]], css: str, title: str = "") -> Markup:
     moves = " ".join(f"{'M' if i == 0 else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
-    return Markup('<path d="{}" class="{}"/>').format(moves, css)
+    inside = Markup("<title>{}</title>").format(title) if title else Markup()
+    return Markup('<path d="{}" class="{}">{}</path>').format(moves, css, inside)
 
 
 def band(upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float]], css: str) -> Markup:

@@ -106,6 +106,12 @@ METRICS = {
     "learning": MetricWords(
         "Learning curves", "Unexplained variance of training batches while the delta dictionaries were fitted, over optimizer steps.", ""
     ),
+    "dead_latents": MetricWords(
+        "Dead latents while learning",
+        "Latents of each delta dictionary that had not fired for an epoch (10 million tokens at most), over optimizer steps. Many at the "
+        "end mean a dictionary smaller than its size says: dead latents enter no measure.",
+        "",
+    ),
 }
 
 TERMS = {

@@ -92,6 +92,22 @@ def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: s
     return Forward(error.square().sum(), error.detach(), (codes > 0).nonzero()[:, 1], price)
 
 
+def missed_by_dead(
+    y: Float[Tensor, "token d_model"], w: Weights, dead: Int[Tensor, " dead"], left: Float[Tensor, "token d_model"]
+) -> Float[Tensor, ""]:
+    """Σ‖left − ŷ‖², ŷ by the strongest dead latents of each token, d_model / 2 of them at most (Gao et al. 2024, appendix A.2).
+
+    Dense: of so many latents a token, the sparse path's passes cost three to five times as much (docs/benchmarks.md).
+    """
+    encoder, b_enc = w.encoder.index_select(0, dead), w.b_enc.index_select(0, dead)
+    pre = kernels.preactivations(y, encoder, b_enc, w.b_dec)
+    width, codes = max(1, min(y.shape[1] // 2, len(dead))), pre.relu()
+    if width < len(dead):
+        strongest = pre.detach().topk(width, dim=1, sorted=False).indices
+        codes = codes * torch.zeros_like(codes).scatter_(1, strongest, 1.0)
+    return (left - codes @ w.decoder.index_select(0, dead)).square().sum()
+
+
 def prefixes(d_sae: int, k: int) -> tuple[int, ...]:
     """Matryoshka's nested dictionaries: all latents, half of them and so on, down to a sixteenth; none smaller than 2 k."""
     return tuple(width for width in (d_sae >> s for s in (4, 3, 2, 1)) if width >= 2 * k) + (d_sae,)

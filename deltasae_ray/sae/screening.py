@@ -8,13 +8,15 @@ misjudged gets the fp32 product after all.
 from functools import cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deltasae_ray.sae import kernels
 
 _SPARE = 4
 """A candidate more for every so many wanted."""
+_GROUP = 8
+"""Pre-activations that share a maximum; a power of two."""
 _ROUNDING = 2.0**-8
 """Rounding of a bf16 result, as a share of it."""
 
@@ -39,7 +41,9 @@ def topk(
 ) -> tuple[Float[Tensor, " entry"], kernels.Active]:
     """`kernels.topk` of the pre-activations."""
     bias = kernels.encoder_bias(encoder, b_enc, b_dec)
-    rough, found = _rough(x, encoder, bias).topk(k + max(8, k // _SPARE), dim=1, sorted=False)
+    pre = _rough(x, encoder, bias)
+    found = _candidates(pre.view(torch.int16), k + max(8, k // _SPARE))
+    rough = pre.gather(1, found)
     starts = torch.arange(0, found.numel() + 1, found.shape[1])
     exact = (kernels.at_entries(x, encoder, found.reshape(-1), starts) + bias[found.reshape(-1)]).view_as(found)
     values, among = exact.topk(k, dim=1, sorted=False)
@@ -60,7 +64,7 @@ def batch_topk(
     """`kernels.batch_topk` of the pre-activations."""
     bias, wanted, d_sae = kernels.encoder_bias(encoder, b_enc, b_dec), k * len(x), len(encoder)
     pre = _rough(x, encoder, bias)
-    places = kernels.largest(pre, wanted + wanted // _SPARE)
+    places = kernels.largest(pre.view(torch.int16), wanted + wanted // _SPARE)
     latents, counts = places % d_sae, torch.bincount(places // d_sae, minlength=len(x))
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     exact = kernels.at_entries(x, encoder, latents, starts) + bias[latents]
@@ -70,6 +74,22 @@ def batch_topk(
     won = exact >= limit
     counts = torch.bincount((places // d_sae)[won], minlength=len(x))
     return exact[won], kernels.active(latents[won], counts, d_sae)
+
+
+def _candidates(bits: Int[Tensor, "token d_sae"], wanted: int) -> Int[Tensor, "token candidate"]:
+    """Where the `wanted` largest of every row stand, of bf16 numbers seen as integers: these compare faster, and in the same order but for
+    negative numbers, which all come last.
+
+    Each of the largest is among those with which it shares a maximum, and the `wanted` largest maxima cover all.
+    """
+    if bits.shape[1] % _GROUP or bits.shape[1] < 4 * _GROUP * wanted:
+        return bits.topk(wanted, dim=1, sorted=False).indices
+    groups = most = bits.unflatten(1, (_GROUP, -1))
+    while most.shape[1] > 1:
+        most = torch.maximum(*most.chunk(2, dim=1))
+    best = most.squeeze(1).topk(wanted, dim=1, sorted=False).indices
+    at = groups.gather(2, best[:, None, :].expand(-1, _GROUP, -1)).flatten(1).topk(wanted, dim=1, sorted=False).indices
+    return best.gather(1, at % wanted) + at // wanted * groups.shape[2]
 
 
 def _rough(
@@ -83,9 +103,9 @@ def _clear(
 ) -> Bool[Tensor, " row"]:
     """Whether no latent that is not among the candidates can exceed `last`, the weakest winner.
 
-    Their rough values are at most the smallest of the candidates'. What these were off by, beyond the rounding of the result itself, is
-    doubled for those not seen. NaN is never clear.
+    Their rough values are at most the smallest of the candidates', or negative where that is. What the candidates' were off by, beyond the
+    rounding of the result itself, is doubled for those not seen. NaN is never clear.
     """
-    smallest = rough.amin(dim=1)
+    smallest = rough.amin(dim=1).clamp_min(0)
     off = ((exact - rough).abs() - _ROUNDING * exact.abs()).amax(dim=1).clamp_min(0) + _ROUNDING * smallest.abs()
     return last - smallest >= 2 * off

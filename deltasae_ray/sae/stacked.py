@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
-from deltasae_ray.sae import kernels
-from deltasae_ray.sae.architectures import SELECTING, Weights, sparse_forward
+from deltasae_ray.sae.architectures import SELECTING, Weights, missed_by_dead, sparse_forward
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
 
@@ -133,23 +132,14 @@ class _Stack:
     def _auxk(
         self, y: Float[Tensor, "stack batch d_model"], dead: Sequence[Int[Tensor, " dead"]], left: Float[Tensor, "stack batch d_model"]
     ) -> Float[Tensor, " stack"]:
-        """`Trainer`'s, of every member: where one has no dead latents, none of its own are active."""
-        values, latents, counts = [], [], []
-        for i, (own, latent) in enumerate(zip(zip(*self.weights[:4], strict=True), dead, strict=True)):
-            encoder, _, b_enc, b_dec = own
-            width = min(y.shape[2] // 2, len(latent)) or min(1, len(latent))
-            with torch.no_grad():
-                pre = kernels.preactivations(y[i], encoder[latent], b_enc[latent], b_dec)
-            strongest, at = pre.topk(width, dim=1, sorted=False)
-            values.append(strongest.reshape(-1))
-            latents.append(latent[at].reshape(-1) + i * self.recipe.d_sae)
-            counts.append(width)
-        per_token = torch.tensor(counts, device=y.device).repeat_interleave(y.shape[1])
-        chosen = kernels.active(torch.cat(latents), per_token, self.idle.numel())
-        w = self.weights
-        codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, torch.cat(values), chosen)
-        missed = left - kernels.decode(codes, w.decoder, chosen)
-        return missed.square().sum(dim=(1, 2)) / _positive(_energies(left))
+        """`Trainer`'s, of every member that has dead latents."""
+        # Taken apart once for all: their gradients then come together once too, and after those of the members' own passes, as alone.
+        own = (Weights(*parts) for parts in zip(*(w.unbind() for w in self.weights), strict=True))
+        missed = [
+            missed_by_dead(rows, w, latents, missing) if len(latents) else missing.new_zeros(())
+            for rows, w, latents, missing in zip(y, own, dead, left, strict=True)
+        ]
+        return torch.stack(missed) / _positive(_energies(left))
 
     def _update(self, loss: Float[Tensor, ""]) -> None:
         self.optimizer.param_groups[0]["lr"] = self.recipe.rate(self.members[0].steps_done)

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae import kernels
-from deltasae_ray.sae.architectures import SELECTING, THRESHOLD_ON_FREEZING, Forward, Weights, dense_forward, sparse_forward
+from deltasae_ray.sae.architectures import (
+    SELECTING,
+    THRESHOLD_ON_FREEZING,
+    Forward,
+    Weights,
+    dense_forward,
+    missed_by_dead,
+    sparse_forward,
+)
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.recipe import Recipe, measure, random_rows, start_rows
@@ -178,16 +186,10 @@ class Trainer:
         dead: Int[Tensor, " dead"],
         left: Float[Tensor, "batch d_model"],
     ) -> Float[Tensor, ""]:
-        """Share of what the living latents left over that the strongest dead ones miss (Gao et al. 2024, appendix A.2)."""
-        with torch.no_grad():
-            pre = kernels.preactivations(y, self.weights.encoder[dead], self.weights.b_enc[dead], self.weights.b_dec)
-        values, at = pre.topk(min(y.shape[1] // 2, len(dead)) or 1, dim=1, sorted=False)
-        chosen = kernels.active(dead[at].reshape(-1), at.shape[1], self.recipe.d_sae)
-        codes = kernels.encode(y, *self._encoder(), values.reshape(-1), chosen)
-        missed = left - kernels.decode(codes, self.weights.decoder, chosen)
+        """Share of what the living latents left over that the strongest dead ones miss."""
         energy = left.square().sum()
         self.peers.sum(energy)
-        return missed.square().sum() / energy.clamp_min(torch.finfo(torch.float32).tiny)
+        return missed_by_dead(y, self.weights, dead, left) / energy.clamp_min(torch.finfo(torch.float32).tiny)
 
     def _update(self, loss: Float[Tensor, ""]) -> None:
         self.optimizer.param_groups[0]["lr"] = self.recipe.rate(self.steps_done)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.memory import machine_bytes, rows_told
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
@@ -63,6 +64,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
+        ("rows in memory", _rows_line(study)),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
         *((f"{'→' if name == cfg.storage.deltas else ' '} storage.deltas={name}", str(way)) for name, way in ways.items()),
     )
@@ -117,6 +119,15 @@ def _split_line(study: Study, split: str) -> str:
 
 def _size_line(fit: FitConfig) -> str:
     return f"; d_sae is chosen after the harvest, and minutes are those of {fit.sizes[0]}" if fit.d_sae == "auto" else ""
+
+
+def _rows_line(study: Study) -> str:
+    """What a fit worker holds of the harvest at once; a search fits all layers of a trial in lock step."""
+    cfg, fit_tokens, eval_tokens = study.cfg, study.corpus.num_tokens("fit"), study.corpus.num_tokens("eval")
+    if cfg.storage.deltas == "stream":  # the first window, which gives mean and scale, and the one whose turn it is
+        fit_tokens = 2 * -(-fit_tokens // count_windows(fit_tokens, cfg.storage.window_tokens))
+    reads = len(study.layers) if cfg.fit.search != "none" else 1
+    return rows_told(4 * study.model.d_model * (fit_tokens + eval_tokens), reads, cfg.fit.workers * cfg.fit.at_once, machine_bytes())
 
 
 def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int) -> float:

@@ -56,12 +56,22 @@ def adapter_facts(
 
 
 def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
-    """Training FVU over steps of every dictionary of deltas."""
-    return tuple(
-        Curve("learning", f.point.adapter, f.point.layer, tuple(CurvePoint(x, y) for x, y in f.curve), f"d_sae {f.point.d_sae}")
-        for f in fitted
-        if f.curve
-    )
+    """Training FVU and dead latents over steps of every dictionary of deltas."""
+    curves = []
+    for f in fitted:
+        fvu, dead = (tuple(CurvePoint(x, y) for x, y in points) for points in (f.curve, f.dead))
+        told = _shape(f, fitted), f.point.seed
+        curves += [Curve("learning", f.point.adapter, f.point.layer, fvu, *told)]
+        curves += [Curve("dead_latents", f.point.adapter, f.point.layer, dead, *told)]
+    return tuple(c for c in curves if c.points)
+
+
+def _shape(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
+    """d_sae, and of k and architecture what is not the same in all."""
+    parts = [f"d_sae {one.point.d_sae}"]
+    parts += [f"k {one.point.k}"] if len({f.point.k for f in others}) > 1 else []
+    parts += [one.point.architecture] if len({f.point.architecture for f in others}) > 1 else []
+    return ", ".join(parts)
 
 
 def what_was_run(study: Study, harvest: Harvest) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.memory import node_bytes
 from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.storage import Storage, digest
@@ -128,7 +129,7 @@ def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, tr
     job = FitJob(storage, harvest_key, tuple(trial.points(layers, 1)), replace(cfg, **config))
     device = "cuda" if torch.cuda.is_available() and cfg.gpus_per_worker else "cpu"
     before: tuple[int, float] | None = None
-    for now in fit_rounds(job, device):
+    for now in fit_rounds(job, device, node_bytes() // cfg.at_once):
         if before is not None:
             tune.report({"steps": before[0], "fvu": before[1], "finished": 0})
         before = now

@@ -9,27 +9,27 @@
                language model in the loop)
     codes      finding the codes of a batch: encoder product and top-k in fp32, beside bf16 screening with exact fp32 codes
 
-    python -m tests.benchmarks.bench_fit [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0 every=25]
+    python -m tests.benchmarks.bench_fit [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0 every=10]
 
-Rounds are interleaved, and ratios are medians over the pairs of one round, since the machine may be shared. `train=N` then also
-trains SAELens' classes and sparsify for N steps, each by its own recipe, and ours for at most as many until its held-out FVU is
-within 2 % of theirs: seconds of training to an equal FVU. What is not installed (extra [bench]) is left out and said.
+Rounds are interleaved, and ratios are medians over the pairs of one round, since the machine may be shared. `train=N` compares training
+itself, in `time_to_fvu`. What is not installed (extra [bench]) is left out and said.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deltasae_ray.sae import screening
-from deltasae_ray.sae.metrics import held_out
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.threads import cores
 from deltasae_ray.sae.trainer import Trainer
+from tests.benchmarks.peers import saelens, sparsify_coder
+from tests.benchmarks.time_to_fvu import time_to_fvu
 
 ROWS = 16_384
 
@@ -69,53 +69,6 @@ class Dense:
             decoder.div_(decoder.norm(dim=1, keepdim=True))
 
 
-def saelens(x: Tensor, d_sae: int, k: int, batch: int, steps: int, architecture: str = "topk") -> tuple[object, Callable[[], None]]:
-    """(its SAE, its step) with the settings of its TopK tutorial: lr 3e-4, linear decay over the last fifth."""
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.registry import get_sae_training_class
-    from sae_lens.training.sae_trainer import SAETrainer
-
-    torch.manual_seed(0)
-    scaled = x * (x.shape[1] / x.square().sum(1).mean()).sqrt()
-    kind, config = get_sae_training_class(architecture)
-    sae = kind(config(d_in=x.shape[1], d_sae=d_sae, k=k))
-    cfg = SAETrainerConfig(
-        total_training_samples=steps * batch, train_batch_size_samples=batch, lr=3e-4, lr_end=3e-5, lr_decay_steps=steps // 5
-    )
-
-    def batches() -> Iterator[Tensor]:
-        while True:
-            for part in scaled[torch.randperm(len(scaled))].split(batch):
-                if len(part) == batch:
-                    yield part
-
-    data = batches()
-    trainer = SAETrainer(cfg, sae, data)
-    return sae, lambda: trainer.step(next(data)) and None
-
-
-def sparsify(like: Trainer) -> Callable[[], None]:
-    return sparsify_coder(like)[1]
-
-
-def sparsify_coder(like: Trainer) -> tuple[object, Callable[[], None]]:
-    """(its coder, its step) on the batches that `like` would take next: scaled and centred, in the same order."""
-    from sparsify import SparseCoder, SparseCoderConfig
-
-    coder = SparseCoder(like.x.shape[1], SparseCoderConfig(num_latents=like.recipe.d_sae, k=like.recipe.k))
-    # Its trainer's rule: 2e-4 at 2^14 latents, growing as the root of fewer.
-    optimizer = torch.optim.Adam(coder.parameters(), lr=2e-4 / (like.recipe.d_sae / 2**14) ** 0.5, fused=True)
-
-    def step() -> None:
-        coder.set_decoder_norm_to_unit_norm()
-        coder(like.next_batch()).fvu.backward()
-        coder.remove_gradient_parallel_to_decoder_directions()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return coder, step
-
-
 def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(rounds + 2):
@@ -127,7 +80,7 @@ def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
     return times
 
 
-def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, rounds: int = 15, threads: int = 0, train: int = 0, every: int = 25) -> None:
+def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, rounds: int = 15, threads: int = 0, train: int = 0, every: int = 10) -> None:
     torch.set_num_threads(threads or cores())
     x = rows(d_model, min(2 * d_sae, 8192), 24)
     ours = Trainer(x, Recipe(d_sae, k, batch_tokens=batch, steps=10**6), seed=0)
@@ -146,7 +99,7 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
     except ImportError as e:
         print(f"SAELens is left out: {e}")
     try:
-        runs["sparsify"] = sparsify(ours)
+        runs["sparsify"] = sparsify_coder(ours)[1]
     except ImportError as e:
         print(f"sparsify is left out: {e}")
     found = screening.topk(y, weight, bias, torch.zeros(d_model), k)[1].latents.view(-1, k)
@@ -159,67 +112,7 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
         print(f"{name:18} {statistics.median(values):10.1f} {min(values):9.1f} {ratio:18.2f}")
     print(f"bf16 screening finds the codes of fp32 in {same:.1%} of the rows")
     if train:
-        to_equal_fvu(x, d_sae, k, batch, train, every)
-
-
-def to_equal_fvu(x: Tensor, d_sae: int, k: int, batch: int, steps: int, every: int) -> None:
-    """Seconds of training until the held-out FVU is within 2 % of what a peer reached in `steps`, each by its own recipe.
-
-    Ours is looked at every `every` steps of a schedule of `steps`; looking is not counted.
-    """
-    fit, held = x[:-2048], x[-2048:]
-    variance = (held - fit.mean(0)).square().sum()
-    print(f"\nto an equal held-out FVU, peers' after {steps} steps")
-    print(f"{'peer':18} {'its FVU':>8} {'its s':>7} {'our FVU':>8} {'our s':>7} {'steps':>6} {'faster by':>10}")
-    for name, reached in peers(fit, held, d_sae, k, batch, steps):
-        try:
-            theirs, seconds = reached()
-        except ImportError as e:
-            print(f"{name:18} left out: {e}")
-            continue
-        missed, architecture = theirs.square().sum() / variance, "batchtopk" if "batchtopk" in name else "topk"
-        trainer = Trainer(fit, Recipe(d_sae, k, architecture, batch_tokens=batch, steps=steps), seed=0)
-        spent, found = 0.0, float("inf")
-        while not trainer.done and found > 1.02 * missed:
-            start = time.perf_counter()
-            for _ in range(min(every, steps - trainer.steps_done)):
-                trainer.step()
-            spent += time.perf_counter() - start
-            found = held_out(trainer.finish(), held).fvu
-        print(f"{name:18} {missed:8.4f} {seconds:7.1f} {found:8.4f} {spent:7.1f} {trainer.steps_done:6} {seconds / spent:10.2f}")
-
-
-def peers(
-    fit: Tensor, held: Tensor, d_sae: int, k: int, batch: int, steps: int
-) -> Iterator[tuple[str, Callable[[], tuple[Tensor, float]]]]:
-    """(name, a function that trains it and gives what it misses of the held-out rows and the seconds of training)."""
-
-    def by_saelens(architecture: str) -> tuple[Tensor, float]:
-        factor = (fit.shape[1] / fit.square().sum(1).mean()).sqrt()
-        sae, step = saelens(fit, d_sae, k, batch, steps, architecture)
-        seconds = _seconds(step, steps)
-        with torch.no_grad():
-            return held - sae(held * factor) / factor, seconds  # type: ignore[operator]
-
-    def by_sparsify() -> tuple[Tensor, float]:
-        like = Trainer(fit, Recipe(d_sae, k, batch_tokens=batch, steps=steps), seed=0)
-        coder, step = sparsify_coder(like)
-        seconds = 0.0
-        for like.steps_done in range(steps):
-            seconds += _seconds(step, 1)
-        with torch.no_grad():
-            return held - like.scaling.mean - coder(like._scaled(held)).sae_out / like.scaling.scale, seconds  # type: ignore[operator]
-
-    yield "SAELens topk", lambda: by_saelens("topk")
-    yield "SAELens batchtopk", lambda: by_saelens("batchtopk")
-    yield "sparsify", by_sparsify
-
-
-def _seconds(step: Callable[[], object], steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return time.perf_counter() - start
+        time_to_fvu(x, d_sae, k, batch, train, every)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from torch import Tensor
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.fit.worker import FitJob, Rows, Tokens, fit_share
+from deltasae_ray.fit.rows import Rows, Tokens
+from deltasae_ray.fit.worker import FitJob, fit_share
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import train_together
@@ -39,7 +40,7 @@ from deltasae_ray.shards.records import Source, Unit, write_harvest, write_sourc
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
 from tests.benchmarks.bench_fit import rows as made_rows
-from tests.benchmarks.bench_fit import saelens, sparsify
+from tests.benchmarks.peers import saelens, sparsify_coder
 
 KEY, HOOK, CONTEXT = "harvest/0000000000000000", Hookpoint(1), 128
 SOURCES = (Source("base", "base", "base"), Source("r4", "adapter", "04" * 8, rank=4, alpha=8.0, seed=0))
@@ -144,7 +145,7 @@ def peak_of(side: str, x: Tensor, recipe: Recipe) -> float:
             step = saelens(rows, of.d_sae, of.k, of.batch_tokens, 10**4, architecture)[1]
         else:
             trainer = Trainer(rows, of, seed=0)
-            step = sparsify(trainer) if name == "sparsify" else trainer.step
+            step = sparsify_coder(trainer)[1] if name == "sparsify" else trainer.step
         for _ in range(3):
             step()
 

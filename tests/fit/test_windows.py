@@ -12,7 +12,7 @@ import torch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import DictionaryError
-from deltasae_ray.fit import checkpoint, windows
+from deltasae_ray.fit import checkpoint, stacks, windows
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.fit.windows import Window, WindowJob, fit_windows, schedule, steps_behind
@@ -136,9 +136,7 @@ def test_a_stream_gives_the_bytes_of_stored_shards_read_in_the_same_windows(
     write_board(stored, SPOOL, Board(ready=len(PLAN) - 1))
     run(stored, *PLAN, points=POINTS + HALVES)
     assert manifests(stored, POINTS + HALVES) == manifests(storage, POINTS + HALVES)
-    weights = [k for k in storage.list("dictionaries") if k.endswith("weights.safetensors")]
-    assert len(weights) == len(POINTS + HALVES)
-    assert [storage.read_bytes(k) for k in weights] == [stored.read_bytes(k) for k in weights]
+    assert len(weights(storage)) == len(POINTS + HALVES) and weights(storage) == weights(stored)
 
 
 def test_every_dictionary_counts_the_rows_of_all_windows_and_halves_share_them(storage: Storage) -> None:
@@ -149,36 +147,86 @@ def test_every_dictionary_counts_the_rows_of_all_windows_and_halves_share_them(s
     assert found.metrics["fvu"] < 0.5
 
 
-@pytest.mark.parametrize("stop", [7, 15, 22, 59])
-def test_a_kill_inside_or_between_windows_leaves_no_trace(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    calm = Storage(str(tmp_path / "calm"))
-    make_harvest(calm, made=list(STREAM.resident.units))
-    write_board(calm, SPOOL, Board())
-    points = POINTS[:2]
-    stream_all(calm, points)
-    steps, step = Counter(), Trainer.step
+@pytest.fixture
+def calm(tmp_path: Path) -> Storage:
+    """Another root with what stays of the stream."""
+    made = Storage(str(tmp_path / "calm"))
+    make_harvest(made, made=list(STREAM.resident.units))
+    write_board(made, SPOOL, Board())
+    return made
 
-    def interrupted(self: Trainer) -> None:
-        if self.seed == 1 and self.steps_done == stop and not steps["killed"]:
-            steps["killed"] += 1
-            raise KeyboardInterrupt
-        steps[self.seed] += 1
-        step(self)
 
-    monkeypatch.setattr(Trainer, "step", interrupted)
+def weights(storage: Storage) -> list[bytes]:
+    return [storage.read_bytes(k) for k in storage.list("dictionaries") if k.endswith("weights.safetensors")]
+
+
+def test_dictionaries_of_one_shape_go_over_the_windows_stacked_and_end_with_the_bytes_of_each_alone(
+    storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, sizes = (*POINTS, *HALVES, FitPoint("base", 1, 48, 4, "topk", 0)), Counter[int]()
+    together = stacks.train_together
+    with monkeypatch.context() as patch:
+        patch.setattr(stacks, "train_together", lambda members, steps: sizes.update([len(members)]) or together(members, steps))
+        stream_all(storage, points)
+        assert set(sizes) == {9, 10}, "all of one recipe, whatever their rows, but for a half without a whole batch in some window"
+        patch.setattr(stacks, "at_once", lambda *_: 1)
+        before = sizes.total()
+        stream_all(calm, points)
+        assert sizes.total() == before
+    assert manifests(storage, points) == manifests(calm, points)
+    assert weights(storage) == weights(calm) and len(weights(calm)) == len(points)
+
+
+def killed_and_resumed(storage: Storage, points: tuple[FitPoint, ...]) -> int:
+    """Steps that the dictionary farthest behind had kept when the kill came; the stream then goes on to its end."""
     with pytest.raises(KeyboardInterrupt):
         stream_all(storage, points)
-    keys = keys_of(storage, KEY, points, CFG)
-    behind = min(steps_behind(storage, key, CFG.steps) for key in keys.values())
-    assert behind <= stop and steps_behind(storage, keys[points[0]], CFG.steps) >= behind
+    behind = min(steps_behind(storage, key, CFG.steps) for key in keys_of(storage, KEY, points, CFG).values())
     for window in PLAN:
         if window.ends <= behind:
             continue
         if window.index:
             write_window(storage, window.index)
         run(storage, window, points=points)
+    return behind
+
+
+@pytest.mark.parametrize("stop", [7, 15, 22, 59])
+def test_a_kill_inside_or_between_windows_leaves_no_trace(storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    points = POINTS[:2]
+    stream_all(calm, points)
+    steps, draw = Counter[int](), Trainer.next_batch
+
+    def interrupted(self: Trainer) -> torch.Tensor:
+        if self.seed == 1 and self.steps_done == stop and not steps[-1]:
+            steps[-1] += 1
+            raise KeyboardInterrupt
+        steps[self.seed] += 1
+        return draw(self)
+
+    monkeypatch.setattr(Trainer, "next_batch", interrupted)
+    assert killed_and_resumed(storage, points) <= stop
     assert manifests(storage, points) == manifests(calm, points)
-    assert steps[0] == CFG.steps and steps[1] <= CFG.steps + CFG.checkpoint_every
+    assert all(CFG.steps <= steps[seed] <= CFG.steps + CFG.checkpoint_every for seed in (0, 1))
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_kill_between_the_checkpoints_of_a_stack_leaves_members_behind_that_catch_up(
+    storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """Inside the first window, and at its end, where one member is through with it."""
+    points, written, write = POINTS[:2], Counter[str](), checkpoint.write
+    stream_all(calm, points)
+
+    def interrupted(storage: Storage, key: str, state: dict) -> None:
+        written[key] += 1
+        if written.total() == stop + 1:
+            raise KeyboardInterrupt
+        write(storage, key, state)
+
+    monkeypatch.setattr(checkpoint, "write", interrupted)
+    assert killed_and_resumed(storage, points) == {1: 0, 3: CFG.checkpoint_every}[stop]
+    assert manifests(storage, points) == manifests(calm, points) and weights(storage) == weights(calm)
 
 
 def test_a_dictionary_added_later_goes_over_all_windows_and_the_others_are_left_alone(storage: Storage) -> None:

@@ -170,19 +170,20 @@ def test_a_member_that_runs_off_to_infinity_leaves_its_stack_unharmed(
     assert "base layer 1" in storage.read_json(f"{keys[bad]}/failed.json")["message"]
 
 
-def test_reads_are_held_together_only_where_their_dictionaries_stack_and_their_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_are_held_together_only_where_their_dictionaries_stack_and_their_rows_fit() -> None:
     reads = groups([point(layer=layer, d_sae=d) for layer in (1, 3) for d in (32, 48)])
     points = [p for read in reads for p in read]
 
-    def stacked(cfg: FitConfig, num_bytes: int = 1) -> list[list[list[int]]]:
-        size = stacks.sizes(points, cfg, D_MODEL, num_bytes, "cpu")
+    def stacked(cfg: FitConfig, num_bytes: int = 1, memory: int = 2**30) -> list[list[list[int]]]:
+        size = stacks.sizes(points, cfg, D_MODEL, num_bytes, memory, "cpu")
         held = stacks.held_together(reads, size)
         return [[[p.layer for p in stack] for stack in stacks.of_one_recipe(points, cfg, size)] for points in held]
 
     assert stacked(CFG) == [[[1, 3], [1, 3]]]
     assert stacked(replace(CFG, batch_tokens=10**6)) == [[[1], [1]], [[3], [3]]]
-    monkeypatch.setattr(stacks, "_HELD_BYTES", 10)
-    assert stacked(CFG, num_bytes=6) == [[[1], [1]], [[3], [3]]]
+    assert stacked(replace(CFG, layout="ddp", workers=2)) == [[[1], [1]], [[3], [3]]]
+    assert stacked(CFG, num_bytes=6, memory=40) == [[[1], [1]], [[3], [3]]]  # a quarter of it holds one read
+    assert stacked(CFG, num_bytes=5, memory=40) == [[[1, 3], [1, 3]]]
 
 
 def test_an_interrupted_fit_to_gaussian_rows_draws_the_same_rows_again(

@@ -183,14 +183,14 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
 
 def _learning(rng: np.random.Generator) -> list[Curve]:
     steps = tuple(range(0, 1501, 50))
-    return [
-        Curve(
-            "learning", f"r{rank}", layer, label=f"d_sae {d_sae}", points=tuple(
-                CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps
-            ),
-        )
-        for rank in RANKS for layer in LAYERS for d_sae in SIZES
-    ]  # fmt: skip
+    curves = []
+    for rank in RANKS:
+        for layer in LAYERS:
+            for d_sae in SIZES:
+                fvu = tuple(CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps)
+                dead = tuple(CurvePoint(s, float(int(d_sae / 4 * min(s, 300) / 300 * np.exp(-s / 900)))) for s in steps)
+                curves += [Curve(name, f"r{rank}", layer, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
+    return curves
 
 
 def _latents(rng: np.random.Generator) -> list[LatentGroup]:

@@ -149,6 +149,18 @@ def test_m_over_k_is_one_line_per_adapter_from_one_atom_to_the_headline(page: st
     assert [p.count("∅") for p in panels] == [1, 0, 0]
 
 
+@pytest.mark.parametrize(("key", "name"), [("learning", "Learning curves"), ("dead_latents", "Dead latents while learning")])
+def test_unexplained_variance_and_dead_latents_are_drawn_over_steps_with_a_line_per_dictionary(page: str, key: str, name: str):
+    drawn = re.search(rf'<figure id="figure-{key}">.*?</figure>', page, re.DOTALL)
+    assert drawn is not None and name in drawn[0]
+    panels = [p for p in re.findall(r"<svg.*?</svg>", drawn[0], re.DOTALL) if f'aria-label="{name}, layer' in p]
+    assert len(panels) == 3
+    for panel in panels:
+        lines = re.findall(r'<path d="([^"]+)" class="curve[^"]*"><title>([^<]+)', panel)
+        assert [d.count("L") + 1 for d, _ in lines] == [31] * 4
+        assert {re.sub(" ends at .*", "", told) for _, told in lines} == {f"r{r} d_sae {d} seed 0" for r in (4, 16) for d in (256, 512)}
+
+
 def test_a_headline_at_chance_beside_the_curve_of_fewer_atoms_has_a_page():
     def at_chance(row: Row) -> Row:
         return replace(row, p=0.9) if row.metric.startswith("missing_share") and row.value is not None else row

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
-from deltasae_ray.sae.architectures import THRESHOLD_ON_FREEZING, Weights, dense_forward, prefixes, sparse_forward
+from deltasae_ray.sae import kernels
+from deltasae_ray.sae.architectures import THRESHOLD_ON_FREEZING, Weights, dense_forward, missed_by_dead, prefixes, sparse_forward
 from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.sae.metrics import held_out
 from deltasae_ray.sae.names import Architecture
@@ -104,6 +105,29 @@ def test_a_threshold_that_lets_too_much_through_is_pushed_up_by_the_number_of_co
     forward.price.backward()
     near = ((y @ w.encoder.T - 0.5).abs() < 0.1).sum(dim=0)
     torch.testing.assert_close(w.log_threshold.grad, -0.5 * near / 0.2)
+
+
+@pytest.mark.parametrize("dead", [1, 5, 20], ids=["one", "fewer than half of d_model", "more"])
+def test_the_dense_pass_of_dead_latents_has_value_and_gradients_of_the_sparse_one(dead: int) -> None:
+    g = torch.Generator().manual_seed(2)
+    y, left, latents = torch.randn(50, 12, generator=g), torch.randn(50, 12, generator=g), torch.randperm(64, generator=g)[:dead]
+    ours, theirs = (Weights(*(p.requires_grad_() for p in weights(64, 12, 1.0))) for _ in range(2))
+    for w in (ours, theirs):
+        with torch.no_grad():
+            w.b_enc.copy_(0.1 * torch.arange(64) / 64)
+            w.b_dec.fill_(0.2)
+    missed = missed_by_dead(y, ours, latents, left)
+    with torch.no_grad():
+        pre = kernels.preactivations(y, theirs.encoder[latents], theirs.b_enc[latents], theirs.b_dec)
+    values, at = pre.topk(min(6, dead), dim=1)
+    chosen = kernels.active(latents[at].reshape(-1), at.shape[1], 64)
+    codes = kernels.encode(y, theirs.encoder, theirs.b_enc, theirs.b_dec, values.reshape(-1), chosen)
+    expected = (left - kernels.decode(codes, theirs.decoder, chosen)).square().sum()
+    torch.testing.assert_close(missed, expected)
+    missed.backward()
+    expected.backward()
+    for name in ("encoder", "decoder", "b_enc", "b_dec"):
+        torch.testing.assert_close(getattr(ours, name).grad, getattr(theirs, name).grad, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @dataclass

@@ -36,6 +36,15 @@ def places(chosen: kernels.Active, d_sae: int) -> Tensor:
     return tokens * d_sae + chosen.latents
 
 
+@pytest.mark.parametrize("shift", [0.0, -1.5, -9.0], ids=["half are negative", "few are positive", "none is"])
+def test_candidates_are_the_largest_of_each_row_as_far_as_they_are_positive(shift: float) -> None:
+    pre = (torch.randn(300, 2048, generator=torch.Generator().manual_seed(0)) + shift).bfloat16()
+    found = screening._candidates(pre.view(torch.int16), 40)
+    assert all(len(row.unique()) == 40 for row in found)
+    ours, expected = pre.gather(1, found).sort(descending=True).values, pre.topk(40).values
+    assert torch.equal(ours.clamp_min(0), expected.clamp_min(0))
+
+
 def test_most_tokens_need_no_fp32_product_and_twins_do(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     clear = screening._clear

@@ -1,0 +1,47 @@
+"""How many training rows a fit worker may hold: a share of the memory that is its own."""
+
+import os
+from pathlib import Path
+
+HELD = 0.25
+"""Share of a worker's memory for the rows of the reads that it holds. A read needs its rows twice for a moment, halves of the documents and
+featureless controls are copies, and weights, moments and Ray want room too."""
+
+
+def machine_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory of this machine, or what its container may use of it (cgroup v2 or v1)."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int((root / name).read_text()))
+        except (OSError, ValueError):  # no limit: "max", or no such file
+            continue
+    return min(limits)
+
+
+def node_bytes() -> int:
+    """What Ray lets the processes of this node use: its object store's part is another's, and `ray start --memory` may say less."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    node = next(n for n in ray.nodes() if n["NodeID"] == here)
+    return min(machine_bytes(), int(node["Resources"].get("memory", machine_bytes())))
+
+
+def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:
+    """What the plan says of the rows that a worker holds at once, and what to do where they are too many.
+
+    Args:
+        num_bytes: of the rows of one source at one hookpoint.
+        reads: which are held together whatever they take.
+        workers: that share `memory` bytes.
+    """
+    room = HELD * memory / workers
+    said = f"{num_bytes * reads / 1e6:,.0f} MB a fit worker"
+    if num_bytes * reads <= room:
+        return f"{said}, more where dictionaries train together, up to {room / 1e6:,.0f} MB"
+    return (
+        f"{said}, which CANNOT BE HELD where a node has the memory of this machine: {HELD:.0%} of {memory / 1e6:,.0f} MB, over {workers} "
+        f"workers, is {room / 1e6:,.0f} MB. Take storage.deltas=stream, a smaller corpus.fit_tokens, fewer fit.workers or "
+        "fit.max_concurrent_trials, or nodes with more memory"
+    )
