@@ -77,9 +77,7 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
     keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
     tokens = Tokens.read(kept)
     for window in run.windows:
-        if peers:  # a peer would read a checkpoint that the writing one has not replaced yet
-            peers.sum(torch.zeros(1, device=device))
-        if not wait_until_ready(job.storage, run.spool, window.index):
+        if not _all_ready(wait_until_ready(job.storage, run.spool, window.index), device, peers):
             return
         reading: Reading | None = None
         for group in groups(job.points)[rank::world]:
@@ -96,6 +94,18 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
                     if peers and peers.rank:
                         continue
                     job.storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(e).__name__, "message": f"{point}: {e}"})
+
+
+def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:
+    """Whether all peers saw the window complete: one that went on alone would wait for the others in its first sum.
+
+    None of them goes on before all are here, either: it would read a checkpoint that the writing one has not replaced yet.
+    """
+    if peers is None:
+        return here
+    seen = torch.tensor([float(here)], device=device)
+    peers.sum(seen)
+    return float(seen) == peers.world
 
 
 class Reading:
