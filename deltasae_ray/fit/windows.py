@@ -1,7 +1,8 @@
 """What a fit worker does with a stream: every dictionary takes its steps on one window, then on the next.
 
-A dictionary's mean, scale and start come from the first window, which stays stored and is read again with each later one. Its checkpoint
-says how many steps, and so which windows, are behind it; that is all a later run needs to know.
+A dictionary's mean, scale and start come from the first window, which stays stored. A worker of several shares reads it again with each
+later one: together they would not fit its memory. A checkpoint says how many steps, and so which windows, are behind a dictionary; that is
+all a later run needs to know.
 """
 
 import logging
@@ -76,6 +77,7 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
     sources = {name: kept.source(name).digest for name in {p.adapter for p in job.points}}
     keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
     tokens = Tokens.read(kept)
+    resident = Resident(kept, tokens)
     for window in run.windows:
         if not _all_ready(wait_until_ready(job.storage, run.spool, window.index), device, peers):
             return
@@ -83,11 +85,11 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
         for group in groups(job.points)[rank::world]:
             left = [p for p in group if steps_behind(job.storage, keys[p], job.cfg.steps) < window.ends]
             reading = reading or (Reading.open(job.storage, kept, tokens, window) if left else None)
-            first: Rows | None = None
             for point in left:
                 assert reading is not None
                 try:
-                    first = first or Rows.read(kept, tokens, point.adapter, point.layer)
+                    # evaluation rows that cannot be used are to fail early, in the first window
+                    first = resident.rows(point, evaluated=not window.index or window.ends >= job.cfg.steps)
                     fitting = WindowFitting(run, window, point, keys[point], first, reading.rows(first, point, sources), device, peers)
                     fitting.complete()
                 except (DictionaryError, PrecisionError) as e:
@@ -106,6 +108,23 @@ def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:
     seen = torch.tensor([float(here)], device=device)
     peers.sum(seen)
     return float(seen) == peers.world
+
+
+class Resident:
+    """The rows that stay: of one source and hookpoint at a time, so that a worker with one share reads them once and not per window."""
+
+    def __init__(self, kept: ShardSet, tokens: Tokens) -> None:
+        self._kept, self._tokens = kept, tokens
+        self._of: tuple[str, int, bool] | None = None
+        self._rows: Rows | None = None
+
+    def rows(self, point: FitPoint, *, evaluated: bool) -> Rows:
+        """Those of the first window, with the evaluation rows where they are needed."""
+        if self._rows is None or self._of != (point.adapter, point.layer, evaluated):
+            self._rows = None  # freed before others are read
+            self._rows = Rows.read(self._kept, self._tokens, point.adapter, point.layer, evaluated=evaluated)
+            self._of = point.adapter, point.layer, evaluated
+        return self._rows
 
 
 class Reading:

@@ -29,6 +29,9 @@ from deltasae_ray.sweep.grid import trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.study import Study
 
+WATCH_S, WATCH_REMOTELY_S = 0.5, 10.0
+"""Seconds between two looks at how far all dictionaries are; object stores charge for every one."""
+
 
 def fit_stream(study: Study, made: Made) -> None:
     """Fits controls and grid over the windows of the study's stream; a trial that cannot be fitted is noted and the others go on.
@@ -155,7 +158,7 @@ class Windows:
                 harvesting.opened(window.index + 2)
 
         def watch() -> None:
-            while not over.wait(0.5 if storage.is_local else 10.0):  # object stores charge for every look
+            while not over.wait(WATCH_S if storage.is_local else WATCH_REMOTELY_S):
                 try:
                     look()
                 except Exception as e:  # in a thread nobody would hear of it, and both sides would wait for ever
@@ -181,7 +184,7 @@ class _Harvesting:
     def __init__(self, of: Windows, windows: Mapping[int, Corpus], board: BoardWriter) -> None:
         self._of, self._windows, self._board = of, windows, board
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="harvest of a stream")
         self._thread.start()
 
     def opened(self, index: int) -> None:

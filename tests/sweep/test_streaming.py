@@ -12,57 +12,24 @@ from typing import Any
 
 import pytest
 
-from deltasae_ray.batches import TokenBatch
-from deltasae_ray.cli import parse
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import ConfigError, PrecisionError
+from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.run import fitted_points
-from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.harvest.worker import HarvestWorker
-from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.opening import open_shards
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep import streaming
-from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.main import main
 from deltasae_ray.sweep.run import run
 from deltasae_ray.sweep.streaming import Windows, fit_stream
-from deltasae_ray.sweep.study import Study, harvest_of, open_study, stream_of
+from deltasae_ray.sweep.study import stream_of
 from tests.fit.made import make_unit
-from tests.harvest.study import run_units_here
+from tests.sweep.streamed import SMALL, STREAM, config, study_words, without_ray
 from tests.sweep.words import words
 
 REPOSITORY = Path(__file__).parents[2]
-STREAM = ("storage.deltas=stream", "storage.window_tokens=600", "fit.batch_tokens=128", "controls=[base]")
-
-
-def study_words(model: Path, root: Path, adapter: Path, *more: str) -> list[str]:
-    return words(model, root, f"adapters=[{adapter}]", "fit.steps=200", "fit.checkpoint_every=10", *STREAM, *more)
-
-
-def config(command: list[str]) -> StudyConfig:
-    return parse(StudyConfig, command, shorthand=SHORTHAND, description="test")
-
-
-def without_ray(cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool) -> tuple[Study, Made, Windows]:
-    """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in threads of this process."""
-
-    def fit(job: WindowJob) -> None:
-        with threads(cores()):  # as a worker that has the machine to itself
-            fit_windows(job, 0, 1, "cpu")
-
-    for module in ("run", "windows"):
-        monkeypatch.setattr(f"deltasae_ray.harvest.{module}.run_units", lambda work, factory, gangs, **_: run_units_here(work, factory, gangs))
-    monkeypatch.setattr(streaming, "fit_points_to_windows", fit)
-    monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
-    study = open_study(cfg, Storage(cfg.storage.root))
-    made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
-    return study, made, Windows.of(study, made)
-
-
 class Watch:
     """What is seen of a root while a study runs on it."""
 
@@ -148,32 +115,12 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
 
     monkeypatch.setattr(HarvestWorker, "write", seen)
     for name in ("beside", "turns"):
-        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], "storage.window_tokens=300")
+        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=300")
         study, made, way = without_ray(config(command), monkeypatch, side_by_side=name == "beside")
         assert len(way.plan) > 5
         fit_stream(study, made)
         digests.append({f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group})
     assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
-
-
-def test_what_the_harvest_of_a_window_raises_ends_the_fit_and_the_next_run_continues(
-    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, made, way = without_ray(config(study_words(tiny_model, tmp_path, tiny_adapters[0])), monkeypatch, side_by_side=True)
-    write = HarvestWorker.write
-
-    def broken(self: HarvestWorker, unit: TokenBatch, todo: dict, key: str, *, keep: bool) -> int:
-        if key == way.plan[2].key:
-            raise PrecisionError("NaN in window 3")
-        return write(self, unit, todo, key, keep=keep)
-
-    monkeypatch.setattr(HarvestWorker, "write", broken)
-    with pytest.raises(PrecisionError, match="NaN in window 3"):
-        fit_stream(study, made)
-    assert way.needed()[0] in (1, 2)
-    monkeypatch.setattr(HarvestWorker, "write", write)
-    fit_stream(study, made)
-    assert way.needed() == [] and len(made.controls) + sum(map(len, made.grid.values())) == len(way.points)
 
 
 @pytest.mark.parametrize(
