@@ -1,6 +1,7 @@
 """A streamed study: killed in the middle, continued, watched while it runs, and held against one that nothing disturbed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from deltasae_ray.harvest.worker import HarvestWorker
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.opening import open_shards
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.finish import _statements
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.main import main
 from deltasae_ray.sweep.run import run
@@ -30,6 +32,8 @@ from tests.sweep.streamed import SMALL, STREAM, config, study_words, without_ray
 from tests.sweep.words import words
 
 REPOSITORY = Path(__file__).parents[2]
+
+
 class Watch:
     """What is seen of a root while a study runs on it."""
 
@@ -51,11 +55,11 @@ class Watch:
                 return
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen:
+def start(job: str, command: list[str], log: Path) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(REPOSITORY)}
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, f"jobs/{job}.py", *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
         )
 
 
@@ -64,25 +68,26 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, root, log = tiny_adapters[0], tmp_path / "root", tmp_path / "log"
-    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter)), monkeypatch, side_by_side=False)
+    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter, *SMALL)), monkeypatch, side_by_side=False)
+    shutil.copytree(tmp_path / "calm", root)  # what stays is there: no gang need start for it
     way.fit()
     monkeypatch.undo()
     assert len(way.plan) >= 4 and made.harvest is not None
-    command, storage, watch = study_words(tiny_model, root, adapter), Storage(str(root)), Watch(root)
+    command, storage, watch = study_words(tiny_model, root, adapter, *SMALL), Storage(str(root)), Watch(root)
 
     # first in turns: this gang asks for more than a fit worker leaves
-    first = start([*command, "gangs.cpus_per_gang=1.5"], log)
+    first = start("fit", [*command, "gangs.cpus_per_gang=1.5"], log)
     second_window = way.plan[1].begins
     watch.until(lambda: any(checkpoint.steps_done(storage, key) > second_window for key in way.keys.values()), first)
     os.killpg(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL, log.read_text()[-3000:]
     assert not list(root.glob("dictionaries/*/manifest.json")), "the kill came too late"
 
-    second = start(command, log)  # and then side by side
+    second = start("fit", command, log)  # and then side by side
     watch.until(lambda: False, second)
     said = log.read_text()
     assert second.returncode == 0, said[-3000:]
-    assert "harvest beside fit" in said and "Deltas were streamed" in (root / "report.html").read_text()
+    assert "harvest beside fit" in said
     assert watch.most <= 2 and len(watch.windows) == len(way.plan) - 1
     assert not list(root.glob("spool/*"))
 
@@ -99,6 +104,13 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     assert sum(map(len, again.grid.values())) + len(again.controls) == len(way.points) and not again.failed
     larger = replace(study, storage=storage, cfg=replace(study.cfg, fit=replace(study.cfg.fit, d_sae=(48, 64))))
     assert Windows.of(larger, made).needed() == list(range(len(way.plan))) and Windows.of(replace(study, storage=storage), made).needed() == []
+
+
+@pytest.mark.prove
+def test_a_streamed_sweep_ends_with_a_report_that_says_so(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+    root, log = tmp_path / "root", tmp_path / "log"
+    assert start("sweep", study_words(tiny_model, root, tiny_adapters[0]), log).wait(900) == 0, log.read_text()[-3000:]
+    assert "Deltas were streamed" in (root / "report.html").read_text() and not list(root.glob("spool/*"))
 
 
 def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
@@ -120,6 +132,7 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
         assert len(way.plan) > 5
         fit_stream(study, made)
         digests.append({f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group})
+        assert any(said.startswith("Deltas were streamed") for said in _statements(study))
     assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
 
 
