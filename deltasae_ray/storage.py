@@ -5,10 +5,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import pyarrow.fs as pafs
@@ -99,23 +100,28 @@ class Storage:
         return Path(self.path(key))
 
     def exists(self, key: str) -> bool:
-        return self.fs.get_file_info(self.path(key)).type == pafs.FileType.File
+        return self._info(self.path(key)).type == pafs.FileType.File
 
     def size(self, key: str) -> int | None:
         """Bytes of a file, or None if it is not there."""
-        info = self.fs.get_file_info(self.path(key))
+        info = self._info(self.path(key))
         return info.size if info.type == pafs.FileType.File else None
 
     def list(self, prefix: str, *, suffix: str = "") -> list[str]:
         """Keys of all files below a prefix, sorted; unfinished temporary files are not listed."""
         selector = pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
         base = self.path("") + "/"
-        try:
-            infos = self.fs.get_file_info(selector)
-        except FileNotFoundError:  # the folder was made between Arrow's failed listing and its look whether there is one
-            infos = self.fs.get_file_info(selector)
-        keys = [i.path.removeprefix(base) for i in infos if i.type == pafs.FileType.File]
+        keys = [i.path.removeprefix(base) for i in self._info(selector) if i.type == pafs.FileType.File]
         return sorted(k for k in keys if k.endswith(suffix) and "/.tmp-" not in k)
+
+    def _info(self, what: str | pafs.FileSelector) -> Any:
+        """Raises StorageError where the store does not answer."""
+        try:
+            with suppress(FileNotFoundError):  # a folder was made between Arrow's failed listing and its look whether there is one
+                return self.fs.get_file_info(what)
+            return self.fs.get_file_info(what)
+        except OSError as e:
+            raise StorageError(f"{self.root} cannot be looked at: {e}") from e
 
     def read_bytes(self, key: str) -> bytes:
         """Raises StorageError, naming the file, if it is not there."""

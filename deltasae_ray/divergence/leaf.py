@@ -91,7 +91,7 @@ def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure
     reason = "interval undefined: a property of one dictionary"
     return {
         "alive_share": Measure(alive, ceiling=1.0, n=latents, reason=reason),
-        "firings_per_latent": Measure(_firings(context, dictionary), n=latents, reason=reason),
+        "firings_per_latent": Measure(_firings(context, dictionary), n=_tokens(context, dictionary), reason=reason),
     }
 
 
@@ -149,13 +149,18 @@ def _too_little_training(context: Context, dictionary: DictionaryLike) -> str:
     if firings >= MIN_FIRINGS:
         return ""
     return (
-        f"the delta dictionary saw {firings:.0f} firings per latent ({len(context.inputs.delta_fit)} training tokens), {MIN_FIRINGS:g} are "
+        f"the delta dictionary saw {firings:.0f} firings per latent ({_tokens(context, dictionary)} training tokens), {MIN_FIRINGS:g} are "
         "needed: harvest more tokens or lower d_sae"
     )
 
 
 def _firings(context: Context, dictionary: DictionaryLike) -> float:
-    return float(dictionary.firing.double().sum()) * len(context.inputs.delta_fit) / len(dictionary.W_dec)
+    return float(dictionary.firing.double().sum()) * _tokens(context, dictionary) / len(dictionary.W_dec)
+
+
+def _tokens(context: Context, dictionary: DictionaryLike) -> int:
+    """Tokens that it was trained on: its own account, since of a stream only the first window is here."""
+    return dictionary.rows or len(context.inputs.delta_fit)
 
 
 def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:

@@ -296,7 +296,9 @@ def _instead(other: LeafFigures, leaf: LeafFigures) -> str:
 def _how_sure(leaf: LeafFigures, siblings: Sequence[LeafFigures], layers: int) -> str:
     seeds = len({s.seed for s in siblings if s.shape == leaf.shape})
     repeats = leaf.get("repeat_share")
-    parts = [f"{leaf.get('delta_participation_ratio').n:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
+    fired = leaf.get("firings_per_latent")  # counts the tokens of the dictionary; moments, of a stream, those of its first window
+    tokens = (0 if fired.value is None else fired.n) or leaf.get("delta_participation_ratio").n
+    parts = [f"{tokens:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
     within = " (their spread is in the interval)" if f"missing_share{SEEDS}" in leaf.measures else ""
     alone = " (what another would give is not in the interval)" if seeds == 1 else within
     parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}{alone}")

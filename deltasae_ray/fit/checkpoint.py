@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from deltasae_ray.errors import DictionaryError
+from deltasae_ray.shards import manifest
 from deltasae_ray.storage import Storage
 
 
@@ -47,7 +48,7 @@ def steps_done(storage: Storage, key: str) -> int:
 
 def remove(storage: Storage, key: str) -> None:
     if storage.exists(_file(key)):
-        storage.fs.delete_file(storage.path(_file(key)))
+        manifest.remove(storage, _file(key))
 
 
 def _state(header: bytes) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
+from deltasae_ray.errors import StorageError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.storage import Storage
 
@@ -21,9 +22,10 @@ def progress(storage: Storage, keys: Sequence[str], steps: int, description: str
     with tqdm(total=steps * len(keys), desc=f"{description} ({len(keys)} dictionaries)", unit="step") as bar:
 
         def look() -> None:
-            for key in keys:
-                if done[key] < steps:
-                    done[key] = steps if storage.exists(f"{key}/manifest.json") else checkpoint.steps_done(storage, key)
+            with suppress(StorageError):  # what a bar cannot see now it sees later; it decides nothing
+                for key in keys:
+                    if done[key] < steps:
+                        done[key] = steps if storage.exists(f"{key}/manifest.json") else checkpoint.steps_done(storage, key)
             bar.update(sum(done.values()) - bar.n)
 
         def watch() -> None:

@@ -51,9 +51,10 @@ class Rows:
     """Digest of the source that they are of."""
 
     @classmethod
-    def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int) -> "Rows":
+    def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int, *, evaluated: bool = True) -> "Rows":
+        """evaluated: with the evaluation rows, which only a dictionary that is finished needs."""
         fit, fit_kept = usable_rows(shards, tokens, adapter, layer, "fit")
-        evaluation, kept = usable_rows(shards, tokens, adapter, layer, "eval")
+        evaluation, kept = usable_rows(shards, tokens, adapter, layer, "eval") if evaluated else (fit[:0], fit_kept[:0])
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)

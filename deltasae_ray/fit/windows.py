@@ -1,11 +1,12 @@
 """What a fit worker does with a stream: every dictionary takes its steps on one window, then on the next.
 
-A dictionary's mean, scale and start come from the first window, which stays stored and is read again with each later one. Its checkpoint
-says how many steps, and so which windows, are behind it; that is all a later run needs to know.
+A dictionary's mean, scale and start come from the first window, which stays stored. A worker whose shares do not fit its memory together
+reads it again with each later one. A checkpoint says how many steps, and so which windows, are behind a dictionary; that is all a later
+run needs to know.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -82,25 +83,59 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
     kept = open_harvest(job.storage, job.harvest_key)
     sources = {name: kept.source(name).digest for name in {p.adapter for p in job.points}}
     keys = {p: p.key(job.harvest_key, sources, job.cfg) for p in job.points}
-    tokens = Tokens.read(kept)
+    resident = Resident(kept)
     for window in run.windows:
-        if peers:  # a peer would read a checkpoint that the writing one has not replaced yet
-            peers.sum(torch.zeros(1, device=device))
-        if not wait_until_ready(job.storage, run.spool, window.index):
+        if not _all_ready(wait_until_ready(job.storage, run.spool, window.index), device, peers):
             return
         dealt = [p for group in groups(job.points)[rank::world] for p in group]
         left = [p for p in dealt if steps_behind(job.storage, keys[p], job.cfg.steps) < window.ends]
         if not left:
             continue
-        reading = Reading.open(job.storage, kept, tokens, window)
+        # evaluation rows that cannot be used are to fail early, in the first window
+        evaluated = not window.index or window.ends >= job.cfg.steps
+        reading = Reading.open(job.storage, resident, window, evaluated=evaluated)
         size = stacks.sizes(left, job.cfg, kept.d_model, reading.num_bytes, memory or machine_bytes(), device)
         for held in stacks.held_together(groups(left), size):
+            resident.keep({(p.adapter, p.layer) for p in held})
             rows = cache(reading.rows)
 
             def made(p: FitPoint, window: Window = window, rows: Callable[[str, int], WindowRows] = rows) -> WindowFitting:
                 return WindowFitting(run, window, p, keys[p], rows(p.adapter, p.layer), device, peers)
 
             stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
+
+
+def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:
+    """Whether all peers saw the window complete: one that went on alone would wait for the others in its first sum.
+
+    None of them goes on before all are here, either: it would read a checkpoint that the writing one has not replaced yet.
+    """
+    if peers is None:
+        return here
+    seen = torch.tensor([float(here)], device=device)
+    peers.sum(seen)
+    return float(seen) == peers.world
+
+
+class Resident:
+    """The rows that stay, by source and hookpoint: a worker whose whole share is held at once reads them once and not per window."""
+
+    def __init__(self, kept: ShardSet) -> None:
+        self.shards, self.tokens = kept, Tokens.read(kept)
+        self._rows: dict[tuple[str, int], tuple[bool, Rows]] = {}
+
+    def keep(self, reads: Set[tuple[str, int]]) -> None:
+        """Frees all others, before these are read."""
+        self._rows = {read: held for read, held in self._rows.items() if read in reads}
+
+    def rows(self, adapter: str, layer: int, *, evaluated: bool) -> Rows:
+        """Those of the first window, with the evaluation rows where they are needed."""
+        with_evaluation, rows = self._rows.pop((adapter, layer), (False, None))
+        if rows is None or (evaluated and not with_evaluation):
+            del rows  # freed before it is read anew
+            with_evaluation, rows = evaluated, Rows.read(self.shards, self.tokens, adapter, layer, evaluated=evaluated)
+        self._rows[adapter, layer] = with_evaluation, rows
+        return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,36 +152,36 @@ class WindowRows:
 class Reading:
     """The shards of one window beside those of the first."""
 
-    kept: ShardSet
-    tokens: Tokens
-    """Of `kept`."""
+    first: Resident
     window: Window
     shards: ShardSet
     """Of the window."""
-    own: Tokens
+    tokens: Tokens
     """Of the window."""
+    evaluated: bool
+    """Whether evaluation rows are needed."""
 
     @classmethod
-    def open(cls, storage: Storage, kept: ShardSet, tokens: Tokens, window: Window) -> "Reading":
+    def open(cls, storage: Storage, first: Resident, window: Window, *, evaluated: bool) -> "Reading":
         if not window.index:
-            return cls(kept, tokens, window, kept, tokens)
+            return cls(first, window, first.shards, first.tokens, evaluated)
         shards = open_harvest(storage, window.key)
-        return cls(kept, tokens, window, shards, Tokens.read(shards))
+        return cls(first, window, shards, Tokens.read(shards), evaluated)
 
     @property
     def num_bytes(self) -> int:
         """Of the rows of one read."""
-        both = (self.tokens, self.own) if self.window.index else (self.tokens,)
-        return sum(tokens.num_bytes(self.kept.d_model) for tokens in both)
+        both = (self.first.tokens, self.tokens) if self.window.index else (self.tokens,)
+        return sum(tokens.num_bytes(self.shards.d_model) for tokens in both)
 
     def rows(self, adapter: str, layer: int) -> WindowRows:
         """Raises PrecisionError, DictionaryError as `usable_rows` does."""
-        first = Rows.read(self.kept, self.tokens, adapter, layer)
+        first = self.first.rows(adapter, layer, evaluated=self.evaluated)
         if not self.window.index:
             return WindowRows(first, first)
         # by digest: an interrupted study may have left another adapter of this name behind
-        fit, kept = usable_rows(self.shards, self.own, first.source, layer, "fit")
-        docs, dropped = self.own.fit_docs, int((~kept).sum())
+        fit, kept = usable_rows(self.shards, self.tokens, first.source, layer, "fit")
+        docs, dropped = self.tokens.fit_docs, int((~kept).sum())
         if dropped:
             log.warning("%s layer %d: %d rows of window %d with NaN or infinity are left out", adapter, layer, dropped, self.window.index)
             fit, docs = fit[kept], docs[kept]

@@ -67,7 +67,7 @@ class Gang:
         try:
             if ranks == 1:
                 torch.set_num_threads(threads)
-                self._alone = factory(RankContext(0, 1, "cuda" if torch.cuda.is_available() else "cpu"))
+                self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
             else:
                 self._ranks, self._failure = _start_ranks(factory, ranks, threads)
         except DeltaSaeError as e:
@@ -123,9 +123,8 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
 
 
 def _start_ranks(factory: WorkerFactory, world: int, threads: int) -> tuple[list[Any], Failure | None]:
-    context = ray.get_runtime_context()
-    gpus = context.get_accelerator_ids().get("GPU", [])
-    node = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+    gpus = _gpus()
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     port = _free_port()
     ranks = []
     for rank in range(world):
@@ -162,6 +161,11 @@ class Rank:
             return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
         except DeltaSaeError as e:
             return Failure.of(e)
+
+
+def _gpus() -> list[str]:
+    """Those that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the machine's visible."""
+    return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
 
 
 def _free_port() -> int:

@@ -114,7 +114,7 @@ class WindowWorker:
     def __call__(self, unit: TokenBatch, todo: dict[str, Any], *, keep: bool) -> dict[str, int]:
         """Writes and commits the unit's shards; its window and its tokens."""
         if not wait_until_open(self._storage, self._spool, todo["window"]):
-            raise ResourceError(f"window {todo['window']} of the stream was not harvested: the fit has ended")
+            raise ResourceError(f"window {todo['window'] + 1} of the stream was not harvested: the fit has ended, or its driver is gone")
         tokens = self._worker.write(unit, todo["missing"], window_key(self._spool, todo["window"]), keep=keep)
         return {"window": todo["window"], "tokens": tokens}
 

@@ -80,6 +80,11 @@ class Dictionary:
         """Latents that fire on some training token. Dead ones belong in no geometry."""
         return self.firing > 0
 
+    @property
+    def rows(self) -> int:
+        """Training tokens, of a stream those of all its windows; 0 where that is not known."""
+        return int(self.meta.get("rows", 0))
+
     def encode(self, x: Float[Tensor, "token d_model"] | np.ndarray) -> Float[Tensor, "token d_sae"]:
         """Codes of raw activations, dense.
 

@@ -3,12 +3,15 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from deltasae_ray.errors import ConfigError, ResourceError, StorageError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
 
 TRIAL_CPUS = 0.25
 """What a Tune trial asks for beside the fit workers inside it."""
@@ -57,7 +60,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
 
     Raises:
         ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
-            workers and a read task need.
+            workers and a read task need; or no node that is large enough for one of them.
         StorageError: a local root while there is more than one node.
     """
     import ray
@@ -92,6 +95,26 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
                 f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once; this cluster has {cpus:g} and "
                 f"{gpus:g}: lower {words}, or add nodes; Ray would wait for ever"
             )
+    check_nodes(cfg, [n["Resources"] for n in nodes])
+
+
+def check_nodes(cfg: StudyConfig, nodes: Sequence[Node]) -> None:
+    """Raises ResourceError where a stage's actors, each of which stands on one node, do not fit the nodes though all together would."""
+    fit, adapt, gangs = cfg.fit, cfg.adapt, cfg.gangs
+    stages = {
+        "adapt.cpus_per_worker or adapt.gpus_per_worker": Actors(
+            0 if cfg.adapters else gangs.ranks, adapt.cpus_per_worker, adapt.gpus_per_worker
+        ),
+        "gangs.cpus_per_gang or gangs.gpus_per_gang": Actors(1, gangs.cpus_per_gang, gangs.gpus_per_gang),
+        "fit.cpus_per_worker or fit.gpus_per_worker": Actors(fit.workers * fit.at_once, fit.cpus_per_worker, fit.gpus_per_worker),
+    }
+    for words, actors in stages.items():
+        if not actors.fit_on(nodes):
+            there = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+            raise ResourceError(
+                f"{actors.count} times {actors.cpus:g} CPUs and {actors.gpus:g} GPUs do not fit the nodes of this cluster ({there}), "
+                f"and each stands on one node: lower {words}, or take larger nodes; Ray would wait for ever"
+            )
 
 
 def concurrent_trials(fit: FitConfig, trials: int) -> int:
@@ -110,13 +133,22 @@ def concurrent_trials(fit: FitConfig, trials: int) -> int:
 
 
 def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
-    """Whether all gangs and all fit workers of a stream fit on the nodes that are there now, so that neither waits for the other's."""
+    """Whether all gangs and fit workers of a stream have room on the nodes that are there now: then neither waits for the other's."""
     import ray
 
-    has, fit, gangs = ray.cluster_resources(), cfg.fit, cfg.gangs
-    cpus = gangs.gangs * gangs.cpus_per_gang + fit.workers * fit.cpus_per_worker + READ_TASK_CPUS
-    gpus = gangs.gangs * gangs.gpus_per_gang + fit.workers * fit.gpus_per_worker
-    return cpus <= has.get("CPU", 0) and gpus <= has.get("GPU", 0)
+    return side_by_side([n["Resources"] for n in ray.nodes() if n["Alive"]], cfg.gangs, cfg.fit)
+
+
+def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bool:
+    """The same of `nodes`, with a task that reads beside them: on whichever node it runs first, or with what all leave over."""
+    gang = Actors(gangs.gangs, gangs.cpus_per_gang, gangs.gpus_per_gang)
+    worker = Actors(fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
+    cpus = gang.count * gang.cpus + worker.count * worker.cpus + READ_TASK_CPUS
+    if cpus > sum(node.get("CPU", 0.0) for node in nodes):
+        return False
+    able = [i for i, node in enumerate(nodes) if node.get("CPU", 0.0) >= READ_TASK_CPUS]
+    reading = [[{**n, "CPU": n.get("CPU", 0.0) - READ_TASK_CPUS * (i == at)} for i, n in enumerate(nodes)] for at in able]
+    return bool(able) and all(never_in_each_others_way(left, gang, worker) for left in reading)
 
 
 def autoscaling() -> bool:

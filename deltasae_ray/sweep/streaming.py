@@ -13,6 +13,7 @@ from functools import cached_property
 from deltasae_ray.cli import say
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
+from deltasae_ray.errors import ResourceError, StorageError
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
@@ -21,12 +22,15 @@ from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.harvest.windows import harvest_windows
 from deltasae_ray.shards.manifest import remove
-from deltasae_ray.shards.spool import Board, change_board, read_board, spool_key, write_board
+from deltasae_ray.shards.spool import SILENT_S, Board, BoardWriter, OtherSpools, spool_key, writing_board
 from deltasae_ray.sweep.cluster import holds_harvest_and_fit
 from deltasae_ray.sweep.controls import control_points, keep_controls
 from deltasae_ray.sweep.grid import trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.study import Study
+
+WATCH_S, WATCH_REMOTELY_S = 0.5, 10.0
+"""Seconds between two looks at how far all dictionaries are; object stores charge for every one."""
 
 
 def fit_stream(study: Study, made: Made) -> None:
@@ -34,7 +38,7 @@ def fit_stream(study: Study, made: Made) -> None:
 
     Raises:
         DictionaryError, PrecisionError: a control that cannot be fitted.
-        DeltaSaeError: what the harvest of a window raised.
+        DeltaSaeError: what the harvest of a window raised, or the storage.
     """
     way = Windows.of(study, made)
     way.fit()
@@ -83,21 +87,31 @@ class Windows:
         return keys_of(self.study.storage, self.kept.key, self.points, self.study.cfg.fit)
 
     def fit(self) -> None:
-        """Takes every dictionary that has no manifest over the windows that it has not seen."""
-        storage = self.study.storage
+        """Takes every dictionary that has no manifest over the windows that it has not seen.
+
+        Raises:
+            DeltaSaeError: what the harvest of a window raised, or the storage, or a worker on purpose.
+        """
+        storage, others = self.study.storage, OtherSpools(self.study.storage, self.spool)
         todo = {p: key for p, key in self.keys.items() if not storage.exists(f"{key}/{MANIFEST}")}
         failed_before = [f"{key}/{FAILED}" for key in todo.values() if storage.exists(f"{key}/{FAILED}")]
         for name in failed_before:  # they are tried again, on the first window first: most would fail there again
             remove(storage, name)
-        reached = -1
+        reached, unwritten = -1, None
         while needed := self.needed():
             first = needed[0]
-            assert first > reached, f"window {first} was fitted, and is not behind every dictionary"
+            if first <= reached:
+                raise unwritten or ResourceError(
+                    f"window {first + 1} of the stream was given up: its workers heard nothing of the driver for {SILENT_S:.0f} s, as of "
+                    "one that was held up meanwhile. The same command continues"
+                )
             side_by_side = holds_harvest_and_fit(self.study.cfg) and not failed_before
             last = len(self.plan) - 1 if side_by_side else first
-            self._run(todo, self.plan[first : last + 1], side_by_side=side_by_side)
+            unwritten = self._run(todo, self.plan[first : last + 1], side_by_side=side_by_side)
             reached = last
         storage.delete_folder(self.spool)
+        for spool in others.remove_abandoned():
+            say(f"  removed what an abandoned study had left in {storage.root}/{spool}")
 
     def needed(self) -> list[int]:
         """The windows that some dictionary has still to see; none where all are finished, or cannot be fitted."""
@@ -105,26 +119,25 @@ class Windows:
         behind = min(steps_behind(self.study.storage, key, steps) for key in self.keys.values())
         return [w.index for w in self.plan if behind < w.ends]
 
-    def _run(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], *, side_by_side: bool) -> None:
-        """Harvests and fits `windows`; the first window of the stream is there already."""
+    def _run(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], *, side_by_side: bool) -> StorageError | None:
+        """Harvests and fits `windows`; the first window of the stream is there already. Returns why the board could not be written last."""
         storage, cfg, first = self.study.storage, self.study.cfg.fit, windows[0].index
         needed = {w.index: self.stream.windows[w.index] for w in windows if w.index}
         told = f"windows {first + 1} to {windows[-1].index + 1}" if len(windows) > 1 else f"window {first + 1}"
         say(f"  {told} of {len(self.plan)}, {len(todo)} dictionaries" + (", harvest beside fit" if side_by_side and needed else ""))
         for window in self.plan[1:first]:  # left by a kill between the last checkpoint and the deletion
             storage.delete_folder(window.key)
-        write_board(storage, self.spool, Board(open=first + 1 if side_by_side else first))
-        harvesting = _Harvesting(self, needed)
-        harvesting.start()
-        if not side_by_side:
-            harvesting.end()
         run = WindowJob(FitJob(storage, self.kept.key, tuple(todo), cfg), self.spool, windows, len(self.plan))
-        try:
+        with writing_board(storage, self.spool, Board(open=first + 1 if side_by_side else first)) as board:
+            harvesting = _Harvesting(self, needed, board)
+            if not side_by_side:
+                harvesting.end()
             with progress(storage, list(todo.values()), cfg.steps, "fit", show=True), self._deleting(todo, windows, harvesting):
                 fit_points_to_windows(run)
-        finally:
-            harvesting.stop()
-        harvesting.end()
+            unwritten = board.error
+            board.stop()  # the fit may have ended early: what is not harvested by now will not be
+            harvesting.end(within=2 * SILENT_S)
+        return unwritten
 
     @contextmanager
     def _deleting(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], harvesting: "_Harvesting") -> Iterator[None]:
@@ -145,7 +158,7 @@ class Windows:
                 harvesting.opened(window.index + 2)
 
         def watch() -> None:
-            while not over.wait(0.5 if storage.is_local else 10.0):  # object stores charge for every look
+            while not over.wait(WATCH_S if storage.is_local else WATCH_REMOTELY_S):
                 try:
                     look()
                 except Exception as e:  # in a thread nobody would hear of it, and both sides would wait for ever
@@ -159,49 +172,41 @@ class Windows:
         finally:
             over.set()
             thread.join()
-            look()
+        look()
 
 
 class _Harvesting:
-    """The harvest of some windows in a thread of its own, and the board that gangs and fit workers look at."""
+    """The harvest of some windows, in a thread of its own from birth; the board tells gangs and fit workers how far both sides are.
 
-    def __init__(self, of: Windows, windows: Mapping[int, Corpus]) -> None:
-        self._of, self._windows = of, windows
-        self._lock = threading.Lock()
+    Whatever goes wrong on this side stops the board, so that fit workers end, and is raised by `end` and not here.
+    """
+
+    def __init__(self, of: Windows, windows: Mapping[int, Corpus], board: BoardWriter) -> None:
+        self._of, self._windows, self._board = of, windows, board
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, daemon=True, name="harvest of a stream")
         self._thread.start()
 
     def opened(self, index: int) -> None:
         """Windows up to this one may be harvested."""
-        self._change(open=index)
+        self._board.change(open=index)
 
     def failed(self, error: Exception) -> None:
         """Neither side is to wait for the other any more."""
         self._error = self._error or error
-        self._change(stopped=True)
+        self._board.stop()
 
-    def stop(self) -> None:
-        """The fit has ended, well or not: what is not harvested by now will not be."""
-        self._change(stopped=True)
-
-    def end(self) -> None:
-        """Waits for the harvest's end; raises what went wrong."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _change(self, **changes: int | bool) -> None:
-        with self._lock:
-            change_board(self._of.study.storage, self._of.spool, **changes)
+    def end(self, within: float | None = None) -> None:
+        """Waits for the harvest's end, at most `within` seconds; raises what went wrong."""
+        self._thread.join(within)
+        if self._error:
+            raise self._board.error or self._error  # gangs that hear nothing of a board have an error of their own
 
     def _run(self) -> None:
         of, cfg = self._of, self._of.study.cfg
         try:
             for index in harvest_windows(of.study.storage, cfg.harvest, cfg.gangs, cfg.model, of.kept, of.spool, self._windows):
-                self._change(ready=index)
+                self._board.change(ready=index)
         except Exception as e:
-            if not read_board(of.study.storage, of.spool).stopped:  # else it ends because the fit has
+            if not self._board.stopped:  # else it ends because the fit has
                 self.failed(e)

@@ -189,10 +189,21 @@ def test_few_documents_leave_figures_without_intervals(inputs: LayerInputs, leaf
 
 
 def test_a_dictionary_of_too_few_training_tokens_is_not_believed(inputs: LayerInputs, leaf: LeafInputs) -> None:
-    rows = slice(0, 300)
-    short = replace(inputs, delta_fit=inputs.delta_fit[rows], base_fit=inputs.base_fit[rows], fit_docs=inputs.fit_docs[rows])
-    m = compare(short, leaf, SETTINGS)["missing_share"]
-    assert m.value is None and "firings per latent" in m.reason
+    barely = replace(leaf.dictionary, meta={"rows": 300})
+    m = compare(inputs, replace(leaf, dictionary=barely), SETTINGS)["missing_share"]
+    assert m.value is None and "firings per latent (300 training tokens)" in m.reason
+
+
+def test_a_dictionary_of_a_stream_counts_the_tokens_of_all_windows_and_not_of_the_one_that_stayed(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
+) -> None:
+    first = slice(0, 300)
+    window = replace(inputs, delta_fit=inputs.delta_fit[first], base_fit=inputs.base_fit[first], fit_docs=inputs.fit_docs[first])
+    found = compare(window, leaf, SETTINGS)
+    assert found["firings_per_latent"] == measures["firings_per_latent"] and found["firings_per_latent"].n == len(inputs.delta_fit)
+    assert "firings per latent" not in found["missing_share"].reason
+    unknown = compare(window, replace(leaf, dictionary=replace(leaf.dictionary, meta={})), SETTINGS)["firings_per_latent"]
+    assert unknown.n == 300, "a dictionary from elsewhere has no account"
 
 
 def test_dead_latents_are_in_no_geometry_but_the_published_one(inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]) -> None:

@@ -65,6 +65,11 @@ def test_the_line_says_what_was_asked_in_order() -> None:
     assert "safe" not in text.lower()
 
 
+def test_training_tokens_are_the_dictionarys_own_where_moments_are_of_fewer() -> None:
+    assert "60,000 training tokens" in verdict("r4", [leaf(0.4, 0.5, firings_per_latent=Measure(90.0, n=60_000))], CHANGED).text
+    assert "15,000 training tokens" in verdict("r4", [leaf(0.4, 0.5, firings_per_latent=undefined("silent", n=77))], CHANGED).text
+
+
 def test_the_worst_layer_leads_and_the_others_are_named() -> None:
     found = verdict("r16", [leaf(0.0, 0.1, 9), leaf(0.9, 1.0, 12), leaf(0.4, 0.5, 15)], CHANGED)
     assert (found.label, found.layer) == ("NOT VISIBLE", 12)

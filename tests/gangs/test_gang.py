@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 from ray.exceptions import RayError
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.gang import Gang, RankContext
 from deltasae_ray.gangs.run import block_size, in_blocks, run_units
 from tests.gangs.stub import EXPECTED, UNITS, Following, Stub, unit
 
@@ -53,6 +55,14 @@ def test_a_result_is_told_before_the_unit_that_waits_for_it_is_done(tmp_path: Pa
         waited.append(heard_in_time)
         (tmp_path / str(len(waited) - 1)).touch()
     assert waited == [True] * len(UNITS)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_gang_that_asks_for_no_gpu_takes_none_of_those_that_torch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found: list[RankContext] = []
+    Gang(lambda context: found.append(context), [], 1, 1)  # type: ignore[arg-type, func-returns-value]
+    assert found == [RankContext(0, 1, "cpu")]
 
 
 class Lazy:

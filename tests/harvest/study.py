@@ -35,25 +35,26 @@ def run(
     *,
     layers: tuple[int, ...] = (1, 2),
     ranks: int = 1,
+    gpus: int = 0,
     random_lora: bool = True,
     **cfg: Any,
 ) -> Harvest:
-    """A harvest of the tiny corpus; `cfg` are fields of HarvestConfig."""
+    """A harvest of the tiny corpus, by one gang; `cfg` are fields of HarvestConfig."""
     storage = Storage(str(root))
     model_cfg = ModelConfig(base=str(model), sharding="zero3" if ranks > 1 else "none")
     source = resolve_model(model_cfg)
     empty = empty_model(model)
     refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
-    gangs = GangConfig(ranks=ranks)
+    gangs = GangConfig(ranks=ranks, gpus_per_gang=gpus)
     hookpoints = resolve(layers, source.num_layers)
     return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, hookpoints, random_lora=random_lora)
 
 
-def run_units_here(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+def run_units_here(work: Work, factory: WorkerFactory, cfg: GangConfig, device: str = "cpu") -> Iterator[tuple[str, Any]]:
     """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do not care where."""
     assert cfg.ranks == 1
     if len(work):
-        worker = factory(RankContext(0, 1, "cpu"))
+        worker = factory(RankContext(0, 1, device))
         for unit, todo in work:
             yield unit.name, json.loads(json.dumps(worker(unit, json.loads(json.dumps(todo)), keep=True), allow_nan=False))
 

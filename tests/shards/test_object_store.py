@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.fs as pafs
 import pytest
 
 from deltasae_ray.errors import ShardError, StorageError
@@ -13,6 +12,7 @@ from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage, digest
+from tests.object_store import s3_root, s3_server
 from tests.shards.made import HOOKS, KEY, SOURCES, begin, make_harvest, make_unit, make_vectors, stored, write_unit
 
 pytestmark = pytest.mark.slow
@@ -21,24 +21,13 @@ DIGESTS = [source.digest for source in SOURCES]
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with s3_server() as found:
+        yield found
 
 
 @pytest.fixture
 def storage(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Storage:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    bucket = f"b-{digest(request.node.name)}"
-    client = pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
-    client.create_dir(bucket)
-    return Storage(f"s3://{bucket}/some/study?endpoint_override={endpoint}&scheme=http")
+    return Storage(s3_root(endpoint, f"b-{digest(request.node.name)}", monkeypatch))
 
 
 def test_a_harvest_on_s3_is_byte_for_byte_the_local_one(storage: Storage, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A streamed study: killed in the middle, continued, watched while it runs, and held against one that nothing disturbed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,55 +13,25 @@ from typing import Any
 
 import pytest
 
-from deltasae_ray.batches import TokenBatch
-from deltasae_ray.cli import parse
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import ConfigError, PrecisionError
+from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.run import fitted_points
-from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.harvest.worker import HarvestWorker
-from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.opening import open_shards
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep import streaming
-from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
+from deltasae_ray.sweep.finish import _statements
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.main import main
 from deltasae_ray.sweep.run import run
 from deltasae_ray.sweep.streaming import Windows, fit_stream
-from deltasae_ray.sweep.study import Study, harvest_of, open_study, stream_of
+from deltasae_ray.sweep.study import stream_of
 from tests.fit.made import make_unit
-from tests.harvest.study import run_units_here
+from tests.sweep.streamed import SMALL, STREAM, config, study_words, without_ray
 from tests.sweep.words import words
 
 REPOSITORY = Path(__file__).parents[2]
-STREAM = ("storage.deltas=stream", "storage.window_tokens=600", "fit.batch_tokens=128", "controls=[base]")
-
-
-def study_words(model: Path, root: Path, adapter: Path, *more: str) -> list[str]:
-    return words(model, root, f"adapters=[{adapter}]", "fit.steps=200", "fit.checkpoint_every=10", *STREAM, *more)
-
-
-def config(command: list[str]) -> StudyConfig:
-    return parse(StudyConfig, command, shorthand=SHORTHAND, description="test")
-
-
-def without_ray(cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool) -> tuple[Study, Made, Windows]:
-    """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in threads of this process."""
-
-    def fit(job: WindowJob) -> None:
-        with threads(cores()):  # as a worker that has the machine to itself
-            fit_windows(job, 0, 1, "cpu")
-
-    for module in ("run", "windows"):
-        monkeypatch.setattr(f"deltasae_ray.harvest.{module}.run_units", lambda work, factory, gangs, **_: run_units_here(work, factory, gangs))
-    monkeypatch.setattr(streaming, "fit_points_to_windows", fit)
-    monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
-    study = open_study(cfg, Storage(cfg.storage.root))
-    made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
-    return study, made, Windows.of(study, made)
 
 
 class Watch:
@@ -84,11 +55,11 @@ class Watch:
                 return
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen:
+def start(job: str, command: list[str], log: Path) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(REPOSITORY)}
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, f"jobs/{job}.py", *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
         )
 
 
@@ -97,25 +68,26 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, root, log = tiny_adapters[0], tmp_path / "root", tmp_path / "log"
-    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter)), monkeypatch, side_by_side=False)
+    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter, *SMALL)), monkeypatch, side_by_side=False)
+    shutil.copytree(tmp_path / "calm", root)  # what stays is there: no gang need start for it
     way.fit()
     monkeypatch.undo()
     assert len(way.plan) >= 4 and made.harvest is not None
-    command, storage, watch = study_words(tiny_model, root, adapter), Storage(str(root)), Watch(root)
+    command, storage, watch = study_words(tiny_model, root, adapter, *SMALL), Storage(str(root)), Watch(root)
 
     # first in turns: this gang asks for more than a fit worker leaves
-    first = start([*command, "gangs.cpus_per_gang=1.5"], log)
+    first = start("fit", [*command, "gangs.cpus_per_gang=1.5"], log)
     second_window = way.plan[1].begins
     watch.until(lambda: any(checkpoint.steps_done(storage, key) > second_window for key in way.keys.values()), first)
     os.killpg(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL, log.read_text()[-3000:]
     assert not list(root.glob("dictionaries/*/manifest.json")), "the kill came too late"
 
-    second = start(command, log)  # and then side by side
+    second = start("fit", command, log)  # and then side by side
     watch.until(lambda: False, second)
     said = log.read_text()
     assert second.returncode == 0, said[-3000:]
-    assert "harvest beside fit" in said and "Deltas were streamed" in (root / "report.html").read_text()
+    assert "harvest beside fit" in said
     assert watch.most <= 2 and len(watch.windows) == len(way.plan) - 1
     assert not list(root.glob("spool/*"))
 
@@ -134,6 +106,13 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     assert Windows.of(larger, made).needed() == list(range(len(way.plan))) and Windows.of(replace(study, storage=storage), made).needed() == []
 
 
+@pytest.mark.prove
+def test_a_streamed_sweep_ends_with_a_report_that_says_so(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+    root, log = tmp_path / "root", tmp_path / "log"
+    assert start("sweep", study_words(tiny_model, root, tiny_adapters[0]), log).wait(900) == 0, log.read_text()[-3000:]
+    assert "Deltas were streamed" in (root / "report.html").read_text() and not list(root.glob("spool/*"))
+
+
 def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,32 +127,13 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
 
     monkeypatch.setattr(HarvestWorker, "write", seen)
     for name in ("beside", "turns"):
-        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], "storage.window_tokens=300")
+        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=300")
         study, made, way = without_ray(config(command), monkeypatch, side_by_side=name == "beside")
         assert len(way.plan) > 5
         fit_stream(study, made)
         digests.append({f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group})
+        assert any(said.startswith("Deltas were streamed") for said in _statements(study))
     assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
-
-
-def test_what_the_harvest_of_a_window_raises_ends_the_fit_and_the_next_run_continues(
-    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, made, way = without_ray(config(study_words(tiny_model, tmp_path, tiny_adapters[0])), monkeypatch, side_by_side=True)
-    write = HarvestWorker.write
-
-    def broken(self: HarvestWorker, unit: TokenBatch, todo: dict, key: str, *, keep: bool) -> int:
-        if key == way.plan[2].key:
-            raise PrecisionError("NaN in window 3")
-        return write(self, unit, todo, key, keep=keep)
-
-    monkeypatch.setattr(HarvestWorker, "write", broken)
-    with pytest.raises(PrecisionError, match="NaN in window 3"):
-        fit_stream(study, made)
-    assert way.needed()[0] in (1, 2)
-    monkeypatch.setattr(HarvestWorker, "write", write)
-    fit_stream(study, made)
-    assert way.needed() == [] and len(made.controls) + sum(map(len, made.grid.values())) == len(way.points)
 
 
 @pytest.mark.parametrize(
