@@ -24,13 +24,16 @@ _UNSUPPORTED = (
 """Settings that this program has no exact path for, when set."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, *, weights: bool = True) -> dict[str, Any]:
     """The adapter's config, if its effect can be turned off exactly.
+
+    Args:
+        weights: also ask for the file that holds them.
 
     Raises:
         AdapterError: no LoRA adapter in safetensors, or one whose base cannot be had back exactly.
     """
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+    if not (folder / CONFIG).is_file() or weights and not (folder / WEIGHTS).is_file():
         raise AdapterError(
             f"{folder} holds no {CONFIG} with {WEIGHTS}: save the adapter with PEFT's save_pretrained (pickles are never read)"
         )

@@ -115,8 +115,11 @@ def _example(modules: dict[str, nn.Module]) -> str:
 _TAKEN = ("base", "random")
 
 
-def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, *, base: str = "") -> AdapterRef:
+def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, *, base: str = "", copy: bool = True) -> AdapterRef:
     """Checks a user's adapter and copies it into the storage, where every node finds it.
+
+    Args:
+        copy: False for a plan: it is checked and named, and nothing is written.
 
     Raises:
         AdapterError: see `check_adapter`; or a name that stands for something else.
@@ -127,7 +130,7 @@ def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, 
     config = check_adapter(folder, model, base=base)
     content = content_digest(folder)
     key = f"adapters/{content}"
-    for file in (CONFIG, WEIGHTS):
+    for file in (CONFIG, WEIGHTS) if copy else ():
         if not storage.exists(f"{key}/{file}"):
             storage.write_bytes(f"{key}/{file}", (folder / file).read_bytes())
     return AdapterRef(name, key, content, rank=int(config["r"]), alpha=float(config["lora_alpha"]))

@@ -24,13 +24,16 @@ class ModelSource:
     label: str
     """What the report calls it."""
     digest: str
-    """Of config.json and all safetensors, so that two copies in different folders are one model."""
+    """Of config.json and all safetensors, so that two copies in different folders are one model; empty for a plan."""
     num_layers: int
     d_model: int
 
 
-def resolve_model(cfg: ModelConfig) -> ModelSource:
+def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     """Finds, downloads or converts the model of `cfg.base`.
+
+    Args:
+        weights: False for a plan: of a hub model config and tokenizer alone are downloaded, and no digest is taken.
 
     Raises:
         ModelError: no such folder or hub model, weights that are not safetensors, or the extra [demo] is missing.
@@ -41,15 +44,15 @@ def resolve_model(cfg: ModelConfig) -> ModelSource:
     elif Path(cfg.base).is_dir():
         folder = Path(cfg.base).absolute()
     else:
-        folder = _download(cfg.base)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not (folder / "config.json").is_file():
+        folder = _download(cfg.base, weights=weights)
+    files = sorted(folder.glob("*.safetensors"))
+    if weights and not files or not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
     config = text_config(json.loads((folder / "config.json").read_text()))
     return ModelSource(
         folder=folder,
         label=label,
-        digest=files_digest([folder / "config.json", *weights]),
+        digest=files_digest([folder / "config.json", *files]) if weights else "",
         num_layers=config.get("num_hidden_layers") or config["n_layer"],
         d_model=config.get("hidden_size") or config["n_embd"],
     )
@@ -60,11 +63,12 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("text_config", config)
 
 
-def _download(base: str) -> Path:
+def _download(base: str, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(base, allow_patterns=patterns))
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise ModelError(f"model.base={base!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e
 

@@ -32,7 +32,7 @@ class StudyConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan and stop. Nothing is written, and of what lies on the hub only config and tokenizer are downloaded."""
 
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}

@@ -12,6 +12,7 @@ from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, resolve
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model, load_tokenizer
@@ -51,7 +52,8 @@ class Study:
 
 
 def open_study(cfg: StudyConfig, storage: Storage) -> Study:
-    """Finds the model, checks hookpoints and adapters against it, and cuts the text.
+    """Finds the model, checks hookpoints and adapters against it, and cuts the text. For a dry run it writes nothing, and leaves weights
+    on the hub where they are; what only they can show is then not checked.
 
     Raises:
         ConfigError, ModelError, HookpointError, AdapterError, CorpusError: each names the word to change.
@@ -60,9 +62,9 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         raise ConfigError("no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]")
     if cfg.gangs.ranks > 1 and cfg.model.sharding == "none":
         raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
-    model = resolve_model(cfg.model)
+    model = resolve_model(cfg.model, weights=not cfg.dry_run)
     hookpoints = resolve(cfg.layers, model.num_layers)
-    references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
+    references = {} if cfg.reference.is_toy or cfg.dry_run else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
     stream = stream_of(cfg, corpus)
@@ -120,8 +122,14 @@ def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[Ada
     empty: nn.Module = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     refs: list[AdapterRef] = []
     for place in cfg.adapters:
-        folder = Path(place) if Path(place).is_dir() else _download(place)
-        ref = import_adapter(storage, folder, folder.name if folder == Path(place) else place.split("/")[-1], empty, base=cfg.model.base)
+        folder, name = Path(place), place.split("/")[-1]
+        if folder.is_dir():
+            ref = import_adapter(storage, folder, folder.name, empty, base=cfg.model.base, copy=not cfg.dry_run)
+        elif cfg.dry_run:
+            config = read_config(_download(place, [CONFIG]), weights=False)
+            ref = AdapterRef(name.replace(".", "-"), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"]))
+        else:
+            ref = import_adapter(storage, _download(place, [CONFIG, WEIGHTS]), name, empty, base=cfg.model.base)
         if any(ref.name == other.name for other in refs):
             raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
         refs.append(ref)
@@ -153,10 +161,10 @@ def check_references(study: Study, harvest: Harvest) -> None:
         check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0])
 
 
-def _download(place: str) -> Path:
+def _download(place: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(place, allow_patterns=["adapter_config.json", "adapter_model.safetensors"]))
+        return Path(snapshot_download(place, allow_patterns=files))
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise AdapterError(f"adapter {place!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e

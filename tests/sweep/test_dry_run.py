@@ -1,0 +1,52 @@
+"""A dry run reads what a plan needs and leaves everything else where it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.errors import AdapterError, ModelError
+from deltasae_ray.sweep.run import run
+from tests.sweep.streamed import config
+from tests.sweep.words import words
+
+
+def files(root: Path) -> list[Path]:
+    return [p for p in root.rglob("*") if p.is_file()]
+
+
+def test_given_adapters_are_checked_and_not_copied(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+    run("sweep", config(words(tiny_model, tmp_path / "root", f"adapters=[{tiny_adapters[0]}]", "dry_run=true")))
+    assert not (tmp_path / "root").exists()
+    broken = shutil.copytree(tiny_adapters[0], tmp_path / "broken")
+    (broken / "adapter_model.safetensors").unlink()
+    with pytest.raises(AdapterError, match="holds no adapter_config.json with adapter_model.safetensors"):
+        run("sweep", config(words(tiny_model, tmp_path / "root", f"adapters=[{broken}]", "dry_run=true")))
+
+
+def test_no_weights_are_downloaded_for_a_plan(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = {"some/model": tiny_model, "some/r2": tiny_adapters[0]}
+
+    def download(place: str, *, allow_patterns: list[str]) -> str:
+        """What the hub does, of folders here."""
+        found = tmp_path / "cache" / place
+        for path in sorted({p for pattern in allow_patterns for p in hub[place].glob(pattern)}):
+            found.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, found)
+        return str(found)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    run("sweep", config(words(Path("some/model"), tmp_path / "root", "adapters=[some/r2]", "dry_run=true")))
+    printed = capsys.readouterr().out
+    assert "some/model, 4 layers of width 32" in printed and "r2 (given)" in printed
+    assert files(tmp_path / "cache") and not [p for p in files(tmp_path) if p.suffix == ".safetensors"] and not (tmp_path / "root").exists()
+
+
+def test_a_folder_without_weights_is_no_model_for_more_than_a_plan(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    run("sweep", config(words(model, tmp_path / "root", "dry_run=true")))
+    with pytest.raises(ModelError, match="safetensors"):
+        run("sweep", config(words(model, tmp_path / "root")))
