@@ -1,7 +1,7 @@
 """Planted worlds: deltas whose relation to the reference is known, and the verdict that is right for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +149,7 @@ def dictionary_of(atoms: Tensor, rows: Tensor, k: int = ACTIVE) -> Dictionary:
     """A TopK dictionary that knows these atoms, with what its latents do on `rows`."""
     ones = torch.ones(len(atoms))
     made = Dictionary(atoms.T.contiguous(), atoms.contiguous(), 0 * ones, rows.mean(0), "topk", k, ones, ones, mean=rows.mean(0))
-    return made.measured(rows)
+    return replace(made.measured(rows), meta={"rows": len(rows)})
 
 
 def fitted(rows: Tensor, seed: int, *, d_sae: int = 2 * ATOMS, k: int = ACTIVE, steps: int = 600) -> Dictionary:
