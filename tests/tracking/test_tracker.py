@@ -189,7 +189,7 @@ def test_a_kill_between_creation_and_record_makes_no_second_run(tracker: Tracker
 def test_a_study_that_was_killed_ends_with_the_same_runs_and_none_running(tracker: Tracker):
     program = (
         "import os, signal, sys, pickle\n"
-        "from tests.test_tracking import LEAF, TRIAL\n"
+        "from tests.tracking.test_tracker import LEAF, TRIAL\n"
         f"tracker = pickle.loads({pickle.dumps(tracker)!r})\n"
         "with tracker.sweep('demo', 'study') as s, tracker.trial(TRIAL, s.run_id) as t, tracker.leaf(LEAF, t.run_id):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

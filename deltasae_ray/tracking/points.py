@@ -1,0 +1,56 @@
+"""Where runs are logged, and what each of them stands for."""
+
+from dataclasses import asdict, dataclass, field
+
+from deltasae_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs are logged."""
+
+    uri: str = ""
+    """MLflow server (http://…). Empty: an embedded store, <storage.root>/mlflow.db, artifacts beside it."""
+    experiment: str = "deltasae"
+    """Name of the MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        if self.uri and not self.uri.startswith(("http://", "https://")):
+            raise ConfigError(f"tracking.uri={self.uri!r} is no server: give http://host:port, or leave it empty for the embedded store")
+        if not self.experiment.strip():
+            raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
+
+
+@dataclass(frozen=True)
+class TrialPoint:
+    """What one trial run stands for."""
+
+    adapter: str
+    rank: int
+    """LoRA rank; 0 for a dictionary of base activations."""
+    d_sae: int
+    k: int
+    architecture: str
+    content: str = field(default="", kw_only=True)
+    """Digest of what the names stand for (adapter, harvest): it tells runs apart, and is no parameter of the run."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.adapter} d_sae={self.d_sae} k={self.k} {self.architecture}"
+
+    def leaf(self, layer: int, seed: int, reference: str) -> "LeafPoint":
+        """The point of one dictionary of this trial, held against `reference`."""
+        return LeafPoint(**asdict(self), layer=layer, seed=seed, reference=reference)
+
+
+@dataclass(frozen=True)
+class LeafPoint(TrialPoint):
+    """What one leaf run stands for: a dictionary and the reference it is held against. Its fields are the run's parameters."""
+
+    layer: int
+    seed: int
+    reference: str
+
+    @property
+    def name(self) -> str:
+        return f"{super().name} layer={self.layer} seed={self.seed}"

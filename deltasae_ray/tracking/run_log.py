@@ -1,0 +1,115 @@
+"""One run of MLflow: measures, curves and artifacts, written again without a trace."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltasae_ray.divergence.measure import Measure
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARTS = ("null", "ceiling", "kappa")
+"""Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`, `.kappa_low` and `.kappa_high`."""
+_BATCH = 1000  # MLflow's limit of metrics per call
+_TAG_CHARS = 5000  # the server's limit of a tag's value
+
+
+class RunLog:
+    """Writes to one run. Writing the same values again adds nothing to their history; a changed value follows the old one."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Parameters are for good: MLflow refuses another value under the same name."""
+        from mlflow.entities import Param
+
+        entities = [Param(name, str(value)) for name, value in params.items()]
+        for i in range(0, len(entities), 100):
+            self._client.log_batch(self.run_id, params=entities[i : i + 100])
+
+    def log_measures(self, measures: Mapping[str, Measure], step: int = 0) -> None:
+        """`<metric>`, `.null`, `.ceiling`, `.kappa` and the ends of both intervals; "undefined" is a tag `<metric>` with its reason."""
+        values: dict[str, float] = {}
+        undefined: dict[str, str] = {}
+        for name, measure in measures.items():
+            parts = {f"{name}.{part}": getattr(measure, part) for part in PARTS}
+            for interval, ends in (("ci", measure.ci), ("kappa", measure.kappa_ci)):
+                if ends is not None:
+                    parts |= {f"{name}.{interval}_low": ends[0], f"{name}.{interval}_high": ends[1]}
+            values |= {key: float(value) for key, value in parts.items() if value is not None}
+            if measure.value is None:
+                undefined[name] = f"undefined: {measure.reason}"
+            else:
+                values[name] = float(measure.value)
+        data = self._client.get_run(self.run_id).data
+        changed = {name: value for name, value in values.items() if data.metrics.get(name) != value}
+        self._log([(name, value, step) for name, value in changed.items()], undefined)
+        for name in measures:
+            if name not in undefined and name in data.tags:
+                self._client.delete_tag(self.run_id, name)
+
+    def log_layer_means(self, leaves: Mapping[str, Mapping[str, Measure]]) -> None:
+        """The mean of every metric over leaves (named, such as "layer 9 seed 0"): value, null and ceiling.
+
+        Leaves where a metric is undefined are left out of its mean, and a tag says which.
+        """
+        means: dict[str, Measure] = {}
+        notes: dict[str, str] = {}
+        for metric in sorted({name for measures in leaves.values() for name in measures}):
+            found = {leaf: measures[metric] for leaf, measures in leaves.items() if metric in measures}
+            defined = [m for m in found.values() if m.value is not None]
+            missing = [f"{leaf} ({m.reason})" for leaf, m in found.items() if m.value is None]
+            if not defined:
+                means[metric] = Measure(None, reason="; ".join(missing))
+                continue
+            means[metric] = Measure(_mean(defined, "value"), null=_mean(defined, "null"), ceiling=_mean(defined, "ceiling"))
+            if missing:
+                notes[f"{metric}.mean_of"] = f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
+        self.log_measures(means)
+        self._log([], notes)
+        stale = {f"{metric}.mean_of" for metric in means} - notes.keys()
+        for tag in stale & self._client.get_run(self.run_id).data.tags.keys():
+            self._client.delete_tag(self.run_id, tag)
+
+    def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
+        """A learning curve of (step, value), in as few calls as MLflow allows; points that are there already are skipped."""
+        seen: dict[int, float] = {}
+        if name in self._client.get_run(self.run_id).data.metrics:
+            history = sorted(self._client.get_metric_history(self.run_id, name), key=lambda m: m.timestamp)
+            seen = {m.step: m.value for m in history}
+        finite = [(step, float(value)) for step, value in points if math.isfinite(value)]
+        lost = len(points) - len(finite)
+        note = {name: f"{lost} of {len(points)} points were not finite and are left out"} if lost else {}
+        self._log([(name, value, step) for step, value in finite if seen.get(step) != value], note)
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
+        """Every file of a local folder."""
+        self._client.log_artifacts(self.run_id, str(folder), artifact_path)
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """One text file, such as the resolved config."""
+        self._client.log_text(self.run_id, text, artifact_file)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._log([], tags)
+
+    def _log(self, metrics: Sequence[tuple[str, float, int]], tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        now = time.time_ns() // 1_000_000
+        entities = [Metric(name, value, now, step) for name, value, step in metrics]
+        for i in range(0, len(entities), _BATCH):
+            self._client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
+        notes = [RunTag(name, value if len(value) <= _TAG_CHARS else value[: _TAG_CHARS - 1] + "…") for name, value in tags.items()]
+        for i in range(0, len(notes), 100):
+            self._client.log_batch(self.run_id, tags=notes[i : i + 100])
+
+
+def _mean(measures: Sequence[Measure], part: str) -> float | None:
+    values = [getattr(m, part) for m in measures]
+    return sum(values) / len(values) if None not in values else None

@@ -1,0 +1,75 @@
+"""MLflow's store: the embedded one is made, moved and kept silent here; a server is looked for before long work."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from deltasae_ray.errors import ConfigError
+
+
+def calm_mlflow() -> None:
+    # Before mlflow is first imported: it reads these once. No usage data leaves the machine, no address goes to stdout.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Only what creating a database says at INFO, and only meanwhile."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def create_embedded(path: Path, artifact_root: str) -> None:
+    """An empty store, made beside and renamed: two processes that create its tables at once, or a kill between, break it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(".mlflow.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        temporary = path.with_name(f".tmp-{uuid4().hex}.db")
+        try:
+            with quiet():
+                # The artifact root also goes to MLflow's own "Default" experiment, else ./mlruns.
+                store = SqlAlchemyStore(f"sqlite:///{temporary}", artifact_root)
+            store.engine.dispose()
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def relocate(path: Path, old: str, new: str) -> None:
+    """The study's folder was moved or copied: artifacts must not go back to where it was."""
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
+        connection.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", (old, new))
+        connection.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", (old, new))
+
+
+def reach(uri: str) -> None:
+    """One short look before long work: MLflow's own client tries for minutes.
+
+    Raises:
+        ConfigError: nothing answers; any answer, also a refusal, is one.
+    """
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError as e:
+        raise ConfigError(f"tracking.uri={uri!r} does not answer within 10 s ({e}): start the server, or leave tracking.uri empty") from e

@@ -1,0 +1,184 @@
+"""The runs of a study: sweep run → trial run → leaf run, each with one content-made name.
+
+`tracking.json` under the storage root remembers which run stands for which point, so that a resumed study writes to the
+runs it already has. The truth is the run's own tag: a run made just before a kill is found by it and not made twice.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+from deltasae_ray.errors import ConfigError
+from deltasae_ray.storage import Storage, digest
+from deltasae_ray.tracking.points import LeafPoint, TrackingConfig, TrialPoint
+from deltasae_ray.tracking.run_log import RunLog
+from deltasae_ray.tracking.store import calm_mlflow, create_embedded, quiet, reach, relocate
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RECORD = "tracking.json"
+
+Level = Literal["sweep", "trial", "leaf"]
+
+
+class Tracker:
+    """Finds or makes the runs of one study. Picklable: workers of a trial open the store again from the configuration.
+
+    Raises:
+        ConfigError: the embedded store was asked for under a root that is an object store.
+    """
+
+    def __init__(self, cfg: TrackingConfig, storage: Storage) -> None:
+        if not cfg.uri and not storage.is_local:
+            raise ConfigError(
+                f"storage.root={storage.root!r} is an object store and cannot hold the embedded mlflow.db: "
+                "set tracking.uri=http://… to an MLflow server, or use a local storage.root"
+            )
+        self.cfg = cfg
+        # Absolute: a Ray worker's working directory is not the driver's.
+        self.storage = Storage(str(storage.local(""))) if storage.is_local else storage
+
+    def __getstate__(self) -> dict:
+        return {"cfg": self.cfg, "storage": self.storage}
+
+    @property
+    def uri(self) -> str:
+        """What `MlflowClient` and `mlflow ui --backend-store-uri` open."""
+        return self.cfg.uri or f"sqlite:///{self.storage.local('mlflow.db')}"
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        calm_mlflow()
+        if self.cfg.uri:
+            reach(self.cfg.uri)
+        else:
+            create_embedded(self.storage.local("mlflow.db"), self._artifact_root)
+        from mlflow import MlflowClient
+
+        with quiet():
+            return MlflowClient(self.uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = self.cfg.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(name, artifact_location=None if self.cfg.uri else self._artifact_root)
+            except MlflowException:  # another process was faster; a real failure shows in the next line
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise ConfigError(f"tracking.experiment={name!r} was deleted in MLflow: restore it there or choose another name")
+        if not self.cfg.uri and found.artifact_location != self._artifact_root:
+            relocate(self.storage.local("mlflow.db"), found.artifact_location, self._artifact_root)
+        return found.experiment_id
+
+    @contextlib.contextmanager
+    def sweep(self, name: str, content: str) -> Iterator[RunLog]:
+        """The run above all trials; `content` names the study and must not change when a rank, layer or size is added.
+
+        Enter it in the driver, before any trial. Runs that a killed study left open are ended at the start, and runs whose
+        process died are ended at the end, so that none stays RUNNING.
+        """
+        self._end_open_runs("KILLED")
+        try:
+            with self._run("sweep", name, {"content": content}, parent=None) as log:
+                yield log
+        finally:
+            self._end_open_runs("FAILED")
+
+    def trial(self, point: TrialPoint, parent: str) -> contextlib.AbstractContextManager[RunLog]:
+        """The run of one trial below the sweep run `parent`."""
+        return self._run("trial", point.name, asdict(point), parent)
+
+    def leaf(self, point: LeafPoint, parent: str) -> contextlib.AbstractContextManager[RunLog]:
+        """The run of one dictionary below the trial run `parent`. Entered again (after Tune), it is the same run."""
+        return self._run("leaf", point.name, asdict(point), parent)
+
+    def failed_trial(self, point: TrialPoint, parent: str, error: str) -> None:
+        """A trial of which nothing came but its error: its run ends as FAILED. Entered as a trial later, it is the same run, and clean."""
+        run_id, _ = self._find_or_create("trial", point.name, asdict(point), parent)
+        log = RunLog(self.client, run_id)
+        log.log_params({key: value for key, value in asdict(point).items() if key != "content"})
+        log.set_tags({"error": error})
+        self.client.set_terminated(run_id, "FAILED")
+
+    @contextlib.contextmanager
+    def _run(self, level: Level, name: str, point: dict, parent: str | None) -> Iterator[RunLog]:
+        run_id, status = self._find_or_create(level, name, point, parent)
+        log = RunLog(self.client, run_id)
+        if status in ("FAILED", "KILLED"):
+            self.client.update_run(run_id, status="RUNNING")
+        try:
+            if level != "sweep":
+                log.log_params({key: value for key, value in point.items() if key != "content"})
+            yield log
+        except BaseException as e:
+            log.set_tags({"error": f"{type(e).__name__}: {e}"})
+            self.client.set_terminated(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
+            raise
+        if status != "FINISHED":  # entered again, a finished run keeps its end time
+            if "error" in self.client.get_run(run_id).data.tags:
+                self.client.delete_tag(run_id, "error")
+            self.client.set_terminated(run_id, "FINISHED")
+
+    def _find_or_create(self, level: Level, name: str, point: dict, parent: str | None) -> tuple[str, str]:
+        key = digest({"level": level, "experiment": self.cfg.experiment, "parent": parent, **point})
+        record = self._record()
+        run = self._recorded(record["runs"].get(self._store, {}).get(key)) or self._tagged(key)
+        if run is None:
+            tags = {"level": level, "deltasae.study": record["study"], "deltasae.point": key}
+            tags |= {"mlflow.parentRunId": parent} if parent else {}
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        if record["runs"].get(self._store, {}).get(key) != run.info.run_id:
+            record = self._record()
+            record["runs"].setdefault(self._store, {})[key] = run.info.run_id
+            # Two processes may write at once and one entry be lost: the tag finds its run again.
+            self.storage.write_json(RECORD, record)
+        return run.info.run_id, run.info.status
+
+    def _recorded(self, run_id: str | None):
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return None
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as e:
+            if e.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None  # the store was emptied, or is another one under the same address
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _tagged(self, key: str):
+        wanted = f"tags.`deltasae.study` = '{self._record()['study']}' and tags.`deltasae.point` = '{key}'"
+        runs = self.client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        return runs[0] if runs else None
+
+    def _record(self) -> dict:
+        """The study's own id, written before its first run, and the run id of every point, by store."""
+        if not self.storage.exists(RECORD):
+            self.storage.write_json(RECORD, {"study": uuid4().hex, "runs": {}})
+        return self.storage.read_json(RECORD)
+
+    def _end_open_runs(self, status: str) -> None:
+        wanted = f"tags.`deltasae.study` = '{self._record()['study']}' and attributes.status = 'RUNNING'"
+        while runs := self.client.search_runs([self.experiment_id], wanted, max_results=1000):
+            for run in runs:
+                self.client.set_terminated(run.info.run_id, status)
+
+    @property
+    def _store(self) -> str:
+        return self.cfg.uri or "embedded"  # not the path: a study whose folder was moved keeps its runs
+
+    @property
+    def _artifact_root(self) -> str:
+        return self.storage.local("mlflow-artifacts").as_uri()
