@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from deltasae_ray.divergence.behaviour import Behaviour, changes_model
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, changes_model, judge, verdict
+from deltasae_ray.divergence.verdict import LeafFigures, judge, verdict
 from tests.divergence.worlds import CHANGED, UNCHANGED
 
 OTHERS = {
