@@ -208,7 +208,7 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     control = leaf.get("missing_share_base_control")
     if control.value is not None and found.subject == CHANGE:
         recipe = OTHER_RECIPE if given else ""
-        told.append(f"A second dictionary of base activations{recipe} misses {control:.2f} of it")
+        told.append(f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of it")
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
         low, high = gain.ci or (gain.value or 0.0, gain.value or 0.0)
