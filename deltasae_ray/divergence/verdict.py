@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from deltasae_ray.divergence.behaviour import Behaviour, changes_model, nothing_shown, said
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import MIN_FIRINGS, MIN_PARTICIPATION, MIN_STRUCTURE
@@ -20,10 +21,6 @@ NOT_VISIBLE_ABOVE = 0.85
 """The whole interval of M lies above: NOT VISIBLE."""
 PARTLY_WITHIN = (0.1, 0.95)
 """The whole interval of M lies inside, and none of the above: PARTLY VISIBLE."""
-MIN_KL = 1e-3
-"""Nats per token. An adapter whose KL from the base model is not shown to exceed this on any text, and ..."""
-MIN_LOSS_CHANGE = 5e-3
-"""... whose loss is not shown to move by more than this, has no effect."""
 MOSTLY_CONSTANT = 0.5
 """Lower bound of the mean's share of the energy from which, if nothing else has structure, the constant shift is what is judged."""
 
@@ -40,17 +37,6 @@ SEEDS_WIDEN = 1.5
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
 NOT_TESTED = "triggers absent from this text"
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """What the adapter does to the model's predictions on one held-out text."""
-
-    corpus: str
-    loss_change: Measure
-    """Cross-entropy with the adapter less without, nats per token."""
-    kl: Measure
-    """KL(adapted ‖ base), nats per token."""
 
 
 @dataclass(frozen=True)
@@ -148,22 +134,6 @@ def _remedy(judged: Measure, of_one: Measure) -> str:
     return "the seeds of the dictionary differ too much, so fit more of them (fit.seeds)"
 
 
-def changes_model(behaviour: Sequence[Behaviour]) -> bool:
-    """Whether any text shows an effect: a KL whose interval lies above MIN_KL, or a loss whose interval lies beyond ± MIN_LOSS_CHANGE.
-
-    Where there is no interval, the value itself decides.
-    """
-    for b in behaviour:
-        low = None if b.kl.value is None else (b.kl.ci or (b.kl.value,))[0]
-        if low is not None and low > MIN_KL:
-            return True
-        if b.loss_change.value is not None:
-            low, high = b.loss_change.ci or (b.loss_change.value, b.loss_change.value)
-            if low > MIN_LOSS_CHANGE or high < -MIN_LOSS_CHANGE:
-                return True
-    return False
-
-
 def verdict(
     adapter: str,
     leaves: Sequence[LeafFigures],
@@ -184,10 +154,10 @@ def verdict(
         given: it was not fitted here, so that the base control has another recipe.
         atoms: per token, with which M was taken.
     """
-    told = _told(behaviour)
+    told = said(behaviour)
     known = [b for b in behaviour if b.kl.value is not None or b.loss_change.value is not None]
     if known and not changes_model(known):
-        text = f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. {_nothing(known)}."
+        text = f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. {nothing_shown(known)}."
         return Verdict(adapter, "NO EFFECT", None, text, ())
     if not leaves:
         text = f"**{adapter}: INCONCLUSIVE.** *Did it change the model?* {told}. No dictionary was fitted to its deltas."
@@ -215,31 +185,6 @@ def _briefly(found: LayerVerdict) -> str:
     return told if found.subject == CHANGE or found.measure.value is None else f"{told} (of {found.subject})"
 
 
-def _told(behaviour: Sequence[Behaviour]) -> str:
-    if not behaviour:
-        return "Not measured"
-    return "; ".join(f"{b.corpus} loss {_signed(b.loss_change)}, KL {b.kl:.3f}" for b in behaviour)
-
-
-def _nothing(behaviour: Sequence[Behaviour]) -> str:
-    """What the closed gate is worth: an effect that is excluded, or one that is merely not shown."""
-    within = (
-        (b.kl.ci is not None and b.kl.ci[1] <= MIN_KL)
-        and (b.loss_change.ci is not None and -MIN_LOSS_CHANGE <= b.loss_change.ci[0] <= b.loss_change.ci[1] <= MIN_LOSS_CHANGE)
-        for b in behaviour
-    )
-    if all(within):
-        return "There is nothing to see"
-    limits = f"{MIN_KL:g} nats of KL or {MIN_LOSS_CHANGE:g} of loss"
-    return f"No effect is shown, and one above {limits} is not excluded: measure more held-out text"
-
-
-def _signed(m: Measure) -> str:
-    if m.value is None:
-        return f"undefined ({m.reason})"
-    return f"{m.value:+.3f}" + (f" [{m.ci[0]:+.3f}, {m.ci[1]:+.3f}]" if m.ci else "")
-
-
 def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
     names = {
         "reference": f"it explains {{}} of {TRIMMED if found.subject == TRIMMED else CHANGE}",
@@ -263,7 +208,7 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     control = leaf.get("missing_share_base_control")
     if control.value is not None and found.subject == CHANGE:
         recipe = OTHER_RECIPE if given else ""
-        told.append(f"A second dictionary of base activations{recipe} misses {control:.2f} of it")
+        told.append(f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of it")
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
         low, high = gain.ci or (gain.value or 0.0, gain.value or 0.0)

@@ -7,10 +7,11 @@ from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
+from deltasae_ray.divergence.behaviour import Behaviour
 from deltasae_ray.divergence.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.divergence.standing import control_statement
-from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, Verdict, verdict
+from deltasae_ray.divergence.verdict import LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.prepare import RANDOM

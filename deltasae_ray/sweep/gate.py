@@ -10,9 +10,9 @@ from tqdm import tqdm
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.documents import DOMAIN
+from deltasae_ray.divergence.behaviour import Behaviour
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.statistics import bootstrap_counts
-from deltasae_ray.divergence.verdict import Behaviour
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units

@@ -1,6 +1,6 @@
 """Matching, pursuit and a whole leaf, beside the bare matrix products that they cannot do without.
 
-    python -m tests.benchmarks.bench_divergence [match] [large] [pursue] [leaf]
+    python -m tests.benchmarks.bench_divergence [match] [large] [pursue] [coactivation] [leaf]
 
 The process must have little else to do; where it has, compare processor seconds.
 """
@@ -12,14 +12,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from deltasae_ray.cli import say
+from deltasae_ray.divergence.coactivation import coactivation
 from deltasae_ray.divergence.context import LayerInputs, Settings
+from deltasae_ray.divergence.firings import Firings
 from deltasae_ray.divergence.leaf import LeafInputs, compare_layer
 from deltasae_ray.divergence.matching import match, max_cosine
 from deltasae_ray.divergence.omp import pursue
+from deltasae_ray.divergence.statistics import bootstrap_counts
 from tests.divergence.worlds import dictionary_of
 
 
@@ -78,6 +82,21 @@ def bench_large(rows: int = 65_536, others: int = 16_384, d_model: int = 640) ->
     say(f"    {held:.2f} GiB beside the two decoders; the whole cosine matrix would be {4 * rows * others / 2**30:.1f} GiB")
 
 
+def bench_coactivation(latents: int = 16_384, docs: int = 80, places: int = 12) -> None:
+    """Co-activation from codes that are there: its encoders' products are not counted."""
+    rng = np.random.default_rng(0)
+
+    def codes(rows: int, k: int) -> csr_array:
+        fired = (np.repeat(np.arange(rows), k), rng.integers(0, latents, rows * k))
+        return csr_array((np.ones(rows * k, np.float32), fired), shape=(rows, latents))
+
+    own, others = (Firings(codes(4096, k), codes(docs * places, k)) for k in (32, 20))
+    counts, before = bootstrap_counts(docs, 1000, rng), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wall, cpu = seconds(lambda: coactivation(own, others, docs, counts, rng, second=own), repeats=1)
+    held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    say(f"co-activation {latents} x {latents}, k 32 and 20, with its ceiling: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
+
+
 D_MODEL, ATOMS, ACTIVE = 640, 512, 8
 FIT, EVAL, PER_DOCUMENT = 30_000, 16_000, 200
 
@@ -114,7 +133,13 @@ def _codes(atoms: Tensor, g: torch.Generator) -> Tensor:
     return codes @ atoms + 0.05 * torch.randn(tokens, D_MODEL, generator=g)
 
 
-BENCHES = {"match": bench_match, "large": bench_large, "pursue": bench_pursue, "leaf": bench_leaf}
+BENCHES = {
+    "match": bench_match,
+    "large": bench_large,
+    "pursue": bench_pursue,
+    "coactivation": bench_coactivation,
+    "leaf": bench_leaf,
+}
 
 if __name__ == "__main__":
     torch.manual_seed(0)

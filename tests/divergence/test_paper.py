@@ -2,10 +2,12 @@
 
 from dataclasses import astuple
 
+from deltasae_ray.divergence.behaviour import Behaviour
 from deltasae_ray.divergence.catalogue import metric
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.paper import LAYERS, NOTES, PUBLISHED, RANKS, Judged, Line, paper_blocks, paper_table
-from deltasae_ray.divergence.verdict import Behaviour, LeafFigures
+from deltasae_ray.divergence.paper import NOTES, Judged, Line, paper_blocks, paper_table
+from deltasae_ray.divergence.paper_figures import LAYERS, PUBLISHED, RANKS
+from deltasae_ray.divergence.verdict import LeafFigures
 
 
 def judged(layer: int, rank: int = 4, name: str = "", **measures: Measure) -> Judged:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from deltasae_ray.divergence.behaviour import Behaviour, changes_model
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.verdict import Behaviour, LeafFigures, changes_model, judge, verdict
+from deltasae_ray.divergence.verdict import LeafFigures, judge, verdict
 from tests.divergence.worlds import CHANGED, UNCHANGED
 
 OTHERS = {
@@ -123,9 +124,10 @@ def test_a_delta_dictionary_that_beats_nothing_is_told() -> None:
 
 def test_what_another_base_dictionary_misses_is_told_with_its_recipe() -> None:
     control = {"missing_share_base_control": Measure(0.44, null=1.0, ci=(0.4, 0.5))}
-    assert "A second dictionary of base activations misses 0.44 [0.40, 0.50] of it" in verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED).text
+    own = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED).text
+    assert "The base control (a second dictionary of base activations) misses 0.44 [0.40, 0.50] of it" in own
     given = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED, given=True).text
-    assert "by the delta dictionaries' recipe and not the reference's misses 0.44" in given
+    assert "by the delta dictionaries' recipe and not the reference's) misses 0.44" in given
 
 
 def test_a_missing_share_that_few_tokens_carry_is_told() -> None:

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltasae_ray.divergence.behaviour import Behaviour
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare
 from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.verdict import Behaviour, Label, LeafFigures, Verdict, verdict
+from deltasae_ray.divergence.verdict import Label, LeafFigures, Verdict, verdict
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer

@@ -66,3 +66,9 @@ def test_no_wording_is_about_safety_and_each_fills_its_names():
 def test_an_unknown_metric_is_called_by_its_own_name_and_a_variant_by_the_catalogue():
     assert describe("odd_figure", make()).label == "odd figure"
     assert "without the three coordinates" in describe("max_cosine_no_top3", make()).label
+
+
+def test_the_base_control_is_told_with_its_recipe_where_the_reference_was_given():
+    for key in ("controls", "matching"):
+        assert "by the delta dictionaries' recipe and not the reference's" in describe(key, make(reference_given=True)).definition
+        assert "not the reference's" not in describe(key, make()).definition
