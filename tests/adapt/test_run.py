@@ -25,8 +25,8 @@ from deltasae_ray.storage import Storage
 from tests.adapt.worlds import config, contexts
 
 CORPUS = Corpus((), contexts())
-KILLABLE = config(ranks=(4,), max_tokens=4000, stop_at_se=1000.0, dropout=0.1, checkpoint_every=1, eval_every=20)
-"""Some 80 steps, so that there is time to kill something in between."""
+KILLABLE = config(ranks=(4,), max_tokens=2000, stop_at_se=1000.0, dropout=0.1, checkpoint_every=1, eval_every=20)
+"""Some 40 steps, a checkpoint each: killed after six of them, and so before most are taken."""
 
 
 def files(storage: Storage, ref: AdapterRef) -> tuple[bytes, bytes]:
@@ -142,7 +142,7 @@ def killing(when: Callable[[], bool], most: int = 1) -> list[int]:
 
 @pytest.mark.slow
 def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], tiny_model: Path, tmp_path: Path) -> None:
-    killed = killing(checkpointed(tmp_path, 10))
+    killed = killing(checkpointed(tmp_path, 6))
     storage = Storage(str(tmp_path))
     (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
     assert killed
@@ -168,7 +168,7 @@ def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[b
 
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, str(tmp_path), str(tiny_model)], cwd=Path(__file__).parents[2])
-    enough = checkpointed(tmp_path, 10)
+    enough = checkpointed(tmp_path, 6)
     while not enough():
         assert driver.poll() is None, "the driver ended before it could be killed"
         time.sleep(0.02)
@@ -178,7 +178,7 @@ def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[b
 
     storage = Storage(str(tmp_path))
     (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
-    assert ref.facts["steps"] > 40
+    assert ref.facts["steps"] > 30
     assert files(storage, ref) == undisturbed
 
 

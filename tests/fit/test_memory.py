@@ -11,7 +11,7 @@ PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
-@pytest.mark.parametrize(("text", "expected"), [("123456789\n", 123_456_789), ("max\n", PHYSICAL), (f"{2**62}\n", PHYSICAL)])
+@pytest.mark.parametrize(("text", "expected"), [("123456789\n", 123_456_789), ("max\n", PHYSICAL), (f"{2**62}\n", PHYSICAL)], ids=["a limit", "none", "none, as v1 says it"])
 def test_a_container_has_what_its_limit_says_and_no_more_than_the_machine(tmp_path: Path, name: str, text: str, expected: int) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)

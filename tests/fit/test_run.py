@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +15,7 @@ import pytest
 
 from deltasae_ray.errors import DictionaryError, ShardError
 from deltasae_ray.fit import checkpoint
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import fit_points, fitted_points, keys_of
 from deltasae_ray.fit.worker import FitJob, fit_share
@@ -23,7 +24,7 @@ from deltasae_ray.storage import Storage
 from tests.fit.made import CFG, KEY, make_harvest, point
 
 pytestmark = pytest.mark.slow
-LONG = replace(CFG, steps=1500, checkpoint_every=50)
+LONG = replace(CFG, steps=600, checkpoint_every=50)
 POINTS = [point(layer=1), point(layer=1, d_sae=48)]
 """Of two shapes: they are fitted one after the other."""
 STACK = [point(layer=1, seed=1), point(layer=3, seed=1), point("base", seed=1)]
@@ -64,16 +65,51 @@ def half_fitted(storage: Storage, which: FitPoint) -> bool:
     return checkpoint.steps_done(storage, key) > 0 and not storage.exists(f"{key}/manifest.json")
 
 
-def test_two_workers_fit_all_points_and_a_second_run_fits_none(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
-    points = [point(adapter, layer) for adapter in ("base", "r4") for layer in (1, 3)]
-    cfg = replace(CFG, workers=2)
-    fitted = fit_points(storage, KEY, points, cfg, bar=False)
-    assert [f.point for f in fitted] == points and all(0 < f.metrics["fvu"] < 0.6 for f in fitted)
-    files = {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
-    started = time.monotonic()
-    assert fit_points(storage, KEY, points, replace(cfg, workers=1), bar=False) == fitted
+EVERYWHERE = [point(adapter, layer) for adapter in ("base", "r4") for layer in (1, 3)]
+SILENT = point("late", 1)
+"""Its rows are all equal."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a first run by two workers left behind, of EVERYWHERE and SILENT."""
+
+    storage: Storage
+    error: Exception
+    cfg: FitConfig
+
+    def files(self) -> dict[str, int]:
+        """Every file of the dictionaries, and when it was written."""
+        return {k: self.storage.fs.get_file_info(self.storage.path(k)).mtime_ns for k in self.storage.list("dictionaries")}
+
+
+@pytest.fixture(scope="module")
+def fitted(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Fitted:  # noqa: ARG001
+    made, cfg = Storage(str(tmp_path_factory.mktemp("fitted"))), replace(CFG, workers=2)
+    make_harvest(made)
+    with pytest.raises(DictionaryError) as caught:
+        fit_points(made, KEY, [SILENT, *EVERYWHERE], cfg, bar=False)
+    return Fitted(made, caught.value, cfg)
+
+
+def test_rows_that_cannot_be_fitted_are_a_typed_error_after_everything_else_is_fitted(fitted: Fitted) -> None:
+    assert "late layer 1" in str(fitted.error)
+    assert list(fitted_points(fitted.storage, KEY, [SILENT, *EVERYWHERE], fitted.cfg)) == EVERYWHERE
+
+
+def test_two_workers_fit_all_points_and_a_second_run_fits_none(fitted: Fitted) -> None:
+    before, started = fitted.files(), time.monotonic()
+    again = fit_points(fitted.storage, KEY, EVERYWHERE, replace(fitted.cfg, workers=1), bar=False)
     assert time.monotonic() - started < 2
-    assert files == {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
+    assert [f.point for f in again] == EVERYWHERE and all(0 < f.metrics["fvu"] < 0.6 for f in again)
+    assert before == fitted.files()
+
+
+def test_adding_a_size_fits_only_what_is_new(fitted: Fitted) -> None:
+    before = fitted.files()
+    both = fit_points(fitted.storage, KEY, [point(d_sae=48), point()], CFG, bar=False)
+    assert [f.point.d_sae for f in both] == [48, 32]
+    assert before.items() < fitted.files().items()
 
 
 def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, storage: Storage, tmp_path: Path) -> None:  # noqa: ARG001
@@ -84,21 +120,6 @@ def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, stor
     (expected,) = fitted_points(alone, KEY, [point()], CFG).values()
     assert together.key == expected.key and together.digest != expected.digest  # the same sums in another order
     assert together.metrics == pytest.approx(expected.metrics, rel=0.02)
-
-
-def test_adding_a_size_fits_only_what_is_new(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
-    fit_points(storage, KEY, [point()], CFG, bar=False)
-    files = {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}
-    both = fit_points(storage, KEY, [point(d_sae=48), point()], CFG, bar=False)
-    assert [f.point.d_sae for f in both] == [48, 32]
-    assert files.items() <= {k: storage.fs.get_file_info(storage.path(k)).mtime_ns for k in storage.list("dictionaries")}.items()
-
-
-def test_rows_that_cannot_be_fitted_are_a_typed_error_after_everything_else_is_fitted(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
-    points = [point("late", 1), point("r4", 1)]
-    with pytest.raises(DictionaryError, match="late layer 1"):
-        fit_points(storage, KEY, points, CFG, bar=False)
-    assert list(fitted_points(storage, KEY, points, CFG)) == [points[1]]
 
 
 def test_a_damaged_shard_is_a_typed_error(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001

@@ -177,24 +177,37 @@ def test_dictionaries_of_one_shape_go_over_the_windows_stacked_and_end_with_the_
     assert weights(storage) == weights(calm) and len(weights(calm)) == len(points)
 
 
-def killed_and_resumed(storage: Storage, points: tuple[FitPoint, ...]) -> int:
-    """Steps that the dictionary farthest behind had kept when the kill came; the stream then goes on to its end."""
+PAIR = POINTS[:2]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """PAIR after a calm stream."""
+    made = Storage(str(tmp_path_factory.mktemp("undisturbed")))
+    make_harvest(made, made=list(STREAM.resident.units))
+    write_board(made, SPOOL, Board())
+    stream_all(made, PAIR)
+    return made
+
+
+def killed_and_resumed(storage: Storage) -> int:
+    """Steps that the one of PAIR farthest behind had kept when the kill came; the stream then goes on to its end."""
     with pytest.raises(KeyboardInterrupt):
-        stream_all(storage, points)
-    behind = min(steps_behind(storage, key, CFG.steps) for key in keys_of(storage, KEY, points, CFG).values())
+        stream_all(storage, PAIR)
+    behind = min(steps_behind(storage, key, CFG.steps) for key in keys_of(storage, KEY, PAIR, CFG).values())
     for window in PLAN:
         if window.ends <= behind:
             continue
         if window.index:
             write_window(storage, window.index)
-        run(storage, window, points=points)
+        run(storage, window, points=PAIR)
     return behind
 
 
 @pytest.mark.parametrize("stop", [7, 15, 22, 59])
-def test_a_kill_inside_or_between_windows_leaves_no_trace(storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
-    points = POINTS[:2]
-    stream_all(calm, points)
+def test_a_kill_inside_or_between_windows_leaves_no_trace(
+    storage: Storage, undisturbed: Storage, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
     steps, draw = Counter[int](), Trainer.next_batch
 
     def interrupted(self: Trainer) -> torch.Tensor:
@@ -205,18 +218,17 @@ def test_a_kill_inside_or_between_windows_leaves_no_trace(storage: Storage, calm
         return draw(self)
 
     monkeypatch.setattr(Trainer, "next_batch", interrupted)
-    assert killed_and_resumed(storage, points) <= stop
-    assert manifests(storage, points) == manifests(calm, points)
+    assert killed_and_resumed(storage) <= stop
+    assert manifests(storage, PAIR) == manifests(undisturbed, PAIR)
     assert all(CFG.steps <= steps[seed] <= CFG.steps + CFG.checkpoint_every for seed in (0, 1))
 
 
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_kill_between_the_checkpoints_of_a_stack_leaves_members_behind_that_catch_up(
-    storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, stop: int
+    storage: Storage, undisturbed: Storage, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     """Inside the first window, and at its end, where one member is through with it."""
-    points, written, write = POINTS[:2], Counter[str](), checkpoint.write
-    stream_all(calm, points)
+    written, write = Counter[str](), checkpoint.write
 
     def interrupted(storage: Storage, key: str, state: dict) -> None:
         written[key] += 1
@@ -225,8 +237,8 @@ def test_a_kill_between_the_checkpoints_of_a_stack_leaves_members_behind_that_ca
         write(storage, key, state)
 
     monkeypatch.setattr(checkpoint, "write", interrupted)
-    assert killed_and_resumed(storage, points) == {1: 0, 3: CFG.checkpoint_every}[stop]
-    assert manifests(storage, points) == manifests(calm, points) and weights(storage) == weights(calm)
+    assert killed_and_resumed(storage) == {1: 0, 3: CFG.checkpoint_every}[stop]
+    assert manifests(storage, PAIR) == manifests(undisturbed, PAIR) and weights(storage) == weights(undisturbed)
 
 
 def test_a_dictionary_added_later_goes_over_all_windows_and_the_others_are_left_alone(storage: Storage) -> None:

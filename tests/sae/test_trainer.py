@@ -160,10 +160,10 @@ def test_a_checkpoint_of_another_shape_or_seed_is_refused() -> None:
 def test_decoder_rows_are_unit_vectors_and_codes_are_in_raw_units() -> None:
     world = planted(2, rows=2000)
     x, offset = 1000 * world.x + 50, torch.full((256,), 50.0)
-    dictionary = fit_dictionary(x, d_sae=128, k=4, steps=300)
+    dictionary = fit_dictionary(x, d_sae=128, k=4, steps=150, batch_tokens=512)
     torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(128), rtol=0, atol=1e-6)
     assert held_out(dictionary, 1000 * world.held_out + offset).fvu < 0.25
-    plain = fit_dictionary(world.x, d_sae=128, k=4, steps=300)
+    plain = fit_dictionary(world.x, d_sae=128, k=4, steps=150, batch_tokens=512)
     assert held_out(plain, world.held_out).fvu < 0.25
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from deltasae_ray.errors import StorageError
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep import plan
 from deltasae_ray.sweep.plan import Clock, Plan, check_disk
 from tests.shards.made import KEY, make_harvest
 
@@ -42,3 +44,19 @@ def test_shards_that_are_there_are_not_asked_for_again(tmp_path: Path, monkeypat
         check(storage, size, "harvest", "fit")
     storage.write_json("study.json", {"harvest": KEY})
     check(storage, size, "harvest", "fit")
+
+
+def rows_line(deltas: str = "stored", **fit: Any) -> str:
+    """Of 1000 training and 100 evaluation tokens of width 250 at two layers: 1.1 MB a read, .5 MB of it for a window of 200 tokens."""
+    cfg = SimpleNamespace(storage=SimpleNamespace(deltas=deltas, window_tokens=200), fit=FitConfig(**fit))
+    corpus = SimpleNamespace(num_tokens=lambda split: {"fit": 1000, "eval": 100}[split])
+    study: Any = SimpleNamespace(cfg=cfg, corpus=corpus, model=SimpleNamespace(d_model=250), layers=(1, 2))
+    return plan._rows_line(study)
+
+
+def test_the_plan_tells_what_a_fit_worker_holds_and_when_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "machine_bytes", lambda: 4_800_000)  # a quarter is 1.2 MB
+    assert rows_line().startswith("1 MB a fit worker, more where dictionaries train together")
+    for too_much in ({"workers": 2}, {"max_concurrent_trials": 2}, {"search": "asha"}):
+        assert "CANNOT BE HELD" in rows_line(**too_much)
+    assert "CANNOT" not in rows_line("stream", workers=2)
