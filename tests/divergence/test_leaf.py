@@ -199,7 +199,8 @@ def test_a_dictionary_of_a_stream_counts_the_tokens_of_all_windows_and_not_of_th
 ) -> None:
     first = slice(0, 300)
     window = replace(inputs, delta_fit=inputs.delta_fit[first], base_fit=inputs.base_fit[first], fit_docs=inputs.fit_docs[first])
-    found = compare(window, leaf, SETTINGS)
+    streamed = replace(leaf, dictionary=replace(leaf.dictionary, meta={"rows": len(inputs.delta_fit)}))
+    found = compare(window, streamed, SETTINGS)
     assert found["firings_per_latent"] == measures["firings_per_latent"] and found["firings_per_latent"].n == len(inputs.delta_fit)
     assert "firings per latent" not in found["missing_share"].reason
     unknown = compare(window, replace(leaf, dictionary=replace(leaf.dictionary, meta={})), SETTINGS)["firings_per_latent"]

@@ -15,8 +15,9 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.fit import checkpoint, stacks, windows
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
-from deltasae_ray.fit.windows import Window, WindowJob, fit_windows, schedule, steps_behind
+from deltasae_ray.fit.windows import Window, WindowJob, _all_ready, fit_windows, schedule, steps_behind
 from deltasae_ray.fit.worker import FitJob
+from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.manifest import commit_unit
@@ -273,6 +274,38 @@ def test_a_stopped_stream_ends_its_workers(storage: Storage) -> None:
     write_board(storage, SPOOL, Board(stopped=True))
     run(storage, *PLAN, points=POINTS[:1])
     assert checkpoint.steps_done(storage, keys_of(storage, KEY, POINTS[:1], CFG)[POINTS[0]]) == PLAN[0].ends
+
+
+def test_a_peer_goes_on_only_where_all_saw_the_window() -> None:
+    class Two(Peers):
+        world = 2
+
+        def __init__(self, other_is_ready: bool) -> None:
+            self.other = float(other_is_ready)
+
+        def sum(self, tensor: torch.Tensor) -> None:
+            tensor += self.other
+
+    assert _all_ready(True, "cpu", None) and _all_ready(True, "cpu", Two(True))
+    assert not _all_ready(True, "cpu", Two(False)), "it would wait for the other in its first step"
+    assert not _all_ready(False, "cpu", Two(True)) and not _all_ready(False, "cpu", None)
+
+
+def test_what_stays_is_read_once_where_a_worker_has_one_share_and_evaluation_rows_only_first_and_last(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = Counter(), ShardSet.read
+
+    def counted(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> np.ndarray:
+        reads[self.key == KEY, split] += 1
+        return read(self, hookpoint, adapter, split)
+
+    monkeypatch.setattr(ShardSet, "read", counted)
+    for window in PLAN[1:]:
+        write_window(storage, window.index)
+    write_board(storage, SPOOL, Board(ready=len(PLAN) - 1))
+    run(storage, *PLAN, points=POINTS[:1])
+    assert len(PLAN) >= 4 and reads == {(True, "fit"): 3, (True, "eval"): 2, (False, "fit"): len(PLAN) - 1}
 
 
 def test_two_workers_share_a_window(storage: Storage, tmp_path: Path) -> None:
