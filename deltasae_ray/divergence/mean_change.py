@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deltasae_ray.divergence.arrays import Matrix
+from deltasae_ray.divergence.arrays import Matrix, unit_rows
 from deltasae_ray.divergence.coding import flips
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Spectrum
@@ -80,7 +80,8 @@ def _names(steps: tuple[int, ...]) -> list[str]:
 
 
 def _unexplained(x: Tensor, reference: Matrix, k: int) -> Float[np.ndarray, "row step"]:
-    energy = pursue(x, reference, min(k, len(reference))).residual_energy
+    rows = unit_rows(x).float()  # thousands of rows in every variant: fp64 would take twice as long and change no digit that is shown
+    energy = pursue(rows, reference, min(k, len(reference))).residual_energy
     left = (energy / energy[:, :1]).cpu().numpy()
     return np.pad(left, ((0, 0), (0, k + 1 - left.shape[1])), mode="edge")  # a reference of fewer than k atoms has no more to give
 
