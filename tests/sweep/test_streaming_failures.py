@@ -21,8 +21,8 @@ from deltasae_ray.sweep.streaming import Windows, fit_stream
 from tests.object_store import s3_root, s3_server
 from tests.sweep.streamed import SMALL, config, digests, fit_here, study_words, without_ray
 
-PATIENCE = 4.0
-"""Seconds; much longer than a thread of this process is ever held up."""
+PATIENCE = 6.0
+"""Seconds."""
 FULL = StorageError("the disk is full")
 
 
@@ -44,8 +44,8 @@ def words(calm: tuple[Path, dict[str, str]], tiny_model: Path, tiny_adapters: tu
     return study_words(tiny_model, tmp_path / "root", tiny_adapters[0], *SMALL)
 
 
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def lose_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a silent board is what is tested: on a busy machine any thread may be held up for seconds."""
     monkeypatch.setattr(spool, "BEAT_S", 0.3)
     monkeypatch.setattr(spool, "SILENT_S", PATIENCE)
     monkeypatch.setattr(streaming, "SILENT_S", PATIENCE)
@@ -128,6 +128,8 @@ def test_a_failure_anywhere_ends_the_study_with_its_error_in_bounded_time_and_th
     broken, kind, said = FAILURES[place]
     with monkeypatch.context() as patch:
         broken(patch, way)
+        if place.startswith("the board"):
+            lose_patience(patch)
         began = time.monotonic()
         with pytest.raises(kind, match=said):
             fit_stream(study, made)
@@ -145,6 +147,7 @@ def test_a_failure_anywhere_ends_the_study_with_its_error_in_bounded_time_and_th
 
 def test_workers_whose_driver_was_held_up_end_and_the_driver_says_so(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     study, made, _ = without_ray(config(words), monkeypatch, side_by_side=True)
+    lose_patience(monkeypatch)
     monkeypatch.setattr(streaming.BoardWriter, "change", lambda *_, **__: None)
     with pytest.raises(ResourceError, match="window [23] of the stream was (given up|not harvested).*driver"):
         fit_stream(study, made)
@@ -155,6 +158,7 @@ def test_a_board_that_fails_for_a_moment_changes_nothing(
 ) -> None:
     study, made, way = without_ray(config(words), monkeypatch, side_by_side=True)
     writings = count()
+    monkeypatch.setattr(spool, "BEAT_S", 0.3)
     monkeypatch.setattr(
         Storage, "write_bytes", raising(Storage.write_bytes, FULL, lambda *a: a[1].endswith("board.json") and next(writings) in (2, 3, 5))
     )
