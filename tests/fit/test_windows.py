@@ -58,8 +58,10 @@ def storage(tmp_path: Path) -> Storage:
     return made
 
 
-def run(storage: Storage, *taken: Window, points: tuple[FitPoint, ...] = POINTS, rank: int = 0, world: int = 1) -> None:
-    fit_windows(WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)), rank, world, "cpu")
+def run(
+    storage: Storage, *taken: Window, points: tuple[FitPoint, ...] = POINTS, rank: int = 0, world: int = 1, memory: int | None = None
+) -> None:
+    fit_windows(WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)), rank, world, "cpu", memory=memory)
 
 
 def stream_all(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> None:
@@ -291,8 +293,9 @@ def test_a_peer_goes_on_only_where_all_saw_the_window() -> None:
     assert not _all_ready(False, "cpu", Two(True)) and not _all_ready(False, "cpu", None)
 
 
-def test_what_stays_is_read_once_where_a_worker_has_one_share_and_evaluation_rows_only_first_and_last(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("memory", "fit", "evaluation"), [(None, 1, 1), (1, len(PLAN), 2)], ids=["held", "not held"])
+def test_what_stays_is_read_once_where_a_worker_holds_it_and_else_per_window_with_evaluation_rows_first_and_last(
+    memory: int | None, fit: int, evaluation: int, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, read = Counter(), ShardSet.read
 
@@ -304,8 +307,10 @@ def test_what_stays_is_read_once_where_a_worker_has_one_share_and_evaluation_row
     for window in PLAN[1:]:
         write_window(storage, window.index)
     write_board(storage, SPOOL, Board(ready=len(PLAN) - 1))
-    run(storage, *PLAN, points=POINTS[:1])
-    assert len(PLAN) >= 4 and reads == {(True, "fit"): 3, (True, "eval"): 2, (False, "fit"): len(PLAN) - 1}
+    points = FitPoint("base", 1, 32, 4, "topk", 0), FitPoint("base", 3, 32, 4, "topk", 0)  # two shares
+    run(storage, *PLAN, points=points, memory=memory)
+    assert len(PLAN) >= 4
+    assert reads == {(True, "fit"): 2 * fit, (True, "eval"): 2 * evaluation, (False, "fit"): 2 * (len(PLAN) - 1)}
 
 
 def test_two_workers_share_a_window(storage: Storage, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest import run as stage
-from deltasae_ray.harvest.prepare import NoiseFactory, sample
+from deltasae_ray.harvest.prepare import PrepareFactory, sample
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
@@ -81,7 +81,7 @@ def test_the_noise_floor_on_a_gpu_lets_trained_deltas_through(
     precision: Any, least: float, tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:
     storage, refs = imported(tmp_path, tiny_model, tiny_adapters)
-    factory = NoiseFactory(storage, ModelConfig(base=str(tiny_model)), refs, HOOKPOINTS, precision)
+    factory = PrepareFactory(storage, ModelConfig(base=str(tiny_model)), refs, HOOKPOINTS, precision)
     found = factory(RankContext(0, 1, "cuda"))(sample(corpus(tiny_model).of("fit"), 2), None, keep=True)
     floors = [floor for by_hook in found["noise"].values() for floor in by_hook.values()]
     assert len(floors) == 4 and all(floor["snr"] > least for floor in floors), floors

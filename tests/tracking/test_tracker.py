@@ -194,7 +194,7 @@ def test_a_study_that_was_killed_ends_with_the_same_runs_and_none_running(tracke
         "with tracker.sweep('demo', 'study') as s, tracker.trial(TRIAL, s.run_id) as t, tracker.leaf(LEAF, t.run_id):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
     assert killed.returncode == -signal.SIGKILL
     before = {r.info.run_id for r in all_runs(tracker)}
     assert len(before) == 3
