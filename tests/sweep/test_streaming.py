@@ -1,4 +1,5 @@
-"""A streamed study: killed in the middle, continued, watched while it runs, and held against one that nothing disturbed."""
+"""A streamed study: harvest beside fit, what it refuses and plans; under `make prove` also killed whole, continued, and held against a calm
+one."""
 
 import os
 import shutil
@@ -63,7 +64,7 @@ def start(job: str, command: list[str], log: Path) -> subprocess.Popen:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a_calm_one_and_two_windows_on_disk(
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
