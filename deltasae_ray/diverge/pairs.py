@@ -95,7 +95,7 @@ def measure_pairs(group: PairGroup) -> int:
             found = {
                 "cka_adapters": alike,
                 "max_cosine_adapters": similar_dictionaries(moments.spectrum, one, other, second, apart, settings),
-                "missing_share_adapters": missing_between(coder, one, other, second),
+                "missing_share_adapters": missing_between(coder, one, other, second, apart),
             }
         write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)
     return len(group.pairs)

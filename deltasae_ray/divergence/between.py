@@ -38,16 +38,20 @@ def coder_of(deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, m
     return make_coder(rows, fit, codes, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed)
 
 
-def missing_between(coder: Coder, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None) -> Measure:
+def missing_between(
+    coder: Coder, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None, apart: DictionaryLike | None
+) -> Measure:
     """The missing share M of one adapter's deltas, held against the other's dictionary in the place of the reference.
 
     Args:
         coder: of the first adapter's deltas.
         second: another seed of the first's dictionary: the ceiling.
+        apart: another seed of the other's dictionary, which is what is held against the first where it is there.
     """
-    own, others = (coder.code(living_rows(d)) for d in (dictionary, other))
+    own, others = (coder.code(living_rows(d)) for d in (dictionary, other if apart is None else apart))
     twin = None if second is None else coder.code(living_rows(second))
-    return compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
+    found = compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
+    return found.because(SAME_START) if apart is None else found
 
 
 def similar_dictionaries(

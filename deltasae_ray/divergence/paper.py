@@ -149,11 +149,13 @@ def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
     first, last = layers[0], layers[-1]
 
     def grown(metric: str) -> float | None:
-        values = []
-        for layer in (first, last):
-            found = [v for j in judged if j.figures.layer == layer and (v := j.figures.get(metric).value) is not None]
-            values.append(sum(found) / max(1, len(found)))
-        return values[1] / values[0] if values[0] > 0 else None
+        at: list[dict[str, float]] = [{}, {}]
+        for j in judged:
+            if j.figures.layer in (first, last) and (v := j.figures.get(metric).value) is not None:
+                at[j.figures.layer == last][j.adapter] = v
+        both = at[0].keys() & at[1].keys()  # a ratio of the same adapters
+        before, after = (sum(values[a] for a in both) for values in at)
+        return after / before if before > 0 else None
 
     norm, energy = grown("delta_norm"), grown("delta_relative_energy")
     relative = "–" if energy is None else f"× {energy**0.5:.3g} (of the base's norm)"

@@ -72,7 +72,7 @@ def control_sentence(control: Measure | None, *, given: bool) -> str:
     return f"{who} reaches {control:.3f}, atoms of the base activations' covariance {control.null:.3f}: {found}, {_WORTH[found]}"
 
 
-OTHER_RECIPE = ", by the delta dictionaries' recipe and not the reference's"
+OTHER_RECIPE = ", by the grid's first recipe and not the reference's"
 """Said of the base control beside a reference that was given."""
 _WORTH: Mapping[Standing, str] = {
     "aligned": "so the figure can see alignment",

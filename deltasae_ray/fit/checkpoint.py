@@ -6,7 +6,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from deltasae_ray.errors import DictionaryError
+from deltasae_ray.errors import DictionaryError, StorageError
 from deltasae_ray.shards import manifest
 from deltasae_ray.storage import Storage
 
@@ -38,12 +38,20 @@ def read(storage: Storage, key: str) -> dict[str, Any] | None:
 
 
 def steps_done(storage: Storage, key: str) -> int:
-    """Optimizer steps that the checkpoint has behind it; 0 where there is none. Reads the header only."""
+    """Optimizer steps that the checkpoint has behind it; 0 where there is none. Reads the header only.
+
+    Raises:
+        StorageError: it is there and cannot be read: taken for none, steps would be repeated.
+    """
+    if not storage.exists(_file(key)):
+        return 0
     try:
         with storage.fs.open_input_file(storage.path(_file(key))) as file:
             return int(_state(file.read(int.from_bytes(file.read(8), "little")))["steps_done"])
-    except (OSError, ValueError, KeyError):  # not there, or just being finished
+    except (FileNotFoundError, ValueError, KeyError):  # just being finished
         return 0
+    except OSError as e:
+        raise StorageError(f"{storage.path(_file(key))} cannot be read ({e}): the same command continues once it can") from e
 
 
 def remove(storage: Storage, key: str) -> None:

@@ -41,7 +41,7 @@ def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:
     if num_bytes * reads <= room:
         return f"{said}, more where dictionaries train together, up to {room / 1e6:,.0f} MB"
     return (
-        f"{said}, which CANNOT BE HELD where a node has the memory of this machine: {HELD:.0%} of {memory / 1e6:,.0f} MB is "
-        f"{room / 1e6:,.0f} MB where {workers} share it. Take storage.deltas=stream, a smaller corpus.fit_tokens, fewer fit.workers or "
-        "fit.max_concurrent_trials, or nodes with more memory"
+        f"{said}, which CANNOT BE HELD where all workers are on one node with the memory of this machine: {HELD:.0%} of "
+        f"{memory / 1e6:,.0f} MB is {room / 1e6:,.0f} MB where {workers} share it. Take storage.deltas=stream, a smaller "
+        "corpus.fit_tokens, fewer fit.workers or fit.max_concurrent_trials, or nodes with more memory"
     )

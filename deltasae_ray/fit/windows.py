@@ -103,6 +103,7 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
                 return WindowFitting(run, window, p, keys[p], rows(p.adapter, p.layer), device, peers)
 
             stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
+            del rows, made  # a worker that waits for its next window holds no rows of this one
 
 
 def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:

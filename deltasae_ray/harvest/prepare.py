@@ -1,6 +1,7 @@
 """Before the first shard: the random adapter is made, and every adapter's deltas are held against their noise."""
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import AdapterError
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
@@ -140,6 +142,8 @@ class PrepareWorker:
             return norm(RANDOM)
 
         target = norm(trained)
+        if not math.isfinite(target):
+            raise AdapterError(f"adapter {trained} changes nothing: every delta is exactly 0, and no random adapter can match it")
         factor = match_norm(measure, target)
         return {"factor": factor, "norm_ratio": measure(factor) / target}
 

@@ -63,17 +63,14 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
             workers and a read task need; or no node that is large enough for one of them.
         StorageError: a local root while there is more than one node.
     """
-    import ray
-
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    if storage.is_local and len(nodes) > 1:
-        raise StorageError(f"storage.root={storage.root} is a local folder, but the cluster has {len(nodes)} nodes: give s3:// or gs://")
-    has = ray.cluster_resources()
+    nodes, has = _listed()
     for _ in range(60):  # on a busy machine, a node that has just come up is not listed at once
-        if has:
+        if nodes and has:
             break
         time.sleep(0.5)
-        has = ray.cluster_resources()
+        nodes, has = _listed()
+    if storage.is_local and len(nodes) > 1:
+        raise StorageError(f"storage.root={storage.root} is a local folder, but the cluster has {len(nodes)} nodes: give s3:// or gs://")
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
     if autoscaling():
         return  # nodes come on demand; the autoscaler itself says what it cannot provide
@@ -95,7 +92,14 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
                 f"the {stage} stage needs {cpu:g} CPUs and {gpu:g} GPUs at once; this cluster has {cpus:g} and "
                 f"{gpus:g}: lower {words}, or add nodes; Ray would wait for ever"
             )
-    check_nodes(cfg, [n["Resources"] for n in nodes])
+    check_nodes(cfg, nodes)
+
+
+def _listed() -> tuple[list[Node], Node]:
+    """The resources of each node that is up, and of the cluster, as Ray lists them now."""
+    import ray
+
+    return [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"]], ray.cluster_resources()
 
 
 def check_nodes(cfg: StudyConfig, nodes: Sequence[Node]) -> None:

@@ -225,7 +225,9 @@ def _statements(study: Study) -> list[str]:
 
 def _control_stands(study: Study, found: Findings) -> list[str]:
     """How the base control stands against the reference; it is the same for every adapter and dictionary of a layer."""
-    by_layer = {r.layer: r.measure for r in found.rows if r.metric == "max_cosine_base_control"}
+    told = [r for r in found.rows if r.metric == "max_cosine_base_control"]
+    # Defined ones last, so that they count: an adapter that is silent at a layer leaves every figure there undefined.
+    by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: r.measure.value is not None)}
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
     return [said] if said else []
 

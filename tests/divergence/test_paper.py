@@ -96,6 +96,8 @@ def test_growth_of_the_norm_is_told_beside_that_of_the_residual_stream() -> None
     line = lines(found, "delta norm, first layer to last")[0]
     assert (line.where, line.paper, line.published, line.calibrated) == ("5 to 38", "× 18", "× 18", "× 2 (of the base's norm)")
     assert not lines(found[:1], "delta norm, first layer to last")
+    late = judged(38, 64, delta_norm=Measure(900.0), delta_relative_energy=Measure(1.0))
+    assert lines([*found, late], "delta norm, first layer to last")[0].published == "× 18", "of the adapters that are at both layers"
     silent = [judged(layer, delta_norm=Measure(0.0), delta_relative_energy=Measure(0.0)) for layer in (5, 38)]
     assert lines(silent, "delta norm, first layer to last")[0].published == "–"
 

@@ -127,7 +127,7 @@ def test_what_another_base_dictionary_misses_is_told_with_its_recipe() -> None:
     own = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED).text
     assert "The base control (a second dictionary of base activations) misses 0.44 [0.40, 0.50] of it" in own
     given = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED, given=True).text
-    assert "by the delta dictionaries' recipe and not the reference's) misses 0.44" in given
+    assert "by the grid's first recipe and not the reference's) misses 0.44" in given
 
 
 def test_a_missing_share_that_few_tokens_carry_is_told() -> None:

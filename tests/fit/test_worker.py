@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.errors import DictionaryError, PrecisionError
+from deltasae_ray.errors import DictionaryError, PrecisionError, StorageError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -304,6 +304,15 @@ def test_a_damaged_or_foreign_checkpoint_is_named(storage: Storage, damage: byte
     fit(storage, point())
     assert not fitted_points(storage, KEY, [point()], CFG)
     assert "checkpoint" in storage.read_json(f"{key}/failed.json")["message"]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_none(storage: Storage) -> None:
+    assert checkpoint.steps_done(storage, "dictionaries/y") == 0
+    there = storage.local("dictionaries/z/checkpoint.safetensors")
+    there.parent.mkdir(parents=True)
+    there.symlink_to("/proc/self/mem")  # a file whose first bytes give an I/O error
+    with pytest.raises(StorageError, match="cannot be read"):
+        checkpoint.steps_done(storage, "dictionaries/z")
 
 
 def test_a_checkpoint_holds_no_pickle_and_gives_the_state_back(storage: Storage) -> None:

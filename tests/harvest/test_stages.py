@@ -82,6 +82,14 @@ def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(t
         run(tmp_path / "root", tiny_model, [late], random_lora=False)
 
 
+def test_an_adapter_without_any_effect_is_refused_before_a_random_one_is_matched_to_it(tiny_model: Path, tmp_path: Path) -> None:
+    idle = save_adapter(tmp_path / "idle", tiny_model)
+    weights = load_file(idle / WEIGHTS)
+    save_file({name: t * ("lora_A" not in name) for name, t in weights.items()}, idle / WEIGHTS)  # B·0
+    with pytest.raises(AdapterError, match="changes nothing"):
+        run(tmp_path / "root", tiny_model, [idle])
+
+
 def test_deltas_near_their_noise_are_refused() -> None:
     ref = AdapterRef("a", "k", "d", 4, 8.0)
     noise = {Hookpoint(1): {"signal": 1.0, "snr": 5.0}}

@@ -70,5 +70,5 @@ def test_an_unknown_metric_is_called_by_its_own_name_and_a_variant_by_the_catalo
 
 def test_the_base_control_is_told_with_its_recipe_where_the_reference_was_given():
     for key in ("controls", "matching"):
-        assert "by the delta dictionaries' recipe and not the reference's" in describe(key, make(reference_given=True)).definition
+        assert "by the grid's first recipe and not the reference's" in describe(key, make(reference_given=True)).definition
         assert "not the reference's" not in describe(key, make()).definition

@@ -89,7 +89,7 @@ SIMILARITY = (
            "mean_i max_j |cos|, living latents; of another seed, and so from another start, where the study has two",
            null=MATCHED, ceiling=f"{TWINS}; without them {SECOND_SEED}", tail="greater", unit="cosine", source="MMCS"),
     Metric("missing_share_adapters", "missing share of one adapter's deltas in another's dictionary",
-           "M(k) with the other adapter's dictionary in the place of G",
+           "M(k) with the other adapter's dictionary in the place of G; of another seed, and so from another start, where there are two",
            null="1", ceiling=f"{TWINS}; without them {SECOND_SEED}", tail="less"),
 )
 # fmt: on
