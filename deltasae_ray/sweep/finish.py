@@ -262,7 +262,8 @@ def _figures(found: Findings, metric: str) -> list[RankFigure]:
 def print_table(study: Study, found: Findings) -> None:
     """The headline of every adapter and layer, and where the rest is."""
     sizes = {r.adapter: max(other.d_sae for other in found.rows if other.adapter == r.adapter) for r in found.rows}
-    heads = {"adapter": 9, "layer": 7, f"missing share M({study.cfg.diverge.k})": 22, "monitor R2 (null)": 20, "max-cosine (null)": 20}
+    share = f"missing share M({study.cfg.diverge.k})"
+    heads = {"adapter": 9, "layer": 7, share: 22, "monitor R2 (null)": 20, "max-cosine by energy (null)": 29}
     say(f"\nHeld against the {found.reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}")
     say("  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random")
     for adapter, largest in sizes.items():
