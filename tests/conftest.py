@@ -15,9 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first; within a file the order stays."""
+    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays."""
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("demo")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "sweep"))
 
 
 @pytest.fixture(scope="session")

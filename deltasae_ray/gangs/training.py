@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deltasae_ray.gangs.nodes import one_machine
+
 _POLL_S = "0.2"
 
 
@@ -18,6 +20,8 @@ def ray_train_driver() -> Iterator[None]:
     after training.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
+    if one_machine():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from deltasae_ray.errors import ConfigError, ResourceError, StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.nodes import autoscaling
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
@@ -153,11 +154,3 @@ def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bo
     able = [i for i, node in enumerate(nodes) if node.get("CPU", 0.0) >= READ_TASK_CPUS]
     reading = [[{**n, "CPU": n.get("CPU", 0.0) - READ_TASK_CPUS * (i == at)} for i, n in enumerate(nodes)] for at in able]
     return bool(able) and all(never_in_each_others_way(left, gang, worker) for left in reading)
-
-
-def autoscaling() -> bool:
-    """Whether nodes come on demand: on a KubeRay cluster, or on the head of one that `ray up` launched.
-
-    The head's own status does not tell: a plain `ray start` reports one too, of an autoscaler that can add nothing.
-    """
-    return "RAY_CLUSTER_NAME" in os.environ or Path("~/ray_bootstrap_config.yaml").expanduser().exists()

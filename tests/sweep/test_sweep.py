@@ -1,44 +1,41 @@
-"""Every station on a tiny model, by the command a user types; then again, and with more asked for."""
+"""Every station on a tiny model, by the commands a user types: as a submitted job and alone, interrupted, again, and with more asked for."""
 
 import hashlib
 import json
 import math
 import os
-import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from deltasae_ray.cli import parse
-from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.shards import ShardSet, open_shards
-from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.main import main
+from tests.sweep.submitted import REPOSITORY, ray_head, submit
 from tests.sweep.words import words
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parents[2]
 COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
 
 
-def job(name: str, *study: str) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.run(
-        [sys.executable, f"jobs/{name}.py", *study], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=1100, check=False
-    )
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, str]]:
+    with ray_head() as env:
+        yield env
 
 
 @pytest.fixture(scope="module")
-def study(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def study(head: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Submitted to a cluster: its root, and what was printed."""
     root = tmp_path_factory.mktemp("study")
-    done = job("sweep", *words(tiny_model, root))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, root))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     return root, done.stdout
 
 
@@ -82,9 +79,11 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
 
 
 def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
-    study: tuple[Path, str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+    study: tuple[Path, str], tiny_model: Path, tmp_path: Path
 ) -> None:
+    """On a Ray of its own each time. The adapter is there: tests/adapt interrupts its training."""
     command = words(tiny_model, tmp_path)
+    shutil.copytree(study[0] / "adapters", tmp_path / "adapters")
     first = start(command, tmp_path / "first.log")
     until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
     first.send_signal(signal.SIGINT)
@@ -97,8 +96,7 @@ def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
 
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *command])
-    main("sweep", None)
+    assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
     assert len(broken) > 20 and broken.items() <= calm.items()
     assert {p: p.stat().st_mtime_ns for p in counted} == counted, "a dictionary that counted was fitted again"
@@ -126,12 +124,32 @@ def hashes(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def made(root: Path) -> list[Path]:
+    """Adapters, shards and dictionaries."""
+    return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name != "divergence.parquet"]
+
+
+def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
+    head: dict[str, str], study: tuple[Path, str], tiny_model: Path
+) -> None:
+    written = {p: p.stat().st_mtime_ns for p in made(study[0])}
+    done = submit(head, "--working-dir", ".", "--", "python", "jobs/sweep.py", *words(tiny_model, study[0]))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "report.html" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
+
+
+def test_a_relative_root_under_a_job_is_a_clear_error(head: dict[str, str], tiny_model: Path) -> None:
+    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, "runs/lost"))
+    assert done.returncode == 1
+    assert "storage.root='runs/lost' is relative" in done.stdout + done.stderr
+    assert not (REPOSITORY / "runs" / "lost").exists()
+
+
 def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     root, _ = study
-    made = [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name != "divergence.parquet"]
-    before = {p: p.stat().st_mtime_ns for p in made}
+    before = {p: p.stat().st_mtime_ns for p in made(root)}
     page = (root / "report.html").stat().st_mtime_ns
 
     def refuse(*_: object, **__: object) -> None:
@@ -140,7 +158,7 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     monkeypatch.setattr(ShardSet, "read", refuse)
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root)])
     main("sweep", None)
-    assert {p: p.stat().st_mtime_ns for p in made} == before
+    assert {p: p.stat().st_mtime_ns for p in made(root)} == before
     assert (root / "report.html").stat().st_mtime_ns > page
 
 
@@ -155,67 +173,3 @@ def test_a_new_size_fits_only_itself(
     after = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
     assert {p: after[p] for p in before} == before and len(after) == 2 * len(before)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")} == shards
-
-
-@pytest.mark.parametrize(
-    ("word", "error", "said"),
-    [
-        ("layers=[9]", "HookpointError", "layers 0 to 3"),
-        ("corpus.path=/no/such.jsonl", "CorpusError", "does not exist"),
-        ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
-        ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
-        ("fit.workers=64", "ResourceError", "fit.workers"),
-        ("adapt.gpus_per_worker=1", "ResourceError", "adapt.gpus_per_worker"),
-        ("fit.d_sae=4096", "CorpusError", "fit.d_sae=4096 needs 4,096"),
-        ("fit.k=64", "Value error", "fit.k=64 exceeds fit.d_sae=48"),
-        ("gangs.ranks=2", "ConfigError", "zero3"),
-        ("storage.root=s3://bucket/x", "ConfigError", "tracking.uri"),
-    ],
-)
-def test_bad_input_is_a_typed_error_before_any_long_work(
-    word: str,
-    error: str,
-    said: str,
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    ray_cluster: None,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", word)])
-    with pytest.raises(SystemExit) as ended:
-        main("sweep", None)
-    printed = capsys.readouterr().err
-    assert ended.value.code == 2 and error in printed and said in printed
-    assert not list((tmp_path / "root").rglob("*.parquet"))
-
-
-def test_a_job_ends_with_the_code_and_the_line_of_its_error_alone(tiny_model: Path, tmp_path: Path) -> None:
-    done = job("sweep", *words(tiny_model, tmp_path / "root", "layers=[9]"))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("HookpointError: ")
-
-
-def test_a_dry_run_prints_the_plan_and_writes_nothing(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", "dry_run=true")])
-    main("sweep", None)
-    assert "Plan" in capsys.readouterr().out
-    assert not (tmp_path / "root").exists()
-
-
-def test_a_sweep_without_words_is_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, StudyConfig]] = []
-    monkeypatch.setattr("deltasae_ray.sweep.run.run", lambda stage, cfg: ran.append((stage, cfg)))
-    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "jobs" / "sweep.py")])
-    runpy.run_path(str(REPOSITORY / "jobs" / "sweep.py"), run_name="__main__")
-    demo = parse(StudyConfig, [f"config={REPOSITORY / 'jobs' / 'configs' / 'demo.yaml'}"], shorthand=SHORTHAND, description="")
-    assert ran == [("sweep", demo)] and demo != StudyConfig()
-
-
-def test_errors_can_travel_between_processes() -> None:
-    import pickle
-
-    for error in (ConfigError("a"), ResourceError("b")):
-        assert type(pickle.loads(pickle.dumps(error))) is type(error) and str(pickle.loads(pickle.dumps(error))) == str(error)
