@@ -30,7 +30,7 @@ def config(architecture: str) -> Any:
     return GPT2Config(**ids, n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 
 
-def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0) -> Path:
+def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A randomly initialised model of 4 blocks, 32 wide, with its tokenizer; residuals are made large enough to be real work."""
     from transformers import AutoModelForCausalLM
 
@@ -40,7 +40,7 @@ def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0) -> P
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
                 parameter.mul_(4)  # the default .02 leaves the blocks nearly silent
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 

@@ -33,9 +33,11 @@ class _HeadCrossEntropy(torch.autograd.Function):
             tokens = e.amax(1).gt_(negligible).nonzero()[:, 0] if negligible else torch.arange(len(e), device=e.device)
             kept.append((start + tokens, e[tokens] if slope is None else e[tokens] * slope[tokens], at))
             lse = at + ((lse - at).exp() + e.sum(0)).log()
-        gradient = -weight[labels] if head.softcap is None else -weight[labels] * (1 - (label / head.softcap).square())[:, None]
+        gradient = -weight[labels].to(hidden.dtype)  # rows may be held in bf16
+        if head.softcap is not None:
+            gradient *= (1 - (label / head.softcap).square())[:, None]
         for tokens, e, at in kept:
-            gradient.addmm_(e.mul_((at - lse).exp().float()).T, weight[tokens])
+            gradient.addmm_(e.mul_((at - lse).exp().float()).T, weight[tokens].to(hidden.dtype))
         ctx.save_for_backward(gradient.mul_(head.scale))
         return (lse - label).sum()
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ def trained(storage: Storage, training: Training) -> AdapterRef | None:
 def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig) -> list[AdapterRef]:
     """Trains the adapters that are missing; needs an initialised Ray only if there are any.
 
-    A worker holds the whole base model in fp32; with `model.sharding=zero3`, `gangs.ranks` workers hold a share each.
+    A worker holds the whole base model, as `model.weights` says; with `model.sharding=zero3`, `gangs.ranks` workers hold a share each.
 
     Raises:
         AdapterError: targets that the model has not, or a loss that is no number.
@@ -101,7 +101,7 @@ def _train(
     # Workers run in a folder of Ray's: relative paths would point elsewhere there.
     here = Storage(storage.path("")) if storage.is_local else storage
     folder = Path(model.base)
-    everywhere = ModelConfig(str(folder.absolute()), model.sharding, model.trust_remote_code) if folder.is_dir() else model
+    everywhere = replace(model, base=str(folder.absolute())) if folder.is_dir() else model
     label = folder.name if folder.is_dir() else source.label
     for training in missing:
         job = TrainJob(here, training.key, everywhere, source.digest, label, cfg, training.rank, training.seed, text)

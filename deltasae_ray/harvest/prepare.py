@@ -152,9 +152,8 @@ class PrepareWorker:
         return dict(harvested_deltas(self._model, ids, job.hookpoints, names, together=together, bf16=job.precision == "mixed"))
 
     def _higher(self, ids: Tensor, names: list[str]) -> dict[str, Residuals]:
-        """fp64 for fp32; fp32 for bf16 products. Sharded parameters cannot be upcast in place: there another order of passes stands in."""
-        upcast = self._job.model.sharding == "none" and self._job.precision == "fp32"
-        with in_fp64(self._model) if upcast else nullcontext():
+        """fp64 for fp32; fp32 for bf16 products."""
+        with in_fp64(self._model) if self._job.precision == "fp32" else nullcontext():
             return dict(deltas(self._model, ids, self._job.hookpoints, names))
 
     def _injected(self, ids: Tensor, mask: Tensor, adapter: str) -> dict[str, float]:

@@ -31,7 +31,7 @@ NUMERICS = {
     "fp32": f"fp32 weights, residual stream and subtraction; {_ON_DISK}",
     "mixed": f"bf16 products by difference propagation, fp32 weights, residual stream and subtraction; {_ON_DISK}",
 }
-"""What enters a harvest's key, by `harvest.precision`."""
+"""What enters a harvest's key, by `harvest.precision`; `numerics` says how weights are held."""
 WARN_SNR = 100.0
 
 
@@ -45,9 +45,14 @@ class Harvest:
     hookpoints: tuple[Hookpoint, ...]
 
 
+def numerics(precision: str, model: ModelSource) -> str:
+    """How numbers come about, in words."""
+    return NUMERICS[precision].replace("fp32 weights,", "fp32 weights," if model.weights == "fp32" else "bf16 weights, fp32")
+
+
 def harvest_key(corpus: Corpus, model: ModelSource, precision: str = "fp32") -> str:
     """Of the tokens, the model and the numerics; adapters and hookpoints are sources and columns within."""
-    return f"harvest/{digest({'corpus': corpus.key, 'model': model.digest, 'numerics': NUMERICS[precision]})}"
+    return f"harvest/{digest({'corpus': corpus.key, 'model': model.digest, 'numerics': numerics(precision, model)})}"
 
 
 def harvest(
@@ -92,7 +97,7 @@ def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
         "model": model.label,
         "model_digest": model.digest,
         "num_layers": model.num_layers,
-        "numerics": NUMERICS[cfg.precision],
+        "numerics": numerics(cfg.precision, model),
         "corpus": corpus.key,
         "tokens": tokens,
     }

@@ -9,10 +9,9 @@ from typing import Literal
 from torch import nn
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import AdapterError
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapters import AdapterRef, attach, fetch, shardable
+from deltasae_ray.models.adapters import AdapterRef, attach, fetch
 from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, load_model
@@ -51,23 +50,21 @@ def load_with_adapters(
     Args:
         deepest: last block that is kept; None keeps all blocks.
         root: the module that forward passes go through: the backbone, or `base_of` where the language-model head is needed too.
-
-    Raises:
-        AdapterError: an adapter that needs whole parameters, which are sharded.
     """
     folder = resolve_model(cfg).folder
+
+    def load() -> nn.Module:
+        weights = cfg.weights if cfg.sharding == "none" else "fp32"
+        model = load_model(folder, deepest=deepest, weights=weights, trust_remote_code=cfg.trust_remote_code, device=device)
+        return attach(model, folders)
+
     with tempfile.TemporaryDirectory() as scratch:
         folders = fetch(storage, adapters, Path(scratch))
         if cfg.sharding == "none":
-            return attach(load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device), folders).to(device)
-        if found := [name for name, at in folders.items() if not shardable(at)]:
-            raise AdapterError(
-                f"{', '.join(found)}: model.sharding=zero3 takes plain LoRA on linear modules; DoRA, LoRA on embeddings, biases and "
-                "modules_to_save need whole parameters: set model.sharding=none"
-            )
-        with sharded_loading():
-            model = load_model(folder, deepest=deepest, trust_remote_code=cfg.trust_remote_code, device=device)
-        return run_sharded(attach(model, folders), root)
+            return load().to(device)
+        with sharded_loading(cfg):  # DoRA reads the base's weights as it is attached
+            model = load()
+        return run_sharded(model, cfg, root)
 
 
 class HarvestWorker:

@@ -185,12 +185,6 @@ def _load(peft_model: Any, name: str, folder: Path) -> None:
     keep_replacements(peft_model, name, replacements(tensors))
 
 
-def shardable(folder: Path) -> bool:
-    """Whether the adapter is plain LoRA on linear modules: others read base parameters where ZeRO-3 has not gathered them."""
-    names = load_file(folder / WEIGHTS)
-    return not replacements(names) and all(".lora_A." in n or ".lora_B." in n for n in names)
-
-
 def fetch(storage: Storage, adapters: Iterable[AdapterRef], scratch: Path) -> dict[str, Path]:
     """Adapter name → local folder; copied below `scratch` from an object store."""
     return {ref.name: storage.get_folder(ref.key, scratch / ref.name) for ref in adapters}

@@ -42,7 +42,7 @@ class LanguageHead:
         size = max(256, _BLOCK // max(1, len(hidden)))
         buffer = hidden.new_empty(min(size, len(weight)), len(hidden))
         for start in range(0, len(weight), size):
-            rows = weight[start : start + size]
+            rows = weight[start : start + size].to(hidden.dtype)  # they may be held in bf16
             logits = torch.mm(rows, columns, out=buffer[: len(rows)])
             yield start, self._finish(logits if bias is None else logits.add_(bias[start : start + size, None]))
 

@@ -1,61 +1,106 @@
-"""Base models in fp32, evaluation mode, cut after the deepest hookpoint; and the few facts of architectures we rely on."""
+"""Base models in evaluation mode that compute in fp32, cut after the deepest hookpoint; and the few facts of architectures we rely on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Site
+from deltasae_ray.models.casts import widen
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The model's tokenizer, from its folder only."""
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer, from its folder only.
+
+    Raises:
+        ModelError: the tokenizer comes with code of its own, which was not asked for.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _told(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
 
 
-def load_model(folder: Path, *, deepest: int | None = None, trust_remote_code: bool = False, device: str = "cpu") -> nn.Module:
-    """A causal language model in fp32, frozen, in evaluation mode.
+def load_model(
+    folder: Path,
+    *,
+    deepest: int | None = None,
+    weights: Literal["fp32", "bf16"] = "fp32",
+    trust_remote_code: bool = False,
+    device: str = "cpu",
+) -> nn.Module:
+    """A causal language model that computes in fp32, frozen, in evaluation mode.
 
     Args:
         folder: config, tokenizer and safetensors.
         deepest: keep blocks 0..deepest only; nothing after the deepest hookpoint is ever computed. None keeps all.
+        weights: how they are held; bf16 ones are cast to fp32 as they are used. Shards are rounded by `zero3.run_sharded`.
 
     Raises:
-        ModelError: an architecture whose blocks are not found.
+        ModelError: an architecture whose blocks are not found, or code of the model's own, which was not asked for.
     """
     from transformers import AutoModelForCausalLM
 
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has bf16's rounding, which swallows small deltas
     torch.backends.cudnn.allow_tf32 = False
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-    )
+    with _told(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if weights == "bf16" else torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     if deepest is not None:
         truncate(model, deepest)
+    if weights == "bf16":
+        _restore_buffers(model)
+        widen(model, torch.float32)
     model.to(torch.device(device))  # type: ignore[arg-type]
     return model
 
 
+def _restore_buffers(model: nn.Module) -> None:
+    """Constants of the architecture that no checkpoint holds, such as Gemma's scale of embeddings, in fp32: loading rounded them."""
+    for module in model.modules():
+        lost = [n for n, b in module.named_buffers(recurse=False) if b.dtype is torch.bfloat16]
+        if lost:
+            module._buffers.update({name: module._buffers[name].float() for name in lost})  # type: ignore[union-attr]
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers leaves it as it is
+            model._init_weights(module)  # type: ignore[operator]
+
+
 def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
-    """The model's modules with shapes and no weights: what adapters are checked against in a second."""
+    """The model's modules with shapes and no weights: what adapters are checked against in a second.
+
+    Raises:
+        ModelError: code of the model's own, which was not asked for.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), _told(folder):
         return AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code),
             trust_remote_code=trust_remote_code,
         )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as e:
+        if "trust_remote_code" not in str(e):
+            raise
+        raise ModelError(f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to run it") from e
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -118,6 +163,7 @@ def truncate(model: nn.Module, deepest: int) -> None:
     del blocks(model)[deepest + 1 :]
 
 
-def has_post_norm(folder: Path) -> bool:
+def has_post_norm(folder: Path, *, trust_remote_code: bool = False) -> bool:
     """Whether blocks norm what attention and MLP write to the residual stream (Gemma 2 and 3): then δ = s·B·A·u never holds."""
-    return any("post_attention_norm" in n or "post_feedforward_layernorm" in n for n, _ in empty_model(folder).named_modules())
+    names = [name for name, _ in empty_model(folder, trust_remote_code=trust_remote_code).named_modules()]
+    return any("post_attention_norm" in name or "post_feedforward_layernorm" in name for name in names)

@@ -1,7 +1,7 @@
 """How exact a delta is: the same rows in a higher precision, and under another batch layout (science.md A, precision)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import Residuals
-from deltasae_ray.models.load import backbone, blocks
+from deltasae_ray.models.casts import widen
 
 Measurement = Callable[[Tensor], dict[str, Residuals]]
 """Token ids [context, position] → the base's activations and every adapter's deltas, by source."""
@@ -20,45 +20,23 @@ Measurement = Callable[[Tensor], dict[str, Residuals]]
 class Float64Casts(TorchDispatchMode):
     """Turns every cast to fp32 into one to fp64: models cast to fp32 inside their norms and rotary embeddings."""
 
-    paused = False
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - the signature is torch's
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") is torch.float32 and not self.paused:
+        # memory that is only set aside keeps its type: sharded parameters are gathered into such
+        if kwargs.get("dtype") is torch.float32 and not func.name().startswith("aten::empty"):
             kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
 
 
 @contextmanager
 def in_fp64(model: nn.Module) -> Iterator[None]:
-    """Inside, forward passes run in fp64; one block at a time is held in it, so that memory grows by one block only."""
-
-    def double(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        module.double()
-        return tuple(_as_double(a) for a in args), {k: _as_double(v) for k, v in kwargs.items()}
-
-    def single(module: nn.Module, *_: object) -> None:
-        mode.paused = True
-        module.float()  # exact: the values came from fp32
-        mode.paused = False
-
-    mode = Float64Casts()
-    stack = backbone(model)
-    upcast = [*blocks(model), *(m for m in stack.children() if not isinstance(m, nn.ModuleList))]
-    with ExitStack() as exits:
-        for module in upcast:
-            exits.callback(module.register_forward_pre_hook(double, with_kwargs=True).remove)
-            exits.callback(module.register_forward_hook(single, always_call=True).remove)
-        exits.enter_context(mode)
-        yield
-
-
-def _as_double(value: object) -> object:
-    if isinstance(value, Tensor) and value.dtype is torch.float32:
-        return value.double()
-    if isinstance(value, tuple):
-        return tuple(_as_double(v) for v in value)
-    return value
+    """Inside, forward passes run in fp64; one module at a time is held in it, also where parameters are sharded."""
+    end = widen(model, torch.float64)
+    try:
+        with Float64Casts():
+            yield
+    finally:
+        end()
 
 
 @dataclass(frozen=True)

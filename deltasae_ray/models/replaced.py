@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deltasae_ray.models.load import base_of
 
 Replacements = dict[str, Tensor]
-"""Parameter of the base model, by its name before PEFT wraps anything → the value that an adapter gives it."""
+"""Parameter of the base model, by its name before PEFT wraps anything → the value that an adapter gives it, used in fp32."""
 _Slot = tuple[nn.Module, str]
 _KEPT = "replaced_by_adapter"
 _OF_BASE = None
@@ -27,17 +27,22 @@ def keep_replacements(model: nn.Module, adapter: str, values: Replacements) -> N
     """
     slots = _slots(model)
     kept = _kept(model)
-    for name in values.keys() & slots.keys():
+    for name in sorted(values.keys() & slots.keys()):  # one order on every rank: sharding numbers them as they come
         module, leaf = slots[name]
         base: Any = module._parameters[leaf]
         kept.setdefault(_OF_BASE, {})[module, leaf] = base
-        kept.setdefault(adapter, {})[module, leaf] = nn.Parameter(values[name].to(base), requires_grad=False)
+        kept.setdefault(adapter, {})[module, leaf] = nn.Parameter(values[name].to(base.device).float(), requires_grad=False)
     setattr(model, _KEPT, kept)
 
 
 def replaces(model: nn.Module, adapter: str) -> bool:
     """Whether the adapter brings values of base parameters."""
     return adapter in _kept(model)
+
+
+def replacing(model: nn.Module) -> list[nn.Parameter]:
+    """All values that adapters bring, which are no parameters of the model's modules."""
+    return [value for adapter, values in _kept(model).items() if adapter is not _OF_BASE for value in values.values()]
 
 
 @contextmanager

@@ -5,12 +5,12 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.storage import files_digest
+from deltasae_ray.storage import digest, files_digest
 
 GEMMA_270M = "builtin:gemma3-270m"
 GEMMA_270M_LABEL = "Gemma 3 270M (dequantised Q4_K_M)"
@@ -24,9 +24,11 @@ class ModelSource:
     label: str
     """What the report calls it."""
     digest: str
-    """Of config.json and all safetensors, so that two copies in different folders are one model; empty for a plan."""
+    """Of config.json and all safetensors, and of how weights are held where they may be rounded, so that two copies in different folders
+    are one model; empty for a plan."""
     num_layers: int
     d_model: int
+    weights: Literal["fp32", "bf16"] = "fp32"
 
 
 def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
@@ -48,13 +50,15 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     files = sorted(folder.glob("*.safetensors"))
     if weights and not files or not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
+    content = files_digest([folder / "config.json", *files]) if weights else ""
     config = text_config(json.loads((folder / "config.json").read_text()))
     return ModelSource(
         folder=folder,
         label=label,
-        digest=files_digest([folder / "config.json", *files]) if weights else "",
+        digest=content if cfg.weights == "fp32" or not content else digest({"model": content, "weights": cfg.weights}),
         num_layers=config.get("num_hidden_layers") or config["n_layer"],
         d_model=config.get("hidden_size") or config["n_embd"],
+        weights=cfg.weights,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE, Residuals, adapter_active, deltas, reading
+from deltasae_ray.models.casts import is_linear, replace_forward
 from deltasae_ray.models.load import backbone, blocks
 from deltasae_ray.models.replaced import replaces
 
@@ -111,14 +112,13 @@ def _side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
 def bf16_products(model: nn.Module, count: int) -> Iterator[None]:
     """Inside, linear layers of the blocks multiply in bf16; rows are `count` equal parts, the base's first.
 
-    Weights are rounded as they are used, so that sharded ones may be; that costs one reading of them per pass.
+    Weights held in fp32 are rounded as they are used, so that sharded ones may be; that costs one reading of them per pass.
     """
     with ExitStack() as exits:
         for block in blocks(model):
             for name, module in block.named_modules():
-                if ".lora_" not in name and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"):
-                    vars(module)["forward"] = _product(module, count)
-                    exits.callback(vars(module).pop, "forward")  # the class's own shows again
+                if ".lora_" not in name and is_linear(module):
+                    exits.callback(replace_forward(module, _product(module, count)))
         yield
 
 

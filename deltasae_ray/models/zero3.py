@@ -7,32 +7,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltasae_ray.models.load import backbone
+from deltasae_ray.errors import ModelError
+from deltasae_ray.models.casts import widen
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import backbone, base_of
+from deltasae_ray.models.replaced import replacing
 
-_CONFIG: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 1,
+
+def _config(cfg: ModelConfig) -> dict[str, Any]:
+    offload: dict[str, Any] = {}
+    if cfg.offload != "none":
+        path = {"nvme_path": cfg.offload_folder} if cfg.offload == "nvme" else {}
+        offload = {"offload_param": {"device": cfg.offload, "pin_memory": torch.cuda.is_available(), **path}}
     # Threshold 0: every parameter is sharded. No prefetching: switching adapters changes the order in which modules run.
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,
-        "stage3_prefetch_bucket_size": 0,
-        "stage3_max_reuse_distance": 0,
-    },
-}
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero | offload}
 
 
 @contextmanager
-def sharded_loading() -> Iterator[None]:
-    """Inside, `from_pretrained` shards each weight as it is read, so that no rank ever holds the whole model."""
+def sharded_loading(cfg: ModelConfig) -> Iterator[None]:
+    """Inside, `from_pretrained` shards each weight as it is read, so that no rank ever holds the whole model.
+
+    Raises:
+        ModelError: model.offload=nvme where DeepSpeed cannot write files as they need to be written.
+    """
     import deepspeed
     import deepspeed.ops
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+    check_offload(cfg)
     # An all-reduce in shared memory, which a forward pass never calls. It is compiled when the first gang starts, behind a lock file that
     # a killed rank leaves behind: every later gang on the machine would wait for it without end.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
-    kept = HfDeepSpeedConfig(_CONFIG)  # transformers holds it weakly: it must stay alive while the model is built
+    kept = HfDeepSpeedConfig(_config(cfg))  # transformers holds it weakly: it must stay alive while the model is built
     try:
         yield
     finally:
@@ -40,14 +48,35 @@ def sharded_loading() -> Iterator[None]:
         unset_hf_deepspeed_config()
 
 
-def run_sharded(model: nn.Module, root: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def check_offload(cfg: ModelConfig) -> None:
+    """Raises ModelError for model.offload=nvme where DeepSpeed cannot read and write files asynchronously."""
+    from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
+
+    if cfg.offload == "nvme" and not AsyncIOBuilder().is_compatible():
+        raise ModelError(
+            "model.offload=nvme needs libaio with its headers (libaio-dev on Debian, libaio-devel on Red Hat) and a C++ compiler on every "
+            "node: install them, or set model.offload=cpu"
+        )
+
+
+def run_sharded(model: nn.Module, cfg: ModelConfig, root: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """Shards what is not sharded yet (adapters that are attached by now) and installs the gathers around every module of `root(model)`.
 
-    Passes, forward and backward, must go through modules of `root(model)`, and every rank must make the same passes in the same order.
+    Weights that one module reads of another (DoRA, LoRA on embeddings) DeepSpeed gathers as they are read; of the latter the factors then
+    stay whole. Passes, forward and backward, must go through modules of `root(model)`, and every rank must make the same passes in the
+    same order.
     """
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=root(model), config=_CONFIG)
+    if cfg.weights == "bf16":
+        for parameter in base_of(model).parameters():
+            if (share := getattr(parameter, "ds_tensor", None)) is not None:
+                share.data, parameter.data = share.data.bfloat16(), parameter.data.bfloat16()
+        widen(model, torch.float32)
+    engine, *_ = deepspeed.initialize(model=root(model), config=_config(cfg))
+    if values := replacing(model):
+        shared: Any = next(root(model).parameters())
+        shared.convert_to_zero_parameters(param_list=values)
     gathers: Any = engine.optimizer
     if root(model) is not (stack := backbone(model)):
         # DeepSpeed would take all passes that do not begin at the root for one, and its record of them would grow without end.
@@ -56,9 +85,9 @@ def run_sharded(model: nn.Module, root: Callable[[nn.Module], nn.Module]) -> nn.
 
 
 @contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
-    """Inside, the module's own parameters stand whole, also where they are sharded; all ranks must enter at the same time."""
-    parameters = [p for p in module.parameters() if hasattr(p, "ds_id")]
+def whole(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules' own parameters stand whole, also where they are sharded; all ranks must enter at the same time."""
+    parameters = [p for module in modules for p in module.parameters() if hasattr(p, "ds_id")]
     if not parameters:
         yield
         return

@@ -185,7 +185,7 @@ def _shown(
     """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them."""
     assert made.harvest is not None
     names, key = [a.name for a in made.harvest.adapters], made.harvest.key
-    largest, tokenizer = _largest(made), load_tokenizer(study.model.folder)
+    largest, tokenizer = _largest(made), load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
     deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
     cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown]
@@ -216,10 +216,10 @@ def _statements(study: Study) -> list[str]:
             f"Deltas were streamed: dictionaries saw {study.corpus.num_tokens('fit'):,} tokens in {len(study.stream.windows)} windows; "
             f"covariances, and with them every null that is matched to one, come from the first window ({first:,} tokens)."
         )
-    if has_post_norm(study.model.folder):
+    if has_post_norm(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code):
         said.append("δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write (post-norm).")
-    if study.cfg.model.sharding != "none":
-        said.append("The noise floor was measured by batch layout only: sharded parameters cannot be upcast to fp64 in place.")
+    if study.cfg.model.weights == "bf16":
+        said.append("The base's weights were held in bf16: where the checkpoint is finer, the model in question is the rounded one.")
     return said
 
 

@@ -66,7 +66,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy or cfg.dry_run else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)
-    corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder))
+    corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)

@@ -9,6 +9,7 @@ from typing import Any
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.text import split_text
 from deltasae_ray.adapt.trainer import LoraTrainer
+from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of, load_model
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
 from deltasae_ray.sae.peers import Peers, ProcessGroup
@@ -31,9 +32,10 @@ def train(model: Any, world: dict[str, Any], peers: Peers | None = None) -> Lora
 
 def main(work: Path, rank: int) -> None:
     for world in json.loads(work.read_text()):
-        with sharded_loading():
+        cfg = ModelConfig(world["model"], sharding="zero3", weights=world.get("weights", "fp32"))
+        with sharded_loading(cfg):
             model = load_model(Path(world["model"]))
-        model = run_sharded(model, base_of)
+        model = run_sharded(model, cfg, base_of)
         gc.collect()  # what installed the gathers must not take them along when it goes
         made = train(model, world, ProcessGroup(rank, 2))
         kept = sum(p.numel() for name, p in made.model.named_parameters() if ".lora_" not in name)

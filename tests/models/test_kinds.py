@@ -12,12 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.harvest.prepare import write_rotated
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS
-from deltasae_ray.models.adapters import AdapterRef, attach, import_adapter, shardable
+from deltasae_ray.models.adapters import attach, import_adapter
 from deltasae_ray.models.capture import deltas, residuals
-from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_model
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter, save_model
@@ -136,15 +134,3 @@ def test_an_adapter_that_lacks_a_tensor_is_refused_and_not_left_to_chance(models
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(AdapterError, match="no tensor for .*layers.1.self_attn.q_proj.lora_A"):
         attach(load_model(models["llama"], deepest=2), {"a": folder})
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_plain_lora_on_linear_modules_can_be_sharded_and_the_rest_is_told(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
-    architecture, settings = KINDS[kind]
-    folder = save_adapter(tmp_path / kind, models[architecture], architecture, **settings)
-    plain = kind in ("rslora", "patterns", "mlp", "one-layer", "all-linear", "lora-bias")
-    assert shardable(folder) == plain
-    if not plain:
-        refs = (AdapterRef(kind, kind, kind, 4, 8.0),)
-        with pytest.raises(AdapterError, match=f"{kind}: .*set model.sharding=none"):
-            load_with_adapters(Storage(str(tmp_path)), ModelConfig(str(models[architecture]), "zero3"), refs, "cpu", deepest=2)
