@@ -15,6 +15,8 @@ from uuid import uuid4
 import pyarrow.fs as pafs
 
 from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.fingerprints import file_sha256 as file_sha256
+from deltasae_ray.fingerprints import remembered_sha256
 
 
 def digest(value: object) -> str:
@@ -23,15 +25,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a local file, hex."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def files_digest(paths: Iterable[Path]) -> str:
     """16 hex digits of several files' names and contents; the folder they lie in does not enter."""
-    return digest({p.name: file_sha256(p) for p in paths})
+    return digest({p.name: remembered_sha256(p) for p in paths})
 
 
 @dataclass(frozen=True)

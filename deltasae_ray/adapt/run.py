@@ -98,13 +98,10 @@ def _train(
     from deltasae_ray.adapt.worker import TrainJob
 
     text = ray.put(split_text(corpus.adapt, cfg.batch_contexts))
-    # Workers run in a folder of Ray's: relative paths would point elsewhere there.
-    here = Storage(storage.path("")) if storage.is_local else storage
-    folder = Path(model.base)
-    everywhere = ModelConfig(str(folder.absolute()), model.sharding, model.trust_remote_code) if folder.is_dir() else model
-    label = folder.name if folder.is_dir() else source.label
+    here = Storage(storage.path("")) if storage.is_local else storage  # workers run in a folder of Ray's
+    label = Path(model.base).name if Path(model.base).is_dir() else source.label
     for training in missing:
-        job = TrainJob(here, training.key, everywhere, source.digest, label, cfg, training.rank, training.seed, text)
+        job = TrainJob(here, training.key, model, source.digest, label, cfg, training.rank, training.seed, text)
         _run(job, workers, training.name)
         ref = trained(storage, training)
         if ref is None:

@@ -76,11 +76,11 @@ def harvest(
     write_harvest(storage, key, _spec(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
-    everyone = _prepare(storage, key, cfg, gangs, model_cfg, adapters, hookpoints, test, random_lora=random_lora)
+    everyone = _prepare(storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora)
     repair(storage, key)
     missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
     if missing:
-        _run(storage, key, cfg, gangs, model_cfg, corpus, everyone, missing)
+        _run(storage, key, cfg, gangs, model_cfg, model.digest, corpus, everyone, missing)
     Manifest.compact(storage, key)
     return Harvest(key, tuple(everyone), hookpoints)
 
@@ -118,6 +118,7 @@ def _prepare(
     cfg: HarvestConfig,
     gangs: GangConfig,
     model: ModelConfig,
+    model_digest: str,
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
     unit: TokenBatch,
@@ -127,7 +128,7 @@ def _prepare(
     """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are then on record and judged."""
     everyone, match, into = list(adapters), None, ""
     if random_lora and adapters:
-        into = random_key(adapters[0], cfg.seed, unit)
+        into = random_key(adapters[0], cfg.seed, unit, model_digest)
         if (found := stored_random(storage, adapters[0], into)) is not None:
             everyone.append(found)
         else:
@@ -135,7 +136,7 @@ def _prepare(
     facts = _sources(storage, key, everyone)
     todo = [a for a in everyone if not {str(h) for h in hookpoints} <= facts[a.name].facts.get("noise", {}).keys()]
     if todo or match:
-        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match)
+        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
         ((_, measured),) = run_units([(unit, None)], factory, gangs)
         if match:
             everyone.append(finish_random(storage, adapters[0], into, cfg.seed, measured["match"]))
@@ -175,13 +176,15 @@ def _run(
     cfg: HarvestConfig,
     gangs: GangConfig,
     model: ModelConfig,
+    model_digest: str,
     corpus: Corpus,
     adapters: Sequence[AdapterRef],
     missing: dict[str, dict[str, tuple[Hookpoint, ...]]],
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
-    plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)), cfg.precision)
+    left = tuple(a for a in adapters if a.digest in digests)
+    plan = HarvestPlan(storage, key, model, left, tuple(sorted(hookpoints)), cfg.precision, model_digest)
     tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
     with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
         for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):

@@ -53,7 +53,8 @@ def harvest_windows(
         missing[index] = Manifest.load(storage, key).missing([u.name for u in corpus.units], digests, kept.hookpoints)
     left = {index: len(units) for index, units in missing.items()}
     yield from _complete(storage, kept, spool, windows, left)
-    plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision)
+    digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
+    plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision, digest)
     tokens = sum(u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index])
     with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
         work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)

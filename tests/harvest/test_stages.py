@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from deltasae_ray.errors import AdapterError, ConfigError, PrecisionError, ShardError
+from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
@@ -26,7 +27,7 @@ from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import read_sources
 from deltasae_ray.storage import Storage
 from tests.harvest.study import hashes, run, run_units_here
-from tests.tiny import save_adapter
+from tests.tiny import save_adapter, save_model
 
 Adapters = tuple[Path, Path]
 
@@ -52,6 +53,34 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
     assert len(sources) == 4, "base, the random control, the old and the new adapter"
     zero = ("blocks.0.hook_resid_post",)
     assert all(hooks == zero for source, hooks in added if source == "base")
+
+
+@pytest.mark.parametrize("stage_number", [1, 2])
+def test_a_node_that_has_another_model_under_the_same_name_refuses(
+    stage_number: int, tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparation and harvest load the model by its name; what lies there is changed before the one or the other does."""
+    here = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    other, started = save_model(tmp_path / "other", seed=1), []
+
+    def on_another_node(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        started.append(factory)
+        if len(started) == stage_number:
+            shutil.copytree(other, here, dirs_exist_ok=True)
+        return run_units_here(work, factory, cfg)
+
+    monkeypatch.setattr(stage, "run_units", on_another_node)
+    with pytest.raises(ModelError, match="other weights on this node"):
+        run(tmp_path / "root", here, [tiny_adapters[0]])
+    assert len(started) == stage_number and not list((tmp_path / "root").rglob("*.parquet"))
+
+
+def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+    """Its strength is matched on the model: one root may hold harvests of two models with the same adapter and text."""
+    first = run(tmp_path, tiny_model, [tiny_adapters[0]])
+    second = run(tmp_path, save_model(tmp_path / "other", seed=1), [tiny_adapters[0]])
+    ours, theirs = (done.adapters[-1] for done in (first, second))
+    assert ours.kind == theirs.kind == "random" and ours.key != theirs.key and ours.facts["factor"] != theirs.facts["factor"]
 
 
 def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_that_is_stored(
