@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import AdapterError, PrecisionError
+from deltasae_ray.errors import AdapterError, PrecisionError, StorageError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
@@ -33,6 +33,8 @@ NUMERICS = {
 }
 """What enters a harvest's key, by `harvest.precision`."""
 WARN_SNR = 100.0
+Missing = dict[str, dict[str, tuple[Hookpoint, ...]]]
+"""Unit → source digest → hookpoints that are not written yet."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def harvest(
     Raises:
         AdapterError: an adapter whose deltas are zero at every hookpoint.
         PrecisionError: deltas too close to their noise floor.
+        StorageError: gangs have told of units that are not here, as where they write to disks of their own.
     """
     key = harvest_key(corpus, model, cfg.precision)
     hookpoints = at_sites(hookpoints, cfg.sites)
@@ -78,11 +81,20 @@ def harvest(
     test = sample(corpus.of("fit"), cfg.noise_contexts)
     everyone = _prepare(storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora)
     repair(storage, key)
-    missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
-    if missing:
+    units, sources = [u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)]
+    if missing := Manifest.load(storage, key).missing(units, sources, hookpoints):
         _run(storage, key, cfg, gangs, model_cfg, model.digest, corpus, everyone, missing)
-    Manifest.compact(storage, key)
+    check_complete(storage, key, Manifest.compact(storage, key).missing(units, sources, hookpoints))
     return Harvest(key, tuple(everyone), hookpoints)
+
+
+def check_complete(storage: Storage, key: str, missing: Missing) -> None:
+    """Raises StorageError where a harvest that has run lacks something."""
+    if missing:
+        raise StorageError(
+            f"the harvest has run, but {storage.path(key)} lacks {len(missing)} of its units, {next(iter(missing))} first: can all nodes "
+            "write to storage.root, and is it one place for all of them? Otherwise run the same command again"
+        )
 
 
 def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
@@ -179,7 +191,7 @@ def _run(
     model_digest: str,
     corpus: Corpus,
     adapters: Sequence[AdapterRef],
-    missing: dict[str, dict[str, tuple[Hookpoint, ...]]],
+    missing: Missing,
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
@@ -196,7 +208,7 @@ class Left:
     """The units that lack something, each with the hookpoints that it lacks by source."""
 
     corpus: Corpus
-    missing: dict[str, dict[str, tuple[Hookpoint, ...]]]
+    missing: Missing
 
     def __len__(self) -> int:
         return len(self.missing)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError
+from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError, StorageError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import NUMERICS, _judge
+from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
@@ -75,6 +77,23 @@ def test_a_node_that_has_another_model_under_the_same_name_refuses(
     assert len(started) == stage_number and not list((tmp_path / "root").rglob("*.parquet"))
 
 
+def test_units_that_gangs_tell_of_but_nobody_finds_are_an_error_and_no_finished_harvest(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a node writes to a disk of its own."""
+
+    def elsewhere(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        if isinstance(factory, HarvestFactory):
+            mine = replace(factory.plan, storage=Storage(str(tmp_path / "another-disk")))
+            shutil.copytree(tmp_path / "root", tmp_path / "another-disk")
+            factory = HarvestFactory(mine)
+        return run_units_here(work, factory, cfg)
+
+    monkeypatch.setattr(stage, "run_units", elsewhere)
+    with pytest.raises(StorageError, match=r"lacks \d+ of its units.*can all nodes write"):
+        run(tmp_path / "root", tiny_model, [tiny_adapters[0]], random_lora=False)
+
+
 def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
     """Its strength is matched on the model: one root may hold harvests of two models with the same adapter and text."""
     first = run(tmp_path, tiny_model, [tiny_adapters[0]])
@@ -125,6 +144,14 @@ def test_deltas_near_their_noise_are_refused() -> None:
     with pytest.raises(PrecisionError, match="below harvest.min_snr=10"):
         _judge(ref, noise, 10.0)
     _judge(ref, noise, 1.0)
+
+
+def test_deltas_whose_noise_is_let_through_but_not_small_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    ref = AdapterRef("a", "k", "d", 4, 8.0)
+    _judge(ref, {Hookpoint(1): {"signal": 1.0, "snr": 99.0}, Hookpoint(2): {"signal": 1.0, "snr": 100.0}}, 10.0)
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert said.getMessage() == "adapter a, blocks.1.hook_resid_post: signal-to-noise is only 99 (a sound harvest has over 100)"
 
 
 def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
