@@ -146,7 +146,7 @@ def _prepare(
         else:
             match = adapters[0], write_rotated(storage, adapters[0], f"{into}/unmatched", cfg.seed)
     facts = _sources(storage, key, everyone)
-    todo = [a for a in everyone if not {str(h) for h in hookpoints} <= facts[a.name].facts.get("noise", {}).keys()]
+    todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
     if todo or match:
         factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
         ((_, measured),) = run_units([(unit, None)], factory, gangs)
@@ -157,11 +157,18 @@ def _prepare(
         for ref in todo:
             source = facts[ref.name]
             more = {what: {**source.facts.get(what, {}), **measured[what][ref.name]} for what in ("noise", "injected")}
-            facts[ref.name] = replace(source, facts={**source.facts, **more})
+            sampled = {**source.facts.get("noise_sample", {}), **dict.fromkeys(more["noise"], unit.name)}
+            facts[ref.name] = replace(source, facts={**source.facts, **more, "noise_sample": sampled})
             write_source(storage, key, facts[ref.name])
     for ref in everyone:
         _judge(ref, {h: facts[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
     return everyone
+
+
+def _measured_on(unit: TokenBatch, source: Source, hookpoints: Sequence[Hookpoint]) -> bool:
+    """Whether the source's noise floor is on record at every hookpoint, and was measured on these very contexts."""
+    sampled = source.facts.get("noise_sample", {})
+    return all(str(h) in source.facts.get("noise", {}) and sampled.get(str(h)) == unit.name for h in hookpoints)
 
 
 def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> None:

@@ -19,6 +19,7 @@ from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.prepare import PrepareFactory
 from deltasae_ray.harvest.run import NUMERICS, _judge
 from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
@@ -122,6 +123,26 @@ def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_th
     first = signals()
     run(tmp_path, tiny_model, [tiny_adapters[0]], layers=(0, 1, 2))  # a new layer: measured anew, from the adapter as it was stored
     assert signals() == pytest.approx(first, rel=1e-4) and 0.2 < first["random"] / first["r2"] < 5
+
+
+def test_noise_is_measured_anew_on_other_contexts_and_no_shard_is(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[type] = []
+
+    def counted(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        started.append(type(factory))
+        return run_units_here(work, factory, cfg)
+
+    def noise(contexts: int) -> dict:
+        done = run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False, noise_contexts=contexts)
+        return open_shards(f"{tmp_path}/{done.key}").source("r2").facts["noise"]
+
+    monkeypatch.setattr(stage, "run_units", counted)
+    first = noise(1)
+    started.clear()
+    assert noise(1) == first and not started
+    assert noise(2) != first and started == [PrepareFactory]
 
 
 def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(tiny_model: Path, tmp_path: Path) -> None:
