@@ -1,4 +1,4 @@
-"""The storage root: a folder, s3:// or gs://, reached through pyarrow.fs. Puts are atomic; keys are digests of content."""
+"""The storage root: a folder, s3:// or gs://, reached through pyarrow.fs. Puts replace whole files; keys are digests of content."""
 
 import hashlib
 import json
@@ -15,6 +15,11 @@ from uuid import uuid4
 import pyarrow.fs as pafs
 
 from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.fingerprints import file_sha256 as file_sha256
+from deltasae_ray.fingerprints import remembered_sha256
+
+_ONE_PUT = 4 * 2**20
+"""Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own in several."""
 
 
 def digest(value: object) -> str:
@@ -23,15 +28,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a local file, hex."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def files_digest(paths: Iterable[Path]) -> str:
     """16 hex digits of several files' names and contents; the folder they lie in does not enter."""
-    return digest({p.name: file_sha256(p) for p in paths})
+    return digest({p.name: remembered_sha256(p) for p in paths})
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,10 @@ class StorageConfig:
     """Where everything is written. What a complete manifest lists there is not made again."""
 
     root: str = "runs/demo"
-    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node it must be reachable by all."""
+    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node it must be reachable by all: a folder then needs
+    storage.shared."""
+    shared: bool = False
+    """The folder storage.root is one that all nodes see under the same path (NFS, Lustre). Nodes that are there at the start are asked."""
     deltas: Literal["stored", "stream"] = "stored"
     """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream: dictionaries are fitted to one
     window of the training text after the other, and a window's shards are deleted once every dictionary is past it; the evaluation
@@ -109,10 +111,18 @@ class Storage:
 
     def list(self, prefix: str, *, suffix: str = "") -> list[str]:
         """Keys of all files below a prefix, sorted; unfinished temporary files are not listed."""
-        selector = pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True)
+        return sorted(k for k in self.sizes(prefix) if k.endswith(suffix) and "/.tmp-" not in k)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of all files below a prefix, by key, from one listing."""
         base = self.path("") + "/"
-        keys = [i.path.removeprefix(base) for i in self._info(selector) if i.type == pafs.FileType.File]
-        return sorted(k for k in keys if k.endswith(suffix) and "/.tmp-" not in k)
+        found = self._info(pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True))
+        return {i.path.removeprefix(base): i.size for i in found if i.type == pafs.FileType.File}
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names of the folders directly below a prefix, sorted; none if it is not there."""
+        found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
+        return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
 
     def _info(self, what: str | pafs.FileSelector) -> Any:
         """Raises StorageError where the store does not answer."""
@@ -132,7 +142,11 @@ class Storage:
             raise StorageError(f"{self.path(key)} cannot be read: {e}") from e
 
     def write_bytes(self, key: str, data: bytes | memoryview) -> None:
-        """Atomic: a reader sees the old content or the new, never a part. One PUT on object stores.
+        """Atomic in a folder: a reader sees the old content or the new, never a part.
+
+        On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which the store shows once all are
+        there; a client cannot take it back through pyarrow, so that what an error should leave under the name is deleted here, if the
+        store still answers. Who must be sure holds a file against the size and hash in its record.
 
         Raises:
             StorageError: full disk, or no permission; names the file.
@@ -140,8 +154,7 @@ class Storage:
         path = self.path(key)
         try:
             if not self.is_local:
-                with self.fs.open_output_stream(path) as f:
-                    f.write(data)
+                self._upload(path, data)
                 return
             folder = Path(path).parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -156,6 +169,25 @@ class Storage:
                 temporary.unlink(missing_ok=True)
         except OSError as e:
             raise StorageError(f"{path} cannot be written: {e}. Free space or choose another storage.root, then run again") from e
+
+    def _upload(self, path: str, data: bytes | memoryview) -> None:
+        size = memoryview(data).nbytes
+        before = self._found(path) if size > _ONE_PUT else None  # a smaller one comes whole or not at all
+        try:
+            with self.fs.open_output_stream(path) as f:
+                f.write(data)
+        except BaseException:
+            if size > _ONE_PUT and (left := self._found(path)) not in (before, None) and left[1] != size:
+                with suppress(OSError):
+                    self.fs.delete_file(path)
+            raise
+
+    def _found(self, path: str) -> tuple[int, int] | None:
+        """mtime and bytes of a file; None if it is not there, or the store does not say."""
+        with suppress(StorageError):
+            info = self._info(path)
+            return (info.mtime_ns or 0, info.size) if info.type == pafs.FileType.File else None
+        return None
 
     def read_json(self, key: str) -> dict:
         try:
@@ -174,6 +206,19 @@ class Storage:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    def delete_file(self, key: str) -> None:
+        """Deletes a file; one that is already gone is no error.
+
+        Raises:
+            StorageError: no permission; names the file.
+        """
+        try:
+            self.fs.delete_file(self.path(key))
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise StorageError(f"{self.path(key)} cannot be deleted: {e}") from e
 
     def delete_folder(self, key: str) -> None:
         """Deletes everything below `key`; a folder that is not there is no error.

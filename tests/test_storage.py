@@ -1,6 +1,8 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 
 from deltasae_ray.errors import HookpointError, StorageError
@@ -42,6 +44,69 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot be written.*storage\.root"):
         Storage(str(tmp_path)).write_bytes("file/below", b"x")
+
+
+class Breaks:
+    """A stream that fails after half of its bytes; closing it leaves them under the final name."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self.closed = path, False
+
+    def write(self, data: bytes) -> int:
+        Path(self._path).write_bytes(bytes(data)[: len(data) // 2])
+        raise OSError("AWS Error NETWORK_CONNECTION during UploadPart operation")
+
+    def __enter__(self) -> "Breaks":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+class BrokenUploads:
+    """An object store, by its interface, that completes an upload which has failed."""
+
+    def __init__(self, *, leaves_half: bool = True) -> None:
+        self._leaves_half = leaves_half
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pafs.LocalFileSystem(), name)
+
+    def open_output_stream(self, path: str) -> Breaks:
+        if not self._leaves_half:
+            raise OSError("AWS Error ACCESS_DENIED during CreateMultipartUpload operation")
+        return Breaks(path)
+
+
+@pytest.mark.parametrize("leaves_half", [True, False])
+@pytest.mark.parametrize("size", [100, 5_000_000])
+def test_a_failed_upload_leaves_no_half_and_takes_nothing_away(size: int, leaves_half: bool, tmp_path: Path) -> None:
+    storage = Storage("s3://bucket")
+    storage.__dict__["_opened"] = (BrokenUploads(leaves_half=leaves_half), str(tmp_path))
+    (tmp_path / "old.jsonl").write_bytes(b"what was there before")
+    for name in ("new", "old.jsonl"):
+        with pytest.raises(StorageError, match=f"{name} cannot be written.*AWS Error"):
+            storage.write_bytes(name, b"x" * size)
+    if not leaves_half:
+        assert (tmp_path / "old.jsonl").read_bytes() == b"what was there before"
+    elif size > 100:
+        assert not list(tmp_path.iterdir()), "half a file is worse than none"
+
+
+def test_sizes_and_folders_are_listed_and_a_store_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for name in ("a/b/c", "a/d/e", "a/f"):
+        storage.write_bytes(name, b"xyz")
+    assert storage.sizes("a") == {"a/b/c": 3, "a/d/e": 3, "a/f": 3} and storage.sizes("b") == {}
+    assert storage.folders("a") == ("b", "d") and storage.folders("b") == ()
+    storage.delete_file("a/f")
+    storage.delete_file("a/f")
+    assert storage.sizes("a").keys() == {"a/b/c", "a/d/e"}
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(StorageError, match="cannot be looked at"):
+        storage.sizes("loop/below")
+    with pytest.raises(StorageError, match="cannot be looked at"):
+        storage.folders("loop/below")
 
 
 def test_a_storage_travels_between_processes(tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pyarrow.fs as pafs
 
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.lora import check_targets
@@ -82,9 +80,7 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
         check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
         _train(storage, model, source, corpus, cfg, gangs.ranks if model.sharding == "zero3" else 1, missing)
     for training in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
-        run = storage.path(f"{_RUNS}/{Path(training.key).name}")
-        if storage.fs.get_file_info(run).type != pafs.FileType.NotFound:
-            storage.fs.delete_dir(run)
+        storage.delete_folder(f"{_RUNS}/{Path(training.key).name}")
     refs = [trained(storage, t) for t in wanted]
     assert all(refs), "an adapter is missing after its training"
     return [ref for ref in refs if ref]
@@ -98,13 +94,10 @@ def _train(
     from deltasae_ray.adapt.worker import TrainJob
 
     text = ray.put(split_text(corpus.adapt, cfg.batch_contexts))
-    # Workers run in a folder of Ray's: relative paths would point elsewhere there.
-    here = Storage(storage.path("")) if storage.is_local else storage
-    folder = Path(model.base)
-    everywhere = replace(model, base=str(folder.absolute())) if folder.is_dir() else model
-    label = folder.name if folder.is_dir() else source.label
+    here = Storage(storage.path("")) if storage.is_local else storage  # workers run in a folder of Ray's
+    label = Path(model.base).name if Path(model.base).is_dir() else source.label
     for training in missing:
-        job = TrainJob(here, training.key, everywhere, source.digest, label, cfg, training.rank, training.seed, text)
+        job = TrainJob(here, training.key, model, source.digest, label, cfg, training.rank, training.seed, text)
         _run(job, workers, training.name)
         ref = trained(storage, training)
         if ref is None:
@@ -123,7 +116,7 @@ def drop_half_written(storage: Storage, run: str) -> None:
             json.loads(storage.read_bytes(key))
         except ValueError:
             log.warning("%s was cut off by a kill: this adapter's training begins again", key)
-            storage.fs.delete_file(storage.path(key))
+            storage.delete_file(key)
 
 
 def _run(job: "TrainJob", workers: int, name: str) -> None:

@@ -16,7 +16,8 @@ class HarvestConfig:
     sites: tuple[Site, ...] = ("resid_post",)
     """What is stored at every layer: resid_post always; attn_out and mlp_out are what attention and MLP add to the residual stream."""
     noise_contexts: int = 4
-    """Contexts on which the noise floor is measured (a higher precision, and another batch layout)."""
+    """Contexts on which the noise floor is measured (a higher precision, and another batch layout), and the random adapter's strength is
+    matched: with another number both are made anew, also of a finished harvest."""
     min_snr: float = 10.0
     """Refuse deltas whose signal-to-noise energy ratio is below this at any layer; the report says if it was lowered."""
     seed: int = 0

@@ -42,9 +42,10 @@ def sample(units: Sequence[TokenBatch], num_contexts: int) -> TokenBatch:
     )
 
 
-def random_key(adapter: AdapterRef, seed: int, unit: TokenBatch) -> str:
-    """Where the random adapter made from `adapter` lies: it depends on the layers of the study in no way."""
-    return f"adapters/random-{digest({'of': adapter.digest, 'seed': seed, 'matched_on': unit.name})}"
+def random_key(adapter: AdapterRef, seed: int, unit: TokenBatch, model_digest: str) -> str:
+    """Where the random adapter made from `adapter` lies. Its strength is matched on the model, but on all layers: those of the study do not
+    enter."""
+    return f"adapters/random-{digest({'of': adapter.digest, 'seed': seed, 'matched_on': unit.name, 'model': model_digest})}"
 
 
 def stored_random(storage: Storage, adapter: AdapterRef, key: str) -> AdapterRef | None:
@@ -95,6 +96,8 @@ class PrepareFactory:
     precision: Literal["fp32", "mixed"] = "fp32"
     match: tuple[AdapterRef, AdapterRef] | None = None
     """A trained adapter, and its rotation that is to move the model as far; its noise is measured too, at the strength found."""
+    model_digest: str | None = None
+    """Of the driver's model: a node with another one refuses. None checks nothing."""
 
     def __call__(self, context: RankContext) -> "PrepareWorker":
         return PrepareWorker(self, context)
@@ -108,7 +111,9 @@ class PrepareWorker:
         self._job, self._device = job, context.device
         held = {ref.name: ref for ref in (*job.adapters, *(job.match or ()))}
         deepest = job.hookpoints[-1].layer if job.match is None else None  # strength is a matter of every block
-        self._model = load_with_adapters(job.storage, job.model, tuple(held.values()), context.device, deepest=deepest)
+        self._model = load_with_adapters(
+            job.storage, job.model, tuple(held.values()), context.device, deepest=deepest, digest=job.model_digest
+        )
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict]:  # noqa: ARG002 - what gangs call
         ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)

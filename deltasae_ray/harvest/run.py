@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import AdapterError, PrecisionError
+from deltasae_ray.errors import AdapterError, PrecisionError, StorageError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
@@ -33,6 +33,8 @@ NUMERICS = {
 }
 """What enters a harvest's key, by `harvest.precision`; `numerics` says how weights are held."""
 WARN_SNR = 100.0
+Missing = dict[str, dict[str, tuple[Hookpoint, ...]]]
+"""Unit → source digest → hookpoints that are not written yet."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,29 @@ def harvest(
     Raises:
         AdapterError: an adapter whose deltas are zero at every hookpoint.
         PrecisionError: deltas too close to their noise floor.
+        StorageError: gangs have told of units that are not here, as where they write to disks of their own.
     """
     key = harvest_key(corpus, model, cfg.precision)
     hookpoints = at_sites(hookpoints, cfg.sites)
     write_harvest(storage, key, _spec(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
-    everyone = _prepare(storage, key, cfg, gangs, model_cfg, adapters, hookpoints, test, random_lora=random_lora)
+    everyone = _prepare(storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora)
     repair(storage, key)
-    missing = Manifest.load(storage, key).missing([u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)], hookpoints)
-    if missing:
-        _run(storage, key, cfg, gangs, model_cfg, corpus, everyone, missing)
-    Manifest.compact(storage, key)
+    units, sources = [u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)]
+    if missing := Manifest.load(storage, key).missing(units, sources, hookpoints):
+        _run(storage, key, cfg, gangs, model_cfg, model.digest, corpus, everyone, missing)
+    check_complete(storage, key, Manifest.compact(storage, key).missing(units, sources, hookpoints))
     return Harvest(key, tuple(everyone), hookpoints)
+
+
+def check_complete(storage: Storage, key: str, missing: Missing) -> None:
+    """Raises StorageError where a harvest that has run lacks something."""
+    if missing:
+        raise StorageError(
+            f"the harvest has run, but {storage.path(key)} lacks {len(missing)} of its units, {next(iter(missing))} first: can all nodes "
+            "write to storage.root, and is it one place for all of them? Otherwise run the same command again"
+        )
 
 
 def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
@@ -123,6 +135,7 @@ def _prepare(
     cfg: HarvestConfig,
     gangs: GangConfig,
     model: ModelConfig,
+    model_digest: str,
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
     unit: TokenBatch,
@@ -132,15 +145,15 @@ def _prepare(
     """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are then on record and judged."""
     everyone, match, into = list(adapters), None, ""
     if random_lora and adapters:
-        into = random_key(adapters[0], cfg.seed, unit)
+        into = random_key(adapters[0], cfg.seed, unit, model_digest)
         if (found := stored_random(storage, adapters[0], into)) is not None:
             everyone.append(found)
         else:
             match = adapters[0], write_rotated(storage, adapters[0], f"{into}/unmatched", cfg.seed)
     facts = _sources(storage, key, everyone)
-    todo = [a for a in everyone if not {str(h) for h in hookpoints} <= facts[a.name].facts.get("noise", {}).keys()]
+    todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
     if todo or match:
-        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match)
+        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
         ((_, measured),) = run_units([(unit, None)], factory, gangs)
         if match:
             everyone.append(finish_random(storage, adapters[0], into, cfg.seed, measured["match"]))
@@ -149,11 +162,18 @@ def _prepare(
         for ref in todo:
             source = facts[ref.name]
             more = {what: {**source.facts.get(what, {}), **measured[what][ref.name]} for what in ("noise", "injected")}
-            facts[ref.name] = replace(source, facts={**source.facts, **more})
+            sampled = {**source.facts.get("noise_sample", {}), **dict.fromkeys(more["noise"], unit.name)}
+            facts[ref.name] = replace(source, facts={**source.facts, **more, "noise_sample": sampled})
             write_source(storage, key, facts[ref.name])
     for ref in everyone:
         _judge(ref, {h: facts[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
     return everyone
+
+
+def _measured_on(unit: TokenBatch, source: Source, hookpoints: Sequence[Hookpoint]) -> bool:
+    """Whether the source's noise floor is on record at every hookpoint, and was measured on these very contexts."""
+    sampled = source.facts.get("noise_sample", {})
+    return all(str(h) in source.facts.get("noise", {}) and sampled.get(str(h)) == unit.name for h in hookpoints)
 
 
 def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> None:
@@ -180,13 +200,15 @@ def _run(
     cfg: HarvestConfig,
     gangs: GangConfig,
     model: ModelConfig,
+    model_digest: str,
     corpus: Corpus,
     adapters: Sequence[AdapterRef],
-    missing: dict[str, dict[str, tuple[Hookpoint, ...]]],
+    missing: Missing,
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
-    plan = HarvestPlan(storage, key, model, tuple(a for a in adapters if a.digest in digests), tuple(sorted(hookpoints)), cfg.precision)
+    left = tuple(a for a in adapters if a.digest in digests)
+    plan = HarvestPlan(storage, key, model, left, tuple(sorted(hookpoints)), cfg.precision, model_digest)
     tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
     with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
         for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):
@@ -198,7 +220,7 @@ class Left:
     """The units that lack something, each with the hookpoints that it lacks by source."""
 
     corpus: Corpus
-    missing: dict[str, dict[str, tuple[Hookpoint, ...]]]
+    missing: Missing
 
     def __len__(self) -> int:
         return len(self.missing)

@@ -13,7 +13,7 @@ from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
-from deltasae_ray.harvest.run import Harvest
+from deltasae_ray.harvest.run import Harvest, Missing, check_complete
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
@@ -23,9 +23,6 @@ from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import Unit, read_record, read_sources, write_harvest, write_source, write_units
 from deltasae_ray.shards.spool import wait_until_open, window_key
 from deltasae_ray.storage import Storage
-
-Missing = dict[str, dict[str, tuple[Hookpoint, ...]]]
-"""Unit → source digest → hookpoints that are not written yet."""
 
 
 def harvest_windows(
@@ -42,7 +39,8 @@ def harvest_windows(
     A window is begun only when the stream's board has opened it. Adapters, noise floor and random adapter are those of `kept`.
 
     Raises:
-        DeltaSaeError: what a worker raised on purpose; ResourceError where the stream was stopped meanwhile.
+        DeltaSaeError: what a worker raised on purpose; ResourceError where the stream was stopped meanwhile; StorageError where gangs
+            have told of units that are not here.
     """
     if not windows:
         return
@@ -53,7 +51,8 @@ def harvest_windows(
         missing[index] = Manifest.load(storage, key).missing([u.name for u in corpus.units], digests, kept.hookpoints)
     left = {index: len(units) for index, units in missing.items()}
     yield from _complete(storage, kept, spool, windows, left)
-    plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision)
+    digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
+    plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision, digest)
     tokens = sum(u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index])
     with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
         work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
@@ -78,7 +77,8 @@ def _complete(storage: Storage, kept: Harvest, spool: str, windows: Mapping[int,
         for source in read_sources(storage, kept.key):
             if source.digest in wanted:
                 write_source(storage, key, source)
-        Manifest.compact(storage, key)
+        manifest = Manifest.compact(storage, key)
+        check_complete(storage, key, manifest.missing([u.name for u in corpus.units], sorted(wanted), kept.hookpoints))
         yield first
 
 

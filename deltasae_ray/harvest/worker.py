@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import ModelError
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, attach, fetch
@@ -34,6 +35,8 @@ class HarvestPlan:
     """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives stay in step."""
     hookpoints: tuple[Hookpoint, ...]
     precision: Literal["fp32", "mixed"] = "fp32"
+    model_digest: str | None = None
+    """Of the driver's model: a node with another one refuses. None checks nothing."""
 
 
 def load_with_adapters(
@@ -43,19 +46,26 @@ def load_with_adapters(
     device: str,
     *,
     deepest: int | None,
+    digest: str | None = None,
     root: Callable[[nn.Module], nn.Module] = backbone,
 ) -> nn.Module:
     """The base model with adapters attached, sharded over the gang if `cfg` says so.
 
     Args:
         deepest: last block that is kept; None keeps all blocks.
+        digest: of the model that is meant; None takes whichever is found here.
         root: the module that forward passes go through: the backbone, or `base_of` where the language-model head is needed too.
+
+    Raises:
+        ModelError: this node has another model under the same name.
     """
-    folder = resolve_model(cfg).folder
+    source = resolve_model(cfg)
+    if digest is not None and source.digest != digest:
+        raise ModelError(f"model.base={cfg.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
 
     def load() -> nn.Module:
         weights = cfg.weights if cfg.sharding == "none" else "fp32"
-        model = load_model(folder, deepest=deepest, weights=weights, trust_remote_code=cfg.trust_remote_code, device=device)
+        model = load_model(source.folder, deepest=deepest, weights=weights, trust_remote_code=cfg.trust_remote_code, device=device)
         return attach(model, folders)
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,7 +83,10 @@ class HarvestWorker:
     def __init__(self, plan: HarvestPlan, context: RankContext) -> None:
         self._plan = plan
         self._device = context.device
-        self._model = load_with_adapters(plan.storage, plan.model, plan.adapters, context.device, deepest=plan.hookpoints[-1].layer)
+        deepest = plan.hookpoints[-1].layer
+        self._model = load_with_adapters(
+            plan.storage, plan.model, plan.adapters, context.device, deepest=deepest, digest=plan.model_digest
+        )
         self._digests = {BASE: BASE} | {ref.name: ref.digest for ref in plan.adapters}
 
     def __call__(self, unit: TokenBatch, todo: dict[str, list[str]], *, keep: bool) -> int:

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from deltasae_ray.errors import ShardError
+from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.shards.format import FORMAT
 from deltasae_ray.shards.manifest import REDO, Manifest, drop_rows
 from deltasae_ray.shards.records import ShardRow
@@ -20,10 +19,12 @@ THREADS = 8  # files read at once
 
 @contextmanager
 def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -> Iterator[pq.ParquetFile]:
-    """A shard, open for reading; its size is always held against its row, its sha256 where `verify` is set.
+    """A shard, open for reading; its size is always held against its row, pages that are read against their checksums (which shards of
+    earlier versions have not), the file's sha256 where `verify` is set.
 
     Raises:
         ShardError: missing, truncated or altered, also where that shows only while it is read; names the file and the remedy.
+        StorageError: it cannot be read now, and nothing shows that it is damaged.
     """
     path = storage.path(f"{key}/{row.file}")
     try:
@@ -35,18 +36,32 @@ def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -
                 source = f.read_buffer()
                 _check_hash(path, row, source)
             # column chunks lie together: on an object store they come in one request
-            shard = pq.ParquetFile(source, pre_buffer=not storage.is_local)
+            shard = pq.ParquetFile(source, pre_buffer=not storage.is_local, page_checksum_verification=True)
             facts = shard.schema_arrow.metadata or {}
             found = [facts.get(name, b"").decode() for name in (b"format", b"unit", b"source", b"d_model")]
             if found != [FORMAT.decode(), row.unit, row.source, str(row.d_model)] or shard.metadata.num_rows != row.rows:
                 raise ShardError(f"{path} is another shard than its record says: {REDO}")
             yield shard
-    except ShardError:
+    except (ShardError, StorageError):
         raise
     except FileNotFoundError as e:
         raise ShardError(f"{path} is missing though the manifest lists it. Run the harvest again: only this unit is redone") from e
-    except (OSError, pa.ArrowException, ValueError, KeyError) as e:
+    except OSError as e:  # of a store that does not answer, and of Arrow for broken pages: its bytes tell which
+        raise _diagnosed(storage, path, row, e) from e
+    except (pa.ArrowException, ValueError, KeyError) as e:
         raise ShardError(f"{path} cannot be read as a shard ({e}): {REDO}") from e
+
+
+def _diagnosed(storage: Storage, path: str, row: ShardRow, error: OSError) -> ShardError | StorageError:
+    """What an error while reading means, told by the file's bytes as they are read again: nothing is called damaged that is not."""
+    try:
+        with storage.fs.open_input_file(path) as f:
+            found = hashlib.sha256(f.read_buffer()).hexdigest()
+    except OSError as e:
+        return StorageError(f"{path} cannot be read now ({e}); it may well be sound: run again once the storage answers")
+    if found != row.sha256:
+        return ShardError(f"{path} cannot be read as a shard ({error}): {REDO}")
+    return StorageError(f"{path} could not be read ({error}), but its bytes are sound: run the same command again")
 
 
 def _check_hash(path: str, row: ShardRow, data: pa.Buffer) -> None:
@@ -55,13 +70,15 @@ def _check_hash(path: str, row: ShardRow, data: pa.Buffer) -> None:
 
 
 def find_damage(storage: Storage, key: str, rows: Collection[ShardRow], *, hashes: bool = False) -> dict[ShardRow, str]:
-    """What is wrong, by damaged shard. Sizes come from one listing; `hashes` reads every byte."""
-    selector = pafs.FileSelector(storage.path(f"{key}/sources"), recursive=True, allow_not_found=True)
-    sizes = {info.path: info.size for info in storage.fs.get_file_info(selector) if info.type == pafs.FileType.File}
+    """What is wrong, by damaged shard. Sizes come from one listing; `hashes` reads every byte.
+
+    Raises:
+        StorageError: a shard cannot be read now, so that nobody knows.
+    """
+    sizes = storage.sizes(f"{key}/sources")
 
     def problem(row: ShardRow) -> str | None:
-        path = storage.path(f"{key}/{row.file}")
-        if not hashes and sizes.get(path) == row.bytes:
+        if not hashes and sizes.get(f"{key}/{row.file}") == row.bytes:
             return None
         try:
             with opened(storage, key, row, verify=hashes):
@@ -77,6 +94,9 @@ def repair(storage: Storage, key: str, *, hashes: bool = False) -> dict[ShardRow
     """Drops every damaged shard, so that `Manifest.missing` lists it again. Returns what was wrong, by dropped shard.
 
     A harvest calls it before it asks what is missing: without `hashes` it costs one listing.
+
+    Raises:
+        StorageError: a shard cannot be read now; nothing is dropped then.
     """
     damage = find_damage(storage, key, Manifest.load(storage, key).rows, hashes=hashes)
     if damage:

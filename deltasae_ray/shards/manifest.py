@@ -47,9 +47,9 @@ class Manifest:
         if not records and not manifest.damaged:
             return manifest
         _write_compacted(storage, key, manifest.rows)
-        # read back, so that no record goes whose rows another driver's compaction has just overwritten
-        kept = {row.identity for row in read_compacted(storage, key)[0]}
-        for name in [n for n, rows in records.items() if all(row.identity in kept for row in rows)] + list(damaged):
+        # read back, so that no record goes whose rows another driver's compaction has just overwritten, be it with older ones of that name
+        kept = set(read_compacted(storage, key)[0])
+        for name in [n for n, rows in records.items() if kept.issuperset(rows)] + list(damaged):
             remove(storage, name)
         return cls(manifest.rows)
 
@@ -98,12 +98,7 @@ def drop_rows(storage: Storage, key: str, rows: Collection[ShardRow]) -> None:
 
 def remove(storage: Storage, name: str) -> None:
     """Deletes a file; one that is already gone is no error."""
-    try:
-        storage.fs.delete_file(storage.path(name))
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise StorageError(f"{storage.path(name)} cannot be deleted: {e}") from e
+    storage.delete_file(name)
 
 
 def read_commit(storage: Storage, name: str) -> list[ShardRow]:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 from deltasae_ray.errors import ShardError
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.reader import ShardSet
@@ -23,9 +21,7 @@ def open_shards(root: str | Path) -> ShardSet:
     if storage.exists("harvest.json"):
         return open_harvest(*_parent(storage.root))
     study = _study(storage)
-    folder = pafs.FileSelector(storage.path("harvest"), allow_not_found=True)
-    infos = [info for info in storage.fs.get_file_info(folder) if info.type == pafs.FileType.Directory]
-    keys = sorted(f"harvest/{info.base_name}" for info in infos if storage.exists(f"harvest/{info.base_name}/harvest.json"))
+    keys = [f"harvest/{name}" for name in storage.folders("harvest") if storage.exists(f"harvest/{name}/harvest.json")]
     if not keys:
         raise ShardError(f"there is no harvest below {storage.path('')}: run jobs/harvest.py with storage.root={root}")
     if "harvest" not in study and len(keys) > 1:

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-import pyarrow.fs as pafs
-
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
@@ -126,10 +124,8 @@ def write_source(storage: Storage, key: str, source: Source) -> None:
 
 def read_sources(storage: Storage, key: str) -> tuple[Source, ...]:
     """Base first, then adapters, then random ones; within a kind by rank, seed and name."""
-    folder = pafs.FileSelector(storage.path(f"{key}/sources"), allow_not_found=True)
-    names = sorted(info.base_name for info in storage.fs.get_file_info(folder) if info.type == pafs.FileType.Directory)
     found = []
-    for name in names:
+    for name in storage.folders(f"{key}/sources"):
         file = f"{key}/sources/{name}/source.json"
         if not storage.exists(file):
             continue

@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from deltasae_ray.errors import ConfigError, ResourceError, StorageError
+from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.nodes import autoscaling
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
+from deltasae_ray.sweep.shared import check_root
 
 TRIAL_CPUS = 0.25
 """What a Tune trial asks for beside the fit workers inside it."""
@@ -62,7 +63,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     Raises:
         ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
             workers and a read task need; or no node that is large enough for one of them.
-        StorageError: a local root while there is more than one node.
+        StorageError: a local root while there is more than one node, or nodes come on demand, and it is not shared by all.
     """
     nodes, has = _listed()
     for _ in range(60):  # on a busy machine, a node that has just come up is not listed at once
@@ -70,8 +71,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
             break
         time.sleep(0.5)
         nodes, has = _listed()
-    if storage.is_local and len(nodes) > 1:
-        raise StorageError(f"storage.root={storage.root} is a local folder, but the cluster has {len(nodes)} nodes: give s3:// or gs://")
+    check_root(storage, len(nodes), shared=cfg.storage.shared)
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
     if autoscaling():
         return  # nodes come on demand; the autoscaler itself says what it cannot provide

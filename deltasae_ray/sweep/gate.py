@@ -35,6 +35,7 @@ class GateFactory:
 
     storage: Storage
     model: ModelConfig
+    model_digest: str
     adapters: tuple[AdapterRef, ...]
 
     def __call__(self, context: RankContext) -> "GateWorker":
@@ -46,7 +47,9 @@ class GateWorker:
 
     def __init__(self, job: GateFactory, context: RankContext) -> None:
         self._names = [a.name for a in job.adapters]
-        self._model = load_with_adapters(job.storage, job.model, job.adapters, context.device, deepest=None, root=base_of)
+        self._model = load_with_adapters(
+            job.storage, job.model, job.adapters, context.device, deepest=None, digest=job.model_digest, root=base_of
+        )
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
         return document_losses(self._model, unit, self._names, positions=POSITIONS)
@@ -91,7 +94,7 @@ def losses(
     if todo:
         rows: list[dict] = []
         with tqdm(total=len(units), unit="unit", desc="behaviour") as bar:
-            for _, found in run_units([(u, None) for u in units], GateFactory(storage, model, todo), gangs):
+            for _, found in run_units([(u, None) for u in units], GateFactory(storage, model, model_digest, todo), gangs):
                 rows += found
                 bar.update()
         for ref in todo:

@@ -63,7 +63,10 @@ class RecoveryWorker:
     """Callable of (unit, todo) → rows of document_recovery. Holds the whole model, the dictionaries, and the null's atoms."""
 
     def __init__(self, job: RecoveryFactory, context: RankContext) -> None:
-        self._model = load_with_adapters(job.storage, job.model, job.adapters, context.device, deepest=None, root=base_of)
+        of = open_harvest(job.storage, job.harvest_key).spec.get("model_digest")
+        self._model = load_with_adapters(
+            job.storage, job.model, job.adapters, context.device, deepest=None, digest=of, root=base_of
+        )
         self._patches = [_patched(job, leaf) for leaf in job.leaves]
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call

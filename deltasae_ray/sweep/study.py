@@ -1,7 +1,7 @@
 """A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -63,6 +63,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     if cfg.gangs.ranks > 1 and cfg.model.sharding == "none":
         raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
     model = resolve_model(cfg.model, weights=not cfg.dry_run)
+    if Path(cfg.model.base).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
+        cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy or cfg.dry_run else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from deltasae_ray.errors import DictionaryError, PrecisionError, StorageError
+from deltasae_ray.errors import DictionaryError, PrecisionError, ShardError, StorageError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -71,6 +72,23 @@ def test_all_dictionaries_of_a_source_and_layer_share_one_read(storage: Storage,
     assert len(fitted_points(storage, KEY, points, CFG)) == 8
     fit(storage, *points)
     assert sum(reads.values()) == 4  # what manifests list is not even read
+
+
+def test_no_dictionary_is_fitted_to_a_flipped_byte(storage: Storage) -> None:
+    """What was stored is fitted to, or nothing: of vectors a flipped bit makes other vectors, which nothing else would notice."""
+    row = next(r for r in open_harvest(storage, KEY).manifest.rows if r.source == "04" * 8 and r.split == "fit")
+    path = storage.local(f"{KEY}/{row.file}")
+    group = pq.read_metadata(path).row_group(0)
+    (column,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "blocks.1.hook_resid_post"]
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=f"{path} cannot be read as a shard.*delete it and run the harvest again: only this unit is redone"):
+        fit(storage, point())
+    assert fitted_points(storage, KEY, [point()], CFG) == {}
+    others = [point(layer=3), point("base")]
+    fit(storage, *others)
+    assert len(fitted_points(storage, KEY, others, CFG)) == 2
 
 
 def test_every_point_is_dealt_to_exactly_one_worker() -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from deltasae_ray.errors import AdapterError, ConfigError, PrecisionError, ShardError
+from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError, StorageError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.prepare import PrepareFactory
 from deltasae_ray.harvest.run import NUMERICS, _judge
+from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
@@ -26,7 +30,7 @@ from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import read_sources
 from deltasae_ray.storage import Storage
 from tests.harvest.study import hashes, run, run_units_here
-from tests.tiny import save_adapter
+from tests.tiny import save_adapter, save_model
 
 Adapters = tuple[Path, Path]
 
@@ -54,6 +58,51 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
     assert all(hooks == zero for source, hooks in added if source == "base")
 
 
+@pytest.mark.parametrize("stage_number", [1, 2])
+def test_a_node_that_has_another_model_under_the_same_name_refuses(
+    stage_number: int, tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preparation and harvest load the model by its name; what lies there is changed before the one or the other does."""
+    here = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    other, started = save_model(tmp_path / "other", seed=1), []
+
+    def on_another_node(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        started.append(factory)
+        if len(started) == stage_number:
+            shutil.copytree(other, here, dirs_exist_ok=True)
+        return run_units_here(work, factory, cfg)
+
+    monkeypatch.setattr(stage, "run_units", on_another_node)
+    with pytest.raises(ModelError, match="other weights on this node"):
+        run(tmp_path / "root", here, [tiny_adapters[0]])
+    assert len(started) == stage_number and not list((tmp_path / "root").rglob("*.parquet"))
+
+
+def test_units_that_gangs_tell_of_but_nobody_finds_are_an_error_and_no_finished_harvest(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a node writes to a disk of its own."""
+
+    def elsewhere(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        if isinstance(factory, HarvestFactory):
+            mine = replace(factory.plan, storage=Storage(str(tmp_path / "another-disk")))
+            shutil.copytree(tmp_path / "root", tmp_path / "another-disk")
+            factory = HarvestFactory(mine)
+        return run_units_here(work, factory, cfg)
+
+    monkeypatch.setattr(stage, "run_units", elsewhere)
+    with pytest.raises(StorageError, match=r"lacks \d+ of its units.*can all nodes write"):
+        run(tmp_path / "root", tiny_model, [tiny_adapters[0]], random_lora=False)
+
+
+def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+    """Its strength is matched on the model: one root may hold harvests of two models with the same adapter and text."""
+    first = run(tmp_path, tiny_model, [tiny_adapters[0]])
+    second = run(tmp_path, save_model(tmp_path / "other", seed=1), [tiny_adapters[0]])
+    ours, theirs = (done.adapters[-1] for done in (first, second))
+    assert ours.kind == theirs.kind == "random" and ours.key != theirs.key and ours.facts["factor"] != theirs.facts["factor"]
+
+
 def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_that_is_stored(
     tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +125,26 @@ def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_th
     assert signals() == pytest.approx(first, rel=1e-4) and 0.2 < first["random"] / first["r2"] < 5
 
 
+def test_noise_is_measured_anew_on_other_contexts_and_no_shard_is(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[type] = []
+
+    def counted(work: Work, factory: WorkerFactory, cfg: GangConfig) -> Iterator[tuple[str, Any]]:
+        started.append(type(factory))
+        return run_units_here(work, factory, cfg)
+
+    def noise(contexts: int) -> dict:
+        done = run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False, noise_contexts=contexts)
+        return open_shards(f"{tmp_path}/{done.key}").source("r2").facts["noise"]
+
+    monkeypatch.setattr(stage, "run_units", counted)
+    first = noise(1)
+    started.clear()
+    assert noise(1) == first and not started
+    assert noise(2) != first and started == [PrepareFactory]
+
+
 def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(tiny_model: Path, tmp_path: Path) -> None:
     late = save_adapter(tmp_path / "late", tiny_model, layers_to_transform=[3])
     with pytest.raises(AdapterError, match="changes nothing at layers.*deeper"):
@@ -96,6 +165,14 @@ def test_deltas_near_their_noise_are_refused() -> None:
     with pytest.raises(PrecisionError, match="below harvest.min_snr=10"):
         _judge(ref, noise, 10.0)
     _judge(ref, noise, 1.0)
+
+
+def test_deltas_whose_noise_is_let_through_but_not_small_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    ref = AdapterRef("a", "k", "d", 4, 8.0)
+    _judge(ref, {Hookpoint(1): {"signal": 1.0, "snr": 99.0}, Hookpoint(2): {"signal": 1.0, "snr": 100.0}}, 10.0)
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert said.getMessage() == "adapter a, blocks.1.hook_resid_post: signal-to-noise is only 99 (a sound harvest has over 100)"
 
 
 def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
+import os
 import pickle
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from deltasae_ray.errors import ShardError
+from deltasae_ray.errors import ShardError, StorageError
+from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.integrity import find_damage, forget, repair
 from deltasae_ray.shards.manifest import Manifest
@@ -31,9 +36,15 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, in_vectors_of: Hookpoint | None = None) -> None:
+    """One bit in the middle, or in the middle of a hookpoint's vectors."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    at = len(data) // 2
+    if in_vectors_of:
+        group = pq.read_metadata(path).row_group(0)
+        (column,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == str(in_vectors_of)]
+        at = column.data_page_offset + column.total_compressed_size // 2
+    data[at] ^= 1
     path.write_bytes(data)
 
 
@@ -63,11 +74,14 @@ def test_a_damaged_shard_is_named_with_its_remedy_and_the_rest_stays_usable(stor
     shards.tokens()
 
 
-def test_a_flipped_byte_is_found_by_its_hash_on_demand(storage: Storage) -> None:
+def test_a_flipped_byte_is_found_by_every_read_of_its_column_and_by_hash_on_demand(storage: Storage) -> None:
     make_harvest(storage)
     row, path = a_shard(storage)
-    flip(path)
+    flip(path, in_vectors_of=HOOKS[0])
     shards = open_shards(storage.root)
+    with pytest.raises(ShardError, match=f"{path} cannot be read as a shard .*CRC.*only this unit is redone"):
+        shards.read(2, "r4")
+    shards.read(10, "r4")
     shards.verify(hashes=False)
     with pytest.raises(ShardError, match=f"1 of 24 shards or records are damaged: {path} was altered, its sha256"):
         shards.verify()
@@ -128,6 +142,48 @@ def test_a_sound_harvest_needs_no_repair(storage: Storage) -> None:
     assert {k: storage.read_bytes(k) for k in storage.list("")} == before
 
 
+@contextmanager
+def no_file_can_be_opened() -> Iterator[None]:
+    """As on a machine that is short of something for a moment."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 10, before[1]))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for number in taken:
+            os.close(number)
+
+
+def test_what_cannot_be_read_now_is_not_called_damaged(storage: Storage) -> None:
+    make_harvest(storage)
+    shards = open_shards(storage.root)
+    with no_file_can_be_opened(), pytest.raises(StorageError, match="cannot be read now .*it may well be sound: run again"):
+        shards.read(2, "r4")
+    shards.read(2, "r4")
+
+
+def test_repair_deletes_nothing_while_it_cannot_tell(storage: Storage) -> None:
+    make_harvest(storage)
+    (_, unreadable), (_, truncated) = a_shard(storage), a_shard(storage, "base")
+    sound = unreadable.read_bytes()
+    unreadable.unlink()
+    unreadable.mkdir()  # opening it fails, and not for want of the file
+    truncate(truncated)
+    before = Manifest.load(storage, KEY)
+    for hashes in (False, True):
+        with pytest.raises(StorageError, match=f"{unreadable} cannot be read now"):
+            repair(storage, KEY, hashes=hashes)
+    assert Manifest.load(storage, KEY) == before and truncated.exists()
+    unreadable.rmdir()
+    unreadable.write_bytes(sound)
+    assert [r.source for r in repair(storage, KEY, hashes=True)] == ["base"]
+
+
 def test_a_unit_can_be_forgotten_whole_or_for_one_source(storage: Storage) -> None:
     units = make_harvest(storage, 3)
     names = [u.name for u in units]
@@ -150,11 +206,12 @@ def test_a_record_that_contradicts_the_study_is_an_error_not_an_array(storage: S
         open_shards(storage.root).read(2)
 
 
-def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_crashes_the_reader(storage: Storage) -> None:
+def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_changes_what_is_read_without(storage: Storage) -> None:
     make_harvest(storage, 1)
     row, path = a_shard(storage)
     sound = path.read_bytes()
     shards = open_shards(storage.root)
+    expected = shards.read(2, "r4")
     for index in np.linspace(0, len(sound) - 1, 60).astype(int).tolist() + list(range(len(sound) - 40, len(sound))):
         data = bytearray(sound)
         data[index] ^= 0x55
@@ -162,6 +219,18 @@ def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_crashes_
         with pytest.raises(ShardError):
             shards.read(2, "r4", verify=True)
         try:
-            shards.read(2, "r4")
+            assert np.array_equal(shards.read(2, "r4"), expected), f"byte {index} of {len(sound)}"
         except ShardError as e:
             assert str(path) in str(e)
+
+
+def test_a_shard_of_an_earlier_version_without_checksums_is_read(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        write = pq.write_table
+        earlier.setattr(pq, "write_table", lambda *a, **k: write(*a, **{**k, "write_page_checksum": False}))
+        make_harvest(storage, 3)
+    old = open_shards(storage.root).read(2, "r4", verify=True)
+    sizes = [row.bytes for row in Manifest.load(storage, KEY).rows]
+    make_harvest(storage, 3)
+    assert np.array_equal(open_shards(storage.root).read(2, "r4"), old)
+    assert [row.bytes for row in Manifest.load(storage, KEY).rows] != sizes

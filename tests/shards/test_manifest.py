@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,19 @@ def test_two_writers_of_the_same_units_leave_what_one_leaves(storage: Storage, t
         list(pool.map(lambda order: [write_unit(storage, u) for u in order], (units, units[::-1])))
     assert Manifest.compact(storage, KEY) == Manifest.compact(alone, KEY)
     assert not list(storage.local("").rglob(".tmp-*"))
+
+
+def test_a_record_stays_when_the_manifest_holds_an_older_row_of_the_same_shard(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another driver's compaction may put the row back that a repair had dropped: its file is of other bytes."""
+    (unit,) = make_harvest(storage, 1)
+    write, now = manifest_module._write_compacted, Manifest.load(storage, KEY)
+
+    def overwritten(storage: Storage, key: str, rows: tuple[ShardRow, ...]) -> None:
+        write(storage, key, [replace(row, sha256="0" * 64) for row in rows])
+
+    monkeypatch.setattr(manifest_module, "_write_compacted", overwritten)
+    Manifest.compact(storage, KEY)
+    assert Manifest.load(storage, KEY) == now
 
 
 def test_the_spec_of_a_harvest_is_written_once(storage: Storage) -> None:

@@ -34,6 +34,19 @@ def listens(port: int) -> bool:
 @contextmanager
 def ray_head() -> Iterator[dict[str, str]]:
     """`ray start --head` with its own temporary folder; the environment of who submits to it. Its processes are ended by id."""
+    for attempt in range(3):
+        process, env, agent, log = _start()
+        try:
+            if _up(process, (int(env["RAY_API_SERVER_ADDRESS"].rpartition(":")[2]), agent)):
+                yield env
+                return
+        finally:
+            _end(process)
+        # Where the machine is busy, a part of Ray gives up on another that has not come up within its 30 seconds.
+        assert attempt < 2, log.read_text()
+
+
+def _start() -> tuple[subprocess.Popen, dict[str, str], int, Path]:
     scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow 107 characters: pytest's folders are too deep
     port, dashboard, client, agent = (free_port() for _ in range(4))
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -49,18 +62,27 @@ def ray_head() -> Iterator[dict[str, str]]:
         ],
         env=env, cwd=REPOSITORY, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
     )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 300
-        while not (listens(dashboard) and listens(agent)):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
-        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    finally:
-        ours = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-        for one in ours:  # at once: asked to end, Ray takes half a minute
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.wait(60)
+    return process, {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, agent, log
+
+
+def _up(process: subprocess.Popen, ports: tuple[int, int]) -> bool:
+    """Waits until dashboard and agent listen; whether they do."""
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if all(map(listens, ports)):
+            time.sleep(2)  # a head that is about to end over one of its parts does so now
+            return process.poll() is None
+        time.sleep(0.5)
+    return False
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kills the head with all it started: asked to end, Ray takes half a minute."""
+    ours = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    for one in ours:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(60)
 
 
 def submit(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
+from deltasae_ray.cli import parse
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep import plan
+from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.plan import Clock, Plan, check_disk
+from deltasae_ray.sweep.study import open_study
 from tests.shards.made import KEY, make_harvest
+from tests.sweep.words import words
 
 
 def test_a_run_that_finds_a_stage_done_does_not_hide_what_it_cost(tmp_path: Path) -> None:
@@ -60,3 +64,10 @@ def test_the_plan_tells_what_a_fit_worker_holds_and_when_it_cannot(monkeypatch: 
     for too_much in ({"workers": 2}, {"max_concurrent_trials": 2}, {"search": "asha"}):
         assert "CANNOT BE HELD" in rows_line(**too_much)
     assert "CANNOT" not in rows_line("stream", workers=2)
+
+
+def test_a_relative_model_folder_is_the_same_folder_wherever_gangs_run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    cfg = parse(StudyConfig, words(Path(tiny_model.name), tmp_path / "root", "dry_run=true"), shorthand=SHORTHAND, description="")
+    study = open_study(cfg, Storage(str(tmp_path / "root")))
+    assert (study.cfg.model.base, study.model.label) == (str(tiny_model), tiny_model.name)
