@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.cli import parse
+from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
@@ -86,3 +87,11 @@ def test_every_shipped_config_loads(path: Path) -> None:
 
 def test_configs_are_shipped() -> None:
     assert {"demo.yaml", "demo-gemmascope.yaml"} <= {p.name for p in CONFIGS}
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.startswith("paper-")], ids=lambda p: p.stem)
+def test_the_papers_presets_train_at_its_learning_rate_and_leave_dead_rows_dead(path: Path) -> None:
+    fit = study(f"config={path}").fit
+    (size,), (k,), (architecture,) = fit.sizes, fit.k, fit.architecture
+    recipe = FitPoint("r4", 10, size, k, architecture, 0).recipe(fit)
+    assert recipe.rate(recipe.steps // 2) == pytest.approx(1e-3, rel=1e-3) and recipe.l1 == 0.15 and recipe.auxk == 0
