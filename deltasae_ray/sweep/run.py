@@ -102,13 +102,14 @@ def _fit(study: Study, made: Made) -> None:
         fit_points(storage, key, controls, cfg, description="fit controls")
     keep_controls(made, storage, controls, cfg)
     settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
-    if made.by_tune and cfg.search != "none":
+    if cfg.search != "none":
         settings, made.failed = search(storage, key, list(settings), layers, cfg)
     if made.by_tune:
         unfinished = {t: c for t, c in settings.items() if _dictionaries(study, made, t, c) is None}
         made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
     else:
-        fit_points(storage, key, [p for t in settings for p in t.points(layers, cfg.seeds)], cfg)
+        for each in dict.fromkeys(settings.values()):  # one pass; of a search, one for each of the settings that it found
+            fit_points(storage, key, [p for t, c in settings.items() if c == each for p in t.points(layers, cfg.seeds)], each)
     found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
     made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
 

@@ -33,7 +33,7 @@ def search(
     """
     settings, failed = {}, {}
     for trial in grid:
-        key = f"searches/{digest([harvest_key, trial.name, *layers, _depends_on(cfg)])}.json"
+        key = search_key(storage, harvest_key, trial, layers, cfg)
         if not storage.exists(key):
             found = _search_one(storage, harvest_key, trial, layers, cfg, name=f"search-{digest(key)}")
             if not any("fvu" in row for row in found):
@@ -51,6 +51,12 @@ def _forget_checkpoints(storage: Storage, harvest_key: str, trial: Trial, layers
     """Of a candidate that ASHA stopped, which nobody will continue."""
     for key in keys_of(storage, harvest_key, trial.points(layers, 1), cfg).values():
         checkpoint.remove(storage, key)
+
+
+def search_key(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> str:
+    """Where the result is kept: named by the dictionaries that are searched, and so by the content of what they are fitted to."""
+    dictionaries = keys_of(storage, harvest_key, trial.points(layers, 1), cfg)
+    return f"searches/{digest([*sorted(dictionaries.values()), _depends_on(cfg)])}.json"
 
 
 def _depends_on(cfg: FitConfig) -> list[Any]:

@@ -8,9 +8,10 @@ import pytest
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import fitted_points
+from deltasae_ray.shards.records import Source
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.grid import Trial
-from deltasae_ray.sweep.search import AUXK, LR_FACTOR, search
+from deltasae_ray.sweep.search import AUXK, LR_FACTOR, search, search_key
 from tests.fit.made import CFG, KEY, make_harvest
 
 TRIAL, SILENT = Trial("r4", 32, 4, "topk"), Trial("late", 32, 4, "topk")
@@ -44,6 +45,15 @@ def test_the_best_settings_are_found_and_their_dictionaries_kept(ray_cluster: No
     assert list(failed) == hopeless and all("rows are equal" in error for error in failed.values())
     before = storage.list("dictionaries")
     assert search(storage, KEY, [TRIAL], [1], cfg)[0] == settings and storage.list("dictionaries") == before
+
+
+def test_another_adapter_of_the_same_name_is_searched_anew(tmp_path: Path) -> None:
+    def key(folder: str, content: str) -> str:
+        made = Storage(str(tmp_path / folder))
+        make_harvest(made, sources=(Source("base", "base", "base"), Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0)))
+        return search_key(made, KEY, TRIAL, [1], replace(CFG, search="asha"))
+
+    assert key("one", "a" * 16) == key("again", "a" * 16) != key("two", "b" * 16)
 
 
 def test_what_is_studied_cannot_be_searched() -> None:
