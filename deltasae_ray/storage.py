@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,12 +213,7 @@ class Storage:
         Raises:
             StorageError: no permission; names the file.
         """
-        try:
-            self.fs.delete_file(self.path(key))
-        except FileNotFoundError:
-            return
-        except OSError as e:
-            raise StorageError(f"{self.path(key)} cannot be deleted: {e}") from e
+        self._delete(self.fs.delete_file, key)
 
     def delete_folder(self, key: str) -> None:
         """Deletes everything below `key`; a folder that is not there is no error.
@@ -226,8 +221,11 @@ class Storage:
         Raises:
             StorageError: no permission; names the folder.
         """
+        self._delete(self.fs.delete_dir, key)
+
+    def _delete(self, delete: Callable[[str], None], key: str) -> None:
         try:
-            self.fs.delete_dir(self.path(key))
+            delete(self.path(key))
         except FileNotFoundError:
             return
         except OSError as e:

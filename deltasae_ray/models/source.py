@@ -46,7 +46,7 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     elif Path(cfg.base).is_dir():
         folder = Path(cfg.base).absolute()
     else:
-        folder = _download(cfg.base, weights=weights)
+        folder = _download(cfg.base, weights=weights, code=cfg.trust_remote_code)
     files = sorted(folder.glob("*.safetensors"))
     if weights and not files or not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
@@ -67,10 +67,10 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("text_config", config)
 
 
-def _download(base: str, *, weights: bool) -> Path:
+def _download(base: str, *, weights: bool, code: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
     try:
         return Path(snapshot_download(base, allow_patterns=patterns))
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had

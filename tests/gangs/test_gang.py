@@ -16,6 +16,7 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import Gang, RankContext
+from deltasae_ray.gangs.nodes import one_machine
 from deltasae_ray.gangs.run import block_size, in_blocks, run_units
 from tests.gangs.stub import EXPECTED, UNITS, Following, Stub, unit
 
@@ -63,6 +64,13 @@ def test_a_gang_that_asks_for_no_gpu_takes_none_of_those_that_torch_sees(monkeyp
     found: list[RankContext] = []
     Gang(lambda context: found.append(context), [], 1, 1)  # type: ignore[arg-type, func-returns-value]
     assert found == [RankContext(0, 1, "cpu")]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_ray_of_this_machine_is_one_machine_unless_nodes_come_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert one_machine()
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "cluster")  # as KubeRay's pods have it
+    assert not one_machine()
 
 
 class Lazy:
