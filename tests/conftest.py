@@ -9,6 +9,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+# A bare ray.init() joins whatever cluster wrote its address last on this machine, which may be another test process's.
+os.environ.setdefault("RAY_ADDRESS", "local")
 # Test processes share the cores: threads that spin while they wait for each other take them from whoever has work to do.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

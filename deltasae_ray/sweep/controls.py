@@ -67,7 +67,7 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> di
     shapes = len(fit.sizes) * len(fit.k) * len(fit.architecture)
     costs = {
         "random_lora": layers * shapes,
-        "base": layers,
+        "base": layers * shapes,
         "seeds": layers * trials_count if fit.seeds == 1 else 0,
         "split_half": 2 * layers * trials_count,
         **dict.fromkeys(FEATURELESS, layers * trials_count),

@@ -49,14 +49,13 @@ def compare(study: Study, made: Made) -> Findings:
     adapters = [a for a in made.harvest.adapters if a.kind == "adapter"]
     gate = losses(study.storage, cfg.model, study.model.digest, study.corpus, adapters, cfg.gangs)
     behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in adapters}
-    references = references_of(study, made)
     refs = {a.name: a for a in adapters}
-    specs = [_spec(made, f, refs[t.adapter], references[f.point.layer]) for t, fitted in made.grid.items() for f in fitted]
+    specs = [_spec(made, f, refs[t.adapter], held_against(study, made, f.point)) for t, fitted in made.grid.items() for f in fitted]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
     if "loss_recovered" in cfg.diverge.chosen:
         key = made.harvest.key
         rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
-    name = next(iter(references.values())).name
+    name = reference_name(study, made)
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     given = not cfg.reference.is_toy
     verdicts = tuple(
@@ -66,29 +65,36 @@ def compare(study: Study, made: Made) -> Findings:
 
 
 @dataclass(frozen=True)
-class LayerReference:
-    """What the deltas of one layer are held against; keys are folders below the storage root."""
+class HeldAgainst:
+    """What a dictionary of deltas is compared with; keys are folders below the storage root."""
 
     name: str
-    key: str
-    control: str | None
+    reference: str
+    base_control: str | None
 
 
-def references_of(study: Study, made: Made) -> dict[int, LayerReference]:
-    """Layer → what its deltas are held against."""
-    base = {(p.layer, p.seed): f for p, f in made.controls.items() if p.adapter == BASE}
-    found = {}
-    for layer in study.layers:
-        control = base[layer, CONTROL_SEED].key if (layer, CONTROL_SEED) in base else None
-        if study.references:
-            found[layer] = LayerReference(study.cfg.reference.source, study.references[layer], control)
-        else:
-            toy = base[layer, REFERENCE_SEED]
-            found[layer] = LayerReference(f"toy reference ({toy.rows:,} tokens)", toy.key, control)
-    return found
+def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
+    """The reference that was given for the point's layer, or the toy of its shape, and the base control of its shape."""
+    base = {p.seed: f for p, f in made.controls.items() if p.adapter == BASE and _shape(p) == _shape(point)}
+    control = base[CONTROL_SEED].key if CONTROL_SEED in base else None
+    if study.references:
+        return HeldAgainst(study.cfg.reference.source, study.references[point.layer], control)
+    toy = base[REFERENCE_SEED]
+    return HeldAgainst(toy_name(toy), toy.key, control)
 
 
-def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: LayerReference) -> LeafSpec:
+def reference_name(study: Study, made: Made) -> str:
+    """What deltas are held against, in words: one name for all layers and shapes, whose toys are fitted on the same documents."""
+    if study.references:
+        return study.cfg.reference.source
+    return next(toy_name(f) for p, f in made.controls.items() if p.adapter == BASE and p.seed == REFERENCE_SEED)
+
+
+def toy_name(fitted: FittedDictionary) -> str:
+    return f"toy reference ({fitted.rows:,} tokens)"
+
+
+def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
     alike = [f for f in fits if _same(f.point, p)]
@@ -107,9 +113,9 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, reference: 
         architecture=p.architecture,
         seed=p.seed,
         dictionary=fitted.key,
-        reference=reference.key,
-        reference_name=reference.name,
-        base_control=reference.control,
+        reference=against.reference,
+        reference_name=against.name,
+        base_control=against.base_control,
         random_adapter=random[0].key if random else None,
         second=siblings[0].key if siblings else None,
         half_a=halves.get("A"),
@@ -224,10 +230,10 @@ def _statements(study: Study) -> list[str]:
 
 
 def _control_stands(study: Study, found: Findings) -> list[str]:
-    """How the base control stands against the reference; it is the same for every adapter and dictionary of a layer."""
+    """How the base control stands against the reference; it is the same for every adapter, and told of the largest dictionaries."""
     told = [r for r in found.rows if r.metric == "max_cosine_base_control"]
-    # Defined ones last, so that they count: an adapter that is silent at a layer leaves every figure there undefined.
-    by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: r.measure.value is not None)}
+    # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every figure there undefined.
+    by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))}
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
     return [said] if said else []
 

@@ -1,4 +1,4 @@
-"""What is fitted: the base dictionaries and the random-LoRA control once per study, then the grid of trials."""
+"""What is fitted: the base dictionaries and the random-LoRA control once per study and shape, then the grid of trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import product
 from typing import Literal
 
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.points import Documents, FitPoint
 from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
@@ -17,6 +17,8 @@ REFERENCE_SEED, CONTROL_SEED = 1000, 1001
 training at a mean max-cosine of .79, where chance is .39)."""
 HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
 """Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
+
+Shape = tuple[int, int, Architecture]
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,24 @@ class Trial:
 def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:
     """adapters × d_sae × k × architecture, in that order."""
     names = [a.name for a in adapters if a.kind == "adapter"]
-    return [Trial(*point) for point in product(names, fit.sizes, fit.k, fit.architecture)]
+    return [Trial(name, *shape) for name, shape in product(names, shapes(fit))]
+
+
+def shapes(fit: FitConfig) -> list[Shape]:
+    """(d_sae, k, architecture) of the grid, in that order."""
+    return list(product(fit.sizes, fit.k, fit.architecture))
 
 
 def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
-    """Dictionaries of base activations, of the grid's largest size: the control on documents B and, where none is given,
-    the reference on documents A."""
-    shape = (max(fit.sizes), fit.k[0], fit.architecture[0])
-    controls = [FitPoint(BASE, layer, *shape, seed=CONTROL_SEED, documents="B") for layer in layers]
-    references = [FitPoint(BASE, layer, *shape, seed=REFERENCE_SEED, documents="A") for layer in layers] if toy_reference else []
-    return controls + references
+    """Dictionaries of base activations for every shape of the grid: the control on documents B and, where none is given, the reference
+    on documents A. Each shape has its own, so that a size which is added later moves no figure of the others."""
+    made: dict[int, Documents] = {CONTROL_SEED: "B"} | ({REFERENCE_SEED: "A"} if toy_reference else {})
+    chosen = product(made.items(), shapes(fit), layers)
+    return [FitPoint(BASE, layer, *shape, seed=seed, documents=documents) for (seed, documents), shape, layer in chosen]
 
 
 def random_points(layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef]) -> list[FitPoint]:
     """Dictionaries of the random adapter's deltas, by the same recipe; none where it was not harvested."""
     if all(a.kind != "random" for a in adapters):
         return []
-    return [point for shape in product(fit.sizes, fit.k, fit.architecture) for point in Trial(RANDOM, *shape).points(layers, 1)]
+    return [point for shape in shapes(fit) for point in Trial(RANDOM, *shape).points(layers, 1)]

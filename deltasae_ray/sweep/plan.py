@@ -15,6 +15,7 @@ from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
+from deltasae_ray.sweep.grid import shapes
 from deltasae_ray.sweep.study import Study
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -137,7 +138,8 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     whole, body = _parameters(study)
     documents = DOCUMENTS + UNRELATED_DOCUMENTS * (len(study.corpus.names) - 1)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
-    controls = len(study.layers) + sum(control_dictionaries(cfg, len(study.layers), trials).values())
+    toys = len(study.layers) * len(shapes(cfg.fit)) if cfg.reference.is_toy else 0
+    controls = toys + sum(control_dictionaries(cfg, len(study.layers), trials).values())
     step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.sizes)
     work = {
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,

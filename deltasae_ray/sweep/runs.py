@@ -11,7 +11,7 @@ from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import harvest_key
 from deltasae_ray.storage import Storage, digest
-from deltasae_ray.sweep.finish import Findings, references_of
+from deltasae_ray.sweep.finish import Findings, reference_name
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.results import resolved_config
@@ -41,7 +41,7 @@ class StudyLog:
         """Held-out figures, learning curve and files of every dictionary; trials that failed end as FAILED runs with their error."""
         for trial, error in made.failed.items():
             self.tracker.failed_trial(_point(trial, made), self.run.run_id, error)
-        reference = next(iter(references_of(self.study, made).values())).name
+        reference = reference_name(self.study, made)
         for trial, dictionaries in made.grid.items():
             with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
                 for f in dictionaries:

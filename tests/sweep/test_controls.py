@@ -38,7 +38,7 @@ from deltasae_ray.shards.records import Source, Unit, write_harvest, write_sourc
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_dictionaries, control_points
-from deltasae_ray.sweep.finish import LayerReference, _spec
+from deltasae_ray.sweep.finish import HeldAgainst, _spec
 from deltasae_ray.sweep.gate import gate_units
 from deltasae_ray.sweep.grid import REFERENCE_SEED, trials
 from deltasae_ray.sweep.made import Made
@@ -50,14 +50,23 @@ ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.
 
 
 def points(*controls: str, seeds: int = 1) -> list[FitPoint]:
-    fit = FitConfig(d_sae=FIT.d_sae, k=FIT.k, seeds=seeds)
+    return points_of(replace(FIT, seeds=seeds), *controls)
+
+
+def points_of(fit: FitConfig, *controls: str) -> list[FitPoint]:
     chosen = DivergeConfig(controls=controls).chosen  # type: ignore[arg-type]
     adapters = ADAPTERS if "random_lora" in chosen else ADAPTERS[:1]
     return control_points((1, 2), fit, adapters, chosen, toy_reference=True)
 
 
 def test_no_control_leaves_the_toy_reference() -> None:
-    assert points() == [FitPoint(BASE, layer, 64, 4, "topk", REFERENCE_SEED, "A") for layer in (1, 2)]
+    assert points() == [FitPoint(BASE, layer, d, 4, "topk", REFERENCE_SEED, "A") for d in FIT.d_sae for layer in (1, 2)]
+
+
+def test_a_shape_is_held_against_base_dictionaries_of_its_own_so_that_a_later_size_moves_nothing() -> None:
+    """Of whatever else the grid asks for: a pair a layer and shape."""
+    small, grown = ({p for p in points_of(replace(FIT, d_sae=sizes, k=k), "base")} for sizes, k in (((32,), (4,)), ((16, 32, 64), (4, 8))))
+    assert small < grown and len(grown) == 6 * len(small)
 
 
 def test_what_deltas_are_held_against_starts_from_other_rows_than_any_dictionary_of_the_grid() -> None:
@@ -130,7 +139,7 @@ def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: 
     trial = trials(ADAPTERS, FIT)[0]
     made = Made(by_tune=False, grid={trial: [_fitted(p) for p in trial.points((1,), seeds)]})
     made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
-    specs = [_spec(made, f, ADAPTERS[0], LayerReference("toy reference", "reference", None)) for f in made.grid[trial]]
+    specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference", None)) for f in made.grid[trial]]
     assert all(s.second and s.second != s.dictionary for s in specs)
     assert sorted(s.second or "" for s in specs) == sorted(s.dictionary for s in specs)
     assert {(s.half_a, s.half_b) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
