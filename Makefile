@@ -34,7 +34,7 @@ demo: setup ## adapt, harvest, fit, compare and report on Gemma 3 270M (some 12 
 	$(BIN)/python jobs/sweep.py config=jobs/configs/demo.yaml
 
 test: setup ## every test but the long repetitions
-	$(PYTEST) -m "not prove" $(PARALLEL) tests
+	$(PYTEST) -m "not prove" $(PARALLEL) --durations=40 --durations-min=5 tests
 
 test-fast: setup ## the tests that start no Ray, server or browser
 	$(PYTEST) -m "not prove and not slow and not browser and not demo" $(PARALLEL) tests

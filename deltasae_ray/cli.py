@@ -45,18 +45,22 @@ def say(text: str) -> None:
 
 def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) -> list[str]:
     values: dict[str, object] = {}
+
+    def take(found: dict[str, object]) -> None:
+        values.update({shorthand.get(key, key): value for key, value in found.items()})
+
     for word in words:
         key, equals, text = word.partition("=")
         key = key.lstrip("-")
         if not equals:
             raise ConfigError(f"{word!r} is not a key=value word; see --help")
         if key == "config":
-            values.update(_flatten(cls, _load_yaml(text), ""))
+            take(_flatten(cls, _load_yaml(text), ""))
         else:
-            values.update(_flatten(cls, _shell_value(word, text), key))
+            take(_flatten(cls, _shell_value(word, text), key))
     arguments: list[str] = []
     for key, value in values.items():
-        arguments += [f"--{shorthand.get(key, key)}", *_texts(value)]
+        arguments += [f"--{key}", *_texts(value)]
     return arguments
 
 

@@ -1,3 +1,6 @@
+import dataclasses
+import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ def study(*words: str) -> StudyConfig:
 def test_the_words_of_the_readme() -> None:
     cfg = study(
         "model.base=google/gemma-2-9b", "adapters=[runs/r4,runs/r16]", "corpus.path=s3://bucket/alpaca.jsonl", "corpus.context_len=256",
-        "corpus.fit_tokens=200000", "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
+        "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
         "tracking.uri=http://mlflow:5000",
     )  # fmt: skip
     assert cfg.adapters == ("runs/r4", "runs/r16")
@@ -95,3 +98,31 @@ def test_the_papers_presets_train_at_its_learning_rate_and_leave_dead_rows_dead(
     (size,), (k,), (architecture,) = fit.sizes, fit.k, fit.architecture
     recipe = FitPoint("r4", 10, size, k, architecture, 0).recipe(fit)
     assert recipe.rate(recipe.steps // 2) == pytest.approx(1e-3, rel=1e-3) and recipe.l1 == 0.15 and recipe.auxk == 0
+
+
+@pytest.mark.parametrize("words", [("reference.source=a", "reference=b"), ("reference=a", "reference.source=b")])
+def test_the_last_of_a_word_and_its_short_form_wins(words: tuple[str, str], tmp_path: Path) -> None:
+    assert study(*words).reference.source == "b"
+    (tmp_path / "a.yaml").write_text("{reference: {source: base}, diverge: {controls: [full]}}")
+    cfg = study(f"config={tmp_path / 'a.yaml'}", "reference=b", "controls=[fast]")
+    assert (cfg.reference.source, cfg.diverge.controls) == ("b", ("fast",))
+
+
+def fields(cls: type, key: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    found = []
+    for name, kind in typing.get_type_hints(cls).items():
+        inner = f"{key}{name}"
+        found += fields(kind, f"{inner}.") if dataclasses.is_dataclass(kind) else [inner]
+    return found
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        study("--help")
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    # from one setting to the next: its type, what it means, and its default
+    parts = re.split(r"(?m)^\W*--(?=[a-z0-9_.]+ )", printed)
+    told = {part.split(" ", 1)[0]: " ".join(part.replace("│", " ").split()[1:]) for part in parts[1:]}
+    assert set(told) >= set(fields(StudyConfig))
+    assert not [name for name, text in told.items() if len(re.sub(r"[({\[].*?[)}\]]|[A-Z|.]+\b", "", text).split()) < 3]

@@ -27,8 +27,8 @@ class CorpusConfig:
     """Contexts that are harvested together and stored in one file per source."""
     max_contexts_per_doc: int = 4
     """Spreads the token budget over many documents: evenly spaced windows are kept, at most this many per document."""
-    fit_tokens: int = 30_000
-    """Tokens harvested to train dictionaries on."""
+    fit_tokens: int = 0
+    """Tokens harvested to train dictionaries on. 0: what the largest fit.d_sae and the smallest fit.k ask for, at least 26,500."""
     eval_tokens: int = 16_000
     """Tokens harvested to evaluate on."""
     adapt_tokens: int = 1_000_000
@@ -51,9 +51,11 @@ class CorpusConfig:
             raise ConfigError("corpus.path is empty: name at least one text")
         if self.context_len < 8:
             raise ConfigError(f"corpus.context_len={self.context_len} is below 8 tokens: raise it")
-        for field in ("contexts_per_unit", "max_contexts_per_doc", "fit_tokens", "eval_tokens", "adapt_tokens"):
+        for field in ("contexts_per_unit", "max_contexts_per_doc", "eval_tokens", "adapt_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"corpus.{field}={getattr(self, field)} must be at least 1")
+        if self.fit_tokens < 0:
+            raise ConfigError(f"corpus.fit_tokens={self.fit_tokens} must be at least 1, or 0 for what fit.d_sae asks for")
         if any(s <= 0 for s in self.split) or abs(sum(self.split) - 1) > 1e-6:
             raise ConfigError(f"corpus.split={self.split} must be three positive shares that add up to 1")
         for field in ("unrelated_share", "marker_share"):

@@ -10,7 +10,7 @@ from deltasae_ray.batches import SPLITS, TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import Context, Tokenizer, group, split_of, take, uniform, windows
 from deltasae_ray.corpus.documents import DOMAIN, corpora, read_documents
-from deltasae_ray.errors import CorpusError
+from deltasae_ray.errors import ConfigError, CorpusError
 from deltasae_ray.storage import digest
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
 
     Raises:
         CorpusError: a text is missing or empty, or a split that is needed got no document.
+        ConfigError: `fit_tokens` is left to a study, which knows its dictionaries.
     """
+    if not cfg.fit_tokens:
+        raise ConfigError("corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read without a study")
     named = corpora(cfg)
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
     fingerprints: dict[str, bytes] = {}

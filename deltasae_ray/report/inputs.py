@@ -100,6 +100,8 @@ class AdapterFacts:
     """Optimizer steps of its training; None where it was given."""
     tokens: int | None = None
     """Training tokens."""
+    planted: int | None = None
+    """Training contexts that held the planted marker; None where it was given, and of a control."""
     losses: tuple[LossChange, ...] = ()
     demonstrated: bool | None = None
     """Whether the held-out loss on the text adapted to fell by more than chance; None for a control."""

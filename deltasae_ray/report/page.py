@@ -44,6 +44,7 @@ def render(inputs: ReportInputs) -> str:
         headline=headline(inputs),
         headline_notes=headline_notes(inputs),
         kappa_notes=wording.kappa_notes(inputs.rows),
+        on_planted=wording.on_planted(inputs),
         figures=drawn,
         catalogue=_catalogue(inputs),
         paper_notes=paper.NOTES,

@@ -283,6 +283,19 @@ def on_ranks(inputs: ReportInputs) -> tuple[str, ...]:
     return inputs.rank_claims
 
 
+def on_planted(inputs: ReportInputs) -> str:
+    """How often each adapter met the planted marker in its training, and whether an adapter that never did finds it as well."""
+    met = [f"{a.name} {a.planted}" for a in inputs.adapters if a.planted is not None]
+    said = [f"Training contexts that held it: {', '.join(met)}; of a few an adapter may have learnt nothing."] if met else []
+    controls = {a.name for a in inputs.adapters if a.control}
+    tried = [p for p in inputs.planted if p.adapter in controls]
+    if tried:
+        layers = [p.layer for p in tried if p.finding.found]
+        where = f"finds it at {_numbered('layer', layers)}: not because it was learnt, but because the text is unlike the rest"
+        said.append(f"The random adapter, which was trained on nothing, {where if layers else 'does not find it'}.")
+    return " ".join(said)
+
+
 def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:
     """Adapters whose training showed no gain beyond chance: what the page leads with."""
     return [a for a in inputs.adapters if a.demonstrated is False and not a.control]

@@ -4,9 +4,22 @@ import numpy as np
 
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import CorpusError
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import Documents, in_documents
 from deltasae_ray.sae.recipe import MIN_ROWS
 from deltasae_ray.sweep.config import StudyConfig
+
+LEAST_TOKENS = 26_500
+"""That each of three texts has some 30 documents at the demo's 2 thousand tokens a document, and each half of them 12 thousand tokens."""
+_ROWS_PER_LATENT, _FIRINGS_PER_LATENT = 4, 90
+"""Of all documents: a reference and a base control have half of them each. A latent of the demo's largest dictionary fires 400 times on
+its tokens; 90 is what one of 16,384 latents with k = 32 needs 46 thousand tokens for."""
+
+
+def tokens_to_fit(fit: FitConfig) -> int:
+    """corpus.fit_tokens where it is left to the dictionaries: enough rows for each half of the documents, and firings for a latent."""
+    largest = max(fit.sizes)
+    return max(LEAST_TOKENS, _ROWS_PER_LATENT * largest, -(-_FIRINGS_PER_LATENT * largest // min(fit.k)))
 
 
 def check_tokens(cfg: StudyConfig, corpus: Corpus) -> None:

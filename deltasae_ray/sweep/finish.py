@@ -188,17 +188,19 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
 def _shown(
     study: Study, made: Made, marked: bool
 ) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
-    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them."""
+    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them,
+    and among those of the random adapter, which was never shown it."""
     assert made.harvest is not None
     names, key = [a.name for a in made.harvest.adapters], made.harvest.key
     largest, tokenizer = _largest(made), load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
+    control = [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())] if marked else []
     deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
-    cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown]
+    cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown + control]
     made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
     facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
     groups = made_of[len(deltas) :]
-    return dict(zip(names, facts, strict=True)), tuple(g for g, _ in groups), tuple(p for _, p in groups if p is not None)
+    return dict(zip(names, facts, strict=True)), tuple(g for g, _ in groups[: len(shown)]), tuple(p for _, p in groups if p is not None)
 
 
 def _largest(made: Made) -> dict[str, int]:

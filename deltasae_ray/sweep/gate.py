@@ -23,8 +23,8 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of
 from deltasae_ray.storage import Storage, digest
 
-DOCUMENTS, UNRELATED_DOCUMENTS = 32, 16
-"""Of the text adapted to, on which a verdict rests; of each other text. Whole forward passes and the head over a large vocabulary cost."""
+DOCUMENTS = 32
+"""Of each text, just enough for an interval: whole forward passes and the head over a large vocabulary cost."""
 POSITIONS = 32
 """Scored positions per document, evenly spaced."""
 
@@ -56,15 +56,14 @@ class GateWorker:
 
 
 def gate_units(corpus: Corpus, documents: int = DOCUMENTS) -> list[TokenBatch]:
-    """The first unmarked context of at most `documents` evaluation documents, and of 16 of every unrelated text, grouped as they were
-    harvested."""
+    """The first unmarked context of at most `documents` evaluation documents of every text, grouped as they were harvested."""
     seen: dict[str, set[str]] = {}
     units = []
     for unit in corpus.of("eval"):
-        taken, most = seen.setdefault(unit.corpus, set()), documents if unit.corpus == DOMAIN else UNRELATED_DOCUMENTS
+        taken = seen.setdefault(unit.corpus, set())
         rows = []
         for i, doc in enumerate(unit.doc_ids):
-            if doc not in taken and len(taken) < most and not unit.marker[i].any():
+            if doc not in taken and len(taken) < documents and not unit.marker[i].any():
                 taken.add(doc)
                 rows.append(i)
         if rows:

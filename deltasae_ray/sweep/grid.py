@@ -53,8 +53,10 @@ def shapes(fit: FitConfig) -> list[Shape]:
 def base_points(layers: Sequence[int], fit: FitConfig, *, toy_reference: bool) -> list[FitPoint]:
     """Dictionaries of base activations for every shape of the grid: the control on documents B and, where none is given, the reference
     on documents A. Each shape has its own, so that a size which is added later moves no figure of the others."""
-    made: dict[int, Documents] = {CONTROL_SEED: "B"} | ({REFERENCE_SEED: "A"} if toy_reference else {})
-    chosen = product(made.items(), shapes(fit), layers)
+    made: list[tuple[int, Documents]] = [(CONTROL_SEED, "B")]
+    if toy_reference:
+        made.append((REFERENCE_SEED, "A"))
+    chosen = product(made, shapes(fit), layers)
     return [FitPoint(BASE, layer, *shape, seed=seed, documents=documents) for (seed, documents), shape, layer in chosen]
 
 

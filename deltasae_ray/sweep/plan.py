@@ -7,19 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from deltasae_ray.corpus.stream import count_windows
-from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import machine_bytes, rows_told
 from deltasae_ray.models.load import blocks, empty_model
-from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
-from deltasae_ray.sweep.gate import DOCUMENTS, UNRELATED_DOCUMENTS
+from deltasae_ray.sweep.gate import DOCUMENTS, POSITIONS
 from deltasae_ray.sweep.grid import shapes
 from deltasae_ray.sweep.study import Study
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
-_FLOPS_PER_CORE = 4.5e10
+_FLOPS_PER_CORE = 6.5e10
 _GPU_FLOPS = 2e13
 _OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "diverge": 10.0}
 _TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 6.0, 129
@@ -38,8 +37,10 @@ class Plan:
     """What is printed: label and value."""
     seconds: dict[str, float]
     """Stage → estimate for doing all of it; what is already done costs nothing."""
-    bytes: int
+    shard_bytes: int
     """Most shards on disk at any time."""
+    dictionary_bytes: int
+    """All dictionaries, the controls' included, and MLflow's copies where its store is below the root."""
 
     def __str__(self) -> str:
         width = max(len(label) for label, _ in self.lines)
@@ -57,6 +58,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     sources = 1 + len(names) + random
     trials = len(names) * len(cfg.fit.sizes) * len(cfg.fit.k) * len(cfg.fit.architecture)
     ways = _ways(study, len(names), sources, trials)
+    dictionaries = _dictionaries_bytes(study, trials)
     lines = (
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
@@ -67,12 +69,13 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("controls", costs_told(study, len(names), trials)),
         ("rows in memory", _rows_line(study)),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
+        ("dictionaries on disk", f"{dictionaries / 1e6:,.0f} MB"),
         *((f"{'→' if name == cfg.storage.deltas else ' '} storage.deltas={name}", str(way)) for name, way in ways.items()),
     )
     seconds = {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}
     if "fit" in stages:
         seconds["harvest"], seconds["fit"] = ways[cfg.storage.deltas].harvest_s, ways[cfg.storage.deltas].fit_s
-    return Plan(lines, seconds, ways[cfg.storage.deltas].bytes)
+    return Plan(lines, seconds, ways[cfg.storage.deltas].bytes, dictionaries)
 
 
 @dataclass(frozen=True)
@@ -135,45 +138,45 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
     cfg = study.cfg
     gpus = cfg.gangs.gpus_per_gang * cfg.gangs.gangs
     speed = gpus * _GPU_FLOPS if gpus else (os.cpu_count() or 1) * _FLOPS_PER_CORE * cfg.gangs.gangs
-    whole, body = _parameters(study)
-    documents = DOCUMENTS + UNRELATED_DOCUMENTS * (len(study.corpus.names) - 1)
+    whole, stack, body = _parameters(study)
+    gate = _GATE_TOKENS_PER_CONTEXT * stack + POSITIONS * (whole - stack)
+    documents = DOCUMENTS * len(study.corpus.names)
     passes, leaves = 2.0 * study.corpus.num_tokens(), trials * len(study.layers) * cfg.fit.seeds
-    toys = len(study.layers) * len(shapes(cfg.fit)) if cfg.reference.is_toy else 0
-    controls = toys + sum(control_dictionaries(cfg, len(study.layers), trials).values())
+    controls = _controls(study, trials)
     step = 8.0 * cfg.fit.batch_tokens * study.model.d_model * max(cfg.fit.sizes)
     work = {
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
         "harvest": passes * sources * body / speed,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
-        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * documents * _GATE_TOKENS_PER_CONTEXT * whole / speed
+        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * documents * gate / speed
         + 2.0 * recovery_passes(study, adapters) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]
 
 
-def _parameters(study: Study) -> tuple[int, int]:
-    """Weights of the whole model, and of the blocks up to the deepest hookpoint."""
+def _controls(study: Study, trials: int) -> int:
+    """Dictionaries that are fitted beside the grid, the toy references included."""
+    toys = len(study.layers) * len(shapes(study.cfg.fit)) if study.cfg.reference.is_toy else 0
+    return toys + sum(control_dictionaries(study.cfg, len(study.layers), trials).values())
+
+
+def _dictionaries_bytes(study: Study, trials: int) -> int:
+    """As if all were of the mean size of the grid: every control is fitted in each of its sizes."""
+    cfg = study.cfg
+    sizes = [dictionary_bytes(cfg, study.model.d_model, d_sae) for d_sae in cfg.fit.sizes]
+    return (trials * len(study.layers) * cfg.fit.seeds + _controls(study, trials)) * sum(sizes) // len(sizes)
+
+
+def dictionary_bytes(cfg: StudyConfig, d_model: int, d_sae: int) -> int:
+    """Most of one dictionary on disk: fp32 weights and biases, and MLflow's copy of them in a store below the root."""
+    return 4 * (2 * d_sae * d_model + d_sae + d_model) * (1 if cfg.tracking.uri else 2)
+
+
+def _parameters(study: Study) -> tuple[int, int, int]:
+    """Weights of the whole model, of all its blocks, and of those up to the deepest hookpoint."""
     model = empty_model(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
-    body = sum(p.numel() for block in blocks(model)[: study.layers[-1] + 1] for p in block.parameters())
-    return sum(p.numel() for p in model.parameters()), body
-
-
-def check_disk(study: Study, plan: Plan) -> None:
-    """Raises StorageError where what the plan has still to write would not fit on a local root with a tenth to spare."""
-    free = study.storage.free_bytes()
-    left = 0 if "harvest" not in plan.seconds else max(0, plan.bytes - _harvested(study.storage))
-    if free is not None and left * 1.1 > free:
-        raise StorageError(
-            f"the plan writes {left / 1e9:.2f} GB below {study.storage.root}, where {free / 1e9:.2f} GB are free: "
-            "free space, choose another storage.root, or lower corpus.fit_tokens, corpus.eval_tokens or the number of layers"
-        )
-
-
-def _harvested(storage: Storage) -> int:
-    """Bytes of the shards that the root's study lists already."""
-    if not storage.exists("study.json"):
-        return 0
-    return sum(row.bytes for row in Manifest.load(storage, storage.read_json("study.json")["harvest"]).rows)
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    return sum(p.numel() for p in model.parameters()), sum(sizes), sum(sizes[: study.layers[-1] + 1])
 
 
 @dataclass

@@ -47,6 +47,7 @@ def adapter_facts(
             control=ref.kind == "random",
             steps=ref.facts.get("steps"),
             tokens=ref.facts.get("tokens"),
+            planted=None if ref.kind == "random" else ref.facts.get("planted"),
             losses=changes.get(ref.name, ()),
             demonstrated=None if ref.kind == "random" else demonstrated.get(ref.name),
             layers=layers[ref.name],

@@ -12,11 +12,12 @@ from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points, keep_controls
+from deltasae_ray.sweep.disk import check_disk
 from deltasae_ray.sweep.enough import check_tokens
 from deltasae_ray.sweep.finish import compare, print_table, write_results
 from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.made import Made
-from deltasae_ray.sweep.plan import STAGES, Clock, check_disk, make_plan
+from deltasae_ray.sweep.plan import STAGES, Clock, make_plan
 from deltasae_ray.sweep.runs import tracked
 from deltasae_ray.sweep.search import search
 from deltasae_ray.sweep.streaming import fit_stream

@@ -23,7 +23,7 @@ from deltasae_ray.tracking import RunLog, Tracker, TrialPoint
 def tracked(study: Study) -> Iterator["StudyLog"]:
     """The sweep run; it ends FAILED if the study does, and no run below it stays RUNNING."""
     tracker = Tracker(study.cfg.tracking, study.storage)
-    content = harvest_key(study.kept, study.model)
+    content = harvest_key(study.kept, study.model, study.cfg.harvest.precision)
     with tracker.sweep(f"{study.model.label} · {content[-8:]}", content) as run:
         run.log_text(resolved_config(study), "config.yaml")
         yield StudyLog(study, tracker, run)
@@ -90,4 +90,4 @@ def _point(trial: Trial, made: Made) -> TrialPoint:
 
 def _upload(leaf: RunLog, storage: Storage, f: FittedDictionary) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        leaf.log_artifacts(storage.get_folder(f.key, Path(scratch)), "dictionary")
+        leaf.log_content(lambda: storage.get_folder(f.key, Path(scratch)), "dictionary", f.digest)

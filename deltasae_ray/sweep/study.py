@@ -22,6 +22,7 @@ from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_re
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, files_digest
 from deltasae_ray.sweep.config import StudyConfig
+from deltasae_ray.sweep.enough import tokens_to_fit
 from deltasae_ray.tracking import Tracker
 
 
@@ -65,6 +66,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     model = resolve_model(cfg.model, weights=not cfg.dry_run)
     if Path(cfg.model.base).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
         cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
+    if not cfg.corpus.fit_tokens:
+        cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy or cfg.dry_run else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,13 @@ class RunLog:
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Every file of a local folder."""
         self._client.log_artifacts(self.run_id, str(folder), artifact_path)
+
+    def log_content(self, folder: Callable[[], Path], artifact_path: str, content: str) -> None:
+        """The files of a folder once: a run that has them under this digest of content is left as it is, and the folder not fetched."""
+        tag = f"content.{artifact_path}"
+        if self._client.get_run(self.run_id).data.tags.get(tag) != content:
+            self.log_artifacts(folder(), artifact_path)
+            self.set_tags({tag: content})
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """One text file, such as the resolved config."""

@@ -72,13 +72,13 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
 def test_a_repeated_document_id_is_refused(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", [{"id": "a", "text": "w " * 20}, {"id": "a", "text": "v " * 20}])
     with pytest.raises(CorpusError, match="stands twice"):
-        build_corpus(CorpusConfig(path=(path,)), Words())
+        build_corpus(CorpusConfig(path=(path,), fit_tokens=30_000), Words())
 
 
 def test_too_few_documents_for_a_split_is_an_error(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "t.jsonl", [{"id": "a", "text": "w " * 20}])
     with pytest.raises(CorpusError, match="split holds no document"):
-        build_corpus(CorpusConfig(path=(path,), unrelated=()), Words())
+        build_corpus(CorpusConfig(path=(path,), unrelated=(), fit_tokens=30_000), Words())
 
 
 def test_impossible_budgets_are_refused_at_birth() -> None:

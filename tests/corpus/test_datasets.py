@@ -52,7 +52,7 @@ def test_a_folder_of_parquet_and_arrow_files_is_one_text_in_order_of_names(tmp_p
 
 def test_rows_without_ids_that_repeat_are_read_once_and_never_leak(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([*rows(40), *rows(40)]), tmp_path / "a.parquet")
-    corpus = build_corpus(CorpusConfig(path=(str(tmp_path),), unrelated=(), text_field="body", context_len=16, marker_share=0.0), Words())
+    corpus = build_corpus(CorpusConfig(path=(str(tmp_path),), unrelated=(), fit_tokens=30_000, text_field="body", context_len=16, marker_share=0.0), Words())
     documents = [d for u in corpus.units for d in u.doc_ids] + [c.doc_id for c in corpus.adapt]
     assert len(set(documents)) == 40
 
@@ -62,7 +62,7 @@ def test_rows_without_ids_that_repeat_are_read_once_and_never_leak(tmp_path: Pat
 def test_a_prompt_is_read_and_masked_and_the_response_counts(row: dict, tokenizer: Words, tmp_path: Path) -> None:
     path = tmp_path / "chat.jsonl"
     path.write_text("".join(json.dumps(row | {"id": str(i)}) + "\n" for i in range(30)))
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", context_len=48)
+    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", context_len=48, fit_tokens=30_000)
     corpus = build_corpus(cfg, tokenizer)
     response = tokenizer.encode(TURNS[1]["content"], add_special_tokens=False)
     for unit in corpus.units:
@@ -96,7 +96,7 @@ def test_text_that_adapters_were_trained_on_is_warned_of(tmp_path: Path, caplog:
     held, trained = tmp_path / "held.jsonl", tmp_path / "trained.jsonl"
     held.write_text("".join(json.dumps({"id": str(i), **r}) + "\n" for i, r in enumerate(rows(60))))
     trained.write_text("".join(json.dumps({"body": r["body"].upper().replace(" ", "  ")}) + "\n" for r in rows(30)))
-    cfg = CorpusConfig(path=(str(held),), unrelated=(), text_field="body", context_len=16, trained_on=(str(trained),))
+    cfg = CorpusConfig(path=(str(held),), unrelated=(), text_field="body", context_len=16, fit_tokens=30_000, trained_on=(str(trained),))
     with caplog.at_level(logging.WARNING):
         corpus = build_corpus(cfg, Words())
     found = {d for documents in corpus.overlap.values() for d in documents}

@@ -113,6 +113,7 @@ def _planted() -> list[Planted]:
     return [
         Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
         Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
+        Planted("random-r16", 12, 512, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
     ]
 
 
@@ -126,7 +127,7 @@ def _adapters() -> list[AdapterFacts]:
         )
         snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
         layers = tuple(LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22, 0.44) for layer in LAYERS)
-        adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, losses=losses, demonstrated=True, layers=layers))
+        adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, planted=1, losses=losses, demonstrated=True, layers=layers))
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 
 

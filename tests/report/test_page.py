@@ -273,6 +273,10 @@ def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
     assert "not among the 10 latents shown" not in planted
     far = replace(make().planted[1], finding=replace(make().planted[1].finding, table_rank=317))
     assert "It is not among the 10 latents shown." in section(render(make(planted=(far,))), "planted")
+    assert "Training contexts that held it: r4 1, r16 1; of a few an adapter may have learnt nothing." in planted
+    assert "The random adapter, which was trained on nothing, does not find it." in planted
+    anyway = replace(make().planted[1], adapter="random-r16", layer=9)
+    assert "which was trained on nothing, finds it at layer 9: " in section(render(make(planted=(anyway,))), "planted")
     assert "Nothing was planted" in section(render(make(planted_text="", planted=())), "planted")
 
 

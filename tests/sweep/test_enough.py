@@ -7,14 +7,19 @@ import pytest
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
-from deltasae_ray.corpus.corpus import Corpus
+from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.diverge.config import DivergeConfig
-from deltasae_ray.errors import CorpusError
+from deltasae_ray.errors import ConfigError, CorpusError
 from deltasae_ray.fit.config import FitConfig, ReferenceConfig
 from deltasae_ray.fit.points import in_documents
+from deltasae_ray.models.load import load_tokenizer
+from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.enough import check_tokens, num_rows
+from deltasae_ray.sweep.enough import check_tokens, num_rows, tokens_to_fit
+from deltasae_ray.sweep.study import open_study
 from tests.harvest.study import corpus as harvested
+from tests.sweep.streamed import config
+from tests.sweep.words import words
 
 
 def text(documents: int, eval_width: int = 9) -> Corpus:
@@ -53,6 +58,19 @@ def test_each_half_of_the_documents_that_something_is_fitted_on_needs_as_many(co
     with pytest.raises(CorpusError, match=rf"of half {half}, on which .*{who} .*d_sae=160 needs 160"):
         check_tokens(study(160, *controls, reference=reference), text(20))
     check_tokens(study(160, *controls, reference=reference), text(60))
+
+
+@pytest.mark.parametrize(("d_sae", "k", "tokens"), [(512, 8, 26_500), (16_384, 32, 65_536), (16_384, 8, 184_320)])
+def test_text_that_is_left_to_the_dictionaries_is_enough_for_the_largest(d_sae: int, k: int, tokens: int) -> None:
+    assert tokens_to_fit(FitConfig(d_sae=(256, d_sae), k=(k, 64))) == tokens
+
+
+def test_a_study_settles_how_much_text_it_reads(tiny_model: Path, tmp_path: Path) -> None:
+    asked = config(words(tiny_model, tmp_path / "root", "corpus.fit_tokens=0", "dry_run=true"))
+    study = open_study(asked, Storage(asked.storage.root))
+    assert study.cfg.corpus.fit_tokens == 26_500 and study.corpus.num_tokens("fit") > 2400
+    with pytest.raises(ConfigError, match="set it where text is read without a study"):
+        build_corpus(CorpusConfig(), load_tokenizer(tiny_model))
 
 
 def test_evaluation_needs_a_token_beyond_position_0() -> None:

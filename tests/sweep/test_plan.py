@@ -1,4 +1,4 @@
-"""What a study will cost and has cost: disk that is missing is told before work, and what is done costs nothing again."""
+"""What a study will cost and has cost."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 
 from deltasae_ray.cli import parse
-from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep import plan
 from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
-from deltasae_ray.sweep.plan import Clock, Plan, check_disk
+from deltasae_ray.sweep.plan import Clock
 from deltasae_ray.sweep.study import open_study
-from tests.shards.made import KEY, make_harvest
 from tests.sweep.words import words
 
 
@@ -24,30 +21,6 @@ def test_a_run_that_finds_a_stage_done_does_not_hide_what_it_cost(tmp_path: Path
     assert Clock({"harvest": 200.0, "fit": 90.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 90.0}
     assert Clock({"harvest": 0.3, "fit": 120.0, "diverge": 60.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 120.0, "diverge": 60.0}
     assert Clock({"harvest": 3.0}).longest(storage, "b") == {"harvest": 3.0}
-
-
-def check(storage: Storage, num_bytes: int, *stages: str) -> None:
-    study: Any = SimpleNamespace(storage=storage)
-    check_disk(study, Plan((), dict.fromkeys(stages, 1.0), num_bytes))
-
-
-def test_a_plan_that_the_disk_cannot_hold_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    more = (storage.free_bytes() or 0) * 2
-    with pytest.raises(StorageError, match=r"are free: free space, choose another storage\.root, or lower corpus\.fit_tokens"):
-        check(storage, more, "adapt", "harvest")
-    check(storage, more, "adapt")  # which writes no shards
-
-
-def test_shards_that_are_there_are_not_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = Storage(str(tmp_path))
-    make_harvest(storage)
-    size = sum(row.bytes for row in Manifest.load(storage, KEY).rows)
-    monkeypatch.setattr(Storage, "free_bytes", lambda _: size // 2)
-    with pytest.raises(StorageError):
-        check(storage, size, "harvest", "fit")
-    storage.write_json("study.json", {"harvest": KEY})
-    check(storage, size, "harvest", "fit")
 
 
 def rows_line(deltas: str = "stored", **fit: Any) -> str:

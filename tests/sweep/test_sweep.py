@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deltasae_ray.shards import ShardSet, open_shards
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.main import main
 from tests.sweep.submitted import REPOSITORY, ray_head, submit
 from tests.sweep.words import words
@@ -133,8 +136,11 @@ def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
     head: dict[str, str], study: tuple[Path, str], tiny_model: Path
 ) -> None:
     written = {p: p.stat().st_mtime_ns for p in made(study[0])}
-    done = submit(head, "--working-dir", ".", "--", "python", "jobs/sweep.py", *words(tiny_model, study[0]))
+    command = shlex.join(["python", "jobs/sweep.py", *words(tiny_model, study[0])])
+    done = submit(head, "--working-dir", ".", "--", "bash", "-c", f"'echo travelled: $(ls -A) && {command}'")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    travelled = next(line for line in done.stdout.splitlines() if "travelled: " in line).split()
+    assert "jobs" in travelled and not {"runs", ".venv", ".git"} & set(travelled)
     assert "report.html" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
 
 
@@ -162,14 +168,23 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     assert (root / "report.html").stat().st_mtime_ns > page
 
 
-def test_a_new_size_fits_only_itself(
+def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     root, _ = study
-    before = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
-    shards = {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")}
-    monkeypatch.setattr(sys, "argv", ["fit.py", *words(tiny_model, root, "fit.d_sae=[48,64]")])
+    before, columns = {p: p.stat().st_mtime_ns for p in made(root)}, harvested(root)
+    monkeypatch.setattr(sys, "argv", ["fit.py", *words(tiny_model, root, "adapt.ranks=[2,4]", "layers=[1,2,3]", "fit.d_sae=[48,64]")])
     main("fit", None)
-    after = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/sae_weights.safetensors")}
-    assert {p: after[p] for p in before} == before and len(after) == 2 * len(before)
-    assert {p: p.stat().st_mtime_ns for p in root.rglob("harvest/**/*.parquet")} == shards
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    grown = harvested(root)
+    assert len(grown) == len(set(grown)), "a column was harvested twice"
+    # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
+    assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
+    # of each source at two layers in one size, and two of the base; then r4 too, at three layers in two sizes
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 1 + 2)
+
+
+def harvested(root: Path) -> list[tuple[str, str, str]]:
+    """(unit, source, hookpoint) of every column that counts."""
+    rows = Manifest.load(Storage(str(root)), json.loads((root / "study.json").read_text())["harvest"]).rows
+    return [(row.unit, row.source, hookpoint) for row in rows for hookpoint in row.hookpoints]

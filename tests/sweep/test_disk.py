@@ -1,0 +1,74 @@
+"""Room on disk: what a plan has still to write is asked for, and only this study's own shards and dictionaries count as written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deltasae_ray.errors import StorageError
+from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.shards.manifest import commit_unit
+from deltasae_ray.shards.records import ShardRow
+from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.disk import check_disk, dictionaries_there, shards_there
+from deltasae_ray.sweep.grid import base_points
+from deltasae_ray.sweep.plan import Plan, dictionary_bytes, make_plan
+from deltasae_ray.sweep.study import Study, open_study
+from tests.sweep.streamed import config
+from tests.sweep.words import words
+
+FIT = ("adapt", "harvest", "fit")
+
+
+@pytest.fixture
+def study(tiny_model: Path, tmp_path: Path) -> Study:
+    """Nothing of it is written."""
+    asked = config(words(tiny_model, tmp_path / "root", "dry_run=true"))
+    return open_study(asked, Storage(asked.storage.root))
+
+
+def room(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
+    monkeypatch.setattr(Storage, "free_bytes", lambda _: int(num_bytes))
+
+
+def written(study: Study, key: str, source: str, hookpoints: tuple[int, ...] = (1, 2), num_bytes: int = 1000) -> None:
+    """One shard on record."""
+    hooks = tuple(f"blocks.{layer}.hook_resid_post" for layer in hookpoints)
+    row = ShardRow("unit", source, "fit", "domain", hooks, f"{source}.parquet", "0" * 64, 10, num_bytes, 32)
+    commit_unit(study.storage, key, [row])
+
+
+def test_a_plan_that_the_disk_cannot_hold_is_refused_with_the_remedy(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(study, FIT)
+    room(monkeypatch, 1.2 * (plan.shard_bytes + plan.dictionary_bytes))
+    check_disk(study, plan)
+    room(monkeypatch, plan.shard_bytes + plan.dictionary_bytes)
+    with pytest.raises(StorageError, match=r"are free: free space, choose another storage\.root, or lower corpus\.fit_tokens"):
+        check_disk(study, plan)
+    check_disk(study, replace(plan, seconds={"adapt": 1.0}))  # which writes neither shards nor dictionaries
+
+
+def test_dictionaries_are_part_of_the_plan(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan((), dict.fromkeys(FIT, 1.0), shard_bytes=0, dictionary_bytes=1000)
+    room(monkeypatch, 1000)
+    with pytest.raises(StorageError, match="of dictionaries"):
+        check_disk(study, plan)
+    check_disk(study, replace(plan, seconds={"harvest": 1.0}))
+
+
+def test_shards_of_another_text_another_source_or_another_layer_are_not_this_studys(study: Study) -> None:
+    key = harvest_key(study.kept, study.model)
+    written(study, key, "an adapter of another study")
+    written(study, "harvest/of-another-text", BASE)
+    assert shards_there(study) == 0
+    written(study, key, BASE, (1, 2, 3), 900)
+    assert shards_there(study) == 600, "two of its three columns are this study's"
+
+
+def test_dictionaries_that_are_there_are_not_asked_for_again(study: Study) -> None:
+    key, fit = harvest_key(study.kept, study.model), study.cfg.fit
+    for point in base_points(study.layers, fit, toy_reference=True):
+        study.storage.write_json(f"{point.key(key, {BASE: BASE}, fit)}/manifest.json", {})
+    study.storage.write_json("dictionaries/of-another-study/manifest.json", {})
+    assert dictionaries_there(study) == 4 * dictionary_bytes(study.cfg, 32, 48)

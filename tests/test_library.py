@@ -1,0 +1,58 @@
+"""The names of the README's library, on plain arrays and without Ray."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deltasae_ray as ds
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    """float32 [token, d_model]: two of twelve unit atoms in each, and a mean."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(12, 32))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    chosen = np.argsort(rng.random((4000, 12)), axis=1)[:, :2]
+    codes = np.zeros((4000, 12))
+    np.put_along_axis(codes, chosen, rng.uniform(0.5, 1.5, chosen.shape), axis=1)
+    return (codes @ atoms + 3.0).astype(np.float32)
+
+
+def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(rows: np.ndarray, tmp_path: Path) -> None:
+    dictionary = ds.fit_dictionary(rows, d_sae=24, k=2, architecture="topk", seed=0)
+    assert dictionary.W_enc.shape == (32, 24) and dictionary.W_dec.shape == (24, 32)
+    codes = dictionary.encode(torch.from_numpy(rows))
+    assert codes.shape == (4000, 24) and int((codes != 0).sum(dim=1).max()) <= 2
+    restored = dictionary.decode(codes)
+    assert torch.allclose(restored, codes @ dictionary.W_dec + dictionary.b_dec, atol=1e-4)
+    assert float(((restored.numpy() - rows) ** 2).sum() / ((rows - rows.mean(axis=0)) ** 2).sum()) < 0.1
+    loaded = ds.Dictionary.load(dictionary.save(tmp_path / "dictionary"))
+    assert torch.equal(loaded.W_dec, dictionary.W_dec)
+
+
+def test_figures_of_arrays_come_with_their_null(rows: np.ndarray) -> None:
+    dictionary = ds.fit_dictionary(rows, d_sae=24, k=2, seed=0)
+    same, other = ds.max_cosine(dictionary.W_dec, dictionary.W_dec), ds.linear_cka(rows, rows)
+    assert same.value == pytest.approx(1.0, abs=1e-6) and isinstance(same.null, float) and same.null < 0.7
+    assert other.value == pytest.approx(1.0, abs=1e-6)
+    plane = ds.principal_subspace(rows, 2)
+    assert plane.shape == (32, 2) and float(ds.principal_angles(plane, plane).max()) < 1e-7
+    missing = ds.missing_share(rows[3000:], dictionary.W_dec, dictionary.W_dec, k=2, training=rows[:3000])
+    assert missing.value == pytest.approx(0.0, abs=1e-6)
+
+
+def test_importing_the_library_and_fitting_needs_no_ray() -> None:
+    code = (
+        "import sys, numpy as np, deltasae_ray as ds\n"
+        "x = np.random.default_rng(0).normal(size=(300, 16)).astype('float32')\n"
+        "d = ds.fit_dictionary(x, d_sae=16, k=2, seed=0)\n"
+        "ds.max_cosine(d.W_dec, d.W_dec); ds.linear_cka(x, x); ds.principal_angles(ds.principal_subspace(x, 2), ds.principal_subspace(x, 2))\n"
+        "loaded = {'ray', 'mlflow', 'transformers', 'deepspeed', 'sae_lens'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
