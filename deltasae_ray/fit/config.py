@@ -42,8 +42,9 @@ class FitConfig:
     gpus_per_worker: float = 0.0
     """GPUs that a fit worker asks Ray for."""
     search: Literal["none", "asha", "optuna"] = "none"
-    """Before a trial of the sweep is fitted, search its learning rate and AuxK weight on FVU: many samples of which ASHA stops the
-    worse half early, or ones that Optuna proposes. Sizes, k and architectures are what is studied and are never searched."""
+    """Before a trial and its controls are fitted, search its learning rate and AuxK weight on FVU of a fifth of the training documents,
+    which candidates are not fitted to: many samples of which ASHA stops the worse half early, or ones that Optuna proposes. Sizes, k and
+    architectures are what is studied and are never searched (FVU always falls with k). Base and random adapter keep fit.lr and fit.auxk."""
     search_over: tuple[Literal["lr", "auxk"], ...] = ("lr",)
     """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8."""
     search_samples: int = 8

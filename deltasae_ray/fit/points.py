@@ -12,7 +12,8 @@ from deltasae_ray.sae.names import Architecture
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
-Documents = Literal["all", "A", "B"]
+Documents = Literal["all", "A", "B", "search"]
+"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (sweep/search.py)."""
 Control = Literal["none", "gaussian", "frozen_decoder"]
 """gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
 
@@ -29,7 +30,7 @@ class FitPoint:
     architecture: Architecture
     seed: int
     documents: Documents = "all"
-    """Which training documents: all, or one of two halves by a hash of the document's id."""
+    """Which training documents, by a hash of the document's id."""
     control: Control = "none"
     """What is made otherwise on purpose, to see what the recipe does without it."""
 
@@ -67,8 +68,11 @@ class FitPoint:
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
-    """bool [token]: rows whose document is in the half; by a hash of its id, so that the halves share no document."""
+    """bool [token]: rows whose document is in the half, or part; by a hash of its id, so that no document is on both sides."""
     if documents == "all":
         return np.ones(len(doc_ids), dtype=bool)
-    half = {d: "AB"[int(digest(["half", str(d)]), 16) % 2] for d in set(doc_ids)}
-    return np.fromiter((half[d] == documents for d in doc_ids), dtype=bool, count=len(doc_ids))
+    if documents == "search":
+        inside = {d: int(digest(["search", str(d)]), 16) % 5 > 0 for d in set(doc_ids)}
+    else:
+        inside = {d: "AB"[int(digest(["half", str(d)]), 16) % 2] == documents for d in set(doc_ids)}
+    return np.fromiter((inside[d] for d in doc_ids), dtype=bool, count=len(doc_ids))

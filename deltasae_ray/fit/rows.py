@@ -71,6 +71,10 @@ class Rows:
         # Seeded by what the rows are of, not by the dictionary: every size and architecture is fitted to the same draw.
         return gaussian_rows(chosen, int(digest(["gaussian", self.source, str(Hookpoint(point.layer)), point.seed])[:15], 16))
 
+    def judging(self, point: FitPoint) -> np.ndarray:
+        """The rows [token, d_model] that a point's held-out figures are of: a search leaves the evaluation split unseen."""
+        return self.evaluation if point.documents != "search" else self.fit[~in_documents(self.fit_docs, "search")]
+
 
 def usable_rows(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
     """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""

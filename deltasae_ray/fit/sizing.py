@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from deltasae_ray.errors import PrecisionError
 from deltasae_ray.sae.fitting import auto_size, effective_rank
 from deltasae_ray.sae.recipe import finite_rows
 from deltasae_ray.shards.opening import open_harvest
@@ -15,17 +16,27 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
 
     One size for all, since figures of dictionaries of different sizes do not compare. A Ray task per adapter and layer reads it.
 
+    Deltas that no dictionary can be fitted to have no say: their own trial will fail, and the others are not harmed.
+
     Raises:
+        PrecisionError: there are no others.
         ShardError: a harvest that is incomplete or damaged.
     """
     import ray
     from ray.exceptions import RayTaskError
 
     task = ray.remote(num_cpus=0.5)(delta_rank)
-    try:
-        return auto_size(max(ray.get([task.remote(storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers])))
-    except RayTaskError as e:
-        raise e.cause from None
+    ranks, unfit = [], []
+    for asked in [task.remote(storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers]:
+        try:
+            ranks.append(ray.get(asked))
+        except RayTaskError as e:
+            if not isinstance(e.cause, PrecisionError):
+                raise e.cause from None
+            unfit.append(e.cause)
+    if not ranks:
+        raise unfit[0]
+    return auto_size(max(ranks))
 
 
 def delta_rank(storage: Storage, harvest_key: str, adapter: str, layer: int) -> float:

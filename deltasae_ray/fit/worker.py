@@ -81,7 +81,7 @@ def fit_rounds(job: FitJob, device: str, memory: int | None = None) -> Iterator[
 
     Yields:
         (optimizer steps, FVU meaned over the points): of the training rows after each round of `checkpoint_every` steps, and last,
-        with all manifests written, of the held-out rows.
+        with all manifests written, of the rows that they are judged by.
 
     Raises:
         DictionaryError, PrecisionError: rows that cannot be fitted.
@@ -127,7 +127,9 @@ class Fitting:
         self.noted: dict[str, Any] = {} if state is None else state.get("note", {})
 
     def check_size(self, rows: int) -> None:
-        """Raises DictionaryError where there are fewer training rows than latents."""
+        """Raises DictionaryError where there are fewer training rows than latents, or a search has none to judge by."""
+        if self.point.documents == "search" and not len(self.rows.judging(self.point)):
+            raise DictionaryError("no document of the fit split is left to judge settings by: give more documents, or set fit.search=none")
         if rows < self.point.d_sae:
             raise DictionaryError(f"{rows} training rows for {self.point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
 
@@ -157,7 +159,7 @@ class Fitting:
         point = self.point
         told = {"hookpoint": str(Hookpoint(point.layer)), "adapter": point.adapter, "documents": point.documents}
         dictionary = self.trainer.finish(**told, **({} if point.control == "none" else {"control": point.control}))
-        held = held_out(dictionary, self.rows.evaluation, dictionary.mean)
+        held = held_out(dictionary, self.rows.judging(point), dictionary.mean)
         _write(self, dictionary, held)
         checkpoint.remove(self.job.storage, self.key)
         return held

@@ -1,6 +1,6 @@
 """What the chosen controls fit beside the grid, and what each of them costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Literal
 
@@ -11,7 +11,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.grid import HALF_SEEDS, REFERENCE_SEED, base_points, random_points, trials
+from deltasae_ray.sweep.grid import HALF_SEEDS, REFERENCE_SEED, Trial, base_points, random_points, trials
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.recovered import DOCUMENTS, STAND_INS
 from deltasae_ray.sweep.study import Study
@@ -43,15 +43,23 @@ def control_points(
     return points
 
 
-def keep_controls(made: Made, storage: Storage, points: Sequence[FitPoint], fit: FitConfig) -> None:
+def with_settings(points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig) -> dict[FitPoint, FitConfig]:
+    """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what belongs to none as `fit` says."""
+    return {p: settings.get(Trial(p.adapter, p.d_sae, p.k, p.architecture), fit) for p in points}
+
+
+def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
     """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's own dictionaries do.
 
     Raises:
         DictionaryError, PrecisionError: the reference or the base control could not be fitted.
     """
     assert made.harvest is not None
-    keys = keys_of(storage, made.harvest.key, points, fit)
-    made.controls = fitted_points(storage, made.harvest.key, points, fit)
+    keys: dict[FitPoint, str] = {}
+    for each in dict.fromkeys(points.values()):
+        alike = [p for p, cfg in points.items() if cfg == each]
+        keys |= keys_of(storage, made.harvest.key, alike, each)
+        made.controls |= fitted_points(storage, made.harvest.key, alike, each)
     lost = {p: key for p, key in keys.items() if p not in made.controls}
     raise_failures(storage, {p: key for p, key in lost.items() if p.adapter == BASE})
     made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}

@@ -7,11 +7,11 @@ from dataclasses import replace
 from deltasae_ray.cli import say
 from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.run import FittedDictionary, fit_points, fitted_points
+from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.controls import control_points, keep_controls
+from deltasae_ray.sweep.controls import control_points, keep_controls, with_settings
 from deltasae_ray.sweep.disk import check_disk
 from deltasae_ray.sweep.enough import check_tokens
 from deltasae_ray.sweep.finish import compare, print_table, write_results
@@ -87,6 +87,7 @@ def _resolved(study: Study, made: Made) -> Study:
         size = auto_d_sae(study.storage, made.harvest.key, [a.name for a in made.harvest.adapters if a.kind == "adapter"], study.layers)
         say(f"fit.d_sae=auto: {size} latents")
         fit = replace(fit, d_sae=(size,))
+        check_tokens(replace(study.cfg, fit=fit), study.corpus)
     if study.stream is not None:
         fit = replace(fit, max_concurrent_trials=1)  # no trials: all dictionaries go over a window together
     if not fit.max_concurrent_trials:
@@ -98,21 +99,24 @@ def _fit(study: Study, made: Made) -> None:
     assert made.harvest is not None
     cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
     chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
-    controls = control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy)
-    with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
-        fit_points(storage, key, controls, cfg, description="fit controls")
-    keep_controls(made, storage, controls, cfg)
     settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
     if cfg.search != "none":
         settings, made.failed = search(storage, key, list(settings), layers, cfg)
+    controls = with_settings(control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg)
+    wanted = dict(controls)
+    if not made.by_tune:
+        wanted |= {p: c for t, c in settings.items() for p in t.points(layers, cfg.seeds)}
+    for each in dict.fromkeys(wanted.values()):  # one pass over the shards; of a search, one for each of the settings that it found
+        with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
+            points = [p for p, c in wanted.items() if c == each]
+            fit_points(storage, key, points, each, description="fit controls" if made.by_tune else "fit")
+    keep_controls(made, storage, controls)
     if made.by_tune:
         unfinished = {t: c for t, c in settings.items() if _dictionaries(study, made, t, c) is None}
         made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
-    else:
-        for each in dict.fromkeys(settings.values()):  # one pass; of a search, one for each of the settings that it found
-            fit_points(storage, key, [p for t, c in settings.items() if c == each for p in t.points(layers, cfg.seeds)], each)
     found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
     made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
+    made.failed |= {t: _error(study, made, t, settings[t]) for t in settings if t not in made.grid and t not in made.failed}
 
 
 def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:
@@ -121,6 +125,13 @@ def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> lis
     points = trial.points(study.layers, cfg.seeds)
     done = fitted_points(study.storage, made.harvest.key, points, cfg)
     return [done[p] for p in points] if len(done) == len(points) else None
+
+
+def _error(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> str:
+    """What is on record of a trial's dictionaries that could not be fitted."""
+    assert made.harvest is not None
+    keys = keys_of(study.storage, made.harvest.key, trial.points(study.layers, cfg.seeds), cfg)
+    return "; ".join(str(error) for key in keys.values() if (error := failure(study.storage, key)))
 
 
 _STAGES: dict[str, Callable[[Study, Made], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}

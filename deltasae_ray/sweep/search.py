@@ -1,8 +1,9 @@
 """Search of a trial's learning rate and AuxK weight on FVU, by ASHA or Optuna, before the trial itself is fitted.
 
 Size, k and architecture are the axes under study and are not searched (FVU always falls with k). A candidate is fitted with the
-first seed only, by the same content keys as everything else: the best one's dictionaries are the trial's, and a candidate that
-was stopped or killed continues from its checkpoints.
+first seed only, on four fifths of the training documents, and judged on the last fifth: the evaluation split chooses nothing. It has the
+same kind of content key as everything else, so that one that was killed continues from its checkpoints. The trial's own dictionaries are
+then fitted to all training documents with the settings that were best, and so are its controls.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import node_bytes
+from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.storage import Storage, digest
@@ -47,15 +49,20 @@ def search(
     return settings, failed
 
 
+def candidate_points(trial: Trial, layers: Sequence[int]) -> tuple[FitPoint, ...]:
+    """What a candidate fits."""
+    return tuple(replace(p, documents="search") for p in trial.points(layers, 1))
+
+
 def _forget_checkpoints(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:
     """Of a candidate that ASHA stopped, which nobody will continue."""
-    for key in keys_of(storage, harvest_key, trial.points(layers, 1), cfg).values():
+    for key in keys_of(storage, harvest_key, candidate_points(trial, layers), cfg).values():
         checkpoint.remove(storage, key)
 
 
 def search_key(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> str:
     """Where the result is kept: named by the dictionaries that are searched, and so by the content of what they are fitted to."""
-    dictionaries = keys_of(storage, harvest_key, trial.points(layers, 1), cfg)
+    dictionaries = keys_of(storage, harvest_key, candidate_points(trial, layers), cfg)
     return f"searches/{digest([*sorted(dictionaries.values()), _depends_on(cfg)])}.json"
 
 
@@ -64,7 +71,7 @@ def _depends_on(cfg: FitConfig) -> list[Any]:
 
 
 def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, name: str) -> list[dict[str, Any]]:
-    """Each candidate: its settings, and its held-out FVU if it was fitted to the end, or its error."""
+    """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or its error."""
     from ray import tune
 
     trainable = tune.with_resources(
@@ -132,7 +139,7 @@ def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, tr
     from deltasae_ray.sae.threads import cores
 
     torch.set_num_threads(max(1, cores() // cfg.at_once))
-    job = FitJob(storage, harvest_key, tuple(trial.points(layers, 1)), replace(cfg, **config))
+    job = FitJob(storage, harvest_key, candidate_points(trial, layers), replace(cfg, **config))
     device = "cuda" if torch.cuda.is_available() and cfg.gpus_per_worker else "cpu"
     before: tuple[int, float] | None = None
     for now in fit_rounds(job, device, node_bytes() // cfg.at_once):

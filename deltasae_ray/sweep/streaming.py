@@ -44,7 +44,7 @@ def fit_stream(study: Study, made: Made) -> None:
     way.fit()
     storage, cfg = study.storage, study.cfg.fit
     done = fitted_points(storage, way.kept.key, way.points, cfg)
-    keep_controls(made, storage, way.controls, cfg)
+    keep_controls(made, storage, dict.fromkeys(way.controls, cfg))
     for trial in trials(way.kept.adapters, cfg):
         group = trial.points(study.layers, cfg.seeds)
         if all(p in done for p in group):

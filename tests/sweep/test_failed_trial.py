@@ -23,16 +23,15 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.max_failures=0", "fit.steps=20", "controls=[gaussian]")
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root, *more)])
 
-    def run() -> str:
+    def run(job: str) -> None:
         with pytest.raises(SystemExit) as ended:
-            main("sweep", None)
+            main(job, None)
         said = capsys.readouterr()
         assert ended.value.code == 2
         assert "1 of 2 trials failed" in said.err and "late-d256-k4-topk" in said.err and "rows are equal" in said.err
         assert "fit.d_sae=auto: 256 latents" in said.out
-        return said.out
 
-    run()
+    run("sweep")
     page = (root / "report.html").read_text()
     assert "late-d256-k4-topk" in page and "rows are equal" in page
     assert page.count("gaussian control could not be fitted") == 1  # late's, at layer 1: as its trial
@@ -51,7 +50,7 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     assert failed.data.params["adapter"].startswith("late") and "rows are equal" in str(failed.data.tags)
     failures = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/failed.json")}
     fitted = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/manifest.json")}
-    run()
+    run("diverge")  # without Tune: in one pass with the controls
     assert {p: p.stat().st_mtime_ns for p in fitted} == fitted, "a dictionary was fitted again"
     assert len(failures) == 2, "the trial's and its control's"
     assert all(p.stat().st_mtime_ns > before for p, before in failures.items()), "what failed was not tried again"

@@ -13,6 +13,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.shards.format import TOKEN_COLUMNS, exponent_column
 from deltasae_ray.shards.records import Source
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.grid import trials
 from tests.fit.made import CFG, HOOKS, KEY, make_harvest
 
@@ -54,3 +55,17 @@ def test_a_sweep_of_4_ranks_3_sizes_and_2_layers_reads_each_column_once_per_tria
         assert {key: n for key, n in read_columns.items() if key[2] not in TOKEN_COLUMNS} == dict.fromkeys(vectors, 1)
         assert max(read_columns.values()) == 1, "tokens were read twice"
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / KEY).rglob("*") if p.is_file()} == shards, "a trial harvested"
+
+
+def test_all_adapters_sizes_seeds_and_controls_are_fitted_in_one_pass(tmp_path: Path, read_columns: Counter[tuple[str, str, str]]) -> None:
+    """As `jobs/fit.py` does it: what it fits is one job."""
+    storage, adapters = Storage(str(tmp_path)), [AdapterRef(s.name, "adapters/x", s.digest, s.rank or 0, s.alpha or 0.0) for s in ADAPTERS]
+    units = make_harvest(storage, units=9, sources=(Source("base", "base", "base"), *ADAPTERS))
+    points = control_points(LAYERS, GRID, adapters, frozenset({"base", "gaussian"}), toy_reference=True)
+    points += [p for trial in trials(adapters, GRID) for p in trial.points(LAYERS, GRID.seeds)]
+    read_columns.clear()
+    fit_share(FitJob(storage, KEY, tuple(points), GRID), 0, 1, "cpu")
+    assert len(fitted_points(storage, KEY, points, GRID)) == len(points) == 2 * 3 * (2 + 4 * (2 + 1))
+    sources = ["base", *(s.digest for s in ADAPTERS)]
+    vectors = {(u.name, source, column) for u in units for source in sources for h in HOOKS for column in (str(h), exponent_column(h))}
+    assert {key: n for key, n in read_columns.items() if key[2] not in TOKEN_COLUMNS} == dict.fromkeys(vectors, 1)

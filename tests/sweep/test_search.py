@@ -7,11 +7,15 @@ import pytest
 
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint, in_documents
+from deltasae_ray.fit.rows import Rows, Tokens
 from deltasae_ray.fit.run import fitted_points
+from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.controls import with_settings
 from deltasae_ray.sweep.grid import Trial
-from deltasae_ray.sweep.search import AUXK, LR_FACTOR, search, search_key
+from deltasae_ray.sweep.search import AUXK, LR_FACTOR, candidate_points, search, search_key
 from tests.fit.made import CFG, KEY, make_harvest
 
 TRIAL, SILENT = Trial("r4", 32, 4, "topk"), Trial("late", 32, 4, "topk")
@@ -27,7 +31,7 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "over"), [("asha", ("lr", "auxk")), ("optuna", ("lr",))])
-def test_the_best_settings_are_found_and_their_dictionaries_kept(ray_cluster: None, storage: Storage, how: str, over: tuple) -> None:
+def test_the_best_settings_on_documents_of_the_training_split_are_found(ray_cluster: None, storage: Storage, how: str, over: tuple) -> None:
     samples = 3 if how == "asha" else 2  # each is a run of Ray Train inside one of Tune
     cfg = replace(CFG, search=how, search_over=over, search_samples=samples, max_concurrent_trials=2, max_failures=0, lr=1e-4)
     # What cannot be fitted at all is searched by one of them: their candidates run the same code.
@@ -39,12 +43,32 @@ def test_the_best_settings_are_found_and_their_dictionaries_kept(ray_cluster: No
     assert len(record["candidates"]) == samples and set(best["settings"]) == set(over)
     assert settings == {TRIAL: replace(cfg, **best["settings"])}
     assert cfg.lr / LR_FACTOR <= settings[TRIAL].lr <= cfg.lr * LR_FACTOR and settings[TRIAL].auxk in AUXK
-    (fitted,) = fitted_points(storage, KEY, TRIAL.points([1], 1), settings[TRIAL]).values()
-    assert fitted.metrics["fvu"] == best["fvu"]
+    (judged,) = fitted_points(storage, KEY, candidate_points(TRIAL, [1]), settings[TRIAL]).values()
+    assert judged.metrics["fvu"] == best["fvu"]
+    assert not fitted_points(storage, KEY, TRIAL.points([1], 1), settings[TRIAL]), "the trial's own are fitted to all documents"
     assert not [name for name in storage.list("dictionaries") if "checkpoint" in name]
     assert list(failed) == hopeless and all("rows are equal" in error for error in failed.values())
     before = storage.list("dictionaries")
     assert search(storage, KEY, [TRIAL], [1], cfg)[0] == settings and storage.list("dictionaries") == before
+
+
+def test_settings_are_judged_by_training_documents_that_they_were_not_fitted_to_and_never_by_the_evaluation_split(storage: Storage) -> None:
+    shards = open_harvest(storage, KEY)
+    tokens = Tokens.read(shards)
+    rows = Rows.read(shards, tokens, "r4", 1)
+    ((candidate,), (final,)) = candidate_points(TRIAL, [1]), TRIAL.points([1], 1)
+    fitted, judged = ({row.tobytes() for row in part} for part in (rows.training(candidate).numpy(), rows.judging(candidate)))
+    assert fitted and judged and not fitted & judged
+    assert fitted | judged == {row.tobytes() for row in rows.training(final).numpy()}
+    assert rows.judging(final) is rows.evaluation and not judged & {row.tobytes() for row in rows.evaluation}
+    docs = tokens.fit_docs
+    assert not set(docs[in_documents(docs, "search")]) & set(docs[~in_documents(docs, "search")])
+
+
+def test_the_controls_of_a_trial_are_fitted_with_the_settings_that_were_found_for_it() -> None:
+    found = replace(CFG, lr=1e-4)
+    points = [FitPoint("r4", 1, 32, 4, "topk", 0, control="gaussian"), FitPoint("r4", 1, 48, 4, "topk", 1), FitPoint("base", 1, 32, 4, "topk", 1001, "B")]
+    assert list(with_settings(points, {TRIAL: found}, CFG).values()) == [found, CFG, CFG]
 
 
 def test_another_adapter_of_the_same_name_is_searched_anew(tmp_path: Path) -> None:
