@@ -36,7 +36,8 @@ class FitConfig:
     """Ray Train workers."""
     layout: Literal["layer_parallel", "ddp"] = "layer_parallel"
     """Workers take different layers, or all take their share of every batch of one dictionary, for sizes that keep one worker too long:
-    such dictionaries train one after the other, where layer_parallel stacks small ones of one shape."""
+    such dictionaries train one after the other, where layer_parallel stacks small ones of one shape. BatchTopK then chooses among the
+    tokens of each worker's share."""
     cpus_per_worker: float = 0.5
     """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
     gpus_per_worker: float = 0.0

@@ -166,7 +166,7 @@ class Trainer:
     def _threshold(self) -> float:
         """Above which k latents fire per training token: the mean, over batches, of the weakest that BatchTopK would choose."""
         rows = self.x[:: max(1, len(self.x) // THRESHOLD_ROWS)]
-        blocks = rows.split(max(1, min(len(rows), 2**25 // self.recipe.d_sae)))
+        blocks = rows.tensor_split(-(-len(rows) // max(1, min(len(rows), 2**25 // self.recipe.d_sae))))  # alike, so that all weigh the same
         chosen = [kernels.batch_topk(kernels.preactivations(self._scaled(b), *self._encoder()), self.recipe.k)[0] for b in blocks]
         if not all(len(codes) for codes in chosen):
             raise DictionaryError("no latent fires on some block of the training rows: lower the learning rate or take more steps")
