@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.report.inputs import ReportInputs, Row
-from deltasae_ray.report.wording import at_chance, describe, figure, interval, kappa_notes
+from deltasae_ray.report.wording import against_null, describe, figure, interval, kappa_notes
 
 HEAD = "missing_share"
 
@@ -70,7 +70,7 @@ def headline_notes(inputs: ReportInputs) -> list[str]:
     """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under it."""
     notes = []
     for metric in (HEAD, "monitor_r2"):
-        found = [r for r in inputs.rows if r.metric == metric and at_chance(r)]
+        found = [r for r in inputs.rows if r.metric == metric and against_null(r) not in (None, "beyond chance")]
         if found:
             words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
@@ -90,13 +90,15 @@ def _cell(r: Row) -> tuple:
 
 
 def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
-    chance = at_chance(row)
+    found = against_null(row)
     if row.value is None:
         said = row.reason
-    elif chance is None:
+    elif found is None:
         said = f"cannot be told from chance: {row.reason or 'no interval'}"
+    elif found == "beyond chance":
+        said = "below its null" if row.value < (row.null or 0.0) else "above its null"
     else:
-        said = "at chance" if chance else "below its null" if row.value < (row.null or 0.0) else "above its null"
+        said = found
     return Line(
         label=describe(row.metric, inputs).label,
         value="undefined" if row.value is None else figure(row.value),
@@ -106,7 +108,7 @@ def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
         kappa=figure(row.kappa),
         kappa_interval="" if row.kappa_low is None else interval(row.kappa_low, row.kappa_high),
         words="; ".join(filter(None, (said, extra))),
-        chance=bool(chance),
+        chance=found not in (None, "beyond chance"),
     )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS, Metric, metric, split_variant
-from deltasae_ray.divergence.standing import OTHER_RECIPE
+from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.standing import CHANCE_MARGIN, OTHER_RECIPE, Standing, standing_of
 from deltasae_ray.divergence.statistics import comparable
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
 
@@ -126,7 +127,13 @@ TERMS = {
     "undefined": "The figure has no meaning here; the reason stands beside it. It is never written as a number.",
 }
 
-CHANCE = "not to be told from the null (its interval includes it, or p is above .05)"
+CHANCE: dict[Standing, str] = {
+    "at chance": f"the interval includes the null (of a max-cosine: ends within {CHANCE_MARGIN} of it), or p is above .05",
+    "not to be told from chance": "the interval is apart from the null, but p, which knows the null's own error, is above .05, or, of a "
+    f"max-cosine, it reaches into {CHANCE_MARGIN} around the null",
+    "worse than chance": "the whole interval is on the other side of the null, where less is found than where there is nothing to find",
+}
+"""Standings in which nothing is found, and what each means."""
 
 
 def describe(metric: str, inputs: ReportInputs) -> MetricWords:
@@ -182,15 +189,10 @@ def seconds(value: float | None) -> str:
     return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
 
 
-def at_chance(row: Row) -> bool | None:
-    """Whether the interval includes the null, or p is above .05; None where neither is there to tell."""
-    if row.value is None or row.null is None:
-        return None
-    if row.ci_low is not None and row.ci_high is not None and row.ci_low <= row.null <= row.ci_high:
-        return True
-    if row.p is not None:
-        return row.p > 0.05
-    return None if row.ci_low is None else False
+def against_null(row: Row) -> Standing | None:
+    """How a row stands to its null, by the rule of the verdict; None where nothing tells."""
+    ci = None if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
+    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p, reason=row.reason or "undefined"))
 
 
 def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:
@@ -202,18 +204,19 @@ def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: M
     if not rows:
         return []
     notes = []
-    chance = [r for r in rows if at_chance(r)]
-    if chance:
-        where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
-        notes.append(f"At chance {where}: {CHANCE}. There, {describe(metric, inputs).at_chance}.")
-    untold = [r for r in rows if r.value is not None and at_chance(r) is None]
+    for found, means in CHANCE.items():
+        chance = [r for r in rows if against_null(r) == found]
+        if chance:
+            where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
+            notes.append(f"{found[0].upper()}{found[1:]} {where}: {means}. There, {describe(metric, inputs).at_chance}.")
+    untold = [r for r in rows if r.value is not None and against_null(r) is None]
     if untold:
         why = "it has no null here" if all(r.null is None for r in untold) else "it has no interval"
         notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold, over)}): {why}.")
     undefined = [r for r in rows if r.value is None]
     for reason in dict.fromkeys(r.reason for r in undefined):
         notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
-    return notes or [f"No cell is at chance: each of the {len(rows)} can be told from its null."]
+    return notes or [f"Every cell is beyond chance: each of the {len(rows)} can be told from its null."]
 
 
 def kappa_notes(rows: Sequence[Row]) -> list[str]:

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deltasae_ray.divergence.catalogue import metric
 from deltasae_ray.divergence.leaf import LeafInputs, compare
 from deltasae_ray.divergence.matching import max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.standing import control_sentence, control_statement, matching_sentence, standing
+from deltasae_ray.divergence.standing import control_sentence, control_statement, matched, matching_sentence, standing_of
 from deltasae_ray.divergence.verdict import LeafFigures, verdict
 from tests.divergence.worlds import CHANGED, SETTINGS, TOKENS, dictionary_of, fitted, half, inputs_of, sparse, units
 
@@ -16,20 +17,42 @@ from tests.divergence.worlds import CHANGED, SETTINGS, TOKENS, dictionary_of, fi
 @pytest.mark.parametrize(
     ("low", "high", "p", "said"),
     [
-        (0.41, 0.45, 0.001, "aligned"),
-        (0.41, 0.45, None, "aligned"),
+        (0.41, 0.45, 0.001, "beyond chance"),
+        (0.41, 0.45, None, "beyond chance"),
         (0.41, 0.45, 0.2, "not to be told from chance"),  # few draws of the null, of which the interval knows nothing
         (0.30, 0.45, 0.001, "not to be told from chance"),
         (0.30, 0.34, 0.001, "at chance"),  # significant, and too little to mean anything
-        (0.10, 0.20, 1.0, "at chance"),
+        (0.26, 0.34, 0.5, "at chance"),
+        (0.10, 0.20, 1.0, "worse than chance"),
+        (0.10, 0.20, 0.4, "not to be told from chance"),
     ],
 )
-def test_the_whole_interval_decides(low: float, high: float, p: float | None, said: str) -> None:
-    assert standing(Measure((low + high) / 2, null=0.3, ci=(low, high), p=p)) == said
+def test_the_whole_interval_decides_on_a_max_cosine(low: float, high: float, p: float | None, said: str) -> None:
+    assert standing_of(metric("max_cosine"), Measure((low + high) / 2, null=0.3, ci=(low, high), p=p)) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "p", "said"),
+    [
+        ("missing_share", 0.5, 0.7, 0.001, "beyond chance"),  # less is more: its null is 1
+        ("missing_share", 0.9, 1.1, 0.3, "at chance"),
+        ("missing_share", 1.1, 1.3, 0.999, "worse than chance"),
+        ("missing_share_no_top3", 1.1, 1.3, 0.999, "worse than chance"),
+        ("monitor_r2", 1.1, 1.3, 0.001, "beyond chance"),
+        ("monitor_r2", 0.1, 0.2, 1.0, "worse than chance"),
+    ],
+)
+def test_a_figure_is_beyond_its_null_on_the_side_that_its_tail_names(name: str, low: float, high: float, p: float, said: str) -> None:
+    assert standing_of(metric(name), Measure((low + high) / 2, null=1.0, ci=(low, high), p=p)) == said
+
+
+def test_p_tells_where_there_is_no_interval_and_nothing_where_there_is_neither() -> None:
+    found = [standing_of(metric("missing_share"), Measure(0.5, null=1.0, p=p)) for p in (0.01, 0.5, 0.99, None)]
+    assert found == ["beyond chance", "at chance", "worse than chance", None]
 
 
 def test_what_has_no_interval_or_no_value_is_neither() -> None:
-    assert standing(Measure(0.9, null=0.3)) == standing(undefined("dead")) == "not to be told from chance"
+    assert matched(Measure(0.9, null=0.3)) == matched(undefined("dead")) == "not to be told from chance"
 
 
 def test_nothing_is_called_aligned_by_the_isotropic_null_alone() -> None:
@@ -77,4 +100,4 @@ def said_of_control(control_is_of_base: bool) -> str:
 
 def test_the_base_control_of_a_planted_world_is_called_aligned_by_the_verdict_and_one_of_other_atoms_is_not() -> None:
     assert "aligned, so the figure can see alignment" in said_of_control(True)
-    assert "at chance, so the figure says nothing of an adapter" in said_of_control(False)
+    assert "chance, so the figure says nothing of an adapter" in said_of_control(False)

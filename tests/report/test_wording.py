@@ -3,7 +3,7 @@
 import pytest
 
 from deltasae_ray.report.inputs import AdapterFacts, Row
-from deltasae_ray.report.wording import METRICS, at_chance, describe, figure, places, seeds_per_rank, share
+from deltasae_ray.report.wording import METRICS, against_null, describe, figure, places, seeds_per_rank, share
 from tests.report.made import make
 
 ROW = Row("r4", 4, 0, 9, 256, 8, "topk", 0, None, "missing_share", 0.5)
@@ -31,17 +31,18 @@ def test_shares_keep_their_percent_sign():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"null": 1.0, "ci_low": 0.4, "ci_high": 1.1}, True),
-        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6}, False),
-        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6, "p": 0.2}, True),  # few null draws, which the interval does not know of
-        ({"null": 1.0, "p": 0.01}, False),
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 1.1}, "at chance"),
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6}, "beyond chance"),
+        ({"null": 1.0, "ci_low": 0.4, "ci_high": 0.6, "p": 0.2}, "not to be told from chance"),  # few null draws, which the interval does not know of
+        ({"null": 1.0, "p": 0.01}, "beyond chance"),
+        ({"null": 0.2, "ci_low": 0.4, "ci_high": 0.6}, "worse than chance"),
         ({"null": 1.0}, None),
         ({"ci_low": 0.4, "ci_high": 0.6}, None),
         ({"value": None, "null": 1.0, "reason": "x"}, None),
     ],
 )
-def test_a_figure_is_at_chance_when_its_interval_includes_the_null_or_p_is_large(changes: dict, expected: bool | None):
-    assert at_chance(row(**changes)) is expected
+def test_how_a_missing_share_stands_to_its_null_of_1(changes: dict, expected: str | None):
+    assert against_null(row(**changes)) == expected
 
 
 def test_places_are_named_once_and_sizes_only_where_they_differ():
