@@ -97,6 +97,8 @@ class ReferenceConfig:
     """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
+    made_for: str = ""
+    """Model whose dictionaries are accepted beside the base's own: what the base was tuned from, where its name is another."""
 
     @property
     def is_toy(self) -> bool:
