@@ -55,6 +55,7 @@ def run_units(
         batch_size=1,
         num_cpus=cfg.cpus_per_gang,
         num_gpus=cfg.gpus_per_gang or None,
+        memory=round(cfg.memory_gb * 1e9) or None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
         max_restarts=cfg.max_restarts,
         allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for

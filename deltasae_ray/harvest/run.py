@@ -9,7 +9,7 @@ from tqdm import tqdm
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, PrecisionError, StorageError
-from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.config import GangConfig, check_sharding
 from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory, finish_random, random_key, sample, stored_random, write_rotated
@@ -75,10 +75,12 @@ def harvest(
         random_lora: also harvest one random adapter (same modules, Haar-rotated singular vectors, matched norm) as a control.
 
     Raises:
+        ConfigError: ranks and sharding contradict each other.
         AdapterError: an adapter whose deltas are zero at every hookpoint.
         PrecisionError: deltas too close to their noise floor.
         StorageError: gangs have told of units that are not here, as where they write to disks of their own.
     """
+    check_sharding(gangs, model_cfg)
     key = harvest_key(corpus, model, cfg.precision)
     hookpoints = at_sites(hookpoints, cfg.sites)
     write_harvest(storage, key, _spec(model, corpus, cfg))

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.hub import HubName
 from deltasae_ray.storage import digest, files_digest
 
 GEMMA_270M = "builtin:gemma3-270m"
@@ -88,11 +89,9 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _download(base: str, *, weights: bool, code: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
     patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
     try:
-        return Path(snapshot_download(base, allow_patterns=patterns))
+        return HubName.of(base).fetch(patterns)
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise ModelError(f"model.base={base!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e
 

@@ -19,7 +19,7 @@ class StudyConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     adapters: tuple[str, ...] = ()
-    """Folders (or hub ids) of LoRA adapters. Empty: train one per adapt.ranks and seed."""
+    """Folders, or hub ids (`owner/name[@revision]`), of LoRA adapters. Empty: train one per adapt.ranks and seed."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     layers: tuple[int, ...] = (9, 12, 15)
     """Blocks after which the residual stream is read, counted from 0."""

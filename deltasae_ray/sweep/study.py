@@ -10,11 +10,13 @@ from deltasae_ray.adapt.run import adapt
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.gangs.config import check_sharding
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
 from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.hub import HubName
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.sae.dictionary import Dictionary
@@ -62,8 +64,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     """
     if not cfg.adapters and not cfg.adapt.ranks:
         raise ConfigError("no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]")
-    if cfg.gangs.ranks > 1 and cfg.model.sharding == "none":
-        raise ConfigError(f"gangs.ranks={cfg.gangs.ranks} needs model.sharding=zero3: without it every rank would do the same work")
+    check_sharding(cfg.gangs, cfg.model)
     model = resolve_model(cfg.model, weights=not cfg.dry_run)
     if Path(cfg.model.base).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
         cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
@@ -128,7 +129,7 @@ def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[Ada
     empty: nn.Module = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     refs: list[AdapterRef] = []
     for place in cfg.adapters:
-        folder, name = Path(place), place.split("/")[-1]
+        folder, name = Path(place), place.partition("@")[0].split("/")[-1]
         if folder.is_dir():
             ref = import_adapter(storage, folder, folder.name, empty, base=cfg.model.base, copy=not cfg.dry_run)
         elif cfg.dry_run:
@@ -177,9 +178,7 @@ def check_references(study: Study, harvest: Harvest) -> None:
 
 
 def _download(place: str, files: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(place, allow_patterns=files))
+        return HubName.of(place).fetch(files)
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise AdapterError(f"adapter {place!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e

@@ -175,6 +175,29 @@ def test_deltas_whose_noise_is_let_through_but_not_small_are_warned_of(caplog: p
     assert said.getMessage() == "adapter a, blocks.1.hook_resid_post: signal-to-noise is only 99 (a sound harvest has over 100)"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "mixed"])
+def test_a_harvest_measures_that_a_tiny_delta_is_rounding_and_warns_or_refuses(
+    precision: str, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured here: an SNR of 10 to 17 at 3e-6 of the adapter's strength, below 4 at 1e-6."""
+
+    def weak(strength: float, name: str) -> Path:
+        folder = save_adapter(tmp_path / name, tiny_model, rank=2, seed=1)
+        tensors = load_file(folder / WEIGHTS)
+        save_file({n: t * (strength if "lora_B" in n else 1) for n, t in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        return folder
+
+    done = run(tmp_path / "root", tiny_model, [weak(5e-6, "weak")], random_lora=False, precision=precision)
+    assert all(10 < n["snr"] < 100 for n in open_shards(f"{tmp_path}/root/{done.key}").source("weak").facts["noise"].values())
+    assert [r.getMessage().split(":")[0] for r in caplog.records if r.levelname == "WARNING" and "signal-to-noise" in r.getMessage()] == [
+        f"adapter weak, blocks.{layer}.hook_resid_post" for layer in (1, 2)
+    ]
+    before = set((tmp_path / "root").rglob("*.parquet"))
+    with pytest.raises(PrecisionError, match=r"adapter weaker, blocks.1.hook_resid_post: signal-to-noise .* is below harvest.min_snr=10"):
+        run(tmp_path / "root", tiny_model, [weak(1e-6, "weaker")], random_lora=False, precision=precision)
+    assert set((tmp_path / "root").rglob("*.parquet")) == before, "it is refused before a shard is written"
+
+
 def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
     exact = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False)
     mixed = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, precision="mixed")

@@ -1,0 +1,38 @@
+"""Names on the Hugging Face hub, `owner/name` or `owner/name@revision`, and their files as a local folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository, at a branch, tag or commit where one is named.
+
+    A revision enters no key by its name: keys are of the files' content, so that a branch that moves is another model or adapter.
+    """
+
+    repo: str
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "HubName":
+        """Parses `owner/name[@revision]`.
+
+        Raises:
+            ValueError: an @ with nothing before or after it.
+        """
+        repo, at, revision = text.partition("@")
+        if at and not (repo and revision):
+            raise ValueError(f"{text!r} is not owner/name@revision: name a branch, tag or commit after the @, or leave the @ out")
+        return cls(repo, revision or None)
+
+    @property
+    def name(self) -> str:
+        """What stands after the owner."""
+        return self.repo.rsplit("/", 1)[-1]
+
+    def fetch(self, patterns: list[str]) -> Path:
+        """The files that match, from the hub or its cache. Raises what the hub client does: dozens of types."""
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(self.repo, allow_patterns=patterns, **({"revision": self.revision} if self.revision else {})))
