@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.divergence.catalogue import BETWEEN, SEEDS
+from deltasae_ray.divergence.lacking import lacking
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.seeds import Cell, over_seeds, pooled
 from deltasae_ray.divergence.statistics import benjamini_hochberg
@@ -50,6 +51,8 @@ class DivergenceRow:
     reason: str
     kappa_low: float | None = None
     kappa_high: float | None = None
+    lacks: str = ""
+    """Which of null, ceiling, kappa and p is missing, and why."""
 
     @classmethod
     def of(cls, leaf: LeafSpec, metric: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
@@ -64,12 +67,13 @@ class DivergenceRow:
             seed=leaf.seed,
             reference=reference or leaf.reference_name,
             metric=metric,
-            **_parts(m),
+            **_parts(metric, m),
         )
 
     def over_seeds(self, m: Measure) -> "DivergenceRow":
         """The row of the same metric over all seeds."""
-        return replace(self, seed=None, metric=f"{self.metric}{SEEDS}", **_parts(m))
+        name = f"{self.metric}{SEEDS}"
+        return replace(self, seed=None, metric=name, **_parts(name, m))
 
     @property
     def measure(self) -> Measure:
@@ -77,11 +81,12 @@ class DivergenceRow:
         return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, self.reason, kappa_ci)
 
 
-def _parts(m: Measure) -> dict[str, Any]:
+def _parts(metric: str, m: Measure) -> dict[str, Any]:
     low, high = m.ci or (None, None)
     kappa_low, kappa_high = m.kappa_ci or (None, None)
     ends = {"ci_low": low, "ci_high": high, "kappa_low": kappa_low, "kappa_high": kappa_high}
-    return {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason")} | ends
+    same = {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason")}
+    return same | ends | {"lacks": lacking(metric, m)}
 
 
 def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:

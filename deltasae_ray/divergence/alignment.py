@@ -8,20 +8,23 @@ from torch import Tensor
 
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.matching import (
+    Matches,
     antipodal_share,
     best_cosines,
+    drawn_matches,
     effective_rows,
     fraction_above,
     match,
     matched_draws,
     max_cosine,
     median_match,
+    turned_match,
     weighted_mean,
 )
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.shares import REPEATS, novel_halves, novel_share, share_of_latents, shared_one_to_one
-from deltasae_ray.divergence.statistics import kappa, welch_p
+from deltasae_ray.divergence.statistics import draws_p, kappa
 
 
 def matching_measures(
@@ -31,20 +34,19 @@ def matching_measures(
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
     found = match(rows, reference)
-    signed, absolute = matched_draws(
-        context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed
-    )
+    draws, seed = context.settings.null_draws, context.settings.seed
+    drawn = drawn_matches(context.delta.spectrum, reference, len(rows), draws=draws, seed=seed)
+    signed, absolute = (np.stack([getattr(m, way) for m in drawn]) for way in ("signed", "absolute"))
     twin = None if second is None else match(rows, living_rows(second))
     alike = np.ones(len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
-        "median_cosine": median_match(
-            found.signed, signed, None if twin is None else twin.signed, np.random.default_rng([context.settings.seed, 5])
-        ),
+        "median_cosine": median_match(found.signed, signed, None if twin is None else twin.signed),
         "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed),
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
         "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),
-        "max_cosine_back": _matched_back(context, found.signed_back, len(rows)),
+        "max_cosine_rotated": turned_match(rows, reference, draws=draws, seed=seed),
+        **_matched_back(context, found, drawn),
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
         "antipodal_share": antipodal_share(rows),
     }
@@ -78,6 +80,9 @@ def mean_match(
 ) -> Measure:
     """Weighted mean over latents, with its place between the mean of the null's atoms and that of the twin.
 
+    p takes a whole dictionary for one observation: a t test of this mean against those of the null's dictionaries. Latents of one
+    dictionary depend on each other, and hundreds of them are not hundreds of observations.
+
     Args:
         twin: of the same latents with a second seed's.
     """
@@ -92,7 +97,7 @@ def mean_match(
     reach = float(stats.t.ppf(0.975, freedom)) * se
     gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, null.mean(1).std(ddof=1)))
     ratio, reason = kappa(value, center, ceiling, gap_se, "greater")
-    p = welch_p(values, null.ravel(), "greater") if (weights == weights[0]).all() else _weighted_p(value - center, se, null, freedom)
+    p = draws_p(value, null @ (weights / weights.sum()), "greater")
     ci = max(-1.0, value - reach), min(1.0, value + reach)
     place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, null, ratio, freedom)
     return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because(reason)
@@ -114,19 +119,14 @@ def _kappa_interval(
     return place - reach, place + reach
 
 
-def _weighted_p(gap: float, se: float, null: np.ndarray, freedom: float) -> float:
-    spread = float(np.sqrt(se**2 + null.var(ddof=1) / null.size))
-    return float(stats.t.sf(gap / spread, freedom)) if spread > 0 else 1.0
-
-
-def _matched_back(context: Context, back: Float[np.ndarray, " reference_latent"], size: int) -> Measure:
-    """reference → delta: the share of the reference that the delta dictionary reaches; null: as many rows from N(0, Σ_δ)."""
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    reference = context.reference_rows
-    null = np.stack(
-        [best_cosines(reference, matched_rows(context.delta.spectrum, size, generator)) for _ in range(context.settings.null_draws)]
-    )
-    return mean_match(back, np.ones(len(back)), null, None)
+def _matched_back(context: Context, found: Matches, drawn: list[Matches]) -> dict[str, Measure]:
+    """reference → delta: the share of the reference that the delta dictionary reaches; null: as many rows from N(0, Σ_δ). Weights are the
+    reference's energies on base activations."""
+    energy, measures = living_energy(context.inputs.reference).numpy(), {}
+    for name, way in (("max_cosine_back", "signed_back"), ("max_abs_cosine_back", "absolute_back")):
+        values, null = getattr(found, way), np.stack([getattr(m, way) for m in drawn])
+        measures |= {name: mean_match(values, np.ones(len(values)), null, None), f"{name}_weighted": mean_match(values, energy, null, None)}
+    return measures
 
 
 def _control(context: Context, control: Tensor) -> Measure:

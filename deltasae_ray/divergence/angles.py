@@ -45,7 +45,8 @@ def pca_angles(context: Context) -> dict[str, Measure]:
 
     Null: the span of k directions drawn from N(0, Σ_δ). Ceiling: the deltas' own directions on the evaluation documents. Intervals: a
     jackknife over tenths of the training documents; for kappa a tenth of the evaluation documents is left out with each, so that value,
-    null and ceiling move together (the drawn directions stay, and their spread enters as variance).
+    null and ceiling move together (the drawn directions stay, and their spread enters as variance). There is no p: principal directions are
+    never draws from N(0, Σ_δ), so that "they are" is no hypothesis that could hold.
     """
     delta, base = context.delta.spectrum, context.base.spectrum
     num_docs, d_model = document_codes(context.inputs.fit_docs)[1], len(delta.values)
@@ -101,14 +102,14 @@ def _mean_angles(cosines: np.ndarray, steps: list[int]) -> Float[np.ndarray, " s
 
 def _angle_measure(value: float, whole: _Placed, resampled: list[_Placed] | None, i: int, num_docs: int, eval_docs: int) -> Measure:
     null, ceiling = whole.null[:, i], float(whole.ceiling[i])
-    center, p = float(null.mean()), draws_p(value, null, "less")
+    center = float(null.mean())
     if resampled is None:
         few = TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)
-        return Measure(value, null=center, ceiling=ceiling, p=p, n=num_docs, reason=f"{few}; so is kappa")
+        return Measure(value, null=center, ceiling=ceiling, n=num_docs, reason=f"{few}; so is kappa")
     interval, _ = jackknife_interval(value, np.array([r.value[i] for r in resampled]))
     _, gap_se = jackknife_interval(0.0, np.array([r.ceiling[i] - r.null[:, i].mean() for r in resampled]))
     ratio, reason = kappa(value, center, ceiling, float(np.hypot(gap_se, null.std(ddof=1))), "less")
-    measure = Measure(value, null=center, ceiling=ceiling, ci=_within(interval, 0, 90), p=p, kappa=ratio, n=num_docs, reason=reason)
+    measure = Measure(value, null=center, ceiling=ceiling, ci=_within(interval, 0, 90), kappa=ratio, n=num_docs, reason=reason)
     if ratio is None:
         return measure
     if eval_docs < MIN_DOCUMENTS:

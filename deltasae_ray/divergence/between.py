@@ -11,7 +11,7 @@ from deltasae_ray.divergence.coder import Coder, make_coder
 from deltasae_ray.divergence.context import DictionaryLike, Settings, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import compare_structure
+from deltasae_ray.divergence.missing import compare_structure, too_little_training
 from deltasae_ray.divergence.moments import Moments, Spectrum
 from deltasae_ray.divergence.sizes import match_sizes
 from deltasae_ray.divergence.statistics import document_codes
@@ -48,6 +48,8 @@ def missing_between(
         second: another seed of the first's dictionary: the ceiling.
         apart: another seed of the other's dictionary, which is what is held against the first where it is there.
     """
+    if reason := too_little_training(dictionary, coder.training.n):
+        return undefined(reason, null=1.0, n=coder.sample.num_docs)
     own, others = (coder.code(living_rows(d)) for d in (dictionary, other if apart is None else apart))
     twin = None if second is None else coder.code(living_rows(second))
     found = compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing

@@ -220,6 +220,11 @@ class Context:
         return None if control is None else self.codings(living_rows(control), trimmed=False)
 
     @cached_property
+    def trimmed_control_coding(self) -> Coding | None:
+        control = self.inputs.base_control
+        return None if control is None else self.codings(living_rows(control), trimmed=True)
+
+    @cached_property
     def base_atoms_coding(self) -> Coding:
         """By as many featureless atoms from N(0, Σ_h) as the reference has."""
         generator = torch.Generator().manual_seed(self.settings.seed)

@@ -18,6 +18,7 @@ in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, c
   over latents for matching. Under 30 documents there is none, and what one dictionary is by itself has none.
 - **kappa_ci** is the 95 % interval of kappa, from resamples in which value, null and ceiling move together: of documents, or of latents for
   matching, with the null's draws as variance. κ is not compared where ceilings differ by more than .1.
+- **lacks** (a column of the table) says of every null, ceiling, kappa and p that is missing why it is; here a dash says so.
 - **p** is one-sided in the direction of *tail*, and adjusted over layers and adapters (Benjamini-Hochberg, which allows positive
   dependence).
 
@@ -41,11 +42,18 @@ def metrics_page() -> str:
 
 
 def _table(metrics: Sequence[Metric]) -> str:
-    rows = ["| metric | what | formula | null | ceiling | tail | unit | source |", "|---|---|---|---|---|---|---|---|"]
+    rows = ["| metric | what | formula | null | ceiling | κ | p, tail | unit | source |", "|---|---|---|---|---|---|---|---|---|"]
     for m in metrics:
-        cells = (f"`{m.name}`", m.title, m.formula, m.null, m.ceiling, m.tail or "", m.unit, m.source)
+        null, ceiling = m.null or _none(m.no_null), m.ceiling or _none(m.no_ceiling)
+        kappa = _none(m.no_kappa) if m.no_kappa else "yes" if m.null and m.ceiling else "–"
+        tail = _none(m.no_p) if m.no_p else m.tail or "–"
+        cells = (f"`{m.name}`", m.title, m.formula, null, ceiling, kappa, tail, m.unit, m.source)
         rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
     return "\n".join(rows)
+
+
+def _none(why: str) -> str:
+    return f"– ({why})"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> di
     drawn, _ = matched_draws(context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
     return {
         "fvu_gaussian": found.measure(counts, null=1.0, ceiling=own.value, why="the coded deltas are zero").because(sizes),
-        "gain_over_gaussian": difference(own, [found], counts).because(sizes),
+        "gain_over_gaussian": difference(own, [found], counts, one_of_many="the dictionary of Gaussian deltas").because(sizes),
         "structure_gaussian": pair.reference.structure().measure,
         "max_cosine_gaussian": mean_match(best_cosines(rows, reference), np.ones(len(rows)), drawn, None),
     }
@@ -56,4 +56,4 @@ def of_frozen_decoder(
     """
     left = by_encoder(frozen.decode(frozen.encode(raw)), raw, mean, sample)
     measure = left.measure(counts, null=1.0, ceiling=own.value if np.isfinite(own.value) else None, why="the coded deltas do not vary")
-    return {"fvu_frozen_decoder": measure, "gain_over_frozen_decoder": difference(own, [left], counts)}
+    return {"fvu_frozen_decoder": measure, "gain_over_frozen_decoder": difference(own, [left], counts, one_of_many="the frozen decoder")}

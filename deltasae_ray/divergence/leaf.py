@@ -18,7 +18,7 @@ from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.layer import atoms_needed, layer_measures
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.missing import MIN_FIRINGS, Comparison, compare_structure
+from deltasae_ray.divergence.missing import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.ratios import Ratio
@@ -86,12 +86,12 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
 
 
 def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
-    latents = len(dictionary.W_dec)
+    latents, rows = len(dictionary.W_dec), len(context.inputs.delta_fit)
     alive = float(dictionary.alive.double().mean())
     reason = "interval undefined: a property of one dictionary"
     return {
         "alive_share": Measure(alive, ceiling=1.0, n=latents, reason=reason),
-        "firings_per_latent": Measure(_firings(context, dictionary), n=_tokens(context, dictionary), reason=reason),
+        "firings_per_latent": Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows, reason=reason),
     }
 
 
@@ -108,16 +108,16 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             if without_top3 == trimmed:
                 found = compare_structure(pair, average)
                 score = matched_score(pair, turned.pursuits(pair.reference.used.size), average)
-                measures |= _of_pair(found, suffix) | {f"subspace_score{suffix}": score}
+                measures |= _of_pair(found, suffix) | {f"subspace_score{suffix}": score} | _beside_control(context, pair, found, suffix)
                 measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
             measures |= _held_against_others(context, pair, leaf.halves)
             measures |= {f"missing_share_k{k}": compare_structure(pair.first(k)).missing for k in (1, 2, 4) if k < coder.k}
             measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
             measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
-    reason = _too_little_training(context, leaf.dictionary)
+    reason = too_little_training(leaf.dictionary, len(context.inputs.delta_fit))
     if reason:
-        measures |= {name: undefined(reason, null=1.0, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
+        measures |= {name: undefined(reason, null=m.null, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
     return measures
 
 
@@ -130,37 +130,22 @@ def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
 
 
 def _held_against_others(context: Context, pair: Matched, halves: tuple[DictionaryLike, DictionaryLike] | None) -> dict[str, Measure]:
-    """M of dictionaries that should and should not see the change, each of the size that the reference has in M."""
-    controls = {
-        "missing_share_base_atoms": ("featureless base atoms", context.base_atoms_coding),
-        "missing_share_base_control": ("base control", context.control_coding),
-    }
-    measures = {
-        metric: compare_structure(pair.against(name, coding)).missing for metric, (name, coding) in controls.items() if coding is not None
-    }
+    """M of dictionaries that should not see the change, of the size that the reference has in M, and between halves of the documents."""
+    featureless = compare_structure(pair.against("featureless base atoms", context.base_atoms_coding)).missing
+    measures = {"missing_share_base_atoms": featureless}
     if halves is not None:  # one recipe: nothing but the documents may differ
         of_a, of_b = (context.codings(living_rows(half), trimmed=False) for half in halves)
         measures["missing_share_halves"] = compare_structure(match_sizes(of_b, of_a, name="other half's dictionary", ratio=1)).missing
     return measures
 
 
-def _too_little_training(context: Context, dictionary: DictionaryLike) -> str:
-    firings = _firings(context, dictionary)
-    if firings >= MIN_FIRINGS:
-        return ""
-    return (
-        f"the delta dictionary saw {firings:.0f} firings per latent ({_tokens(context, dictionary)} training tokens), {MIN_FIRINGS:g} are "
-        "needed: harvest more tokens or lower d_sae"
-    )
-
-
-def _firings(context: Context, dictionary: DictionaryLike) -> float:
-    return float(dictionary.firing.double().sum()) * _tokens(context, dictionary) / len(dictionary.W_dec)
-
-
-def _tokens(context: Context, dictionary: DictionaryLike) -> int:
-    """Tokens that it was trained on: its own account, since of a stream only the first window is here."""
-    return dictionary.rows or len(context.inputs.delta_fit)
+def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str) -> dict[str, Measure]:
+    """M of a second dictionary of base activations, of the size that the reference has in M, and how far M differs from it."""
+    control = context.trimmed_control_coding if "_no_top3" in suffix else context.control_coding
+    if control is None:
+        return {}
+    other = compare_structure(pair.against("base control", control), found.average)
+    return {f"missing_share_base_control{suffix}": other.missing, f"missing_share_over_base{suffix}": over_control(found, other)}
 
 
 def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import stats
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows, vector
 from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Spectrum, matched_rows
+from deltasae_ray.divergence.moments import Spectrum, matched_rows, rotations
+from deltasae_ray.divergence.statistics import draws_p
 from deltasae_ray.errors import GeometryError
 
 _BLOCK_NUMBERS = 1 << 24
@@ -30,7 +30,7 @@ class Matches:
     absolute_back: Float[np.ndarray, " reference_latent"]
 
 
-def _units(decoder: Matrix, reference: Matrix) -> tuple[Tensor, Tensor]:
+def unit_pair(decoder: Matrix, reference: Matrix) -> tuple[Tensor, Tensor]:
     a, b = unit_rows(matrix(decoder, "decoder")), unit_rows(matrix(reference, "reference"))
     if a.shape[1] != b.shape[1]:
         raise GeometryError(
@@ -39,7 +39,7 @@ def _units(decoder: Matrix, reference: Matrix) -> tuple[Tensor, Tensor]:
     return a, b.to(a.device)
 
 
-def _cosine_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def cosine_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(rows of a, their cosines with all rows of b), block by block in one buffer: use each block before asking for the next."""
     rows = max(1, _BLOCK_NUMBERS // len(b))
     buffer = a.new_empty(min(rows, len(a)), len(b))
@@ -54,10 +54,10 @@ def match(decoder: Matrix, reference: Matrix) -> Matches:
     Raises:
         GeometryError: another d_model.
     """
-    a, b = _units(decoder, reference)
+    a, b = unit_pair(decoder, reference)
     signed, absolute = a.new_empty(len(a)), a.new_empty(len(a))
     signed_back, absolute_back = b.new_full((len(b),), -1), b.new_zeros(len(b))
-    for rows, cosine in _cosine_blocks(a, b):
+    for rows, cosine in cosine_blocks(a, b):
         signed[rows] = cosine.amax(1)
         torch.maximum(signed_back, cosine.amax(0), out=signed_back)
         cosine.abs_()
@@ -68,9 +68,9 @@ def match(decoder: Matrix, reference: Matrix) -> Matches:
 
 def best_cosines(decoder: Matrix, reference: Matrix, *, absolute: bool = False) -> Float[np.ndarray, " latent"]:
     """max_j cos(d_i, g_j) of every row of `decoder`, or the maximum of |cos|."""
-    a, b = _units(decoder, reference)
+    a, b = unit_pair(decoder, reference)
     best = a.new_empty(len(a))
-    for rows, cosine in _cosine_blocks(a, b):
+    for rows, cosine in cosine_blocks(a, b):
         best[rows] = (cosine.abs_() if absolute else cosine).amax(1)
     return best.double().clamp(-1, 1).cpu().numpy()
 
@@ -101,31 +101,15 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
 
 
 def median_match(
-    values: Float[np.ndarray, " latent"],
-    null: Float[np.ndarray, "draw latent"],
-    twin: Float[np.ndarray, " latent"] | None,
-    rng: np.random.Generator,
+    values: Float[np.ndarray, " latent"], null: Float[np.ndarray, "draw latent"], twin: Float[np.ndarray, " latent"] | None
 ) -> Measure:
-    """Median over latents, with the interval of order statistics; null: the median of all draws, p Mood's median test against them.
+    """Median over latents, with the interval of order statistics; null: the mean of the draws' medians, p against these medians.
 
     It has no κ: a median's jackknife is of no use, and the mean's κ answers the same question.
     """
-    ceiling = None if twin is None else float(np.median(twin))
-    ci, p = median_interval(values), median_p(values, null.ravel(), rng)
-    return Measure(float(np.median(values)), null=float(np.median(null)), ceiling=ceiling, ci=ci, p=p, n=len(values))
-
-
-def median_p(values: np.ndarray, null: np.ndarray, rng: np.random.Generator) -> float:
-    """Mood's test of "the median of `values` is above that of `null`": how many values lie above the median of both together, which is
-    hypergeometric where they are alike. A sign test against the null's median would take that for known: with five times as many atoms
-    as latents it called 6.3 % of featureless dictionaries better at p = .05. The probability of the very count that was found enters
-    by a random share, so that p is uniform.
-    """
-    both = np.concatenate([values, null])
-    center = np.median(both)
-    above = int((values > center).sum())
-    of = len(both), int((both > center).sum()), len(values)
-    return float(stats.hypergeom.sf(above, *of) + rng.random() * stats.hypergeom.pmf(above, *of))
+    ceiling, value, drawn = None if twin is None else float(np.median(twin)), float(np.median(values)), np.median(null, axis=1)
+    p = draws_p(value, drawn, "greater")
+    return Measure(value, null=float(drawn.mean()), ceiling=ceiling, ci=median_interval(values), p=p, n=len(values))
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -154,16 +138,6 @@ def fraction_above(best: Float[np.ndarray, " latent"], threshold: float) -> floa
     return float((best >= threshold).mean())
 
 
-def one_to_one(decoder: Matrix, reference: Matrix, *, max_cosines: int = 1 << 26) -> Float[np.ndarray, " pair"] | None:
-    """|cos| of the pairs of the best one-to-one assignment (Hungarian); None above `max_cosines` pairs, where it would take hours."""
-    a, b = _units(decoder, reference)
-    if len(a) * len(b) > max_cosines:
-        return None
-    cosine = (a @ b.T).abs_().cpu().numpy()
-    rows, columns = linear_sum_assignment(cosine, maximize=True)
-    return cosine[rows, columns].astype(np.float64)
-
-
 def antipodal_share(decoder: Matrix, threshold: float = 0.9) -> Measure:
     """Share of the latents with a partner that points the opposite way (cos ≤ -threshold): deltas are sign-symmetric, codes are not."""
     rows = matrix(decoder, "decoder")
@@ -173,13 +147,30 @@ def antipodal_share(decoder: Matrix, threshold: float = 0.9) -> Measure:
     return Measure(value, null=0.0, n=len(rows), reason="interval undefined: a property of one dictionary")
 
 
-def matched_draws(
-    spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int
-) -> tuple[Float[np.ndarray, "draw latent"], Float[np.ndarray, "draw latent"]]:
-    """Best signed and absolute cosines, with the reference, of `num_rows` atoms from N(0, Σ), for each of `draws` dictionaries.
+def drawn_matches(spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int) -> list[Matches]:
+    """How `num_rows` atoms from N(0, Σ) match the reference, for each of `draws` dictionaries.
 
     What a dictionary would reach that knows the second moments of the data and nothing else: the primary null of matching.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = [match(matched_rows(spectrum, num_rows, generator), reference) for _ in range(draws)]
+    return [match(matched_rows(spectrum, num_rows, generator), reference) for _ in range(draws)]
+
+
+def matched_draws(
+    spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int
+) -> tuple[Float[np.ndarray, "draw latent"], Float[np.ndarray, "draw latent"]]:
+    """Best signed and absolute cosines of those atoms with the reference."""
+    found = drawn_matches(spectrum, reference, num_rows, draws=draws, seed=seed)
     return np.stack([m.signed for m in found]), np.stack([m.absolute for m in found])
+
+
+def turned_match(decoder: Matrix, reference: Matrix, *, draws: int, seed: int) -> Measure:
+    """Mean max-cosine of the decoder turned at random with the reference as it is (or of the decoder with the reference turned): every
+    turned row is a random query. It says what the actual rows of the reference give to directions that know nothing, where the closed
+    form takes these rows to be isotropic too. The interval is over the rotations.
+    """
+    rows, others = unit_pair(decoder, reference)
+    found = np.array([float(best_cosines(rows @ turn.to(rows), others).mean()) for turn in rotations(rows.shape[1], draws, seed)])
+    reach = float(stats.t.ppf(0.975, draws - 1) * found.std(ddof=1) / np.sqrt(draws))
+    value, null = float(found.mean()), isotropic_max_cosine(*others.shape)
+    return Measure(value, null=null, ci=(value - reach, value + reach), n=draws)

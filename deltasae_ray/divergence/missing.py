@@ -7,6 +7,7 @@ its latents, so its atoms lean towards the mean, and would code centred deltas b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,13 @@ from deltasae_ray.divergence.coder import Structure, make_coder
 from deltasae_ray.divergence.coding import Average
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments
-from deltasae_ray.divergence.ratios import with_interval, with_kappa_interval
+from deltasae_ray.divergence.ratios import bootstrap_p, with_interval, with_kappa_interval
 from deltasae_ray.divergence.sizes import Matched, match_sizes
 from deltasae_ray.divergence.statistics import document_codes, kappa
 from deltasae_ray.errors import GeometryError
+
+if TYPE_CHECKING:
+    from deltasae_ray.divergence.context import DictionaryLike
 
 MIN_PARTICIPATION = 4.0
 """Deltas that live in fewer directions than this are explained by any handful of atoms."""
@@ -67,6 +71,7 @@ class Comparison:
     missing: Measure
     reference: Structure
     delta: Structure
+    average: Average
 
 
 def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
@@ -86,7 +91,7 @@ def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
             missing = undefined(f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes", null=1.0, n=missing.n)
     if missing.value is not None:
         missing = missing.because(f"sizes: {pair.delta} against {pair.reference}").because(told)
-    return Comparison(pair, missing, reference, delta)
+    return Comparison(pair, missing, reference, delta, average)
 
 
 def missing_share(
@@ -136,6 +141,38 @@ def missing_share(
     coder = make_coder(x, fit, docs, moments, k=k, draws=draws, bootstrap=bootstrap, max_tokens=max_tokens, seed=seed)
     twin = None if second is None else coder.code(second)
     return compare_structure(match_sizes(coder.code(dictionary), coder.code(reference), twin), average).missing
+
+
+def over_control(reference: Comparison, control: Comparison) -> Measure:
+    """M(reference) - M(base control), from the same resamples: what the reference misses beyond a second dictionary of its own kind."""
+    n = reference.missing.n
+    for found in (reference.missing, control.missing):
+        if found.value is None:
+            return undefined(found.reason, null=0.0, n=n)
+    assert reference.missing.value is not None and control.missing.value is not None
+    draws = control.reference.draws / control.delta.draws - reference.reference.draws / reference.delta.draws
+    difference = reference.missing.value - control.missing.value
+    return with_interval(Measure(difference, null=0.0, p=bootstrap_p(draws, "two-sided"), n=n), draws)
+
+
+def too_little_training(dictionary: "DictionaryLike", rows: int) -> str:
+    """Why no missing share may rest on a delta dictionary: it saw too few firings per latent; empty where it saw enough.
+
+    Args:
+        rows: training tokens that are here; a dictionary's own account counts before it.
+    """
+    firings = firings_per_latent(dictionary, rows)
+    if firings >= MIN_FIRINGS:
+        return ""
+    return (
+        f"the delta dictionary saw {firings:.0f} firings per latent ({dictionary.rows or rows} training tokens), {MIN_FIRINGS:g} are "
+        "needed: harvest more tokens or lower d_sae"
+    )
+
+
+def firings_per_latent(dictionary: "DictionaryLike", rows: int) -> float:
+    """On its training tokens: its own account, since of a stream only the first window is here."""
+    return float(dictionary.firing.double().sum()) * (dictionary.rows or rows) / len(dictionary.W_dec)
 
 
 def too_few_directions(participation: float, num_docs: int) -> Measure:

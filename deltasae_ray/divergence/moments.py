@@ -155,3 +155,10 @@ def matched_rows(spectrum: Spectrum, num_rows: int, generator: torch.Generator) 
     noise = torch.randn(num_rows, len(spectrum.values), generator=generator, dtype=torch.float32)
     rows = (noise * spectrum.values.sqrt().float()) @ spectrum.vectors.T.float()
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def rotations(d_model: int, draws: int, seed: int) -> list[Float[Tensor, "d_model d_model"]]:
+    """Haar-random rotations (and reflections)."""
+    generator = torch.Generator().manual_seed(seed)
+    made = (torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)) for _ in range(draws))
+    return [q * r.diagonal().sign() for q, r in made]

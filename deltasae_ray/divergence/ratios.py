@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 from torch import Tensor
 
 from deltasae_ray.divergence.measure import Measure, undefined
@@ -86,11 +87,41 @@ def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: T
     return replace(measure, null=float(values.mean()), p=draws_p(measure.value, values, tail, sampling))
 
 
-def difference(low: Ratio, high: list[Ratio], counts: Counts) -> Measure:
-    """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no difference (bootstrap)."""
-    value = float(np.mean([r.value for r in high])) - low.value
+def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: str = "") -> Measure:
+    """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no difference (bootstrap).
+
+    Several of `high` are draws of a null. What another handful of them would have given enters interval and p as variance: the resamples
+    are stretched about their mean by √(1 + t²s²/(R z² v)), with v their variance over documents, s² that of R draws, t and z quantiles.
+
+    Args:
+        one_of_many: what the only `high` is, where it is one draw of a null (such as a training), whose variance nobody knows. There is
+            then no p, and the interval is over documents alone.
+    """
+    values = np.array([r.value for r in high])
+    value, n = float(values.mean()) - low.value, len(low.sums)
     if not np.isfinite(value):
-        return undefined("no energy to take a share of", null=0.0, n=len(low.sums))
+        return undefined("no energy to take a share of", null=0.0, n=n)
     draws = np.mean([r.draws(counts) for r in high], 0) - low.draws(counts)
-    p = float((1 + (draws <= 0).sum()) / (len(draws) + 1))
-    return with_interval(Measure(value, null=0.0, p=p, n=len(low.sums)), draws)
+    if one_of_many:
+        told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
+        return with_interval(Measure(value, null=0.0, n=n), draws).because(told)
+    draws = _stretched(draws, values)
+    return with_interval(Measure(value, null=0.0, p=bootstrap_p(draws, "greater"), n=n), draws)
+
+
+def _stretched(draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"]) -> Float[np.ndarray, " draw"]:
+    """Resamples of documents as wide as if the null's draws were resampled too."""
+    over_documents = float(draws.var(ddof=1))
+    if len(null) < 2 or not over_documents > 0:
+        return draws
+    reach = float(stats.t.ppf(0.975, len(null) - 1) / stats.norm.ppf(0.975))
+    of_null = reach**2 * float(null.var(ddof=1)) / len(null)
+    return draws.mean() + (draws - draws.mean()) * np.sqrt(1 + of_null / over_documents)
+
+
+def bootstrap_p(draws: Float[np.ndarray, " draw"], tail: Tail) -> float | None:
+    """p of "no difference from 0" from resamples of a difference; None where it is undefined in one of them."""
+    if not np.isfinite(draws).all():
+        return None
+    low, high = ((1 + int(beyond.sum())) / (len(draws) + 1) for beyond in (draws <= 0, draws >= 0))
+    return float({"greater": low, "less": high, "two-sided": min(1.0, 2 * min(low, high))}[tail])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,18 +12,12 @@ from deltasae_ray.divergence.arrays import Matrix, matrix
 from deltasae_ray.divergence.coder import Coding
 from deltasae_ray.divergence.coding import Average, Resamples, Sample, most_used, use_of
 from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.moments import rotations
 from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.ratios import Ratio, with_interval
 from deltasae_ray.divergence.reconstruction import by_pursuit
 from deltasae_ray.divergence.sizes import Matched
 from deltasae_ray.divergence.statistics import document_codes, draws_p
-
-
-def rotations(d_model: int, draws: int, seed: int) -> list[Float[Tensor, "d_model d_model"]]:
-    """Haar-random rotations (and reflections)."""
-    generator = torch.Generator().manual_seed(seed)
-    made = (torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)) for _ in range(draws))
-    return [q * r.diagonal().sign() for q, r in made]
 
 
 @dataclass(frozen=True, eq=False)

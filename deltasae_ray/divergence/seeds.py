@@ -34,8 +34,9 @@ from deltasae_ray.divergence.catalogue import SEEDS, metric, scale
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.statistics import comparable
 
-OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "structure_delta", "fvu_delta", "gain_over_pca", "gain_over_random_atoms",
-                  "fvu_encoder", "k_at_fvu", "effective_latents", "density", "subspace_score", "cka_codes",
+OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "missing_share_base_control", "missing_share_over_base", "structure_delta",
+                  "fvu_delta", "gain_over_pca", "gain_over_random_atoms", "fvu_encoder", "k_at_fvu", "effective_latents",
+                  "density", "subspace_score", "cka_codes",
                   "coactivation")  # fmt: skip
 """Figures that a delta dictionary enters, resampled over documents."""
 OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_cosine_weighted", "max_cosine_back", "novel_share",

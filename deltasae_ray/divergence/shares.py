@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
+from deltasae_ray.divergence.assignment import MAX_LATENTS, one_to_one
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
-from deltasae_ray.divergence.matching import best_cosines, matched_draws, one_to_one
+from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.statistics import draws_p
@@ -74,7 +75,7 @@ def shared_one_to_one(
     twin = None if second is None else one_to_one(rows, living_rows(second))
     names = {f"shared_{round(100 * bar)}": bar for bar in SHARED}
     if pairs is None or drawn is None:
-        reason = f"{len(rows)} x {len(reference)} latents are too many for a one-to-one assignment"
+        reason = f"{len(rows)} x {len(reference)} latents are too many for a one-to-one assignment: {MAX_LATENTS:,} of either are the most"
         return {name: undefined(reason, n=len(rows)) for name in names}
     measures = {}
     for name, bar in names.items():

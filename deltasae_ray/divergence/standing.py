@@ -36,9 +36,7 @@ def standing(m: Measure, tail: Tail = "greater", margin: float = 0.0) -> Standin
         return None
     if m.ci is None:
         assert m.p is not None
-        if m.p <= BETTER_BY_LUCK:
-            return "beyond chance"
-        return "worse than chance" if tail != "two-sided" and m.p >= 1 - BETTER_BY_LUCK else "at chance"
+        return "beyond chance" if m.p <= BETTER_BY_LUCK else "at chance"  # p adjusted for many tests end near 1, and that says nothing
     low, high = m.ci[0] - m.null, m.ci[1] - m.null
     if tail == "less" or (tail == "two-sided" and low + high < 0):
         low, high = -high, -low

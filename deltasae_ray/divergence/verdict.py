@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.divergence.behaviour import Behaviour, changes_model, nothing_shown, said
-from deltasae_ray.divergence.catalogue import SEEDS
+from deltasae_ray.divergence.catalogue import SEEDS, metric
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import MIN_FIRINGS, MIN_PARTICIPATION, MIN_STRUCTURE
-from deltasae_ray.divergence.standing import OTHER_RECIPE, control_sentence, matching_sentence
+from deltasae_ray.divergence.standing import OTHER_RECIPE, control_sentence, matching_sentence, standing_of
 
 Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
 
@@ -205,15 +205,13 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
 def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict, *, given: bool) -> list[str]:
     """What must stand beside the label, if it is so."""
     told = []
-    control = leaf.get("missing_share_base_control")
-    if control.value is not None and found.subject == CHANGE:
-        recipe = OTHER_RECIPE if given else ""
-        told.append(f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of it")
+    if found.subject in (CHANGE, TRIMMED):
+        told += _beside_control(leaf, "_no_top3" if found.subject == TRIMMED else "", given=given)
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
-        low, high = gain.ci or (gain.value or 0.0, gain.value or 0.0)
-        if gain.value is not None and low <= 0:
-            beats = "does not beat" if high <= 0 else "is not shown to beat"
+        found_of = standing_of(metric(name), gain)
+        if gain.value is not None and found_of != "beyond chance":
+            beats = "does not beat" if found_of == "worse than chance" else "is not shown to beat"
             told.append(f"The dictionary trained on the change {beats} {what} (gain {gain:.3f}), nor is it shown to have found features")
     others = dict.fromkeys((_instead(s, leaf), judge_leaf(s).label) for s in siblings if s.shape != leaf.shape)
     told += [f"With {what} the verdict is {label}" for what, label in others if label != found.label]
@@ -230,6 +228,26 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
     sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.over_seeds("max_cosine"), leaf.get("paper_max_cosine_untrained"))
     return [*told, sentence, control_sentence(leaf.measures.get("max_cosine_base_control"), given=given)] if sentence else told
+
+
+def _beside_control(leaf: LeafFigures, ending: str, *, given: bool) -> list[str]:
+    """What a second base dictionary misses of the same, and whether the reference is shown to miss more than that."""
+    name = f"missing_share_base_control{ending}"
+    control, over = leaf.over_seeds(name), leaf.over_seeds(f"missing_share_over_base{ending}")
+    if control.value is None:
+        return []
+    recipe = OTHER_RECIPE if given else ""
+    pooled = " (one dictionary, mean over the seeds of that trained on the change)" if f"{name}{SEEDS}" in leaf.measures else ""
+    told = f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of it{pooled}"
+    if over.value is None:
+        return [told]
+    found = standing_of(metric("missing_share_over_base"), over)
+    worth = {
+        "beyond chance": f"it misses {'more' if over.value > 0 else 'less'} than another base dictionary does",
+        None: "whether that is more than another base dictionary does is not known",
+    }
+    said = worth.get(found, "it is not shown to miss more than another base dictionary does")
+    return [f"{told}; the reference {over:+.2f} beside that: {said}"]
 
 
 def _instead(other: LeafFigures, leaf: LeafFigures) -> str:

@@ -39,7 +39,7 @@ class FitConfig:
     such dictionaries train one after the other, where layer_parallel stacks small ones of one shape. BatchTopK then chooses among the
     tokens of each worker's share."""
     cpus_per_worker: float = 0.5
-    """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
+    """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers that it may hold at once."""
     gpus_per_worker: float = 0.0
     """GPUs that a fit worker asks Ray for."""
     search: Literal["none", "asha", "optuna"] = "none"
@@ -51,7 +51,7 @@ class FitConfig:
     search_samples: int = 8
     """Settings tried per trial."""
     max_concurrent_trials: int = 0
-    """Trials that run at once; Tune does not see the workers inside them. 0: what the cluster has CPUs and GPUs for when fitting starts."""
+    """Trials that run at once; Tune does not see the workers inside them. 0: what the nodes have room for when fitting starts."""
     checkpoint_every: int = 500
     """Steps between checkpoints (weights, optimizer, firing counters, reader position, random state)."""
     max_failures: int = 3
@@ -97,6 +97,8 @@ class ReferenceConfig:
     """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
+    made_for: str = ""
+    """Model whose dictionaries are accepted beside the base's own: what the base was tuned from, where its name is another."""
 
     @property
     def is_toy(self) -> bool:

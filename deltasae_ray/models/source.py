@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ class ModelSource:
     num_layers: int
     d_model: int
     weights: Literal["fp32", "bf16"] = "fp32"
+    name: str = ""
+    """On the hub; empty where a folder does not say."""
+    kind: str = ""
+    """`model_type` of the language model's config."""
 
 
 def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
@@ -59,7 +64,22 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         num_layers=config.get("num_hidden_layers") or config["n_layer"],
         d_model=config.get("hidden_size") or config["n_embd"],
         weights=cfg.weights,
+        name=_hub_name(cfg.base, folder),
+        kind=config.get("model_type", ""),
     )
+
+
+def _hub_name(base: str, folder: Path) -> str:
+    """Of a folder: what its config says that it was saved from, or whose snapshot in the hub's cache it is."""
+    if base == GEMMA_270M:
+        return "google/gemma-3-270m"
+    if not Path(base).is_dir():
+        return base
+    snapshot = re.fullmatch(r"models--(.+?)--(.+)", folder.parent.parent.name)
+    if folder.parent.name == "snapshots" and snapshot:
+        return f"{snapshot[1]}/{snapshot[2]}"
+    saved_from = json.loads((folder / "config.json").read_text()).get("_name_or_path", "")
+    return saved_from if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", saved_from) else ""
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:

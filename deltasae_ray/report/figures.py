@@ -10,7 +10,7 @@ from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
-from deltasae_ray.report.wording import chance_notes, describe, figure, places
+from deltasae_ray.report.wording import against_null, chance_notes, describe, figure, places
 
 FVU_SERIES = (
     ("fvu_delta", "delta dictionary", "s0", "circle"),
@@ -181,7 +181,7 @@ def _beaten(inputs: ReportInputs) -> list[str]:
     for metric, name in BEATEN.items():
         rows = [r for r in inputs.rows if r.metric == metric and r.value is not None]
         compared += [name] if rows else []
-        beaten = [r for r in rows if (r.ci_low if r.ci_low is not None else r.value or 0.0) <= 0]
+        beaten = [r for r in rows if against_null(r) != "beyond chance"]
         if beaten:
             notes.append(f"The delta dictionary is not shown to beat {name} in {len(beaten)} of {len(rows)} cells ({places(beaten)}).")
     if notes or not compared:

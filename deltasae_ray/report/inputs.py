@@ -38,6 +38,8 @@ class Row:
     reason: str = ""
     kappa_low: float | None = None
     kappa_high: float | None = None
+    lacks: str = ""
+    """Which of null, ceiling, kappa and p is missing, and why."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import CFG, Dictionary
 from deltasae_ray.sae.layout import fields
+from deltasae_ray.sae.made_for import BaseModel, check_model, scope_of
 from deltasae_ray.sae.metrics import held_out
 
 MAX_FVU = 0.6
@@ -35,6 +36,8 @@ class Reference:
     folder: Path | None = None
     release: str = ""
     sae_id: str = ""
+    model: str = ""
+    """For which SAELens' directory says that the release was made; known before anything is downloaded."""
 
     def __str__(self) -> str:
         return str(self.folder) if self.folder else f"{self.release}/{self.sae_id}"
@@ -68,20 +71,25 @@ def resolve_references(source: str, layers: Iterable[int], ids: Mapping[int, str
     return _in_release(release, {layer: pattern.replace("{layer}", str(layer)) for layer in layers})
 
 
-def load_reference(reference: Reference, d_model: int) -> Dictionary:
-    """Opens a reference and checks that it was made for this place and width.
+def load_reference(reference: Reference, base: BaseModel, made_for: str = "") -> Dictionary:
+    """Opens a reference and checks that it was made for this model and place.
+
+    Args:
+        made_for: a model's name that is accepted in its metadata beside the base's own.
 
     Raises:
-        DictionaryError: it cannot be opened, folded into raw units, or is of another hookpoint or model width.
+        DictionaryError: it cannot be opened, folded into raw units, or is of another model, hookpoint or model width.
     """
+    check_model(reference, reference.model, base, made_for)
     dictionary = _open_folder(reference.folder) if reference.folder else _open_release(reference)
-    if dictionary.d_model != d_model:
-        raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but the base model has {d_model}")
-    made_for = dictionary.meta.get("hookpoint")
+    check_model(reference, dictionary.meta.get("model"), base, made_for)
+    if dictionary.d_model != base.d_model:
+        raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but {base.label} has {base.d_model}")
+    place = dictionary.meta.get("hookpoint")
     # The input of a block is the output of the one before it.
     same = (str(Hookpoint(reference.layer)), f"blocks.{reference.layer + 1}.hook_resid_pre")
-    if made_for is not None and made_for not in same:
-        raise DictionaryError(f"{reference} was made for {made_for}, but stands for {same[0]}: a wrong hookpoint reconstructs nothing")
+    if place is not None and place not in same:
+        raise DictionaryError(f"{reference} was made for {place}, but stands for {same[0]}: a wrong hookpoint reconstructs nothing")
     return dictionary
 
 
@@ -126,7 +134,8 @@ def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
     if missing := [name for name in ids.values() if name not in known[release].saes_map]:
         some = sorted(known[release].saes_map)[:8]
         raise DictionaryError(f"release {release!r} has no {missing}: it has {some} and {len(known[release].saes_map) - len(some)} more")
-    return {layer: Reference(layer, release=release, sae_id=name) for layer, name in ids.items()}
+    model = known[release].model or ""
+    return {layer: Reference(layer, release=release, sae_id=name, model=model) for layer, name in ids.items()}
 
 
 def _open_release(reference: Reference) -> Dictionary:
@@ -173,11 +182,25 @@ def _gemma_scope(folder: Path) -> Dictionary:
     if "W_enc" not in weights:
         raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
     d_in, d_sae = weights["W_enc"].shape
-    place = re.fullmatch(r"model\.layers\.(\d+)\.output", config.get("hf_hook_point_in", ""))
-    hook = f"blocks.{place[1]}.hook_resid_post" if place else config.get("hf_hook_point_in")
-    metadata = {"hook_name": hook, "model_name": config.get("model_name")}
+    metadata = _scope_metadata(folder, config)
     cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "apply_b_dec_to_input": False, "metadata": metadata}
     return Dictionary(**fields(cfg, weights))
+
+
+def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Hookpoint and model: config.json's, or what the folder is called in the repository of Gemma Scope that it lies in."""
+    if "hf_hook_point_in" in config:
+        place = re.fullmatch(r"model\.layers\.(\d+)\.output", config["hf_hook_point_in"])
+        return {
+            "hook_name": f"blocks.{place[1]}.hook_resid_post" if place else config["hf_hook_point_in"],
+            "model_name": config.get("model_name"),
+        }
+    path = str(folder.absolute())
+    model, kind = scope_of(path) or (None, "")
+    layer = re.search(r"layer_(\d+)", path[path.find("gemma-scope") :])
+    hooks = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+    hook = f"blocks.{int(layer[1])}.{hooks[kind]}" if layer and kind else None
+    return {"hook_name": hook, "model_name": config.get("model_name", model)}
 
 
 def _convert_sae(sae: Any) -> Dictionary:

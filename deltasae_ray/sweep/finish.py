@@ -8,9 +8,10 @@ from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
 from deltasae_ray.divergence.behaviour import Behaviour
+from deltasae_ray.divergence.catalogue import metric as catalogued
 from deltasae_ray.divergence.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
-from deltasae_ray.divergence.standing import control_statement
+from deltasae_ray.divergence.standing import control_statement, standing_of
 from deltasae_ray.divergence.verdict import LeafFigures, Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -271,7 +272,7 @@ def print_table(study: Study, found: Findings) -> None:
     """The headline of every adapter and layer, and where the rest is."""
     sizes = {r.adapter: max(other.d_sae for other in found.rows if other.adapter == r.adapter) for r in found.rows}
     share = f"missing share M({study.cfg.diverge.k})"
-    heads = {"adapter": 9, "layer": 7, share: 22, "monitor R2 (null)": 20, "max-cosine by energy (null)": 29}
+    heads = {"adapter": 9, "layer": 7, share: 22, "monitor R2 (null)": 26, "max-cosine by energy (null)": 29}
     say(f"\nHeld against the {found.reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}")
     say("  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random")
     for adapter, largest in sizes.items():
@@ -295,4 +296,8 @@ def _short(leaf: LeafFigures, metric: str) -> str:
 
 def _with_null(leaf: LeafFigures, metric: str) -> str:
     m = leaf.get(metric)
-    return "undefined" if m.value is None else f"{m.value:.3f}" + ("" if m.null is None else f" ({m.null:.3f})")
+    if m.value is None:
+        return "undefined"
+    found = standing_of(catalogued(metric), m)
+    mark = {"at chance": " at chance", "not to be told from chance": " unclear", "worse than chance": " worse"}.get(found or "", "")
+    return f"{m.value:.3f}" + ("" if m.null is None else f" ({m.null:.3f}{mark})")

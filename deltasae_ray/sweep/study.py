@@ -18,6 +18,7 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, files_digest
@@ -69,7 +70,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     if not cfg.corpus.fit_tokens:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     hookpoints = resolve(cfg.layers, model.num_layers)
-    references = {} if cfg.reference.is_toy or cfg.dry_run else _references(cfg, storage, model)
+    references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code))
     stream = stream_of(cfg, corpus)
@@ -142,10 +143,19 @@ def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[Ada
 
 
 def _references(cfg: StudyConfig, storage: Storage, model: ModelSource) -> dict[int, str]:
-    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it."""
-    keys = {}
-    for layer, reference in resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids).items():
-        dictionary = load_reference(reference, model.d_model)
+    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it. A dry run opens those that are
+    folders and keeps none; of a release it looks up names and model."""
+    keys: dict[int, str] = {}
+    base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
+    found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    for reference in found.values():  # before the first is downloaded
+        check_model(reference, reference.model, base, made_for)
+    for layer, reference in found.items():
+        if cfg.dry_run and not reference.folder:
+            continue
+        dictionary = load_reference(reference, base, made_for)
+        if cfg.dry_run:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             folder = dictionary.save(Path(scratch) / "reference")
             keys[layer] = f"references/{files_digest(p for p in sorted(folder.iterdir()) if p.is_file())}"

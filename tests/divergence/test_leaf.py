@@ -9,6 +9,7 @@ import torch
 
 from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, metric, split_variant
 from deltasae_ray.divergence.context import LayerInputs, Settings
+from deltasae_ray.divergence.lacking import UNKNOWN, lacking
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, matched_rows
@@ -57,7 +58,22 @@ def test_what_the_catalogue_promises_is_there(measures: dict[str, Measure]) -> N
         if m.value is None:
             continue
         assert m.null is not None or not entry.null, name
-        assert m.p is not None or entry.tail is None or entry.tail and name.startswith(("missing_share_base", "max_cosine_base")), name
+        assert m.p is not None or entry.tail is None or entry.no_p or name.startswith(("missing_share_base", "max_cosine_base")), name
+
+
+def test_what_a_figure_lacks_of_null_ceiling_kappa_and_p_is_said_with_its_reason(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
+) -> None:
+    """Of a table with all controls, and of one with none."""
+    bare = compare(replace(inputs, base_control=None), LeafInputs(leaf.dictionary), SETTINGS)
+    for table in (measures, bare):
+        for name, m in table.items():
+            told = dict(part.split(": ", 1) for part in lacking(name, m).split("; ") if part)
+            missing = {part for part in ("null", "ceiling", "kappa", "p") if getattr(m, part) is None}
+            assert set(told) == (missing if m.value is not None else set()), name
+            assert all(why and why != UNKNOWN for why in told.values()), (name, told)
+    assert "second seed" in lacking("missing_share", bare["missing_share"])
+    assert lacking("max_cosine", measures["max_cosine"]) == ""
 
 
 def test_every_figure_has_an_interval_or_says_why_it_has_none(measures: dict[str, Measure]) -> None:
@@ -110,6 +126,11 @@ def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]
     assert measures["missing_share"].value == pytest.approx(0.68, abs=0.08)
     assert measures["missing_share_base_atoms"].value == pytest.approx(1, abs=0.1)
     assert measures["missing_share_base_control"].value == pytest.approx(measures["missing_share"].value, abs=0.1)
+    over = measures["missing_share_over_base"]
+    assert over.value == pytest.approx(measures["missing_share"].value - measures["missing_share_base_control"].value)
+    assert over.ci is not None and over.ci[0] <= 0.05 and over.ci[1] - over.ci[0] < measures["missing_share"].ci[1], "paired"
+    assert measures["missing_share_base_control_no_top3"].value is not None and measures["missing_share_over_base_token_mean"].ci
+    assert measures["max_abs_cosine_back"].value >= measures["max_cosine_back"].value
     assert measures["k_at_fvu"].value < measures["k_at_fvu_reference"].value
     assert measures["gain_over_pca"].ci[0] > 0.3
     assert measures["repeat_share"].value == measures["repeat_share_halves"].value == 1

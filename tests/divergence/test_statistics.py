@@ -58,6 +58,18 @@ def test_a_paired_difference_knows_its_direction() -> None:
     assert difference(high, [low], counts).p > 0.99
 
 
+def test_the_draws_of_a_null_enter_interval_and_p_of_a_gain_and_one_alone_gives_no_p() -> None:
+    """Five draws that differ by more than the gain: over documents it is sure, over the null it is not."""
+    codes, counts = np.arange(50), bootstrap_counts(50, 500, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    own, *null = (Ratio.share(rng.uniform(a, a + 0.02, 50), np.ones(50), codes, 50) for a in (0.50, 0.45, 0.48, 0.53, 0.56, 0.58))
+    narrow, wide = difference(own, null[4:], counts), difference(own, null, counts)
+    assert narrow.p < 0.01 and narrow.ci[1] - narrow.ci[0] < 0.01
+    assert wide.p > 0.05 and wide.ci[0] < 0 < wide.value < wide.ci[1]
+    alone = difference(own, null[4:], counts, one_of_many="the dictionary")
+    assert alone.p is None and "p undefined: the dictionary is one of many" in alone.reason and alone.ci is not None
+
+
 def test_permutation_p_is_uniform_under_the_null_with_ties() -> None:
     rng = np.random.default_rng(1)
     p = [permutation_p(float(rng.integers(5)), rng.integers(5, size=99).astype(float), "greater", rng) for _ in range(400)]

@@ -13,8 +13,8 @@ OTHERS = {
     "fvu_reference": Measure(0.54),
     "fvu_random_atoms": Measure(0.58),
     "fvu_delta": Measure(0.48),
-    "gain_over_pca": Measure(0.1, ci=(0.08, 0.12)),
-    "gain_over_random_atoms": Measure(0.1, ci=(0.08, 0.12)),
+    "gain_over_pca": Measure(0.1, null=0.0, ci=(0.08, 0.12)),
+    "gain_over_random_atoms": Measure(0.1, null=0.0, ci=(0.08, 0.12)),
     "mean_share": Measure(0.05, ci=(0.04, 0.06)),
     "delta_participation_ratio": Measure(40.0, n=15_000),
     "repeat_share": Measure(0.14, null=0.02),
@@ -115,10 +115,10 @@ def test_the_largest_dictionary_is_judged_and_disagreement_is_told() -> None:
 
 
 def test_a_delta_dictionary_that_beats_nothing_is_told() -> None:
-    text = verdict("r4", [leaf(0.4, 0.5, gain_over_pca=Measure(0.01, ci=(-0.01, 0.03)))], CHANGED).text
+    text = verdict("r4", [leaf(0.4, 0.5, gain_over_pca=Measure(0.01, null=0.0, ci=(-0.01, 0.03)))], CHANGED).text
     assert "is not shown to beat as many principal directions" in text
     assert "beat featureless atoms" not in text
-    worse = verdict("r4", [leaf(0.4, 0.5, gain_over_pca=Measure(-0.02, ci=(-0.03, -0.01)))], CHANGED).text
+    worse = verdict("r4", [leaf(0.4, 0.5, gain_over_pca=Measure(-0.02, null=0.0, ci=(-0.03, -0.01)))], CHANGED).text
     assert "does not beat as many principal directions" in worse
 
 
@@ -126,6 +126,18 @@ def test_what_another_base_dictionary_misses_is_told_with_its_recipe() -> None:
     control = {"missing_share_base_control": Measure(0.44, null=1.0, ci=(0.4, 0.5))}
     own = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED).text
     assert "The base control (a second dictionary of base activations) misses 0.44 [0.40, 0.50] of it" in own
+    over = {"missing_share_over_base": Measure(0.01, null=0.0, ci=(-0.02, 0.04), p=0.5)}
+    beside = verdict("r4", [leaf(0.4, 0.5, **control, **over)], CHANGED).text
+    assert "the reference +0.01 [-0.02, +0.04] beside that: it is not shown to miss more than another base dictionary does" in beside
+    over = {"missing_share_over_base_seeds": Measure(0.08, null=0.0, ci=(0.02, 0.14), p=0.01)}
+    seeds = {"missing_share_base_control_seeds": Measure(0.4, null=1.0, ci=(0.3, 0.5))}
+    pooled = verdict("r4", [leaf(0.4, 0.5, **control, **over, **seeds)], CHANGED).text
+    assert "misses 0.40 [0.30, 0.50] of it (one dictionary, mean over the seeds" in pooled
+    assert "it misses more than another base dictionary does" in pooled
+    trimmed = {"missing_share": undefined("two directions"), "missing_share_no_top3": Measure(0.9, null=1.0, ci=(0.87, 0.93))}
+    trimmed |= {"missing_share_base_control_no_top3": Measure(0.91, null=1.0, ci=(0.88, 0.94))}
+    outside = verdict("r4", [leaf(0.4, 0.5, **control, **trimmed)], CHANGED).text
+    assert "misses 0.91 [0.88, 0.94] of it" in outside and "0.44" not in outside, "the control of what is judged"
     given = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED, given=True).text
     assert "by the grid's first recipe and not the reference's) misses 0.44" in given
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.sae.made_for import BaseModel, check_model, plain_name, scope_of
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
 from tests.sae.planted import planted
 
@@ -50,8 +51,9 @@ def write_gemma_scope_1(folder: Path) -> Path:
     return folder
 
 
-def load(source: str | Path, layer: int = 12, d_model: int = D_MODEL) -> Dictionary:
-    return load_reference(resolve_references(str(source), [layer])[layer], d_model)
+def load(source: str | Path, layer: int = 12, d_model: int = D_MODEL, made_for: str = "", **base: str) -> Dictionary:
+    model = BaseModel(**{"label": "base", "name": "", "kind": "", "d_model": d_model} | base)
+    return load_reference(resolve_references(str(source), [layer])[layer], model, made_for)
 
 
 def published_forward(x: torch.Tensor) -> torch.Tensor:
@@ -154,6 +156,43 @@ def test_a_wrong_hookpoint_and_a_wrong_width_are_caught(tmp_path: Path) -> None:
         load(tmp_path, 13, d_model=640)
 
 
+def test_a_reference_for_another_model_of_the_same_width_is_caught_before_work_starts(tmp_path: Path) -> None:
+    write_gemma_scope_2(tmp_path / "layer_12", 12)
+    for base in ({"name": "google/gemma-3-270m"}, {"name": "google/gemma-3-270m-it"}, {"kind": "gemma3_text"}, {}):
+        assert load(tmp_path, **base).meta["model"] == "gemma-3-270m"
+    with pytest.raises(DictionaryError, match=r"gemma-3-270m.*model\.base=mine is Qwen/Qwen3-0\.6B"):
+        load(tmp_path, label="mine", name="Qwen/Qwen3-0.6B", kind="qwen3")
+    with pytest.raises(DictionaryError, match=r"gemma-3-270m.*/a/folder is of the family llama"):
+        load(tmp_path, label="/a/folder", kind="llama")
+    assert load(tmp_path, name="us/gemma-tuned-by-us", kind="gemma3_text", made_for="google/gemma-3-270m")
+
+
+def test_siblings_share_a_name_and_versions_do_not() -> None:
+    assert plain_name("https://huggingface.co/google/gemma-2-9b-it") == plain_name("gemma-2-9b") != plain_name("google/gemma-3-9b-pt")
+    assert plain_name("meta-llama/Meta-Llama-3-8B-Instruct") == "llama-3-8b" != plain_name("meta-llama/Llama-3.1-8B")
+    assert plain_name("mistralai/Mistral-7B-v0.1") == plain_name("mistral-7b") and plain_name("gpt2-small") == plain_name("openai-community/gpt2")
+    of_gemma = BaseModel("/folder", "", "gemma3_text", 640)
+    for name in ("google/gemma-2b", "gemma-2-2b"):
+        with pytest.raises(DictionaryError, match="family gemma3_text"):
+            check_model("it", name, of_gemma)
+    check_model("it", "a-model-of-no-known-family", of_gemma)
+
+
+def test_gemma_scope_arrays_tell_model_and_hookpoint_by_their_repository(tmp_path: Path) -> None:
+    def arrays(kind: str) -> str:
+        write_gemma_scope_1((root := tmp_path / f"models--google--gemma-scope-9b-pt-{kind}/snapshots/0") / "layer_12/width_16k/average_l0_71")
+        return f"{root}/layer_{{layer}}/width_16k/average_l0_71"
+
+    place = arrays("res")
+    assert load(place, kind="gemma2").meta == {"hookpoint": "blocks.12.hook_resid_post", "model": "google/gemma-2-9b"}
+    with pytest.raises(DictionaryError, match=r"google/gemma-2-9b.*Llama-3"):
+        load(place, name="meta-llama/Llama-3-9B")
+    with pytest.raises(DictionaryError, match="hook_mlp_out"):
+        load(arrays("mlp"))
+    assert scope_of("google/gemma-scope-2-4b-it/resid_post/layer_9") == ("google/gemma-3-4b-it", "")
+    assert scope_of("google/gemma-scope-2-270m-pt") == ("google/gemma-3-270m", "")
+
+
 def test_the_input_of_the_next_block_is_the_same_hookpoint(tmp_path: Path) -> None:
     rows = torch.randn(100, D_MODEL, generator=torch.Generator().manual_seed(1))
     dictionary = fit_dictionary(rows, d_sae=32, k=4, steps=2)
@@ -179,6 +218,8 @@ def test_a_missing_or_doubled_layer_is_named_before_anything_is_loaded(tmp_path:
 def test_releases_are_resolved_without_a_network() -> None:
     found = resolve_references("gemma-scope-2-270m-pt-res/layer_{layer}_width_16k_l0_medium", [9, 12])
     assert (found[12].release, found[12].sae_id) == ("gemma-scope-2-270m-pt-res", "layer_12_width_16k_l0_medium")
+    with pytest.raises(DictionaryError, match=r"google/gemma-3-270m.*google/gemma-3-1b-pt"):  # and nothing was downloaded
+        load_reference(found[12], BaseModel("google/gemma-3-1b-pt", "google/gemma-3-1b-pt", "gemma3_text", 1152))
     by_id = resolve_references("gemma-scope-9b-pt-res", [5], ids={5: "layer_5/width_16k/average_l0_20"})
     assert str(by_id[5]) == "gemma-scope-9b-pt-res/layer_5/width_16k/average_l0_20"
     with pytest.raises(DictionaryError, match="layer_7_width_16k_l0_medium"):

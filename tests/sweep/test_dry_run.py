@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from deltasae_ray.errors import AdapterError, ModelError
+from deltasae_ray.errors import AdapterError, DictionaryError, ModelError
+from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.sweep.run import run
 from tests.sweep.streamed import config
 from tests.sweep.words import words
@@ -42,6 +44,26 @@ def test_no_weights_are_downloaded_for_a_plan(
     printed = capsys.readouterr().out
     assert "some/model, 4 layers of width 32" in printed and "r2 (given)" in printed
     assert files(tmp_path / "cache") and not [p for p in files(tmp_path) if p.suffix == ".safetensors"] and not (tmp_path / "root").exists()
+
+
+def test_a_local_reference_is_opened_for_a_plan_and_not_kept(tiny_model: Path, tmp_path: Path) -> None:
+    def reference(name: str, model: str) -> str:
+        rows = torch.randn(100, 32, generator=torch.Generator().manual_seed(0))
+        made = fit_dictionary(rows, d_sae=32, k=4, steps=2)
+        made.meta["model"] = model
+        for layer in (1, 2):
+            made.save(tmp_path / name / f"layer_{layer:02d}")
+        return f"reference={tmp_path / name}"
+
+    run("sweep", config(words(tiny_model, tmp_path / "root", reference("of-a-llama", "llama-tiny"), "dry_run=true")))
+    other = reference("of-a-gemma", "google/gemma-2-2b")
+    with pytest.raises(DictionaryError, match="made for google/gemma-2-2b.*of the family llama"):
+        run("sweep", config(words(tiny_model, tmp_path / "root", other, "dry_run=true")))
+    run("sweep", config(words(tiny_model, tmp_path / "root", other, "reference.made_for=gemma-2-2b", "dry_run=true")))
+    (tmp_path / "of-a-llama/layer_02/sae_weights.safetensors").write_bytes(b"cut off")
+    with pytest.raises(DictionaryError, match="layer_02"):
+        run("sweep", config(words(tiny_model, tmp_path / "root", f"reference={tmp_path / 'of-a-llama'}", "dry_run=true")))
+    assert not (tmp_path / "root").exists()
 
 
 def test_a_folder_without_weights_is_no_model_for_more_than_a_plan(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the change does to the loss, patched into the base model: each figure by cross-entropy and by whole distributions."""
 
-from deltasae_ray.divergence.catalogue.entry import OWN, SAME_BUDGET, Metric
+from deltasae_ray.divergence.catalogue.entry import BOUND, OWN, SAME_BUDGET, Metric
 
 PURSUED = "{}, δ̂ = μ + OMP_k(δ - μ), k as for M; the larger dictionary cut to the smaller"
 
@@ -10,8 +10,8 @@ def _both(name: str, title: str, formula: str, null: str, ceiling: str = "1: the
     tail = "greater" if null == SAME_BUDGET else None
     by_loss, by_kl = "(CE_0 - CE_δ̂)/(CE_0 - CE_δ)", "1 - KL(p_δ‖p_δ̂)/KL(p_δ‖p_0)"
     return (
-        Metric(f"loss_{name}", title, formula.format(by_loss), null, ceiling, source, tail),
-        Metric(f"loss_{name}_kl", f"{title}, whole distributions", formula.format(by_kl), null, ceiling, source, tail),
+        Metric(f"loss_{name}", title, formula.format(by_loss), null, ceiling, source, tail, no_kappa=BOUND),
+        Metric(f"loss_{name}_kl", f"{title}, whole distributions", formula.format(by_kl), null, ceiling, source, tail, no_kappa=BOUND),
     )
 
 
