@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, VARIED
+from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coactivation import coactivation_of
 from deltasae_ray.divergence.coding import Sample
@@ -64,7 +64,7 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     shared = layer_measures(context)
     if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
         silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
-        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith(PATCHED)]
+        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith((*PATCHED, AUDITED))]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | shared for _ in leaves]
     return [shared | leaf_measures(context, leaf) for leaf in leaves]

@@ -1,7 +1,10 @@
-"""How many training rows a fit worker may hold: a share of the memory that is its own."""
+"""A fit worker's share of its node: of the memory, and with it how many training rows it may hold, and of the cores."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from deltasae_ray.fit.config import FitConfig
 
 HELD = 0.25
 """Share of a worker's memory for the rows of the reads that it holds. A read needs its rows twice for a moment, halves of the documents and
@@ -21,11 +24,29 @@ def machine_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 def node_bytes() -> int:
     """What Ray lets the processes of this node use: its object store's part is another's, and `ray start --memory` may say less."""
+    return min(machine_bytes(), int(node_resources().get("memory", machine_bytes())))
+
+
+def node_resources() -> Mapping[str, float]:
+    """What Ray lists of this node."""
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    node = next(n for n in ray.nodes() if n["NodeID"] == here)
-    return min(machine_bytes(), int(node["Resources"].get("memory", machine_bytes())))
+    return next(n for n in ray.nodes() if n["NodeID"] == here)["Resources"]
+
+
+def workers_on(node: Mapping[str, float], cfg: FitConfig, workers: int, own: int = 1) -> int:
+    """How many fit workers may stand on a node at once: those of all trials, or as many as the node holds, where that is fewer.
+
+    Args:
+        workers: of one trial.
+        own: of this trial, which are there.
+    """
+    room = float(workers * cfg.at_once)
+    for name, asked in (("CPU", cfg.cpus_per_worker), ("GPU", cfg.gpus_per_worker)):
+        if asked:
+            room = min(room, node.get(name, 0.0) / asked + 1e-6)  # of sums of fractions such as 0.1
+    return max(own, int(room))
 
 
 def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:

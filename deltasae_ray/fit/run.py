@@ -7,7 +7,7 @@ from typing import Any
 
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.memory import node_bytes
+from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
@@ -149,10 +149,11 @@ def _loop(config: dict[str, Any]) -> None:
 
     job: FitJob = config["job"]
     context = ray.train.get_context()
-    concurrent = context.get_local_world_size() * job.cfg.at_once
-    torch.set_num_threads(max(1, cores() // concurrent))
+    rank, world = context.get_world_rank(), context.get_world_size()
+    here = workers_on(node_resources(), job.cfg, world, context.get_local_world_size())
+    torch.set_num_threads(max(1, cores() // here))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
-    rank, world, memory = context.get_world_rank(), context.get_world_size(), node_bytes() // concurrent
+    memory = node_bytes() // here
     # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
     if job.cfg.layout == "ddp" and world > 1:
         config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)

@@ -123,18 +123,25 @@ def check_nodes(cfg: StudyConfig, nodes: Sequence[Node]) -> None:
 
 
 def concurrent_trials(fit: FitConfig, trials: int) -> int:
-    """What `fit.max_concurrent_trials=0` stands for: as many of `trials` as the cluster's CPUs and GPUs hold, at least one; all of them
-    where nodes come on demand.
+    """What `fit.max_concurrent_trials=0` stands for: as many of `trials` as the nodes hold, at least one; all of them where nodes come on
+    demand.
     """
     import ray
 
-    if autoscaling():
-        return trials
-    has = ray.cluster_resources()
-    room = (has.get("CPU", 0) - READ_TASK_CPUS) / (TRIAL_CPUS + fit.workers * fit.cpus_per_worker)
-    if fit.gpus_per_worker:
-        room = min(room, has.get("GPU", 0) / (fit.workers * fit.gpus_per_worker))
-    return max(1, min(int(room), trials))
+    return trials if autoscaling() else trials_on([n["Resources"] for n in ray.nodes() if n["Alive"]], fit, trials)
+
+
+def trials_on(nodes: Sequence[Node], fit: FitConfig, trials: int) -> int:
+    """How many of `trials`, at least one, have room at once with their workers, each on one node, and a task that reads beside them."""
+    fitting, too_many = 1, trials + 1
+    while too_many - fitting > 1:
+        count = (fitting + too_many) // 2
+        trial, worker = Actors(count, TRIAL_CPUS), Actors(count * fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
+        if _beside_a_reader(nodes, trial, worker):
+            fitting = count
+        else:
+            too_many = count
+    return fitting
 
 
 def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
@@ -148,9 +155,14 @@ def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bo
     """The same of `nodes`, with a task that reads beside them: on whichever node it runs first, or with what all leave over."""
     gang = Actors(gangs.gangs, gangs.cpus_per_gang, gangs.gpus_per_gang)
     worker = Actors(fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
-    cpus = gang.count * gang.cpus + worker.count * worker.cpus + READ_TASK_CPUS
+    return _beside_a_reader(nodes, gang, worker)
+
+
+def _beside_a_reader(nodes: Sequence[Node], one: Actors, other: Actors) -> bool:
+    """Whether both kinds have room wherever Ray puts them, and a task that reads has it before or after them."""
+    cpus = one.count * one.cpus + other.count * other.cpus + READ_TASK_CPUS
     if cpus > sum(node.get("CPU", 0.0) for node in nodes):
         return False
-    able = [i for i, node in enumerate(nodes) if node.get("CPU", 0.0) >= READ_TASK_CPUS]
-    reading = [[{**n, "CPU": n.get("CPU", 0.0) - READ_TASK_CPUS * (i == at)} for i, n in enumerate(nodes)] for at in able]
-    return bool(able) and all(never_in_each_others_way(left, gang, worker) for left in reading)
+    able = {(n.get("CPU", 0.0), n.get("GPU", 0.0)): i for i, n in enumerate(nodes) if n.get("CPU", 0.0) >= READ_TASK_CPUS}
+    reading = [[{**n, "CPU": n.get("CPU", 0.0) - READ_TASK_CPUS * (i == at)} for i, n in enumerate(nodes)] for at in able.values()]
+    return bool(able) and all(never_in_each_others_way(left, one, other) for left in reading)

@@ -14,7 +14,7 @@ from typing import Any
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.memory import node_bytes
+from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
@@ -138,11 +138,12 @@ def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, tr
 
     from deltasae_ray.sae.threads import cores
 
-    torch.set_num_threads(max(1, cores() // cfg.at_once))
+    here = workers_on(node_resources(), cfg, workers=1)
+    torch.set_num_threads(max(1, cores() // here))
     job = FitJob(storage, harvest_key, candidate_points(trial, layers), replace(cfg, **config))
     device = "cuda" if torch.cuda.is_available() and cfg.gpus_per_worker else "cpu"
     before: tuple[int, float] | None = None
-    for now in fit_rounds(job, device, node_bytes() // cfg.at_once):
+    for now in fit_rounds(job, device, node_bytes() // here):
         if before is not None:
             tune.report({"steps": before[0], "fvu": before[1], "finished": 0})
         before = now

@@ -144,7 +144,7 @@ def killing(when: Callable[[], bool], most: int = 1) -> list[int]:
     return killed
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
     killed = killing(checkpointed(tmp_path, 6))
     storage = Storage(str(tmp_path))

@@ -61,6 +61,7 @@ def test_two_ranks_train_the_adapter_of_one_process_with_the_same_loss_curve(wor
         assert (first / CONFIG).read_bytes() == (tmp_path / CONFIG).read_bytes(), "plain PEFT files, as of any training"
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_rank_under_ray_leaves_the_adapter_of_two_calm_ranks(worlds: list[World], tmp_path: Path) -> None:
     (world,) = [w for w in worlds if w["name"] == "long"]

@@ -64,7 +64,7 @@ def fake_cluster(head_id: str) -> dict:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 @pytest.mark.skipif(not isolated(), reason="no namespaces here: needs root, util-linux and iproute2")
 def test_pool_of_gangs_brings_gpu_nodes_from_none_and_gives_them_back():
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID

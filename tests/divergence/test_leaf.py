@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, metric, split_variant
+from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, metric, split_variant
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.lacking import UNKNOWN, lacking
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
@@ -51,7 +51,7 @@ def measures(inputs: LayerInputs, leaf: LeafInputs) -> dict[str, Measure]:
 
 def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(measures: dict[str, Measure]) -> None:
     found = {metric(name).name for name in measures}
-    elsewhere = {m for m in METRICS if m.endswith(BETWEEN) or m.startswith(PATCHED)}  # between adapters; in the base model
+    elsewhere = {m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED))}  # between adapters; in the model; of single latents
     elsewhere |= {"density"}  # where the architecture leaves it free
     assert found == set(METRICS) - elsewhere
 

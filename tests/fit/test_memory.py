@@ -1,11 +1,13 @@
 """How many rows a worker may hold, by the memory that is its own."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deltasae_ray.fit.memory import HELD, machine_bytes, node_bytes, rows_told
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.memory import HELD, machine_bytes, node_bytes, rows_told, workers_on
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -25,6 +27,15 @@ def test_the_plan_says_when_the_rows_of_a_worker_cannot_be_held_and_what_to_do()
     assert "CANNOT" not in fits and "1,000 MB a fit worker" in fits
     for told in (rows_told(int(HELD * memory / 2), 1, 3, memory), rows_told(int(HELD * memory / 2), 2, 2, memory)):
         assert "CANNOT BE HELD" in told and "storage.deltas=stream" in told and "25% of 8,000 MB" in told
+
+
+def test_a_worker_shares_its_node_with_those_that_fit_there_and_not_with_the_whole_cluster() -> None:
+    cfg = FitConfig(cpus_per_worker=1, max_concurrent_trials=8)
+    assert workers_on({"CPU": 16}, cfg, 1) == 8 and workers_on({"CPU": 4}, cfg, 1) == 4
+    assert workers_on({"CPU": 16}, cfg, 4) == 16 and workers_on({"CPU": 16}, replace(cfg, max_concurrent_trials=1), 4) == 4
+    assert workers_on({"CPU": 64, "GPU": 2}, replace(cfg, gpus_per_worker=1), 1) == 2
+    assert workers_on({"CPU": 0.3}, replace(cfg, cpus_per_worker=0.1), 1) == 3
+    assert workers_on({"CPU": 0.5}, cfg, 2, own=2) == 2, "they are there, whatever is listed"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from deltasae_ray.errors import ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.sweep.cluster import check_nodes, side_by_side
+from deltasae_ray.sweep.cluster import check_nodes, side_by_side, trials_on
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
 
@@ -56,6 +56,18 @@ def test_a_stream_runs_side_by_side_only_where_no_gang_or_worker_can_be_shut_out
     assert not side_by_side([node(1)] * 8, gangs, replace(fit, cpus_per_worker=2))
     assert side_by_side([node(1)] * 8, gangs, fit) and side_by_side([node(8, 4), node(8)], GangConfig(ranks=4, gpus_per_gang=4), fit)
     assert not side_by_side([node(8, 4)], GangConfig(ranks=4, gpus_per_gang=4), replace(fit, gpus_per_worker=0.5))
+
+
+def test_trials_at_once_are_those_that_fit_node_by_node() -> None:
+    fit = FitConfig(cpus_per_worker=1)
+    assert trials_on([node(2)], FitConfig(), 12) == 2 and trials_on([node(2)], FitConfig(), 1) == 1
+    assert trials_on([node(8)], fit, 12) == 6, "6 × 1.25 and a reading task's 0.25 of 8"
+    # 7 CPUs are enough for five. But a node of 1.75 holds one worker of 1, and none where Ray has put four trials of 0.25.
+    assert trials_on([node(1.75)] * 4, fit, 12) == 3
+    assert trials_on([node(64, 4), node(64, 4)], FitConfig(gpus_per_worker=1), 100) == 8
+    assert trials_on([node(64, 1)] * 8, FitConfig(workers=2, gpus_per_worker=1), 100) == 4
+    assert trials_on([node(64, 1.5)] * 8, FitConfig(gpus_per_worker=1), 100) == 8, "half a GPU here and half there is none"
+    assert trials_on([node(0.1)], fit, 12) == 1, "what a single trial needs is checked elsewhere"
 
 
 @pytest.mark.parametrize(
