@@ -65,8 +65,8 @@ class FitConfig:
                 raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
         if "k" in self.search_over:
             raise ConfigError(
-                f"fit.search_over={list(self.search_over)}: FVU always falls with k, so a search would find the largest there is. List "
-                "values in fit.k: each is fitted and told apart, and lr or auxk is searched for each"
+                f"fit.search_over={list(self.search_over)}: FVU always falls with k, so a search on it would find the largest there is. "
+                "List values in fit.k: each is fitted and told apart, and lr or auxk is searched for each"
             )
         if max(self.k) > min(self.sizes):
             raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.sizes)}: lower k or raise d_sae")
