@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltasae_ray.divergence.alignment import matched_halves, matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
-from deltasae_ray.divergence.catalogue import BETWEEN, METRICS, PATCHED, VARIED
+from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coactivation import coactivation_of
 from deltasae_ray.divergence.coding import Sample
@@ -21,6 +21,7 @@ from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
+from deltasae_ray.divergence.random_adapter import of_random_adapter
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained
 from deltasae_ray.divergence.rotation import matched_score
@@ -37,7 +38,7 @@ class LeafInputs:
     second: DictionaryLike | None = None
     """The same recipe with another seed: the ceiling."""
     random_adapter: DictionaryLike | None = None
-    """The same recipe on the deltas of a random adapter."""
+    """The same recipe on the deltas of a random adapter, which are `LayerInputs.random_deltas`."""
     halves: tuple[DictionaryLike, DictionaryLike] | None = None
     """The same recipe on two halves of the training documents."""
     gaussian: DictionaryLike | None = None
@@ -63,7 +64,7 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     shared = layer_measures(context)
     if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
         silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
-        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith(PATCHED)]
+        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith((*PATCHED, AUDITED))]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | shared for _ in leaves]
     return [shared | leaf_measures(context, leaf) for leaf in leaves]
@@ -77,7 +78,8 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_structure(context, leaf),
             **_encoded(context, leaf),
             "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
-            **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
+            **matching_measures(context, leaf.dictionary, leaf.second),
+            **(of_random_adapter(context, leaf.random_adapter) if leaf.random_adapter else {}),
             **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             **published_matching(context, leaf.dictionary, leaf.untrained),

@@ -30,12 +30,15 @@ def whole_pass(
 
 
 @torch.no_grad()
-def continued(model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoint: Hookpoint, residual: Hidden) -> Hidden:
-    """What the head reads when the BASE model goes on from `residual` after block `hookpoint.layer`; earlier blocks are not run.
+def continued(
+    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoint: Hookpoint, residual: Hidden, source: str = BASE
+) -> Hidden:
+    """What the head reads when the base, or the model with one adapter, goes on from `residual` after block `hookpoint.layer`; earlier
+    blocks are not run.
 
     `continued(model, ids, h, residuals(model, ids, [h])[h])` is the model's own pass.
     """
-    with adapter_active(model, BASE), _skipped(model, hookpoint, residual):
+    with adapter_active(model, source), _skipped(model, hookpoint, residual):
         return backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 

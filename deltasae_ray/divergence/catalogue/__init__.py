@@ -5,6 +5,7 @@ A metric is entered in the file of its section; `SECTIONS` has them in the order
 
 import re
 
+from deltasae_ray.divergence.catalogue.audit import AUDIT
 from deltasae_ray.divergence.catalogue.description import AS_PUBLISHED, CHANGE, DICTIONARY
 from deltasae_ray.divergence.catalogue.entry import Metric as Metric
 from deltasae_ray.divergence.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
@@ -35,6 +36,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Subspaces": SUBSPACES,
     "Similarity of representations": SIMILARITY,
     "What the change does to the loss, patched into the base model": LOSS,
+    "What the audit of single latents comes to": AUDIT,
     "As published, for comparison": AS_PUBLISHED,
     "What the change is like": CHANGE,
     "The dictionary itself": DICTIONARY,
@@ -43,6 +45,9 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
 
 PATCHED = ("loss_recovered", "loss_reached")
 """How the names of figures begin that come from patching deltas into the base model."""
+
+AUDITED = "latent_"
+"""How the names of figures begin that come from the audit of single latents."""
 
 BETWEEN = "_adapters"
 """How the names of figures between two adapters end."""
