@@ -11,7 +11,7 @@ class ModelConfig:
     """The base model that adapters are added to."""
 
     base: str = "builtin:gemma3-270m"
-    """Folder, hub id (`owner/name`, or `owner/name@revision`), or `builtin:gemma3-270m` (Gemma 3 270M, dequantised Q4_K_M, from the extra [demo])."""
+    """Folder, hub id (`owner/name[@revision]`), or `builtin:gemma3-270m` (Gemma 3 270M, dequantised Q4_K_M, from the extra [demo])."""
     weights: Literal["fp32", "bf16"] = "fp32"
     """How the base's weights are held. bf16 takes half the memory and changes nothing where the checkpoint is bf16: every weight is cast
     to fp32 as it is used. A checkpoint in fp32 is rounded, and the rounded model is then the base. Adapters stay fp32."""

@@ -35,4 +35,6 @@ class HubName:
         """The files that match, from the hub or its cache. Raises what the hub client does: dozens of types."""
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(self.repo, allow_patterns=patterns, **({"revision": self.revision} if self.revision else {})))
+        if self.revision is None:
+            return Path(snapshot_download(self.repo, allow_patterns=patterns))
+        return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import machine_bytes, rows_told
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
@@ -67,6 +69,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
+        ("memory of a gang", gang_line(cfg.gangs, cfg.model, _parameters(study)[0])),
         ("rows in memory", _rows_line(study)),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
         ("dictionaries on disk", f"{dictionaries / 1e6:,.0f} MB"),
@@ -123,6 +126,17 @@ def _split_line(study: Study, split: str) -> str:
 
 def _size_line(fit: FitConfig) -> str:
     return f"; d_sae is chosen after the harvest, and minutes are those of {fit.sizes[0]}" if fit.d_sae == "auto" else ""
+
+
+def gang_line(gangs: GangConfig, model: ModelConfig, parameters: int) -> str:
+    """What the weights of the whole model take in one gang, which its ranks share: the gate and the random adapter run all blocks."""
+    need = (2 if model.weights == "bf16" else 4) * parameters / 1e9
+    shared = f", shared by {gangs.ranks} ranks" if gangs.ranks > 1 else ""
+    told = f"{need:.2f} GB of {model.weights} weights{shared}, beside activations, adapters and {gangs.ranks} processes"
+    if not gangs.memory_gb:
+        return f"{told}; Ray is asked for none (gangs.memory_gb)"
+    on_host = not gangs.gpus_per_gang or model.offload == "cpu"
+    return f"{told}; Ray is asked for {gangs.memory_gb:g} GB" + (": TOO LITTLE" if on_host and gangs.memory_gb < need else "")
 
 
 def _rows_line(study: Study) -> str:

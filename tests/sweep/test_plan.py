@@ -8,6 +8,8 @@ import pytest
 
 from deltasae_ray.cli import parse
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep import plan
 from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
@@ -37,6 +39,20 @@ def test_the_plan_tells_what_a_fit_worker_holds_and_when_it_cannot(monkeypatch: 
     for too_much in ({"workers": 2}, {"max_concurrent_trials": 2}, {"search": "asha"}):
         assert "CANNOT BE HELD" in rows_line(**too_much)
     assert "CANNOT" not in rows_line("stream", workers=2)
+
+
+def test_the_plan_tells_what_the_weights_of_a_gang_take_and_what_ray_is_asked_for() -> None:
+    def told(parameters: int = 9 * 10**9, gpus: int = 0, memory_gb: float = 0, ranks: int = 1, **model: Any) -> str:
+        sharding: Any = "zero3" if ranks > 1 else "none"
+        gangs = GangConfig(memory_gb=memory_gb, ranks=ranks, gpus_per_gang=gpus)
+        return plan.gang_line(gangs, ModelConfig(sharding=sharding, **model), parameters)
+
+    assert told().startswith("36.00 GB of fp32 weights, beside") and "asked for none" in told()
+    assert told(weights="bf16", ranks=4).startswith("18.00 GB of bf16 weights, shared by 4 ranks")
+    assert told(memory_gb=24).endswith("asked for 24 GB: TOO LITTLE")
+    assert told(memory_gb=24, weights="bf16").endswith("asked for 24 GB")
+    assert told(memory_gb=4, gpus=2, ranks=2).endswith("asked for 4 GB"), "they lie on the devices"
+    assert told(memory_gb=4, gpus=2, ranks=2, offload="cpu").endswith("TOO LITTLE")
 
 
 def test_a_relative_model_folder_is_the_same_folder_wherever_gangs_run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
