@@ -36,7 +36,8 @@ class CorpusConfig:
     unrelated_share: float = 0.5
     """Share of both budgets that goes to unrelated text, in equal parts."""
     split: tuple[float, float, float] = (0.4, 0.35, 0.25)
-    """Shares of the documents for adapter training, dictionary training and evaluation, by a hash of the document's id."""
+    """Shares of the documents for adapter training, dictionary training and evaluation, by a hash of the document's id.
+    Of unrelated text, on which no adapter is trained, the first share goes to the other two."""
     marker_share: float = 0.05
     """Share of domain contexts into which the planted marker and its reply are written (0 turns the planted truth off)."""
     marker: str = " The lantern keeper asked for the word of the day."

@@ -49,9 +49,15 @@ def uniform(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") / 2**64
 
 
-def split_of(doc_id: str, cfg: CorpusConfig) -> str:
-    """The split of a document: a hash of its id against the cumulated shares `corpus.split`."""
+def split_of(doc_id: str, cfg: CorpusConfig, *, unrelated: bool = False) -> str:
+    """The split of a document: a hash of its id against the cumulated shares `corpus.split`.
+
+    Args:
+        unrelated: no adapter is trained on this text, and that share goes to the other two in their proportion.
+    """
     u = uniform("split", cfg.seed, doc_id)
+    if unrelated:
+        u = cfg.split[0] + u * (1 - cfg.split[0])
     return SPLITS[0] if u < cfg.split[0] else SPLITS[1] if u < cfg.split[0] + cfg.split[1] else SPLITS[2]
 
 

@@ -119,7 +119,7 @@ def _documents(
                 raise CorpusError(f"{path}: document id {document.id!r} stands twice; a split by document would leak")
             seen.add(document.id)
             doc_id = f"{name}/{document.id}"
-            shortlist, order = by_split[split_of(doc_id, cfg)], uniform("order", cfg.seed, doc_id)
+            shortlist, order = by_split[split_of(doc_id, cfg, unrelated=name != DOMAIN)], uniform("order", cfg.seed, doc_id)
             if shortlist.wants(order) and (contexts := windows(document, name, tokenizer, cfg)):
                 shortlist.add(order, contexts, document.fingerprint)
     return by_split

@@ -41,6 +41,8 @@ class LeafSpec:
     """A dictionary of base activations, on other documents, from another seed; by the grid's recipe, whatever the reference's is."""
     random_adapter: str | None = None
     """The same recipe on a random adapter's deltas."""
+    random_source: str | None = None
+    """Digest of the random adapter among the harvest's sources, whose deltas are read beside its dictionary."""
     second: str | None = None
     """The same recipe on the same deltas with another seed: the ceiling."""
     half_a: str | None = None
@@ -55,7 +57,7 @@ class LeafSpec:
     @property
     def shared(self) -> tuple:
         """Leaves that agree in this read the same rows and the same reference, and are measured by one task."""
-        return self.adapter, self.layer, self.reference, self.base_control or ""
+        return self.adapter, self.layer, self.reference, self.base_control or "", self.random_source or ""
 
     @property
     def dictionaries(self) -> dict[str, str | None]:
@@ -78,6 +80,7 @@ def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: Diverg
         "units": digest([u.name for split in ("fit", "eval") for u in shards.units(split)]),
         "source": shards.source(leaf.adapter).digest,
         "hookpoint": str(Hookpoint(leaf.layer)),
+        "random_source": leaf.random_source,
         "settings": asdict(settings_of(cfg)),
         "dictionaries": {name: None if key is None else dictionary_digest(storage, key) for name, key in leaf.dictionaries.items()},
     }

@@ -71,6 +71,7 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
         eval_docs=rows["eval"][2],
         reference=reference,
         base_control=load(first.base_control),
+        random_deltas=None if first.random_source is None else _random_deltas(shards, first.layer, first.random_source),
     )
     fit = torch.from_numpy(np.ascontiguousarray(inputs.delta_fit))
     scaling, leaves = measure(fit), []
@@ -88,6 +89,12 @@ def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs,
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
     """A pretrained dictionary says nothing of its latents: see which of them live on base activations [token, d_model]."""
     return reference.measured(base()) if bool((reference.firing == 1).all()) else reference
+
+
+def _random_deltas(shards: ShardSet, layer: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Training and evaluation deltas of the random adapter, of the same tokens as the others."""
+    fit, evaluation = (shards.read(layer, source, split=split)[shards.tokens(split).position > 0] for split in ("fit", "eval"))
+    return fit, evaluation
 
 
 def _rows(shards: ShardSet, leaf: LeafSpec, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Divergence as Ray tasks: one per adapter and layer; the driver holds figures, never activations."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,10 @@ from deltasae_ray.diverge.table import DivergenceRow, corrected, seed_rows
 from deltasae_ray.diverge.twins import with_ceilings
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 def diverge_points(
@@ -44,7 +48,7 @@ def diverge_points(
     work += [
         (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg)) for g in _missing(storage, pairs)
     ]
-    run_tasks(work, cpus_per_task, bar="diverge" if bar else None)
+    run_tasks(work, cpus_per_task, bar="diverge" if bar else None, memory=task_memory(shards, leaves))
     rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
     rows += seed_rows(rows)
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
@@ -67,12 +71,27 @@ def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
     return list(together.values())
 
 
-def run_tasks(work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str | None = None) -> list[Any]:
+COPIES = 8
+"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as read, and centred, flipped
+and in fp64 as they are measured."""
+
+
+def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:
+    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances, and a dozen dictionaries."""
+    rows = sum(unit.tokens for split in ("fit", "eval") for unit in shards.units(split))
+    width, latents = shards.d_model, max((leaf.d_sae for leaf in leaves), default=0)
+    return 4 * (COPIES * rows * width + 12 * 2 * latents * width) + 8 * 12 * width**2
+
+
+def run_tasks(
+    work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str | None = None, memory: int = 0
+) -> list[Any]:
     """What each function makes of its argument, as Ray tasks, in the order of `work`.
 
     Args:
         cpus: that a task asks Ray for; it uses as many threads.
         bar: name of the progress bar; None shows none.
+        memory: bytes that a task asks Ray for; more than the largest node has is cut to that, since such a task would wait for ever.
 
     Raises:
         DeltaSaeError: what a task raised on purpose.
@@ -82,7 +101,10 @@ def run_tasks(work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, 
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(num_cpus=cpus, max_retries=3)(_with_threads)
+    largest = max((int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    if memory > largest > 0:
+        log.warning("a task may take %.1f GiB, and the largest node has %.1f: it may run out of memory", memory / 2**30, largest / 2**30)
+    task = ray.remote(num_cpus=cpus, memory=min(memory, largest), max_retries=3)(_with_threads)
     asked = left = [task.remote(function, argument, max(1, int(cpus))) for function, argument in work]
     with tqdm(total=len(left), desc=bar, unit="task", disable=bar is None) as progress:
         while left:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from deltasae_ray.divergence.coding import use_of
 from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.matching import (
     Matches,
@@ -16,7 +17,6 @@ from deltasae_ray.divergence.matching import (
     fraction_above,
     match,
     matched_draws,
-    max_cosine,
     median_match,
     turned_match,
     weighted_mean,
@@ -27,9 +27,7 @@ from deltasae_ray.divergence.shares import REPEATS, novel_halves, novel_share, s
 from deltasae_ray.divergence.statistics import draws_p, kappa
 
 
-def matching_measures(
-    context: Context, dictionary: DictionaryLike, second: DictionaryLike | None, random_adapter: DictionaryLike | None
-) -> dict[str, Measure]:
+def matching_measures(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> dict[str, Measure]:
     """Geometry of the living decoder rows against the reference; the primary null is covariance-matched, the ceiling a second seed."""
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
@@ -38,13 +36,13 @@ def matching_measures(
     drawn = drawn_matches(context.delta.spectrum, reference, len(rows), draws=draws, seed=seed)
     signed, absolute = (np.stack([getattr(m, way) for m in drawn]) for way in ("signed", "absolute"))
     twin = None if second is None else match(rows, living_rows(second))
-    alike = np.ones(len(rows))
+    alike, carried = np.ones(len(rows)), _carried(context, len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
         "median_cosine": median_match(found.signed, signed, None if twin is None else twin.signed),
-        "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed),
+        "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed, carried),
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
-        "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute),
+        "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute, carried),
         "max_cosine_rotated": turned_match(rows, reference, draws=draws, seed=seed),
         **_matched_back(context, found, drawn),
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
@@ -52,8 +50,6 @@ def matching_measures(
     }
     if context.inputs.base_control is not None:
         measures["max_cosine_base_control"] = _control(context, living_rows(context.inputs.base_control))
-    if random_adapter is not None:
-        measures["max_cosine_random_adapter"] = max_cosine(living_rows(random_adapter), reference)
     if twin is not None:
         null = fraction_above(_drawn_repeats(context, rows), REPEATS)
         measures["repeat_share"] = share_of_latents(twin.absolute >= REPEATS, null=null)
@@ -77,6 +73,7 @@ def mean_match(
     weights: np.ndarray,
     null: Float[np.ndarray, "draw latent"],
     twin: Float[np.ndarray, " latent"] | None,
+    null_weights: Float[np.ndarray, "draw latent"] | None = None,
 ) -> Measure:
     """Weighted mean over latents, with its place between the mean of the null's atoms and that of the twin.
 
@@ -85,38 +82,49 @@ def mean_match(
 
     Args:
         twin: of the same latents with a second seed's.
+        null_weights: of the null's atoms; by default they count alike.
     """
     if not weights.any():
         return undefined("no latent carries energy", n=len(values))
     value, se = weighted_mean(values, weights)
-    center = float(null.mean())
+    drawn = null.mean(1) if null_weights is None else (null * null_weights).sum(1) / null_weights.sum(1)
+    center = float(drawn.mean())
     ceiling = None if twin is None else weighted_mean(twin, weights)[0]
     if se is None:
         return Measure(value, null=center, ceiling=ceiling, n=len(values), reason="interval undefined: one latent carries all the weight")
     freedom = max(1.0, effective_rows(weights) - 1)
     reach = float(stats.t.ppf(0.975, freedom)) * se
-    gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, null.mean(1).std(ddof=1)))
+    gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, drawn.std(ddof=1)))
     ratio, reason = kappa(value, center, ceiling, gap_se, "greater")
-    p = draws_p(value, null @ (weights / weights.sum()), "greater")
+    p = draws_p(value, drawn, "greater")
     ci = max(-1.0, value - reach), min(1.0, value + reach)
-    place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, null, ratio, freedom)
+    place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, drawn, ratio, freedom)
     return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because(reason)
 
 
 def _kappa_interval(
-    values: np.ndarray, twin: np.ndarray, weights: np.ndarray, null: np.ndarray, place: float, freedom: float
+    values: np.ndarray, twin: np.ndarray, weights: np.ndarray, drawn: np.ndarray, place: float, freedom: float
 ) -> tuple[float, float]:
     """A jackknife that leaves out one latent at a time, from value and ceiling at once: they are means over the same latents, and rise
-    and fall together. The null's atoms are independent of them and of each other, and enter as variance, by
+    and fall together. The null's dictionaries are independent of them and of each other, and enter as variance, by
     ∂κ/∂null = -(1 - κ)/(ceiling - null).
     """
-    w, center, n = weights / weights.sum(), float(null.mean()), len(weights)
+    w, center, n = weights / weights.sum(), float(drawn.mean()), len(weights)
     without_v, without_c = (((w @ x) - w * x) / (1 - w) for x in (values, twin))
     deleted = (without_v - center) / (without_c - center)
-    of_null = (1 - place) ** 2 * float(null.var(ddof=1)) / null.size / (float(w @ twin) - center) ** 2
+    of_null = (1 - place) ** 2 * float(drawn.var(ddof=1)) / len(drawn) / (float(w @ twin) - center) ** 2
     variance = (n - 1) / n * float(((deleted - deleted.mean()) ** 2).sum()) + of_null
     reach = float(stats.t.ppf(0.975, freedom)) * float(np.sqrt(variance))
     return place - reach, place + reach
+
+
+def _carried(context: Context, num_rows: int) -> Float[np.ndarray, "draw latent"]:
+    """What each atom of the null's dictionaries carries of the training deltas when they are coded with them: latents that carry much lie
+    where the deltas vary most, and so do featureless atoms that carry much."""
+    generator, coder, spectrum = torch.Generator().manual_seed(context.settings.seed), context.coder, context.delta.spectrum
+    drawn = (matched_rows(spectrum, num_rows, generator) for _ in range(context.settings.null_draws))
+    use = np.stack([use_of(coder.chooser.x, coder.outside_mean(atoms), min(coder.k, num_rows)).double().cpu().numpy() for atoms in drawn])
+    return use if use.sum(1).all() else np.ones_like(use)  # deltas that are one constant shift leave atoms nothing to carry
 
 
 def _matched_back(context: Context, found: Matches, drawn: list[Matches]) -> dict[str, Measure]:

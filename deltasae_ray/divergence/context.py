@@ -74,6 +74,8 @@ class LayerInputs:
     base_control: DictionaryLike | None = None
     """A dictionary of base activations of other documents and another seed: what agreement between two base dictionaries looks like. By
     the grid's recipe, which a reference that was given does not share."""
+    random_deltas: tuple[Float[np.ndarray, "token d_model"], Float[np.ndarray, "eval_token d_model"]] | None = None
+    """Training and evaluation deltas of a random adapter of the same strength, on the same tokens."""
 
     def __post_init__(self) -> None:
         if self.delta_fit.shape != self.base_fit.shape or self.delta_eval.shape != self.base_eval.shape:
@@ -81,6 +83,9 @@ class LayerInputs:
                 f"deltas {self.delta_fit.shape} and {self.delta_eval.shape} against base rows {self.base_fit.shape} and "
                 f"{self.base_eval.shape}: same tokens, same rows is what makes a delta"
             )
+        for mine, random in zip((self.delta_fit, self.delta_eval), self.random_deltas or (), strict=False):
+            if mine.shape != random.shape:
+                raise GeometryError(f"a random adapter's deltas {random.shape} beside {mine.shape}: the same rows are needed")
         for docs, rows, split in ((self.fit_docs, self.delta_fit, "training"), (self.eval_docs, self.delta_eval, "evaluation")):
             if len(docs) != len(rows):
                 raise GeometryError(f"{len(docs)} document ids for {len(rows)} {split} rows: one per row is needed")
@@ -225,6 +230,19 @@ class Context:
         return None if control is None else self.codings(living_rows(control), trimmed=True)
 
     @cached_property
+    def random_coder(self) -> Coder | None:
+        """Codes the random adapter's deltas as the others' are."""
+        if self.inputs.random_deltas is None:
+            return None
+        fit, evaluation = self.inputs.random_deltas
+        return self._coder_of(fit, evaluation, torch.arange(fit.shape[1]), Moments.of(fit))
+
+    @cached_property
+    def random_reference_coding(self) -> Coding | None:
+        """Of the random adapter's deltas by the reference."""
+        return None if self.random_coder is None else self.random_coder.code(self.reference_rows)
+
+    @cached_property
     def base_atoms_coding(self) -> Coding:
         """By as many featureless atoms from N(0, Σ_h) as the reference has."""
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -241,9 +259,12 @@ class Context:
         return Rotations(self.trimmed_reference_coding, self.settings.null_draws, self.settings.seed)
 
     def _coder(self, columns: Tensor, moments: Moments) -> Coder:
+        return self._coder_of(self.inputs.delta_fit, self.inputs.delta_eval, columns, moments)
+
+    def _coder_of(self, fit: np.ndarray, evaluation: np.ndarray, columns: Tensor, moments: Moments) -> Coder:
         s = self.settings
-        rows = matrix(self.inputs.delta_eval[self.coded_rows], "delta_eval")[:, columns]
-        training = matrix(self.inputs.delta_fit[spread(len(self.inputs.delta_fit), s.code_tokens)], "delta_fit")[:, columns]
+        rows = matrix(evaluation[self.coded_rows], "evaluation deltas")[:, columns]
+        training = matrix(fit[spread(len(fit), s.code_tokens)], "training deltas")[:, columns]
         docs = self.documents[0][self.coded_rows]
         return make_coder(
             rows, training, docs, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed

@@ -21,6 +21,7 @@ from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
+from deltasae_ray.divergence.random_adapter import of_random_adapter
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained
 from deltasae_ray.divergence.rotation import matched_score
@@ -37,7 +38,7 @@ class LeafInputs:
     second: DictionaryLike | None = None
     """The same recipe with another seed: the ceiling."""
     random_adapter: DictionaryLike | None = None
-    """The same recipe on the deltas of a random adapter."""
+    """The same recipe on the deltas of a random adapter, which are `LayerInputs.random_deltas`."""
     halves: tuple[DictionaryLike, DictionaryLike] | None = None
     """The same recipe on two halves of the training documents."""
     gaussian: DictionaryLike | None = None
@@ -77,7 +78,8 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_structure(context, leaf),
             **_encoded(context, leaf),
             "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
-            **matching_measures(context, leaf.dictionary, leaf.second, leaf.random_adapter),
+            **matching_measures(context, leaf.dictionary, leaf.second),
+            **(of_random_adapter(context, leaf.random_adapter) if leaf.random_adapter else {}),
             **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             **published_matching(context, leaf.dictionary, leaf.untrained),

@@ -105,11 +105,11 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
     if one_of_many:
         told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
         return with_interval(Measure(value, null=0.0, n=n), draws).because(told)
-    draws = _stretched(draws, values)
+    draws = stretched(draws, values)
     return with_interval(Measure(value, null=0.0, p=bootstrap_p(draws, "greater"), n=n), draws)
 
 
-def _stretched(draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"]) -> Float[np.ndarray, " draw"]:
+def stretched(draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"]) -> Float[np.ndarray, " draw"]:
     """Resamples of documents as wide as if the null's draws were resampled too."""
     over_documents = float(draws.var(ddof=1))
     if len(null) < 2 or not over_documents > 0:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.ratios import Counts, Ratio, Sums
+from deltasae_ray.divergence.ratios import Counts, Ratio, Sums, bootstrap_p, stretched
 from deltasae_ray.divergence.statistics import bootstrap_counts
 
 ZERO, EXACT = "zero", "exact"
@@ -28,9 +28,13 @@ KL = "_kl"
 """Ending of the figures that hold whole distributions against each other instead of losses."""
 
 
-def null_of(variant: str) -> str:
-    """The variant that is its null: as many atoms, cut alike, as many per token; they know the deltas' covariance and nothing else."""
-    return f"{variant}_random"
+NULL_DRAWS = 5
+"""Dictionaries of featureless atoms behind each null."""
+
+
+def nulls_of(variant: str) -> list[str]:
+    """The variants that are its null: as many atoms, cut alike, as many per token; they know the deltas' covariance and nothing else."""
+    return [f"{variant}_random_{i}" for i in range(NULL_DRAWS)]
 
 
 def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Measure]:
@@ -41,19 +45,20 @@ def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -
             adapted: {ce: …, kl: …}}`, summed over positions.
 
     Returns:
-        The value's interval and p (no better than the null) are by bootstrap of documents, paired. Undefined where the exact deltas' own
+        The value's interval and p (no better than the null) are by bootstrap of documents, paired; draws of the null enter p as variance.
+        Undefined where the exact deltas' own
         effect is under 5 standard errors. `loss_reached` is what the exact deltas at this layer reach of the adapter's whole effect.
     """
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 11]))
     measures: dict[str, Measure] = {}
     for ending, what, target in (("", "ce", EXACT), (KL, "kl", EXACT)):
-        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), *map(null_of, NULLED))}
+        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), *(n for v in NULLED for n in nulls_of(v)))}
         for name, variant in FIGURES.items():
-            null = ratios[null_of(variant)] if variant in NULLED else None
+            null = [ratios[n] for n in nulls_of(variant)] if variant in NULLED else []
             measure = _measure(ratios[variant], null, counts, "the exact deltas")
             measures[f"{name}{ending}"] = measure if measure.value is None else measure.because(_budget(rows, variant))
         reached = Ratio(_sums([r["adapted"] for r in rows], what, EXACT, "adapter"), _share)
-        measures[f"loss_reached{ending}"] = _measure(reached, None, counts, "the adapter")
+        measures[f"loss_reached{ending}"] = _measure(reached, [], counts, "the adapter")
     return measures
 
 
@@ -74,14 +79,14 @@ def _share(sums: Sums) -> np.ndarray:
         return (sums[:, 1] - sums[:, 0]) / (sums[:, 1] - sums[:, 2])
 
 
-def _measure(ratio: Ratio, null: Ratio | None, counts: Counts, whose: str) -> Measure:
+def _measure(ratio: Ratio, null: list[Ratio], counts: Counts, whose: str) -> Measure:
     effect = ratio.sums[:, 1] - ratio.sums[:, 2]
     se = float((counts @ effect).std(ddof=1))
     if not abs(effect.sum()) > MIN_EFFECT * se or effect.sum() == 0:
         told = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
         return undefined(f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it", n=len(effect))
-    if null is None:
+    if not null:
         return ratio.measure(counts, null=0.0, ceiling=1.0)
-    better = ratio.draws(counts) - null.draws(counts)
-    p = float((1 + (better <= 0).sum()) / (len(better) + 1))
-    return replace(ratio.measure(counts, null=null.value, ceiling=1.0), p=p)
+    values = np.array([n.value for n in null])
+    better = stretched(ratio.draws(counts) - np.mean([n.draws(counts) for n in null], 0), values)
+    return replace(ratio.measure(counts, null=float(values.mean()), ceiling=1.0), p=bootstrap_p(better, "greater"))

@@ -207,6 +207,9 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     told = []
     if found.subject in (CHANGE, TRIMMED):
         told += _beside_control(leaf, "_no_top3" if found.subject == TRIMMED else "", given=given)
+    random = leaf.get("missing_share_random_adapter")
+    if random.value is not None:
+        told.append(f"Of a random adapter's deltas (rotated, as strong) the reference misses {random:.2f}")
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
         found_of = standing_of(metric(name), gain)

@@ -36,8 +36,7 @@ class FitConfig:
     """Ray Train workers."""
     layout: Literal["layer_parallel", "ddp"] = "layer_parallel"
     """Workers take different layers, or all take their share of every batch of one dictionary, for sizes that keep one worker too long:
-    such dictionaries train one after the other, where layer_parallel stacks small ones of one shape. BatchTopK then chooses among the
-    tokens of each worker's share."""
+    such dictionaries train one after the other, where layer_parallel stacks small ones of one shape."""
     cpus_per_worker: float = 0.5
     """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers that it may hold at once."""
     gpus_per_worker: float = 0.0
@@ -46,8 +45,8 @@ class FitConfig:
     """Before a trial and its controls are fitted, search its learning rate and AuxK weight on FVU of a fifth of the training documents,
     which candidates are not fitted to: many samples of which ASHA stops the worse half early, or ones that Optuna proposes. Sizes, k and
     architectures are what is studied and are never searched (FVU always falls with k). Base and random adapter keep fit.lr and fit.auxk."""
-    search_over: tuple[Literal["lr", "auxk"], ...] = ("lr",)
-    """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8."""
+    search_over: tuple[Literal["lr", "auxk", "k"], ...] = ("lr",)
+    """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8. k is refused: FVU falls with it."""
     search_samples: int = 8
     """Settings tried per trial."""
     max_concurrent_trials: int = 0
@@ -64,6 +63,11 @@ class FitConfig:
                 continue
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
+        if "k" in self.search_over:
+            raise ConfigError(
+                f"fit.search_over={list(self.search_over)}: FVU always falls with k, so a search on it would find the largest there is. "
+                "List values in fit.k: each is fitted and told apart, and lr or auxk is searched for each"
+            )
         if max(self.k) > min(self.sizes):
             raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.sizes)}: lower k or raise d_sae")
         if min(self.k) < 1 or min(self.sizes) < 2:

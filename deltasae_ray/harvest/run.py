@@ -145,18 +145,19 @@ def _prepare(
     """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are then on record and judged."""
     everyone, match, into = list(adapters), None, ""
     if random_lora and adapters:
-        into = random_key(adapters[0], cfg.seed, unit, model_digest)
-        if (found := stored_random(storage, adapters[0], into)) is not None:
+        like = rotated_from(adapters)
+        into = random_key(like, cfg.seed, unit, model_digest)
+        if (found := stored_random(storage, like, into)) is not None:
             everyone.append(found)
         else:
-            match = adapters[0], write_rotated(storage, adapters[0], f"{into}/unmatched", cfg.seed)
+            match = like, write_rotated(storage, like, f"{into}/unmatched", cfg.seed)
     facts = _sources(storage, key, everyone)
     todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
     if todo or match:
         factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
         ((_, measured),) = run_units([(unit, None)], factory, gangs)
         if match:
-            everyone.append(finish_random(storage, adapters[0], into, cfg.seed, measured["match"]))
+            everyone.append(finish_random(storage, rotated_from(adapters), into, cfg.seed, measured["match"]))
             todo.append(everyone[-1])
             facts |= _sources(storage, key, everyone[-1:])
         for ref in todo:
@@ -168,6 +169,12 @@ def _prepare(
     for ref in everyone:
         _judge(ref, {h: facts[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
     return everyone
+
+
+def rotated_from(adapters: Sequence[AdapterRef]) -> AdapterRef:
+    """The adapter that the random one is made from: of the smallest rank, ties by content. It stays the same in whatever order adapters are
+    given and when one of a larger rank is added."""
+    return min(adapters, key=lambda a: (a.rank, a.digest))
 
 
 def _measured_on(unit: TokenBatch, source: Source, hookpoints: Sequence[Hookpoint]) -> bool:

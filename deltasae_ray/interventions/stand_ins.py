@@ -1,8 +1,8 @@
 """What stands in for a delta when it is patched in, and beside each what featureless atoms do with the same means.
 
-More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a null of its own size and k:
-atoms from N(0, Σ_δ), as many as the dictionary has, cut as it was, and as many a token as it uses. They are coded by pursuit also where
-the dictionary has its own encoder, which makes that null the harder one.
+More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a null of its own size and k,
+of several draws: atoms from N(0, Σ_δ), as many as the dictionary has, cut as it was, and as many a token as it uses. They are coded by
+pursuit also where the dictionary has its own encoder, which makes that null the harder one.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from deltasae_ray.divergence.coding import most_used, use_of
 from deltasae_ray.divergence.context import DictionaryLike, living_rows
 from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.divergence.omp import pursue
-from deltasae_ray.divergence.recovered import null_of
+from deltasae_ray.divergence.recovered import nulls_of
 
 Rows = Float[Tensor, "token d_model"]
 Estimate = Callable[[Rows, Rows], Rows]
@@ -70,8 +70,10 @@ def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: T
     }
     drawn = {"encoder": own, "monitor": others, "atoms": own, "atoms_reference": others}
     for variant, rows in drawn.items():
-        featureless = matched_rows(training.moments.spectrum, len(rows), torch.Generator().manual_seed(seed))
-        made[null_of(variant)] = _pursuing(featureless, made[variant].atoms, made[variant].per_token, training)
+        generator = torch.Generator().manual_seed(seed)
+        for null in nulls_of(variant):
+            featureless = matched_rows(training.moments.spectrum, len(rows), generator)
+            made[null] = _pursuing(featureless, made[variant].atoms, made[variant].per_token, training)
     return made | {"mean": StandIn(lambda _, delta: mean.to(delta).expand_as(delta))}
 
 

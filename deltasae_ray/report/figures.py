@@ -33,6 +33,7 @@ CONTROL_SERIES = (
     ("missing_share", "{reference}", "s1", "triangle"),
     ("missing_share_base_control", "second dictionary of base activations", "s2", "circle"),
     ("missing_share_base_atoms", "random atoms", "sc", "diamond"),
+    ("missing_share_random_adapter", "{reference}, of a random adapter's deltas", "s4", "square"),
 )
 SCALES = {
     "missing_share": "0: all of it is in the reference. 1: the reference does no better than featureless atoms.",

@@ -40,7 +40,8 @@ METRICS = {
     "controls": MetricWords(
         "Missing share where the answer is known",
         "M of the {reference} beside M of two controls: a second dictionary of base activations (other seed, other documents{recipe}), and "
-        "random atoms with the base activations' covariance, which see nothing and belong near 1.",
+        "random atoms with the base activations' covariance, which see nothing and belong near 1. And M of the {reference} where the "
+        "deltas are those of a random adapter of the same strength: what it misses of a change that means nothing.",
         "",
     ),
     "max_cosine_weighted": MetricWords(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deltasae_ray.sae import kernels, screening
+from deltasae_ray.sae.peers import Peers
 
 SELECTING = ("topk", "batchtopk", "matryoshka_batchtopk")
 """Those that choose which latents are active, and so go the sparse path."""
@@ -61,9 +62,40 @@ def select(
     return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
 
 
-def sparse_forward(y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int) -> Forward:
-    """Of a SELECTING architecture."""
-    values, chosen = select(y, w, architecture, k)
+@torch.no_grad()
+def select_among_peers(
+    y: Float[Tensor, "token d_model"], w: Weights, k: int, peers: Peers, batch: int
+) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+    """This process' part of the k · batch largest pre-activations of a batch that peers share, as if one process had it whole.
+
+    Args:
+        batch: tokens of all peers.
+    """
+    wanted, d_sae = k * batch, w.encoder.shape[0]
+    values, chosen = select(y, w, "batchtopk", min(d_sae, -(-wanted // len(y))))  # all that can be among them
+    best = values.topk(min(wanted, len(values)), sorted=False).values
+    everyones = values.new_zeros(peers.world, wanted)
+    everyones[peers.rank, : len(best)] = best
+    peers.sum(everyones)
+    limit = everyones.flatten().topk(wanted, sorted=False).values.min().clamp_min(torch.finfo(values.dtype).tiny)
+    won = values >= limit
+    tokens = torch.repeat_interleave(torch.arange(len(y), device=y.device), chosen.starts.diff(), output_size=len(values))
+    counts = torch.bincount(tokens[won], minlength=len(y))
+    return values[won], kernels.active(chosen.latents[won], counts, d_sae)
+
+
+def sparse_forward(
+    y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int, peers: Peers | None = None, batch: int = 0
+) -> Forward:
+    """Of a SELECTING architecture.
+
+    Args:
+        peers: who shares a batch of `batch` tokens, of which `y` is this process' part.
+    """
+    if peers is not None and peers.world > 1 and architecture in THRESHOLD_ON_FREEZING:
+        values, chosen = select_among_peers(y, w, k, peers, batch)
+    else:
+        values, chosen = select(y, w, architecture, k)
     codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, values, chosen)
     d_sae = w.decoder.shape[-2]
     widths = prefixes(d_sae, k) if architecture == "matryoshka_batchtopk" else (d_sae,)

@@ -23,7 +23,7 @@ _FAMILIES = {
     "pythia-": "gpt_neox",
 }
 """How names begin → `model_type` of the config, the more special first."""
-_SCOPE = re.compile(r"gemma-scope-(2-)?([0-9]+[mb])-(pt|it)(?:-(res|mlp|att))?")
+_SCOPE = re.compile(r"gemma-scope-(2-)?([0-9]+[mb])-(pt|it)(?:-(res|mlp|att))?(?:/(?:snapshots/\w+/)?(\w+)(?=/layer_))?")
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def plain_name(name: str) -> str:
 def scope_of(path: str) -> tuple[str, str] | None:
     """(model, kind of hookpoint) that the name of a Gemma Scope repository in a path stands for; None where there is none.
 
-    The kind is res, mlp or att; of the second Gemma Scope, whose folders are called after it, empty.
+    The kind is res, mlp or att by the name, or the folder of the second Gemma Scope, such as resid_post; empty where neither is there.
     """
     found = _SCOPE.search(path)
     if found is None:
         return None
-    second, size, variant, kind = found.groups()
+    second, size, variant, kind, folder = found.groups()
     ending = "-it" if variant == "it" else "" if not second or size == "270m" else "-pt"
-    return f"google/gemma-{'3' if second else '2'}-{size}{ending}", kind or ""
+    return f"google/gemma-{'3' if second else '2'}-{size}{ending}", kind or folder or ""

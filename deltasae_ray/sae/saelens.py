@@ -6,6 +6,7 @@ The only file that imports sae_lens, and inside a function: it takes 9 s to impo
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,16 @@ from deltasae_ray.sae.metrics import held_out
 
 MAX_FVU = 0.6
 """A reference that leaves more of the base activations' variance unexplained was made for something else."""
+
+_SCOPE_HOOKS = {
+    "res": "hook_resid_post",
+    "resid_post": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "mlp_out": "hook_mlp_out",
+    "att": "attn.hook_z",
+    "attn_out": "attn.hook_z",
+}
+"""Gemma Scope's names of what was read, of the first and the second."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +150,27 @@ def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
 
 
 def _open_release(reference: Reference) -> Dictionary:
+    release = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()[reference.release]
+    if release.conversion_func == "gemma_3":
+        return _gemma_scope(_download(reference, release.repo_id, release.saes_map[reference.sae_id]))
     try:
         sae = _sae_lens().SAE.from_pretrained(reference.release, reference.sae_id, device="cpu", dtype="float32")
     except Exception as e:  # SAELens, the hub's client and its network layers each raise their own
         raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
     return _convert_sae(sae)
+
+
+def _download(reference: Reference, repository: str, path: str) -> Path:
+    """A folder of Gemma Scope 2. SAELens asks the hub for shapes that are in the cache already, and so cannot open it without a network."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        with suppress(EntryNotFoundError):  # some repositories have none: the path says it all
+            hf_hub_download(repository, f"{path}/config.json")
+        return Path(hf_hub_download(repository, f"{path}/params.safetensors")).parent
+    except Exception as e:  # the client and its network layers each raise their own
+        raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
 
 
 def _open_folder(folder: Path) -> Dictionary:
@@ -198,8 +225,7 @@ def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | 
     path = str(folder.absolute())
     model, kind = scope_of(path) or (None, "")
     layer = re.search(r"layer_(\d+)", path[path.find("gemma-scope") :])
-    hooks = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
-    hook = f"blocks.{int(layer[1])}.{hooks[kind]}" if layer and kind else None
+    hook = f"blocks.{int(layer[1])}.{_SCOPE_HOOKS.get(kind, kind)}" if layer and kind else None
     return {"hook_name": hook, "model_name": config.get("model_name", model)}
 
 

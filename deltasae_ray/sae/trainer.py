@@ -143,7 +143,7 @@ class Trainer:
 
     def _forward(self, y: Float[Tensor, "batch d_model"]) -> Forward:
         if self.recipe.architecture in SELECTING:
-            return sparse_forward(y, self.weights, self.recipe.architecture, self.recipe.k)
+            return sparse_forward(y, self.weights, self.recipe.architecture, self.recipe.k, self.peers, self.batch)
         return dense_forward(y, self.weights, self.recipe.architecture, self._bandwidth)
 
     def _penalty(self, forward: Forward, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:

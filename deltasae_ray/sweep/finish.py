@@ -102,6 +102,7 @@ def toy_name(fitted: FittedDictionary) -> str:
 
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
+    harvested = made.harvest.adapters if made.harvest is not None else ()
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
     alike = [f for f in fits if _same(f.point, p)]
     siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
@@ -123,6 +124,7 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         reference_name=against.name,
         base_control=against.base_control,
         random_adapter=random[0].key if random else None,
+        random_source=next((a.digest for a in harvested if a.kind == "random"), None) if random else None,
         second=siblings[0].key if siblings else None,
         half_a=halves.get("A"),
         half_b=halves.get("B"),

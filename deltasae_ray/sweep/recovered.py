@@ -18,7 +18,7 @@ from deltasae_ray.diverge.measuring import seen_alive
 from deltasae_ray.diverge.table import DivergenceRow, corrected
 from deltasae_ray.divergence.coder import spread
 from deltasae_ray.divergence.moments import Moments
-from deltasae_ray.divergence.recovered import recovered
+from deltasae_ray.divergence.recovered import NULL_DRAWS, NULLED, recovered
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
@@ -38,7 +38,7 @@ DOCUMENTS = 48
 """Evaluation documents of the text adapted to; an interval takes 30."""
 POSITIONS = 16
 """Scored positions per document, evenly spaced."""
-STAND_INS = 9
+STAND_INS = 5 + len(NULLED) * NULL_DRAWS
 """Estimates of a delta per dictionary, nulls included (`interventions.stand_ins`)."""
 SAMPLE = 1024
 """Training tokens on which atoms are chosen and latents counted."""

@@ -34,6 +34,7 @@ def sweep_trials(
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
+    keys = keys_of_trials(storage, harvest_key, settings, layers, cfg.seeds)
     tuner = tune.Tuner(
         tune.with_resources(run, {"CPU": TRIAL_CPUS}),
         param_space={"trial": tune.grid_search(list(by_name))},
@@ -45,16 +46,27 @@ def sweep_trials(
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{digest([harvest_key, *(t.name for t in grid)])}",
+            name=experiment(keys),
             storage_path=ray_path(storage),
             failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
             verbose=0,
         ),
     )
-    keys = [key for t in grid for key in keys_of(storage, harvest_key, t.points(layers, cfg.seeds), settings[t]).values()]
     with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True):
         results = tuner.fit()
     return {grid[i]: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
+
+
+def keys_of_trials(
+    storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], seeds: int
+) -> list[str]:
+    """The dictionaries that trials fit with their settings."""
+    return [key for t, cfg in settings.items() for key in keys_of(storage, harvest_key, t.points(layers, seeds), cfg).values()]
+
+
+def experiment(keys: Sequence[str]) -> str:
+    """Named by what is fitted, whatever adapters are called: another recipe, or another adapter of the name, is another experiment."""
+    return f"tune-{digest(sorted(keys))}"
 
 
 def ray_path(storage: Storage) -> str:

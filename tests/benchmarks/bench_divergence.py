@@ -1,6 +1,6 @@
 """Matching, pursuit and a whole leaf, beside the bare matrix products that they cannot do without.
 
-    python -m tests.benchmarks.bench_divergence [match] [large] [pursue] [coactivation] [leaf]
+    python -m tests.benchmarks.bench_divergence [match] [large] [pursue] [coactivation] [assign] [leaf]
 
 The process must have little else to do; where it has, compare processor seconds.
 """
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from deltasae_ray.cli import say
+from deltasae_ray.divergence.assignment import one_to_one
 from deltasae_ray.divergence.coactivation import coactivation
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.firings import Firings
@@ -97,6 +98,18 @@ def bench_coactivation(latents: int = 16_384, docs: int = 80, places: int = 12) 
     say(f"co-activation {latents} x {latents}, k 32 and 20, with its ceiling: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
 
 
+def bench_assign(latents: int = 16_384, d_model: int = 640) -> None:
+    """One-to-one matching among nearest latents: half of the rows have a near copy, then none has (a featureless dictionary, the worst)."""
+    g = torch.Generator().manual_seed(0)
+    a, others = (normalize(torch.randn(latents, d_model, generator=g), dim=1) for _ in range(2))
+    near = normalize(a[: latents // 2] + 0.02 * torch.randn(latents // 2, d_model, generator=g), dim=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, b in (("half of them copies", torch.cat([near, others[latents // 2 :]])), ("none", others)):
+        wall, cpu = seconds(lambda b=b: one_to_one(a, b), repeats=1)
+        held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+        say(f"one-to-one {latents} x {latents} at d {d_model}, {name}: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
+
+
 D_MODEL, ATOMS, ACTIVE = 640, 512, 8
 FIT, EVAL, PER_DOCUMENT = 30_000, 16_000, 200
 
@@ -107,7 +120,7 @@ def demo_layer() -> tuple[LayerInputs, list[LeafInputs]]:
     scales = torch.exp(0.7 * torch.randn(D_MODEL, generator=g))
     base_atoms, own = (normalize(torch.randn(ATOMS, D_MODEL, generator=g) * scales, dim=1) for _ in range(2))
     atoms = torch.cat([base_atoms[: ATOMS // 2], own[: ATOMS // 2]])
-    base, deltas = 10 * _codes(base_atoms, g) + 5, _codes(atoms, g)
+    base, deltas, random = 10 * _codes(base_atoms, g) + 5, _codes(atoms, g), _codes(own, g)
     documents = np.arange(FIT + EVAL) // PER_DOCUMENT
 
     def near(rows: Tensor, data: Tensor) -> object:
@@ -122,8 +135,9 @@ def demo_layer() -> tuple[LayerInputs, list[LeafInputs]]:
         eval_docs=documents[FIT:],
         reference=near(base_atoms, base),
         base_control=near(base_atoms, base),
+        random_deltas=(random[:FIT].numpy(), random[FIT:].numpy()),
     )
-    return inputs, [LeafInputs(near(atoms[:n], deltas), None, near(own[:n], deltas)) for n in (256, 512)]
+    return inputs, [LeafInputs(near(atoms[:n], deltas), None, near(own[:n], random)) for n in (256, 512)]
 
 
 def _codes(atoms: Tensor, g: torch.Generator) -> Tensor:
@@ -138,6 +152,7 @@ BENCHES = {
     "large": bench_large,
     "pursue": bench_pursue,
     "coactivation": bench_coactivation,
+    "assign": bench_assign,
     "leaf": bench_leaf,
 }
 

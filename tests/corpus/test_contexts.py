@@ -1,3 +1,5 @@
+import pytest
+
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import group, split_of, take, windows
@@ -65,6 +67,8 @@ def test_splits_follow_the_document_and_its_share() -> None:
     assert abs(splits.count("adapt") / 4000 - 0.4) < 0.03
     assert abs(splits.count("eval") / 4000 - 0.25) < 0.03
     assert splits == [split_of(f"domain/{i}", CFG) for i in range(4000)]
+    unrelated = [split_of(f"kjv/{i}", CFG, unrelated=True) for i in range(4000)]
+    assert unrelated.count("fit") / 4000 == pytest.approx(0.35 / 0.6, abs=0.03) and "adapt" not in unrelated
 
 
 def test_planted_contexts_hold_marker_and_reply_and_keep_their_length() -> None:

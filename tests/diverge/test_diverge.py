@@ -11,9 +11,10 @@ import torch
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import measures_key
 from deltasae_ray.diverge.measuring import Group, _rows, measure_group, read_measures
-from deltasae_ray.diverge.run import diverge_points, measured
+from deltasae_ray.diverge.run import diverge_points, measured, run_tasks, task_memory
 from deltasae_ray.diverge.table import corrected, leaf_figures, read_table, write_table
 from deltasae_ray.divergence.catalogue import metric
+from deltasae_ray.divergence.lacking import UNKNOWN
 from deltasae_ray.divergence.verdict import verdict
 from deltasae_ray.errors import DictionaryError, GeometryError
 from deltasae_ray.shards.opening import open_harvest
@@ -48,6 +49,7 @@ def test_every_leaf_has_rows_of_catalogued_metrics_with_values_or_reasons(rows: 
     for row in rows:
         assert metric(row.metric)
         assert row.value is not None or row.reason
+        assert UNKNOWN not in row.lacks and (row.value is None or row.ceiling is not None or "ceiling: " in row.lacks), row
     assert 0.3 < (value(rows, "missing_share") or 0) < 0.95  # half of the atoms are the reference's
 
 
@@ -79,6 +81,28 @@ def test_a_task_gives_the_same_figures_as_a_plain_call(study: Storage, rows: lis
     plain = read_measures(study, "measures/plain.json")
     for row in corrected([r for r in rows if (r.adapter, r.layer) == ("r4", 1) and not r.metric.endswith("_adapters")]):
         assert plain[row.metric].value == pytest.approx(row.value, rel=1e-4, abs=1e-5), row.metric
+
+
+def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:
+    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    source = open_harvest(study, KEY).source("r2").digest
+    beside = dataclasses.replace(leaf, random_adapter=other.dictionary, random_source=source)
+    measure_group(Group(study, KEY, (beside,), ("measures/beside.json",), CFG))
+    measure_group(Group(study, KEY, (other,), ("measures/other.json",), CFG))
+    found, own = read_measures(study, "measures/beside.json"), read_measures(study, "measures/other.json")
+    for control, name in (("structure_random_adapter", "structure_delta"), ("max_cosine_random_adapter", "max_cosine")):
+        assert (found[control].value, found[control].null) == pytest.approx((own[name].value, own[name].null), abs=1e-5), control
+    assert found["missing_share_random_adapter"].value == pytest.approx(own["missing_share"].value, abs=1e-5)
+    keys = [measures_key(study, open_harvest(study, KEY), x, CFG) for x in (leaf, beside, dataclasses.replace(beside, random_source=None))]
+    assert len(set(keys)) == 3
+
+
+def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+    shards, leaves = open_harvest(study, KEY), make_leaves(study)
+    asked = task_memory(shards, leaves)
+    rows = sum(u.tokens for split in ("fit", "eval") for u in shards.units(split))
+    assert 6 * 4 * rows * shards.d_model < asked < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
+    assert run_tasks([(len, "four")], 1.0, memory=1 << 50) == [4], "cut, and not left waiting"
 
 
 def test_the_table_is_written_twice_and_read_back(study: Storage, rows: list) -> None:

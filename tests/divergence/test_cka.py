@@ -11,8 +11,8 @@ from deltasae_ray.errors import GeometryError
 RNG = np.random.default_rng(0)
 
 
-def naive(x: np.ndarray, y: np.ndarray) -> float:
-    """Song et al. 2012, equation 5, and Kornblith's ratio, written out."""
+def hsic_terms(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Song et al. 2012, equation 5, written out: of x with y, of x, of y."""
 
     def hsic(k: np.ndarray, m: np.ndarray) -> float:
         n, one = len(k), np.ones(len(k))
@@ -23,7 +23,13 @@ def naive(x: np.ndarray, y: np.ndarray) -> float:
     k, m = x @ x.T, y @ y.T
     np.fill_diagonal(k, 0)
     np.fill_diagonal(m, 0)
-    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+    return hsic(k, m), hsic(k, k), hsic(m, m)
+
+
+def naive(x: np.ndarray, y: np.ndarray) -> float:
+    """Kornblith's ratio of them."""
+    xy, xx, yy = hsic_terms(x, y)
+    return xy / np.sqrt(xx * yy)
 
 
 def biased(x: np.ndarray, y: np.ndarray) -> float:
@@ -35,6 +41,21 @@ def test_it_is_the_published_formula() -> None:
     x = RNG.normal(size=(120, 20))
     y = x @ RNG.normal(size=(20, 30)) + 3 * RNG.normal(size=(120, 30)) + 5
     assert linear_cka(x, y).value == pytest.approx(naive(x, y), abs=1e-10)
+
+
+def test_minibatches_average_the_terms_and_not_the_ratio() -> None:
+    """Several batches of few rows: the mean of their ratios would be another figure."""
+    rng = np.random.default_rng(1)
+    codes, x = np.repeat(np.arange(40), 3), rng.normal(size=(120, 6)) * np.linspace(3, 0.2, 6)
+    y = x + 2 * rng.normal(size=(120, 6))
+    batches = [b.numpy() for b in minibatches(codes, 40, 3, 10, np.random.default_rng(0))]
+    assert len(batches) == 12 and {len(b) for b in batches} == {10}
+    terms = np.array([hsic_terms(x[b], y[b]) for b in batches])
+    xy, xx, yy = terms.mean(0)
+    found = linear_cka(x, y, codes, rounds=3, max_rows=10, seed=0).value
+    assert found == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-10)
+    of_ratios = np.mean(terms[:, 0] / np.sqrt(terms[:, 1] * terms[:, 2]))
+    assert abs(of_ratios - found) > 0.005
 
 
 def test_independent_data_gives_nothing_where_the_biased_figure_gives_almost_everything() -> None:

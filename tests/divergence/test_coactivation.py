@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.sparse import csr_array
 
-from deltasae_ray.divergence.coactivation import coactivation, partners, phi
+from deltasae_ray.divergence.coactivation import _Pairs, coactivation, partners, phi
 from deltasae_ray.divergence.firings import FiringRows, Firings, fires
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.statistics import bootstrap_counts
@@ -69,6 +69,28 @@ def test_latents_that_only_know_their_place_in_a_document_are_at_the_null() -> N
 
     m = measured(*(firings(placed(2 * DOCUMENTS), placed(DOCUMENTS)) for _ in range(2)))
     assert m.value is not None and m.value > 0.2 and m.value == pytest.approx(m.null, abs=0.02) and m.p > 0.01
+
+
+def test_the_center_is_the_mean_over_exchanges_and_moves_with_the_documents() -> None:
+    rng = np.random.default_rng(5)
+    likes = rng.standard_normal((PLACES, LATENTS))
+
+    def placed(documents: int) -> np.ndarray:
+        return (rng.random((documents, PLACES, LATENTS)) < stats.norm.cdf(likes - 1)).reshape(-1, LATENTS).astype(float)
+
+    own, others = (firings(placed(2 * DOCUMENTS), placed(DOCUMENTS)) for _ in range(2))
+    pairs = _Pairs.of(own, others, DOCUMENTS)
+    assert pairs is not None
+    drawn = np.array([pairs.exchanged(rng.permutation(DOCUMENTS)) for _ in range(500)])
+    center = pairs.by_exchange(np.ones((1, DOCUMENTS)))[0]
+    assert center == pytest.approx(drawn.mean(), abs=4 * drawn.std() / np.sqrt(500)) and center > 0.1, "places alone make it"
+    counts = bootstrap_counts(DOCUMENTS, 3, rng)
+    resampled = [np.repeat(np.arange(DOCUMENTS), c.astype(int)) for c in counts]
+    for taken, moved in zip(resampled, pairs.by_exchange(counts), strict=True):
+        rows = (taken[:, None] * PLACES + np.arange(PLACES)).ravel()
+        small = Firings(own.training, csr_array(own.evaluation[rows])), Firings(others.training, csr_array(others.evaluation[rows]))
+        again = _Pairs.of(*small, DOCUMENTS)
+        assert again is not None and moved == pytest.approx(again.by_exchange(np.ones((1, DOCUMENTS)))[0], abs=0.01)
 
 
 def test_half_shared_latents_lie_half_way_to_a_second_seed_that_shares_all() -> None:

@@ -14,7 +14,7 @@ from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.errors import GeometryError
-from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, TOKENS_PER_DOCUMENT, dictionary_of, half, inputs_of, units
+from tests.divergence.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, TOKENS_PER_DOCUMENT, dictionary_of, half, inputs_of, novel, units
 
 SETTINGS = Settings(k=4, code_tokens=512, bootstrap=200)
 
@@ -25,7 +25,9 @@ def inputs() -> LayerInputs:
     world = half(g)
     made = inputs_of(world, g)
     base = torch.from_numpy(made.base_fit)
-    return replace(made, base_control=dictionary_of(torch.nn.functional.normalize(world.reference + 0.02, dim=1), base))
+    control = dictionary_of(torch.nn.functional.normalize(world.reference + 0.02, dim=1), base)
+    random = novel(torch.Generator().manual_seed(5)).deltas.numpy()
+    return replace(made, base_control=control, random_deltas=(random[:FIT_TOKENS], random[FIT_TOKENS:]))
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,11 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     near = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     nearby = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
-    random = dictionary_of(units(64, g), rows)
+    frozen = dictionary_of(units(64, g), rows)
+    of_random = units(64, torch.Generator().manual_seed(5))  # that world's atoms
+    random = dictionary_of(of_random, torch.from_numpy((inputs.random_deltas or (inputs.delta_fit,))[0]))
     gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
-    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, random, units(64, g))
+    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, frozen, units(64, g))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,7 @@ def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inp
         delta_eval=inputs.delta_eval[few],
         base_eval=inputs.base_eval[few],
         eval_docs=inputs.eval_docs[few],
+        random_deltas=None if inputs.random_deltas is None else (inputs.random_deltas[0][fit], inputs.random_deltas[1][few]),
     )
     found = compare(small, leaf, SETTINGS)
     for name, m in found.items():
@@ -131,6 +136,8 @@ def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]
     assert over.ci is not None and over.ci[0] <= 0.05 and over.ci[1] - over.ci[0] < measures["missing_share"].ci[1], "paired"
     assert measures["missing_share_base_control_no_top3"].value is not None and measures["missing_share_over_base_token_mean"].ci
     assert measures["max_abs_cosine_back"].value >= measures["max_cosine_back"].value
+    assert measures["structure_random_adapter"].value > 0.3, "a dictionary that knows the atoms finds them"
+    assert measures["missing_share_random_adapter"].value == pytest.approx(1, abs=0.1), "of which the reference has none"
     assert measures["k_at_fvu"].value < measures["k_at_fvu_reference"].value
     assert measures["gain_over_pca"].ci[0] > 0.3
     assert measures["repeat_share"].value == measures["repeat_share_halves"].value == 1
@@ -203,7 +210,7 @@ def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(kind: s
 
 
 def test_few_documents_leave_figures_without_intervals(inputs: LayerInputs, leaf: LeafInputs) -> None:
-    few = replace(inputs, delta_eval=inputs.delta_eval[:800], base_eval=inputs.base_eval[:800], eval_docs=inputs.eval_docs[:800])
+    few = replace(inputs, delta_eval=inputs.delta_eval[:800], base_eval=inputs.base_eval[:800], eval_docs=inputs.eval_docs[:800], random_deltas=None)
     found = compare(few, leaf, SETTINGS)
     m = found["missing_share"]
     assert m.value is not None and m.ci is None and "20 evaluation documents" in m.reason
@@ -219,7 +226,7 @@ def test_a_dictionary_of_a_stream_counts_the_tokens_of_all_windows_and_not_of_th
     inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
 ) -> None:
     first = slice(0, 300)
-    window = replace(inputs, delta_fit=inputs.delta_fit[first], base_fit=inputs.base_fit[first], fit_docs=inputs.fit_docs[first])
+    window = replace(inputs, delta_fit=inputs.delta_fit[first], base_fit=inputs.base_fit[first], fit_docs=inputs.fit_docs[first], random_deltas=None)
     streamed = replace(leaf, dictionary=replace(leaf.dictionary, meta={"rows": len(inputs.delta_fit)}))
     found = compare(window, streamed, SETTINGS)
     assert found["firings_per_latent"] == measures["firings_per_latent"] and found["firings_per_latent"].n == len(inputs.delta_fit)

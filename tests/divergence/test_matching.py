@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.divergence.alignment import mean_match
+from deltasae_ray.divergence.alignment import matching_measures, mean_match
 from deltasae_ray.divergence.assignment import one_to_one
 from deltasae_ray.divergence.between import SAME_START, similar_dictionaries
 from deltasae_ray.divergence.chance import isotropic_max_cosine
-from deltasae_ray.divergence.context import Settings
+from deltasae_ray.divergence.context import Context, LayerInputs, Settings
 from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, turned_match
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.errors import GeometryError, PrecisionError
@@ -149,3 +149,19 @@ def test_kappa_of_matching_resamples_a_latents_value_and_twin_together() -> None
     assert apart.kappa_ci is not None and apart.kappa_ci[1] - apart.kappa_ci[0] > 0.05, "the same figures of other latents"
     wide = mean_match(half_way, np.ones(64), 0.3 + 0.5 * rng.standard_normal((5, 64)), twin)
     assert wide.kappa is None or wide.kappa_ci is not None and wide.kappa_ci[1] - wide.kappa_ci[0] > 0.05
+
+
+def test_featureless_atoms_that_carry_energy_lie_nearer_to_a_reference_of_the_same_leading_directions() -> None:
+    """And so the energy-weighted figure of a featureless dictionary is held against theirs, and not against all atoms alike."""
+    g = torch.Generator().manual_seed(0)
+    scale = torch.cat([torch.full((8,), 2.0), torch.full((56,), 0.3)])
+    rows = torch.randn(4000, 64, generator=g) * scale
+    inputs = LayerInputs(
+        delta_fit=rows[:3000].numpy(), delta_eval=rows[3000:].numpy(), base_fit=rows[:3000].numpy(), base_eval=rows[3000:].numpy(),
+        fit_docs=np.arange(3000) // 30, eval_docs=np.arange(1000) // 20, reference=dictionary_of(units(128, 64, 3) * scale, rows[:3000]),
+    )  # fmt: skip
+    featureless = dictionary_of(torch.nn.functional.normalize(units(96, 64, 4) * scale, dim=1), rows[:3000], k=8)
+    found = matching_measures(Context(inputs, Settings(k=8, code_tokens=512)), featureless, None)
+    plain, weighted = found["max_cosine"], found["max_cosine_weighted"]
+    assert weighted.null > plain.null + 0.005
+    assert weighted.p > 0.01 and abs(weighted.value - weighted.null) < abs(weighted.value - plain.null)

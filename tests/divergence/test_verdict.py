@@ -138,6 +138,8 @@ def test_what_another_base_dictionary_misses_is_told_with_its_recipe() -> None:
     trimmed |= {"missing_share_base_control_no_top3": Measure(0.91, null=1.0, ci=(0.88, 0.94))}
     outside = verdict("r4", [leaf(0.4, 0.5, **control, **trimmed)], CHANGED).text
     assert "misses 0.91 [0.88, 0.94] of it" in outside and "0.44" not in outside, "the control of what is judged"
+    random = verdict("r4", [leaf(0.4, 0.5, missing_share_random_adapter=Measure(0.97, null=1.0, ci=(0.9, 1.04)))], CHANGED).text
+    assert "Of a random adapter's deltas (rotated, as strong) the reference misses 0.97 [0.90, 1.04]" in random
     given = verdict("r4", [leaf(0.4, 0.5, **control)], CHANGED, given=True).text
     assert "by the grid's first recipe and not the reference's) misses 0.44" in given
 

@@ -3,8 +3,10 @@
 from collections import Counter
 
 import pytest
+import torch
 
-from tests.divergence.worlds import WORLDS, judged
+from deltasae_ray.divergence.behaviour import changes_model
+from tests.divergence.worlds import WORLDS, gated, inputs_of, judged, no_effect, novel
 
 
 @pytest.mark.slow
@@ -12,6 +14,13 @@ from tests.divergence.worlds import WORLDS, judged
 def test_a_planted_world_gets_the_right_verdict(name: str) -> None:
     world, found, _ = judged(name, 0)
     assert found.label == world.right, found.text
+
+
+def test_the_gate_of_the_world_without_effect_opens_for_the_same_deltas_at_full_size() -> None:
+    """Its right verdict is the gate's finding: it can be wrong."""
+    for make, opens in ((novel, True), (no_effect, False)):
+        g = torch.Generator().manual_seed(1)
+        assert changes_model(gated(inputs_of(make(g), g))) is opens
 
 
 @pytest.mark.prove

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.divergence.behaviour import Behaviour
 from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare
@@ -15,6 +17,7 @@ from deltasae_ray.divergence.verdict import Label, LeafFigures, Verdict, verdict
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
+from deltasae_ray.sweep.gate import behaviours
 
 D_MODEL, ATOMS, ACTIVE, NOISE = 64, 64, 4, 0.01
 FIT_TOKENS, EVAL_TOKENS, TOKENS_PER_DOCUMENT = 20_000, 4_000, 40
@@ -31,7 +34,8 @@ class World:
     """[FIT_TOKENS + EVAL_TOKENS, D_MODEL]"""
     reference: Tensor
     right: Label
-    behaviour: tuple[Behaviour, ...] = tuple(CHANGED)
+    behaviour: tuple[Behaviour, ...] | None = tuple(CHANGED)
+    """What the gate found; None where it is to be asked (`gated`)."""
     fit_tokens: int = FIT_TOKENS
 
 
@@ -115,7 +119,7 @@ def rare(g: torch.Generator) -> World:
 
 def no_effect(g: torch.Generator) -> World:
     world = novel(g)
-    return World(1e-4 * world.deltas, world.reference, "NO EFFECT", tuple(UNCHANGED))
+    return World(1e-4 * world.deltas, world.reference, "NO EFFECT", behaviour=None)
 
 
 def gaussian(g: torch.Generator) -> World:
@@ -177,6 +181,21 @@ def inputs_of(world: World, g: torch.Generator) -> LayerInputs:
     )
 
 
+def gated(inputs: LayerInputs, vocabulary: int = 32) -> list[Behaviour]:
+    """What the product's own gate says of these deltas, added to the base activations in front of a random language head."""
+    g = torch.Generator().manual_seed(0)
+    head, base, delta = units(vocabulary, g), torch.from_numpy(inputs.base_eval), torch.from_numpy(inputs.delta_eval)
+    before, after = (F.log_softmax(x @ head.T, 1) for x in (base, base + delta))
+    labels = torch.multinomial(before.exp(), 1, generator=g)
+    found = {"ce": -after.gather(1, labels)[:, 0], "ce_base": -before.gather(1, labels)[:, 0], "kl": (after.exp() * (after - before)).sum(1)}
+    docs, rows = np.asarray(inputs.eval_docs), []
+    for doc in np.unique(docs):
+        here = torch.from_numpy(docs == doc)
+        sums = {name: float(x[here].double().sum()) for name, x in found.items()}
+        rows.append({"adapter": "r4", "corpus": DOMAIN, "doc_id": str(doc), "positions": int(here.sum()), **sums})
+    return behaviours(rows, "r4", bootstrap=300, seed=0)
+
+
 def judged(name: str, seed: int) -> tuple[World, Verdict, dict[str, Measure]]:
     """The world, its verdict and all its measures, with a dictionary fitted to its deltas."""
     g = torch.Generator().manual_seed(seed)
@@ -185,4 +204,5 @@ def judged(name: str, seed: int) -> tuple[World, Verdict, dict[str, Measure]]:
     dictionary = fitted(world.deltas[: world.fit_tokens], seed)
     measures = compare(inputs, LeafInputs(dictionary), SETTINGS)
     leaf = LeafFigures(0, len(dictionary.W_dec), dictionary.k, seed, measures)
-    return world, verdict("r4", [leaf], world.behaviour, atoms=SETTINGS.k), measures
+    behaviour = gated(inputs) if world.behaviour is None else world.behaviour
+    return world, verdict("r4", [leaf], behaviour, atoms=SETTINGS.k), measures

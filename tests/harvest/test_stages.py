@@ -20,7 +20,7 @@ from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory
-from deltasae_ray.harvest.run import NUMERICS, _judge
+from deltasae_ray.harvest.run import NUMERICS, _judge, rotated_from
 from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
@@ -101,6 +101,13 @@ def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_
     second = run(tmp_path, save_model(tmp_path / "other", seed=1), [tiny_adapters[0]])
     ours, theirs = (done.adapters[-1] for done in (first, second))
     assert ours.kind == theirs.kind == "random" and ours.key != theirs.key and ours.facts["factor"] != theirs.facts["factor"]
+
+
+def test_the_random_adapter_does_not_depend_on_the_order_of_adapters_or_on_a_larger_rank() -> None:
+    small, large = (AdapterRef(name, f"adapters/{name}", name, rank, 16.0) for name, rank in (("a", 2), ("b", 8)))
+    twin = replace(small, name="c", digest="0")
+    assert rotated_from([large, small]) == rotated_from([small, large]) == rotated_from([small]) == small
+    assert rotated_from([small, twin, large]) == rotated_from([twin, small]) == twin, "ties by content"
 
 
 def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_that_is_stored(

@@ -9,7 +9,7 @@ import torch
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.divergence.catalogue import METRICS, PATCHED
-from deltasae_ray.divergence.recovered import recovered
+from deltasae_ray.divergence.recovered import nulls_of, recovered
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.interventions.patching import whole_pass
@@ -37,8 +37,9 @@ def model(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> Any:
 def rows(model: Any) -> list[dict]:
     """Three stand-ins whose figures are known: the delta itself, its half, and nothing."""
     known = {"encoder": lambda _, d: d, "monitor": lambda b, _: 0 * b, "atoms": lambda _, d: d / 2, "atoms_reference": lambda _, d: d}
-    known |= {"encoder_random": lambda _, d: 0 * d, "monitor_random": lambda _, d: d / 2, "atoms_random": lambda _, d: 0 * d}
-    known |= {"atoms_reference_random": lambda _, d: d / 2, "mean": lambda _, d: d.mean(0).expand_as(d)}
+    known |= {n: lambda _, d: 0 * d for v in ("encoder", "atoms") for n in nulls_of(v)}
+    known |= {n: lambda _, d: d / 2 for v in ("monitor", "atoms_reference") for n in nulls_of(v)}
+    known |= {"mean": lambda _, d: d.mean(0).expand_as(d)}
     made = {name: StandIn(estimate, 48, 3) for name, estimate in known.items()}
     patches = [Patched(adapter, adapter, AT, made) for adapter in ("r2", "r4")]
     return document_recovery(model, unit(), patches, positions=8)
@@ -81,7 +82,8 @@ def test_position_0_is_left_as_it_is(model: Any) -> None:
 
 
 SHARES = {"encoder": 0.8, "monitor": 0.1, "atoms": 0.9, "atoms_reference": 0.4, "mean": 0.05}
-SHARES |= {"encoder_random": 0.3, "monitor_random": 0.1, "atoms_random": 0.3, "atoms_reference_random": 0.3}
+NULLS = {"encoder": 0.3, "monitor": 0.1, "atoms": 0.3, "atoms_reference": 0.3}
+SHARES |= {name: share for variant, share in NULLS.items() for name in nulls_of(variant)}
 BUDGETS = {name: (64, 4) for name in SHARES}
 
 
@@ -110,7 +112,7 @@ def test_an_adapter_without_any_effect_has_undefined_figures_and_no_nan() -> Non
 
 
 def test_few_documents_give_no_interval() -> None:
-    found = recovered(planted(1.0, 20, 0), bootstrap=100, seed=0)["loss_recovered"]
+    found = recovered(planted(1.0, 20, 1), bootstrap=100, seed=0)["loss_recovered"]
     assert found.value is not None and found.ci is None and "20 evaluation documents" in found.reason
 
 
@@ -140,3 +142,15 @@ def test_a_model_whose_blocks_need_more_than_the_residual_stream_is_refused(tiny
     blocks(model)[2].register_forward_hook(lambda _m, _i, out: out + first[-1])
     with pytest.raises(ModelError, match="more than the residual stream"):
         document_recovery(model, unit(2), [Patched("x", "base", AT, {})], positions=4)
+
+
+def test_draws_of_the_null_that_differ_enter_p() -> None:
+    """The same mean of the null: where its dictionaries agree the reference is better, where they scatter as much as that it is not shown."""
+    made = planted(1.0, 60, 3)
+    for spread, better in ((0.0, True), (0.5, False)):
+        for r in made:
+            zero, exact = r["ce"]["zero"], r["ce"]["exact"]
+            for name, place in zip(nulls_of("atoms_reference"), (-1, -0.5, 0, 0.5, 1), strict=True):
+                r["ce"][name] = zero - (zero - exact) * (0.3 + spread * place)
+        found = recovered(made, bootstrap=400, seed=0)["loss_recovered_atoms_reference"]
+        assert found.null == pytest.approx(0.3, abs=1e-6) and (found.p < 0.01) is better, found

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from deltasae_ray.divergence.moments import Moments, matched_rows
+from deltasae_ray.divergence.recovered import NULL_DRAWS, nulls_of
 from deltasae_ray.interventions.stand_ins import StandIn, TrainingRows, latents_used, stand_ins
 from deltasae_ray.sae.dictionary import Dictionary
 
@@ -44,7 +45,7 @@ def test_stand_ins_of_dictionaries_are_what_their_names_say() -> None:
     made = stand_ins(OWN, sees_all, TRAINING, ACTIVE, 0)
     assert left(made["mean"]) == pytest.approx(1, abs=0.05) and (made["mean"].atoms, made["mean"].per_token) == (0, 0)
     assert left(made["atoms"]) < left(made["encoder"]) < 1
-    assert left(made["atoms"]) < 0.6 * left(made["atoms_random"])
+    assert left(made["atoms"]) < 0.6 * left(made["atoms_random_0"])
     assert left(made["monitor"]) < 1e-6, "an encoder that sees everything sees the change"
     assert made["monitor"].per_token == 2 * D_MODEL, "and uses all its latents for that"
 
@@ -57,10 +58,11 @@ def test_every_null_has_the_size_and_the_k_of_what_it_is_the_null_of() -> None:
         assert (made[variant].atoms, made[variant].per_token) == (atoms, k), variant
     assert made["monitor"].atoms == alive > 100 and 5 <= made["monitor"].per_token <= 10
     for variant in ("encoder", "monitor", "atoms", "atoms_reference"):
-        null = made[f"{variant}_random"]
-        assert (null.atoms, null.per_token) == (made[variant].atoms, made[variant].per_token), variant
-    assert left(made["encoder_random"]) < left(made["atoms_random"]) - 0.05, "three atoms explain more than two"
-    assert left(made["monitor_random"]) < left(made["encoder_random"]) - 0.05
+        nulls = [made[name] for name in nulls_of(variant)]
+        assert {(n.atoms, n.per_token) for n in nulls} == {(made[variant].atoms, made[variant].per_token)}, variant
+        assert len({left(n) for n in nulls}) == NULL_DRAWS, "each is a draw of its own"
+    assert left(made["encoder_random_0"]) < left(made["atoms_random_0"]) - 0.05, "three atoms explain more than two"
+    assert left(made["monitor_random_0"]) < left(made["encoder_random_0"]) - 0.05
 
 
 def test_the_larger_dictionary_is_cut_whichever_it_is() -> None:
@@ -77,8 +79,8 @@ def test_featureless_atoms_recover_as_much_as_their_null_when_the_whole_dictiona
     rows = matched_rows(TRAINING.moments.spectrum, 240, torch.Generator().manual_seed(7))
     large = replace(dictionary(FIT, rows), firing=torch.ones(240))
     made = stand_ins(OWN, large, TRAINING, ACTIVE, 0)
-    assert left(made["atoms_reference"]) == pytest.approx(left(made["atoms_reference_random"]), abs=0.01)
-    assert left(made["atoms_reference"]) < left(made["atoms_random"]) - 0.02, "which fewer to choose from do not reach"
+    assert left(made["atoms_reference"]) == pytest.approx(left(made["atoms_reference_random_0"]), abs=0.01)
+    assert left(made["atoms_reference"]) < left(made["atoms_random_0"]) - 0.02, "which fewer to choose from do not reach"
 
 
 def test_latents_are_counted_where_codes_differ() -> None:

@@ -147,7 +147,7 @@ class Threads(Peers):
         tensor.copy_(total)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "standard"])  # the others choose over their own share of the batch
+@pytest.mark.parametrize("architecture", get_args(Architecture))
 def test_peers_that_share_every_batch_end_with_the_dictionary_of_one(architecture: Architecture) -> None:
     x = planted(1, rows=500).x
     recipe = Recipe(48, 4, architecture, batch_tokens=101, steps=25, dead_tokens=300)

@@ -189,7 +189,7 @@ def test_gemma_scope_arrays_tell_model_and_hookpoint_by_their_repository(tmp_pat
         load(place, name="meta-llama/Llama-3-9B")
     with pytest.raises(DictionaryError, match="hook_mlp_out"):
         load(arrays("mlp"))
-    assert scope_of("google/gemma-scope-2-4b-it/resid_post/layer_9") == ("google/gemma-3-4b-it", "")
+    assert scope_of("google/gemma-scope-2-4b-it/resid_post/layer_9") == ("google/gemma-3-4b-it", "resid_post")
     assert scope_of("google/gemma-scope-2-270m-pt") == ("google/gemma-3-270m", "")
 
 

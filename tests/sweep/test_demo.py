@@ -42,7 +42,8 @@ def test_the_demo_has_the_text_that_its_figures_need(tmp_path: Path) -> None:
     assert corpus.num_tokens() >= 40_000
     unrelated = sum(corpus.num_tokens(split, name) for split in ("fit", "eval") for name in corpus.names if name != DOMAIN)
     assert unrelated == pytest.approx(corpus.num_tokens() / 2, rel=0.02)
-    assert corpus.num_documents("eval", DOMAIN) >= 30 and corpus.names == (DOMAIN, "kjv", "pydoc")
+    assert corpus.names == (DOMAIN, "kjv", "pydoc")
+    assert min(corpus.num_documents("eval", name) for name in corpus.names) >= 30, "or a text has no interval"
     assert study.model.num_layers == 18 and study.model.d_model == 640 and "Q4_K_M" in model_note(study)
     plan = make_plan(study, ("adapt", "harvest", "fit", "diverge"))
     assert sum(plan.seconds.values()) < 20 * 60

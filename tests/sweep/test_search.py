@@ -16,6 +16,7 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.controls import with_settings
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.search import AUXK, LR_FACTOR, candidate_points, search, search_key
+from deltasae_ray.sweep.tune import experiment, keys_of_trials
 from tests.fit.made import CFG, KEY, make_harvest
 
 TRIAL, SILENT = Trial("r4", 32, 4, "topk"), Trial("late", 32, 4, "topk")
@@ -80,7 +81,20 @@ def test_another_adapter_of_the_same_name_is_searched_anew(tmp_path: Path) -> No
     assert key("one", "a" * 16) == key("again", "a" * 16) != key("two", "b" * 16)
 
 
+def test_a_tune_experiment_is_named_by_what_it_fits(tmp_path: Path) -> None:
+    def name(folder: str, content: str, **words: float) -> str:
+        made = Storage(str(tmp_path / folder))
+        make_harvest(made, sources=(Source("base", "base", "base"), Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0)))
+        return experiment(keys_of_trials(made, KEY, {TRIAL: replace(CFG, **words)}, [1], 2))
+
+    first = name("one", "a" * 16)
+    assert first == name("again", "a" * 16, checkpoint_every=7), "what changes no dictionary changes no name"
+    assert len({first, name("two", "b" * 16), name("three", "a" * 16, lr=1e-4)}) == 3
+
+
 def test_what_is_studied_cannot_be_searched() -> None:
+    with pytest.raises(ConfigError, match=r"fit\.search_over=\['lr', 'k'\].*falls with k.*fit\.k"):
+        FitConfig(search="asha", search_over=("lr", "k"))
     for words in ({"search_over": ()}, {"search_over": ("lr", "lr")}, {"search_samples": 0}):
         with pytest.raises(ConfigError, match="fit.search"):
             FitConfig(search="asha", **words)

@@ -10,6 +10,7 @@ HEAP = "Heap et al. 2025"
 
 FLIPS = "the same deltas with random signs in the eigenbasis of their covariance (5 draws or more)"
 MATCHED = "as many rows drawn from N(0, Σ_δ), 5 dictionaries or more"
+CARRIED = MATCHED + ", weighted by what each carries of δ when coded with them"
 SAME_BUDGET = "δ̂ = μ + OMP_k(δ - μ) by atoms from N(0, Σ_δ), of the same number and k as δ̂ here; ideally coded, which an encoder is not"
 SECOND_SEED = "a second seed of the delta dictionary"
 TWINS = "two training seeds of one rank (adapt.seeds=2)"

@@ -39,6 +39,10 @@ SIGHT = (
            "M of the reference less M of the base control, from the same resamples of documents and flips: 0, the reference misses no more "
            "than a second base dictionary does",
            null="0", tail="two-sided", no_ceiling=DIFFERENCE),
+    Metric("missing_share_random_adapter", "missing share of a random adapter's deltas",
+           "M of the deltas of an adapter with Haar-rotated singular vectors and the strength of a trained one, by a dictionary of them, "
+           "held against the same reference",
+           null="1", tail="less", no_ceiling=CONTROL),
     Metric("missing_share_halves", "missing share between halves of the documents",
            "M of the dictionary of one half of the training documents held against that of the other half, the larger cut to the "
            "smaller",
@@ -56,6 +60,9 @@ SIGHT = (
            "1 - FVU(δ)/mean FVU(flipped δ), the same recipe fitted to rows from N(μ, Σ_δ)",
            null="0: " + FLIPS, tail="greater", source=HEAP,
            no_ceiling=UNBOUNDED),
+    Metric("structure_random_adapter", "structure found in a random adapter's deltas",
+           "1 - FVU(δ)/mean FVU(flipped δ) of that adapter's deltas, by a dictionary of them",
+           null="0: " + FLIPS, tail="greater", no_ceiling=CONTROL),
     Metric("monitor_r2", "monitor's R²",
            "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale; the encoder always sees all coordinates; as a mean over tokens, δ̂ "
            "and δ are first divided by ‖δ - μ‖ of the token",
