@@ -36,7 +36,7 @@ DOCUMENTS = 32
 POSITIONS = 8
 """Scored positions per document, evenly spaced."""
 TRIED = 4
-"""Latents that are tried, the first by rank, beside the mean change."""
+"""Latents that are tried at most, the first by rank, beside the mean change."""
 DRAWS = 5
 """Random directions that stand in for each."""
 VARIANTS = 1 + (1 + TRIED) * (1 + DRAWS)
@@ -71,8 +71,9 @@ class CausalWorker:
 
 
 def tried(found: Audited) -> list[str]:
-    """The mean change, and the first latents by rank."""
-    return [MEAN] + [str(row.latent) for row in found.audit.leading(TRIED) if row.latent is not None]
+    """The mean change, and the first latents by rank, as far as the page shows them (diverge.latents)."""
+    names = [MEAN] + [str(row.latent) for row in found.audit.leading(TRIED) if row.latent is not None]
+    return [name for name in names if name in found.directions]
 
 
 def probe_of(storage: Storage, leaf: LeafSpec, found: Audited) -> Probe:

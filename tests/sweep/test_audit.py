@@ -116,6 +116,14 @@ def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: RecoveryFa
     assert replace(first, rows=(), notes=()) == replace(groups[0], rows=(), notes=())
 
 
+def test_where_fewer_latents_are_shown_fewer_are_tried(job: RecoveryFactory, tiny_model: Path) -> None:  # noqa: F811
+    study = study_of(job, tiny_model, "causal")
+    study = replace(study, cfg=replace(study.cfg, diverge=replace(study.cfg.diverge, latents=1)))
+    found = audit_study(study, job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    for g in audit_groups(found, str):
+        assert [r.rank for r in g.rows if r.ablated.value is not None] == [0, 1]
+
+
 def test_the_files_hold_every_row_and_no_nan(job: RecoveryFactory, groups: list[AuditGroup]) -> None:  # noqa: F811
     write_audit(job.storage, groups)
     records = json.loads(job.storage.read_bytes("audit.json"))
