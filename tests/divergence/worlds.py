@@ -158,8 +158,8 @@ def dictionary_of(atoms: Tensor, rows: Tensor, k: int = ACTIVE) -> Dictionary:
 
 
 def fitted(rows: Tensor, seed: int, *, d_sae: int = 2 * ATOMS, k: int = ACTIVE, steps: int = 600) -> Dictionary:
-    """What the product's own recipe learns from rows, in few steps."""
-    trainer = Trainer(rows, Recipe(d_sae, k, lr=3e-3, batch_tokens=512, steps=steps), seed)
+    """What the product's own recipe learns from rows, in few steps; by a seed apart from the worlds', whose atoms would be its random rows."""
+    trainer = Trainer(rows, Recipe(d_sae, k, lr=3e-3, batch_tokens=512, steps=steps), 10_000 + seed)
     while not trainer.done:
         trainer.step()
     return trainer.finish()
