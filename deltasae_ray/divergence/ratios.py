@@ -90,8 +90,8 @@ def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: T
 def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: str = "") -> Measure:
     """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no difference (bootstrap).
 
-    Several of `high` are draws of a null. What another handful of them would have given enters interval and p as variance: the resamples
-    are stretched about their mean by √(1 + t²s²/(R z² v)), with v their variance over documents, s² that of R draws, t and z quantiles.
+    Several of `high` are draws of a null, and what others would have given enters as variance (`stretched`): into the interval that of
+    their mean, into p that of one more draw besides, since "no better than the null" means that `low` is such a draw itself.
 
     Args:
         one_of_many: what the only `high` is, where it is one draw of a null (such as a training), whose variance nobody knows. There is
@@ -105,17 +105,24 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
     if one_of_many:
         told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
         return with_interval(Measure(value, null=0.0, n=n), draws).because(told)
-    draws = stretched(draws, values)
-    return with_interval(Measure(value, null=0.0, p=bootstrap_p(draws, "greater"), n=n), draws)
+    p = bootstrap_p(stretched(draws, values, and_one_more=True), "greater")
+    return with_interval(Measure(value, null=0.0, p=p, n=n), stretched(draws, values))
 
 
-def stretched(draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"]) -> Float[np.ndarray, " draw"]:
-    """Resamples of documents as wide as if the null's draws were resampled too."""
+def stretched(
+    draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"], *, and_one_more: bool = False
+) -> Float[np.ndarray, " draw"]:
+    """Resamples of documents as wide as if the null were drawn anew each time: stretched about their mean by √(1 + t²s²/(R z² v)), with v
+    their variance over documents, s² that of R draws, t and z quantiles.
+
+    Args:
+        and_one_more: also by the variance of a single draw, which is what is held against their mean.
+    """
     over_documents = float(draws.var(ddof=1))
     if len(null) < 2 or not over_documents > 0:
         return draws
     reach = float(stats.t.ppf(0.975, len(null) - 1) / stats.norm.ppf(0.975))
-    of_null = reach**2 * float(null.var(ddof=1)) / len(null)
+    of_null = reach**2 * float(null.var(ddof=1)) * (1 / len(null) + and_one_more)
     return draws.mean() + (draws - draws.mean()) * np.sqrt(1 + of_null / over_documents)
 
 

@@ -88,5 +88,5 @@ def _measure(ratio: Ratio, null: list[Ratio], counts: Counts, whose: str) -> Mea
     if not null:
         return ratio.measure(counts, null=0.0, ceiling=1.0)
     values = np.array([n.value for n in null])
-    better = stretched(ratio.draws(counts) - np.mean([n.draws(counts) for n in null], 0), values)
+    better = stretched(ratio.draws(counts) - np.mean([n.draws(counts) for n in null], 0), values, and_one_more=True)
     return replace(ratio.measure(counts, null=float(values.mean()), ceiling=1.0), p=bootstrap_p(better, "greater"))

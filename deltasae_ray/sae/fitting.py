@@ -17,7 +17,7 @@ from deltasae_ray.sae.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _PRODUCTS = 0.5e12
-"""Floating-point operations of the encoder product that the default number of steps may cost: some 30 s on two idle cores in all, also where
+"""Floating-point operations of the encoder product that the default number of steps may cost: some 30 s on two idle cores, also where
 most latents die and AuxK makes a step three to four times as long (docs/benchmarks.md)."""
 
 

@@ -177,3 +177,14 @@ def test_depth_is_judged_with_enough_layers_only() -> None:
     assert depth_statement("density", [f for f in deep if f.layer < 20]) == ""
     rng = np.random.default_rng(3)
     assert "no trend" in depth_statement("density", [RankFigure(4, 0, float(rng.normal()), layer) for layer in range(6)])
+
+
+def test_a_featureless_dictionary_is_no_better_than_its_null_more_often_than_p_says() -> None:
+    """It is one draw more of the same: p of documents alone, or of the mean of the draws, would call half of them better."""
+    codes, p = np.arange(60), []
+    for i in range(400):
+        rng = np.random.default_rng(i)
+        hard = rng.uniform(0.5, 1.5, 60)  # documents, alike for all
+        made = [Ratio.share(hard * (0.5 + rng.normal(0, 0.02)) + rng.normal(0, 0.01, 60), np.ones(60), codes, 60) for _ in range(6)]
+        p.append(difference(made[0], made[1:], bootstrap_counts(60, 300, rng)).p)
+    assert 0.01 < np.mean(np.array(p) <= 0.05) < 0.08
