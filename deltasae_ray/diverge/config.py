@@ -5,11 +5,11 @@ from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 
-Control = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered"]
+Control = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"]
 
 BUDGETS: dict[str, tuple[Control, ...]] = {
     "fast": ("random_lora", "base"),
-    "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered"),
+    "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"),
 }
 """What `controls=fast` and `controls=full` stand for."""
 
@@ -23,8 +23,8 @@ class DivergeConfig:
     (a second dictionary of base activations, by the recipe of the grid also beside a reference that was given), seeds (a second seed of
     every delta dictionary: the ceiling), split_half (dictionaries of two halves of the documents), gaussian (dictionaries of Gaussian rows
     with the deltas' mean and covariance: would the recipe have shown the same of featureless data?), frozen_decoder (dictionaries whose
-    decoder stays random), loss_recovered (deltas patched into the base model). fast: the first two; full: all. The plan prints what each
-    costs."""
+    decoder stays random), loss_recovered (deltas patched into the base model), causal (what the leading latents do to predictions, taken
+    out of the adapted model and put into the base). fast: the first two; full: all. The plan prints what each costs."""
 
     k: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""
@@ -37,7 +37,7 @@ class DivergeConfig:
     top_contexts: int = 5
     """Contexts shown per latent in the report, beside as many random ones."""
     latents: int = 10
-    """Latents shown per adapter and layer in the report."""
+    """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by peak."""
     seed: int = 0
     """Seed of every null draw and bootstrap."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from deltasae_ray.divergence.paper import Block
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.report.audit import AuditGroup
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
 
@@ -190,6 +191,8 @@ class ReportInputs:
     """One text per adapter, as `divergence.verdict` words it: "r16, layer 12: PARTLY VISIBLE. Did it change the model? …"."""
     rows: tuple[Row, ...] = ()
     curves: tuple[Curve, ...] = ()
+    audits: tuple[AuditGroup, ...] = ()
+    """With the rows that the page shows; all of them are in audit.parquet."""
     latents: tuple[LatentGroup, ...] = ()
     planted: tuple[Planted, ...] = ()
     planted_text: str = ""

@@ -1,5 +1,6 @@
 """The latents of a delta dictionary that carry most energy, each with its strongest contexts beside random ones."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,13 +82,22 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
 
 
 def latent_cards(
-    codes: Codes, tokens: TokenTable, text: TokensToText, *, latents: int = 10, contexts: int = 5, seed: int = 0
+    codes: Codes,
+    tokens: TokenTable,
+    text: TokensToText,
+    *,
+    latents: int = 10,
+    contexts: int = 5,
+    seed: int = 0,
+    also: Collection[int] = (),
 ) -> tuple[LatentCard, ...]:
-    """Cards of the first `latents` latents of the table, each with at most `contexts` contexts of either kind."""
+    """Cards of the first `latents` latents of the table and of those in `also`, each with at most `contexts` contexts of either kind."""
     starts = context_starts(tokens)
     usable = max(1, int((tokens.position > 0).sum()))
     cards = []
-    for rank, latent in enumerate(codes.order[:latents].tolist(), start=1):
+    for rank, latent in enumerate(codes.order.tolist(), start=1):
+        if rank > latents and latent not in also:
+            continue
         rows, values = codes.column(latent)
         activation = np.zeros(len(tokens), dtype=np.float32)
         activation[rows] = values

@@ -14,7 +14,7 @@ from deltasae_ray.divergence.catalogue import BETWEEN, Metric
 from deltasae_ray.report import typeset, wording
 from deltasae_ray.report.figures import Figure, figures
 from deltasae_ray.report.headline import headline, headline_notes
-from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
+from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs, Row
 from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
 from deltasae_ray.storage import Storage
 
@@ -55,7 +55,8 @@ def render(inputs: ReportInputs) -> str:
         definitions=_definitions(inputs, drawn),
         not_tested=_not_tested(inputs),
         total=lambda part: wording.seconds(sum(getattr(t, part) or 0.0 for t in inputs.timings)),
-        shown=max((len(g.cards) for g in inputs.latents), default=0),
+        shown=max((_leading(g) for g in inputs.latents), default=0),
+        audited={(g.adapter, g.layer, c.latent) for g in inputs.latents for c in g.cards},
         tokens=typeset.tokens,
         prose=typeset.prose,
         count=lambda n: "–" if n is None else f"{n:,}",
@@ -64,6 +65,9 @@ def render(inputs: ReportInputs) -> str:
         interval=interval,
         share=share,
         seconds=wording.seconds,
+        measured_as=wording.measured_as,
+        beside=wording.beside_null,
+        said=lambda token: token.replace("\r", "").replace("\n", "↵").strip(" ") or "␣",
     )
 
 
@@ -132,6 +136,11 @@ def _statements(inputs: ReportInputs) -> list[str]:
     if noisy:
         said.append(f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of {', '.join(noisy)}.")
     return said + [f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()]
+
+
+def _leading(group: LatentGroup) -> int:
+    """How many latents of the table are shown without a gap; those of the audit follow."""
+    return sum(card.rank == place for place, card in enumerate(group.cards, start=1))
 
 
 def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:

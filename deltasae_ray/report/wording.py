@@ -159,6 +159,21 @@ def catalogued(name: str) -> Metric:
     return replace(found, title=f"{found.title}, {variant}") if variant else found
 
 
+def beside_null(m: Measure, scale: float = 1.0) -> str:
+    """A figure of a crowded table, times `scale`: its value, interval, null and p; a dash where it is undefined."""
+    if m.value is None:
+        return "–"
+    sure = f" {interval(*(scale * end for end in m.ci))}" if m.ci else ""
+    parts = [figure(scale * m.null)] if m.null is not None else []
+    parts += [f"p {figure(m.p)}"] if m.p is not None else []
+    return f"{figure(scale * m.value)}{sure}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def measured_as(m: Measure) -> str:
+    """The same in a sentence, where it is undefined with its reason."""
+    return f"undefined ({m.reason})" if m.value is None else beside_null(m)
+
+
 def figure(value: float | None, digits: int = 3) -> str:
     """Three significant digits at most, decimals that line up, a real minus sign; an en dash for what is not there."""
     if value is None:

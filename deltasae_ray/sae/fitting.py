@@ -16,8 +16,9 @@ from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.sae.trainer import Trainer
 
 log = logging.getLogger(__name__)
-_PRODUCTS = 1.5e12
-"""Floating-point operations of the encoder product that the default number of steps may cost: about 25 s on two cores in all."""
+_PRODUCTS = 0.5e12
+"""Floating-point operations of the encoder product that the default number of steps may cost: some 30 s on two idle cores, also where
+most latents die and AuxK makes a step three to four times as long (docs/benchmarks.md)."""
 
 
 def fit_dictionary(

@@ -10,6 +10,7 @@ from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep import causal
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.grid import HALF_SEEDS, REFERENCE_SEED, Trial, base_points, random_points, trials
 from deltasae_ray.sweep.made import Made
@@ -92,10 +93,21 @@ def recovery_passes(study: Study, adapters: int) -> float:
     return DOCUMENTS * (2 + adapters + adapters * (STAND_INS + 1) * below)
 
 
+def causal_passes(study: Study, adapters: int) -> float:
+    """The same of causal: continuations of the base and of the adapted model."""
+    if "causal" not in study.cfg.diverge.chosen:
+        return 0.0
+    depth = study.model.num_layers
+    below = sum((depth - 1 - layer) / depth for layer in study.layers)
+    return causal.DOCUMENTS * (1 + adapters + 2 * adapters * causal.VARIANTS * below)
+
+
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
     told = [f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "") for name, n in dictionaries.items() if n]
     if passes := recovery_passes(study, adapters):
         told.append(f"loss_recovered {passes:,.0f} passes of a context")
+    if passes := causal_passes(study, adapters):
+        told.append(f"causal {passes:,.0f} passes of a context")
     return "; ".join(told) or "none"

@@ -19,9 +19,11 @@ from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
+from deltasae_ray.report.audit import write_audit
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing
 from deltasae_ray.report.page import write_report
 from deltasae_ray.sweep import results
+from deltasae_ray.sweep.audit import Found, audit_groups, audit_study, audited_latents, leading
 from deltasae_ray.sweep.gate import base_loss, behaviours, losses
 from deltasae_ray.sweep.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.sweep.made import Made
@@ -41,6 +43,7 @@ class Findings:
     """Adapter → what it does to predictions, by text."""
     changes: dict[str, tuple[LossChange, ...]]
     verdicts: tuple[Verdict, ...]
+    audit: Found
 
 
 def compare(study: Study, made: Made) -> Findings:
@@ -56,13 +59,15 @@ def compare(study: Study, made: Made) -> Findings:
     if "loss_recovered" in cfg.diverge.chosen:
         key = made.harvest.key
         rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
+    audit = audit_study(study, made.harvest.key, specs, adapters)
+    rows += tuple(audit.rows)
     name = reference_name(study, made)
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     given = not cfg.reference.is_toy
     verdicts = tuple(
         verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
     )
-    return Findings(name, rows, behaviour, changes, verdicts)
+    return Findings(name, rows, behaviour, changes, verdicts, audit)
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, found.rows)
+    tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
+    audits = audit_groups(found.audit, tokenizer.decode)
+    write_audit(study.storage, audits)
     largest = _largest(made)
     leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
     ranks = {a.name: a.rank for a in made.harvest.adapters}
@@ -160,7 +168,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     paper = paper_blocks(judged, found.behaviour)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
-    layers, groups, planted = _shown(study, made, marked)
+    layers, groups, planted = _shown(study, made, found, marked)
     has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
     inputs = ReportInputs(
         title="What the adapters added",
@@ -175,6 +183,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         verdicts=tuple(v.text for v in found.verdicts),
         rows=tuple(_row(r) for r in found.rows),
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
+        audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
         latents=groups,
         planted=planted,
         planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
@@ -189,7 +198,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
 
 
 def _shown(
-    study: Study, made: Made, marked: bool
+    study: Study, made: Made, found: Findings, marked: bool
 ) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
     """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them,
     and among those of the random adapter, which was never shown it."""
@@ -199,7 +208,11 @@ def _shown(
     shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
     control = [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())] if marked else []
     deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
-    cards = [(latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, study.cfg.diverge, marked)) for f in shown + control]
+    audited, cfg = audited_latents(found.audit, study.cfg.diverge.latents), study.cfg.diverge
+    cards = [
+        (latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, cfg, audited.get(f.key, ()), marked))
+        for f in shown + control
+    ]
     made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
     facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
     groups = made_of[len(deltas) :]

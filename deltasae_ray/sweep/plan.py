@@ -14,7 +14,7 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.controls import control_dictionaries, costs_told, recovery_passes
+from deltasae_ray.sweep.controls import causal_passes, control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, POSITIONS
 from deltasae_ray.sweep.grid import shapes
 from deltasae_ray.sweep.study import Study
@@ -163,7 +163,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
         "harvest": passes * sources * body / speed,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
         "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * documents * gate / speed
-        + 2.0 * recovery_passes(study, adapters) * cfg.corpus.context_len * whole / speed,
+        + 2.0 * (recovery_passes(study, adapters) + causal_passes(study, adapters)) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]
 

@@ -60,6 +60,8 @@ class Latents:
     decode: Callable[[list[int]], str]
     """Tokens to text: a tokenizer's method."""
     cfg: DivergeConfig
+    audited: tuple[int, ...]
+    """Latents that the audit shows, whatever their energy."""
     planted: bool
     """Whether a marker was written into the adapters' text, and is to be looked for."""
 
@@ -79,6 +81,7 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
         latents=cfg.latents,
         contexts=cfg.top_contexts,
         seed=cfg.seed,
+        also=of.audited,
     )
     group = LatentGroup(p.adapter, p.layer, p.d_sae, p.k, p.seed, alive=len(codes.order), cards=cards)
     found = Planted(p.adapter, p.layer, p.d_sae, find_planted(codes, tokens, seed=cfg.seed)) if of.planted else None

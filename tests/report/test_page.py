@@ -48,7 +48,7 @@ def test_the_page_asks_for_nothing_from_the_network(page: str):
 
 def test_sections_come_in_the_order_a_reader_needs(page: str):
     found = re.findall(r'<section id="(\w+)">', page)
-    assert found == ["verdicts", "headline", "figures", "latents", "planted", "run", "reading", "limits"]
+    assert found == ["verdicts", "headline", "figures", "audit", "latents", "planted", "run", "reading", "limits"]
 
 
 def test_text_from_the_corpus_and_the_user_is_escaped():

@@ -239,7 +239,7 @@ def test_d_sae_follows_the_effective_rank_by_default() -> None:
 
 def test_default_steps_grow_with_rows_and_shrink_with_width() -> None:
     assert default_steps(1000, 192, 512, 1024) == 500
-    assert default_steps(60_000, 192, 2048, 1024) == 1171
+    assert default_steps(60_000, 192, 1024, 1024) == 1171 and default_steps(60_000, 192, 2048, 1024) == 620
     assert default_steps(10**7, 192, 512, 1024) == 1500
     assert default_steps(10**7, 2048, 16384, 1024) == 500
 
