@@ -41,6 +41,10 @@ class ResourceError(DeltaSaeError, RuntimeError):
     """The cluster is too small for what was asked; Ray would wait without a word."""
 
 
+class WorkerError(DeltaSaeError, RuntimeError):
+    """A unit of work failed in a way that nobody foresaw; carries the type and the traceback of what was raised."""
+
+
 class DictionaryError(DeltaSaeError, ValueError):
     """A sparse autoencoder that is malformed, was made for another model or hookpoint, or cannot be fitted."""
 

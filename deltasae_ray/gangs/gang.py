@@ -2,10 +2,11 @@
 
 import json
 import os
-import socket
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from datetime import timedelta
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import ray
@@ -15,7 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deltasae_ray import errors
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.errors import DeltaSaeError, WorkerError
+from deltasae_ray.gangs.nodes import cores_per_rank
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,36 @@ WorkerFactory = Callable[[RankContext], Worker]
 """Makes a rank's worker; picklable. Loads the model, so it runs once per rank and not per unit."""
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """A factory whose workers store what they make, so that a unit that is run again need not be done again."""
+
+    def done(self, unit: TokenBatch, todo: Any) -> Any | None:
+        """What the worker would return, if all of it is stored already; None if something is missing."""
+        ...
+
+
 @dataclass(frozen=True)
 class Failure:
-    """An error that a worker raised on purpose. It travels as a result: as an exception Ray would retry it, and wrap its type away."""
+    """An error that a worker raised. It travels as a result: as an exception Ray would retry it, and wrap its type away."""
 
     type: str
     message: str
+    traceback: str = ""
+    """Of an error that was not raised on purpose."""
 
     @classmethod
-    def of(cls, error: DeltaSaeError) -> "Failure":
-        return cls(type(error).__name__, str(error))
+    def of(cls, error: Exception) -> "Failure":
+        told = "" if isinstance(error, DeltaSaeError) else "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, str(error), told)
 
     def error(self) -> DeltaSaeError:
-        """The error, as the worker raised it."""
+        """The error as the worker raised it on purpose, or a WorkerError that tells the type and the traceback of any other."""
+        if self.traceback:
+            return WorkerError(
+                f"a unit of work failed with {self.type}: {self.message}. Nothing of it is stored, all other units stay; it would fail "
+                f"again, so no gang was restarted\n{self.traceback}"
+            )
         return getattr(errors, self.type)(self.message)
 
 
@@ -60,40 +79,60 @@ class Gang:
     process, which restarts the whole gang: a plain exception would restart nothing.
     """
 
-    def __init__(self, factory: WorkerFactory, blocks: list[Any], ranks: int, threads: int) -> None:
+    def __init__(self, factory: WorkerFactory, blocks: list[Any], ranks: int, gangs: int, cpus: float, gpus: int) -> None:
         self._blocks = blocks
+        self._done = getattr(factory, "done", None)
         self._ranks: list[Any] = []
         self._failure: Failure | None = None
+        threads = cores_per_rank(ranks, gangs, cpus, gpus)
+        if ranks > 1:
+            self._store = _rendezvous()  # lives as long as this process: its port is never free for another gang
+            self._ranks, self._failure = _start_ranks(factory, ranks, threads, self._store.port)
+            return
+        torch.set_num_threads(threads)
         try:
-            if ranks == 1:
-                torch.set_num_threads(threads)
-                self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
-            else:
-                self._ranks, self._failure = _start_ranks(factory, ranks, threads)
-        except DeltaSaeError as e:
+            self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
+        except Exception as e:  # noqa: BLE001 - a bug ends the run with its traceback, as an error on purpose does
             self._failure = Failure.of(e)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (block,) = batch["block"]
         rows: list[dict] = ray.get(self._blocks[block])
+        results, left = self._already(rows)
         run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
-        results: list[dict] = []
-        for start in range(0, len(rows), step):
-            found = self._failure or run(rows[start : start + step])
+        for start in range(0, len(left), step):
+            chunk = left[start : start + step]
+            found = self._failure or run(chunk)
             if isinstance(found, Failure):
-                results.append({"failure": asdict(found)})
+                results = {chunk[0]["name"]: {"failure": asdict(found)}}
                 break  # the caller raises it, whatever else there may be
-            results += [{"value": value} for value in found]
-        names = [row["name"] for row in rows[: len(results)]]
+            results |= {row["name"]: {"value": value} for row, value in zip(chunk, found, strict=True)}
         return {
-            "name": np.asarray(names, dtype=object),
-            "result": np.asarray([json.dumps(r, allow_nan=False) for r in results], dtype=object),
+            "name": np.asarray(list(results), dtype=object),
+            "result": np.asarray([json.dumps(r, allow_nan=False) for r in results.values()], dtype=object),
         }
+
+    def _already(self, rows: list[dict]) -> tuple[dict[str, dict], list[dict]]:
+        """Results of the units that a gang before this one has stored, by name, and the rows of the others.
+
+        The leader looks, and not each rank: the ranks must agree on what they run.
+        """
+        results: dict[str, dict] = {}
+        if self._done is None or self._failure:
+            return results, rows
+        for row in rows:
+            try:
+                value = self._done(TokenBatch.from_row(row), json.loads(row["todo"]))
+            except DeltaSaeError as e:
+                return {row["name"]: {"failure": asdict(Failure.of(e))}}, []
+            if value is not None:
+                results[row["name"]] = {"value": value}
+        return results, [row for row in rows if row["name"] not in results]
 
     def _run_alone(self, rows: list[dict]) -> list[Any] | Failure:
         try:
             return [self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True) for row in rows]
-        except DeltaSaeError as e:
+        except Exception as e:  # noqa: BLE001 - see __init__
             return Failure.of(e)
 
     def _run_ranks(self, rows: list[dict]) -> list[Any] | Failure:
@@ -116,21 +155,44 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
         while pending:
             (done,), pending = ray.wait(pending, num_returns=1)
             if isinstance(found := ray.get(done), Failure):
+                if found.traceback:
+                    _end_if_lost(pending)
                 return found
         return ray.get(calls)
     except (RayActorError, WorkerCrashedError):
         os._exit(1)
 
 
-def _start_ranks(factory: WorkerFactory, world: int, threads: int) -> tuple[list[Any], Failure | None]:
+_LOST_S = 20.0
+"""Within which Ray tells of a rank that is gone."""
+
+
+def _end_if_lost(pending: list[Any]) -> None:
+    """Raises RayActorError where a rank is lost: a collective that breaks off is an error of those that are left, and it often comes first.
+
+    A rank that waits for the failed one in a collective answers nothing; then nobody is lost.
+    """
+    answered, _ = ray.wait(pending, num_returns=len(pending), timeout=_LOST_S) if pending else ([], [])
+    ray.get(answered)
+
+
+def _rendezvous() -> Any:
+    """Where the ranks of a gang find each other. The leader holds it: a port that is only chosen here, and bound by a rank seconds later,
+    another gang on this node may take meanwhile."""
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, None, is_master=True, timeout=timedelta(minutes=30), wait_for_workers=False
+    )
+
+
+def _start_ranks(factory: WorkerFactory, world: int, threads: int, port: int) -> tuple[list[Any], Failure | None]:
     gpus = _gpus()
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    port = _free_port()
     ranks = []
     for rank in range(world):
         variables = {
             "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0" if gpus else str(rank), "LOCAL_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",  # torch's words for: the store is there already
             "PYTHONHASHSEED": "0",  # PEFT iterates sets of adapter names: ranks must agree on the order of their collectives
             "CUDA_VISIBLE_DEVICES": gpus[rank] if gpus else "",
         }  # fmt: skip
@@ -151,24 +213,18 @@ class Rank:
         """Loads the model; not in __init__, whose errors Ray would wrap."""
         try:
             self._worker = self._factory(self._context)
-        except DeltaSaeError as e:
+        except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
         return None
 
     def run(self, row: dict, *, keep: bool) -> Any:
-        """The worker's result for a unit, or the Failure it raised on purpose."""
+        """The worker's result for a unit, or the Failure that it raised."""
         try:
             return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
-        except DeltaSaeError as e:
+        except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
 
 
 def _gpus() -> list[str]:
     """Those that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the machine's visible."""
     return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -1,7 +1,6 @@
 """Ray Data streams units through a pool of gangs; what comes back is one small result per unit."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
 from typing import Any, Protocol
@@ -28,6 +27,8 @@ def run_units(
 ) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
 
+    A block whose gang was lost goes to another; of a factory that is `Stored`, units that were stored before the loss are not run again.
+
     Args:
         part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two
             parts: a unit may wait for what is made of the parts before it.
@@ -38,6 +39,7 @@ def run_units(
 
     Raises:
         DeltaSaeError: what a worker raised on purpose.
+        WorkerError: anything else that it raised, with its type and traceback. Only a lost process restarts its gang.
     """
     if not len(work):
         return
@@ -51,7 +53,9 @@ def run_units(
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
         Gang,
-        fn_constructor_kwargs={"factory": factory, "blocks": blocks, "ranks": cfg.ranks, "threads": threads_per_rank(cfg, gangs)},
+        fn_constructor_kwargs={
+            "factory": factory, "blocks": blocks, "ranks": cfg.ranks, "gangs": gangs, "cpus": cfg.cpus_per_gang, "gpus": cfg.gpus_per_gang,
+        },
         batch_size=1,
         num_cpus=cfg.cpus_per_gang,
         num_gpus=cfg.gpus_per_gang or None,
@@ -84,13 +88,3 @@ def in_blocks(work: Work, size: int, part: Callable[[Any], int]) -> Iterator[lis
     for _, members in groupby(work, key=lambda entry: part(entry[1])):
         rows = ({**unit.to_row(), "todo": json.dumps(todo)} for unit, todo in members)
         yield from iter(lambda rows=rows: list(islice(rows, size)), [])
-
-
-def threads_per_rank(cfg: GangConfig, gangs: int) -> int:
-    """Torch threads of a rank: the cores of one machine, shared by the ranks that may stand on it.
-
-    Ray gives an actor one thread otherwise; gangs beyond the first are expected on other machines unless there is one node.
-    """
-    nodes = max(1, len([n for n in ray.nodes() if n["Alive"]]))
-    here = -(-gangs // nodes)
-    return max(1, (os.cpu_count() or 1) // (here * cfg.ranks))

@@ -19,7 +19,7 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.shards.integrity import repair
-from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.manifest import Manifest, is_committed
 from deltasae_ray.shards.records import Unit, read_record, read_sources, write_harvest, write_source, write_units
 from deltasae_ray.shards.spool import wait_until_open, window_key
 from deltasae_ray.storage import Storage
@@ -121,10 +121,16 @@ class WindowWorker:
 
 @dataclass(frozen=True)
 class WindowFactory:
-    """Picklable maker of a rank's worker."""
+    """Picklable maker of a rank's worker; knows which units a lost gang has committed."""
 
     plan: HarvestPlan
     spool: str
+
+    def done(self, unit: TokenBatch, todo: dict[str, Any]) -> dict[str, int] | None:
+        """The unit's window and tokens, if its shards count already."""
+        if not is_committed(self.plan.storage, window_key(self.spool, todo["window"]), unit.name, todo["missing"]):
+            return None
+        return {"window": todo["window"], "tokens": unit.num_tokens}
 
     def __call__(self, context: RankContext) -> WindowWorker:
         return WindowWorker(self.plan, self.spool, context)

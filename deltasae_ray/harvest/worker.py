@@ -19,7 +19,7 @@ from deltasae_ray.models.load import backbone, load_model
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
-from deltasae_ray.shards.manifest import commit_unit
+from deltasae_ray.shards.manifest import commit_unit, is_committed
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
 
@@ -114,9 +114,13 @@ class HarvestWorker:
 
 @dataclass(frozen=True)
 class HarvestFactory:
-    """Picklable maker of a rank's worker."""
+    """Picklable maker of a rank's worker; knows which units a lost gang has committed."""
 
     plan: HarvestPlan
+
+    def done(self, unit: TokenBatch, todo: dict[str, list[str]]) -> int | None:
+        """The unit's tokens, if its shards count already."""
+        return unit.num_tokens if is_committed(self.plan.storage, self.plan.key, unit.name, todo) else None
 
     def __call__(self, context: RankContext) -> HarvestWorker:
         return HarvestWorker(self.plan, context)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -75,9 +75,24 @@ def commit_unit(storage: Storage, key: str, rows: Sequence[ShardRow]) -> str:
     """
     (unit,) = {row.unit for row in rows}
     ordered = sorted(rows, key=lambda row: row.identity)
-    name = f"{key}/rows/{unit}-{digest([row.identity for row in ordered])}.json"
+    name = _record(key, unit, [row.identity for row in ordered])
     storage.write_json(name, [row.to_json() for row in ordered])
     return name
+
+
+def _record(key: str, unit: str, identities: Sequence[tuple]) -> str:
+    return f"{key}/rows/{unit}-{digest(sorted(identities))}.json"
+
+
+def is_committed(storage: Storage, key: str, unit: str, work: Mapping[str, Sequence[str]]) -> bool:
+    """Whether exactly this work (source digest → hookpoints in their order) stands in a record: committed, and not compacted since."""
+    identities = [(unit, source, tuple(hookpoints)) for source, hookpoints in work.items()]
+    if not storage.exists(name := _record(key, unit, identities)):
+        return False
+    try:
+        return {row.identity for row in read_commit(storage, name)} == set(identities)  # a repair may have dropped some of them
+    except ShardError:
+        return False  # it is written again
 
 
 def drop_rows(storage: Storage, key: str, rows: Collection[ShardRow]) -> None:

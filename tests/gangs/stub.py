@@ -37,12 +37,24 @@ class Stub:
     wait_for_the_end: bool = False
     """At unit 3, once: names its node in a file and waits."""
     fail_at: int = -1
+    bug_at: int = -1
+    """Raises what nobody foresaw."""
     refuse: bool = False
 
     def __call__(self, context: RankContext) -> "StubWorker":
         if self.refuse:
             raise ModelError("this model cannot be loaded: remedy")
         return StubWorker(self, context)
+
+
+@dataclass(frozen=True)
+class Storing(Stub):
+    """One whose workers' notes are what is stored."""
+
+    def done(self, unit: TokenBatch, todo: Any) -> dict | None:
+        number = int(unit.input_ids[0, 0])
+        lines = [line for file in self.notes.glob("rank*") for line in file.read_text().splitlines()]
+        return {"number": number, "todo": todo, "stored": True} if f"{number} True" in lines else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,8 @@ class StubWorker:
         number, stub = int(unit.input_ids[0, 0]), self._stub
         if number == stub.fail_at:
             raise PrecisionError(f"unit {number} holds NaN: remedy")
+        if number == stub.bug_at:
+            raise KeyError("a_name_that_is_not_there")
         if number == 3 and keep and (stub.kill or stub.wait_for_the_end) and (stub.again or not (stub.notes / "struck").exists()):
             (stub.notes / ".struck").write_text(ray.get_runtime_context().get_node_id())
             (stub.notes / ".struck").rename(stub.notes / "struck")

@@ -13,12 +13,12 @@ import torch
 from ray.exceptions import RayError
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError
+from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError, WorkerError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import Gang, RankContext
-from deltasae_ray.gangs.nodes import one_machine
+from deltasae_ray.gangs.nodes import cores_per_rank, one_machine
 from deltasae_ray.gangs.run import block_size, in_blocks, run_units
-from tests.gangs.stub import EXPECTED, UNITS, Following, Stub, unit
+from tests.gangs.stub import EXPECTED, UNITS, Following, Storing, Stub, unit
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,28 @@ def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["w
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_gang_that_follows_a_killed_one_skips_what_that_had_stored(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All units are one block, which is run again as a whole."""
+    monkeypatch.setattr("deltasae_ray.gangs.run.block_size", lambda *_: len(UNITS))
+    results = dict(run_units(UNITS, Storing(tmp_path, kill="leader" if ranks > 1 else "worker"), GangConfig(ranks=ranks)))
+    assert {name: r["number"] for name, r in results.items()} == EXPECTED
+    kept = sorted(line.split()[0] for file in tmp_path.glob("rank*") for line in file.read_text().splitlines() if line.endswith("True"))
+    assert kept == ["0", "1", "2", "3", "4"], "a unit that was stored was run again"
+    # of two ranks, the other has stored nothing or unit 2 when unit 3 is struck
+    assert {r["number"] for r in results.values() if "stored" in r} >= ({0, 1, 2} if ranks == 1 else {0, 1})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(ranks: int, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="KeyError: 'a_name_that_is_not_there'") as raised:
+        list(run_units(UNITS, Stub(tmp_path, bug_at=2), GangConfig(ranks=ranks)))
+    assert "stub.py" in str(raised.value) and "would fail again" in str(raised.value)
+    assert not (tmp_path / "rank0").read_text().count("0 True") > 1, "no gang was restarted"
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
     with pytest.raises(RayError):
         list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
@@ -62,7 +84,7 @@ def test_a_result_is_told_before_the_unit_that_waits_for_it_is_done(tmp_path: Pa
 def test_a_gang_that_asks_for_no_gpu_takes_none_of_those_that_torch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found: list[RankContext] = []
-    Gang(lambda context: found.append(context), [], 1, 1)  # type: ignore[arg-type, func-returns-value]
+    Gang(lambda context: found.append(context), [], ranks=1, gangs=1, cpus=1, gpus=0)  # type: ignore[arg-type, func-returns-value]
     assert found == [RankContext(0, 1, "cpu")]
 
 
@@ -148,6 +170,16 @@ def test_a_lost_node_moves_its_gang_to_another_and_no_unit_is_lost(tmp_path: Pat
 def test_what_a_worker_raises_on_purpose_reaches_the_caller_as_it_is(ranks: int, stub: dict, error: DeltaSaeError, tmp_path: Path) -> None:
     with pytest.raises(type(error), match=str(error)):
         list(run_units(UNITS, Stub(tmp_path, **stub), GangConfig(ranks=ranks, max_restarts=1)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_threads_follow_the_cores_of_the_node_and_the_gangs_that_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltasae_ray.gangs.nodes.cores", lambda: 16)
+    assert cores_per_rank(1, gangs=1, cpus=1, gpus=0) == 16
+    assert cores_per_rank(2, gangs=2, cpus=1, gpus=0) == 4
+    assert cores_per_rank(1, gangs=8, cpus=1, gpus=0) == 8, "this node of 2 CPUs holds no more than two gangs of one"
+    assert cores_per_rank(4, gangs=8, cpus=2, gpus=0) == 4
+    assert cores_per_rank(32, gangs=1, cpus=1, gpus=0) == 1
 
 
 def test_no_work_starts_no_gang(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.shards import open_shards
-from deltasae_ray.shards.manifest import Manifest
-from deltasae_ray.shards.records import read_sources
+from deltasae_ray.shards.manifest import Manifest, commit_unit, is_committed
+from deltasae_ray.shards.records import ShardRow, read_sources
 from deltasae_ray.storage import Storage
 from tests.harvest.study import hashes, run, run_units_here
 from tests.tiny import save_adapter, save_model
@@ -93,6 +93,17 @@ def test_units_that_gangs_tell_of_but_nobody_finds_are_an_error_and_no_finished_
     monkeypatch.setattr(stage, "run_units", elsewhere)
     with pytest.raises(StorageError, match=r"lacks \d+ of its units.*can all nodes write"):
         run(tmp_path / "root", tiny_model, [tiny_adapters[0]], random_lora=False)
+
+
+def test_a_unit_is_done_once_exactly_its_work_is_committed(tmp_path: Path) -> None:
+    storage, key, work = Storage(str(tmp_path)), "harvest/a", {"base": ["blocks.1.hook_resid_post"], "d": ["blocks.1.hook_resid_post"]}
+    rows = [ShardRow("u", source, "fit", "domain", tuple(hooks), f"{source}.parquet", "0", 1, 1, 4) for source, hooks in work.items()]
+    assert not is_committed(storage, key, "u", work)
+    name = commit_unit(storage, key, rows)
+    assert is_committed(storage, key, "u", work)
+    assert not is_committed(storage, key, "u", {"base": work["base"]}) and not is_committed(storage, key, "v", work)
+    storage.write_json(name, [rows[0].to_json()])  # as a repair leaves it that has dropped a row
+    assert not is_committed(storage, key, "u", work)
 
 
 def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
