@@ -51,6 +51,8 @@ def steps_done(storage: Storage, key: str) -> int:
     except (FileNotFoundError, ValueError, KeyError):  # just being finished
         return 0
     except OSError as e:
+        if not storage.exists(_file(key)):  # an object store says so only when it is read
+            return 0
         raise StorageError(f"{storage.path(_file(key))} cannot be read ({e}): the same command continues once it can") from e
 
 

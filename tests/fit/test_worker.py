@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -353,3 +354,22 @@ def test_progress_counts_the_steps_of_manifests_and_checkpoints(storage: Storage
         trainer.step()
         checkpoint.write(storage, keys[points[1]], trainer.state_dict())
     assert f"{CFG.steps + 1}/{2 * CFG.steps}" in capfd.readouterr().err
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_none_and_one_that_stays_unread_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dictionary that is finished removes its own; an object store then answers with an error of its own kind."""
+    storage = Storage(str(tmp_path))
+    checkpoint.write(storage, "dictionaries/x", {"tensors": {}, "steps_done": 30})
+
+    def fails(_: bytes, *, gone: bool) -> dict:
+        if gone:
+            checkpoint.remove(storage, "dictionaries/x")
+        raise OSError("NO_SUCH_KEY")
+
+    monkeypatch.setattr(checkpoint, "_state", partial(fails, gone=False))
+    with pytest.raises(StorageError, match="the same command continues"):
+        checkpoint.steps_done(storage, "dictionaries/x")
+    monkeypatch.setattr(checkpoint, "_state", partial(fails, gone=True))
+    assert checkpoint.steps_done(storage, "dictionaries/x") == 0

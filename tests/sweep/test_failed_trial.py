@@ -50,7 +50,7 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     assert failed.data.params["adapter"].startswith("late") and "rows are equal" in str(failed.data.tags)
     failures = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/failed.json")}
     fitted = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/manifest.json")}
-    run("diverge")  # without Tune: in one pass with the controls
+    run("fit")  # without Tune: in one pass with the controls
     assert {p: p.stat().st_mtime_ns for p in fitted} == fitted, "a dictionary was fitted again"
     assert len(failures) == 2, "the trial's and its control's"
     assert all(p.stat().st_mtime_ns > before for p, before in failures.items()), "what failed was not tried again"

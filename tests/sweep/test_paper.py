@@ -28,7 +28,7 @@ def test_the_preset_makes_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "r4, r8, r16, r32 (to be trained)" in printed and "2, 4, 8, 9, 14, 16" in printed and not (tmp_path / "root").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_the_preset_runs_to_its_table_with_the_papers_figures_beside_ours(tiny_model: Path, tmp_path: Path, ray_cluster: None) -> None:  # noqa: ARG001
     run("sweep", config(preset(tiny_model, tmp_path)))
     rows = [r for r in read_table(Storage(str(tmp_path))) if not r.metric.endswith("_adapters")]

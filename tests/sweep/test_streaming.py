@@ -128,7 +128,7 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
 
     monkeypatch.setattr(HarvestWorker, "write", seen)
     for name in ("beside", "turns"):
-        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=300")
+        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=420")
         study, made, way = without_ray(config(command), monkeypatch, side_by_side=name == "beside")
         assert len(way.plan) > 5
         fit_stream(study, made)

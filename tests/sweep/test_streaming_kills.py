@@ -57,6 +57,7 @@ def ready(way: Windows, index: int) -> bool:
     return False
 
 
+@pytest.mark.prove
 def test_a_killed_gang_of_two_and_a_killed_fit_worker_leave_no_trace_in_a_stream(
     ray_cluster: None, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

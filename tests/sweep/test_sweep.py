@@ -129,7 +129,7 @@ def hashes(root: Path) -> dict[str, str]:
 
 def made(root: Path) -> list[Path]:
     """Adapters, shards and dictionaries."""
-    return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name != "divergence.parquet"]
+    return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.parent != root]
 
 
 def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
@@ -168,6 +168,7 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     assert (root / "report.html").stat().st_mtime_ns > page
 
 
+@pytest.mark.prove  # stages alone: tests/harvest/test_stages.py, tests/fit/test_run.py, tests/adapt/test_run.py
 def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
