@@ -10,7 +10,7 @@ from deltasae_ray.sae.recipe import MIN_ROWS
 from deltasae_ray.sweep.config import StudyConfig
 
 LEAST_TOKENS = 26_500
-"""That each of three texts has some 30 documents at the demo's 2 thousand tokens a document, and each half of them 12 thousand tokens."""
+"""The demo's: each of its three texts then has some 50 training documents, and each half of the documents 12 thousand tokens."""
 _ROWS_PER_LATENT, _FIRINGS_PER_LATENT = 4, 90
 """Of all documents: a reference and a base control have half of them each. A latent of the demo's largest dictionary fires 400 times on
 its tokens; 90 is what one of 16,384 latents with k = 32 needs 46 thousand tokens for."""
