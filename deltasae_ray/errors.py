@@ -37,6 +37,10 @@ class StorageError(DeltaSaeError, OSError):
     """The storage root cannot hold what the plan needs, or cannot be reached by every node."""
 
 
+class LeaseError(DeltaSaeError, RuntimeError):
+    """Another driver works on the storage root, or has taken it over."""
+
+
 class ResourceError(DeltaSaeError, RuntimeError):
     """The cluster is too small for what was asked; Ray would wait without a word."""
 

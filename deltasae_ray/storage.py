@@ -124,6 +124,11 @@ class Storage:
         found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
         return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
 
+    def written(self, starts: str) -> dict[str, float]:
+        """When each file directly below the root whose name starts so was last written: seconds by the store's own clock."""
+        found = self._info(pafs.FileSelector(self.path(""), allow_not_found=True))
+        return {i.base_name: (i.mtime_ns or 0) / 1e9 for i in found if i.type == pafs.FileType.File and i.base_name.startswith(starts)}
+
     def _info(self, what: str | pafs.FileSelector) -> Any:
         """Raises StorageError where the store does not answer."""
         try:

@@ -9,6 +9,7 @@ from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points, keep_controls, with_settings
@@ -16,13 +17,15 @@ from deltasae_ray.sweep.disk import check_disk
 from deltasae_ray.sweep.enough import check_tokens
 from deltasae_ray.sweep.finish import compare, print_table, write_results
 from deltasae_ray.sweep.grid import Trial, trials
+from deltasae_ray.sweep.lease import Lease, lease
 from deltasae_ray.sweep.made import Made
-from deltasae_ray.sweep.plan import STAGES, Clock, make_plan
+from deltasae_ray.sweep.plan import STAGES, Clock, Plan, make_plan
 from deltasae_ray.sweep.runs import tracked
 from deltasae_ray.sweep.search import search
 from deltasae_ray.sweep.streaming import fit_stream
 from deltasae_ray.sweep.study import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.sweep.tune import sweep_trials
+from deltasae_ray.tracking import Tracker
 
 
 def run(stage: str, cfg: StudyConfig) -> None:
@@ -32,20 +35,38 @@ def run(stage: str, cfg: StudyConfig) -> None:
             "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run jobs/sweep.py, or jobs/fit.py, which "
             "harvest and fit window by window"
         )
-    study = open_study(cfg, resolve_root(cfg.storage.root))
-    stages = STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
+    storage = resolve_root(cfg.storage.root)
+    Tracker(cfg.tracking, storage)  # an embedded store on an object store is refused before that is asked for anything
+    if cfg.dry_run:
+        _prepared(stage, cfg, storage)
+        return
+    with lease(storage, f"jobs/{stage}.py") as held:
+        _run(stage, *_prepared(stage, cfg, storage), held)
+
+
+def _stages(stage: str) -> tuple[str, ...]:
+    return STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
+
+
+def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Plan]:
+    """The study, checked, and its plan, printed."""
+    study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
     plan = make_plan(study, stages)
     say(f"Plan\n{plan}\n")
     check_disk(study, plan)
-    if cfg.dry_run:
-        return
+    return study, plan
+
+
+def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     connect()
-    check_cluster(cfg, study.storage)
+    check_cluster(study.cfg, study.storage)
+    stages = _stages(stage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
     with tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
+            held.check()
             if name == "fit":
                 study = _resolved(study, made)
             if name in _STAGES:
@@ -58,6 +79,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
         if "diverge" in stages and log:
             with clock.stage("diverge"):
                 found = compare(study, made)
+            held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 log.compared(made, found)

@@ -26,7 +26,6 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, files_digest
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.enough import tokens_to_fit
-from deltasae_ray.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
-    Tracker(cfg.tracking, storage)
     corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()

@@ -59,6 +59,7 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     page = (root / "report.html").read_text()
     assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
     assert list(root.glob("dictionaries/*/cfg.json"))
+    assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
 
 
 def test_shards_open_from_the_root(study: tuple[Path, str]) -> None:
@@ -92,12 +93,14 @@ def test_ctrl_c_then_kill_then_the_same_command_gives_the_bytes_of_a_calm_study(
     first.send_signal(signal.SIGINT)
     assert first.wait(300) == 130
     assert "the same command continues" in (tmp_path / "first.log").read_text()
+    assert not list(tmp_path.glob("lease-*"))
 
     second = start(command, tmp_path / "second.log")
     until(lambda: any(tmp_path.glob("dictionaries/*/manifest.json")), second)
     counted = {p: p.stat().st_mtime_ns for p in tmp_path.glob("dictionaries/*/manifest.json")}
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
+    assert len(list(tmp_path.glob("lease-*"))) == 1
 
     assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
