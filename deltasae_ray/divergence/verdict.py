@@ -229,7 +229,7 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     by_token = leaf.over_seeds("missing_share_token_mean")
     if by_token.value is not None and found.subject == CHANGE and judge(by_token)[0] != found.label:
         told.append(f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f}, {judge(by_token)[0]}")
-    sentence = matching_sentence(leaf.get("paper_max_cosine"), leaf.over_seeds("max_cosine"), leaf.get("paper_max_cosine_untrained"))
+    sentence = matching_sentence(leaf.over_seeds("paper_max_cosine"), leaf.over_seeds("max_cosine"), leaf.get("paper_max_cosine_untrained"))
     return [*told, sentence, control_sentence(leaf.measures.get("max_cosine_base_control"), given=given)] if sentence else told
 
 

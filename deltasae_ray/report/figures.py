@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
+from deltasae_ray.report.seeds import leading_rows, seeds_notes
 from deltasae_ray.report.wording import against_null, chance_notes, describe, figure, places
 
 FVU_SERIES = (
@@ -85,8 +87,8 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
 
 
 def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) -> Figure:
-    """One metric: a panel per dictionary size, a group per layer, a point with its interval, null and ceiling per adapter and seed."""
-    rows = [r for r in inputs.rows if r.metric == metric]
+    """One metric: a panel per dictionary size, a group per layer, an adapter a point with interval, null and ceiling, over its seeds."""
+    rows = leading_rows(inputs.rows, (metric,))
     words = describe(metric, inputs)
     style = Style.of(inputs, [r.adapter for r in rows])
     panels = []
@@ -95,7 +97,7 @@ def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) ->
         lanes = [(adapter, seed) for adapter in style.css for seed in sorted({r.seed or 0 for r in here if r.adapter == adapter})]
         cells = [Cell(r, style.css[r.adapter], style.shape[r.adapter], lanes.index((r.adapter, r.seed or 0))) for r in here]
         panels.append(_grouped(cells, f"d_sae {size[0]}, k {size[1]}" if size[0] else "", _y(rows, guides), guides, words.label))
-    notes = chance_notes(rows, inputs, metric) or ["Not measured in this study."]
+    notes = [*chance_notes(rows, inputs, metric), *seeds_notes(rows)] or ["Not measured in this study."]
     legend = (*style.legend(), *_reading(rows)) if rows else ()
     return Figure(f"{metric}_by_layer", f"{words.label} by rank and layer", SCALES.get(metric, ""), legend, tuple(panels), tuple(notes))
 
@@ -104,8 +106,7 @@ def by_series(
     inputs: ReportInputs, key: str, series: Sequence[tuple[str, str, str, str]], *, guides: tuple[float, ...], notes: Sequence[str] = ()
 ) -> Figure:
     """Several metrics of the same cells beside each other: a panel per adapter and size, a group per layer."""
-    names = [metric for metric, *_ in series]
-    rows = [r for r in inputs.rows if r.metric in names]
+    rows = [replace(r, metric=r.metric.removesuffix(SEEDS)) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])]
     words = describe(key, inputs)
     if len({r.metric for r in rows if r.value is not None}) < 2:
         return Figure(key, words.label, "", (), (), ())
@@ -180,7 +181,7 @@ def _beaten(inputs: ReportInputs) -> list[str]:
     """Where the delta dictionary is not shown to be better than a baseline, in words."""
     notes, compared = [], []
     for metric, name in BEATEN.items():
-        rows = [r for r in inputs.rows if r.metric == metric and r.value is not None]
+        rows = [r for r in leading_rows(inputs.rows, (metric,)) if r.value is not None]
         compared += [name] if rows else []
         beaten = [r for r in rows if against_null(r) != "beyond chance"]
         if beaten:
@@ -201,12 +202,11 @@ def _angles_over_k(inputs: ReportInputs) -> dict[Row, int]:
 
 
 def _missing_over_k(inputs: ReportInputs) -> dict[Row, int]:
-    """M(k) of one dictionary per adapter and layer, the largest with the first seed: the headline and its values with fewer atoms."""
+    """M(k) of the largest dictionary per adapter and layer, over its seeds: the headline and its values with fewer atoms."""
+    atoms = {r.metric: int(m[1] or inputs.atoms) for r in inputs.rows if (m := re.fullmatch(r"missing_share(?:_k(\d+))?", r.metric))}
     found: dict[tuple, Row] = {}
-    for r in sorted(inputs.rows, key=lambda r: (-(r.d_sae or 0), r.k or 0, r.seed or 0)):
-        match = re.fullmatch(r"missing_share(?:_k(\d+))?", r.metric)
-        if match:
-            found.setdefault((r.adapter, r.layer, int(match[1] or inputs.atoms)), r)
+    for r in sorted(leading_rows(inputs.rows, atoms), key=lambda r: (-(r.d_sae or 0), r.k or 0, r.seed or 0)):
+        found.setdefault((r.adapter, r.layer, atoms[r.metric.removesuffix(SEEDS)]), r)
     return {r: k for (*_, k), r in found.items()}
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.seeds import ONE_SEED, leading_rows, shape
 from deltasae_ray.report.wording import against_null, describe, figure, interval, kappa_notes
 
 HEAD = "missing_share"
@@ -43,7 +44,7 @@ def headline(inputs: ReportInputs) -> list[Pair]:
     for r in inputs.rows:
         beside.setdefault(_cell(r), {})[r.metric] = r
     heads = [r for r in inputs.rows if r.metric == HEAD]
-    means = {_shape(r): r for r in inputs.rows if r.metric == f"{HEAD}{SEEDS}"}
+    means = {shape(r): r for r in inputs.rows if r.metric == f"{HEAD}{SEEDS}"}
     several_seeds, several_k = len({r.seed for r in heads}) > 1, len({r.k for r in heads}) > 1
     pairs: list[Pair] = []
 
@@ -55,12 +56,12 @@ def headline(inputs: ReportInputs) -> list[Pair]:
     for r in heads:
         own, found = f", seed {r.seed}" if several_seeds else "", beside[_cell(r)]
         monitor = ((found["monitor_r2"], _gain_and_fvu(found)),) if "monitor_r2" in found else ()
-        if _shape(r) not in means:
+        if shape(r) not in means:
             add(r, own, (r, ""), *monitor)
             continue
-        seeds = [h for h in heads if _shape(h) == _shape(r)]
+        seeds = [h for h in heads if shape(h) == shape(r)]
         if r is seeds[0]:
-            add(r, f", {len(seeds)} seeds", (means[_shape(r)], ""), *monitor)
+            add(r, f", {len(seeds)} seeds", (means[shape(r)], ""), *monitor)
             alone = [replace(_line(h, inputs, ""), label=f"seed {h.seed} alone") for h in seeds]
             pairs[-1] = replace(pairs[-1], lines=(*pairs[-1].lines, *alone))
     return pairs
@@ -70,23 +71,21 @@ def headline_notes(inputs: ReportInputs) -> list[str]:
     """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under it."""
     notes = []
     for metric in (HEAD, "monitor_r2"):
-        found = [r for r in inputs.rows if r.metric == metric and against_null(r) not in (None, "beyond chance")]
+        found = [r for r in leading_rows(inputs.rows, (metric,)) if against_null(r) not in (None, "beyond chance")]
         if found:
             words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
     heads = [r for r in inputs.rows if r.metric == HEAD]
+    if len({r.seed for r in heads}) == 1:
+        notes.append(ONE_SEED)
     notes += kappa_notes([r for r in inputs.rows if r.metric in (HEAD, f"{HEAD}{SEEDS}")])
     if heads and all(r.ceiling is None for r in heads):
         notes.append("No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe (fit.seeds=2).")
     return notes
 
 
-def _shape(r: Row) -> tuple:
-    return (r.adapter, r.layer, r.d_sae, r.k, r.architecture)
-
-
 def _cell(r: Row) -> tuple:
-    return (*_shape(r), r.seed)
+    return (*shape(r), r.seed)
 
 
 def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:

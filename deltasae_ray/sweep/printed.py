@@ -19,7 +19,7 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
     """
     sizes = {r.adapter: max(other.d_sae for other in rows if other.adapter == r.adapter) for r in rows}
     seeds = len({r.seed for r in rows if r.metric == "missing_share"})
-    heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null)": 29}
+    heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null, p)": 43}
     told = "one seed: what another training would give is not known" if seeds == 1 else f"means over {seeds} seeds"
     lines = [
         f"Held against the {reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}; {told}",
@@ -30,7 +30,7 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
             if leaf.d_sae == largest and leaf.seed == 0:
                 missing = leaf.over_seeds("missing_share")
                 share = f"{missing:.2f}" if missing.value is not None else "undefined"
-                cells = [adapter, str(leaf.layer), share, *(_with_null(leaf, m) for m in ("monitor_r2", "max_cosine_weighted"))]
+                cells = [adapter, str(leaf.layer), share, _beside(leaf, "monitor_r2"), _beside(leaf, "max_cosine_weighted", sure=True)]
                 fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
                 lines.append("  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, heads.values(), strict=True)) + fvus)
     return lines
@@ -41,9 +41,12 @@ def _short(leaf: LeafFigures, metric: str) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _with_null(leaf: LeafFigures, metric: str) -> str:
+def _beside(leaf: LeafFigures, metric: str, *, sure: bool = False) -> str:
+    """A figure with its null, and `sure` with its interval and p."""
     m = leaf.over_seeds(metric)
     if m.value is None:
         return "undefined"
     mark = _MARKS.get(standing_of(catalogued(metric), m) or "", "")
-    return f"{m.value:.3f}" + ("" if m.null is None else f" ({m.null:.3f}{mark})")
+    p = f", p {m.p:.2g}" if sure and m.p is not None else ""
+    null = "" if m.null is None else f" ({m.null:.3f}{p}{mark})"
+    return (f"{m:.3f}" if sure else f"{m.value:.3f}") + null

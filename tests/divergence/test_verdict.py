@@ -44,6 +44,13 @@ def test_the_interval_alone_decides(low: float, high: float, label: str) -> None
     assert judge(Measure((low + high) / 2, ci=(low, high)))[0] == label
 
 
+def test_the_published_cosine_is_over_seeds_where_there_are_several() -> None:
+    alone, mean = Measure(0.25, null=0.12, ci=(0.24, 0.26)), Measure(0.31, null=0.12, ci=(0.2, 0.42))
+    assert "as published 0.250 [0.240, 0.260]" in verdict("r16", [leaf(0.42, 0.68, paper_max_cosine=alone)], CHANGED).text
+    both = leaf(0.42, 0.68, paper_max_cosine=alone, paper_max_cosine_seeds=mean)
+    assert "as published 0.310 [0.200, 0.420]" in verdict("r16", [both], CHANGED).text
+
+
 def test_no_interval_is_inconclusive_with_its_reason() -> None:
     assert judge(undefined("no structure")) == ("INCONCLUSIVE", "no structure")
     assert judge(Measure(0.5, reason="interval undefined: 12 evaluation documents"))[0] == "INCONCLUSIVE"

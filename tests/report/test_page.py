@@ -10,10 +10,12 @@ import pytest
 
 from deltasae_ray.divergence.paper import NOTES, Block, Line
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.report.figures import by_layer
 from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
 from deltasae_ray.report.page import render, report_files, write_report
+from deltasae_ray.report.seeds import ONE_SEED
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
-from deltasae_ray.report.wording import figure, interval
+from deltasae_ray.report.wording import against_null, figure, interval
 from deltasae_ray.storage import Storage
 from tests.report.made import FEW_DIRECTIONS, REFERENCE, make, with_seeds
 
@@ -133,6 +135,23 @@ def test_the_mean_over_seeds_leads_its_seeds():
     assert places == sorted(places)
     assert found.count("What a deployed monitor sees (R²) 0.") == 12, "it does not depend on the dictionary: said once"
     assert "over seeds" not in section(render(make()), "headline")
+
+
+def test_figures_and_their_standing_are_over_seeds_where_there_are_several():
+    inputs = with_seeds(make())
+    alone = [r for r in inputs.rows if r.metric == "max_cosine_weighted"]
+    assert {against_null(r) for r in alone} == {"not to be told from chance"}
+    drawn = by_layer(inputs, "max_cosine_weighted", guides=(0.0,))
+    told = "Means over the training seeds of each dictionary, where it has several; their spread is in the intervals."
+    assert drawn.notes == ("Every cell is beyond chance: each of the 12 can be told from its null.", told)
+    assert [panel.count("</title>") for panel in drawn.panels] == [12, 12], "one point and one null per adapter and layer, not per seed"
+    assert ONE_SEED not in render(inputs)
+
+
+def test_that_there_is_one_seed_is_said(page: str):
+    assert ONE_SEED in section(page, "headline")
+    assert by_layer(make(), "max_cosine_weighted", guides=(0.0,)).notes[-1] == ONE_SEED
+    assert by_layer(make(), "monitor_r2", guides=(0.0,)).notes[-1] != ONE_SEED, "no delta dictionary enters it"
 
 
 def test_the_missing_share_is_named_by_its_atoms_and_not_by_the_dictionaries_k():

@@ -1,5 +1,6 @@
 """The table printed at a study's end, of rows made up."""
 
+import re
 from dataclasses import replace
 
 from deltasae_ray.diverge.leaves import LeafSpec
@@ -28,11 +29,13 @@ def test_of_several_seeds_the_figures_over_seeds_are_printed_and_marked() -> Non
     head, _, line = printed_table(rows_of(2), "toy reference", 8)
     assert head == "Held against the toy reference; d_sae 256; means over 2 seeds"
     assert line.split()[:2] == ["r4", "9"]
-    assert "0.805 (0.500)" in line, "beyond chance over seeds, which agree"
-    assert "0.51" in line.split("(0.500)")[-1], "the mean FVU"
+    told = re.search(r"0\.805 \[(0\.\d{3}), (0\.\d{3})\] \(0\.500, p 0\.01\)(.*)", line)
+    assert told is not None, "beyond chance over seeds, which agree"
+    assert 0.55 < float(told[1]) < 0.805 < float(told[2]), "by the seeds' scatter, not by their latents"
+    assert "0.51" in told[3], "the mean FVU"
 
 
 def test_of_one_seed_its_own_figure_is_printed_with_what_it_cannot_tell() -> None:
     head, _, line = printed_table(rows_of(1), "toy reference", 8)
     assert "one seed" in head
-    assert "0.800 (0.500 unclear)" in line
+    assert "0.800 [0.300, 0.900] (0.500, p 0.01 unclear)" in line
