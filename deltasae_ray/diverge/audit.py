@@ -12,17 +12,16 @@ import torch
 
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.diverge.config import DivergeConfig
-from deltasae_ray.diverge.leaves import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary, settings_of
+from deltasae_ray.diverge.leaves import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
 from deltasae_ray.diverge.measuring import seen_alive
 from deltasae_ray.diverge.run import run_tasks
 from deltasae_ray.divergence.audit import Audit, AuditedLatent, AuditInputs, audit
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, matched_rows
-from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
-from deltasae_ray.storage import Storage, digest
+from deltasae_ray.storage import Storage
 
 MEAN, FIRST = "mean", "first tokens"
 """Names of directions that are no latents: the mean change, and that on the first tokens of unrelated text."""
@@ -99,16 +98,11 @@ def audit_key(storage: Storage, shards: ShardSet, spec: AuditSpec, cfg: DivergeC
     """Folder of an audit, made of the digests of what it depends on."""
     leaf = spec.leaf
     inputs = {
-        "version": METRICS_VERSION,
-        "harvest": shards.key,
-        "units": digest([u.name for split in ("fit", "eval") for u in shards.units(split)]),
         "source": shards.source(leaf.adapter).digest,
-        "hookpoint": str(Hookpoint(leaf.layer)),
-        "settings": asdict(settings_of(cfg)),
         "latents": cfg.latents,
         "dictionaries": [dictionary_digest(storage, key) for key in (leaf.dictionary, leaf.reference, *spec.others)],
     }
-    return f"audit/{digest(inputs)}"
+    return f"audit/{figures_digest(shards, leaf.layer, cfg, inputs)}"
 
 
 def audit_leaf(task: AuditTask) -> None:

@@ -1,7 +1,9 @@
 """One leaf of a study: which dictionary is compared with which, and the key under which its measures are kept."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.divergence.context import Settings
@@ -75,16 +77,23 @@ def settings_of(cfg: DivergeConfig) -> Settings:
 def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: DivergeConfig) -> str:
     """File of the leaf's measures: made of the digests of everything they depend on, and of nothing else."""
     inputs = {
+        "source": shards.source(leaf.adapter).digest,
+        "random_source": leaf.random_source,
+        "dictionaries": {name: None if key is None else dictionary_digest(storage, key) for name, key in leaf.dictionaries.items()},
+    }
+    return f"measures/{figures_digest(shards, leaf.layer, cfg, inputs)}.json"
+
+
+def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Mapping[str, Any]) -> str:
+    """Of what all figures at a layer depend on (version, units of the harvest, settings), and of the `inputs` that only some do."""
+    shared = {
         "version": METRICS_VERSION,
         "harvest": shards.key,
         "units": digest([u.name for split in ("fit", "eval") for u in shards.units(split)]),
-        "source": shards.source(leaf.adapter).digest,
-        "hookpoint": str(Hookpoint(leaf.layer)),
-        "random_source": leaf.random_source,
+        "hookpoint": str(Hookpoint(layer)),
         "settings": asdict(settings_of(cfg)),
-        "dictionaries": {name: None if key is None else dictionary_digest(storage, key) for name, key in leaf.dictionaries.items()},
     }
-    return f"measures/{digest(inputs)}.json"
+    return digest(shared | inputs)
 
 
 def dictionary_digest(storage: Storage, key: str) -> str:

@@ -2,21 +2,20 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
-from deltasae_ray.diverge.leaves import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary, settings_of
+from deltasae_ray.diverge.leaves import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
 from deltasae_ray.diverge.measuring import write_measures
 from deltasae_ray.divergence.between import coder_of, missing_between, similar_deltas, similar_dictionaries
 from deltasae_ray.divergence.moments import Moments
-from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
-from deltasae_ray.storage import Storage, digest
+from deltasae_ray.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,10 @@ def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
 def pair_key(storage: Storage, shards: ShardSet, pair: PairSpec, cfg: DivergeConfig) -> str:
     """File of the pair's measures, made of the digests of what they depend on."""
     inputs = {
-        "version": METRICS_VERSION,
-        "harvest": shards.key,
-        "units": digest([u.name for split in ("fit", "eval") for u in shards.units(split)]),
         "sources": [shards.source(leaf.adapter).digest for leaf in (pair.one, pair.other)],
-        "hookpoint": str(Hookpoint(pair.one.layer)),
-        "settings": asdict(settings_of(cfg)),
         "dictionaries": [dictionary_digest(storage, key) if key else None for key in pair.dictionaries],
     }
-    return f"measures/pair-{digest(inputs)}.json"
+    return f"measures/pair-{figures_digest(shards, pair.one.layer, cfg, inputs)}.json"
 
 
 @dataclass(frozen=True)

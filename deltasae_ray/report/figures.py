@@ -11,8 +11,9 @@ from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
+from deltasae_ray.report.notes import against_null, chance_notes, places
 from deltasae_ray.report.seeds import leading_rows, seeds_notes
-from deltasae_ray.report.wording import against_null, chance_notes, describe, figure, places
+from deltasae_ray.report.wording import describe, figure
 
 FVU_SERIES = (
     ("fvu_delta", "delta dictionary", "s0", "circle"),

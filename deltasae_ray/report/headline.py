@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS
 from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.notes import against_null, kappa_notes
 from deltasae_ray.report.seeds import ONE_SEED, leading_rows, shape
-from deltasae_ray.report.wording import against_null, describe, figure, interval, kappa_notes
+from deltasae_ray.report.wording import describe, figure, interval
 
 HEAD = "missing_share"
 

@@ -15,6 +15,7 @@ from deltasae_ray.report import typeset, wording
 from deltasae_ray.report.figures import Figure, figures
 from deltasae_ray.report.headline import headline, headline_notes
 from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs, Row
+from deltasae_ray.report.notes import kappa_notes
 from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
 from deltasae_ray.storage import Storage
 
@@ -43,7 +44,7 @@ def render(inputs: ReportInputs) -> str:
         statements=[typeset.prose(s) for s in _statements(inputs)],
         headline=headline(inputs),
         headline_notes=headline_notes(inputs),
-        kappa_notes=wording.kappa_notes(inputs.rows),
+        kappa_notes=kappa_notes(inputs.rows),
         on_planted=wording.on_planted(inputs),
         figures=drawn,
         catalogue=_catalogue(inputs),

@@ -1,13 +1,12 @@
-"""The page's own words: what each figure is called and means, how numbers are written, and what is said of one at chance."""
+"""The page's own words: what each figure is called and means, how numbers are written, and what is said of a study."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.divergence.catalogue import SEEDS, Metric, metric, split_variant
 from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.standing import CHANCE_MARGIN, OTHER_RECIPE, Standing, standing_of
-from deltasae_ray.divergence.statistics import comparable
-from deltasae_ray.report.inputs import AdapterFacts, ReportInputs, Row
+from deltasae_ray.divergence.standing import OTHER_RECIPE
+from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
 
 
 @dataclass(frozen=True)
@@ -128,15 +127,6 @@ TERMS = {
     "undefined": "The figure has no meaning here; the reason stands beside it. It is never written as a number.",
 }
 
-CHANCE: dict[Standing, str] = {
-    "at chance": f"the interval includes the null (of a max-cosine: ends within {CHANCE_MARGIN} of it), or p is above .05",
-    "not to be told from chance": "the interval is apart from the null, but p, which knows the null's own error, is above .05, or, of a "
-    f"max-cosine, it reaches into {CHANCE_MARGIN} around the null",
-    "worse than chance": "the whole interval is on the other side of the null, where less is found than where there is nothing to find",
-}
-"""Standings in which nothing is found, and what each means."""
-
-
 def describe(metric: str, inputs: ReportInputs) -> MetricWords:
     """The metric's words with the names of this study in them; an unknown metric is called as the catalogue calls it."""
     if metric.endswith(SEEDS):
@@ -205,80 +195,6 @@ def seconds(value: float | None) -> str:
     return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
 
 
-def against_null(row: Row) -> Standing | None:
-    """How a row stands to its null, by the rule of the verdict; None where nothing tells."""
-    ci = None if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
-    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p, reason=row.reason or "undefined"))
-
-
-def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:
-    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined.
-
-    Args:
-        over: place of each row on a figure's x axis, where that is k and not the layer.
-    """
-    if not rows:
-        return []
-    notes = []
-    for found, means in CHANCE.items():
-        chance = [r for r in rows if against_null(r) == found]
-        if chance:
-            where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
-            notes.append(f"{found[0].upper()}{found[1:]} {where}: {means}. There, {describe(metric, inputs).at_chance}.")
-    untold = [r for r in rows if r.value is not None and against_null(r) is None]
-    if untold:
-        why = "it has no null here" if all(r.null is None for r in untold) else "it has no interval"
-        notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold, over)}): {why}.")
-    undefined = [r for r in rows if r.value is None]
-    for reason in dict.fromkeys(r.reason for r in undefined):
-        notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
-    return notes or [f"Every cell is beyond chance: each of the {len(rows)} can be told from its null."]
-
-
-def kappa_notes(rows: Sequence[Row]) -> list[str]:
-    """A sentence where κ stands on ladders of different height, so that its values in these rows must not be compared."""
-    found = _grouped([r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.metric.removesuffix(SEEDS),))
-    apart = {}
-    for (name,), inside in found.items():
-        ceilings = [r.ceiling for r in inside if r.ceiling is not None]
-        if not comparable(ceilings, 90.0 if catalogued(name).unit == "degrees" else 1.0):
-            apart[name] = f"{name.replace('_', ' ')} ({figure(min(ceilings))} to {figure(max(ceilings))})"
-    if not apart:
-        return []
-    told = ", ".join(apart.values())
-    return [f"κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of {told}."]
-
-
-def places(rows: Sequence[Row], over: Mapping[Row, int] | None = None) -> str:
-    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)", "r4 layers 9, 12 at k = 1"."""
-    layers: dict[tuple[str, str], list[int]] = {}
-    for (adapter, layer), inside in _grouped(rows, lambda r: (r.adapter, r.layer)).items():
-        if over is None:
-            for size in dict.fromkeys(r.d_sae for r in inside):
-                layers.setdefault((adapter, str(size)), []).append(layer)
-        else:
-            at = ", ".join(str(k) for k in sorted({over[r] for r in inside}))
-            layers.setdefault((adapter, f" at k = {at}"), []).append(layer)
-    if over is not None:
-        return "; ".join(f"{adapter} {_numbered('layer', found)}{at}" for (adapter, at), found in layers.items())
-    sizes = {size for _, size in layers}
-    alike: dict[tuple[str, str], list[str]] = {}
-    for (adapter, size), found in layers.items():
-        alike.setdefault((adapter, _numbered("layer", found)), []).append(size)
-    return "; ".join(f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "") for (who, where), of in alike.items())
-
-
-def _grouped(rows: Sequence[Row], key: Callable[[Row], tuple]) -> dict[tuple, list[Row]]:
-    groups: dict[tuple, list[Row]] = {}
-    for r in rows:
-        groups.setdefault(key(r), []).append(r)
-    return groups
-
-
-def _numbered(noun: str, numbers: Sequence[int]) -> str:
-    return f"{noun}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
-
-
 def seeds_per_rank(adapters: Sequence[AdapterFacts]) -> dict[int, int]:
     """Rank → adapters of that rank; controls do not count."""
     ranks: dict[int, set[str]] = {}
@@ -310,7 +226,7 @@ def on_planted(inputs: ReportInputs) -> str:
     tried = [p for p in inputs.planted if p.adapter in controls]
     if tried:
         layers = [p.layer for p in tried if p.finding.found]
-        where = f"finds it at {_numbered('layer', layers)}: not because it was learnt, but because the text is unlike the rest"
+        where = f"finds it at {numbered('layer', layers)}: not because it was learnt, but because the text is unlike the rest"
         said.append(f"The random adapter, which was trained on nothing, {where if layers else 'does not find it'}.")
     return " ".join(said)
 
@@ -318,3 +234,8 @@ def on_planted(inputs: ReportInputs) -> str:
 def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:
     """Adapters whose training showed no gain beyond chance: what the page leads with."""
     return [a for a in inputs.adapters if a.demonstrated is False and not a.control]
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """Such as "layers 9, 12"."""
+    return f"{noun}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"

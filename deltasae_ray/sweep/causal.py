@@ -22,14 +22,12 @@ from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.interventions.causal import Probe, document_effects
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of
 from deltasae_ray.storage import Storage, digest
-from deltasae_ray.sweep.gate import gate_units
+from deltasae_ray.sweep.gate import gate_units, whole_model
 
 DOCUMENTS = 32
 """Evaluation documents of the text adapted to; an interval takes 30."""
@@ -61,9 +59,7 @@ class CausalWorker:
     """Callable of (unit, todo) → rows of document_effects."""
 
     def __init__(self, job: CausalFactory, context: RankContext) -> None:
-        self._model = load_with_adapters(
-            job.storage, job.model, job.adapters, context.device, deepest=None, digest=job.model_digest, root=base_of
-        )
+        self._model = whole_model(job.storage, job.model, job.model_digest, job.adapters, context)
         self._probes = [probe_of(job.storage, leaf, found) for leaf, found in job.audits]
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call

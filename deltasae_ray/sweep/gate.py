@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 
 from deltasae_ray.batches import TokenBatch
@@ -29,6 +30,17 @@ POSITIONS = 32
 """Scored positions per document, evenly spaced."""
 
 
+def whole_model(
+    storage: Storage, cfg: ModelConfig, model_digest: str | None, adapters: Sequence[AdapterRef], context: RankContext
+) -> nn.Module:
+    """A rank's model for what is asked of predictions: every block, the language-model head, and the adapters.
+
+    Raises:
+        ModelError: this node has another model than the driver, whose digest was given.
+    """
+    return load_with_adapters(storage, cfg, tuple(adapters), context.device, deepest=None, digest=model_digest, root=base_of)
+
+
 @dataclass(frozen=True)
 class GateFactory:
     """Makes the worker that scores documents; needs every block and the language-model head."""
@@ -47,9 +59,7 @@ class GateWorker:
 
     def __init__(self, job: GateFactory, context: RankContext) -> None:
         self._names = [a.name for a in job.adapters]
-        self._model = load_with_adapters(
-            job.storage, job.model, job.adapters, context.device, deepest=None, digest=job.model_digest, root=base_of
-        )
+        self._model = whole_model(job.storage, job.model, job.model_digest, job.adapters, context)
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
         return document_losses(self._model, unit, self._names, positions=POSITIONS)

@@ -16,12 +16,10 @@ from deltasae_ray.divergence.statistics import permutation_p
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.interventions.lens import logit_lens
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.gate import gate_units
+from deltasae_ray.sweep.gate import gate_units, whole_model
 
 TOKENS = 10
 """Promoted and suppressed tokens of each direction."""
@@ -55,7 +53,7 @@ class LensWorker:
 
     def __init__(self, job: LensFactory, context: RankContext) -> None:
         self._job = job
-        self._model = load_with_adapters(job.storage, job.model, (), context.device, deepest=None, digest=job.model_digest, root=base_of)
+        self._model = whole_model(job.storage, job.model, job.model_digest, (), context)
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[list[dict]]:  # noqa: ARG002 - what gangs call
         rows = (torch.from_numpy(np.concatenate(found.vectors(self._job.storage))) for found in self._job.audits)

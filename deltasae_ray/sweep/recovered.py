@@ -22,17 +22,15 @@ from deltasae_ray.divergence.recovered import NULL_DRAWS, NULLED, recovered
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.interventions.recovered import Patched, document_recovery
 from deltasae_ray.interventions.stand_ins import TrainingRows, stand_ins
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
-from deltasae_ray.sweep.gate import gate_units
+from deltasae_ray.sweep.gate import gate_units, whole_model
 
 DOCUMENTS = 48
 """Evaluation documents of the text adapted to; an interval takes 30."""
@@ -64,9 +62,7 @@ class RecoveryWorker:
 
     def __init__(self, job: RecoveryFactory, context: RankContext) -> None:
         of = open_harvest(job.storage, job.harvest_key).spec.get("model_digest")
-        self._model = load_with_adapters(
-            job.storage, job.model, job.adapters, context.device, deepest=None, digest=of, root=base_of
-        )
+        self._model = whole_model(job.storage, job.model, of, job.adapters, context)
         self._patches = [_patched(job, leaf) for leaf in job.leaves]
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call

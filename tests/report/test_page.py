@@ -12,10 +12,11 @@ from deltasae_ray.divergence.paper import NOTES, Block, Line
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.figures import by_layer
 from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
+from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
-from deltasae_ray.report.wording import against_null, figure, interval
+from deltasae_ray.report.wording import figure, interval
 from deltasae_ray.storage import Storage
 from tests.report.made import FEW_DIRECTIONS, REFERENCE, make, with_seeds
 

@@ -3,7 +3,8 @@
 import pytest
 
 from deltasae_ray.report.inputs import AdapterFacts, Row
-from deltasae_ray.report.wording import METRICS, against_null, describe, figure, places, seeds_per_rank, share
+from deltasae_ray.report.notes import against_null, places
+from deltasae_ray.report.wording import METRICS, describe, figure, seeds_per_rank, share
 from tests.report.made import make
 
 ROW = Row("r4", 4, 0, 9, 256, 8, "topk", 0, None, "missing_share", 0.5)
