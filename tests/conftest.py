@@ -1,5 +1,6 @@
 """Fixtures: one Ray for each test process, and tiny models with adapters. Long files start first, so that none runs alone at the end."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ os.environ.setdefault("RAY_ADDRESS", "local")
 # Test processes share the cores: threads that spin while they wait for each other take them from whoever has work to do.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent / "quick"), os.environ.get("PYTHONPATH")]))
+gc.set_threshold(100_000, 50, 50)  # as tests/quick has it in the processes that this one starts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

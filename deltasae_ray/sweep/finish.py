@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deltasae_ray.cli import say
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.diverge.run import diverge_points, run_tasks
 from deltasae_ray.diverge.table import DivergenceRow, leaf_figures, write_table
 from deltasae_ray.divergence.behaviour import Behaviour
-from deltasae_ray.divergence.catalogue import metric as catalogued
 from deltasae_ray.divergence.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.divergence.ranks import RankFigure, depth_statement, rank_statement
-from deltasae_ray.divergence.standing import control_statement, standing_of
-from deltasae_ray.divergence.verdict import LeafFigures, Verdict, verdict
+from deltasae_ray.divergence.standing import control_statement
+from deltasae_ray.divergence.verdict import Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.prepare import RANDOM
@@ -281,38 +279,3 @@ def _figures(found: Findings, metric: str) -> list[RankFigure]:
     first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
     same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
     return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]
-
-
-def print_table(study: Study, found: Findings) -> None:
-    """The headline of every adapter and layer, and where the rest is."""
-    sizes = {r.adapter: max(other.d_sae for other in found.rows if other.adapter == r.adapter) for r in found.rows}
-    share = f"missing share M({study.cfg.diverge.k})"
-    heads = {"adapter": 9, "layer": 7, share: 22, "monitor R2 (null)": 26, "max-cosine by energy (null)": 29}
-    say(f"\nHeld against the {found.reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}")
-    say("  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random")
-    for adapter, largest in sizes.items():
-        for leaf in sorted(leaf_figures(found.rows, adapter), key=lambda leaf: leaf.layer):
-            if leaf.d_sae == largest and leaf.seed == 0:
-                missing = leaf.over_seeds("missing_share")
-                told = f"{missing:.2f}" if missing.value is not None else "undefined"
-                pairs = [_with_null(leaf, m) for m in ("monitor_r2", "max_cosine_weighted")]
-                cells = [adapter, str(leaf.layer), told, *pairs]
-                fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
-                say("  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, heads.values(), strict=True)) + fvus)
-    for v in found.verdicts:
-        say(f"\n{v.text.replace('*', '')}")
-    say(f"\nReport: {study.storage.path('report.html')}")
-
-
-def _short(leaf: LeafFigures, metric: str) -> str:
-    value = leaf.get(metric).value
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _with_null(leaf: LeafFigures, metric: str) -> str:
-    m = leaf.get(metric)
-    if m.value is None:
-        return "undefined"
-    found = standing_of(catalogued(metric), m)
-    mark = {"at chance": " at chance", "not to be told from chance": " unclear", "worse than chance": " worse"}.get(found or "", "")
-    return f"{m.value:.3f}" + ("" if m.null is None else f" ({m.null:.3f}{mark})")

@@ -15,11 +15,12 @@ from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points, keep_controls, with_settings
 from deltasae_ray.sweep.disk import check_disk
 from deltasae_ray.sweep.enough import check_tokens
-from deltasae_ray.sweep.finish import compare, print_table, write_results
+from deltasae_ray.sweep.finish import compare, write_results
 from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.lease import Lease, lease
 from deltasae_ray.sweep.made import Made
 from deltasae_ray.sweep.plan import STAGES, Clock, Plan, make_plan
+from deltasae_ray.sweep.printed import printed_table
 from deltasae_ray.sweep.runs import tracked
 from deltasae_ray.sweep.search import search
 from deltasae_ray.sweep.streaming import fit_stream
@@ -83,7 +84,10 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 log.compared(made, found)
-            print_table(study, found)
+            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.k)))
+            for v in found.verdicts:
+                say(f"\n{v.text.replace('*', '')}")
+            say(f"\nReport: {study.storage.path('report.html')}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(

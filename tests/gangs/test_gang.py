@@ -7,7 +7,6 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -39,32 +38,21 @@ def test_every_unit_is_run_and_returned_once_and_ranks_stay_in_step(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("kill", "ranks"), [("worker", 1), ("worker", 2), ("leader", 2)])
-def test_a_killed_process_restarts_its_gang_and_no_unit_is_lost(kill: Literal["worker", "leader"], ranks: int, tmp_path: Path) -> None:
-    results = dict(run_units(UNITS, Stub(tmp_path, kill=kill), GangConfig(ranks=ranks)))
-    assert (tmp_path / "struck").exists()
-    assert {name: r["number"] for name, r in results.items()} == EXPECTED
-    assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == ranks for r in results.values())
-
-
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_gang_that_follows_a_killed_one_skips_what_that_had_stored(ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gang_that_follows_a_killed_one_skips_what_that_had_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All units are one block, which is run again as a whole."""
     monkeypatch.setattr("deltasae_ray.gangs.run.block_size", lambda *_: len(UNITS))
-    results = dict(run_units(UNITS, Storing(tmp_path, kill="leader" if ranks > 1 else "worker"), GangConfig(ranks=ranks)))
+    results = dict(run_units(UNITS, Storing(tmp_path, kill="leader"), GangConfig(ranks=2)))
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
     kept = sorted(line.split()[0] for file in tmp_path.glob("rank*") for line in file.read_text().splitlines() if line.endswith("True"))
     assert kept == ["0", "1", "2", "3", "4"], "a unit that was stored was run again"
-    # of two ranks, the other has stored nothing or unit 2 when unit 3 is struck
-    assert {r["number"] for r in results.values() if "stored" in r} >= ({0, 1, 2} if ranks == 1 else {0, 1})
+    # the other rank has stored nothing or unit 2 when unit 3 is struck
+    assert {r["number"] for r in results.values() if "stored" in r} >= {0, 1}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(ranks: int, tmp_path: Path) -> None:
+def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="KeyError: 'a_name_that_is_not_there'") as raised:
-        list(run_units(UNITS, Stub(tmp_path, bug_at=2), GangConfig(ranks=ranks)))
+        list(run_units(UNITS, Stub(tmp_path, bug_at=2), GangConfig(ranks=2)))
     assert "stub.py" in str(raised.value) and "would fail again" in str(raised.value)
     assert not (tmp_path / "rank0").read_text().count("0 True") > 1, "no gang was restarted"
 
@@ -88,6 +76,8 @@ def test_a_result_is_told_before_the_unit_that_waits_for_it_is_done(tmp_path: Pa
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_gang_that_asks_for_no_gpu_takes_none_of_those_that_torch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # This process is the leader: its threads stay as they are, since later tests hold its hashes against those of other processes.
+    monkeypatch.setattr("deltasae_ray.gangs.gang.cores_per_rank", lambda *_: torch.get_num_threads())
     found: list[RankContext] = []
     Gang(lambda context: found.append(context), [], ranks=1, gangs=1, cpus=1, gpus=0)  # type: ignore[arg-type, func-returns-value]
     assert found == [RankContext(0, 1, "cpu")]
@@ -153,17 +143,14 @@ def test_the_number_of_blocks_does_not_grow_with_the_units_nor_below_one_unit_pe
     assert blocks(100_000, gangs=100) > 2000, "every gang gets blocks enough to end at about the same time"
 
 
-def lose_a_node(notes: Path) -> dict[str, int]:
+@pytest.mark.prove  # tests/harvest/test_harvest.py loses a node under a harvest
+def test_a_node_that_is_lost_in_the_middle_of_a_unit_loses_none(tmp_path: Path) -> None:
     """In processes of their own: a second cluster cannot live beside the session's in one driver."""
-    log = notes / "log"
+    log = tmp_path / "log"
     with log.open("wb") as output:
-        done = subprocess.run([sys.executable, "-m", "tests.gangs.node_loss", str(notes)], stdout=output, stderr=output, timeout=1000)
+        done = subprocess.run([sys.executable, "-m", "tests.gangs.node_loss", str(tmp_path)], stdout=output, stderr=output, timeout=1000)
     assert done.returncode == 0, log.read_text()[-3000:]
-    return json.loads((notes / "results.json").read_text())
-
-
-def test_a_lost_node_moves_its_gang_to_another_and_no_unit_is_lost(tmp_path: Path) -> None:
-    assert lose_a_node(tmp_path) == EXPECTED
+    assert json.loads((tmp_path / "results.json").read_text()) == EXPECTED
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -189,9 +176,3 @@ def test_threads_follow_the_cores_of_the_node_and_the_gangs_that_it_holds(monkey
 
 def test_no_work_starts_no_gang(tmp_path: Path) -> None:
     assert list(run_units([], Stub(tmp_path, refuse=True), GangConfig())) == []
-
-
-@pytest.mark.prove
-@pytest.mark.parametrize("repetition", range(10))
-def test_ten_lost_nodes_lose_no_unit(repetition: int, tmp_path: Path) -> None:
-    assert lose_a_node(tmp_path) == EXPECTED

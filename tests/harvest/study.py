@@ -1,7 +1,6 @@
-"""A tiny harvest: run here under the session's Ray, or as a process of its own that a test can kill."""
+"""A tiny harvest."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,11 +61,3 @@ def run_units_here(work: Work, factory: WorkerFactory, cfg: GangConfig, device: 
 def hashes(root: Path | str, key: str) -> dict[tuple, str]:
     """Unit, source and hookpoints → sha256, of every shard that counts."""
     return {row.identity: row.sha256 for row in Manifest.load(Storage(str(root)), key).rows}
-
-
-if __name__ == "__main__":
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    ranks, root, model, *adapters = sys.argv[1:]
-    run(root, Path(model), [Path(p) for p in adapters], ranks=int(ranks))

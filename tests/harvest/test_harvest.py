@@ -1,14 +1,9 @@
 """The harvest on real Ray, with a tiny model."""
 
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -19,6 +14,7 @@ from deltasae_ray.models.load import load_model
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
+from tests.harvest.strikes import Strike, Struck, Victim, prepared, strike
 from tests.harvest.study import corpus, hashes, run
 
 pytestmark = pytest.mark.slow
@@ -70,59 +66,6 @@ def test_the_noise_floor_stands_in_the_sources(calm: tuple[Path, str]) -> None:
         assert all(floor["snr"] > 1e6 for floor in noise.values())
 
 
-def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
-    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
-) -> None:
-    done = run(tmp_path, tiny_model, list(tiny_adapters), ranks=2, random_lora=False)
-    assert len(corpus(tiny_model).units) % 2 == 1, "an odd count of units, so that one rank must pad"
-    assert hashes(tmp_path, done.key).keys() < hashes(*calm).keys()
-    sharded, whole = open_shards(f"{tmp_path}/{done.key}"), open_shards(f"{calm[0]}/{calm[1]}")
-    for source in ("base", "r2", "r4"):
-        ours, theirs = sharded.read(2, source), whole.read(2, source)
-        # float16 on disk: what fp32 rounds otherwise may fall to the other side of a half
-        assert np.linalg.norm(ours - theirs) <= 5e-4 * np.linalg.norm(theirs)
-        assert np.abs(ours - theirs).mean() <= 1e-5 * np.abs(theirs).mean()
-
-
-def disturbed(root: Path, model: Path, adapters: Adapters, key: str, victim: str, records: int, wait: float = 0.0, ranks: int = 1) -> None:
-    """A harvest in a process of its own, with a Ray of its own; `victim` is killed once so many units count. A dead driver stays dead."""
-    words = [sys.executable, "-m", "tests.harvest.study", str(ranks), str(root), str(model), *map(str, adapters)]
-    log, rows = root / "driver.log", root / key / "rows"
-    with log.open("wb") as output:
-        driver = subprocess.Popen(words, stdout=output, stderr=output)
-    deadline = time.monotonic() + 800
-    while time.monotonic() < deadline and len(list(rows.glob("*.json")) if rows.exists() else []) < records and driver.poll() is None:
-        time.sleep(0.05)
-    assert driver.poll() is None, f"the harvest ended before the kill: {log.read_text()[-3000:]}"
-    time.sleep(wait)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    if victim != "driver":
-        (struck, *_) = [c for c in children if VICTIMS[victim] in " ".join(c.cmdline())]
-        struck.kill()
-        assert driver.wait(timeout=800) == 0, log.read_text()[-3000:]
-        return
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    for child in children:  # its Ray dies with it, and ours does not
-        if child.is_running():
-            child.kill()
-
-
-VICTIMS = {"leader": "MapBatches(Gang)", "rank": "ray::Rank"}
-
-
-def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
-    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
-) -> None:
-    disturbed(tmp_path, tiny_model, tiny_adapters, calm[1], "driver", records=3)
-    counted = {row.file for row in Manifest.load(Storage(str(tmp_path)), calm[1]).rows}
-    assert counted, "the kill came before the first unit"
-    files = {tmp_path / calm[1] / file: (tmp_path / calm[1] / file).stat().st_mtime_ns for file in counted}
-    assert run(tmp_path, tiny_model, list(tiny_adapters)).key == calm[1]
-    assert hashes(tmp_path, calm[1]) == hashes(*calm)
-    assert {p: p.stat().st_mtime_ns for p in files} == files, "a unit that counted was done again"
-
-
 @pytest.fixture(scope="module")
 def calm_ranks(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An undisturbed harvest by two ranks: one pass for all adapters rounds otherwise than one pass each."""
@@ -130,17 +73,62 @@ def calm_ranks(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp
     return root, run(root, tiny_model, list(tiny_adapters), ranks=2).key
 
 
+def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
+    calm: tuple[Path, str], calm_ranks: tuple[Path, str], tiny_model: Path
+) -> None:
+    assert len(corpus(tiny_model).units) % 2 == 1, "an odd count of units, so that one rank must pad"
+    sharded, whole = open_shards(f"{calm_ranks[0]}/{calm_ranks[1]}"), open_shards(f"{calm[0]}/{calm[1]}")
+    trained = {whole.source(name).digest for name in ("base", "r2", "r4")}  # the random one follows what was measured, and so its digest does
+    written, expected = (sorted(identity for identity in hashes(*each) if identity[1] in trained) for each in (calm_ranks, calm))
+    assert written == expected and len(hashes(*calm_ranks)) == len(hashes(*calm))
+    for source in ("base", "r2", "r4"):
+        ours, theirs = sharded.read(2, source), whole.read(2, source)
+        # float16 on disk: what fp32 rounds otherwise may fall to the other side of a half
+        assert np.linalg.norm(ours - theirs) <= 5e-4 * np.linalg.norm(theirs)
+        assert np.abs(ours - theirs).mean() <= 1e-5 * np.abs(theirs).mean()
+
+
+def assert_undisturbed(root: Path, calm: tuple[Path, str], strikes: list[Struck]) -> None:
+    """The harvest below `root` is the calm one, and what counted before a strike was not written again."""
+    assert hashes(root, calm[1]) == hashes(*calm)
+    identities = [row.identity for row in Manifest.load(Storage(str(root)), calm[1]).rows]
+    assert len(identities) == len(set(identities))
+    open_shards(f"{root}/{calm[1]}").verify()
+    for struck in strikes:
+        assert {file: file.stat().st_mtime_ns for file in struck.counted} == struck.counted, "a unit that counted was done again"
+
+
+def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
+    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    prepared(calm[0], tmp_path)
+    found = strike(tmp_path, calm[1], tiny_model, tiny_adapters, [Strike("driver", records=3)], ranks=1)
+    assert len(found[0].counted) < len(hashes(*calm)), "the kill came after the last unit"
+    assert run(tmp_path, tiny_model, list(tiny_adapters)).key == calm[1]
+    assert_undisturbed(tmp_path, calm, found)
+
+
+def test_a_harvest_that_loses_a_rank_then_its_leader_then_its_node_ends_by_itself_as_a_calm_one(
+    calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    prepared(calm_ranks[0], tmp_path)
+    strikes = [Strike("rank", records=2), Strike("leader", records=6), Strike("node", records=10)]
+    found = strike(tmp_path, calm_ranks[1], tiny_model, tiny_adapters, strikes, ranks=2)
+    assert [struck.followed for struck in found] == [True] * 3, "a strike fell outside the harvest"
+    counts = [len(struck.counted) for struck in found]
+    assert counts == sorted(set(counts)) and counts[-1] < len(hashes(*calm_ranks)), "every gang did some units"
+    assert_undisturbed(tmp_path, calm_ranks, found)
+
+
 @pytest.mark.prove
 @pytest.mark.parametrize("moment", range(10))
-@pytest.mark.parametrize("victim", ["driver", "leader", "rank"])
+@pytest.mark.parametrize("victim", ["driver", "leader", "rank", "node"])
 def test_a_kill_at_a_random_moment_changes_no_hash_and_doubles_no_unit(
-    victim: str, moment: int, calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+    victim: Victim, moment: int, calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:
     draw = random.Random(f"{victim}{moment}")
     key = calm_ranks[1]
-    disturbed(tmp_path, tiny_model, tiny_adapters, key, victim, draw.randrange(1, 12), draw.uniform(0, 0.3), ranks=2)
+    prepared(calm_ranks[0], tmp_path)
+    found = strike(tmp_path, key, tiny_model, tiny_adapters, [Strike(victim, draw.randrange(1, 12), draw.uniform(0, 0.3))], ranks=2)
     assert run(tmp_path, tiny_model, list(tiny_adapters), ranks=2).key == key
-    assert hashes(tmp_path, key) == hashes(*calm_ranks)
-    identities = [row.identity for row in Manifest.load(Storage(str(tmp_path)), key).rows]
-    assert len(identities) == len(set(identities))
-    open_shards(f"{tmp_path}/{key}").verify()
+    assert_undisturbed(tmp_path, calm_ranks, found)

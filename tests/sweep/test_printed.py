@@ -1,0 +1,38 @@
+"""The table printed at a study's end, of rows made up."""
+
+from dataclasses import replace
+
+from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.diverge.table import DivergenceRow, seed_rows
+from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.sweep.printed import printed_table
+
+LEAF = LeafSpec("r4", 4, 0, 9, 256, 8, "topk", 0, "dictionary", "reference")
+SHARE = Measure(0.5, null=1.0, ci=(0.45, 0.55), p=0.01)
+UNCLEAR = Measure(0.8, null=0.5, ci=(0.3, 0.9), p=0.01)
+"""A few loud latents carry the figure of one dictionary: resampled over latents, it says little."""
+
+
+def rows_of(seeds: int) -> list[DivergenceRow]:
+    measures = {"missing_share": SHARE, "monitor_r2": SHARE, "fvu_delta": SHARE, "fvu_pca": SHARE, "fvu_random_atoms": SHARE}
+    rows = [
+        DivergenceRow.of(replace(LEAF, seed=seed, d_sae=d_sae), name, replace(m, value=m.value + seed / 100))
+        for seed in range(seeds)
+        for d_sae in (128, 256)
+        for name, m in (measures | {"max_cosine_weighted": UNCLEAR}).items()
+    ]
+    return [*rows, *seed_rows(rows)]
+
+
+def test_of_several_seeds_the_figures_over_seeds_are_printed_and_marked() -> None:
+    head, _, line = printed_table(rows_of(2), "toy reference", 8)
+    assert head == "Held against the toy reference; d_sae 256; means over 2 seeds"
+    assert line.split()[:2] == ["r4", "9"]
+    assert "0.805 (0.500)" in line, "beyond chance over seeds, which agree"
+    assert "0.51" in line.split("(0.500)")[-1], "the mean FVU"
+
+
+def test_of_one_seed_its_own_figure_is_printed_with_what_it_cannot_tell() -> None:
+    head, _, line = printed_table(rows_of(1), "toy reference", 8)
+    assert "one seed" in head
+    assert "0.800 (0.500 unclear)" in line
