@@ -38,6 +38,11 @@ def check_tokens(cfg: StudyConfig, corpus: Corpus) -> None:
                 f"dictionary of fit.d_sae={latents} needs {needed:,}: raise corpus.fit_tokens={cfg.corpus.fit_tokens} or the split's share "
                 f"in corpus.split={cfg.corpus.split}, give more documents, or lower fit.d_sae"
             )
+    if cfg.fit.search != "none" and num_rows(corpus, "fit", "search") == num_rows(corpus, "fit", "all"):
+        raise CorpusError(
+            f"fit.search={cfg.fit.search} judges settings on a fifth of the fit split's documents, and of its "
+            f"{corpus.num_documents('fit')} none falls into it: give more documents, or set fit.search=none"
+        )
     if not num_rows(corpus, "eval", "all"):
         raise CorpusError(
             f"the eval split has no token beyond position 0 in its {corpus.num_documents('eval')} documents, and at least one is needed: "
@@ -55,6 +60,8 @@ def _wanted(cfg: StudyConfig) -> dict[Documents, str]:
     for half, names in users.items():
         if names:
             wanted[half] = f" of half {half}, on which {' and '.join(names)} are fitted"
+    if cfg.fit.search != "none":
+        wanted["search"] = f" of the four fifths on which fit.search={cfg.fit.search} fits its candidates"
     return wanted
 
 

@@ -10,38 +10,9 @@ import pytest
 import yaml
 
 from tests.cluster.namespaces import RAY, isolated, run_isolated
+from tests.cluster.pool import UNITS
 
 ROOT = Path(__file__).parents[2]
-# What the harvest does: a pool of actors that each take all GPUs of a node.
-POOL = """
-import json, sys, threading, time
-import ray
-ray.init(address="127.0.0.1:6379", log_to_driver=False, logging_level="ERROR")
-gpus, seen = int(sys.argv[1]), []
-def alive():
-    return sum(node["Alive"] for node in ray.nodes())
-def watch():
-    while True:
-        if seen[-1:] != [now := alive()]:
-            seen.append(now)
-        time.sleep(0.2)
-threading.Thread(target=watch, daemon=True).start()
-class Gang:
-    def __call__(self, batch):
-        until = time.monotonic() + 60
-        while sum(node["Alive"] for node in ray.nodes()) < 3 and time.monotonic() < until:  # the first node must not take all units
-            time.sleep(0.5)
-        time.sleep(4)
-        return {"id": batch["id"], "node": [ray.get_runtime_context().get_node_id()] * len(batch["id"])}
-units = ray.data.range(12).repartition(target_num_rows_per_block=1)
-pool = ray.data.ActorPoolStrategy(min_size=1, max_size=2)
-rows = units.map_batches(Gang, batch_size=1, num_cpus=1, num_gpus=gpus, compute=pool).take_all()
-deadline = time.monotonic() + 120
-while alive() > 1 and time.monotonic() < deadline:
-    time.sleep(0.5)
-time.sleep(1)
-print(json.dumps({"seen": seen, "units": sorted(r["id"] for r in rows), "nodes": len({r["node"] for r in rows})}))
-"""
 
 
 def fake_cluster(head_id: str) -> dict:
@@ -77,7 +48,7 @@ def test_pool_of_gangs_brings_gpu_nodes_from_none_and_gives_them_back():
         ids = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
         printed = run_isolated(
             ["env", *(f"{k}={v}" for k, v in ids.items()), RAY, "start", *head, f"--autoscaling-config={path}"],
-            [sys.executable, "-c", POOL, str(config["available_node_types"]["gpu"]["resources"]["GPU"])],
+            [sys.executable, "-m", "tests.cluster.pool", str(config["available_node_types"]["gpu"]["resources"]["GPU"])],
             env={
                 "RAY_FAKE_CLUSTER": "1",
                 "RAY_enable_autoscaler_v2": "1",
@@ -90,5 +61,6 @@ def test_pool_of_gangs_brings_gpu_nodes_from_none_and_gives_them_back():
 
     outcome = json.loads(printed.splitlines()[-1])
     assert outcome["seen"][0] == 1 and max(outcome["seen"]) == 3 and outcome["seen"][-1] == 1
-    assert outcome["units"] == list(range(12))
-    assert outcome["nodes"] == 2
+    assert sorted(unit["id"] for unit in outcome["ran"]) == list(range(UNITS))
+    assert {unit["device"] for unit in outcome["ran"]} == {"cuda"}, "ranks were given the GPUs of their node"
+    assert len({unit["node"] for unit in outcome["ran"]}) == 2

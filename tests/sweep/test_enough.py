@@ -1,5 +1,6 @@
 """Too little text for the dictionaries that a study asks for is told before anything runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,21 @@ def test_each_half_of_the_documents_that_something_is_fitted_on_needs_as_many(co
     with pytest.raises(CorpusError, match=rf"of half {half}, on which .*{who} .*d_sae=160 needs 160"):
         check_tokens(study(160, *controls, reference=reference), text(20))
     check_tokens(study(160, *controls, reference=reference), text(60))
+
+
+def test_a_search_needs_as_many_of_what_its_candidates_are_fitted_to_and_a_document_to_judge_them_by() -> None:
+    rows = num_rows(text(20), "fit", "search")
+    assert 64 < rows < 160
+    searched = replace(study(rows), fit=FitConfig(d_sae=(rows,), k=(4,), search="asha"))
+    check_tokens(searched, text(20))
+    check_tokens(study(rows + 1), text(20))
+    with pytest.raises(CorpusError, match=rf"four fifths on which fit.search=asha .*d_sae={rows + 1} needs {rows + 1}"):
+        check_tokens(replace(searched, fit=replace(searched.fit, d_sae=(rows + 1,))), text(20))
+    ids = np.array([f"doc {i}" for i in range(40)], dtype=object)
+    fitted = tuple(ids[in_documents(ids, "search")])
+    unjudged = Corpus((unit("fit", fitted, 9), unit("eval", ("held out",), 9)), ())
+    with pytest.raises(CorpusError, match=rf"judges settings on a fifth .* {len(fitted)} none falls into it"):
+        check_tokens(replace(searched, fit=replace(searched.fit, d_sae=(64,))), unjudged)
 
 
 @pytest.mark.parametrize(("d_sae", "k", "tokens"), [(512, 8, 26_500), (16_384, 32, 65_536), (16_384, 8, 184_320)])

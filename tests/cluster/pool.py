@@ -1,0 +1,66 @@
+"""Two gangs run units on a Ray whose nodes come on demand; prints which nodes there were over time and what was run where, as JSON."""
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from deltasae_ray.batches import TokenBatch
+from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.gang import RankContext
+from deltasae_ray.gangs.run import run_units
+from tests.gangs.stub import unit
+
+UNITS = 32
+
+
+def alive() -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Its workers hold no model, and sleep."""
+
+    def __call__(self, context: RankContext) -> "PatientWorker":
+        return PatientWorker(context)
+
+
+class PatientWorker:
+    def __init__(self, context: RankContext) -> None:
+        self._context = context
+
+    def __call__(self, _unit: TokenBatch, todo: int, *, keep: bool) -> dict[str, Any]:  # noqa: ARG002 - what gangs call
+        until = time.monotonic() + 120
+        while alive() < 3 and time.monotonic() < until:  # the first node must not take all units
+            time.sleep(0.5)
+        time.sleep(4)
+        return {"id": todo, "node": ray.get_runtime_context().get_node_id(), "device": self._context.device}
+
+
+def main(gpus: int) -> None:
+    ray.init(address="127.0.0.1:6379", log_to_driver=False, logging_level="ERROR")
+    seen: list[int] = []
+
+    def watch() -> None:
+        while True:
+            if seen[-1:] != [now := alive()]:
+                seen.append(now)
+            time.sleep(0.2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    pool = GangConfig(gangs=2, ranks=gpus, gpus_per_gang=gpus)
+    ran = [result for _, result in run_units([(unit(i), i) for i in range(UNITS)], Patient(), pool)]
+    deadline = time.monotonic() + 120
+    while alive() > 1 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    time.sleep(1)
+    sys.stdout.write(json.dumps({"seen": seen, "ran": ran}) + "\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
