@@ -93,7 +93,7 @@ def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Map
         "hookpoint": str(Hookpoint(layer)),
         "settings": asdict(settings_of(cfg)),
     }
-    return digest(shared | inputs)
+    return digest({**shared, **inputs})
 
 
 def dictionary_digest(storage: Storage, key: str) -> str:
