@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from deltasae_ray.divergence.measure import Measure
     from deltasae_ray.divergence.missing import missing_share
     from deltasae_ray.divergence.subspaces import principal_angles, principal_subspace
+    from deltasae_ray.models.split import ModuleDelta, module_deltas
     from deltasae_ray.sae.dictionary import Dictionary
     from deltasae_ray.sae.fitting import fit_dictionary
     from deltasae_ray.shards.opening import open_shards
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dictionary": "sae.dictionary",
     "Measure": "divergence.measure",
+    "ModuleDelta": "models.split",
     "ShardSet": "shards.reader",
     "fit_dictionary": "sae.fitting",
     "linear_cka": "divergence.cka",
     "max_cosine": "divergence.matching",
     "missing_share": "divergence.missing",
+    "module_deltas": "models.split",
     "open_shards": "shards.opening",
     "principal_angles": "divergence.subspaces",
     "principal_subspace": "divergence.subspaces",
@@ -33,11 +36,13 @@ _HOMES = {
 __all__ = [  # noqa: F822 - loaded on first use, so that importing the package imports no torch
     "Dictionary",
     "Measure",
+    "ModuleDelta",
     "ShardSet",
     "fit_dictionary",
     "linear_cka",
     "max_cosine",
     "missing_share",
+    "module_deltas",
     "open_shards",
     "principal_angles",
     "principal_subspace",

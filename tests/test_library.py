@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import deltasae_ray as ds
+from deltasae_ray.errors import AdapterError
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,28 @@ def test_importing_the_library_and_fitting_needs_no_ray() -> None:
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_change_of_every_adapted_module_comes_in_low_rank_coordinates(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tiny_adapters[1]), adapter_name="r4").eval()
+    ids = torch.arange(3, 27).reshape(2, 12)
+    found = ds.module_deltas(model, ids, "r4")
+    modules = dict(model.get_base_model().named_modules())
+    assert set(found) == {name for name, m in modules.items() if "r4" in getattr(m, "lora_A", {})} and len(found) > 2
+    seen: dict[str, torch.Tensor] = {}
+
+    def reader(name: str):
+        return lambda layer, inputs, output: seen.update({name: output - layer.base_layer(inputs[0])})
+
+    hooks = [modules[name].register_forward_hook(reader(name)) for name in found]
+    with torch.no_grad():
+        model(ids)
+    [hook.remove() for hook in hooks]
+    for name, local in found.items():
+        assert local.coordinates.shape == (2, 12, 4)
+        assert torch.allclose(local.change, seen[name], atol=1e-5) and float(seen[name].norm()) > 0
+    with pytest.raises(AdapterError, match="r9.*r4"):
+        ds.module_deltas(model, ids, "r9")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -18,6 +18,8 @@ from deltasae_ray.errors import CorpusError
 DOMAIN = "domain"
 """Name of the corpus made of `corpus.path`; unrelated corpora are named after their last path component."""
 _READABLE = ("jsonl", "ndjson", "parquet", "arrow", "txt", "md")
+_ON_HUB = ("jsonl", "parquet")
+"""Of a repository's files; README.md is none of the texts."""
 _HUB = "hf://datasets/"
 
 
@@ -58,7 +60,8 @@ def read_documents(path: str, text_field: str = "text", *, chat: Any = None) -> 
 
     Args:
         path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file, or a folder of them in order
-            of names (what Hugging Face datasets are saved as), local, s3:// or gs://; or `hf://datasets/owner/name[/folder]`.
+            of names (what Hugging Face datasets are saved as), local, s3:// or gs://; or such a file or folder of Parquet and JSONL on
+            the hub, `hf://datasets/owner/name[@revision][/inside]`.
         text_field: field that holds the text in rows.
         chat: a tokenizer, to read rows as conversations.
 
@@ -103,29 +106,38 @@ def _rows(path: str, field: str | None) -> Rows:
         with file.open("rb") as f:
             yield from _jsonl(f, path)
     else:
-        yield from _files(_downloaded(path) if path.startswith(_HUB) else path, field)
+        yield from _hub(path, field) if path.startswith(_HUB) else _files(path, field, _READABLE)
 
 
-def _downloaded(path: str) -> str:
-    """A hub dataset's files as a local folder; only rows are fetched, no code."""
-    from huggingface_hub import snapshot_download
+def _hub(path: str, field: str | None) -> Rows:
+    """A hub dataset's rows, read by ranges of its files as of one commit: of Parquet, only the columns that are asked for travel, and no
+    copy is kept. Where HF_HUB_OFFLINE is set, the copy that is in the hub's cache. Only rows are fetched, no code.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     owner, name, *inside = path.removeprefix(_HUB).split("/")
-    patterns = ["/".join([*inside, f"*.{suffix}"]) for suffix in ("parquet", "jsonl")]
+    name, _, revision = name.partition("@")
     try:
-        return "/".join([snapshot_download(f"{owner}/{name}", repo_type="dataset", allow_patterns=patterns), *inside])
+        if HF_HUB_OFFLINE:
+            root = snapshot_download(f"{owner}/{name}", repo_type="dataset", revision=revision or None)
+        else:
+            root = f"{_HUB}{owner}/{name}@{HfApi().dataset_info(f'{owner}/{name}', revision=revision or None).sha}"
+        yield from _files("/".join([root, *inside]), field, _ON_HUB)
+    except CorpusError:
+        raise
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
-        raise CorpusError(f"{path} cannot be downloaded: {type(e).__name__}: {e}") from e
+        raise CorpusError(f"{path} cannot be read from the hub: {type(e).__name__}: {e}") from e
 
 
-def _files(path: str, field: str | None) -> Rows:
+def _files(path: str, field: str | None, suffixes: Collection[str]) -> Rows:
     fs, inner = _filesystem(path)
     kind = fs.get_file_info(inner).type
     if kind == pafs.FileType.File:
         yield from _file(fs, inner, path, field)
         return
     found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True)) if kind == pafs.FileType.Directory else []
-    files = sorted(i.path for i in found if i.type == pafs.FileType.File and _suffix(i.path) in _READABLE)
+    files = sorted(i.path for i in found if i.type == pafs.FileType.File and _suffix(i.path) in suffixes)
     if not files:
         raise CorpusError(f"{path} does not exist, or holds no .jsonl, .parquet, .arrow or .txt file")
     for file in files:

@@ -1,11 +1,13 @@
 """Ray Data streams units through a pool of gangs; what comes back is one small result per unit."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
 from typing import Any, Protocol
 
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.gangs.config import GangConfig
@@ -51,22 +53,26 @@ def run_units(
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
     blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))]
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
-    dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks)).map_batches(
-        Gang,
-        fn_constructor_kwargs={
-            "factory": factory, "blocks": blocks, "ranks": cfg.ranks, "gangs": gangs, "cpus": cfg.cpus_per_gang, "gpus": cfg.gpus_per_gang,
-        },
-        batch_size=1,
-        num_cpus=cfg.cpus_per_gang,
-        num_gpus=cfg.gpus_per_gang or None,
-        memory=round(cfg.memory_gb * 1e9) or None,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
-        max_restarts=cfg.max_restarts,
-        allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
-        # A lost node refuses connections for seconds before Ray knows that it is gone, and every refusal counts as a try. What ends a unit
-        # that kills its gang each time is the gang's restarts.
-        max_task_retries=-1,
-    )
+    dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks))
+    with warnings.catch_warnings():
+        # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks out of order by default.
+        warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)
+        dataset = dataset.map_batches(
+            Gang,
+            fn_constructor_kwargs={
+                "factory": factory, "blocks": blocks, "ranks": cfg.ranks, "gangs": gangs, "cpus": cfg.cpus_per_gang,
+                "gpus": cfg.gpus_per_gang,
+            },
+            batch_size=1,
+            num_cpus=cfg.cpus_per_gang,
+            num_gpus=cfg.gpus_per_gang or None,
+            memory=round(cfg.memory_gb * 1e9) or None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
+            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a lost node refuses connections
+            # for seconds before Ray knows that it is gone, and every refusal counts as a try.
+            max_restarts=cfg.max_restarts,
+            allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
+        )
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait for what is made of this one.
     for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
         for name, told in zip(batch["name"], batch["result"], strict=True):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from deltasae_ray.errors import AdapterError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE, Residuals, adapter_active, residuals
 from deltasae_ray.models.load import backbone, base_of, blocks
@@ -77,7 +78,15 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
 
     In a model where one adapted module alone writes straight to the residual stream, its change is the delta; wherever a norm or
     another adapted module stands before that, it is not (`load.has_post_norm`).
+
+    Args:
+        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is that of the coordinates.
+
+    Raises:
+        AdapterError: the model has no such adapter, or it adapts no linear module by plain LoRA (DoRA scales the base's weights too).
     """
+    if adapter not in getattr(model, "peft_config", {}):
+        raise AdapterError(f"the model has no adapter {adapter!r}: it has {sorted(getattr(model, 'peft_config', {}))}")
     found: dict[str, ModuleDelta] = {}
 
     def reader(name: str):
@@ -93,4 +102,6 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
                 exits.callback(layer.register_forward_hook(reader(name)).remove)
         exits.enter_context(adapter_active(model, adapter))
         backbone(model)(input_ids=input_ids, use_cache=False)
+    if not found:
+        raise AdapterError(f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank coordinates")
     return found

@@ -62,7 +62,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
 
     Raises:
         ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
-            workers and a read task need; or no node that is large enough for one of them.
+            workers and a read task need; or no node that is large enough for one of them, also in memory where a gang asks for it.
         StorageError: a local root while there is more than one node, or nodes come on demand, and it is not shared by all.
     """
     nodes, has = _listed()
@@ -110,16 +110,25 @@ def check_nodes(cfg: StudyConfig, nodes: Sequence[Node]) -> None:
         "adapt.cpus_per_worker or adapt.gpus_per_worker": Actors(
             0 if cfg.adapters else gangs.ranks, adapt.cpus_per_worker, adapt.gpus_per_worker
         ),
-        "gangs.cpus_per_gang or gangs.gpus_per_gang": Actors(1, gangs.cpus_per_gang, gangs.gpus_per_gang),
+        "gangs.cpus_per_gang, gangs.gpus_per_gang or gangs.memory_gb": _gangs(gangs, 1),
         "fit.cpus_per_worker or fit.gpus_per_worker": Actors(fit.workers * fit.at_once, fit.cpus_per_worker, fit.gpus_per_worker),
     }
     for words, actors in stages.items():
         if not actors.fit_on(nodes):
-            there = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+            there = ", ".join(_told(node, memory=actors.memory > 0) for node in nodes)
             raise ResourceError(
-                f"{actors.count} times {actors.cpus:g} CPUs and {actors.gpus:g} GPUs do not fit the nodes of this cluster ({there}), "
+                f"{actors.count} times {_told(actors.asked, memory=actors.memory > 0)} do not fit the nodes of this cluster ({there}), "
                 f"and each stands on one node: lower {words}, or take larger nodes; Ray would wait for ever"
             )
+
+
+def _gangs(cfg: GangConfig, count: int) -> Actors:
+    return Actors(count, cfg.cpus_per_gang, cfg.gpus_per_gang, cfg.memory_gb * 1e9)
+
+
+def _told(of: Node, *, memory: bool) -> str:
+    told = f"{of.get('CPU', 0):g} CPUs and {of.get('GPU', 0):g} GPUs"
+    return f"{told} with {of.get('memory', 0) / 1e9:.1f} GB of memory" if memory else told
 
 
 def concurrent_trials(fit: FitConfig, trials: int) -> int:
@@ -153,7 +162,7 @@ def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
 
 def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bool:
     """The same of `nodes`, with a task that reads beside them: on whichever node it runs first, or with what all leave over."""
-    gang = Actors(gangs.gangs, gangs.cpus_per_gang, gangs.gpus_per_gang)
+    gang = _gangs(gangs, gangs.gangs)
     worker = Actors(fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
     return _beside_a_reader(nodes, gang, worker)
 
@@ -163,6 +172,6 @@ def _beside_a_reader(nodes: Sequence[Node], one: Actors, other: Actors) -> bool:
     cpus = one.count * one.cpus + other.count * other.cpus + READ_TASK_CPUS
     if cpus > sum(node.get("CPU", 0.0) for node in nodes):
         return False
-    able = {(n.get("CPU", 0.0), n.get("GPU", 0.0)): i for i, n in enumerate(nodes) if n.get("CPU", 0.0) >= READ_TASK_CPUS}
+    able = {tuple(n.get(name, 0.0) for name in one.asked): i for i, n in enumerate(nodes) if n.get("CPU", 0.0) >= READ_TASK_CPUS}
     reading = [[{**n, "CPU": n.get("CPU", 0.0) - READ_TASK_CPUS * (i == at)} for i, n in enumerate(nodes)] for at in able.values()]
     return bool(able) and all(never_in_each_others_way(left, one, other) for left in reading)

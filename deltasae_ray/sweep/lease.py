@@ -72,22 +72,20 @@ class _Other:
     key: str
     claim: Claim | None
     """None where the file cannot be understood, as one that a later version wrote."""
+    written: float
     silent_s: float
 
     @property
-    def alive(self) -> bool:
-        known = self.claim and self.claim.alive()
-        return self.silent_s <= STALE_S if known is None else known
+    def seen(self) -> bool | None:
+        """Whether its process runs; None where that cannot be seen from here."""
+        return self.claim.alive() if self.claim else None
 
     @property
-    def remedy(self) -> str:
-        if self.claim and self.claim.alive():
-            return f"wait until it ends, end it (kill {self.claim.pid}), or choose another storage.root"
-        return (
-            f"it gave its last sign of life {self.silent_s:.0f} s ago, and whether it still runs cannot be seen from "
-            f"{socket.gethostname()}. If it is dead, the same command takes over in {max(0.0, STALE_S - self.silent_s) + 1:.0f} s; if "
-            "not, wait until it ends, end it there, or choose another storage.root"
-        )
+    def alive(self) -> bool:
+        return self.silent_s <= STALE_S if self.seen is None else self.seen
+
+    def __str__(self) -> str:
+        return str(self.claim or "a driver")
 
 
 class Lease:
@@ -107,12 +105,28 @@ class Lease:
                 break
             time.sleep(random.uniform(0.1, 0.5))  # two that began at once have both withdrawn
             other = self._claimed()
+        if other is not None and other.seen is None:
+            other = self._watched(other)
         if other is not None:
+            here = f"end it (kill {other.claim.pid})" if other.claim else ""
+            remedy = here if other.seen else f"end it there ({other.silent_s:.0f} s ago it lived)"
             raise LeaseError(
-                f"{self._storage.path(other.key)} is the claim of {other.claim or 'a driver'}, and two drivers must not write to one "
-                f"storage.root: {other.remedy}"
+                f"{self._storage.path(other.key)} is the claim of {other}, and two drivers must not write to one storage.root: wait until "
+                f"it ends, {remedy}, or choose another storage.root"
             )
         self._thread.start()
+
+    def _watched(self, other: _Other) -> _Other | None:
+        """An owner whose process cannot be looked at, once it gives a sign of life; None once it was silent for so long that it is dead."""
+        log.warning(
+            "%s is the claim of %s, silent for %.0f s: waiting for a sign of life. If there is none, this driver goes on in %.0f s",
+            self._storage.path(other.key), other, other.silent_s, STALE_S - other.silent_s,
+        )  # fmt: skip
+        while True:
+            time.sleep(self._beat_s / 4)
+            now = self._claimed()
+            if now is None or (now.key, now.written) != (other.key, other.written):
+                return now
 
     def check(self) -> None:
         """Raises LeaseError where the root is no longer this driver's."""
@@ -154,9 +168,9 @@ class Lease:
         others = self._others()
         dead = [other for other in others if not other.alive]
         for other in dead:
-            log.info("%s of %s is taken over: it is dead", self._storage.path(other.key), other.claim or "a driver")
+            log.info("%s of %s is taken over: it is dead", self._storage.path(other.key), other)
             self._storage.delete_file(other.key)
-        if any(other.claim is None or other.claim.alive() is None for other in dead):
+        if any(other.seen is None for other in dead):
             time.sleep(_SETTLE_S)  # one that wakes up just now has looked for its claim and is about to write it
             others = self._others()
         return next((other for other in others if other.alive), None)
@@ -174,7 +188,7 @@ class Lease:
                 raise
             except (ValueError, TypeError):
                 claim = None
-            found.append(_Other(key, claim, now - when))
+            found.append(_Other(key, claim, when, now - when))
         return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Node = Mapping[str, float]
-"""What one node has, by Ray's names: "CPU", "GPU"."""
+"""What one node has, by Ray's names: "CPU", "GPU", "memory" (bytes)."""
 _TOLERANCE = 1e-6
 """Of sums of fractions such as 0.1 CPUs."""
 
@@ -16,13 +16,20 @@ class Actors:
     count: int
     cpus: float
     gpus: float = 0.0
+    memory: float = 0.0
+    """Bytes."""
+
+    @property
+    def asked(self) -> Node:
+        """What each asks for, by Ray's names."""
+        return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
 
     def slots(self, node: Node, beside: "Actors | None" = None, others: int = 0) -> int:
         """How many of them, up to `count`, the node holds, beside `others` actors of another kind."""
-        room = float(self.count)
-        for name, asked, taken in (("CPU", self.cpus, beside and beside.cpus), ("GPU", self.gpus, beside and beside.gpus)):
+        room, taken = float(self.count), beside.asked if beside else {}
+        for name, asked in self.asked.items():
             if asked:
-                room = min(room, (node.get(name, 0.0) - others * (taken or 0.0)) / asked + _TOLERANCE)
+                room = min(room, (node.get(name, 0.0) - others * taken.get(name, 0.0)) / asked + _TOLERANCE)
         return max(0, int(room))
 
     def fit_on(self, nodes: Sequence[Node]) -> bool:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError, WorkerError
@@ -24,7 +26,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_unit_is_run_and_returned_once_and_ranks_stay_in_step(tmp_path: Path) -> None:
-    results = dict(run_units(UNITS, Stub(tmp_path), GangConfig(ranks=2)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        results = dict(run_units(UNITS, Stub(tmp_path), GangConfig(ranks=2)))
+    assert not [w for w in told if issubclass(w.category, RayDeprecationWarning)], "nobody can do anything about it"
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
     assert all(r["todo"] == {"i": r["number"]} and r["keep"] and r["world"] == 2 for r in results.values())
     runs = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2)]

@@ -56,6 +56,7 @@ def test_a_stream_runs_side_by_side_only_where_no_gang_or_worker_can_be_shut_out
     assert not side_by_side([node(1)] * 8, gangs, replace(fit, cpus_per_worker=2))
     assert side_by_side([node(1)] * 8, gangs, fit) and side_by_side([node(8, 4), node(8)], GangConfig(ranks=4, gpus_per_gang=4), fit)
     assert not side_by_side([node(8, 4)], GangConfig(ranks=4, gpus_per_gang=4), replace(fit, gpus_per_worker=0.5))
+    assert side_by_side([node(4)], GangConfig(memory_gb=1), fit) and not side_by_side([node(4)], GangConfig(gangs=2, memory_gb=0.6), fit)
 
 
 def test_trials_at_once_are_those_that_fit_node_by_node() -> None:
@@ -76,6 +77,7 @@ def test_trials_at_once_are_those_that_fit_node_by_node() -> None:
         (StudyConfig(gangs=GangConfig(cpus_per_gang=6)), "1 times 6 CPUs .*gangs.cpus_per_gang"),
         (StudyConfig(fit=FitConfig(cpus_per_worker=5)), "fit.cpus_per_worker"),
         (StudyConfig(gangs=GangConfig(ranks=8, gpus_per_gang=8)), "8 GPUs .*4 CPUs and 4 GPUs, 4 CPUs and 4 GPUs.*gangs.gpus_per_gang"),
+        (StudyConfig(gangs=GangConfig(memory_gb=1.5)), "1.5 GB of memory do not fit .*1.0 GB of memory, .*1.0 GB of memory.*gangs.memory_gb"),
     ],
 )
 def test_an_actor_that_no_single_node_holds_is_an_error_and_no_endless_wait(cfg: StudyConfig, said: str) -> None:
