@@ -1,4 +1,4 @@
-"""What a driver of Ray Train needs around it."""
+"""What a driver of Ray Train or Tune needs around it."""
 
 import os
 import signal
@@ -13,13 +13,14 @@ _POLL_S = "0.2"
 
 @contextmanager
 def ray_train_driver() -> Iterator[None]:
-    """Lets Train look after its workers five times a second, and gives Ctrl-C back afterwards.
+    """Lets Train look after its workers five times a second, and Ctrl-C be a KeyboardInterrupt as everywhere.
 
     A worker's report, and the end of its work, wait for the controller's next look: every two seconds by default, so that a step
-    that reports cannot take less. And Train leaves a handler of Ctrl-C behind that ends the whole program, with exit code 0, long
-    after training.
+    that reports cannot take less. Train's handler of Ctrl-C ends the whole program with exit code 0 or 1, and stays long after training;
+    Tune's lets `fit` return as if the trials had been made.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     if one_machine():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if threading.current_thread() is not threading.main_thread():
@@ -28,5 +29,7 @@ def ray_train_driver() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit as e:
+        raise KeyboardInterrupt from e
     finally:
         signal.signal(signal.SIGINT, before)

@@ -27,8 +27,6 @@ def main(stage: str, description: str | None, *, without_words: Sequence[str] = 
     except DeltaSaeError as e:
         sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
         raise SystemExit(2) from None
-    except (KeyboardInterrupt, SystemExit) as e:
-        if isinstance(e, SystemExit) and e.code not in (0, None):  # Ray Train turns Ctrl-C into an exit with 0
-            raise
+    except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Nothing made so far is lost: the same command continues.\n")
         raise SystemExit(130) from None

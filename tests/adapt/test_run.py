@@ -64,6 +64,23 @@ def test_bad_input_is_refused_before_ray_is_needed(tiny_model: Path, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
+def test_ctrl_c_while_an_adapter_is_trained_is_an_interrupt(tiny_model: Path, tmp_path: Path) -> None:
+    """Not the end of the program with an exit code of Ray's choice, before it could say that the same command continues."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def strike() -> None:
+        while not any(tmp_path.rglob("checkpoint_*")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=strike, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        adapt(Storage(str(tmp_path)), ModelConfig(str(tiny_model)), CORPUS, replace(KILLABLE, max_tokens=10**6), GangConfig())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_every_rank_is_trained_once_and_kept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
     storage, model, cfg = Storage("study"), ModelConfig(str(tiny_model)), config(ranks=(2,))
