@@ -72,7 +72,8 @@ def _missing(measures: dict[str, Measure], left: dict[str, np.ndarray], name: st
     measure = with_interval(replace(of_mean, value=of_mean.value / center, null=1.0, ceiling=0.0), draws)
     if measure.ci is None or of_mean.p is None or of_mean.p <= LUCK:
         return measure
-    return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1])))
+    told = f"the interval reaches 1: as much of a mean with flipped signs is explained in {of_mean.p:.2g} of the draws, more than {LUCK:g}"
+    return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1]))).because(told)
 
 
 def _names(steps: tuple[int, ...]) -> list[str]:

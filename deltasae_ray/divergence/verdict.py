@@ -220,9 +220,9 @@ def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVe
     told += [f"With {what} the verdict is {label}" for what, label in others if label != found.label]
     share = leaf.get("mean_share")
     if share.value is not None and share.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
-        told.append(
-            f"A constant shift holds {share.value:.0%} of the change; missing share of that shift {leaf.get('mean_missing_share'):.2f}"
-        )
+        missing = leaf.get("mean_missing_share")
+        why = f" ({missing.reason})" if missing.value is not None and missing.reason else ""
+        told.append(f"A constant shift holds {share.value:.0%} of the change; missing share of that shift {missing:.2f}{why}")
     along = leaf.get("mean_direction_share")
     if along.value is not None and along.value >= 0.1 and found.subject in (CHANGE, TRIMMED):
         told.append(f"{along.value:.0%} of the variation lies along the mean change and is left to its own figures")

@@ -138,6 +138,7 @@ def test_a_mean_of_unknown_direction_is_as_unexplained_as_its_flips() -> None:
         found.append(change(unit_rows(0.1 * gaussian(seed) + toward), normalize(gaussian(300 + seed, 16), dim=1)))
     assert np.mean([m["mean_missing_share"].value for m in found]) == pytest.approx(1, abs=0.15)
     assert min(m["mean_unexplained_k8"].p for m in found) > 1e-3
+    assert all(m["mean_missing_share"].ci[1] >= 1 and "the interval reaches 1" in m["mean_missing_share"].reason for m in found)
 
 
 def test_a_loud_shift_of_three_coordinates_hides_one_that_the_reference_knows() -> None:

@@ -183,3 +183,5 @@ def test_a_constant_shift_is_judged_by_itself_only_where_nothing_else_has_struct
         assert unknown.label == "INCONCLUSIVE" and "6 firings" in unknown.text
     both = verdict("r4", [leaf(0.0, 0.1, **shift)], CHANGED)
     assert both.label == "VISIBLE" and "missing share of that shift 0.95" in both.text
+    because = shift | {"mean_missing_share": shift["mean_missing_share"].because("the interval reaches 1: why")}
+    assert "[0.90, 1.00] (the interval reaches 1: why)" in verdict("r4", [leaf(0.0, 0.1, **because)], CHANGED).text
