@@ -54,7 +54,9 @@ def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(t
     with pytest.raises(WorkerError, match="KeyError: 'a_name_that_is_not_there'") as raised:
         list(run_units(UNITS, Stub(tmp_path, bug_at=2), GangConfig(ranks=2)))
     assert "stub.py" in str(raised.value) and "would fail again" in str(raised.value)
-    assert not (tmp_path / "rank0").read_text().count("0 True") > 1, "no gang was restarted"
+    # whether the other rank has run its unit by then is chance
+    lines = [line for file in tmp_path.glob("rank*") for line in file.read_text().splitlines()]
+    assert len(lines) == len(set(lines)), "a gang was restarted"
 
 
 @pytest.mark.usefixtures("ray_cluster")
