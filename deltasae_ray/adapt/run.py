@@ -12,7 +12,7 @@ from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
@@ -128,7 +128,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
     from deltasae_ray.adapt.worker import train_adapter
 
     resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})
-    with training_bar(name, job.cfg.max_tokens) as callback, ray_train_driver():
+    with training_bar(name, job.cfg.max_tokens) as callback, training_driver():
         trainer = TorchTrainer(
             train_adapter,
             train_loop_config={"job": job},

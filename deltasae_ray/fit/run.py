@@ -12,7 +12,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
-from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
@@ -111,7 +111,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
         ),
     )
     try:
-        with ray_train_driver():
+        with training_driver():
             trainer.fit()
     except Exception as e:
         failures = [f for f in getattr(e, "worker_failures", {}).values() if isinstance(f, DeltaSaeError)]

@@ -12,12 +12,12 @@ _POLL_S = "0.2"
 
 
 @contextmanager
-def ray_train_driver() -> Iterator[None]:
+def training_driver() -> Iterator[None]:
     """Lets Train look after its workers five times a second, and Ctrl-C be a KeyboardInterrupt as everywhere.
 
     A worker's report, and the end of its work, wait for the controller's next look: every two seconds by default, so that a step
     that reports cannot take less. Train's handler of Ctrl-C ends the whole program with exit code 0 or 1, and stays long after training;
-    Tune's lets `fit` return as if the trials had been made.
+    Tune's lets `fit` return as if the trials had been made. Ray's handler of SIGTERM cannot be told from Train's, and is an interrupt too.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

@@ -19,11 +19,12 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
     """
     sizes = {r.adapter: max(other.d_sae for other in rows if other.adapter == r.adapter) for r in rows}
     seeds = len({r.seed for r in rows if r.metric == "missing_share"})
-    heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null, p)": 43}
+    heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null, p)": 50}
+    several_k, several_kinds = (len({getattr(r, of) for r in rows}) > 1 for of in ("k", "architecture"))
     told = "one seed: what another training would give is not known" if seeds == 1 else f"means over {seeds} seeds"
     lines = [
         f"Held against the {reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}; {told}",
-        "  " + "".join(f"{head:<{width}}" for head, width in heads.items()) + "FVU delta / PCA / random",
+        "  " + "".join(f"{head:<{width - 1}} " for head, width in heads.items()) + "FVU delta / PCA / random",
     ]
     for adapter, largest in sizes.items():
         for leaf in sorted(leaf_figures(rows, adapter), key=lambda leaf: leaf.layer):
@@ -31,8 +32,9 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
                 missing = leaf.over_seeds("missing_share")
                 share = f"{missing:.2f}" if missing.value is not None else "undefined"
                 cells = [adapter, str(leaf.layer), share, _beside(leaf, "monitor_r2"), _beside(leaf, "max_cosine_weighted", sure=True)]
+                which = (f"  k {leaf.k}" if several_k else "") + (f"  {leaf.architecture}" if several_kinds else "")
                 fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
-                lines.append("  " + "".join(f"{cell:<{width}}" for cell, width in zip(cells, heads.values(), strict=True)) + fvus)
+                lines.append("  " + "".join(f"{cell:<{width - 1}} " for cell, width in zip(cells, heads.values(), strict=True)) + fvus + which)
     return lines
 
 

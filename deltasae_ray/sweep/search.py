@@ -18,7 +18,7 @@ from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
-from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.tune import ray_path
@@ -96,7 +96,7 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
                 name=name, storage_path=ray_path(storage), failure_config=tune.FailureConfig(max_failures=cfg.max_failures), verbose=0
             ),
         )
-    with ray_train_driver():
+    with training_driver():
         results = tuner.fit()
     rows = []
     for result in results:

@@ -6,7 +6,7 @@ from typing import Any
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fit_points, keys_of
-from deltasae_ray.gangs.training import ray_train_driver
+from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.cluster import TRIAL_CPUS
 from deltasae_ray.sweep.grid import Trial
@@ -53,7 +53,7 @@ def sweep_trials(
             verbose=0,
         ),
     )
-    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True), ray_train_driver():
+    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True), training_driver():
         results = tuner.fit()
     return {grid[i]: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
 

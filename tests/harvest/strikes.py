@@ -60,11 +60,14 @@ def strike(root: Path, key: str, model: Path, adapters: Sequence[Path], strikes:
     with log.open("wb") as output:
         driver = psutil.Popen(words, stdout=output, stderr=output)
     found = []
-    for one in strikes:
-        counted = _counted_at(driver, root, key, one, log)
-        found.append(Struck(counted, _strike(driver, root, one.victim)))
-    if strikes[-1].victim != "driver":
-        assert driver.wait(timeout=WAIT_S) == 0, log.read_text()[-3000:]
+    try:
+        for one in strikes:
+            counted = _counted_at(driver, root, key, one, log)
+            found.append(Struck(counted, _strike(driver, root, one.victim)))
+        if strikes[-1].victim != "driver":
+            assert driver.wait(timeout=WAIT_S) == 0, log.read_text()[-3000:]
+    finally:
+        _end(driver)
     return found
 
 
@@ -80,12 +83,7 @@ def _counted_at(driver: psutil.Popen, root: Path, key: str, one: Strike, log: Pa
 
 def _strike(driver: psutil.Popen, root: Path, victim: Victim) -> bool:
     if victim == "driver":
-        children = driver.children(recursive=True)
-        driver.kill()
-        driver.wait()
-        for child in children:  # its Ray dies with it, and ours does not
-            if child.is_running():
-                child.kill()
+        _end(driver)
         return False
     leader = _youngest(driver, LEADER)
     assert leader is not None, "no gang is at work"
@@ -103,6 +101,18 @@ def _strike(driver: psutil.Popen, root: Path, victim: Victim) -> bool:
         if now is not None and now.pid != leader.pid and (victim != "node" or now.ppid() != node):
             return True
     return False
+
+
+def _end(driver: psutil.Popen) -> None:
+    """With the Ray that it started; ours lives on."""
+    if driver.poll() is not None:
+        return
+    children = driver.children(recursive=True)
+    driver.kill()
+    driver.wait()
+    for child in children:
+        if child.is_running():
+            child.kill()
 
 
 def _youngest(driver: psutil.Popen, title: str) -> psutil.Process | None:

@@ -98,16 +98,7 @@ def assert_undisturbed(root: Path, calm: tuple[Path, str], strikes: list[Struck]
         assert {file: file.stat().st_mtime_ns for file in struck.counted} == struck.counted, "a unit that counted was done again"
 
 
-def test_a_killed_driver_continues_and_ends_with_the_same_hashes(
-    calm: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
-) -> None:
-    prepared(calm[0], tmp_path)
-    found = strike(tmp_path, calm[1], tiny_model, tiny_adapters, [Strike("driver", records=3)], ranks=1)
-    assert len(found[0].counted) < len(hashes(*calm)), "the kill came after the last unit"
-    assert run(tmp_path, tiny_model, list(tiny_adapters)).key == calm[1]
-    assert_undisturbed(tmp_path, calm, found)
-
-
+# A driver that is killed while it harvests: tests/sweep/test_sweep.py, where it is the whole study's.
 def test_a_harvest_that_loses_a_rank_then_its_leader_then_its_node_ends_by_itself_as_a_calm_one(
     calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:

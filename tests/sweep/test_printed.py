@@ -39,3 +39,17 @@ def test_of_one_seed_its_own_figure_is_printed_with_what_it_cannot_tell() -> Non
     head, _, line = printed_table(rows_of(1), "toy reference", 8)
     assert "one seed" in head
     assert "0.800 [0.300, 0.900] (0.500, p 0.01 unclear)" in line
+
+
+def test_the_longest_marks_leave_room_between_columns() -> None:
+    near = Measure(0.512, null=0.5, ci=(-0.499, 0.501), p=0.000123)
+    rows = [replace(r, **vars(DivergenceRow.of(LEAF, r.metric, near))) if r.metric in ("max_cosine_weighted", "monitor_r2") else r for r in rows_of(1)]
+    for p in (0.000123, 0.99):
+        line = printed_table([replace(r, p=p) for r in rows], "toy reference", 8)[2]
+        assert ")0" not in line, line
+
+
+def test_lines_of_one_layer_say_what_tells_them_apart() -> None:
+    rows = rows_of(1)
+    both = printed_table([*rows, *(replace(r, k=16, architecture="batchtopk") for r in rows)], "toy reference", 8)
+    assert [line.rpartition("/")[2].split()[1:] for line in both[2:]] == [["k", "8", "topk"], ["k", "16", "batchtopk"]]

@@ -92,6 +92,8 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    shards = {p: p.stat().st_mtime_ns for p in harvested_files(tmp_path)}
+    assert 0 < len(shards) < len(harvested_files(study[0])), "the kill fell outside the harvest"
 
     second = start(command, tmp_path / "second.log")
     until(lambda: any(tmp_path.glob("ray/tune-*/trial-*")), second)
@@ -104,7 +106,10 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
     assert len(broken) > 20 and broken.items() <= calm.items()
+    assert {p: p.stat().st_mtime_ns for p in shards} == shards, "a unit that counted was harvested again"
     assert {p: p.stat().st_mtime_ns for p in counted} == counted, "a dictionary that counted was fitted again"
+    columns = harvested(tmp_path)
+    assert len(columns) == len(set(columns)) and set(columns) == set(harvested(study[0])), "each unit once"
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
@@ -186,6 +191,12 @@ def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
     # of each source at two layers in one size, and two of the base; then r4 too, at three layers in two sizes
     assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 1 + 2)
+
+
+def harvested_files(root: Path) -> list[Path]:
+    """The shards that count."""
+    (key,) = (p.parent.relative_to(root) for p in root.glob("harvest/*/harvest.json"))
+    return [root / key / row.file for row in Manifest.load(Storage(str(root)), str(key)).rows]
 
 
 def harvested(root: Path) -> list[tuple[str, str, str]]:
