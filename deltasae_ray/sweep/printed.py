@@ -34,7 +34,8 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
                 cells = [adapter, str(leaf.layer), share, _beside(leaf, "monitor_r2"), _beside(leaf, "max_cosine_weighted", sure=True)]
                 which = (f"  k {leaf.k}" if several_k else "") + (f"  {leaf.architecture}" if several_kinds else "")
                 fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
-                lines.append("  " + "".join(f"{cell:<{width - 1}} " for cell, width in zip(cells, heads.values(), strict=True)) + fvus + which)
+                row = "".join(f"{cell:<{width - 1}} " for cell, width in zip(cells, heads.values(), strict=True))
+                lines.append("  " + row + fvus + which)
     return lines
 
 
