@@ -25,7 +25,7 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(num_cpus=0.5)(delta_rank)
+    task = ray.remote(num_cpus=1)(delta_rank)
     ranks, unfit = [], []
     for asked in [task.remote(storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers]:
         try:

@@ -115,13 +115,6 @@ def test_two_workers_fit_all_points_and_a_second_run_fits_none(fitted: Fitted) -
     assert before == fitted.files()
 
 
-def test_adding_a_size_fits_only_what_is_new(fitted: Fitted) -> None:
-    before = fitted.files()
-    both = fit_points(fitted.storage, KEY, [point(d_sae=48), point()], CFG, bar=False)
-    assert [f.point.d_sae for f in both] == [48, 32]
-    assert before.items() < fitted.files().items()
-
-
 def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, storage: Storage, tmp_path: Path) -> None:  # noqa: ARG001
     alone = Storage(str(tmp_path / "alone"))
     make_harvest(alone)
