@@ -15,12 +15,19 @@ os.environ.setdefault("RAY_ADDRESS", "local")
 # Test processes share the cores: threads that spin while they wait for each other take them from whoever has work to do.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's log monitor lists all log files ten times a second, which took half a minute of processors from every Ray that lived for a quarter of
+# an hour.
+os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "5")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent / "quick"), os.environ.get("PYTHONPATH")]))
 gc.set_threshold(100_000, 50, 50)  # as tests/quick has it in the processes that this one starts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays."""
+    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays. What needs a Ray is slow."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("demo")}
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "sweep"))
 

@@ -24,6 +24,7 @@ from tests.sweep.submitted import REPOSITORY, ray_head, submit
 from tests.sweep.words import words
 
 pytestmark = pytest.mark.slow
+MEASURED = ("behaviour", "measures", "audit")
 COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
 
 
@@ -103,7 +104,13 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert "the same command continues" in (tmp_path / "second.log").read_text()
     assert counted, "the controls are fitted before the trials"
 
+    # What is measured of dictionaries of the same bytes is found by their content: that is made once.
+    for folder in MEASURED:
+        shutil.copytree(study[0] / folder, tmp_path / folder)
     assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
+    for folder in MEASURED:
+        assert {p.name for p in (tmp_path / folder).rglob("*")} == {p.name for p in (study[0] / folder).rglob("*")}
+    assert (tmp_path / "divergence.json").read_bytes() == (study[0] / "divergence.json").read_bytes()
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
     assert len(broken) > 20 and broken.items() <= calm.items()
     assert {p: p.stat().st_mtime_ns for p in shards} == shards, "a unit that counted was harvested again"
