@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deltasae_ray.diverge.config import DivergeConfig
-from deltasae_ray.divergence.context import Settings
+from deltasae_ray.divergence.inputs import Settings
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.dictionary import CFG, Dictionary
@@ -58,8 +58,8 @@ class LeafSpec:
 
     @property
     def shared(self) -> tuple:
-        """Leaves that agree in this read the same rows and the same reference, and are measured by one task."""
-        return self.adapter, self.layer, self.reference, self.base_control or "", self.random_source or ""
+        """Leaves that agree in this read the same rows, and are measured by one task."""
+        return self.adapter, self.layer, self.random_source or ""
 
     @property
     def dictionaries(self) -> dict[str, str | None]:

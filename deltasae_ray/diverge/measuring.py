@@ -1,18 +1,26 @@
 """What one task does: reads the rows of one adapter and layer once, measures every leaf of them, writes each under its key."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import LeafSpec, load_dictionary, settings_of
-from deltasae_ray.divergence.context import LayerInputs
-from deltasae_ray.divergence.leaf import LeafInputs, compare_layer
+from deltasae_ray.divergence.adapter_layer import AdapterLayer
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import LayerRows
+from deltasae_ray.divergence.layer import layer_measures
+from deltasae_ray.divergence.leaf import LeafInputs, compare_leaves
 from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.recipe import measure, start_rows
 from deltasae_ray.shards.opening import open_harvest
@@ -22,7 +30,7 @@ from deltasae_ray.storage import Storage
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that share their rows and their reference; travels to the task."""
+    """Leaves that share their rows; travels to the task."""
 
     storage: Storage
     harvest_key: str
@@ -33,14 +41,23 @@ class Group:
 
 
 def measure_group(group: Group) -> int:
-    """Measures and stores every leaf of the group; returns how many."""
+    """Measures and stores every leaf of the group, those of one reference after the other; returns how many."""
     shards = open_harvest(group.storage, group.harvest_key)
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, leaves = _inputs(group, shards, Path(scratch))
-        found = compare_layer(inputs, leaves, settings_of(group.cfg))
-    for spec, key, measures in zip(group.leaves, group.keys, found, strict=True):
-        write_measures(group.storage, key, spec, measures)
-    return len(found)
+    rows = read_rows(shards, group.leaves[0])
+    layer = AdapterLayer(rows, settings_of(group.cfg))
+    of_layer, start = layer_measures(layer), _starts(rows)
+    together: dict[tuple, list[int]] = defaultdict(list)
+    for i, leaf in enumerate(group.leaves):
+        together[leaf.reference, leaf.base_control].append(i)
+    for (reference, control), places in together.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            load = cache(partial(load_dictionary, group.storage, scratch=Path(scratch)))
+            known = seen_alive(load(reference), lambda: rows.base_fit)
+            context = Context(layer, known, None if control is None else load(control))
+            leaves = [_leaf(group.leaves[i], load, start) for i in places]
+        for i, measures in zip(places, compare_leaves(context, leaves, of_layer), strict=True):
+            write_measures(group.storage, group.keys[i], group.leaves[i], measures)
+    return len(group.leaves)
 
 
 def write_measures(storage: Storage, key: str, spec: LeafSpec, measures: dict[str, Measure]) -> None:
@@ -52,38 +69,23 @@ def read_measures(storage: Storage, key: str) -> dict[str, Measure]:
     return {name: Measure.from_dict(m) for name, m in storage.read_json(key)["measures"].items()}
 
 
-def _inputs(group: Group, shards: ShardSet, scratch: Path) -> tuple[LayerInputs, list[LeafInputs]]:
-    first = group.leaves[0]
-    rows = {split: _rows(shards, first, split) for split in ("fit", "eval")}
+def _starts(rows: LayerRows) -> Callable[[int, int], Float[Tensor, "latent d_model"]]:
+    """(d_sae, seed) → the decoder of a dictionary of these deltas at its start."""
+    fit = torch.from_numpy(np.ascontiguousarray(rows.delta_fit))
+    scaling = measure(fit)
+    return lambda d_sae, seed: start_rows(fit, scaling, d_sae, torch.Generator().manual_seed(seed))
 
-    def load(key: str | None) -> Dictionary | None:
-        return None if key is None else load_dictionary(group.storage, key, scratch)
 
-    reference = load(first.reference)
-    assert reference is not None
-    reference = seen_alive(reference, lambda: rows["fit"][1])
-    inputs = LayerInputs(
-        delta_fit=rows["fit"][0],
-        delta_eval=rows["eval"][0],
-        base_fit=rows["fit"][1],
-        base_eval=rows["eval"][1],
-        fit_docs=rows["fit"][2],
-        eval_docs=rows["eval"][2],
-        reference=reference,
-        base_control=load(first.base_control),
-        random_deltas=None if first.random_source is None else _random_deltas(shards, first.layer, first.random_source),
+def _leaf(
+    spec: LeafSpec, load: Callable[[str], Dictionary], start: Callable[[int, int], Float[Tensor, "latent d_model"]]
+) -> LeafInputs:
+    own = load(spec.dictionary)
+    second, random, half_a, half_b, gaussian, frozen = (
+        None if key is None else load(key)
+        for key in (spec.second, spec.random_adapter, spec.half_a, spec.half_b, spec.gaussian, spec.frozen_decoder)
     )
-    fit = torch.from_numpy(np.ascontiguousarray(inputs.delta_fit))
-    scaling, leaves = measure(fit), []
-    for spec in group.leaves:
-        dictionary = load(spec.dictionary)
-        assert dictionary is not None
-        halves = load(spec.half_a), load(spec.half_b)
-        both = None if halves[0] is None or halves[1] is None else (halves[0], halves[1])
-        start = start_rows(fit, scaling, dictionary.d_sae, torch.Generator().manual_seed(spec.seed))
-        featureless = load(spec.gaussian), load(spec.frozen_decoder)
-        leaves.append(LeafInputs(dictionary, load(spec.second), load(spec.random_adapter), both, *featureless, start))
-    return inputs, leaves
+    halves = None if half_a is None or half_b is None else (half_a, half_b)
+    return LeafInputs(own, second, random, halves, gaussian, frozen, start(own.d_sae, spec.seed))
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
@@ -91,15 +93,15 @@ def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Diction
     return reference.measured(base()) if bool((reference.firing == 1).all()) else reference
 
 
-def _random_deltas(shards: ShardSet, layer: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Training and evaluation deltas of the random adapter, of the same tokens as the others."""
-    fit, evaluation = (shards.read(layer, source, split=split)[shards.tokens(split).position > 0] for split in ("fit", "eval"))
-    return fit, evaluation
+def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
+    """Deltas, base activations and documents of a leaf's adapter and layer, without position 0, and the random adapter's deltas."""
+    tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
+    keep = {split: t.position > 0 for split, t in tokens.items()}
 
+    def read(source: str) -> tuple[np.ndarray, np.ndarray]:
+        fit, evaluation = (shards.read(leaf.layer, source, split=split)[keep[split]] for split in ("fit", "eval"))
+        return fit, evaluation
 
-def _rows(shards: ShardSet, leaf: LeafSpec, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Deltas, base activations and documents of one split, without position 0."""
-    tokens = shards.tokens(split)
-    keep = tokens.position > 0
-    delta, base = (shards.read(leaf.layer, source, split=split)[keep] for source in (leaf.adapter, "base"))
-    return delta, base, tokens.doc_id[keep]
+    random = None if leaf.random_source is None else read(leaf.random_source)
+    docs = (tokens[split].doc_id[keep[split]] for split in ("fit", "eval"))
+    return LayerRows(*read(leaf.adapter), *read(BASE), *docs, random_deltas=random)

@@ -77,10 +77,10 @@ and in fp64 as they are measured."""
 
 
 def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:
-    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances, and a dozen dictionaries."""
+    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances, dictionaries and their codings."""
     rows = sum(unit.tokens for split in ("fit", "eval") for unit in shards.units(split))
     width, latents = shards.d_model, max((leaf.d_sae for leaf in leaves), default=0)
-    return 4 * (COPIES * rows * width + 12 * 2 * latents * width) + 8 * 12 * width**2
+    return 4 * (COPIES * rows * width + 16 * 2 * latents * width) + 8 * 12 * width**2
 
 
 def run_tasks(

@@ -1,18 +1,16 @@
 """Matching as figures: how near the latents of the delta dictionary come to the reference's, and what chance and a twin reach."""
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from deltasae_ray.divergence.coding import use_of
-from deltasae_ray.divergence.context import Context, DictionaryLike, living_energy, living_rows
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.matching import (
     Matches,
     antipodal_share,
     best_cosines,
-    drawn_matches,
     effective_rows,
     fraction_above,
     match,
@@ -22,7 +20,6 @@ from deltasae_ray.divergence.matching import (
     weighted_mean,
 )
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.shares import REPEATS, novel_halves, novel_share, share_of_latents, shared_one_to_one
 from deltasae_ray.divergence.statistics import draws_p, kappa
 
@@ -32,8 +29,8 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
     found = match(rows, reference)
-    draws, seed = context.settings.null_draws, context.settings.seed
-    drawn = drawn_matches(context.delta.spectrum, reference, len(rows), draws=draws, seed=seed)
+    draws, seed = context.layer.settings.null_draws, context.layer.settings.seed
+    drawn = context.drawn_matches(len(rows))
     signed, absolute = (np.stack([getattr(m, way) for m in drawn]) for way in ("signed", "absolute"))
     twin = None if second is None else match(rows, living_rows(second))
     alike, carried = np.ones(len(rows)), _carried(context, len(rows))
@@ -48,10 +45,10 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
         "antipodal_share": antipodal_share(rows),
     }
-    if context.inputs.base_control is not None:
-        measures["max_cosine_base_control"] = _control(context, living_rows(context.inputs.base_control))
+    if context.base_control is not None:
+        measures["max_cosine_base_control"] = _control(context, living_rows(context.base_control))
     if twin is not None:
-        null = fraction_above(_drawn_repeats(context, rows), REPEATS)
+        null = fraction_above(best_cosines(rows, context.layer.drawn(len(rows))[0], absolute=True), REPEATS)
         measures["repeat_share"] = share_of_latents(twin.absolute >= REPEATS, null=null)
     return measures | shared_one_to_one(context, rows, reference, second)
 
@@ -59,7 +56,7 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
 def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
     """Latents of the dictionary of one half of the documents against those of the other half: what more text of the kind changes."""
     rows, others = living_rows(one), living_rows(other)
-    _, null = matched_draws(context.delta.spectrum, others, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
+    null = np.stack([best_cosines(drawn, others, absolute=True) for drawn in context.layer.drawn(len(rows))])
     best = best_cosines(rows, others, absolute=True)
     return {
         "max_abs_cosine_halves": mean_match(best, np.ones(len(rows)), null, None),
@@ -121,16 +118,14 @@ def _kappa_interval(
 def _carried(context: Context, num_rows: int) -> Float[np.ndarray, "draw latent"]:
     """What each atom of the null's dictionaries carries of the training deltas when they are coded with them: latents that carry much lie
     where the deltas vary most, and so do featureless atoms that carry much."""
-    generator, coder, spectrum = torch.Generator().manual_seed(context.settings.seed), context.coder, context.delta.spectrum
-    drawn = (matched_rows(spectrum, num_rows, generator) for _ in range(context.settings.null_draws))
-    use = np.stack([use_of(coder.chooser.x, coder.outside_mean(atoms), min(coder.k, num_rows)).double().cpu().numpy() for atoms in drawn])
+    use = context.layer.carried(num_rows)
     return use if use.sum(1).all() else np.ones_like(use)  # deltas that are one constant shift leave atoms nothing to carry
 
 
 def _matched_back(context: Context, found: Matches, drawn: list[Matches]) -> dict[str, Measure]:
     """reference → delta: the share of the reference that the delta dictionary reaches; null: as many rows from N(0, Σ_δ). Weights are the
     reference's energies on base activations."""
-    energy, measures = living_energy(context.inputs.reference).numpy(), {}
+    energy, measures = living_energy(context.reference).numpy(), {}
     for name, way in (("max_cosine_back", "signed_back"), ("max_abs_cosine_back", "absolute_back")):
         values, null = getattr(found, way), np.stack([getattr(m, way) for m in drawn])
         measures |= {name: mean_match(values, np.ones(len(values)), null, None), f"{name}_weighted": mean_match(values, energy, null, None)}
@@ -139,14 +134,6 @@ def _matched_back(context: Context, found: Matches, drawn: list[Matches]) -> dic
 
 def _control(context: Context, control: Tensor) -> Measure:
     """Latents of the base control against the reference: what a dictionary that must be aligned gets; null: rows from N(0, Σ_h)."""
-    null, _ = matched_draws(
-        context.base.spectrum, context.reference_rows, len(control), draws=context.settings.null_draws, seed=context.settings.seed
-    )
+    s = context.layer.settings
+    null, _ = matched_draws(context.layer.base.spectrum, context.reference_rows, len(control), draws=s.null_draws, seed=s.seed)
     return mean_match(best_cosines(control, context.reference_rows), np.ones(len(control)), null, None)
-
-
-def _drawn_repeats(context: Context, rows: Tensor) -> np.ndarray:
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    return best_cosines(rows, matched_rows(context.delta.spectrum, len(rows), generator), absolute=True)
-
-

@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.context import GROUPS, Context, DictionaryLike, living_energy, living_rows
+from deltasae_ray.divergence.adapter_layer import GROUPS, AdapterLayer
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group, refined_subspace
+from deltasae_ray.divergence.moments import Moments, moments_by_group, refined_subspace
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.statistics import (
     MIN_DOCUMENTS,
     TOO_FEW_DOCUMENTS,
     TOO_FEW_TRAINING_DOCUMENTS,
-    document_codes,
     document_sums,
     draws_p,
     jackknife_interval,
@@ -40,7 +41,7 @@ def angle(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
     return mean_degrees(principal_angles(a, b))
 
 
-def pca_angles(context: Context) -> dict[str, Measure]:
+def pca_angles(layer: AdapterLayer) -> dict[str, Measure]:
     """Leading k principal directions of the deltas against those of the base activations, both of the training rows.
 
     Null: the span of k directions drawn from N(0, Σ_δ). Ceiling: the deltas' own directions on the evaluation documents. Intervals: a
@@ -48,21 +49,21 @@ def pca_angles(context: Context) -> dict[str, Measure]:
     null and ceiling move together (the drawn directions stay, and their spread enters as variance). There is no p: principal directions are
     never draws from N(0, Σ_δ), so that "they are" is no hypothesis that could hold.
     """
-    delta, base = context.delta.spectrum, context.base.spectrum
-    num_docs, d_model = document_codes(context.inputs.fit_docs)[1], len(delta.values)
+    delta, base = layer.delta.spectrum, layer.base.spectrum
+    num_docs, d_model = layer.fit_documents[1], len(delta.values)
     steps = [k for k in curve(d_model) if k <= min(delta.rank, base.rank)]
     missing = {k: undefined(f"fewer than {k} directions hold any energy") for k in curve(d_model) if k not in steps}
     measures = {f"{name}_pca_k{k}": m for k, m in missing.items() for name in ("angle", "overlap")}
     if not steps:
         return measures
-    groups = _moments_by_eval_group(context)
+    groups = _moments_by_eval_group(layer)
     again = reduce(add, groups)
-    drawn = [np.linalg.qr(d.double().numpy())[0] for d in _drawn_directions(delta, context)]
+    drawn = [np.linalg.qr(d.T.double().numpy())[0] for d in layer.drawn(curve(d_model)[-1])]
     whole = _Placed.of(delta.top(steps[-1]), base.top(steps[-1]), again.spectrum.top(steps[-1]), drawn, steps)
-    resampled = _without_tenths(context, groups, again, drawn, steps) if num_docs >= MIN_DOCUMENTS else None
+    resampled = _without_tenths(layer, groups, again, drawn, steps) if num_docs >= MIN_DOCUMENTS else None
     for i, k in enumerate(steps):
         value = angle(delta.top(k), base.top(k))
-        measures |= {f"angle_pca_k{k}": _angle_measure(value, whole, resampled, i, num_docs, context.documents[1])}
+        measures |= {f"angle_pca_k{k}": _angle_measure(value, whole, resampled, i, num_docs, layer.documents[1])}
         measures |= {f"overlap_pca_k{k}": _overlap_measure(k / d_model, whole, resampled, i, num_docs)}
     return measures
 
@@ -131,47 +132,41 @@ def _within(interval: tuple[float, float], low: float, high: float) -> tuple[flo
     return max(low, interval[0]), min(high, interval[1])
 
 
-def _drawn_directions(spectrum: Spectrum, context: Context) -> list[Float[Tensor, "d_model k"]]:
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    k = curve(len(spectrum.values))[-1]
-    return [matched_rows(spectrum, k, generator).T for _ in range(context.settings.null_draws)]
-
-
-def _moments_by_eval_group(context: Context) -> list[Moments]:
+def _moments_by_eval_group(layer: AdapterLayer) -> list[Moments]:
     """Of the evaluation deltas, by as many groups of documents as there are of the training deltas; one where documents are few."""
-    codes, num_docs = context.documents
+    codes, num_docs = layer.documents
     groups = GROUPS if num_docs >= MIN_DOCUMENTS else 1
-    dealt = np.random.default_rng([context.settings.seed, 4]).permutation(np.arange(num_docs) % groups)
-    return moments_by_group(context.inputs.delta_eval, dealt[codes], groups)
+    dealt = np.random.default_rng([layer.settings.seed, 4]).permutation(np.arange(num_docs) % groups)
+    return moments_by_group(layer.rows.delta_eval, dealt[codes], groups)
 
 
 def _without_tenths(
-    context: Context, eval_groups: list[Moments], again: Moments, drawn: list[np.ndarray], steps: list[int]
+    layer: AdapterLayer, eval_groups: list[Moments], again: Moments, drawn: list[np.ndarray], steps: list[int]
 ) -> list[_Placed]:
     """All angles without each tenth of the training documents, and without a tenth of the evaluation documents where there are enough."""
-    k = min(len(context.delta.mean), steps[-1] + _OVERSAMPLING)
-    delta, base, itself = (s.top(k) for s in (context.delta.spectrum, context.base.spectrum, again.spectrum))
-    enough = len(eval_groups) == len(context.delta_groups)
-    ceilings = [refined_subspace((again - g).covariance, itself) for g in eval_groups] if enough else [itself] * len(context.delta_groups)
+    k = min(len(layer.delta.mean), steps[-1] + _OVERSAMPLING)
+    delta, base, itself = (s.top(k) for s in (layer.delta.spectrum, layer.base.spectrum, again.spectrum))
+    enough = len(eval_groups) == len(layer.delta_groups)
+    ceilings = [refined_subspace((again - g).covariance, itself) for g in eval_groups] if enough else [itself] * len(layer.delta_groups)
     return [
         _Placed.of(
-            refined_subspace((context.delta - d).covariance, delta), refined_subspace((context.base - b).covariance, base), c, drawn, steps
+            refined_subspace((layer.delta - d).covariance, delta), refined_subspace((layer.base - b).covariance, base), c, drawn, steps
         )
-        for d, b, c in zip(context.delta_groups, context.base_groups, ceilings, strict=True)
+        for d, b, c in zip(layer.delta_groups, layer.base_groups, ceilings, strict=True)
     ]
 
 
-def projection_energies(context: Context) -> dict[str, Measure]:
+def projection_energies(layer: AdapterLayer) -> dict[str, Measure]:
     """Share of the evaluation deltas' variance inside the leading k principal directions of the base activations; null k / d_model."""
-    document, num_docs = context.documents
-    d_model = len(context.delta.mean)
+    document, num_docs = layer.documents
+    d_model = len(layer.delta.mean)
     steps = curve(d_model)
-    rows = torch.from_numpy(np.asarray(context.inputs.delta_eval)).float() - context.delta.mean.float()
-    inside = (rows @ context.base.spectrum.top(steps[-1]).float()).square().cumsum(1).double().numpy()
+    rows = torch.from_numpy(np.asarray(layer.rows.delta_eval)).float() - layer.delta.mean.float()
+    inside = (rows @ layer.base.spectrum.top(steps[-1]).float()).square().cumsum(1).double().numpy()
     total = rows.square().sum(1).double().numpy()
     sums = document_sums(np.column_stack([inside[:, [k - 1 for k in steps]], total]), document, num_docs)
     return {
-        f"projection_energy_k{k}": Ratio(sums[:, [i, -1]], _quotient).measure(context.counts, null=k / d_model, ceiling=1.0)
+        f"projection_energy_k{k}": Ratio(sums[:, [i, -1]], _quotient).measure(layer.counts, null=k / d_model, ceiling=1.0)
         for i, k in enumerate(steps)
     }
 
@@ -187,10 +182,8 @@ def decoder_angles(context: Context, dictionary: DictionaryLike, second: Diction
     Null: decoder rows drawn from N(0, Σ_δ) under the same energies. Ceiling: the second seed of the delta dictionary.
     """
     rows, energy = living_rows(dictionary), living_energy(dictionary)
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    drawn = [matched_rows(context.delta.spectrum, len(rows), generator) for _ in range(context.settings.null_draws)]
-    own, null = decoder_spectrum(rows, energy), [decoder_spectrum(d, energy) for d in drawn]
-    twin = None if second is None else decoder_spectrum(living_rows(second), living_energy(second))
+    own, null = context.layer.spectrum_of(dictionary), [decoder_spectrum(d, energy) for d in context.layer.drawn(len(rows))]
+    twin = None if second is None else context.layer.spectrum_of(second)
     reference = context.reference_spectrum
     measures: dict[str, Measure] = {}
     for k in curve(rows.shape[1]):

@@ -15,7 +15,7 @@ from torch import Tensor
 from deltasae_ray.divergence.alignment import REPEATS
 from deltasae_ray.divergence.arrays import matrix, unit_rows
 from deltasae_ray.divergence.coding import flips
-from deltasae_ray.divergence.context import DictionaryLike, Settings, living_rows
+from deltasae_ray.divergence.inputs import DictionaryLike, Settings, living_rows
 from deltasae_ray.divergence.matching import best_cosines
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows

@@ -8,7 +8,7 @@ from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.arrays import Matrix, matrix
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coder import Coder, make_coder
-from deltasae_ray.divergence.context import DictionaryLike, Settings, living_rows
+from deltasae_ray.divergence.inputs import DictionaryLike, Settings, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import compare_structure, too_little_training

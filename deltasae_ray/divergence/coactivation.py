@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
-from deltasae_ray.divergence.context import Context, DictionaryLike
+from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.firings import Firings, fires, num_rows, varies
+from deltasae_ray.divergence.inputs import DictionaryLike
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.ratios import Counts, with_interval, with_kappa_interval
 from deltasae_ray.divergence.statistics import bootstrap_counts, kappa, permutation_p
@@ -27,14 +28,13 @@ _BLOCK_NUMBERS = 1 << 20
 
 def coactivation_of(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> Measure:
     """Of a delta dictionary on deltas with the reference on base activations; ceiling: with a second seed's dictionary on the deltas."""
-    inputs, rows = context.inputs, context.firing_rows
+    rows = context.layer.firing_rows
     num_docs = len(rows.evaluation)
     if num_docs < _FEWEST:
         return undefined(f"{num_docs} evaluation documents: at least {_FEWEST} are needed to exchange them", n=num_docs)
-    own, twin = (None if d is None else Firings.of(d, inputs.delta_fit, inputs.delta_eval, rows) for d in (dictionary, second))
-    assert own is not None
-    rng = np.random.default_rng([context.settings.seed, 6])
-    counts = bootstrap_counts(num_docs, context.settings.bootstrap, rng)
+    own, twin = context.layer.firings(dictionary), None if second is None else context.layer.firings(second)
+    rng = np.random.default_rng([context.layer.settings.seed, 6])
+    counts = bootstrap_counts(num_docs, context.layer.settings.bootstrap, rng)
     found = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
     told = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
     return found.because(told) if rows.left_out else found

@@ -7,8 +7,9 @@ from torch import Tensor
 from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.coder import Coding
 from deltasae_ray.divergence.coding import Sample
-from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
-from deltasae_ray.divergence.matching import best_cosines, matched_draws
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
+from deltasae_ray.divergence.matching import best_cosines
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.ratios import Counts, Ratio, difference
 from deltasae_ray.divergence.reconstruction import by_encoder, by_pursuit
@@ -25,12 +26,12 @@ def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> di
         delta: coding of the sample by the delta dictionary. The larger of the two is cut to the smaller: training leaves more latents
             alive on one kind of rows than on the other.
     """
-    coder, rows, reference = context.coder, living_rows(gaussian), context.reference_rows
+    coder, rows, reference = context.layer.coder, living_rows(gaussian), context.reference_rows
     counts = coder.resamples.counts
-    pair = match_sizes(delta, context.codings(rows, trimmed=False), name="dictionary of Gaussian deltas", ratio=1)
+    pair = match_sizes(delta, context.layer.coding(gaussian, False), name="dictionary of Gaussian deltas", ratio=1)
     own, found = (by_pursuit(coder.sample, s.used.pursuits[0], -1, "energy") for s in (pair.delta, pair.reference))
     sizes = f"sizes: {pair.delta} against {pair.reference}"
-    drawn, _ = matched_draws(context.delta.spectrum, reference, len(rows), draws=context.settings.null_draws, seed=context.settings.seed)
+    drawn = np.stack([m.signed for m in context.drawn_matches(len(rows))])
     return {
         "fvu_gaussian": found.measure(counts, null=1.0, ceiling=own.value, why="the coded deltas are zero").because(sizes),
         "gain_over_gaussian": difference(own, [found], counts, one_of_many="the dictionary of Gaussian deltas").because(sizes),

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, vstack
 from deltasae_ray.divergence.coder import spread
 
 if TYPE_CHECKING:
-    from deltasae_ray.divergence.context import DictionaryLike
+    from deltasae_ray.divergence.inputs import DictionaryLike
 
 _ROWS_AT_ONCE = 1024
 """Rows that are encoded at a time: 64 MB of codes where a dictionary has 16,384 latents."""

@@ -14,16 +14,17 @@ from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coactivation import coactivation_of
 from deltasae_ray.divergence.coding import Sample
-from deltasae_ray.divergence.context import Context, DictionaryLike, LayerInputs, Settings, living_rows
+from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
-from deltasae_ray.divergence.layer import atoms_needed, layer_measures
+from deltasae_ray.divergence.inputs import DictionaryLike, LayerInputs, Settings
+from deltasae_ray.divergence.layer import atoms_needed, layer_measures, reference_measures
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.divergence.published import published_angles, published_matching
 from deltasae_ray.divergence.random_adapter import of_random_adapter
 from deltasae_ray.divergence.ratios import Ratio
-from deltasae_ray.divergence.reconstruction import Baselines, by_encoder, explained
+from deltasae_ray.divergence.reconstruction import by_encoder, explained
 from deltasae_ray.divergence.rotation import matched_score
 from deltasae_ray.divergence.sizes import Matched, match_sizes
 from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, document_sums, jackknife_interval
@@ -60,13 +61,22 @@ def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Setti
     Raises:
         GeometryError: dictionaries of another d_model, rows that do not belong together, or a dictionary of dead latents only.
     """
-    context = Context(inputs, settings or Settings())
-    shared = layer_measures(context)
-    if not np.any(inputs.delta_fit) or not np.any(inputs.delta_eval):
-        silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.documents[1])
+    context = Context.of(inputs, settings or Settings())
+    return compare_leaves(context, leaves, layer_measures(context.layer))
+
+
+def compare_leaves(context: Context, leaves: list[LeafInputs], of_layer: dict[str, Measure]) -> list[dict[str, Measure]]:
+    """Every measure of several dictionaries that are held against one reference.
+
+    Args:
+        of_layer: what needs no reference (`layer_measures`); the same for all references of an adapter and layer.
+    """
+    if context.layer.rows.silent:
+        silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1])
         names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith((*PATCHED, AUDITED))]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
-        return [{name: silent for name in names} | shared for _ in leaves]
+        return [{name: silent for name in names} | of_layer for _ in leaves]
+    shared = of_layer | reference_measures(context)
     return [shared | leaf_measures(context, leaf) for leaf in leaves]
 
 
@@ -88,7 +98,7 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
 
 
 def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
-    latents, rows = len(dictionary.W_dec), len(context.inputs.delta_fit)
+    latents, rows = len(dictionary.W_dec), len(context.layer.rows.delta_fit)
     alive = float(dictionary.alive.double().mean())
     reason = "interval undefined: a property of one dictionary"
     return {
@@ -101,11 +111,12 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     """M, and everything else that comes from coding the same rows with the same number of atoms."""
     measures: dict[str, Measure] = {}
     for trimmed in (False, True):
-        coder, turned = (context.trimmed_coder, context.trimmed_rotations) if trimmed else (context.coder, context.rotations)
-        delta = context.codings(living_rows(leaf.dictionary), trimmed=trimmed)
-        second = None if leaf.second is None else context.codings(living_rows(leaf.second), trimmed=trimmed)
+        layer = context.layer
+        coder, turned = (layer.trimmed_coder, context.trimmed_rotations) if trimmed else (layer.coder, context.rotations)
+        delta = layer.coding(leaf.dictionary, trimmed)
+        second = None if leaf.second is None else layer.coding(leaf.second, trimmed)
         pair = match_sizes(delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second)
-        baselines = Baselines.of(coder, len(delta.atoms), context.settings.seed)
+        baselines = layer.baselines(len(delta.atoms), trimmed)
         for suffix, without_top3, average in VARIANTS:
             if without_top3 == trimmed:
                 found = compare_structure(pair, average)
@@ -115,9 +126,9 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         if not trimmed:
             measures |= _held_against_others(context, pair, leaf.halves)
             measures |= {f"missing_share_k{k}": compare_structure(pair.first(k)).missing for k in (1, 2, 4) if k < coder.k}
-            measures["k_at_fvu"] = atoms_needed(context, delta.atoms)
+            measures["k_at_fvu"] = atoms_needed(layer, delta.atoms)
             measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
-    reason = too_little_training(leaf.dictionary, len(context.inputs.delta_fit))
+    reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
     if reason:
         measures |= {name: undefined(reason, null=m.null, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
     return measures
@@ -136,7 +147,7 @@ def _held_against_others(context: Context, pair: Matched, halves: tuple[Dictiona
     featureless = compare_structure(pair.against("featureless base atoms", context.base_atoms_coding)).missing
     measures = {"missing_share_base_atoms": featureless}
     if halves is not None:  # one recipe: nothing but the documents may differ
-        of_a, of_b = (context.codings(living_rows(half), trimmed=False) for half in halves)
+        of_a, of_b = (context.layer.coding(half, False) for half in halves)
         measures["missing_share_halves"] = compare_structure(match_sizes(of_b, of_a, name="other half's dictionary", ratio=1)).missing
     return measures
 
@@ -152,34 +163,32 @@ def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: 
 
 def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     """What the dictionary's own encoder makes of the coded rows."""
-    rows, sample = context.coded_rows, context.coder.sample
-    raw = torch.from_numpy(np.ascontiguousarray(context.inputs.delta_eval[rows])).float()
-    base = torch.from_numpy(np.ascontiguousarray(context.inputs.base_eval[rows])).float()
-    counts = context.coder.resamples.counts
+    layer, sample = context.layer, context.layer.coder.sample
+    raw, mean, counts = layer.coded_deltas, layer.delta.mean, layer.coder.resamples.counts
     codes = leaf.dictionary.encode(raw)
-    left = by_encoder(leaf.dictionary.decode(codes), raw, context.delta.mean, sample)
+    left = by_encoder(leaf.dictionary.decode(codes), raw, mean, sample)
     measures = {
         "fvu_encoder": left.measure(counts, null=1.0),
         "effective_latents": effective_latents(codes, sample),
         **paper_relative_errors(
-            reconstruction(context.inputs.reference),
+            reconstruction(context.reference),
             reconstruction(leaf.dictionary),
             raw,
-            context.delta.mean,
+            mean,
             sample.document,
             counts,
         ),
     }
     if leaf.frozen_decoder:
-        measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, context.delta.mean, sample, counts)
+        measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, mean, sample, counts)
     if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
         fired = (codes > 0).double().sum(1).cpu().numpy()
         measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)
     if sample.num_docs >= 4:
-        of_reference = context.inputs.reference.encode(base)
-        measures["cka_codes"] = linear_cka(codes, of_reference, sample.document, seed=context.settings.seed)
+        of_reference = context.reference.encode(layer.coded_base)
+        measures["cka_codes"] = linear_cka(codes, of_reference, sample.document, seed=layer.settings.seed)
         if leaf.second is not None:
-            twin = linear_cka(codes, leaf.second.encode(raw), sample.document, permutations=0, seed=context.settings.seed)
+            twin = linear_cka(codes, leaf.second.encode(raw), sample.document, permutations=0, seed=layer.settings.seed)
             measures["cka_codes"] = replace(measures["cka_codes"], ceiling=twin.value)
     return measures
 

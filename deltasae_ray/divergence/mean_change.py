@@ -1,6 +1,6 @@
 """The mean change, scored apart: a narrow fine-tune may live there and nowhere else."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,44 +21,65 @@ much flips differ among themselves, and a verdict may rest on it at any layer of
 pass for partly visible."""
 
 
-def mean_change(
-    deltas: Float[Tensor, "token d_model"],
-    document: Int[np.ndarray, " token"],
-    reference: Matrix,
-    base: Spectrum,
-    counts: Counts,
-    *,
-    steps: tuple[int, ...] = (1, 8),
-    draws: int = 1999,
-    seed: int = 0,
-) -> dict[str, Measure]:
-    """Share of the energy that is one constant vector, and the part of that vector which the reference cannot express.
+@dataclass(frozen=True, eq=False)
+class MeanVector:
+    """The constant vector in the deltas, with its flips and its resamples: what any reference is asked to express."""
 
-    Args:
-        deltas: raw. With every row scaled to norm 1 the vector is the mean of the tokens' directions, and its share their squared mean
-            resultant length (Mardia & Jupp 2000): no few large tokens decide where it points.
-        base: spectrum of the BASE activations. The null flips the mean's signs in its eigenbasis: the reference lives where base
-            activations do, and a shift may lie along one eigenvector of the deltas themselves, where their own flips would leave it.
-        steps: atoms that may explain the mean.
-    """
-    num_docs = counts.shape[1]
-    rows = deltas.double().cpu().numpy()
-    sums = document_sums(rows, document, num_docs)
-    tokens = np.bincount(document, minlength=num_docs).astype(np.float64)
-    energy = document_sums((rows**2).sum(1), document, num_docs)
-    measures = {"mean_share": _share(sums, tokens, energy, counts, np.random.default_rng(seed))}
-    mean = torch.from_numpy(sums.sum(0) / tokens.sum())[None]
-    if not bool(mean.any()):
-        return measures | {name: undefined("the mean change is zero", n=num_docs) for name in (*_names(steps), "mean_missing_share")}
-    null = torch.cat(flips(mean, base, draws, seed))
-    resampled = torch.from_numpy((counts @ sums) / (counts @ tokens)[:, None])
-    last = max(steps)
-    left = {name: _unexplained(x, reference, last) for name, x in (("value", mean), ("null", null), ("draws", resampled))}
-    for k, name in zip(steps, _names(steps), strict=True):
-        value, drawn = float(left["value"][0, k]), left["null"][:, k]
-        p = permutation_p(value, drawn, "less", np.random.default_rng([seed, k]))
-        measures[name] = with_interval(Measure(value, null=float(drawn.mean()), p=p, n=num_docs), left["draws"][:, k])
-    return measures | {"mean_missing_share": _missing(measures, left, _names(steps)[-1], last)}
+    share: Measure
+    """Of the energy."""
+    value: Float[Tensor, "1 d_model"]
+    null: Float[Tensor, "flip d_model"]
+    draws: Float[Tensor, "draw d_model"]
+    """In every resample of the documents. All three as unit rows in fp32: thousands of rows are coded by every reference, and fp64 would
+    take twice as long and change no digit that is shown."""
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        deltas: Float[Tensor, "token d_model"],
+        document: Int[np.ndarray, " token"],
+        base: Spectrum,
+        counts: Counts,
+        *,
+        draws: int = 1999,
+        seed: int = 0,
+    ) -> "MeanVector":
+        """From evaluation deltas.
+
+        Args:
+            deltas: raw. With every row scaled to norm 1 the vector is the mean of the tokens' directions, and its share their squared mean
+                resultant length (Mardia & Jupp 2000): no few large tokens decide where it points.
+            base: spectrum of the BASE activations. The null flips the mean's signs in its eigenbasis: the reference lives where base
+                activations do, and a shift may lie along one eigenvector of the deltas themselves, where their own flips would leave it.
+        """
+        num_docs = counts.shape[1]
+        rows = deltas.double().cpu().numpy()
+        sums = document_sums(rows, document, num_docs)
+        tokens = np.bincount(document, minlength=num_docs).astype(np.float64)
+        energy = document_sums((rows**2).sum(1), document, num_docs)
+        share = _share(sums, tokens, energy, counts, np.random.default_rng(seed))
+        mean = torch.from_numpy(sums.sum(0) / tokens.sum())[None]
+        flipped, resampled = torch.cat(flips(mean, base, draws, seed)), torch.from_numpy((counts @ sums) / (counts @ tokens)[:, None])
+        value, null, drawn = (unit_rows(x).float() for x in (mean, flipped, resampled))
+        return cls(share, value, null, drawn, seed)
+
+    def against(self, reference: Matrix, steps: tuple[int, ...] = (1, 8)) -> dict[str, Measure]:
+        """Share of the energy that is this vector, and the part of it which the reference cannot express.
+
+        Args:
+            steps: atoms that may explain the mean.
+        """
+        measures, n = {"mean_share": self.share}, self.share.n
+        if not bool(self.value.any()):
+            return measures | {name: undefined("the mean change is zero", n=n) for name in (*_names(steps), "mean_missing_share")}
+        last = max(steps)
+        left = {name: _unexplained(getattr(self, name), reference, last) for name in ("value", "null", "draws")}
+        for k, name in zip(steps, _names(steps), strict=True):
+            value, drawn = float(left["value"][0, k]), left["null"][:, k]
+            p = permutation_p(value, drawn, "less", np.random.default_rng([self.seed, k]))
+            measures[name] = with_interval(Measure(value, null=float(drawn.mean()), p=p, n=n), left["draws"][:, k])
+        return measures | {"mean_missing_share": _missing(measures, left, _names(steps)[-1], last)}
 
 
 def _missing(measures: dict[str, Measure], left: dict[str, np.ndarray], name: str, k: int) -> Measure:
@@ -80,8 +101,7 @@ def _names(steps: tuple[int, ...]) -> list[str]:
     return [f"mean_unexplained_k{k}" for k in steps]
 
 
-def _unexplained(x: Tensor, reference: Matrix, k: int) -> Float[np.ndarray, "row step"]:
-    rows = unit_rows(x).float()  # thousands of rows in every variant: fp64 would take twice as long and change no digit that is shown
+def _unexplained(rows: Tensor, reference: Matrix, k: int) -> Float[np.ndarray, "row step"]:
     energy = pursue(rows, reference, min(k, len(reference))).residual_energy
     left = (energy / energy[:, :1]).cpu().numpy()
     return np.pad(left, ((0, 0), (0, k + 1 - left.shape[1])), mode="edge")  # a reference of fewer than k atoms has no more to give

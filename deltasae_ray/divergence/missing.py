@@ -22,7 +22,7 @@ from deltasae_ray.divergence.statistics import document_codes, kappa
 from deltasae_ray.errors import GeometryError
 
 if TYPE_CHECKING:
-    from deltasae_ray.divergence.context import DictionaryLike
+    from deltasae_ray.divergence.inputs import DictionaryLike
 
 MIN_PARTICIPATION = 4.0
 """Deltas that live in fewer directions than this are explained by any handful of atoms."""

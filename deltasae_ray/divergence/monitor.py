@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deltasae_ray.divergence.coding import Average
-from deltasae_ray.divergence.context import DictionaryLike
+from deltasae_ray.divergence.inputs import DictionaryLike
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.ratios import Counts, Ratio, Sums, against_draws, row_energy
 from deltasae_ray.divergence.statistics import document_sums

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deltasae_ray.divergence.angles import REFITS, angle, curve
 from deltasae_ray.divergence.chance import isotropic_max_cosine, isotropic_median_cosine, isotropic_share_below, random_subspace_angle
-from deltasae_ray.divergence.context import Context, DictionaryLike
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike
 from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_interval, weighted_mean
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.subspaces import decoder_spectrum
@@ -28,7 +29,7 @@ def published_matching(
     Args:
         untrained: the decoder at its start, measured alike.
     """
-    reference, control = context.inputs.reference.W_dec.detach(), context.inputs.base_control
+    reference, control = context.reference.W_dec.detach(), context.base_control
     best = best_cosines(dictionary.W_dec.detach(), reference)
     ceiling = None if control is None else best_cosines(control.W_dec.detach(), reference)
     n, size = len(best), (len(reference), reference.shape[1])

@@ -3,7 +3,8 @@
 import numpy as np
 
 from deltasae_ray.divergence.alignment import mean_match
-from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
 from deltasae_ray.divergence.matching import best_cosines, matched_draws
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import compare_structure, too_little_training
@@ -17,13 +18,13 @@ def of_random_adapter(context: Context, dictionary: DictionaryLike) -> dict[str,
     It has the modules, the singular values and the strength of a trained adapter. What is structure in its deltas comes from the model:
     which tokens move, and what its later blocks make of any push.
     """
-    coder, of_reference = context.random_coder, context.random_reference_coding
+    coder, of_reference = context.layer.random_coder, context.random_reference_coding
     if coder is None or of_reference is None:
         return {}
-    rows, seed, draws = living_rows(dictionary), context.settings.seed, context.settings.null_draws
+    rows, seed, draws = living_rows(dictionary), context.layer.settings.seed, context.layer.settings.null_draws
     null, _ = matched_draws(coder.training.spectrum, context.reference_rows, len(rows), draws=draws, seed=seed)
     matched = mean_match(best_cosines(rows, context.reference_rows), np.ones(len(rows)), null, None)
-    found = compare_structure(match_sizes(coder.code(rows), of_reference))
+    found = compare_structure(match_sizes(context.layer.random_coding(dictionary), of_reference))
     missing = found.missing
     if reason := too_little_training(dictionary, coder.training.n):
         missing = undefined(reason, null=1.0, n=missing.n)

@@ -96,10 +96,9 @@ def _fvu_of(found: Structure) -> Measure:
     return with_interval(measure, ratio.draws(found.counts))
 
 
-def k_at_fvu(sample: Sample, atoms: Matrix, counts: Counts, *, null_atoms: Matrix) -> Measure:
-    """The smallest number of atoms per token that leaves at most FVU_LEVEL; null: as many atoms from N(0, Σ_δ)."""
-    value, draws = _first_below(sample, atoms, counts)
-    null, _ = _first_below(sample, null_atoms, counts)
+def k_at_fvu(sample: Sample, atoms: Matrix, counts: Counts, *, null: float | None) -> Measure:
+    """The smallest number of atoms per token that leaves at most FVU_LEVEL; null: what as many atoms from N(0, Σ_δ) need."""
+    value, draws = atoms_for_level(sample, atoms, counts)
     n = sample.num_docs
     if value is None:
         return undefined(f"{min(MOST_ATOMS, len(atoms))} atoms per token leave more than {FVU_LEVEL:g}", null=null, n=n)
@@ -110,7 +109,8 @@ def k_at_fvu(sample: Sample, atoms: Matrix, counts: Counts, *, null_atoms: Matri
     return with_interval(Measure(value, null=null, n=n), draws)
 
 
-def _first_below(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float | None, Float[np.ndarray, " draw"]]:
+def atoms_for_level(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float | None, Float[np.ndarray, " draw"]]:
+    """Atoms per token that leave at most FVU_LEVEL (None: MOST_ATOMS leave more), and in every resample of the documents (0 there)."""
     most = min(MOST_ATOMS, len(atoms))
     energy = pursue(sample.x, atoms, most).residual_energy.double().cpu().numpy()
     sums = np.zeros((sample.num_docs, most + 1))

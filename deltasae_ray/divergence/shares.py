@@ -11,16 +11,15 @@ with it, so that null would be a constant. What could have come out otherwise is
 """
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
 from deltasae_ray.divergence.assignment import MAX_LATENTS, one_to_one
-from deltasae_ray.divergence.context import Context, DictionaryLike, living_rows
-from deltasae_ray.divergence.matching import best_cosines, matched_draws
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
+from deltasae_ray.divergence.matching import best_cosines
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import matched_rows
 from deltasae_ray.divergence.statistics import draws_p
 
 SHARED = (0.5, 0.7, 0.9)
@@ -58,8 +57,7 @@ def novel_share(
 def novel_halves(context: Context, one: Tensor, other: Tensor) -> Measure:
     """Mean novel share of the dictionaries of two halves of the documents; the interval is over halves: mean ± t₁ |a - b| / 2."""
     reference = context.reference_rows
-    _, null = matched_draws(context.delta.spectrum, reference, len(one), draws=context.settings.null_draws, seed=context.settings.seed)
-    bar = float(np.quantile(null, NOVEL_QUANTILE))
+    bar = float(np.quantile(np.stack([m.absolute for m in context.drawn_matches(len(one))]), NOVEL_QUANTILE))
     a, b = (float((best_cosines(rows, reference, absolute=True) < bar).mean()) for rows in (one, other))
     reach = float(stats.t.ppf(0.975, 1)) * abs(a - b) / 2
     ci = max(0.0, (a + b) / 2 - reach), min(1.0, (a + b) / 2 + reach)
@@ -70,8 +68,7 @@ def shared_one_to_one(
     context: Context, rows: Float[Tensor, "latent d_model"], reference: Float[Tensor, "other d_model"], second: DictionaryLike | None
 ) -> dict[str, Measure]:
     """Shares of the latents with a partner of their own in the reference (one-to-one, |cos|)."""
-    generator = torch.Generator().manual_seed(context.settings.seed)
-    pairs, drawn = one_to_one(rows, reference), one_to_one(matched_rows(context.delta.spectrum, len(rows), generator), reference)
+    pairs, drawn = one_to_one(rows, reference), one_to_one(context.layer.drawn(len(rows))[0], reference)
     twin = None if second is None else one_to_one(rows, living_rows(second))
     names = {f"shared_{round(100 * bar)}": bar for bar in SHARED}
     if pairs is None or drawn is None:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.adapter_layer import AdapterLayer
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import outside
 from deltasae_ray.divergence.ratios import Ratio, row_energy, with_interval
-from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_TRAINING_DOCUMENTS, document_codes, jackknife_interval
+from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_TRAINING_DOCUMENTS, jackknife_interval
 
 ENERGIES = (90, 95, 99)
 """Per cent of the variance that `delta_dims_{k}` counts directions for."""
@@ -26,53 +26,53 @@ _UNDEFINED = (
 """What deltas of zero do not have."""
 
 
-def size_of_change(context: Context) -> dict[str, Measure]:
+def size_of_change(layer: AdapterLayer) -> dict[str, Measure]:
     """Norm, spectrum and concentration of the deltas."""
-    deltas, base = (torch.from_numpy(np.asarray(x)) for x in (context.inputs.delta_eval, context.inputs.base_eval))
-    document, num_docs = context.documents
+    deltas, base = (torch.from_numpy(np.asarray(x)) for x in (layer.rows.delta_eval, layer.rows.base_eval))
+    document, num_docs = layer.documents
     energy, base_energy = row_energy(deltas), row_energy(base)
     ratio = Ratio.share(energy, base_energy, document, num_docs)
     norm = Ratio.share(np.sqrt(energy), np.ones(len(energy)), document, num_docs)
     measures = {
-        "delta_norm": norm.measure(context.counts),
-        "delta_relative_energy": ratio.measure(context.counts, null=0.0, why="the base activations are zero"),
+        "delta_norm": norm.measure(layer.counts),
+        "delta_relative_energy": ratio.measure(layer.counts, null=0.0, why="the base activations are zero"),
     }
-    if not energy.any() or not np.any(context.inputs.delta_fit):
+    if layer.rows.silent:
         return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in _UNDEFINED}
-    measures |= spectrum_measures(context)
-    mean = context.delta.mean.to(deltas.dtype)
-    largest, centred = row_energy((deltas - mean)[:, context.largest_coordinates]), row_energy(deltas - mean)
+    measures |= spectrum_measures(layer)
+    mean = layer.delta.mean.to(deltas.dtype)
+    largest, centred = row_energy((deltas - mean)[:, layer.largest_coordinates]), row_energy(deltas - mean)
     top = Ratio.share(largest, centred, document, num_docs)
-    measures["delta_top3_energy"] = top.measure(context.counts, null=len(context.largest_coordinates) / deltas.shape[1])
-    measures["mean_direction_share"] = _along_mean(context, deltas)
-    measures["delta_top_token_energy"] = top_token_energy(energy, document, context.counts)
+    measures["delta_top3_energy"] = top.measure(layer.counts, null=len(layer.largest_coordinates) / deltas.shape[1])
+    measures["mean_direction_share"] = _along_mean(layer, deltas)
+    measures["delta_top_token_energy"] = top_token_energy(energy, document, layer.counts)
     return measures
 
 
-def spectrum_measures(context: Context) -> dict[str, Measure]:
+def spectrum_measures(layer: AdapterLayer) -> dict[str, Measure]:
     """How many directions the training deltas fill, beside the base activations; intervals by a jackknife over tenths of the documents."""
-    spectrum, of_base = context.delta.spectrum, context.base.spectrum
+    spectrum, of_base = layer.delta.spectrum, layer.base.spectrum
     values = {
         "delta_participation_ratio": (spectrum.participation_ratio, of_base.participation_ratio),
         "delta_effective_rank": (spectrum.effective_rank, of_base.effective_rank),
     }
     values |= {f"delta_dims_{e}": (float(spectrum.dimensions_for(e / 100)), float(of_base.dimensions_for(e / 100))) for e in ENERGIES}
-    measures = {name: Measure(value, null=null, n=context.delta.n) for name, (value, null) in values.items()}
-    num_docs = document_codes(context.inputs.fit_docs)[1]
+    measures = {name: Measure(value, null=null, n=layer.delta.n) for name, (value, null) in values.items()}
+    num_docs = layer.fit_documents[1]
     if num_docs < MIN_DOCUMENTS:
         return {name: m.because(TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)) for name, m in measures.items()}
     if not bool(spectrum.values[0] > 0):
         return {name: m.because("interval undefined: the deltas do not vary") for name, m in measures.items()}
-    deleted = [_spread(context, (context.delta - group).covariance) for group in context.delta_groups]
-    whole = _spread(context, context.delta.covariance)
+    deleted = [_spread(layer, (layer.delta - group).covariance) for group in layer.delta_groups]
+    whole = _spread(layer, layer.delta.covariance)
     return {name: _jackknifed(name, m, whole[name], [d[name] for d in deleted], len(spectrum.values)) for name, m in measures.items()}
 
 
-def _spread(context: Context, covariance: Float[Tensor, "d_model d_model"]) -> dict[str, float]:
+def _spread(layer: AdapterLayer, covariance: Float[Tensor, "d_model d_model"]) -> dict[str, float]:
     """The figures of a covariance close to that of all training deltas. Its eigenvalues are taken to first order, the diagonal in the
     eigenbasis of all: a jackknife wants how they move, and ten eigenvalue problems would cost more than all else at a large d_model.
     """
-    basis = context.delta.spectrum.vectors
+    basis = layer.delta.spectrum.vectors
     values = (basis * (covariance @ basis)).sum(0).clamp_min(0)
     share = values / values.sum()
     filled = {f"delta_dims_{e}": _crossing(share, e / 100) for e in ENERGIES}
@@ -110,10 +110,10 @@ def top_token_energy(energy: Float[np.ndarray, " token"], document: np.ndarray, 
     return with_interval(Measure(value, null=few / len(energy), n=counts.shape[1]), np.concatenate(draws))
 
 
-def _along_mean(context: Context, deltas: Float[Tensor, "token d_model"]) -> Measure:
+def _along_mean(layer: AdapterLayer, deltas: Float[Tensor, "token d_model"]) -> Measure:
     """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
-    document, num_docs = context.documents
-    centred = deltas.double() - context.delta.mean
-    left = row_energy(outside(centred, context.delta.mean))
+    document, num_docs = layer.documents
+    centred = deltas.double() - layer.delta.mean
+    left = row_energy(outside(centred, layer.delta.mean))
     total = row_energy(centred)
-    return Ratio.share(total - left, total, document, num_docs).measure(context.counts, null=1 / deltas.shape[1])
+    return Ratio.share(total - left, total, document, num_docs).measure(layer.counts, null=1 / deltas.shape[1])

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.coding import most_used, use_of
-from deltasae_ray.divergence.context import DictionaryLike, living_rows
+from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
 from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.divergence.omp import pursue
 from deltasae_ray.divergence.recovered import nulls_of

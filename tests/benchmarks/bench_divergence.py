@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 from deltasae_ray.cli import say
 from deltasae_ray.divergence.assignment import one_to_one
 from deltasae_ray.divergence.coactivation import coactivation
-from deltasae_ray.divergence.context import LayerInputs, Settings
 from deltasae_ray.divergence.firings import Firings
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare_layer
 from deltasae_ray.divergence.matching import match, max_cosine
 from deltasae_ray.divergence.omp import pursue

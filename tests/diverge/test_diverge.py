@@ -10,7 +10,7 @@ import torch
 
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import measures_key
-from deltasae_ray.diverge.measuring import Group, _rows, measure_group, read_measures
+from deltasae_ray.diverge.measuring import Group, measure_group, read_measures, read_rows
 from deltasae_ray.diverge.run import diverge_points, measured, run_tasks, task_memory
 from deltasae_ray.diverge.table import corrected, leaf_figures, read_table, write_table
 from deltasae_ray.divergence.catalogue import metric
@@ -39,9 +39,9 @@ def value(rows: list, name: str, adapter: str = "r4", layer: int = 1) -> float |
 
 
 def test_rows_at_position_0_never_enter(study: Storage) -> None:
-    delta, base, docs = _rows(open_harvest(study, KEY), make_leaves(study)[0], "eval")
-    assert abs(delta).max() < 100 and abs(base).max() < 100
-    assert len(delta) == len(docs) == 10 * 4 * 15
+    rows = read_rows(open_harvest(study, KEY), make_leaves(study)[0])
+    assert abs(rows.delta_eval).max() < 100 and abs(rows.base_eval).max() < 100
+    assert len(rows.delta_eval) == len(rows.eval_docs) == 10 * 4 * 15
 
 
 def test_every_leaf_has_rows_of_catalogued_metrics_with_values_or_reasons(rows: list) -> None:
@@ -81,6 +81,24 @@ def test_a_task_gives_the_same_figures_as_a_plain_call(study: Storage, rows: lis
     plain = read_measures(study, "measures/plain.json")
     for row in corrected([r for r in rows if (r.adapter, r.layer) == ("r4", 1) and not r.metric.endswith("_adapters")]):
         assert plain[row.metric].value == pytest.approx(row.value, rel=1e-4, abs=1e-5), row.metric
+
+
+def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) -> None:
+    """Two references for the same deltas in one task, and each in a task of its own: all figures agree to the last digit."""
+    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    control = save_dictionary(study, "control", atoms("base") + 0.01)
+    leaves = (
+        dataclasses.replace(leaf, base_control=control, second=other.dictionary),
+        dataclasses.replace(leaf, reference=other.dictionary, dictionary=other.dictionary, seed=1),
+    )
+    assert leaves[0].shared == leaves[1].shared != other.shared
+    measure_group(Group(study, KEY, leaves, ("measures/together-0.json", "measures/together-1.json"), CFG))
+    for i, each in enumerate(leaves):
+        measure_group(Group(study, KEY, (each,), (f"measures/alone-{i}.json",), CFG))
+        assert read_measures(study, f"measures/alone-{i}.json") == read_measures(study, f"measures/together-{i}.json")
+    found = [read_measures(study, f"measures/together-{i}.json") for i in (0, 1)]
+    assert found[0]["cka_delta_base"] == found[1]["cka_delta_base"] and found[0]["monitor_r2"] != found[1]["monitor_r2"]
+    assert "max_cosine_base_control" in found[0] and "max_cosine_base_control" not in found[1]
 
 
 def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from deltasae_ray.divergence.audit import DRAWS, TESTED, TOTALS, Audit, AuditInputs, audit, peaks, unexplained
-from deltasae_ray.divergence.context import Settings
+from deltasae_ray.divergence.inputs import Settings
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.sae.dictionary import Dictionary
 

@@ -9,12 +9,13 @@ import torch
 from scipy import stats
 from torch.nn.functional import normalize
 
+from deltasae_ray.divergence.adapter_layer import AdapterLayer
 from deltasae_ray.divergence.alignment import mean_match
 from deltasae_ray.divergence.angles import pca_angles
 from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coder import Coder, make_coder
 from deltasae_ray.divergence.coding import Resamples, Sample
-from deltasae_ray.divergence.context import Context, LayerInputs, Settings
+from deltasae_ray.divergence.inputs import LayerRows, Settings
 from deltasae_ray.divergence.leaf import effective_latents
 from deltasae_ray.divergence.matching import best_cosines, matched_draws, max_cosine
 from deltasae_ray.divergence.measure import Measure
@@ -26,7 +27,7 @@ from deltasae_ray.divergence.seeds import Cell, over_seeds
 from deltasae_ray.divergence.shares import novel_share
 from deltasae_ray.divergence.size import spectrum_measures
 from tests.divergence.test_seeds import covered
-from tests.divergence.worlds import ACTIVE, ATOMS, D_MODEL, dictionary_of, sparse, units
+from tests.divergence.worlds import ACTIVE, ATOMS, D_MODEL, sparse, units
 
 REPETITIONS, DOCUMENTS, TOKENS = 200, 60, 20
 pytestmark = pytest.mark.prove
@@ -222,9 +223,8 @@ def test_spectra_and_angles_cover_their_values_on_all_documents() -> None:
     def measured(count: int, seed: int) -> dict[str, Measure]:
         (fit, base), (again, base_again) = rows(count, seed), rows(count, seed + 1)
         docs, other = np.arange(len(fit)) // TOKENS, 10_000 + np.arange(len(again)) // TOKENS
-        dictionary = dictionary_of(units(ATOMS, generator(3)), torch.from_numpy(base))
-        context = Context(LayerInputs(fit, again, base, base_again, docs, other, dictionary), Settings(bootstrap=100, seed=seed))
-        return spectrum_measures(context) | pca_angles(context)
+        layer = AdapterLayer(LayerRows(fit, again, base, base_again, docs, other), Settings(bootstrap=100, seed=seed))
+        return spectrum_measures(layer) | pca_angles(layer)
 
     names = ("delta_participation_ratio", "delta_effective_rank", "angle_pca_k4", "overlap_pca_k4")
     truth = measured(3000, 7)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.divergence.context import Settings
+from deltasae_ray.divergence.inputs import Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.fit.featureless import gaussian_rows

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, metric, split_variant
-from deltasae_ray.divergence.context import LayerInputs, Settings
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.lacking import UNKNOWN, lacking
 from deltasae_ray.divergence.leaf import LeafInputs, compare, compare_layer
 from deltasae_ray.divergence.measure import Measure

@@ -10,7 +10,8 @@ from deltasae_ray.divergence.alignment import matching_measures, mean_match
 from deltasae_ray.divergence.assignment import one_to_one
 from deltasae_ray.divergence.between import SAME_START, similar_dictionaries
 from deltasae_ray.divergence.chance import isotropic_max_cosine
-from deltasae_ray.divergence.context import Context, LayerInputs, Settings
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, turned_match
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.errors import GeometryError, PrecisionError
@@ -161,7 +162,7 @@ def test_featureless_atoms_that_carry_energy_lie_nearer_to_a_reference_of_the_sa
         fit_docs=np.arange(3000) // 30, eval_docs=np.arange(1000) // 20, reference=dictionary_of(units(128, 64, 3) * scale, rows[:3000]),
     )  # fmt: skip
     featureless = dictionary_of(torch.nn.functional.normalize(units(96, 64, 4) * scale, dim=1), rows[:3000], k=8)
-    found = matching_measures(Context(inputs, Settings(k=8, code_tokens=512)), featureless, None)
+    found = matching_measures(Context.of(inputs, Settings(k=8, code_tokens=512)), featureless, None)
     plain, weighted = found["max_cosine"], found["max_cosine_weighted"]
     assert weighted.null > plain.null + 0.005
     assert weighted.p > 0.01 and abs(weighted.value - weighted.null) < abs(weighted.value - plain.null)

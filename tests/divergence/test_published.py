@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from deltasae_ray.divergence.chance import isotropic_median_cosine, isotropic_share_below
-from deltasae_ray.divergence.context import Context, Settings
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import Settings
 from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_match
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.published import NOVEL_BELOW, published_angles, published_matching
@@ -21,7 +22,7 @@ from tests.divergence.worlds import CHANGED, D_MODEL, dictionary_of, half, input
 @pytest.fixture(scope="module")
 def context() -> Context:
     g = torch.Generator().manual_seed(0)
-    return Context(inputs_of(half(g), g), Settings(bootstrap=100))
+    return Context.of(inputs_of(half(g), g), Settings(bootstrap=100))
 
 
 def units(rows: int, seed: int, d_model: int = D_MODEL) -> torch.Tensor:
@@ -62,8 +63,7 @@ def test_median_and_share_by_chance_are_those_of_drawn_rows() -> None:
 
 def test_random_rows_have_the_median_share_and_angles_of_chance(context: Context) -> None:
     rows = units(2000, 3)
-    isotropic = replace(context.inputs, reference=dictionary_of(units(400, 4), rows))
-    random, other = dictionary_of(rows, rows), Context(isotropic, context.settings)
+    random, other = dictionary_of(rows, rows), replace(context, reference=dictionary_of(units(400, 4), rows))
     found = published_matching(other, random, rows)
     assert found["paper_max_cosine_untrained"].value == pytest.approx(found["paper_max_cosine"].value, abs=1e-6)
     for name in ("paper_max_cosine", "paper_median_cosine"):
@@ -74,7 +74,7 @@ def test_random_rows_have_the_median_share_and_angles_of_chance(context: Context
 
 
 def test_a_copy_of_the_reference_is_at_1_and_nothing_of_it_is_novel(context: Context) -> None:
-    copy = dictionary_of(context.inputs.reference.W_dec, torch.from_numpy(context.inputs.delta_fit))
+    copy = dictionary_of(context.reference.W_dec, torch.from_numpy(context.layer.rows.delta_fit))
     found = published_matching(context, copy, None)
     assert found["paper_max_cosine"].value == pytest.approx(1) and found["paper_median_cosine"].value == pytest.approx(1)
     assert found["paper_novel_share"].value == 0 and "paper_max_cosine_untrained" not in found
@@ -83,7 +83,7 @@ def test_a_copy_of_the_reference_is_at_1_and_nothing_of_it_is_novel(context: Con
 
 
 def test_angles_of_fewer_rows_than_directions_are_undefined(context: Context) -> None:
-    few = dictionary_of(units(3, 0), torch.from_numpy(context.inputs.delta_fit), k=2)
+    few = dictionary_of(units(3, 0), torch.from_numpy(context.layer.rows.delta_fit), k=2)
     found = published_angles(context, few)
     assert found["paper_angle_k2"].value is not None and "fewer than 4 directions" in found["paper_angle_k4"].reason
 

@@ -10,10 +10,11 @@ from torch.nn.functional import normalize
 from deltasae_ray.divergence.arrays import unit_rows
 from deltasae_ray.divergence.catalogue import VARIED, metric, split_variant
 from deltasae_ray.divergence.coding import flips
-from deltasae_ray.divergence.context import Context, LayerInputs, Settings
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.layer import shift
 from deltasae_ray.divergence.leaf import LeafInputs, compare
-from deltasae_ray.divergence.mean_change import mean_change
+from deltasae_ray.divergence.mean_change import MeanVector
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, Spectrum
 from deltasae_ray.divergence.monitor import Reconstruct, monitor_view
@@ -101,7 +102,7 @@ def test_a_monitor_of_featureless_changes_is_at_chance(suffix: str) -> None:
 
 def change(deltas: torch.Tensor, reference: torch.Tensor) -> dict[str, Measure]:
     mixing = gaussian(1000, D_MODEL).double()
-    return mean_change(deltas, DOCUMENT, reference, Spectrum.of(mixing @ mixing.T), COUNTS, draws=1999)
+    return MeanVector.of(deltas, DOCUMENT, Spectrum.of(mixing @ mixing.T), COUNTS).against(reference)
 
 
 def test_changes_of_one_direction_and_many_sizes_are_all_mean_by_direction() -> None:
@@ -156,7 +157,7 @@ def test_a_loud_shift_of_three_coordinates_hides_one_that_the_reference_knows() 
     inputs = LayerInputs(
         rows[fit].numpy(), rows[held].numpy(), base[fit].numpy(), base[held].numpy(), docs[fit], docs[held], dictionary_of(torch.cat([known, others]), base)
     )
-    found = shift(Context(inputs, Settings(bootstrap=100)))
+    found = shift(Context.of(inputs, Settings(bootstrap=100)))
     for averaged in ("", "_token_mean"):
         assert found[f"mean_unexplained_k1{averaged}"].value > 0.9
         m = found[f"mean_unexplained_k1_no_top3{averaged}"]

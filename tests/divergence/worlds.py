@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.divergence.behaviour import Behaviour
-from deltasae_ray.divergence.context import LayerInputs, Settings
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.leaf import LeafInputs, compare
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.verdict import Label, LeafFigures, Verdict, verdict

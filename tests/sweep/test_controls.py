@@ -12,7 +12,8 @@ from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.divergence.alignment import matched_halves
 from deltasae_ray.divergence.catalogue import METRICS, PATCHED
 from deltasae_ray.divergence.chance import isotropic_max_cosine
-from deltasae_ray.divergence.context import Context, LayerInputs, Settings
+from deltasae_ray.divergence.context import Context
+from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.matching import max_cosine
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.recovered import recovered
@@ -89,7 +90,7 @@ def test_dictionaries_of_two_halves_match_each_other_no_better_than_chance_where
     def matched(seeds: tuple[int, int]) -> Measure:
         recipe = Recipe(64, 4, batch_tokens=256, steps=100)
         made = [fitted(Trainer(part, recipe, seed)) for part, seed in zip((rows[:1000], rows[1000:]), seeds, strict=True)]
-        context = Context(inputs_of_rows(rows), Settings())
+        context = Context.of(inputs_of_rows(rows), Settings())
         return matched_halves(context, *made)["max_abs_cosine_halves"]
 
     own, shared = matched((halves[0].seed, halves[1].seed)), matched((0, 0))
