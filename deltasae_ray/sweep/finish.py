@@ -44,12 +44,20 @@ class Findings:
     audit: Found
 
 
-def compare(study: Study, made: Made) -> Findings:
-    """Behaviour gate, divergence of every leaf, one verdict per adapter."""
-    assert made.harvest is not None
+def behaviour_of(study: Study, made: Made) -> list[dict]:
+    """The behaviour gate: what every adapter does to the predictions on evaluation documents, as `document_losses` tells it."""
     cfg = study.cfg
-    adapters = [a for a in made.harvest.adapters if a.kind == "adapter"]
-    gate = losses(study.storage, cfg.model, study.model.digest, study.corpus, adapters, cfg.gangs)
+    return losses(study.storage, cfg.model, study.model.digest, study.corpus, _trained(made), cfg.gangs)
+
+
+def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
+    """Divergence of every leaf, and one verdict per adapter.
+
+    Args:
+        gate: what `behaviour_of` found.
+    """
+    assert made.harvest is not None
+    cfg, adapters = study.cfg, _trained(made)
     behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in adapters}
     refs = {a.name: a for a in adapters}
     specs = [_spec(made, f, refs[t.adapter], held_against(study, made, f.point)) for t, fitted in made.grid.items() for f in fitted]
@@ -66,6 +74,12 @@ def compare(study: Study, made: Made) -> Findings:
         verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
     )
     return Findings(name, rows, behaviour, changes, verdicts, audit)
+
+
+def _trained(made: Made) -> list[AdapterRef]:
+    """The adapters under study, without the random one."""
+    assert made.harvest is not None
+    return [a for a in made.harvest.adapters if a.kind == "adapter"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +181,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, found, marked)
-    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in made.harvest.adapters if a.kind == "adapter"}
+    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in _trained(made)}
     inputs = ReportInputs(
         title="What the adapters added",
         model=study.model.label,

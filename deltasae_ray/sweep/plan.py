@@ -22,13 +22,13 @@ from deltasae_ray.sweep.study import Study
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
 _FLOPS_PER_CORE = 6.5e10
 _GPU_FLOPS = 2e13
-_OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "diverge": 10.0}
+_OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "behaviour": 10.0, "diverge": 10.0}
 _TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 6.0, 129
 _WINDOW_S = 20.0
 """Gangs and fit workers start, and load, for a window of a stream."""
 
 TIMINGS = "timings.json"
-STAGES = ("adapt", "harvest", "fit", "diverge", "report")
+STAGES = ("adapt", "harvest", "fit", "behaviour", "diverge", "report")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
         "adapt": 0.0 if study.given else adapters * 2.5 * 2.0 * cfg.adapt.max_tokens * whole / speed,
         "harvest": passes * sources * body / speed,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
-        "diverge": leaves * _LEAF_S + 2.0 * (1 + adapters) * documents * gate / speed
+        "behaviour": 2.0 * (1 + adapters) * documents * gate / speed,
+        "diverge": leaves * _LEAF_S
         + 2.0 * (recovery_passes(study, adapters) + causal_passes(study, adapters)) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]
@@ -221,8 +222,8 @@ class Clock:
 
     def beside(self, plan: Plan) -> str:
         """A table of planned and actual minutes."""
-        rows = [f"  {s:<8}  {_minutes(plan.seconds.get(s)):>8}  {_minutes(took):>8}" for s, took in self.seconds.items()]
-        return "\n".join([f"  {'minutes':<8}  {'planned':>8}  {'actual':>8}", *rows])
+        rows = [f"  {s:<9}  {_minutes(plan.seconds.get(s)):>8}  {_minutes(took):>8}" for s, took in self.seconds.items()]
+        return "\n".join([f"  {'minutes':<9}  {'planned':>8}  {'actual':>8}", *rows])
 
 
 def _minutes(seconds: float | None) -> str:

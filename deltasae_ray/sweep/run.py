@@ -15,7 +15,7 @@ from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points, keep_controls, with_settings
 from deltasae_ray.sweep.disk import check_disk
 from deltasae_ray.sweep.enough import check_tokens
-from deltasae_ray.sweep.finish import compare, write_results
+from deltasae_ray.sweep.finish import behaviour_of, compare, write_results
 from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.lease import Lease, lease
 from deltasae_ray.sweep.made import Made
@@ -78,8 +78,11 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 if not made.grid:
                     raise DictionaryError(f"no trial could be fitted, {len(made.failed)} failed: {next(iter(made.failed.values()))}")
         if "diverge" in stages and log:
+            with clock.stage("behaviour"):
+                gate = behaviour_of(study, made)
+            held.check()
             with clock.stage("diverge"):
-                found = compare(study, made)
+                found = compare(study, made, gate)
             held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)

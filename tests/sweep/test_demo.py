@@ -11,7 +11,7 @@ from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.plan import make_plan
+from deltasae_ray.sweep.plan import STAGES, make_plan
 from deltasae_ray.sweep.results import model_note
 from deltasae_ray.sweep.study import open_study
 from tests.sweep.streamed import config
@@ -45,7 +45,7 @@ def test_the_demo_has_the_text_that_its_figures_need(tmp_path: Path) -> None:
     assert corpus.names == (DOMAIN, "kjv", "pydoc")
     assert min(corpus.num_documents("eval", name) for name in corpus.names) >= 30, "or a text has no interval"
     assert study.model.num_layers == 18 and study.model.d_model == 640 and "Q4_K_M" in model_note(study)
-    plan = make_plan(study, ("adapt", "harvest", "fit", "diverge"))
+    plan = make_plan(study, STAGES)
     assert sum(plan.seconds.values()) < 20 * 60
 
 
