@@ -16,7 +16,7 @@ from deltasae_ray.models.adapters import AdapterRef, attach, fetch
 from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, load_model
-from deltasae_ray.models.source import resolve_model
+from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
 from deltasae_ray.shards.manifest import commit_unit, is_committed
@@ -39,6 +39,21 @@ class HarvestPlan:
     """Of the driver's model: a node with another one refuses. None checks nothing."""
 
 
+def model_meant(cfg: ModelConfig, digest: str | None) -> ModelSource:
+    """The model as this node has it.
+
+    Args:
+        digest: of the model that is meant; None takes whichever is found here.
+
+    Raises:
+        ModelError: this node has another model under the same name.
+    """
+    source = resolve_model(cfg)
+    if digest is not None and source.digest != digest:
+        raise ModelError(f"model.base={cfg.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
+    return source
+
+
 def load_with_adapters(
     storage: Storage,
     cfg: ModelConfig,
@@ -59,9 +74,7 @@ def load_with_adapters(
     Raises:
         ModelError: this node has another model under the same name.
     """
-    source = resolve_model(cfg)
-    if digest is not None and source.digest != digest:
-        raise ModelError(f"model.base={cfg.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
+    source = model_meant(cfg, digest)
 
     def load() -> nn.Module:
         weights = cfg.weights if cfg.sharding == "none" else "fp32"

@@ -67,6 +67,45 @@ def load_model(
     return model
 
 
+def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
+    """Embedding, first block, final norm and language-model head, in fp32 on the CPU: what directions are read with. Nothing else of the
+    checkpoint is read.
+
+    Raises:
+        ModelError: code of the model's own, which was not asked for.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would list every weight that is left out
+    try:
+        with _told(folder):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+            text: Any = config.get_text_config()
+            text.num_hidden_layers = 1
+            if getattr(text, "layer_types", None):
+                text.layer_types = text.layer_types[:1]
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+            )
+    finally:
+        logging.set_verbosity(told)
+    return model.requires_grad_(False).eval()
+
+
+def ends_bytes(folder: Path, *, trust_remote_code: bool = False) -> int:
+    """What `load_ends` holds in memory."""
+    model = empty_model(folder, trust_remote_code=trust_remote_code)
+    later = sum(p.numel() for block in blocks(model)[1:] for p in block.parameters())
+    return 4 * (sum(p.numel() for p in model.parameters()) - later)
+
+
 def _restore_buffers(model: nn.Module) -> None:
     """Constants of the architecture that no checkpoint holds, such as Gemma's scale of embeddings, in fp32: loading rounded them."""
     for module in model.modules():

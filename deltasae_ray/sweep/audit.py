@@ -43,7 +43,7 @@ def audit_study(study: Study, harvest_key: str, leaves: Sequence[LeafSpec], adap
     cfg, storage, digest = study.cfg, study.storage, study.model.digest
     specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
     audits = audit_leaves(storage, harvest_key, specs, cfg.diverge)
-    read = lenses(storage, audits, cfg.model, digest, study.corpus, cfg.gangs, cfg.diverge.seed)
+    read = lenses(storage, audits, cfg.model, digest, cfg.diverge.seed)
     effects = None
     if "causal" in cfg.diverge.chosen:
         effects = causal_effects(storage, audits, cfg.diverge, cfg.model, digest, study.corpus, adapters, cfg.gangs)

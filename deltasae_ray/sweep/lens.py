@@ -1,25 +1,21 @@
-"""The logit lens of audited directions, run by a gang: it needs the model's final norm and head, and no text."""
+"""The logit lens of audited directions, as a Ray task: it needs the model's final norm and head, no blocks and no text."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from deltasae_ray.batches import TokenBatch
-from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.diverge.audit import Audited
 from deltasae_ray.diverge.leaves import LeafSpec
+from deltasae_ray.diverge.run import run_tasks
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.statistics import permutation_p
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.run import run_units
+from deltasae_ray.harvest.worker import model_meant
 from deltasae_ray.interventions.lens import logit_lens
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import ends_bytes, load_ends
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.gate import gate_units, whole_model
 
 TOKENS = 10
 """Promoted and suppressed tokens of each direction."""
@@ -36,45 +32,32 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class LensFactory:
-    """Makes the worker of a rank; travels to every node."""
+class LensTask:
+    """One audit, and the model that it is read with."""
 
     storage: Storage
     model: ModelConfig
     model_digest: str
-    audits: tuple[Audited, ...]
-
-    def __call__(self, context: RankContext) -> "LensWorker":
-        return LensWorker(self, context)
+    audited: Audited
 
 
-class LensWorker:
-    """Callable of (unit, todo) → the lens of every direction of every audit, random ones last. The unit is not read."""
-
-    def __init__(self, job: LensFactory, context: RankContext) -> None:
-        self._job = job
-        self._model = whole_model(job.storage, job.model, job.model_digest, (), context)
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[list[dict]]:  # noqa: ARG002 - what gangs call
-        rows = (torch.from_numpy(np.concatenate(found.vectors(self._job.storage))) for found in self._job.audits)
-        return [[asdict(lens) for lens in logit_lens(self._model, r, TOKENS)] for r in rows]
+def read_directions(task: LensTask) -> list[dict]:
+    """The lens of every direction, random ones last."""
+    source = model_meant(task.model, task.model_digest)
+    model = load_ends(source.folder, trust_remote_code=task.model.trust_remote_code)
+    rows = torch.from_numpy(np.concatenate(task.audited.vectors(task.storage)))
+    return [asdict(lens) for lens in logit_lens(model, rows, TOKENS)]
 
 
 def lenses(
-    storage: Storage,
-    audits: Mapping[LeafSpec, Audited],
-    model: ModelConfig,
-    model_digest: str,
-    corpus: Corpus,
-    gangs: GangConfig,
-    seed: int,
+    storage: Storage, audits: Mapping[LeafSpec, Audited], model: ModelConfig, model_digest: str, seed: int
 ) -> dict[LeafSpec, dict[str, Reading]]:
-    """Leaf → direction → what it says; read once per audit, whose key holds the model's."""
+    """Leaf → direction → what it says; read once per audit, whose key holds the model's, by a Ray task."""
     keys = {leaf: f"{found.key}/lens.json" for leaf, found in audits.items() if found.directions}
     if todo := [leaf for leaf, key in keys.items() if not storage.exists(key)]:
-        factory = LensFactory(storage, model, model_digest, tuple(audits[leaf] for leaf in todo))
-        # Gangs are given units: one is enough, whatever it holds.
-        ((_, read),) = run_units([(gate_units(corpus)[0], None)], factory, gangs)
+        memory = ends_bytes(model_meant(model, model_digest).folder, trust_remote_code=model.trust_remote_code)
+        tasks = [(read_directions, LensTask(storage, model, model_digest, audits[leaf])) for leaf in todo]
+        read = run_tasks(tasks, 1.0, bar="lens", memory=memory)
         for leaf, found in zip(todo, read, strict=True):
             storage.write_json(keys[leaf], {"lenses": found})
     return {leaf: _readings(audits[leaf].directions, storage.read_json(key)["lenses"], seed) for leaf, key in keys.items()}

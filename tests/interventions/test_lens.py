@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from deltasae_ray.interventions.lens import final_norm, logit_lens
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.behaviour import language_head
-from deltasae_ray.models.load import base_of, load_model
+from deltasae_ray.models.load import base_of, blocks, ends_bytes, load_ends, load_model
 from tests.tiny import ARCHITECTURES, D_MODEL, VOCAB, save_model
 
 
@@ -52,3 +52,17 @@ def test_blocks_of_the_vocabulary_make_no_difference(tiny_model: Path, monkeypat
     monkeypatch.setattr("deltasae_ray.models.behaviour._BLOCK", 1)
     for a, b in zip(whole, logit_lens(model, rows), strict=True):
         assert (a.promoted, a.suppressed) == (b.promoted, b.suppressed) and a.peak == pytest.approx(b.peak, rel=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_ends_of_a_model_read_what_all_of_it_reads_and_tell_nothing_of_what_is_left_out(
+    architecture: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_model(tmp_path / "model", architecture)
+    rows = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(2))
+    whole = logit_lens(load_model(folder), rows)
+    capfd.readouterr()
+    ends = load_ends(folder)
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())
+    assert logit_lens(ends, rows) == whole
+    assert len(blocks(ends)) == 1 and sum(p.numel() * p.element_size() for p in ends.parameters()) == ends_bytes(folder)

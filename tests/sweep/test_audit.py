@@ -46,9 +46,9 @@ def here(work: list, *_: Any, **__: Any) -> list:
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltasae_ray.diverge.audit.run_tasks", here)
-    for module in ("lens", "causal"):
-        monkeypatch.setattr(f"deltasae_ray.sweep.{module}.run_units", run_units_here)
+    for module in ("diverge.audit", "sweep.lens"):
+        monkeypatch.setattr(f"deltasae_ray.{module}.run_tasks", here)
+    monkeypatch.setattr("deltasae_ray.sweep.causal.run_units", run_units_here)
 
 
 def study_of(job: RecoveryFactory, tiny_model: Path, *controls: str) -> Small:  # noqa: F811
@@ -103,8 +103,8 @@ def test_a_second_run_finds_it_done_and_says_the_same(
     job: RecoveryFactory, tiny_model: Path, groups: list[AuditGroup], monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:
     monkeypatch.setattr("deltasae_ray.diverge.audit.audit_leaf", lambda _: pytest.fail("audited again"))
-    for module in ("lens", "causal"):
-        monkeypatch.setattr(f"deltasae_ray.sweep.{module}.run_units", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr("deltasae_ray.sweep.lens.run_tasks", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("deltasae_ray.sweep.causal.run_units", lambda *_: pytest.fail("run again"))
     found = audit_study(study_of(job, tiny_model, "causal"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
     assert audit_groups(found, lambda ids: f"<{ids[0]}>") == groups
 
