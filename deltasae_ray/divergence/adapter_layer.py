@@ -16,7 +16,7 @@ from deltasae_ray.divergence.coding import Average, flips, use_of
 from deltasae_ray.divergence.firings import FiringRows, Firings
 from deltasae_ray.divergence.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.divergence.mean_change import MeanVector
-from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group
+from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group, rotations
 from deltasae_ray.divergence.reconstruction import Baselines, atoms_for_level
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 from deltasae_ray.divergence.subspaces import decoder_spectrum
@@ -173,10 +173,19 @@ class AdapterLayer:
         """Of a dictionary's living rows, weighted by their energies on its own data."""
         return lru_cache(_RECENT)(lambda dictionary: decoder_spectrum(living_rows(dictionary), living_energy(dictionary)))
 
-    def drawn(self, num_rows: int) -> list[Float[Tensor, "row d_model"]]:
+    @cached_property
+    def drawn(self) -> Callable[[int], list[Float[Tensor, "row d_model"]]]:
         """Covariance-matched dictionaries of that size: rows from N(0, Σ_δ)."""
+        return lru_cache(1)(self._drawn)
+
+    def _drawn(self, num_rows: int) -> list[Float[Tensor, "row d_model"]]:
         generator = torch.Generator().manual_seed(self.settings.seed)
         return [matched_rows(self.delta.spectrum, num_rows, generator) for _ in range(self.settings.null_draws)]
+
+    @cached_property
+    def turns(self) -> Callable[[int], list[Float[Tensor, "d_model d_model"]]]:
+        """Haar-random rotations of that many coordinates."""
+        return lru_cache(2)(lambda d_model: rotations(d_model, self.settings.null_draws, self.settings.seed))
 
     @cached_property
     def carried(self) -> Callable[[int], Float[np.ndarray, "draw row"]]:

@@ -29,7 +29,6 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
     found = match(rows, reference)
-    draws, seed = context.layer.settings.null_draws, context.layer.settings.seed
     drawn = context.drawn_matches(len(rows))
     signed, absolute = (np.stack([getattr(m, way) for m in drawn]) for way in ("signed", "absolute"))
     twin = None if second is None else match(rows, living_rows(second))
@@ -40,7 +39,7 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
         "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed, carried),
         "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
         "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute, carried),
-        "max_cosine_rotated": turned_match(rows, reference, draws=draws, seed=seed),
+        "max_cosine_rotated": turned_match(rows, reference, context.layer.turns(rows.shape[1])),
         **_matched_back(context, found, drawn),
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
         "antipodal_share": antipodal_share(rows),

@@ -1,8 +1,8 @@
 """Codes one sample by one dictionary after another, all of them against the same flips and the same resamples of documents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -74,14 +74,22 @@ class Coding:
         """What each atom carries of the chooser and of every flip of it: many cuts of one dictionary need it once."""
         return [use_of(x, self.atoms, min(self.coder.k, len(self.atoms))) for x in self.coder.chooser.versions]
 
-    def cut(self, size: int) -> "Coding":
-        """The same by the `size` atoms that the chooser uses most; chosen anew for each flip, so that the null has the same choice."""
+    @cached_property
+    def cut(self) -> Callable[[int], "Coding"]:
+        """The same by as many atoms that the chooser uses most; chosen anew for each flip, so that the null has the same choice."""
+        return lru_cache(2)(self._cut)
+
+    def _cut(self, size: int) -> "Coding":
         k, pairs = min(self.coder.k, size), zip(self.coder.sample.versions, self.use, strict=True)
         return replace(self, pursuits=[pursue(x, self.atoms[most_used(use, size)], k) for x, use in pairs], size=size)
 
     def structure(self, average: Average = "energy") -> Structure:
         """V of these atoms."""
-        return structure(coded(self.coder.sample, self.pursuits, average), self.coder.resamples)
+        return self._structure(average)
+
+    @cached_property
+    def _structure(self) -> Callable[[Average], Structure]:
+        return cache(lambda average: structure(coded(self.coder.sample, self.pursuits, average), self.coder.resamples))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ def flips(x: Float[Tensor, "token d_model"], spectrum: Spectrum, draws: int, see
     basis = spectrum.vectors.to(x.dtype)
     inside = x @ basis
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(draws, len(spectrum.values)))).to(x.dtype)
-    return [(inside * s) @ basis.T for s in signs]
+    return list(((inside * signs[:, None]).flatten(0, 1) @ basis.T).split(len(x)))  # one product: a row at a time is 20 times slower
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,9 +86,9 @@ class Context:
     @cached_property
     def rotations(self) -> Rotations:
         """The reference, Haar-rotated."""
-        return Rotations(self.reference_coding, self.layer.settings.null_draws, self.layer.settings.seed)
+        return Rotations(self.reference_coding, self.layer.turns(len(self.layer.delta.mean)))
 
     @cached_property
     def trimmed_rotations(self) -> Rotations:
         """The same without the three largest coordinates."""
-        return Rotations(self.trimmed_reference_coding, self.layer.settings.null_draws, self.layer.settings.seed)
+        return Rotations(self.trimmed_reference_coding, self.layer.turns(len(self.layer.other_coordinates)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows, vector
 from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.moments import Spectrum, matched_rows, rotations
+from deltasae_ray.divergence.moments import Spectrum, matched_rows
 from deltasae_ray.divergence.statistics import draws_p
 from deltasae_ray.errors import GeometryError
 
@@ -164,13 +164,13 @@ def matched_draws(
     return np.stack([m.signed for m in found]), np.stack([m.absolute for m in found])
 
 
-def turned_match(decoder: Matrix, reference: Matrix, *, draws: int, seed: int) -> Measure:
+def turned_match(decoder: Matrix, reference: Matrix, turns: list[Float[Tensor, "d_model d_model"]]) -> Measure:
     """Mean max-cosine of the decoder turned at random with the reference as it is (or of the decoder with the reference turned): every
     turned row is a random query. It says what the actual rows of the reference give to directions that know nothing, where the closed
     form takes these rows to be isotropic too. The interval is over the rotations.
     """
     rows, others = unit_pair(decoder, reference)
-    found = np.array([float(best_cosines(rows @ turn.to(rows), others).mean()) for turn in rotations(rows.shape[1], draws, seed)])
-    reach = float(stats.t.ppf(0.975, draws - 1) * found.std(ddof=1) / np.sqrt(draws))
+    found = np.array([float(best_cosines(rows @ turn.to(rows), others).mean()) for turn in turns])
+    reach = float(stats.t.ppf(0.975, len(turns) - 1) * found.std(ddof=1) / np.sqrt(len(turns)))
     value, null = float(found.mean()), isotropic_max_cosine(*others.shape)
-    return Measure(value, null=null, ci=(value - reach, value + reach), n=draws)
+    return Measure(value, null=null, ci=(value - reach, value + reach), n=len(turns))

@@ -12,7 +12,7 @@ from deltasae_ray.divergence.coding import flips
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Spectrum
 from deltasae_ray.divergence.omp import pursue
-from deltasae_ray.divergence.ratios import Counts, with_interval
+from deltasae_ray.divergence.ratios import Counts, row_energy, with_interval
 from deltasae_ray.divergence.statistics import document_sums, permutation_p
 
 LUCK = 1e-3
@@ -54,10 +54,9 @@ class MeanVector:
                 activations do, and a shift may lie along one eigenvector of the deltas themselves, where their own flips would leave it.
         """
         num_docs = counts.shape[1]
-        rows = deltas.double().cpu().numpy()
-        sums = document_sums(rows, document, num_docs)
+        sums = document_sums(deltas.cpu().numpy(), document, num_docs)
         tokens = np.bincount(document, minlength=num_docs).astype(np.float64)
-        energy = document_sums((rows**2).sum(1), document, num_docs)
+        energy = document_sums(row_energy(deltas), document, num_docs)
         share = _share(sums, tokens, energy, counts, np.random.default_rng(seed))
         mean = torch.from_numpy(sums.sum(0) / tokens.sum())[None]
         flipped, resampled = torch.cat(flips(mean, base, draws, seed)), torch.from_numpy((counts @ sums) / (counts @ tokens)[:, None])

@@ -69,8 +69,7 @@ class Moments:
     @classmethod
     def _of_block(cls, block: Float[Tensor, "row d_model"]) -> "Moments":
         mean = block.mean(0)
-        centred = block - mean
-        return cls(len(block), mean, centred.T @ centred)
+        return cls(len(block), mean, _gram(block - mean))
 
     def __add__(self, other: "Moments") -> "Moments":
         if self.mean.shape != other.mean.shape:
@@ -117,6 +116,16 @@ class Moments:
     def spectrum(self) -> Spectrum:
         """Of the covariance."""
         return Spectrum.of(self.covariance)
+
+
+def _gram(x: Float[Tensor, "row column"], parts: int = 4) -> Float[Tensor, "column column"]:
+    """xᵀx, whose lower half is the upper one: three fifths of the whole product's time."""
+    gram = x.new_empty(x.shape[1], x.shape[1])
+    edges = [i * x.shape[1] // parts for i in range(parts + 1)]
+    for start, end in zip(edges, edges[1:], strict=False):
+        gram[start:end, start:] = x[:, start:end].T @ x[:, start:]
+        gram[end:, start:end] = gram[start:end, end:].T
+    return gram
 
 
 def outside(rows: Float[Tensor, "row d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "row d_model"]:

@@ -22,6 +22,10 @@ _GROUP = 128
 _GRAM_ATOMS = 4096
 """Up to this many atoms their Gram matrix is kept (64 MB in fp32); above, each token's chosen atoms are kept."""
 
+_ANEW = 8
+"""Steps after which correlations are a product of all atoms again. Between, each step takes from them what the Gram matrix says of its
+change (Rubinstein, Zibulevsky & Elad 2008): `step` rows of it instead of d_model, at the price of one more rounding."""
+
 
 @dataclass(frozen=True)
 class Pursuit:
@@ -45,7 +49,8 @@ def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
     """Codes each row of `x` [token, d_model] with k rows of `atoms` [atom, d_model], any sign: the atom most correlated with what is
     left, then all chosen atoms' coefficients by least squares.
 
-    Atoms are scaled to unit rows and need not be independent. The work is k products of tokens by atoms; computed in the type of `x`.
+    Atoms are scaled to unit rows and need not be independent. The work is that of k / 8 products of tokens by atoms, and as much again for
+    the rest; above 4096 atoms, k products. Computed in the type of `x`.
 
     Raises:
         GeometryError: another d_model, or k outside 1..number of atoms.
@@ -56,7 +61,7 @@ def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
         raise GeometryError(f"x lives in d_model={x.shape[1]}, the atoms in d_model={atoms.shape[1]}: another model's dictionary?")
     if not 1 <= k <= len(atoms):
         raise GeometryError(f"k={k} atoms per token asked of a dictionary of {len(atoms)}: choose 1 to {len(atoms)}")
-    gram = atoms @ atoms.T if len(atoms) <= _GRAM_ATOMS else None
+    gram = _gram(atoms) if len(atoms) <= _GRAM_ATOMS else None
     blocks = x.split(max(_BLOCK_TOKENS, _BLOCK_NUMBERS // len(atoms)))
     energy, support, residual = (torch.cat(p) for p in zip(*(_pursue_block(b, atoms, gram, k) for b in blocks), strict=True))
     return Pursuit(energy, support, residual)
@@ -74,8 +79,12 @@ def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tupl
     basis = torch.zeros(tokens, k, k, dtype=torch.float64, device=x.device)
     picked = x.new_empty(tokens, k if gram is None else 0, x.shape[1])
     correlation = x.new_zeros(tokens, -(-len(atoms) // _GROUP) * _GROUP)
+    change = x.new_empty(tokens, 0)
     for step in range(k):
-        torch.mm(residual, atoms.T, out=correlation[:, : len(atoms)])
+        if gram is None or step % _ANEW == 0:
+            torch.mm(residual, atoms.T, out=correlation[:, : len(atoms)])
+        else:
+            correlation -= embedding_bag(support[:, :step], gram, per_sample_weights=change, mode="sum")
         chosen, along = _most_correlated(correlation)
         support[:, step] = chosen
         past = basis[:, :step, :step]
@@ -96,6 +105,13 @@ def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tupl
         used[:, step] = usable
         energy[:, step + 1] = torch.linalg.vector_norm(residual, dim=1).square()
     return energy, support.where(used, -1), residual
+
+
+def _gram(atoms: Float[Tensor, "atom d_model"]) -> Float[Tensor, "atom column"]:
+    """Products of all atoms, with columns of zeros up to a whole number of groups."""
+    gram = atoms.new_zeros(len(atoms), -(-len(atoms) // _GROUP) * _GROUP)
+    torch.mm(atoms, atoms.T, out=gram[:, : len(atoms)])
+    return gram
 
 
 def _most_correlated(correlation: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,27 +25,22 @@ class Rotations:
     """A coding by the same dictionary turned at random. It is the rows that are turned, as if every atom were turned back."""
 
     coding: Coding
-    draws: int
-    seed: int
-
-    @cached_property
-    def _turns(self) -> list[Tensor]:
-        return rotations(self.coding.atoms.shape[1], self.draws, self.seed)
+    turns: list[Float[Tensor, "d_model d_model"]]
 
     @cached_property
     def _whole(self) -> list[Pursuit]:
-        return [self._pursuit(turn, self.coding.atoms) for turn in self._turns]
+        return [self._pursuit(turn, self.coding.atoms) for turn in self.turns]
 
     @cached_property
     def _use(self) -> list[Float[Tensor, " atom"]]:
         chooser, atoms = self.coding.coder.chooser.x, self.coding.atoms
-        return [use_of(chooser @ turn.to(chooser), atoms, min(self.coding.coder.k, len(atoms))) for turn in self._turns]
+        return [use_of(chooser @ turn.to(chooser), atoms, min(self.coding.coder.k, len(atoms))) for turn in self.turns]
 
     def pursuits(self, size: int) -> list[Pursuit]:
         """One per rotation, by `size` atoms: where these are not all, by those that the turned dictionary itself uses most."""
         if size >= len(self.coding.atoms):
             return self._whole
-        return [self._pursuit(turn, self.coding.atoms[most_used(use, size)]) for turn, use in zip(self._turns, self._use, strict=True)]
+        return [self._pursuit(turn, self.coding.atoms[most_used(use, size)]) for turn, use in zip(self.turns, self._use, strict=True)]
 
     def _pursuit(self, turn: Tensor, atoms: Tensor) -> Pursuit:
         x = self.coding.coder.sample.x

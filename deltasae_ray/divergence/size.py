@@ -11,7 +11,7 @@ from deltasae_ray.divergence.adapter_layer import AdapterLayer
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import outside
 from deltasae_ray.divergence.ratios import Ratio, row_energy, with_interval
-from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_TRAINING_DOCUMENTS, jackknife_interval
+from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_TRAINING_DOCUMENTS, document_sums, jackknife_interval
 
 ENERGIES = (90, 95, 99)
 """Per cent of the variance that `delta_dims_{k}` counts directions for."""
@@ -102,18 +102,19 @@ def top_token_energy(energy: Float[np.ndarray, " token"], document: np.ndarray, 
     few, order = max(1, round(len(energy) / 1000)), np.argsort(-energy, kind="stable")
     sorted_energy, of_document = energy[order], document[order]
     value = float(sorted_energy[:few].sum() / energy.sum())
-    draws = []
-    for block in np.array_split(counts, max(1, len(energy) * len(counts) // 4_000_000)):  # 32 MB at a time
-        times = block[:, of_document]
-        taken = np.minimum(times.cumsum(1), np.maximum(1, np.round(times.sum(1, keepdims=True) / 1000)))
-        draws.append(np.diff(taken, axis=1, prepend=0) @ sorted_energy / (times @ sorted_energy))
-    return with_interval(Measure(value, null=few / len(energy), n=counts.shape[1]), np.concatenate(draws))
+    tokens, all_energy = (counts @ document_sums(x, document, counts.shape[1]) for x in (np.ones(len(energy)), energy))
+    wanted, loudest = np.maximum(1, np.round(tokens / 1000)), 4 * few
+    while loudest < len(energy) and (counts[:, of_document[:loudest]].sum(1) < wanted).any():
+        loudest *= 2
+    taken = np.minimum(counts[:, of_document[:loudest]].cumsum(1), wanted[:, None])
+    draws = np.diff(taken, axis=1, prepend=0) @ sorted_energy[:loudest] / all_energy
+    return with_interval(Measure(value, null=few / len(energy), n=counts.shape[1]), draws)
 
 
 def _along_mean(layer: AdapterLayer, deltas: Float[Tensor, "token d_model"]) -> Measure:
     """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
     document, num_docs = layer.documents
-    centred = deltas.double() - layer.delta.mean
-    left = row_energy(outside(centred, layer.delta.mean))
-    total = row_energy(centred)
+    centred = [block.double() - layer.delta.mean for block in deltas.split(2048)]
+    left = np.concatenate([row_energy(outside(block, layer.delta.mean)) for block in centred])
+    total = np.concatenate([row_energy(block) for block in centred])
     return Ratio.share(total - left, total, document, num_docs).measure(layer.counts, null=1 / deltas.shape[1])

@@ -6,9 +6,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
+from scipy.sparse import csr_array
 
 Tail = Literal["greater", "less", "two-sided"]
 """Which values speak against the null: above it, below it, or both."""
+
+_FEW_COLUMNS = 16
+"""Columns up to which sums over documents are counts with weights; a sparse product is faster for more."""
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -25,15 +29,21 @@ TOO_FEW_TRAINING_DOCUMENTS = f"interval undefined: {{n}} training documents, {MI
 def document_codes(doc_ids: Sequence | np.ndarray) -> tuple[Int[np.ndarray, " token"], int]:
     """Every token's document as an integer from 0 up, in order of first appearance, and the number of documents."""
     seen: dict = {}
+    if isinstance(doc_ids, np.ndarray) and doc_ids.dtype != object:
+        _, first, place = np.unique(doc_ids, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[place], len(first)
     codes = np.fromiter((seen.setdefault(d, len(seen)) for d in doc_ids), dtype=np.int64, count=len(doc_ids))
     return codes, len(seen)
 
 
 def document_sums(values: Float[np.ndarray, "token ..."], codes: Int[np.ndarray, " token"], num_docs: int) -> Float[np.ndarray, "doc ..."]:
     """Sums of the tokens' values over each document, in fp64."""
-    sums = np.zeros((num_docs, *values.shape[1:]))
-    np.add.at(sums, codes, values)
-    return sums
+    if values.ndim == 1:
+        return np.bincount(codes, values, num_docs)
+    if values.shape[1] <= _FEW_COLUMNS:
+        return np.stack([np.bincount(codes, column, num_docs) for column in values.T], 1)
+    of_document = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(num_docs, len(codes)))
+    return of_document @ values.astype(np.float64, copy=False)
 
 
 def bootstrap_counts(num_docs: int, draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw doc"]:

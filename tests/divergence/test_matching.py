@@ -13,7 +13,7 @@ from deltasae_ray.divergence.chance import isotropic_max_cosine
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.inputs import LayerInputs, Settings
 from deltasae_ray.divergence.matching import antipodal_share, best_cosines, match, matched_draws, max_cosine, turned_match
-from deltasae_ray.divergence.moments import Moments
+from deltasae_ray.divergence.moments import Moments, rotations
 from deltasae_ray.errors import GeometryError, PrecisionError
 from tests.divergence.worlds import dictionary_of
 
@@ -100,9 +100,10 @@ def test_among_nearest_latents_the_assignment_is_the_exact_one_where_it_counts()
 
 def test_random_queries_reach_what_the_closed_form_says_of_isotropic_rows_and_more_copies_of_one_row_reach_less() -> None:
     rows = units(400, 64, 0)
-    spread_out = turned_match(rows, units(200, 64, 1), draws=5, seed=0)
+    turns = rotations(64, 5, seed=0)
+    spread_out = turned_match(rows, units(200, 64, 1), turns)
     assert spread_out.value == pytest.approx(spread_out.null, abs=0.005) and spread_out.n == 5
-    crowded = turned_match(rows, units(1, 64, 1).repeat(200, 1) + 0.01 * units(200, 64, 2), draws=5, seed=0)
+    crowded = turned_match(rows, units(1, 64, 1).repeat(200, 1) + 0.01 * units(200, 64, 2), turns)
     assert crowded.value < crowded.null - 0.2, "what its actual rows give is not what as many isotropic ones would"
 
 
