@@ -1,17 +1,34 @@
-"""A trial that fails every time beside ones that do not, with d_sae=auto: by the command a user types, twice."""
+"""A trial that fails every time beside ones that do not: as Ray Tune's, and with d_sae=auto by the command a user types, twice."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deltasae_ray.fit.run import fitted_points
+from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.main import main
+from deltasae_ray.sweep.tune import sweep_trials
+from tests.fit.made import CFG, KEY, make_harvest
 from tests.sweep.words import words
 from tests.tiny import save_adapter
 
 pytestmark = pytest.mark.slow
 
 
+def test_a_trial_that_always_fails_is_told_and_the_others_are_fitted(ray_cluster: None, tmp_path: Path) -> None:  # noqa: ARG001
+    storage, cfg = Storage(str(tmp_path)), replace(CFG, max_failures=0)
+    make_harvest(storage)
+    good, silent = (Trial(adapter, 32, 4, "topk") for adapter in ("r4", "late"))
+    failed = sweep_trials(storage, KEY, {silent: cfg, good: cfg}, [1, 3], cfg)
+    assert list(failed) == [silent] and "rows are equal" in failed[silent]
+    points = [*good.points([1, 3], 1), *silent.points([3], 1)]
+    assert list(fitted_points(storage, KEY, [*good.points([1, 3], 1), *silent.points([1, 3], 1)], cfg)) == points, "only layer 1 is silent"
+
+
+@pytest.mark.prove  # the first test here, and what the page and MLflow say of failures: tests/report, tests/tracking
 def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_other(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_cluster: None
 ) -> None:

@@ -151,12 +151,12 @@ def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
     head: dict[str, str], study: tuple[Path, str], tiny_model: Path
 ) -> None:
     written = {p: p.stat().st_mtime_ns for p in made(study[0])}
-    command = shlex.join(["python", "jobs/sweep.py", *words(tiny_model, study[0])])
+    command = shlex.join(["python", "jobs/fit.py", *words(tiny_model, study[0])])
     done = submit(head, "--working-dir", ".", "--", "bash", "-c", f"echo travelled: $(ls -A) && {command}")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     travelled = next(line for line in done.stdout.splitlines() if line.startswith("travelled: ")).split()
     assert "jobs" in travelled and not {"runs", ".venv", ".git"} & set(travelled)
-    assert "report.html" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
+    assert "actual" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
 
 
 def test_a_relative_root_under_a_job_is_a_clear_error(head: dict[str, str], tiny_model: Path) -> None:
