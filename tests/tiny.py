@@ -13,7 +13,7 @@ LAYERS = 4
 
 
 def config(architecture: str) -> Any:
-    from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig
+    from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 
     ids = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = {
@@ -25,6 +25,8 @@ def config(architecture: str) -> Any:
     }
     if architecture == "llama":
         return LlamaConfig(**ids, **shape, num_key_value_heads=2)
+    if architecture == "gemma2":  # softcaps attention, which torch's fused attention cannot
+        return Gemma2Config(**ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
     if architecture == "gemma3":
         return Gemma3TextConfig(**ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
     return GPT2Config(**ids, n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -58,7 +60,8 @@ def save_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
 
 
-TARGETS = {"llama": ["q_proj", "o_proj", "down_proj"], "gemma3": ["q_proj", "o_proj", "down_proj"], "gpt2": ["c_attn", "c_proj"]}
+_PLAIN = ["q_proj", "o_proj", "down_proj"]
+TARGETS = {"llama": _PLAIN, "gemma2": _PLAIN, "gemma3": _PLAIN, "gpt2": ["c_attn", "c_proj"]}
 
 
 def save_adapter(

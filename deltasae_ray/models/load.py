@@ -51,7 +51,6 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if weights == "bf16" else torch.float32,
-            attn_implementation="sdpa",
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,

@@ -17,7 +17,7 @@ from tests.tiny import ARCHITECTURES, save_adapter, save_model
 HOOKPOINTS = [Hookpoint(0), Hookpoint(2)]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "gemma2"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict[str, Path]]:
     folder = tmp_path_factory.mktemp(request.param)
     model = save_model(folder / "model", request.param)

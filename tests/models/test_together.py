@@ -18,7 +18,7 @@ HOOKPOINTS = [Hookpoint(0), Hookpoint(2)]
 NAMES = ["r2", "r8", "late"]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "gemma2"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
     """A model with adapters of different ranks, targets, alphas and layers."""
     folder, kind = tmp_path_factory.mktemp(request.param), request.param
