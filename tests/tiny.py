@@ -12,8 +12,23 @@ D_MODEL = 32
 LAYERS = 4
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt_neox": {},  # attention and MLP side by side
+    "phi3": {},  # one matrix for queries, keys and values
+    "qwen3": {"head_dim": 8},
+    "olmo2": {},
+    "glm4": {"head_dim": 8},
+    "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.3},
+    "bloom": {},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    "gemma4_text": {"head_dim": 8, "global_head_dim": 16, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8},
+}
+"""transformers' name of an architecture → what its config has beside the usual: those that differ in how blocks are built."""
+
+
 def config(architecture: str) -> Any:
-    from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
+    from transformers import AutoConfig, Gemma2Config, Gemma3TextConfig, GPT2Config, LlamaConfig
 
     ids = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     shape = {
@@ -23,6 +38,8 @@ def config(architecture: str) -> Any:
         "num_attention_heads": 4,
         "max_position_embeddings": 256,
     }
+    if architecture in FAMILIES:
+        return AutoConfig.for_model(architecture, **ids, **shape, num_key_value_heads=2, **FAMILIES[architecture])
     if architecture == "llama":
         return LlamaConfig(**ids, **shape, num_key_value_heads=2)
     if architecture == "gemma2":  # softcaps attention, which torch's fused attention cannot
@@ -61,7 +78,14 @@ def save_tokenizer(folder: Path) -> None:
 
 
 _PLAIN = ["q_proj", "o_proj", "down_proj"]
-TARGETS = {"llama": _PLAIN, "gemma2": _PLAIN, "gemma3": _PLAIN, "gpt2": ["c_attn", "c_proj"]}
+TARGETS = {name: _PLAIN for name in ("llama", "gemma2", "gemma3", *FAMILIES)} | {
+    "gpt2": ["c_attn", "c_proj"],
+    "gpt_neox": ["query_key_value", "dense_4h_to_h"],
+    "bloom": ["query_key_value", "dense"],
+    "phi3": ["qkv_proj", "down_proj"],
+    "gpt_oss": ["q_proj", "o_proj"],  # its experts are no linear layers
+    "qwen3_moe": ["q_proj", "o_proj"],
+}
 
 
 def save_adapter(

@@ -20,7 +20,7 @@ from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config
 from deltasae_ray.models.adapters import AdapterRef, fetch
-from deltasae_ray.models.capture import Residuals, deltas, unit_ids, unit_mask
+from deltasae_ray.models.capture import Residuals, check_sites, deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks
 from deltasae_ray.models.precision import in_fp64, noise_floor
@@ -114,6 +114,7 @@ class PrepareWorker:
         self._model = load_with_adapters(
             job.storage, job.model, tuple(held.values()), context.device, deepest=deepest, digest=job.model_digest
         )
+        check_sites(self._model, job.hookpoints)
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict]:  # noqa: ARG002 - what gangs call
         ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.behaviour import LanguageHead
 from deltasae_ray.models.capture import BASE, Residuals, adapter_active, residuals
-from deltasae_ray.models.load import backbone, blocks
+from deltasae_ray.models.load import backbone, base_of, blocks
 
+_tuples: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 Hidden = Float[Tensor, "context position d_model"]
 
 
@@ -45,12 +47,16 @@ def continued(
 @contextmanager
 def _skipped(model: nn.Module, hookpoint: Hookpoint, residual: Hidden) -> Iterator[None]:
     """Inside, blocks up to the hookpoint hand on what they are given, and its own block gives `residual`."""
-    stack = blocks(model)
+    stack, wrapped = blocks(model), _returns_tuples(model)
     replaced: list[tuple[nn.Module, Any]] = []
 
     def stand_in(module: nn.Module, given: Hidden | None) -> None:
+        def forward(hidden_states: Hidden, *_: Any, **__: Any) -> Hidden | tuple[Hidden]:
+            stream = hidden_states if given is None else given
+            return (stream,) if wrapped else stream
+
         replaced.append((module, module.__dict__.get("forward")))
-        module.forward = lambda hidden_states, *_, **__: hidden_states if given is None else given
+        module.forward = forward
 
     try:
         for block in stack[: hookpoint.layer]:
@@ -62,6 +68,22 @@ def _skipped(model: nn.Module, hookpoint: Hookpoint, residual: Hidden) -> Iterat
             del module.forward
             if forward is not None:
                 module.forward = forward
+
+
+def _returns_tuples(model: nn.Module) -> bool:
+    """Whether blocks return the residual stream as the first of a tuple (Bloom, Falcon, OPT): seen in one pass, once per model."""
+    inner = base_of(model)
+    if inner not in _tuples:
+
+        def see(_module: nn.Module, _inputs: object, output: object) -> None:
+            _tuples[inner] = isinstance(output, tuple)
+
+        handle = blocks(model)[0].register_forward_hook(see)
+        try:
+            backbone(model)(input_ids=torch.ones(1, 1, dtype=torch.int64, device=next(inner.parameters()).device), use_cache=False)
+        finally:
+            handle.remove()
+    return _tuples[inner]
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.errors import ModelError
+from deltasae_ray.hookpoints import SITES, Hookpoint, at_sites
 from deltasae_ray.models.load import backbone, blocks, site_module
 from deltasae_ray.models.replaced import replaced
 
@@ -55,6 +56,36 @@ def reading(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[Resid
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def check_sites(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> None:
+    """Whether what is read at attention and MLP outputs is what they add to the residual stream; one pass over four tokens.
+
+    Raises:
+        ModelError: a block does more than add the two, so that its sites would not mean what they say.
+    """
+    layers = sorted({h.layer for h in hookpoints if h.site != "resid_post"})
+    entered: dict[int, Tensor] = {}
+
+    def keep(layer: int):
+        return lambda _module, args, kwargs: entered.update({layer: args[0] if args else kwargs["hidden_states"]})
+
+    stack = blocks(model)
+    handles = [stack[layer].register_forward_pre_hook(keep(layer), with_kwargs=True) for layer in layers]
+    try:
+        ids = torch.tensor([[1, 2, 3, 4]], device=next(model.parameters()).device)
+        taken = residuals(model, ids, at_sites([Hookpoint(layer) for layer in layers], SITES)) if layers else {}
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer in layers:
+        whole, parts = taken[Hookpoint(layer)], entered[layer] + taken[Hookpoint(layer, "attn_out")] + taken[Hookpoint(layer, "mlp_out")]
+        if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().mean())):
+            raise ModelError(
+                f"{type(stack[layer]).__name__}: block {layer} does more than add attention and MLP outputs to the stream, so those sites "
+                "are not known for this architecture; use resid_post"
+            )
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Base models in evaluation mode that compute in fp32, cut after the deepest hookpoint; and the few facts of architectures we rely on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -41,20 +41,23 @@ def load_model(
         weights: how they are held; bf16 ones are cast to fp32 as they are used. Shards are rounded by `zero3.run_sharded`.
 
     Raises:
-        ModelError: an architecture whose blocks are not found, or code of the model's own, which was not asked for.
+        ModelError: an architecture whose blocks are not found, a checkpoint that lacks weights of it, or code of the model's own, which was
+            not asked for.
     """
     from transformers import AutoModelForCausalLM
 
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has bf16's rounding, which swallows small deltas
     torch.backends.cudnn.allow_tf32 = False
     with _told(folder):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if weights == "bf16" else torch.float32,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
+    _refuse_gaps(folder, model, loading["missing_keys"])
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     if deepest is not None:
@@ -71,7 +74,7 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     checkpoint is read.
 
     Raises:
-        ModelError: code of the model's own, which was not asked for.
+        ModelError: a checkpoint that lacks one of them, or code of the model's own, which was not asked for.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -85,17 +88,29 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
             text.num_hidden_layers = 1
             if getattr(text, "layer_types", None):
                 text.layer_types = text.layer_types[:1]
-            model = AutoModelForCausalLM.from_pretrained(
+            model, loading = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # some of Gemma 4 is shaped by its depth, none of which directions are read with
             )
     finally:
         logging.set_verbosity(told)
+    _refuse_gaps(folder, model, loading["missing_keys"])
     return model.requires_grad_(False).eval()
+
+
+def _refuse_gaps(folder: Path, model: nn.Module, lacking: Iterable[str]) -> None:
+    """Raises ModelError where parameters are `lacking` from the checkpoint: transformers starts those at random and only warns."""
+    if lost := sorted(lacking):
+        raise ModelError(
+            f"{folder}: its checkpoint lacks {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''} of what "
+            f"{type(model).__name__} has, which would be random: is the checkpoint whole, and config.json its own?"
+        )
 
 
 def ends_bytes(folder: Path, *, trust_remote_code: bool = False) -> int:
@@ -177,6 +192,10 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     raise ModelError(f"{type(stack).__name__}: its blocks are in neither `layers` nor `h`")
 
 
+_POST_NORMS = (("post_attention_layernorm", "post_feedforward_layernorm"), ("post_self_attn_layernorm", "post_mlp_layernorm"))
+"""Norms that stand between attention or MLP and the residual stream: of Gemma 2 and 3 and OLMo 2; of GLM 4."""
+
+
 def site_module(block: nn.Module, site: Site) -> nn.Module:
     """The module of a block whose output stands at `site`.
 
@@ -185,10 +204,11 @@ def site_module(block: nn.Module, site: Site) -> nn.Module:
     """
     if site == "resid_post":
         return block
-    if hasattr(block, "post_feedforward_layernorm"):  # Gemma 2 and 3, OLMo 2: a norm stands between the module and the residual stream
-        names = ("post_attention_layernorm",) if site == "attn_out" else ("post_feedforward_layernorm",)
-    else:
-        names = ("self_attn", "attn") if site == "attn_out" else ("mlp",)
+    attention = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
+    names = attention if site == "attn_out" else ("mlp",)
+    for attn, mlp in _POST_NORMS:
+        if hasattr(block, mlp):
+            names = (attn,) if site == "attn_out" else (mlp,)
     for name in names:
         found = getattr(block, name, None)
         if isinstance(found, nn.Module):
@@ -203,5 +223,5 @@ def truncate(model: nn.Module, deepest: int) -> None:
 
 def has_post_norm(folder: Path, *, trust_remote_code: bool = False) -> bool:
     """Whether blocks norm what attention and MLP write to the residual stream (Gemma 2 and 3): then δ = s·B·A·u never holds."""
-    names = [name for name, _ in empty_model(folder, trust_remote_code=trust_remote_code).named_modules()]
-    return any("post_attention_norm" in name or "post_feedforward_layernorm" in name for name in names)
+    stack = blocks(empty_model(folder, trust_remote_code=trust_remote_code))
+    return any(hasattr(block, mlp) for block in stack for _, mlp in _POST_NORMS)

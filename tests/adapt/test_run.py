@@ -62,45 +62,6 @@ def test_bad_input_is_refused_before_ray_is_needed(tiny_model: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_ctrl_c_while_an_adapter_is_trained_is_an_interrupt(tiny_model: Path, tmp_path: Path) -> None:
-    """Not the end of the program with an exit code of Ray's choice, before it could say that the same command continues."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def strike() -> None:
-        while not any(tmp_path.rglob("checkpoint_*")):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=strike, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        adapt(Storage(str(tmp_path)), ModelConfig(str(tiny_model)), CORPUS, replace(KILLABLE, max_tokens=10**6), GangConfig())
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_every_rank_is_trained_once_and_kept(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
-    storage, model, cfg = Storage("study"), ModelConfig(str(tiny_model)), config(ranks=(2,))
-    before = signal.getsignal(signal.SIGINT)
-    (first,) = adapt(storage, model, CORPUS, cfg, GangConfig())
-    assert signal.getsignal(signal.SIGINT) is before
-    written = (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns
-
-    refs = adapt(storage, model, CORPUS, replace(cfg, ranks=(2, 4)), GangConfig())
-    assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [("r2", 2, 4.0, 0), ("r4", 4, 8.0, 0)]
-    assert refs[0] == first
-    assert (tmp_path / "study" / first.key / "manifest.json").stat().st_mtime_ns == written
-    for ref in refs:
-        folder = tmp_path / "study" / ref.key
-        assert ref.digest == content_digest(folder)
-        assert check_adapter(folder, empty_model(tiny_model))["base_model_name_or_path"] == tiny_model.name
-        assert {"steps", "tokens", "gain", "gain_se", "demonstrated", "curve", "planted", "seconds"} <= ref.facts.keys()
-    assert not list((tmp_path / "study/adapters/.train").iterdir()), "checkpoints of finished adapters are thrown away"
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """The adapter of a training without Ray or disturbance."""
@@ -184,23 +145,55 @@ adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE, GangConf
 
 
 @pytest.mark.slow
-def test_a_killed_driver_leaves_what_the_same_call_finishes(undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new_rank_trains_only_itself(
+    undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
-    address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, str(tmp_path), str(tiny_model)], cwd=Path(__file__).parents[2])
-    enough = checkpointed(tmp_path, 6)
+    address, root = ray.get_runtime_context().gcs_address, tmp_path / "study"
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, str(root), str(tiny_model)], cwd=Path(__file__).parents[2])
+    enough = checkpointed(root, 6)
     while not enough():
         assert driver.poll() is None, "the driver ended before it could be killed"
         time.sleep(0.02)
     driver.kill()
     driver.wait()
-    assert not list(tmp_path.glob("adapters/*/manifest.json"))
 
-    storage = Storage(str(tmp_path))
-    (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
+    monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
+    storage, model, before = Storage("study"), ModelConfig(str(tiny_model)), signal.getsignal(signal.SIGINT)
+    threading.Thread(target=interrupt, args=(root,), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):  # not an exit code of Ray's choice, before it could be said that the same command continues
+        adapt(storage, model, CORPUS, KILLABLE, GangConfig())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list(root.glob("adapters/*/manifest.json"))
+
+    (ref,) = adapt(storage, model, CORPUS, KILLABLE, GangConfig())
+    assert signal.getsignal(signal.SIGINT) is before
     assert ref.facts["steps"] > 30
     assert files(storage, ref) == undisturbed
+
+    written = (root / ref.key / "manifest.json").stat().st_mtime_ns
+    refs = adapt(storage, model, CORPUS, replace(KILLABLE, ranks=(4, 2)), GangConfig())
+    assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [("r4", 4, 8.0, 0), ("r2", 2, 4.0, 0)] and refs[0] == ref
+    assert (root / ref.key / "manifest.json").stat().st_mtime_ns == written
+    for each in refs:
+        folder = root / each.key
+        assert each.digest == content_digest(folder)
+        assert check_adapter(folder, empty_model(tiny_model))["base_model_name_or_path"] == tiny_model.name
+        assert {"steps", "tokens", "gain", "gain_se", "demonstrated", "curve", "planted", "seconds"} <= each.facts.keys()
+    assert not list((root / "adapters/.train").iterdir()), "checkpoints of finished adapters are thrown away"
+
+
+def interrupt(root: Path) -> None:
+    """Ctrl-C for this process, once a training that goes on has kept another checkpoint."""
+
+    def kept() -> set[str]:
+        return {p.name for p in root.glob("adapters/.train/*/checkpoint_*") if p.is_dir()}
+
+    there = kept()
+    while kept() <= there:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_list_of_checkpoints_that_a_kill_cut_off_is_dropped_and_a_whole_one_is_kept(tmp_path: Path) -> None:
