@@ -24,8 +24,12 @@ def rows() -> np.ndarray:
     return (codes @ atoms + 3.0).astype(np.float32)
 
 
-def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(rows: np.ndarray, tmp_path: Path) -> None:
-    dictionary = ds.fit_dictionary(rows, d_sae=24, k=2, architecture="topk", seed=0)
+@pytest.fixture(scope="module")
+def dictionary(rows: np.ndarray) -> ds.Dictionary:
+    return ds.fit_dictionary(rows, d_sae=24, k=2, architecture="topk", seed=0)
+
+
+def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(rows: np.ndarray, dictionary: ds.Dictionary, tmp_path: Path) -> None:
     assert dictionary.W_enc.shape == (32, 24) and dictionary.W_dec.shape == (24, 32)
     codes = dictionary.encode(torch.from_numpy(rows))
     assert codes.shape == (4000, 24) and int((codes != 0).sum(dim=1).max()) <= 2
@@ -36,8 +40,7 @@ def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(rows: np.ndarray, tm
     assert torch.equal(loaded.W_dec, dictionary.W_dec)
 
 
-def test_figures_of_arrays_come_with_their_null(rows: np.ndarray) -> None:
-    dictionary = ds.fit_dictionary(rows, d_sae=24, k=2, seed=0)
+def test_figures_of_arrays_come_with_their_null(rows: np.ndarray, dictionary: ds.Dictionary) -> None:
     same, other = ds.max_cosine(dictionary.W_dec, dictionary.W_dec), ds.linear_cka(rows, rows)
     assert same.value == pytest.approx(1.0, abs=1e-6) and isinstance(same.null, float) and same.null < 0.7
     assert other.value == pytest.approx(1.0, abs=1e-6)

@@ -54,7 +54,7 @@ def test_independent_codes_meet_their_null() -> None:
 def test_p_is_uniform_where_documents_prefer_latents_of_either_side_independently() -> None:
     """Rows taken one by one would call this agreement: within a document a latent fires again and again."""
     p = []
-    for i in range(200):
+    for i in range(100):
         rng = np.random.default_rng(i)
         p.append(measured(made(rng, 20, liking=2.0), made(rng, 20, liking=2.0), i, documents=20).p)
     assert stats.kstest(p, "uniform").pvalue > 0.01
@@ -118,7 +118,7 @@ def test_the_interval_covers_the_value_on_all_documents() -> None:
         return measured(firings(training, x), firings(copy, noisy(x)), documents=documents)
 
     truth = on(3000).value
-    hits = [m.ci is not None and m.ci[0] <= truth <= m.ci[1] for m in (on(60) for _ in range(200))]
+    hits = [m.ci is not None and m.ci[0] <= truth <= m.ci[1] for m in (on(60) for _ in range(100))]
     assert 0.90 <= np.mean(hits) <= 0.985
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -125,29 +124,13 @@ def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, stor
     assert together.metrics == pytest.approx(expected.metrics, rel=0.02)
 
 
-def test_a_damaged_shard_is_a_typed_error(ray_cluster: None, storage: Storage) -> None:  # noqa: ARG001
+def test_a_damaged_shard_is_a_typed_error(storage: Storage) -> None:
+    """How such an error comes out of Ray Train: the fixture `fitted`."""
     shard = next(k for k in storage.list(KEY) if k.endswith(".parquet"))
     storage.write_bytes(shard, storage.read_bytes(shard)[:-200])
+    points = tuple(point(a, 3) for a in ("base", "r4", "late"))
     with pytest.raises(ShardError, match=Path(shard).name):
-        fit_points(storage, KEY, [point(a, 3) for a in ("base", "r4", "late")], replace(CFG, max_failures=0), bar=False)
-
-
-def test_a_killed_worker_continues_its_stack_where_it_was_and_ends_as_each_alone(ray_cluster: None, storage: Storage, calm: Storage) -> None:  # noqa: ARG001
-    killed: list[int] = []
-
-    def kill_when_half_done() -> None:
-        wait_for(lambda: half_fitted(storage, STACK[1]), "checkpoint of the second dictionary")
-        workers = train_workers()
-        killed.extend(p.pid for p in workers)
-        for process in workers:
-            process.kill()
-
-    thread = threading.Thread(target=kill_when_half_done)
-    thread.start()
-    fit_points(storage, KEY, STACK, LONG, bar=False)
-    thread.join()
-    assert killed
-    assert manifests(storage, STACK) == manifests(calm, STACK)
+        fit_share(FitJob(storage, KEY, points, CFG), 0, 1, "cpu")
 
 
 DRIVER = """
@@ -156,33 +139,41 @@ import ray
 from deltasae_ray.fit.run import fit_points
 from deltasae_ray.storage import Storage
 from tests.fit.made import KEY
-from tests.fit.test_run import LONG, POINTS
+from tests.fit.test_run import LONG, POINTS, STACK
 
 ray.init(address=sys.argv[1], log_to_driver=False)
-fit_points(Storage(sys.argv[2]), KEY, POINTS, LONG, bar=False)
+fit_points(Storage(sys.argv[2]), KEY, [*STACK, *POINTS], LONG, bar=False)
 """
 
 
-def test_a_killed_driver_continues_and_refits_nothing(ray_cluster: None, storage: Storage, calm: Storage) -> None:  # noqa: ARG001
+def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dictionary_alone(
+    ray_cluster: None, storage: Storage, calm: Storage  # noqa: ARG001
+) -> None:  # fmt: skip
+    """The worker dies while a stack is fitted, the driver while a later dictionary is."""
     import ray
 
     keys = keys_of(storage, KEY, POINTS, LONG)
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, storage.root], cwd=Path(__file__).parents[2])
     try:
-        wait_for(lambda: half_fitted(storage, POINTS[1]) or driver.poll() is not None, "checkpoint of the second dictionary")
+        wait_for(lambda: half_fitted(storage, STACK[1]) or driver.poll() is not None, "checkpoint of the stack")
+        (worker,) = train_workers()
+        worker.kill()
+        wait_for(lambda: half_fitted(storage, POINTS[1]) or driver.poll() is not None, "checkpoint of the last dictionary")
         assert driver.poll() is None and storage.exists(f"{keys[POINTS[0]]}/manifest.json")
     finally:
         driver.kill()
         driver.wait()
     # What Ray takes from a driver that is gone, it may take a moment later: a worker that still writes is not what comes next.
     wait_for(lambda: not train_workers(), "end of the dead driver's workers")
-    first = storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns
     left = checkpoint.steps_done(storage, keys[POINTS[1]])
-    assert 0 < left < LONG.steps
-    fit_points(storage, KEY, POINTS, LONG, bar=False)
-    assert storage.fs.get_file_info(storage.path(f"{keys[POINTS[0]]}/manifest.json")).mtime_ns == first
-    assert manifests(storage) == manifests(calm)
+    assert 0 < left < LONG.steps and worker.pid not in psutil.pids()
+    done = [*STACK, POINTS[0]]
+    written = [storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns for key in keys_of(storage, KEY, done, LONG).values()]
+    fit_points(storage, KEY, [*STACK, *POINTS], LONG, bar=False)
+    again = [storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns for key in keys_of(storage, KEY, done, LONG).values()]
+    assert again == written
+    assert manifests(storage, [*STACK, *POINTS]) == manifests(calm, [*STACK, *POINTS])
 
 
 @pytest.fixture

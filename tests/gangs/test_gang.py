@@ -24,6 +24,7 @@ from tests.gangs.stub import EXPECTED, UNITS, Following, Storing, Stub, unit
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.prove  # tests/harvest/test_harvest.py loses a rank and a leader, and finds no shard written again
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_gang_that_follows_a_killed_one_skips_what_that_had_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All units are one block, which is run again as a whole."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from deltasae_ray.storage import Storage
 CORPUS = CorpusConfig(context_len=24, fit_tokens=700, eval_tokens=350, contexts_per_unit=2)
 
 
+@cache
 def corpus(model: Path) -> Corpus:
     return build_corpus(CORPUS, load_tokenizer(model))
 
