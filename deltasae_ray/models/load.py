@@ -49,7 +49,7 @@ def load_model(
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has bf16's rounding, which swallows small deltas
     torch.backends.cudnn.allow_tf32 = False
     with _told(folder):
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if weights == "bf16" else torch.float32,
             local_files_only=True,
@@ -57,7 +57,8 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    _refuse_gaps(folder, model, loading["missing_keys"])
+    model, told = loaded
+    _refuse_gaps(folder, model, told["missing_keys"])
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     if deepest is not None:
@@ -79,7 +80,7 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
-    told = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would list every weight that is left out
     try:
         with _told(folder):
@@ -88,7 +89,7 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
             text.num_hidden_layers = 1
             if getattr(text, "layer_types", None):
                 text.layer_types = text.layer_types[:1]
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -99,8 +100,9 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
                 ignore_mismatched_sizes=True,  # some of Gemma 4 is shaped by its depth, none of which directions are read with
             )
     finally:
-        logging.set_verbosity(told)
-    _refuse_gaps(folder, model, loading["missing_keys"])
+        logging.set_verbosity(verbosity)
+    model, told = loaded
+    _refuse_gaps(folder, model, told["missing_keys"])
     return model.requires_grad_(False).eval()
 
 
