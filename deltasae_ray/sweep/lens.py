@@ -33,31 +33,31 @@ class Reading:
 
 @dataclass(frozen=True)
 class LensTask:
-    """One audit, and the model that it is read with."""
+    """Audits, and the model that they are read with: one task for all of them, since loading embedding and head is what it costs."""
 
     storage: Storage
     model: ModelConfig
     model_digest: str
-    audited: Audited
+    audits: tuple[Audited, ...]
 
 
-def read_directions(task: LensTask) -> list[dict]:
-    """The lens of every direction, random ones last."""
+def read_directions(task: LensTask) -> list[list[dict]]:
+    """For each audit the lens of every direction, random ones last."""
     source = model_meant(task.model, task.model_digest)
     model = load_ends(source.folder, trust_remote_code=task.model.trust_remote_code)
-    rows = torch.from_numpy(np.concatenate(task.audited.vectors(task.storage)))
-    return [asdict(lens) for lens in logit_lens(model, rows, TOKENS)]
+    rows = (torch.from_numpy(np.concatenate(audited.vectors(task.storage))) for audited in task.audits)
+    return [[asdict(lens) for lens in logit_lens(model, directions, TOKENS)] for directions in rows]
 
 
 def lenses(
     storage: Storage, audits: Mapping[LeafSpec, Audited], model: ModelConfig, model_digest: str, seed: int
 ) -> dict[LeafSpec, dict[str, Reading]]:
-    """Leaf → direction → what it says; read once per audit, whose key holds the model's, by a Ray task."""
+    """Leaf → direction → what it says; read once per audit, whose key holds the model's, by one Ray task for all that have none yet."""
     keys = {leaf: f"{found.key}/lens.json" for leaf, found in audits.items() if found.directions}
     if todo := [leaf for leaf, key in keys.items() if not storage.exists(key)]:
         memory = ends_bytes(model_meant(model, model_digest).folder, trust_remote_code=model.trust_remote_code)
-        tasks = [(read_directions, LensTask(storage, model, model_digest, audits[leaf])) for leaf in todo]
-        read = run_tasks(tasks, 1.0, bar="lens", memory=memory)
+        task = LensTask(storage, model, model_digest, tuple(audits[leaf] for leaf in todo))
+        (read,) = run_tasks([(read_directions, task)], 1.0, bar="lens", memory=memory)
         for leaf, found in zip(todo, read, strict=True):
             storage.write_json(keys[leaf], {"lenses": found})
     return {leaf: _readings(audits[leaf].directions, storage.read_json(key)["lenses"], seed) for leaf, key in keys.items()}
