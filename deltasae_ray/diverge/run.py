@@ -14,6 +14,7 @@ from deltasae_ray.diverge.pairs import PairGroup, adapter_pairs, measure_pairs, 
 from deltasae_ray.diverge.table import DivergenceRow, corrected, seed_rows
 from deltasae_ray.diverge.twins import with_ceilings
 from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.sae.allocation import keep_freed_memory
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
@@ -125,4 +126,5 @@ def _with_threads(function: Callable[[Any], Any], argument: Any, threads: int) -
     import torch
 
     torch.set_num_threads(threads)  # Ray gives a task one thread whatever it asked for
+    keep_freed_memory()
     return function(argument)

@@ -18,6 +18,7 @@ from deltasae_ray import errors
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, WorkerError
 from deltasae_ray.gangs.nodes import cores_per_rank
+from deltasae_ray.sae.allocation import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Gang:
             self._ranks, self._failure = _start_ranks(factory, ranks, threads, self._store.port)
             return
         torch.set_num_threads(threads)
+        keep_freed_memory()
         try:
             self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
         except Exception as e:  # noqa: BLE001 - a bug ends the run with its traceback, as an error on purpose does
@@ -207,6 +209,7 @@ class Rank:
 
     def __init__(self, factory: WorkerFactory, context: RankContext, threads: int) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._factory, self._context = factory, context
 
     def build(self) -> Failure | None:

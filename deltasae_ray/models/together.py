@@ -127,11 +127,17 @@ def _product(module: Any, count: int) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Float[Tensor, "row position in"]) -> Float[Tensor, "row position out"]:
         parts = x.unflatten(0, (count, -1))
-        steps = torch.cat([parts[:1], parts[1:] - parts[:1]]).flatten(0, 1).bfloat16()
+        steps = torch.empty_like(parts, dtype=torch.bfloat16)
+        steps[0] = parts[0]
+        for i in range(1, count):
+            steps[i] = parts[i] - parts[0]
         weight = module.weight.bfloat16()
-        product = nn.functional.linear(steps, weight.T if transposed else weight).float().unflatten(0, (count, -1))
-        product[1:] += product[:1].clone()
-        y = product.flatten(0, 1)
+        product = nn.functional.linear(steps.flatten(0, 1), weight.T if transposed else weight).unflatten(0, (count, -1))
+        y = torch.empty_like(product, dtype=torch.float32)
+        y[0] = product[0]
+        for i in range(1, count):
+            torch.add(y[0], product[i], out=y[i])
+        y = y.flatten(0, 1)
         return y if module.bias is None else y.add_(module.bias)
 
     return forward

@@ -33,6 +33,7 @@ from deltasae_ray.models.load import backbone, empty_model, load_model, load_tok
 from deltasae_ray.models.precision import noise_floor
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
+from deltasae_ray.sae.allocation import keep_freed_memory
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
 
@@ -41,6 +42,7 @@ LAYERS = (9, 12, 15)
 
 
 def main(rounds: int) -> None:
+    keep_freed_memory()  # as gangs do; all sides have it
     cfg = ModelConfig()
     source = resolve_model(cfg)
     corpus = build_corpus(CorpusConfig(fit_tokens=4000, eval_tokens=1000), load_tokenizer(source.folder))
