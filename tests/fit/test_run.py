@@ -146,9 +146,8 @@ fit_points(Storage(sys.argv[2]), KEY, [*STACK, *POINTS], LONG, bar=False)
 """
 
 
-def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dictionary_alone(
-    ray_cluster: None, storage: Storage, calm: Storage  # noqa: ARG001
-) -> None:  # fmt: skip
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dictionary_alone(storage: Storage, calm: Storage) -> None:
     """The worker dies while a stack is fitted, the driver while a later dictionary is."""
     import ray
 

@@ -95,6 +95,14 @@ def test_units_that_gangs_tell_of_but_nobody_finds_are_an_error_and_no_finished_
         run(tmp_path / "root", tiny_model, [tiny_adapters[0]], random_lora=False)
 
 
+def test_sites_that_are_not_what_a_block_adds_are_refused_before_the_first_shard(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", "granite")
+    adapter = save_adapter(tmp_path / "r2", model, "granite", rank=2)
+    with pytest.raises(ModelError, match="does more than add attention and MLP outputs.*use resid_post"):
+        run(tmp_path / "root", model, [adapter], sites=("resid_post", "attn_out"))
+    assert not list((tmp_path / "root").rglob("*.parquet"))
+
+
 def test_a_unit_is_done_once_exactly_its_work_is_committed(tmp_path: Path) -> None:
     storage, key, work = Storage(str(tmp_path)), "harvest/a", {"base": ["blocks.1.hook_resid_post"], "d": ["blocks.1.hook_resid_post"]}
     rows = [ShardRow("u", source, "fit", "domain", tuple(hooks), f"{source}.parquet", "0", 1, 1, 4) for source, hooks in work.items()]
