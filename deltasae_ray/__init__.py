@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from deltasae_ray.divergence.measure import Measure
     from deltasae_ray.divergence.missing import missing_share
     from deltasae_ray.divergence.subspaces import principal_angles, principal_subspace
-    from deltasae_ray.models.split import ModuleDelta, module_deltas
+    from deltasae_ray.models.local import ModuleDelta, module_deltas
     from deltasae_ray.sae.dictionary import Dictionary
     from deltasae_ray.sae.fitting import fit_dictionary
     from deltasae_ray.shards.opening import open_shards
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Dictionary": "sae.dictionary",
     "Measure": "divergence.measure",
-    "ModuleDelta": "models.split",
+    "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
     "fit_dictionary": "sae.fitting",
     "linear_cka": "divergence.cka",
     "max_cosine": "divergence.matching",
     "missing_share": "divergence.missing",
-    "module_deltas": "models.split",
+    "module_deltas": "models.local",
     "open_shards": "shards.opening",
     "principal_angles": "divergence.subspaces",
     "principal_subspace": "divergence.subspaces",

@@ -7,9 +7,11 @@ from typing import Literal
 
 from deltasae_ray.errors import HookpointError
 
-Site = Literal["attn_out", "mlp_out", "resid_post"]
+Site = Literal["attn_out", "lora", "mlp_out", "resid_post"]
 SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
+"""Those of the residual stream, of every source; `lora` is read at each module that an adapter adapts."""
 _NAME = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
+_LORA = re.compile(r"blocks\.(\d+)\.(\w+(?:\.\w+)*)\.hook_lora")
 
 
 @dataclass(frozen=True, order=True)
@@ -18,19 +20,25 @@ class Hookpoint:
 
     `str(Hookpoint(12)) == "blocks.12.hook_resid_post"`, the residual stream after block 12; Gemma Scope's "layer 12" is the same place.
     `attn_out` and `mlp_out` are what attention and MLP add to the residual stream, after the norm that Gemma 2 and 3 put there.
+    `str(Hookpoint(12, "lora", "self_attn.q_proj")) == "blocks.12.self_attn.q_proj.hook_lora"` is the change that an adapter makes to the
+    output of that linear module, in low-rank coordinates.
     """
 
     layer: int
     site: Site = "resid_post"
+    module: str = ""
+    """At the site `lora`, the path of the linear module in its block."""
 
     def __post_init__(self) -> None:
         if self.layer < 0:
             raise HookpointError(f"layer {self.layer} is negative: layers count from 0")
-        if self.site not in SITES:
-            raise HookpointError(f"{self.site!r} is no site: choose from {', '.join(SITES)}")
+        if self.site not in (*SITES, "lora"):
+            raise HookpointError(f"{self.site!r} is no site: choose from {', '.join(SITES)}, lora")
+        if (self.site == "lora") != bool(self.module):
+            raise HookpointError(f"site {self.site!r} with module {self.module!r}: a module is named at the site lora, and only there")
 
     def __str__(self) -> str:
-        return f"blocks.{self.layer}.hook_{self.site}"
+        return f"blocks.{self.layer}.{self.module}.hook_lora" if self.module else f"blocks.{self.layer}.hook_{self.site}"
 
     @property
     def hidden_states_index(self) -> int:
@@ -52,12 +60,16 @@ class Hookpoint:
             return value
         if isinstance(value, int):
             return cls(value)
-        match = _NAME.fullmatch(value)
-        if match:
+        if match := _NAME.fullmatch(value):
             return cls(int(match.group(1)), match.group(2))  # type: ignore[arg-type]
+        if match := _LORA.fullmatch(value):
+            return cls(int(match.group(1)), "lora", match.group(2))
         if value.isdigit():
             return cls(int(value))
-        raise HookpointError(f"{value!r} is no hookpoint: use a layer number or blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}")
+        raise HookpointError(
+            f"{value!r} is no hookpoint: use a layer number, blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}, or "
+            "blocks.<layer>.<module>.hook_lora"
+        )
 
 
 def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:
@@ -77,5 +89,5 @@ def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:
 
 
 def at_sites(hookpoints: Sequence[Hookpoint], sites: Sequence[Site]) -> tuple[Hookpoint, ...]:
-    """The hookpoints and, at their layers, the other sites; ascending."""
-    return tuple(sorted({*hookpoints, *(Hookpoint(h.layer, site) for h in hookpoints for site in sites)}))
+    """The hookpoints and, at their layers, the other sites of the residual stream; ascending."""
+    return tuple(sorted({*hookpoints, *(Hookpoint(h.layer, site) for h in hookpoints for site in sites if site != "lora")}))

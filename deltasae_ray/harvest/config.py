@@ -14,7 +14,9 @@ class HarvestConfig:
     precision: Literal["fp32", "mixed"] = "fp32"
     """mixed: products of linear layers in bf16 by difference propagation, everything else in fp32; the noise floor says what it costs."""
     sites: tuple[Site, ...] = ("resid_post",)
-    """What is stored at every layer: resid_post always; attn_out and mlp_out are what attention and MLP add to the residual stream."""
+    """What is stored at every layer: resid_post always; attn_out and mlp_out are what attention and MLP add to the residual stream; lora is
+    the change s·B·A·u that a plain LoRA adapter makes to the output of each module it adapts, as its low-rank coordinates s·A·u: nothing is
+    subtracted, and a token takes as many numbers as the adapter has ranks."""
     noise_contexts: int = 4
     """Contexts on which the noise floor is measured (a higher precision, and another batch layout), and the random adapter's strength is
     matched: with another number both are made anew, also of a finished harvest."""

@@ -14,10 +14,12 @@ from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory, finish_random, random_key, sample, stored_random, write_rotated
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
+from deltasae_ray.harvest.writers import keep_writers
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
@@ -45,6 +47,7 @@ class Harvest:
     adapters: tuple[AdapterRef, ...]
     """The study's adapters, then the random one, if any."""
     hookpoints: tuple[Hookpoint, ...]
+    """Of the residual stream."""
 
 
 def numerics(precision: str, model: ModelSource) -> str:
@@ -88,10 +91,16 @@ def harvest(
     test = sample(corpus.of("fit"), cfg.noise_contexts)
     everyone = _prepare(storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora)
     repair(storage, key)
-    units, sources = [u.name for u in corpus.units], [BASE, *(a.digest for a in everyone)]
-    if missing := Manifest.load(storage, key).missing(units, sources, hookpoints):
+    units, wanted = [u.name for u in corpus.units], dict.fromkeys([BASE, *(a.digest for a in everyone)], hookpoints)
+    if "lora" in cfg.sites:
+        layers, empty = {h.layer for h in hookpoints}, empty_model(model.folder, trust_remote_code=model_cfg.trust_remote_code)
+        for ref in everyone:
+            wanted[ref.digest] += tuple(h for h in keep_writers(storage, key, ref, empty) if h.layer in layers)
+            if wanted[ref.digest] == hookpoints:
+                log.warning("adapter %s adapts no linear module at layers %s by plain LoRA: no lora site of it", ref.name, sorted(layers))
+    if missing := Manifest.load(storage, key).missing(units, wanted):
         _run(storage, key, cfg, gangs, model_cfg, model.digest, corpus, everyone, missing)
-    check_complete(storage, key, Manifest.compact(storage, key).missing(units, sources, hookpoints))
+    check_complete(storage, key, Manifest.compact(storage, key).missing(units, wanted))
     return Harvest(key, tuple(everyone), hookpoints)
 
 
@@ -215,9 +224,12 @@ def _run(
     missing: Missing,
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
-    hookpoints = {h for todo in missing.values() for hooks in todo.values() for h in hooks}
+    stream = {h for todo in missing.values() for hooks in todo.values() for h in hooks if h.site != "lora"}
     left = tuple(a for a in adapters if a.digest in digests)
-    plan = HarvestPlan(storage, key, model, left, tuple(sorted(hookpoints)), cfg.precision, model_digest)
+    lora = {
+        a.name: tuple(sorted({h for todo in missing.values() for h in todo.get(a.digest, ()) if h.site == "lora"})) for a in left
+    }
+    plan = HarvestPlan(storage, key, model, left, tuple(sorted(stream)), cfg.precision, model_digest, lora)
     tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
     with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
         for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):

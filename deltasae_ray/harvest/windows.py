@@ -44,11 +44,11 @@ def harvest_windows(
     """
     if not windows:
         return
-    digests = [BASE, *(a.digest for a in kept.adapters)]
+    wanted = dict.fromkeys([BASE, *(a.digest for a in kept.adapters)], kept.hookpoints)
     missing: dict[int, Missing] = {}
     for index, corpus in windows.items():
         repair(storage, key := window_key(spool, index))
-        missing[index] = Manifest.load(storage, key).missing([u.name for u in corpus.units], digests, kept.hookpoints)
+        missing[index] = Manifest.load(storage, key).missing([u.name for u in corpus.units], wanted)
     left = {index: len(units) for index, units in missing.items()}
     yield from _complete(storage, kept, spool, windows, left)
     digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
@@ -73,12 +73,12 @@ def _complete(storage: Storage, kept: Harvest, spool: str, windows: Mapping[int,
         key, corpus = window_key(spool, first), windows[first]
         write_harvest(storage, key, {**read_record(storage, f"{kept.key}/harvest.json"), "corpus": corpus.key})
         write_units(storage, key, map(Unit.of, corpus.units))
-        wanted = {BASE, *(a.digest for a in kept.adapters)}
+        wanted = dict.fromkeys([BASE, *(a.digest for a in kept.adapters)], kept.hookpoints)
         for source in read_sources(storage, kept.key):
             if source.digest in wanted:
                 write_source(storage, key, source)
         manifest = Manifest.compact(storage, key)
-        check_complete(storage, key, manifest.missing([u.name for u in corpus.units], sorted(wanted), kept.hookpoints))
+        check_complete(storage, key, manifest.missing([u.name for u in corpus.units], wanted))
         yield first
 
 

@@ -1,8 +1,8 @@
 """What a rank does with a unit: base once, each adapter once, subtract in fp32, write what is missing."""
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from deltasae_ray.models.adapters import AdapterRef, attach, fetch
 from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, load_model
+from deltasae_ray.models.local import reading_coordinates
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
@@ -34,9 +35,17 @@ class HarvestPlan:
     adapters: tuple[AdapterRef, ...]
     """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives stay in step."""
     hookpoints: tuple[Hookpoint, ...]
+    """Of the residual stream: those of every source."""
     precision: Literal["fp32", "mixed"] = "fp32"
     model_digest: str | None = None
     """Of the driver's model: a node with another one refuses. None checks nothing."""
+    lora: Mapping[str, tuple[Hookpoint, ...]] = field(default_factory=dict)
+    """Adapter's name → hookpoints of its modules."""
+
+    @property
+    def deepest(self) -> int:
+        """The last block that is needed."""
+        return max(h.layer for hooks in (self.hookpoints, *self.lora.values()) for h in hooks)
 
 
 def model_meant(cfg: ModelConfig, digest: str | None) -> ModelSource:
@@ -96,9 +105,8 @@ class HarvestWorker:
     def __init__(self, plan: HarvestPlan, context: RankContext) -> None:
         self._plan = plan
         self._device = context.device
-        deepest = plan.hookpoints[-1].layer
         self._model = load_with_adapters(
-            plan.storage, plan.model, plan.adapters, context.device, deepest=deepest, digest=plan.model_digest
+            plan.storage, plan.model, plan.adapters, context.device, deepest=plan.deepest, digest=plan.model_digest
         )
         self._digests = {BASE: BASE} | {ref.name: ref.digest for ref in plan.adapters}
 
@@ -110,16 +118,18 @@ class HarvestWorker:
         """The same below another harvest's `key`."""
         mask = unit_mask(unit)
         written = []
-        sources = harvested_deltas(
-            self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters],
-            # sharded parameters are gathered for every pass: one pass shares the gathers
-            together=self._plan.model.sharding != "none", bf16=self._plan.precision == "mixed",
-        )  # fmt: skip
-        for name, taken in sources:
-            missing = todo.get(self._digests[name], [])
-            if keep and missing:
-                vectors = {h: taken[h].float().cpu()[mask].numpy() for h in self._plan.hookpoints if str(h) in missing}
-                written.append(write_shard(self._plan.storage, key, self._digests[name], unit, vectors))
+        with reading_coordinates(self._model, self._plan.lora) as coordinates:
+            sources = harvested_deltas(
+                self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters],
+                # sharded parameters are gathered for every pass: one pass shares the gathers
+                together=self._plan.model.sharding != "none", bf16=self._plan.precision == "mixed",
+            )  # fmt: skip
+            for name, taken in sources:
+                missing = todo.get(self._digests[name], [])
+                if keep and missing:
+                    wanted = taken | {h: coordinates[name, h] for h in self._plan.lora.get(name, ())}
+                    vectors = {h: wanted[h].float().cpu()[mask].numpy() for h in map(Hookpoint.parse, missing)}
+                    written.append(write_shard(self._plan.storage, key, self._digests[name], unit, vectors))
         if written:
             commit_unit(self._plan.storage, key, written)
         return unit.num_tokens

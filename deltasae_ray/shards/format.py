@@ -100,11 +100,18 @@ def _scale(vectors: np.ndarray, exponents: np.ndarray, out: np.ndarray) -> None:
         out *= np.ldexp(np.float32(1), far)[:, None]
 
 
+def width(vectors: Mapping[Hookpoint, np.ndarray]) -> int:
+    """What a shard of these says its d_model is: the residual stream's; where it holds low-rank coordinates only, the largest rank."""
+    stream = {v.shape[1] for h, v in vectors.items() if h.site != "lora"}
+    assert len(stream) <= 1, "the residual stream has one width"
+    return stream.pop() if stream else max(v.shape[1] for v in vectors.values())
+
+
 def to_parquet(unit: TokenBatch, source: str, columns: Mapping[Hookpoint, tuple[np.ndarray, np.ndarray]]) -> pa.Buffer:
     """The bytes of one shard: the unit's tokens and, per hookpoint, what `encode` returned. One row group."""
-    (d_model,) = {halves.shape[1] for halves, _ in columns.values()}
+    d_model = width({hookpoint: halves for hookpoint, (halves, _) in columns.items()})
     rows = unit.num_tokens
-    assert all(halves.shape == (rows, d_model) for halves, _ in columns.values()), "a unit's vectors have one row per real token"
+    assert all(len(halves) == rows for halves, _ in columns.values()), "a unit's vectors have one row per real token"
     fields: list[tuple[str, pa.Array]] = [
         ("doc_id", pa.array(unit.row_doc_ids(), pa.string())),
         ("position", pa.array(unit.positions(), pa.int32())),

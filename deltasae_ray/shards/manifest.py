@@ -53,16 +53,18 @@ class Manifest:
             remove(storage, name)
         return cls(manifest.rows)
 
-    def missing(
-        self, units: Iterable[str], sources: Sequence[str], hookpoints: Sequence[Hookpoint]
-    ) -> dict[str, dict[str, tuple[Hookpoint, ...]]]:
-        """Work that is left: unit → source digest → hookpoints, without units and sources that are complete."""
+    def missing(self, units: Iterable[str], wanted: Mapping[str, Sequence[Hookpoint]]) -> dict[str, dict[str, tuple[Hookpoint, ...]]]:
+        """Work that is left: unit → source digest → hookpoints, without units and sources that are complete.
+
+        Args:
+            wanted: source digest → its hookpoints.
+        """
         done: dict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self.rows:
             done[row.unit, row.source].update(row.hookpoints)
         work: dict[str, dict[str, tuple[Hookpoint, ...]]] = {}
         for unit in units:
-            left = {s: tuple(h for h in sorted(hookpoints) if str(h) not in done.get((unit, s), ())) for s in sources}
+            left = {s: tuple(h for h in sorted(hooks) if str(h) not in done.get((unit, s), ())) for s, hooks in wanted.items()}
             if any(left.values()):
                 work[unit] = {source: hooks for source, hooks in left.items() if hooks}
         return work

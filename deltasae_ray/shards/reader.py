@@ -1,5 +1,6 @@
 """Reads one hookpoint of one source as one array. Only that column's bytes leave the disk."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +9,15 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32
+from safetensors.numpy import load
 
 from deltasae_ray.batches import SPLITS
-from deltasae_ray.errors import ConfigError, HookpointError, ShardError
+from deltasae_ray.errors import ConfigError, HookpointError, ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards.format import exponent_column, vectors_from
 from deltasae_ray.shards.integrity import THREADS, find_damage, opened
 from deltasae_ray.shards.manifest import REDO, Manifest
-from deltasae_ray.shards.records import BASE, ShardRow, Source, Unit
+from deltasae_ray.shards.records import BASE, ShardRow, Source, Unit, writers_file
 from deltasae_ray.shards.tokens import TokenTable, read_tokens
 from deltasae_ray.storage import Storage
 
@@ -48,8 +50,15 @@ class ShardSet:
 
     @cached_property
     def hookpoints(self) -> tuple[str, ...]:
-        """Names, ascending by layer."""
-        return tuple(str(h) for h in sorted({Hookpoint.parse(h) for rows in self._rows.values() for row in rows for h in row.hookpoints}))
+        """Names of those of the residual stream, ascending by layer."""
+        held = {Hookpoint.parse(h) for rows in self._rows.values() for row in rows for h in row.hookpoints}
+        return tuple(str(h) for h in sorted(held) if h.site != "lora")
+
+    def lora_hookpoints(self, adapter: str) -> tuple[str, ...]:
+        """Names of those where an adapter's modules were harvested (`harvest.sites=[resid_post,lora]`), ascending by layer."""
+        digest = self.source(adapter).digest
+        held = {Hookpoint.parse(h) for (_, of), rows in self._rows.items() if of == digest for row in rows for h in row.hookpoints}
+        return tuple(str(h) for h in sorted(held) if h.site == "lora")
 
     @cached_property
     def _rows(self) -> dict[tuple[str, str], list[ShardRow]]:
@@ -86,19 +95,22 @@ class ShardSet:
 
     def read(
         self, hookpoint: int | str | Hookpoint, adapter: str = BASE, split: str | None = None, *, verify: bool = False
-    ) -> Float32[np.ndarray, "token d_model"]:
-        """Deltas of an adapter, or the base model's activations, at one hookpoint. `verify` also checks every file's sha256.
+    ) -> Float32[np.ndarray, "token width"]:
+        """Deltas of an adapter, or the base model's activations, at one hookpoint [token, d_model]; at `blocks.<layer>.<module>.hook_lora`
+        the module's own change in low-rank coordinates, s·A·u [token, rank], which `writer` takes to the module's output. `verify` also
+        checks every file's sha256.
 
         Raises:
             HookpointError: it was not harvested.
             ShardError: an unknown adapter, units that are not harvested yet, or a damaged file; other columns stay readable.
         """
-        hook = Hookpoint.parse(hookpoint)
-        if str(hook) not in self.hookpoints:
+        hook, source = Hookpoint.parse(hookpoint), self.source(adapter)
+        width = self.d_model if hook.site != "lora" else self._rank(hook, source)
+        if str(hook) not in self.hookpoints and hook.site != "lora":
             raise HookpointError(f"{hook} was not harvested: there are {list(self.hookpoints)}")
-        rows = self._complete(hook, self.source(adapter), self.units(split))
+        rows = self._complete(hook, source, self.units(split))
         starts = np.cumsum([0, *(row.rows for row in rows)])
-        out = np.empty((starts[-1], self.d_model), np.float32)
+        out = np.empty((starts[-1], width), np.float32)
 
         def fill(index: int) -> None:
             with opened(self.storage, self.key, rows[index], verify=verify) as shard:
@@ -110,6 +122,34 @@ class ShardSet:
                 pass
         return out
 
+    def writer(self, hookpoint: str | Hookpoint, adapter: str) -> Float32[np.ndarray, "out rank"]:
+        """B of a module that an adapter adapts: `read(hookpoint, adapter) @ writer(hookpoint, adapter).T` is the change that it makes to
+        the module's output.
+
+        Raises:
+            HookpointError: nothing of this module was harvested.
+            ShardError: a file that is missing or damaged.
+        """
+        hook, source = Hookpoint.parse(hookpoint), self.source(adapter)
+        self._rank(hook, source)
+        name = writers_file(self.key, source.digest)
+        try:
+            data = self.storage.read_bytes(name)
+            if hashlib.sha256(data).hexdigest() != source.facts["lora"]["sha256"]:
+                raise ShardError(f"{self.storage.path(name)} was altered: delete it and run the harvest again; no shard is redone")
+        except StorageError as e:
+            raise ShardError(f"{e}. Run the harvest again: no shard is redone") from e
+        return load(data)[str(hook)]
+
+    def _rank(self, hook: Hookpoint, source: Source) -> int:
+        there, ranks = self.lora_hookpoints(source.digest), source.facts.get("lora", {}).get("ranks", {})
+        if str(hook) not in there or str(hook) not in ranks:
+            raise HookpointError(
+                f"{hook} of {source.name!r} was not harvested, but {list(there)}: harvest.sites=[resid_post,lora] writes what modules of "
+                "plain LoRA adapters change at the layers studied"
+            )
+        return ranks[str(hook)]
+
     def _complete(self, hook: Hookpoint, source: Source, units: Sequence[Unit]) -> list[ShardRow]:
         """One row per unit that holds the hookpoint, checked against the unit's tokens."""
         rows, missing = [], []
@@ -117,7 +157,7 @@ class ShardSet:
             row = next((r for r in self._rows.get((unit.name, source.digest), ()) if str(hook) in r.hookpoints), None)
             if row is None:
                 missing.append(unit.name)
-            elif (row.rows, row.d_model) != (unit.tokens, self.d_model):
+            elif row.rows != unit.tokens or row.d_model != self.d_model and hook.site != "lora":
                 raise ShardError(
                     f"{self.storage.path(f'{self.key}/{row.file}')} has {row.rows} x {row.d_model} numbers by the manifest, "
                     f"{unit.tokens} x {self.d_model} by units.json and harvest.json: {REDO}"

@@ -108,6 +108,11 @@ def write_units(storage: Storage, key: str, units: Iterable[Unit]) -> None:
     storage.write_json(f"{key}/units.json", [vars(u) for u in units])
 
 
+def writers_file(key: str, source: str) -> str:
+    """Safetensors of B of each of an adapter's modules by hookpoint, fp32 [out, rank]; sha256 and ranks are among the source's facts."""
+    return f"{key}/sources/{source}/writers.safetensors"
+
+
 def read_units(storage: Storage, key: str) -> tuple[Unit, ...]:
     name = f"{key}/units.json"
     try:

@@ -11,15 +11,15 @@ from jaxtyping import Float32
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import PrecisionError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.shards.format import encode, to_parquet
+from deltasae_ray.shards.format import encode, to_parquet, width
 from deltasae_ray.shards.records import ShardRow, hookpoints_digest
 from deltasae_ray.storage import Storage
 
 
 def write_shard(
-    storage: Storage, key: str, source: str, unit: TokenBatch, vectors: Mapping[Hookpoint, Float32[np.ndarray, "token d_model"]]
+    storage: Storage, key: str, source: str, unit: TokenBatch, vectors: Mapping[Hookpoint, Float32[np.ndarray, "token width"]]
 ) -> ShardRow:
-    """Writes the vectors of one unit and one source (by digest) to one file, a column per hookpoint.
+    """Writes the vectors of one unit and one source (by digest) to one file, a column per hookpoint: d_model wide, or an adapter's rank.
 
     Rows are the unit's real tokens in the order of `unit.token_ids()`. Writing the same again overwrites it with the same bytes.
 
@@ -55,5 +55,5 @@ def write_shard(
         sha256=sha256,
         rows=unit.num_tokens,
         bytes=data.size,
-        d_model=vectors[hookpoints[0]].shape[1],
+        d_model=width(vectors),
     )

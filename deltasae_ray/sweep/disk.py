@@ -4,11 +4,11 @@ from deltasae_ray.adapt.run import trained, trainings
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.run import MANIFEST
 from deltasae_ray.harvest.run import harvest_key
-from deltasae_ray.hookpoints import at_sites
+from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import Manifest
-from deltasae_ray.shards.records import read_sources
+from deltasae_ray.shards.records import ShardRow, read_sources
 from deltasae_ray.sweep.controls import control_points
 from deltasae_ray.sweep.grid import trials
 from deltasae_ray.sweep.plan import Plan, dictionary_bytes
@@ -32,10 +32,17 @@ def check_disk(study: Study, plan: Plan) -> None:
 
 def shards_there(study: Study) -> int:
     """Bytes of the shards that this study will find: of its text, model, sources and hookpoints, and of no other study below its root."""
-    sources = {BASE, *(ref.digest for ref in _known(study))}
-    wanted = {str(h) for h in at_sites(study.hookpoints, study.cfg.harvest.sites)}
-    rows = [row for row in Manifest.load(study.storage, _harvest(study)).rows if row.source in sources]
-    return sum(row.bytes * len(wanted & set(row.hookpoints)) // len(row.hookpoints) for row in rows)
+    ranks = {BASE: 0} | {ref.digest: ref.rank for ref in _known(study)}
+    sites, d_model = study.cfg.harvest.sites, study.model.d_model
+    wanted = set(at_sites(study.hookpoints, sites))
+
+    def there(row: ShardRow) -> int:
+        hooks = [Hookpoint.parse(h) for h in row.hookpoints]
+        widths = {h: ranks[row.source] if h.site == "lora" else d_model for h in hooks}
+        kept = sum(w for h, w in widths.items() if h in wanted or h.site == "lora" and "lora" in sites and h.layer in study.layers)
+        return row.bytes * kept // max(1, sum(widths.values()))
+
+    return sum(there(row) for row in Manifest.load(study.storage, _harvest(study)).rows if row.source in ranks)
 
 
 def dictionaries_there(study: Study) -> int:

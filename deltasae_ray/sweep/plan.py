@@ -100,8 +100,9 @@ class Way:
 def _ways(study: Study, adapters: int, sources: int, trials: int) -> dict[str, Way]:
     """Both ways, whichever is chosen."""
     cfg, fit_tokens, eval_tokens = study.cfg, study.corpus.num_tokens("fit"), study.corpus.num_tokens("eval")
-    columns = len(study.layers) * len(set(cfg.harvest.sites))
+    columns = len(study.layers) * len({*cfg.harvest.sites} - {"lora"})
     per_token = sources * (columns * (2 * study.model.d_model + 1) + 24)
+    per_token += _lora_bytes(study, sources) if "lora" in cfg.harvest.sites else 0
     harvest, fit = (_seconds(study, stage, adapters, sources, trials) for stage in ("harvest", "fit"))
     windows = count_windows(fit_tokens, cfg.storage.window_tokens)
     window = -(-fit_tokens // windows)
@@ -117,6 +118,13 @@ def _ways(study: Study, adapters: int, sources: int, trials: int) -> dict[str, W
         "stored": Way((fit_tokens + eval_tokens) * per_token, harvest, fit, "all shards stay, for any dictionary asked for later"),
         "stream": Way((kept + min(2, windows - 1) * window) * per_token, first, rest, told),
     }
+
+
+def _lora_bytes(study: Study, sources: int) -> int:
+    """Of a token's low-rank coordinates, as if given adapters adapt the modules that trained ones would."""
+    ranks = [a.rank for a in study.given] or [rank for rank in study.cfg.adapt.ranks for _ in range(study.cfg.adapt.seeds)]
+    ranks += [min(ranks)] * (sources - 1 - len(ranks))  # the random one
+    return len(study.layers) * len(study.cfg.adapt.targets) * sum(2 * rank + 2 for rank in ranks)
 
 
 def _split_line(study: Study, split: str) -> str:

@@ -14,6 +14,7 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.local import reading_coordinates
 from deltasae_ray.models.precision import in_fp64
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.storage import Storage
@@ -37,13 +38,23 @@ def loaded(root: Path | str, world: dict[str, Any], sharding: str) -> nn.Module:
     return load_with_adapters(Storage(str(root)), cfg, refs, "cpu", deepest=2)
 
 
+def harvested(model: nn.Module, world: dict[str, Any], tokens: torch.Tensor, *, together: bool) -> dict[str, torch.Tensor]:
+    """Deltas, and what modules change in low-rank coordinates."""
+    modules = {name: [Hookpoint.parse(h) for h in hooks] for name, hooks in world["lora"].items()}
+    with reading_coordinates(model, modules) as coordinates:
+        bf16 = world.get("bf16", False)
+        taken = dict(harvested_deltas(model, tokens, HOOKPOINTS, list(world["adapters"]), together=together, bf16=bf16))
+    return flat(taken) | {f"{name}/{h}": x.contiguous() for (name, h), x in coordinates.items()}
+
+
 def passes(model: nn.Module, world: dict[str, Any], rank: int, rows: int) -> dict[str, dict[str, torch.Tensor]]:
     """Kind of pass → deltas, in an order that is the same on every rank: the mixed batch with what follows it alone, one adapter after the
     other, and fp64; of a world in mixed precision the mixed batch only."""
     names, tokens = list(world["adapters"]), ids(rank, rows)
+    kinds = ["together"] if world.get("bf16") else ["together", "switching"]
+    found = {kind: harvested(model, world, tokens, together=kind == "together") for kind in kinds}
     if world.get("bf16"):
-        return {"together": flat(dict(harvested_deltas(model, tokens, HOOKPOINTS, names, together=True, bf16=True)))}
-    found = {kind: flat(dict(harvested_deltas(model, tokens, HOOKPOINTS, names, together=kind == "together", bf16=False))) for kind in ("together", "switching")}
+        return found
     with in_fp64(model):
         return found | {"fp64": flat(dict(deltas(model, tokens, HOOKPOINTS, names)))}
 

@@ -13,8 +13,9 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, attach
 from deltasae_ray.models.capture import Residuals, deltas
 from deltasae_ray.models.load import has_post_norm, load_model
+from deltasae_ray.models.local import module_deltas
 from deltasae_ray.models.precision import in_fp64, noise_floor
-from deltasae_ray.models.split import module_deltas, split_deltas
+from deltasae_ray.models.split import split_deltas
 from tests.tiny import ARCHITECTURES, save_adapter, save_model
 
 L = Hookpoint(2)

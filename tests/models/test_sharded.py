@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltasae_ray.models.adapter_files import WEIGHTS
+from deltasae_ray.models.load import empty_model
+from deltasae_ray.models.local import lora_writers
 from tests.models.sharded import loaded, passes
 from tests.processes import two_ranks
-from tests.tiny import ARCHITECTURES, save_adapter, save_model
+from tests.tiny import ARCHITECTURES, LAYERS, save_adapter, save_model
 
 pytestmark = pytest.mark.slow
 World = dict[str, Any]
@@ -47,11 +49,13 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[World]]
         save_adapter(root / kind / "late", model, kind, rank=3, seed=3, layers_to_transform=[2])
         for name, settings in OTHERS[kind].items():
             moved(save_adapter(root / kind / name, model, kind, **settings))
-        names = ["r8", "late", *OTHERS[kind], "r2"]
-        found.append({"name": kind, "model": str(model), "adapters": {name: f"{kind}/{name}" for name in names}})
+        names, empty = ["r8", "late", *OTHERS[kind], "r2"], empty_model(model)
+        modules = {name: [str(h) for h in lora_writers(root / kind / name, empty) if h.layer < LAYERS - 1] for name in names}
+        found.append({"name": kind, "model": str(model), "adapters": {name: f"{kind}/{name}" for name in names}, "lora": modules})
     llama = found[0]
     found.append(llama | {"name": "bf16-offloaded", "weights": "bf16", "offload": "cpu"})
-    found.append(llama | {"name": "mixed", "bf16": True, "adapters": {name: f"llama/{name}" for name in ("r8", "late", "r2")}})
+    plain = {part: {name: llama[part][name] for name in ("r8", "late", "r2")} for part in ("adapters", "lora")}
+    found.append(llama | {"name": "mixed", "bf16": True, **plain})
     return root, found
 
 
@@ -69,6 +73,7 @@ def run_ranks(worlds: tuple[Path, list[World]], folder: Path, draw: random.Rando
         whole = loaded(root, world, "none")
         for rank, count in {(rank, pair[rank]) for pair in rows for rank in range(2)}:
             for kind, expected in passes(whole, world, rank, count).items():
+                assert kind == "fp64" or sum(name.endswith(".hook_lora") for name in expected) >= 9, "modules of every plain adapter"
                 sharded = load_file(folder / f"{world['name']}-{kind}-{count}-{rank}.safetensors")
                 assert sharded.keys() == expected.keys()
                 for name, x in expected.items():

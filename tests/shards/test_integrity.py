@@ -127,7 +127,7 @@ def test_repair_drops_what_is_damaged_so_that_resuming_redoes_just_that(
     damage(path)
     assert list(repair(storage, KEY, hashes=damage is flip)) == [row]
     assert repair(storage, KEY) == {}
-    work = Manifest.load(storage, KEY).missing([u.name for u in units], DIGESTS, HOOKS)
+    work = Manifest.load(storage, KEY).missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS))
     assert work == {row.unit: {R4: HOOKS}}
     (unit,) = [u for u in units if u.name == row.unit]
     write_unit(storage, unit, work[unit.name])
@@ -189,7 +189,7 @@ def test_a_unit_can_be_forgotten_whole_or_for_one_source(storage: Storage) -> No
     names = [u.name for u in units]
     assert len(forget(storage, KEY, names[0])) == len(DIGESTS)
     assert [r.source for r in forget(storage, KEY, names[1], R4)] == [R4]
-    assert Manifest.load(storage, KEY).missing(names, DIGESTS, HOOKS) == {
+    assert Manifest.load(storage, KEY).missing(names, dict.fromkeys(DIGESTS, HOOKS)) == {
         names[0]: dict.fromkeys(DIGESTS, HOOKS),
         names[1]: {R4: HOOKS},
     }

@@ -28,7 +28,7 @@ storage = Storage(sys.argv[1])
 units = {{u.name: u for u in map(make_unit, range({COUNT}))}}
 begin(storage, list(units.values()))
 print("begun", flush=True)
-for name, work in Manifest.load(storage, KEY).missing(units, [s.digest for s in SOURCES], HOOKS).items():
+for name, work in Manifest.load(storage, KEY).missing(units, dict.fromkeys([s.digest for s in SOURCES], HOOKS)).items():
     write_unit(storage, units[name], work)
     print(name, flush=True)
 Manifest.compact(storage, KEY)
@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_and_harvesting_goes_on_once_there_is_room(tmp_path:
         assert whole.damaged == ()
         subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
         assert repair(storage, KEY) == {}
-        for name, work in whole.missing([u.name for u in units], [s.digest for s in SOURCES], HOOKS).items():
+        for name, work in whole.missing([u.name for u in units], dict.fromkeys([s.digest for s in SOURCES], HOOKS)).items():
             write_unit(storage, next(u for u in units if u.name == name), work)
         Manifest.compact(storage, KEY)
         open_shards(storage.root).verify()

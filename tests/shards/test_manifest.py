@@ -31,10 +31,10 @@ def test_a_shard_counts_only_when_its_record_does(storage: Storage) -> None:
     begin(storage, [unit])
     row = write_shard(storage, KEY, "base", unit, {h: make_vectors(unit, "base", h) for h in HOOKS})
     assert Manifest.load(storage, KEY).rows == ()
-    assert Manifest.load(storage, KEY).missing([unit.name], ["base"], HOOKS) == {unit.name: {"base": HOOKS}}
+    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(["base"], HOOKS)) == {unit.name: {"base": HOOKS}}
     commit_unit(storage, KEY, [row])
     assert Manifest.load(storage, KEY).rows == (row,)
-    assert Manifest.load(storage, KEY).missing([unit.name], ["base"], HOOKS) == {}
+    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(["base"], HOOKS)) == {}
 
 
 def test_a_unit_that_is_done_twice_has_one_record(storage: Storage) -> None:
@@ -48,19 +48,19 @@ def test_a_unit_that_is_done_twice_has_one_record(storage: Storage) -> None:
 def test_missing_names_the_work_of_a_new_rank_and_a_new_layer_and_nothing_else(storage: Storage) -> None:
     units = [u.name for u in make_harvest(storage, 2)]
     manifest = Manifest.load(storage, KEY)
-    assert manifest.missing(units, DIGESTS, HOOKS) == {}
-    assert manifest.missing(units, [*DIGESTS, "r32"], HOOKS) == {u: {"r32": HOOKS} for u in units}
+    assert manifest.missing(units, dict.fromkeys(DIGESTS, HOOKS)) == {}
+    assert manifest.missing(units, dict.fromkeys([*DIGESTS, "r32"], HOOKS)) == {u: {"r32": HOOKS} for u in units}
     more = (Hookpoint(5), *HOOKS)
-    assert manifest.missing(units, DIGESTS, more) == {u: {d: (Hookpoint(5),) for d in DIGESTS} for u in units}
-    assert manifest.missing([*units, "another"], ["base"], HOOKS[:1]) == {"another": {"base": HOOKS[:1]}}
+    assert manifest.missing(units, dict.fromkeys(DIGESTS, more)) == {u: {d: (Hookpoint(5),) for d in DIGESTS} for u in units}
+    assert manifest.missing([*units, "another"], {"base": HOOKS[:1]}) == {"another": {"base": HOOKS[:1]}}
 
 
 def test_a_layer_that_is_added_later_lies_in_a_second_file_and_the_first_stays(storage: Storage) -> None:
     (unit,) = make_harvest(storage, 1)
     before = {k: storage.read_bytes(k) for k in storage.list(KEY, suffix=".parquet")}
-    work = Manifest.load(storage, KEY).missing([unit.name], DIGESTS, (*HOOKS, Hookpoint(5)))
+    work = Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5))))
     write_unit(storage, unit, work[unit.name])
-    assert Manifest.load(storage, KEY).missing([unit.name], DIGESTS, (*HOOKS, Hookpoint(5))) == {}
+    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5)))) == {}
     after = storage.list(KEY, suffix=".parquet")
     assert len(after) == 2 * len(before)
     assert all(storage.read_bytes(k) == data for k, data in before.items())
@@ -130,7 +130,7 @@ def test_a_record_stays_when_another_driver_overwrites_the_manifest(storage: Sto
 
     monkeypatch.setattr(manifest_module, "_write_compacted", overwritten)
     Manifest.compact(storage, KEY)
-    assert Manifest.load(storage, KEY).missing([u.name for u in units], DIGESTS, HOOKS) == {}
+    assert Manifest.load(storage, KEY).missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS)) == {}
 
 
 def test_compacting_while_others_commit_and_load_never_hides_a_row(storage: Storage) -> None:
@@ -152,7 +152,7 @@ def test_compacting_while_others_commit_and_load_never_hides_a_row(storage: Stor
         compacting = pool.submit(compact)
         while not committing.done():
             sure = list(committed)
-            assert Manifest.load(storage, KEY).missing(sure, ["base"], HOOKS[:1]) == {}
+            assert Manifest.load(storage, KEY).missing(sure, {"base": HOOKS[:1]}) == {}
         committing.result()
         compacting.result()
     assert len(Manifest.compact(storage, KEY).rows) == len(units)
@@ -175,7 +175,7 @@ def test_half_a_record_costs_its_unit_only(storage: Storage) -> None:
     (message,) = manifest.damaged
     assert str(storage.local(broken)) in message
     assert "only this unit is redone" in message
-    work = manifest.missing([u.name for u in units], DIGESTS, HOOKS)
+    work = manifest.missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS))
     assert list(work) == [units[1].name]
     write_unit(storage, units[1], work[units[1].name])
     assert len(Manifest.compact(storage, KEY).rows) == 3 * len(DIGESTS)
@@ -198,7 +198,7 @@ def test_a_broken_line_of_the_manifest_costs_its_row_only(storage: Storage) -> N
     path.write_bytes(path.read_bytes()[:-20])
     manifest = Manifest.load(storage, KEY)
     assert f"{path} line {len(DIGESTS) * 2}" in manifest.damaged[0]
-    work = manifest.missing([u.name for u in units], DIGESTS, HOOKS)
+    work = manifest.missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS))
     assert sum(len(todo) for todo in work.values()) == 1
     for unit in units:
         if unit.name in work:

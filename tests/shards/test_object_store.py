@@ -58,7 +58,7 @@ def test_resume_on_s3_finds_what_is_missing_and_repair_what_is_damaged(storage: 
     for unit in units[:2]:
         write_unit(storage, unit)
     names = [u.name for u in units]
-    work = Manifest.load(storage, KEY).missing(names, DIGESTS, HOOKS)
+    work = Manifest.load(storage, KEY).missing(names, dict.fromkeys(DIGESTS, HOOKS))
     assert work == {names[2]: dict.fromkeys(DIGESTS, HOOKS)}
     write_unit(storage, units[2], work[names[2]])
     before = Manifest.compact(storage, KEY)
@@ -68,7 +68,7 @@ def test_resume_on_s3_finds_what_is_missing_and_repair_what_is_damaged(storage: 
     with pytest.raises(ShardError, match=f"{truncated.file} has .* bytes and not"):
         open_shards(storage.root).verify()
     assert list(repair(storage, KEY)) == [truncated, gone]
-    for name, todo in Manifest.load(storage, KEY).missing(names, DIGESTS, HOOKS).items():
+    for name, todo in Manifest.load(storage, KEY).missing(names, dict.fromkeys(DIGESTS, HOOKS)).items():
         write_unit(storage, units[names.index(name)], todo)
     assert Manifest.compact(storage, KEY) == before
     open_shards(storage.root).verify()

@@ -1,0 +1,120 @@
+"""Each adapted module's own change s·B·A·u, in low-rank coordinates: what its A gives in a forward pass, scaled. Nothing is subtracted.
+
+In a model where one adapted module alone writes straight to the residual stream, its change is the delta; wherever a norm or another
+adapted module stands before that, it is not (`load.has_post_norm`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from deltasae_ray.errors import AdapterError
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapter_files import CONFIG, PREFIX, WEIGHTS
+from deltasae_ray.models.capture import adapter_active
+from deltasae_ray.models.load import backbone, base_of, blocks
+
+
+@dataclass(frozen=True)
+class ModuleDelta:
+    """The change s·B·A·u that one adapted linear module makes to its own output, in low-rank coordinates."""
+
+    coordinates: Float[Tensor, "context position rank"]
+    """s·A·u, u the module's input in the adapted pass."""
+    writer: Float[Tensor, "out rank"]
+    """B: the change is coordinates @ writer.T."""
+
+    @property
+    def change(self) -> Float[Tensor, "context position out"]:
+        return self.coordinates @ self.writer.T
+
+
+@torch.no_grad()
+def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], adapter: str) -> dict[str, ModuleDelta]:
+    """The local change of every linear module that a plain LoRA adapter adapts, by the module's name in the base model.
+
+    Args:
+        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is that of the coordinates.
+
+    Raises:
+        AdapterError: the model has no such adapter, or it adapts no linear module by plain LoRA (DoRA scales the base's weights too).
+    """
+    if adapter not in getattr(model, "peft_config", {}):
+        raise AdapterError(f"the model has no adapter {adapter!r}: it has {sorted(getattr(model, 'peft_config', {}))}")
+    layers: dict[str, Any] = {
+        name: layer
+        for name, layer in base_of(model).named_modules()
+        if adapter in getattr(layer, "lora_A", {}) and adapter not in getattr(layer, "lora_variant", {})
+    }
+    if not layers:
+        raise AdapterError(f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank coordinates")
+    with _reading({(adapter, name): layer for name, layer in layers.items()}) as taken, adapter_active(model, adapter):
+        backbone(model)(input_ids=input_ids, use_cache=False)
+    return {
+        name: ModuleDelta(found, layers[name].lora_B[adapter].weight.to(found.dtype, copy=True)) for (_, name), found in taken.items()
+    }
+
+
+def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor, "out rank"]]:
+    """B of every linear module in the blocks that a plain LoRA adapter adapts, in fp32 on the CPU; none where the change is more than
+    s·B·A·u (DoRA, a bias beside B).
+
+    Args:
+        folder: of an adapter that was checked (`adapters.check_adapter`).
+        model: the base, of which names alone are used: one without weights will do.
+    """
+    config = json.loads((folder / CONFIG).read_text())
+    if config.get("use_dora") or config.get("lora_bias"):
+        return {}
+    index = {id(block): layer for layer, block in enumerate(blocks(model))}
+    names = {f"{name}.": index[id(module)] for name, module in base_of(model).named_modules() if id(module) in index}
+    found = {}
+    for key, tensor in load_file(folder / WEIGHTS).items():
+        path = key.removeprefix(PREFIX).removesuffix(".lora_B.weight")
+        for name, layer in names.items():
+            if key.endswith(".lora_B.weight") and path.startswith(name):
+                found[Hookpoint(layer, "lora", path.removeprefix(name))] = tensor.float().contiguous()
+    return {hookpoint: found[hookpoint] for hookpoint in sorted(found)}
+
+
+@contextmanager
+def reading_coordinates(
+    model: nn.Module, hookpoints: Mapping[str, Sequence[Hookpoint]]
+) -> Iterator[dict[tuple[str, Hookpoint], Float[Tensor, "context position rank"]]]:
+    """Inside, every forward pass leaves s·A·u in the yielded dict, by adapter and hookpoint, of each adapter that takes part in it, be it
+    alone or beside the base and others in one batch.
+
+    Args:
+        hookpoints: adapter → its hookpoints of the site `lora` (`lora_writers`).
+    """
+    stack = blocks(model)
+    layers = {(a, h): stack[h.layer].get_submodule(h.module) for a, hooks in hookpoints.items() for h in hooks}
+    with _reading(layers) as taken:
+        yield taken
+
+
+@contextmanager
+def _reading(layers: Mapping[Any, Any]) -> Iterator[dict[Any, Tensor]]:
+    """As `reading_coordinates`, of LoRA layers by (adapter, a name)."""
+    taken: dict[Any, Tensor] = {}
+
+    def reader(key: tuple[str, Any], scaling: float):
+        def read(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            taken[key] = output.detach() * scaling
+
+        return read
+
+    handles = [layer.lora_A[k[0]].register_forward_hook(reader(k, layer.scaling[k[0]])) for k, layer in layers.items()]
+    try:
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()
