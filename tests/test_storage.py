@@ -6,7 +6,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from deltasae_ray.errors import HookpointError, StorageError
-from deltasae_ray.hookpoints import Hookpoint, resolve
+from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.storage import Storage, digest
 
 
@@ -127,6 +127,12 @@ def test_hookpoints_have_the_names_of_the_field() -> None:
     assert Hookpoint.parse("blocks.12.hook_resid_post") == Hookpoint.parse(12) == Hookpoint.parse("12") == Hookpoint(12)
     assert Hookpoint(12).hidden_states_index == 13
     assert resolve((3, 1), 4) == (Hookpoint(1), Hookpoint(3))
+    module = Hookpoint(12, "lora", "self_attn.q_proj")
+    assert Hookpoint.parse(str(module)) == module and str(module) == "blocks.12.self_attn.q_proj.hook_lora"
+    assert at_sites([Hookpoint(1)], ("resid_post", "lora")) == (Hookpoint(1),), "the residual stream's only: modules are an adapter's own"
+    for site, path in (("lora", ""), ("resid_post", "mlp")):
+        with pytest.raises(HookpointError, match="a module is named at the site lora"):
+            Hookpoint(1, site, path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("layers", "said"), [((), "layers 0 to 3|between 0 and 3"), ((4,), "layers 0 to 3"), ((1, 1), "twice")])

@@ -2,6 +2,7 @@
 
     ours         a unit through HarvestWorker: base once, each adapter once, subtract, encode, write, commit
     mixed        the same with harvest.precision=mixed: all sources in one pass, bf16 products by difference propagation
+    lora         as ours, with harvest.sites=[resid_post,lora]: also what every adapted module at those layers changes
     limit        (1 + N) bare passes up to the deepest hookpoint on the same rows; nothing is captured or written
     usual        two full passes (language-model head included) per adapter, as output_hidden_states users do it
 
@@ -26,10 +27,11 @@ from deltasae_ray.corpus.corpus import build_corpus
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import resolve
-from deltasae_ray.models.adapters import import_adapter
+from deltasae_ray.models.adapters import fetch, import_adapter
 from deltasae_ray.models.capture import BASE, adapter_active, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, empty_model, load_model, load_tokenizer
+from deltasae_ray.models.local import lora_writers
 from deltasae_ray.models.precision import noise_floor
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
@@ -60,11 +62,16 @@ def main(rounds: int) -> None:
         worker = HarvestWorker(HarvestPlan(storage, "harvest/bench", cfg, refs, hookpoints), RankContext(0, 1, "cpu"))
         mixed = copy.copy(worker)  # one model for both
         mixed._plan = replace(worker._plan, key="harvest/bench-mixed", precision="mixed")
+        lora = copy.copy(worker)
+        folders = fetch(storage, refs, Path(scratch))
+        modules = {name: tuple(h for h in lora_writers(folder, empty) if h.layer in LAYERS) for name, folder in folders.items()}
+        lora._plan = replace(worker._plan, key="harvest/bench-lora", lora=modules)
         full = load_model(source.folder)
         todo = {d: [str(h) for h in hookpoints] for d in (BASE, *(r.digest for r in refs))}
         runs: dict[str, Callable] = {
             "ours": lambda unit: worker(unit, todo, keep=True),
             "mixed": lambda unit: mixed(unit, todo, keep=True),
+            "lora": lambda unit: lora(unit, todo | {r.digest: todo[r.digest] + [*map(str, modules[r.name])] for r in refs}, keep=True),
             "limit": lambda unit: _bare(worker._model, unit_ids(unit)),
             "usual": lambda unit: _usual(full, unit_ids(unit)),
         }
@@ -79,7 +86,8 @@ def main(rounds: int) -> None:
     print(f"{len(RANKS)} adapters, layers {LAYERS}, {tokens} tokens a unit, {torch.get_num_threads()} threads, {len(times['ours'])} rounds")
     for name, seconds in times.items():
         print(f"  {name:<6} {tokens / statistics.median(seconds):8.1f} tokens/s (median)")
-    for whose, other, aim in (("ours", "usual", ">= 4"), ("ours", "limit", ">= 0.95"), ("mixed", "usual", ">= 6.5")):
+    aims = (("ours", "usual", ">= 4"), ("ours", "limit", ">= 0.95"), ("mixed", "usual", ">= 6.5"), ("lora", "ours", ">= 0.95"))
+    for whose, other, aim in aims:
         ratios = [b / a for a, b in zip(times[whose], times[other], strict=True)]
         print(f"  {whose} / {other}: {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}; aim {aim})")
     _noise(worker, units[0])

@@ -17,6 +17,7 @@ from deltasae_ray.sweep.plan import Plan, dictionary_bytes, make_plan
 from deltasae_ray.sweep.study import Study, open_study
 from tests.sweep.streamed import config
 from tests.sweep.words import words
+from tests.tiny import save_adapter
 
 FIT = ("adapt", "harvest", "fit")
 
@@ -64,6 +65,24 @@ def test_shards_of_another_text_another_source_or_another_layer_are_not_this_stu
     assert shards_there(study) == 0
     written(study, key, BASE, (1, 2, 3), 900)
     assert shards_there(study) == 600, "two of its three columns are this study's"
+
+
+def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Path, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "given", tiny_model, rank=4)
+    shared = (f"adapters=[{folder}]", "adapt.ranks=[]", "dry_run=true")
+
+    def opened(*more: str) -> Study:
+        asked = config(words(tiny_model, tmp_path / "root", *shared, *more))
+        return open_study(asked, Storage(asked.storage.root))
+
+    plain, with_modules = opened(), opened("harvest.sites=[resid_post,lora]")
+    tokens, (ref,) = plain.corpus.num_tokens(), plain.given
+    more = make_plan(with_modules, FIT).shard_bytes - make_plan(plain, FIT).shard_bytes
+    assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), "the adapter and the random one"
+    hooks = ("blocks.1.hook_resid_post", "blocks.1.mlp.down_proj.hook_lora", "blocks.1.self_attn.q_proj.hook_lora")  # 32 + 4 + 4 wide
+    row = ShardRow("unit", ref.digest, "fit", "domain", hooks, "modules.parquet", "0" * 64, 10, 1000, 32)
+    commit_unit(plain.storage, harvest_key(plain.kept, plain.model), [row])
+    assert (shards_there(plain), shards_there(with_modules)) == (800, 1000)
 
 
 def test_dictionaries_that_are_there_are_not_asked_for_again(study: Study) -> None:
