@@ -9,7 +9,8 @@ from deltasae_ray.errors import ConfigError
 @dataclass(frozen=True)
 class CorpusConfig:
     """Text is JSONL (`id` optional, `text`), Parquet, Arrow or plain text, or a folder of these, local, s3:// or gs://; a hub dataset
-    (`hf://datasets/owner/name[@revision]`, read by ranges; with HF_HUB_OFFLINE=1 from the hub's cache); or a `builtin:` name."""
+    (`hf://datasets/owner/name[@revision]`, read by ranges; with HF_HUB_OFFLINE=1 from the hub's cache); or a `builtin:` name.
+    Large texts of several files are read by Ray tasks."""
 
     path: tuple[str, ...] = ("builtin:shakespeare",)
     """The text the adapters were, or will be, trained on. Several paths are read one after the other."""

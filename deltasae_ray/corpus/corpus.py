@@ -1,15 +1,18 @@
 """The corpus of a study: every split's units within its token budget, and a key made of their content."""
 
-import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from deltasae_ray.batches import SPLITS, TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
-from deltasae_ray.corpus.contexts import Context, Tokenizer, group, split_of, take, uniform, windows
-from deltasae_ray.corpus.documents import DOMAIN, corpora, read_documents
+from deltasae_ray.corpus.contexts import Context, Tokenizer, group, take
+from deltasae_ray.corpus.documents import DOMAIN, corpora
+from deltasae_ray.corpus.files import files_of
+from deltasae_ray.corpus.overlap import TextSearch, fingerprints_in
+from deltasae_ray.corpus.shortlist import Merged
+from deltasae_ray.corpus.tasks import reader_of
 from deltasae_ray.errors import ConfigError, CorpusError
 from deltasae_ray.storage import digest
 
@@ -60,8 +63,13 @@ class Corpus:
         return tuple(sorted({u.corpus for u in self.units}, key=lambda n: (n != DOMAIN, n)))
 
 
-def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
-    """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may need is kept.
+def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], bool] | None = None) -> Corpus:
+    """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may need is kept. Whatever reads the
+    files, the corpus is the same.
+
+    Args:
+        join: joins Ray, and says whether it is this machine alone; called where texts are of several files and large, which tasks then
+            read. None: this process reads all.
 
     Raises:
         CorpusError: a text is missing or empty, or a split that is needed got no document.
@@ -69,18 +77,18 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
     """
     if not cfg.fit_tokens:
         raise ConfigError("corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read without a study")
-    named = corpora(cfg)
+    # What is misspelt is told before the first text is read.
+    named = {name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()}
+    trained_on = [file for path in cfg.trained_on for file in files_of(path)]
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
     fingerprints: dict[str, bytes] = {}
-    unrelated = len(named) - 1
-    for name, paths in named.items():
-        share = (
-            (cfg.unrelated_share / unrelated if unrelated else 0.0) if name != DOMAIN else 1 - (cfg.unrelated_share if unrelated else 0.0)
-        )
-        budgets = {"fit": round(share * cfg.fit_tokens), "eval": round(share * cfg.eval_tokens)}
-        budgets["adapt"] = cfg.adapt_tokens if name == DOMAIN else 0
-        for split, shortlist in _documents(name, paths, tokenizer, cfg, budgets).items():
-            chosen[split] += take(shortlist.contexts(), budgets[split])
+    for name, files in named.items():
+        merged = Merged(name, tokenizer, cfg, _budgets(name, len(named) - 1, cfg))
+        for file, found in reader_of(files, join)(files, merged.reading):
+            merged.add(file, found)
+        merged.check()
+        for split, shortlist in merged.shortlists.items():
+            chosen[split] += take(shortlist.contexts(), shortlist.budget)
             fingerprints |= shortlist.fingerprints()
     for split in ("fit", "eval"):
         if not chosen[split]:
@@ -89,69 +97,29 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer) -> Corpus:
                 f"corpus.split={cfg.split}"
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
-    corpus = Corpus(tuple(units), tuple(chosen["adapt"]), _overlap(chosen, fingerprints, cfg, tokenizer))
+    texts = {split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()}
+    search = TextSearch(
+        frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()), cfg.text_field, tokenizer if cfg.format == "chat" else None
+    )
+    searched = reader_of(trained_on, join)(trained_on, lambda: search)
+    corpus = Corpus(tuple(units), tuple(chosen["adapt"]), _overlap(texts, fingerprints_in(searched, cfg.text_field)))
     for warning in corpus.overlap_warnings:
         log.warning(warning)
     return corpus
 
 
-def _overlap(
-    chosen: dict[str, list[Context]], fingerprints: dict[str, bytes], cfg: CorpusConfig, tokenizer: Tokenizer
-) -> dict[str, tuple[str, ...]]:
-    trained = {fingerprints[c.doc_id] for c in chosen["adapt"]}
-    chat = tokenizer if cfg.format == "chat" else None
-    trained |= {d.fingerprint for path in cfg.trained_on for d in read_documents(path, cfg.text_field, chat=chat)}
-    found = {split: sorted({c.doc_id for c in chosen[split] if fingerprints[c.doc_id] in trained}) for split in ("fit", "eval")}
-    return {split: tuple(documents) for split, documents in found.items() if documents}
+def _budgets(name: str, unrelated: int, cfg: CorpusConfig) -> dict[str, int]:
+    """Split → tokens of the corpus `name`, beside `unrelated` others that are no domain."""
+    share = 1 - (cfg.unrelated_share if unrelated else 0.0) if name == DOMAIN else cfg.unrelated_share / unrelated
+    return {
+        "fit": round(share * cfg.fit_tokens),
+        "eval": round(share * cfg.eval_tokens),
+        "adapt": cfg.adapt_tokens if name == DOMAIN else 0,
+    }
 
 
-def _documents(
-    name: str, paths: Sequence[str], tokenizer: Tokenizer, cfg: CorpusConfig, budgets: dict[str, int]
-) -> dict[str, "Shortlist"]:
-    """Split → the documents that its budget may need."""
-    by_split = {split: Shortlist(budget) for split, budget in budgets.items()}
-    seen: set[str] = set()
-    for path in paths:
-        for document in read_documents(path, cfg.text_field, chat=tokenizer if cfg.format == "chat" and name == DOMAIN else None):
-            if document.id in seen:
-                if not document.named:
-                    continue  # the same text again
-                raise CorpusError(f"{path}: document id {document.id!r} stands twice; a split by document would leak")
-            seen.add(document.id)
-            doc_id = f"{name}/{document.id}"
-            shortlist, order = by_split[split_of(doc_id, cfg, unrelated=name != DOMAIN)], uniform("order", cfg.seed, doc_id)
-            if shortlist.wants(order) and (contexts := windows(document, name, tokenizer, cfg)):
-                shortlist.add(order, contexts, document.fingerprint)
-    return by_split
-
-
-class Shortlist:
-    """Of documents in hash order, the first ones whose first contexts fill a budget: `take` never reaches those after them.
-
-    So a larger budget only adds, and a corpus of any size needs memory for its budget only.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget, self._tokens = budget, 0
-        self._last_first: list[tuple[float, str, list[Context], bytes]] = []
-
-    def wants(self, order: float) -> bool:
-        """Whether a document of this place would stay; asked before its text is cut, which costs more."""
-        return self._tokens < self._budget or (bool(self._last_first) and order < -self._last_first[0][0])
-
-    def add(self, order: float, contexts: list[Context], fingerprint: bytes) -> None:
-        heapq.heappush(self._last_first, (-order, contexts[0].doc_id, contexts, fingerprint))
-        self._tokens += contexts[0].counted
-        while self._tokens - (spare := self._last_first[0][2][0].counted) >= self._budget:
-            heapq.heappop(self._last_first)
-            self._tokens -= spare
-            if not self._last_first:
-                return
-
-    def contexts(self) -> list[list[Context]]:
-        """Contexts of each document, documents in hash order."""
-        return [contexts for _, _, contexts, _ in sorted(self._last_first, key=lambda entry: -entry[0])]
-
-    def fingerprints(self) -> dict[str, bytes]:
-        """Document → fingerprint of its text."""
-        return {doc_id: fingerprint for _, doc_id, _, fingerprint in self._last_first}
+def _overlap(texts: dict[str, dict[str, bytes]], trained_on: set[bytes]) -> dict[str, tuple[str, ...]]:
+    """Split → its documents whose text adapters are, or were, trained on. `texts`: split → document → fingerprint."""
+    trained = trained_on | set(texts["adapt"].values())
+    found = {split: tuple(sorted(d for d, text in texts[split].items() if text in trained)) for split in ("fit", "eval")}
+    return {split: documents for split, documents in found.items() if documents}

@@ -1,26 +1,21 @@
-"""Documents from JSONL, Parquet, Arrow, plain text, folders of them, hub datasets or the texts that come with the package; streamed."""
+"""Documents of one file of JSONL, Parquet, Arrow or plain text, or of a text that comes with the package; streamed."""
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from deltasae_ray.corpus.chat import prompt_and_response
 from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.files import PYDOC, TextFile, opened, told
 from deltasae_ray.errors import CorpusError
 
 DOMAIN = "domain"
 """Name of the corpus made of `corpus.path`; unrelated corpora are named after their last path component."""
-_READABLE = ("jsonl", "ndjson", "parquet", "arrow", "txt", "md")
-_ON_HUB = ("jsonl", "parquet")
-"""Of a repository's files; README.md is none of the texts."""
-_HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -55,31 +50,30 @@ def corpora(cfg: CorpusConfig) -> dict[str, tuple[str, ...]]:
     return named
 
 
-def read_documents(path: str, text_field: str = "text", *, chat: Any = None) -> Iterator[Document]:
-    """Yields the documents of one path; blank ones are left out, and a missing id becomes a digest of the text.
+def documents_of(file: TextFile, text_field: str = "text", *, chat: Any = None) -> Iterator[Document]:
+    """Yields the documents of one file; blank ones are left out, and a missing id becomes a digest of the text.
 
     Args:
-        path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file, or a folder of them in order
-            of names (what Hugging Face datasets are saved as), local, s3:// or gs://; or such a file or folder of Parquet and JSONL on
-            the hub, `hf://datasets/owner/name[@revision][/inside]`.
         text_field: field that holds the text in rows.
         chat: a tokenizer, to read rows as conversations.
 
     Raises:
-        CorpusError: the file is missing, has no such field, is not what its name says, or holds no text.
+        CorpusError: the file cannot be read, has no such field, or is not what its name says.
     """
-    empty = True
-    for where, row in _rows(path, None if chat else text_field):
+    for where, row in _rows(file, None if chat else text_field):
         if chat:
             prompt, text = prompt_and_response(row, chat, where=where)
         else:
             prompt, text = "", _text(row, text_field, where)
         if text.strip():
-            empty = False
             id_ = str(row.get("id") or "")
             made = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
             yield Document(id=id_ or made, text=text, prompt=prompt, named=bool(id_))
-    if empty:
+
+
+def check_text(empty: Mapping[str, bool], text_field: str) -> None:
+    """Raises CorpusError for a path none of whose files holds text."""
+    for path in (path for path, is_empty in empty.items() if is_empty):
         raise CorpusError(f"{path} holds no text: check corpus.path and corpus.text_field={text_field!r}")
 
 
@@ -93,83 +87,24 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 """(file and row, for errors; the row)."""
 
 
-def _rows(path: str, field: str | None) -> Rows:
-    if path == "builtin:pydoc":
+def _rows(file: TextFile, field: str | None) -> Rows:
+    if file.text == PYDOC:
         from pydoc_data.topics import topics
 
-        yield from ((path, {"id": name, field or "text": text}) for name, text in sorted(topics.items()))
-    elif path.startswith("builtin:"):
-        folder = resources.files("deltasae_ray.corpus") / "data"
-        file = folder / f"{path.removeprefix('builtin:')}.jsonl"
-        if not file.is_file():
-            raise CorpusError(f"{path} does not exist: builtin texts are shakespeare, kjv and pydoc")
-        with file.open("rb") as f:
-            yield from _jsonl(f, path)
-    else:
-        yield from _hub(path, field) if path.startswith(_HUB) else _files(path, field, _READABLE)
-
-
-def _hub(path: str, field: str | None) -> Rows:
-    """A hub dataset's rows, read by ranges of its files as of one commit: of Parquet, only the columns that are asked for travel, and no
-    copy is kept. Where HF_HUB_OFFLINE is set, the copy that is in the hub's cache. Only rows are fetched, no code.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    owner, name, *inside = path.removeprefix(_HUB).split("/")
-    name, _, revision = name.partition("@")
-    try:
-        if HF_HUB_OFFLINE:
-            root = snapshot_download(f"{owner}/{name}", repo_type="dataset", revision=revision or None)
-        else:
-            root = f"{_HUB}{owner}/{name}@{HfApi().dataset_info(f'{owner}/{name}', revision=revision or None).sha}"
-        yield from _files("/".join([root, *inside]), field, _ON_HUB)
-    except CorpusError:
-        raise
-    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
-        raise CorpusError(f"{path} cannot be read from the hub: {type(e).__name__}: {e}") from e
-
-
-def _files(path: str, field: str | None, suffixes: Collection[str]) -> Rows:
-    fs, inner = _filesystem(path)
-    kind = fs.get_file_info(inner).type
-    if kind == pafs.FileType.File:
-        yield from _file(fs, inner, path, field)
+        yield from ((PYDOC, {"id": name, field or "text": text}) for name, text in sorted(topics.items()))
         return
-    found = fs.get_file_info(pafs.FileSelector(inner, recursive=True, allow_not_found=True)) if kind == pafs.FileType.Directory else []
-    files = sorted(i.path for i in found if i.type == pafs.FileType.File and _suffix(i.path) in suffixes)
-    if not files:
-        raise CorpusError(f"{path} does not exist, or holds no .jsonl, .parquet, .arrow or .txt file")
-    for file in files:
-        yield from _file(fs, file, file, field)
-
-
-def _suffix(path: str) -> str:
-    return path.rsplit(".", 1)[-1]
-
-
-def _file(fs: pafs.FileSystem, inner: str, path: str, field: str | None) -> Rows:
-    with fs.open_input_file(inner) as f:
-        match _suffix(inner):
+    with told(file.text, file.name), opened(file) as f:
+        match file.suffix:
             case "jsonl" | "ndjson":
-                yield from _jsonl(f, path)
+                yield from _jsonl(f, file.name)
             case "parquet":
-                yield from _parquet(f, path, field)
+                yield from _parquet(f, file.name, field)
             case "arrow":
-                yield from _batches(_arrow(f, path), path)
+                yield from _batches(_arrow(f, file.name), file.name)
             case "txt" | "md":
-                yield path, {"id": inner.rsplit("/", 1)[-1], field or "text": _decoded(f.read(), path)}
+                yield file.name, {"id": file.inner.rsplit("/", 1)[-1], field or "text": _decoded(f.read(), file.name)}
             case suffix:
-                raise CorpusError(f"{path} ends in .{suffix}: corpus.path takes .jsonl, .parquet, .arrow or .txt files")
-
-
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in path:
-        return pafs.LocalFileSystem(), path
-    try:
-        return pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise CorpusError(f"{path} cannot be opened: {e}") from e
+                raise CorpusError(f"{file.name} ends in .{suffix}: corpus.path takes .jsonl, .parquet, .arrow or .txt files")
 
 
 def _jsonl(lines: Any, path: str) -> Rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.nodes import autoscaling
+from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
@@ -30,6 +30,12 @@ def connect() -> None:
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
+
+
+def join_to_read() -> bool:
+    """Connects, for tasks that read the text before the plan is made; whether Ray is this machine alone, whose files they all find."""
+    connect()
+    return one_machine()
 
 
 def _keep_to_log_files() -> None:

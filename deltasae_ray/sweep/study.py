@@ -24,6 +24,7 @@ from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, files_digest
+from deltasae_ray.sweep.cluster import join_to_read
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.enough import tokens_to_fit
 
@@ -71,7 +72,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
-    corpus = build_corpus(cfg.corpus, load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code))
+    tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)

@@ -5,8 +5,8 @@ import pytest
 
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.corpus.documents import read_documents
 from deltasae_ray.errors import ConfigError, CorpusError
+from tests.corpus.reading import read_documents
 from tests.corpus.test_contexts import Words
 
 
@@ -56,7 +56,7 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not exist"):
         list(read_documents(str(tmp_path / "none.jsonl")))
     with pytest.raises(CorpusError, match="holds no text"):
-        list(read_documents(jsonl(tmp_path / "empty.jsonl", [])))
+        build_corpus(CorpusConfig(path=(jsonl(tmp_path / "empty.jsonl", []),), fit_tokens=30_000), Words())
     with pytest.raises(CorpusError, match="line 2.*text_field"):
         list(read_documents(jsonl(tmp_path / "field.jsonl", [{"text": "x"}, {"prompt": "x"}])))
     (tmp_path / "broken.jsonl").write_text('{"text": "x"}\n{"te')

@@ -12,10 +12,12 @@ import pytest
 
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import take, windows
-from deltasae_ray.corpus.corpus import Shortlist, build_corpus
-from deltasae_ray.corpus.documents import Document, read_documents
+from deltasae_ray.corpus.corpus import build_corpus
+from deltasae_ray.corpus.documents import Document
+from deltasae_ray.corpus.shortlist import Shortlist
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.models.behaviour import scored
+from tests.corpus.reading import read_documents
 from tests.corpus.test_contexts import Words, document
 
 TURNS = [{"role": "user", "content": "what is the word of the day"}, {"role": "assistant", "content": " ".join(f"w{i}" for i in range(20))}]
@@ -115,6 +117,14 @@ def test_a_shortlist_gives_what_the_whole_list_gives() -> None:
                 shortlist.add(order, contexts, b"")
         everything = [contexts for _, contexts in sorted(cut, key=lambda entry: entry[0])]
         assert take(shortlist.contexts(), budget) == take(everything, budget)
+        merged = Shortlist(budget)
+        for part in (cut[:70], cut[60:130], [], cut[130:]):  # ten of them stand in two files
+            of_part = Shortlist(budget, merged.before)
+            for order, contexts in part:
+                if of_part.wants(order):
+                    of_part.add(order, contexts, b"")
+            merged.merge(of_part)
+        assert merged.contexts() == shortlist.contexts()
 
 
 def test_a_large_text_is_never_held_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.sweep.submitted import REPOSITORY
 READ = """
 import json, sys
 from itertools import islice
-from deltasae_ray.corpus.documents import read_documents
+from tests.corpus.reading import read_documents
 from deltasae_ray.errors import CorpusError
 for path, most in json.loads(sys.argv[1]):
     try:

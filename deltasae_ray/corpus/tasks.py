@@ -1,0 +1,108 @@
+"""Files are read one after the other in this process, or by Ray Data, a task a file; both yield what was made of each, in order."""
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from deltasae_ray.corpus.files import TextFile
+from deltasae_ray.errors import DeltaSaeError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Read = Callable[[TextFile], T]
+"""Makes something small of a file; picklable."""
+
+WORTH_TASKS = 256 * 2**20
+"""Bytes of text from which on tasks are worth their start, which takes some seconds on a Ray that runs, and ten with Ray's own."""
+
+
+class EachFile(Protocol):
+    """Yields every file with what `reading()` made of it, in the order of `files`. `reading` is asked anew now and then: it may ask less of
+    a file by what came of those before."""
+
+    def __call__(self, files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Iterator[tuple[TextFile, T]]: ...
+
+
+def reader_of(files: Sequence[TextFile], join: Callable[[], bool] | None) -> EachFile:
+    """How files are read best. In this process: one file, or several small ones; and those on this machine where Ray has others too, which
+    would not find them. (Tasks bound to this machine would wait for ever where Ray has no CPU of it, as on the head of many clusters.)
+
+    Args:
+        join: joins Ray, and says whether it is this machine alone; called only where tasks are worth it. None: there is no Ray.
+    """
+    if join is None or len(files) < 2 or sum(file.size for file in files) < WORTH_TASKS:
+        return in_process
+    alone, local = join(), [file.name for file in files if file.local]
+    if local and not alone:
+        log.warning(
+            "%s lies on this machine only as far as Ray knows: this process reads it alone, where tasks would read s3:// or hf://", local[0]
+        )
+        return in_process
+    return by_tasks
+
+
+def in_process(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Iterator[tuple[TextFile, T]]:
+    for file in files:
+        yield file, reading()(file)
+
+
+def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Iterator[tuple[TextFile, T]]:
+    """Raises DeltaSaeError: what `reading` raised on purpose, of the first file in order that it was raised for."""
+    import ray
+
+    with tqdm(total=len(files), unit="file", desc="corpus") as bar:
+        for wave in waves(files, int(ray.cluster_resources().get("CPU", 1))):
+            for file, made in zip(wave, _wave(wave, reading()), strict=True):
+                yield file, made
+                bar.update()
+
+
+def waves(files: Sequence[TextFile], first: int) -> Iterator[Sequence[TextFile]]:
+    """`first` files, then each time as many as all before: what these leave room for is about one budget in each wave, not in each file."""
+    start, size = 0, max(1, first)
+    while start < len(files):
+        yield files[start : start + size]
+        start += size
+        size = start
+
+
+def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[T]:
+    import ray
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = 24 * 3600  # nodes may take long to come, and a file to be read
+    context.max_errored_blocks = 0
+    context.execution_options.preserve_order = True
+    # By reference: of what Ray writes to its logs, nothing may hold the hub's token.
+    work = ray.put((files, read))
+    with ray.data.DataContext.current(context):
+        # Small blocks would coalesce into one, and one task would read everything.
+        dataset = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
+        dataset = dataset.map_batches(partial(_read, work), batch_size=1, num_cpus=1)
+    # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it is one at a time.
+    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+        for told in batch["made"]:
+            made = pickle.loads(told)
+            if isinstance(made, DeltaSaeError):
+                raise made
+            yield made
+
+
+def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
+    """A task. An error that is raised on purpose travels as a result: as an exception Ray would wrap its type away."""
+    import ray
+
+    files, read = ray.get(work)
+    (index,) = batch["file"]
+    try:
+        made = read(files[index])
+    except DeltaSaeError as e:
+        made = e
+    return {"made": np.asarray([pickle.dumps(made)], dtype=object)}
