@@ -19,6 +19,8 @@ class Hub:
 
     root: Path
     endpoint: str = ""
+    token: str = ""
+    """Without which nothing is answered, where there is one."""
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes that were sent of each file, as `owner/name/file`."""
 
@@ -29,7 +31,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/datasets/(\w+/\w+)/resolve/(\w+)/(.+)", path):
+        if self.hub.token and self.headers.get("authorization") != f"Bearer {self.hub.token}":
+            self._answer(None)
+        elif found := re.fullmatch(r"/datasets/(\w+/\w+)/resolve/(\w+)/(.+)", path):
             self._file(*found.groups())
         elif found := re.fullmatch(r"/api/datasets/(\w+/\w+)/tree/(\w+)", path):
             folder = self.hub.root / found[1]
@@ -69,9 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Hub]:
-    """Inside, the datasets below `root` are served at the hub's endpoint."""
-    hub = Hub(root)
+def serving(root: Path, *, token: str = "") -> Iterator[Hub]:
+    """Inside, the datasets below `root` are served at the hub's endpoint, to those who have the token."""
+    hub = Hub(root, token=token)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)

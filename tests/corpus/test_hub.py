@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,35 @@ for path, most in json.loads(sys.argv[1]):
         print(json.dumps(str(e)))
 """
 
+BUILD = """
+import json, os, sys, tempfile
+import ray
+from deltasae_ray.corpus import tasks
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.corpus import build_corpus
+from tests.corpus.test_contexts import Words
+
+def join():  # nodes have neither the endpoint nor the token in their environment
+    os.environ.pop("HF_ENDPOINT"), os.environ.pop("HF_TOKEN")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, _temp_dir=sys.argv[2])
+    return False
+
+tasks.WORTH_TASKS = 0
+cfg = CorpusConfig(path=(sys.argv[1],), unrelated=(), text_field="body", fit_tokens=30_000, context_len=16)
+keys = [build_corpus(cfg, Words(), join=way).key for way in (None, join)]
+print(json.dumps(keys))
+"""
+
 
 def read(paths: list[tuple[str, int | None]], home: Path, **environment: str) -> list:
-    """First words of the first documents of each path, or the error; in a process of its own, since the client reads its endpoint once."""
+    """First words of the first documents of each path, or the error."""
+    return run(READ, json.dumps(paths), home=home, **environment)
+
+
+def run(script: str, *words: str, home: Path, **environment: str) -> list:
+    """What a script prints, in a process of its own, since the client reads its endpoint once."""
     done = subprocess.run(
-        [sys.executable, "-c", READ, json.dumps(paths)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-c", script, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"} | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -75,3 +100,20 @@ def test_without_a_network_the_copy_in_the_cache_is_read(tmp_path: Path) -> None
     paths = [("hf://datasets/some/texts", None), ("hf://datasets/some/texts/data", None), ("hf://datasets/some/absent", None)]
     *found, absent = read(paths, tmp_path, HF_HUB_OFFLINE="1")
     assert found == [["t0"], ["t0"]] and "some/absent cannot be read from the hub" in absent
+
+
+@pytest.mark.slow
+def test_tasks_read_the_same_commit_with_the_drivers_endpoint_and_token_which_no_log_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "some" / "secret"
+    folder.mkdir(parents=True)
+    for name in "abc":
+        rows = [{"body": f"{name}{i} " + "w " * 30} for i in range(50)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    # Ray's folder has a short name: its sockets allow no long one.
+    with serving(folder.parents[1], token="hf_of_the_driver") as hub, tempfile.TemporaryDirectory(dir="/tmp") as ray:
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "RAY_ADDRESS": "local"}
+        ((here, by_tasks),) = run(BUILD, "hf://datasets/some/secret", ray, home=tmp_path / "home", **environment)
+        logs = [p for p in Path(ray).rglob("*") if p.is_file() and "logs" in p.parts]
+        assert here == by_tasks and len(logs) > 5
+        assert not [p.name for p in logs if hub.token.encode() in p.read_bytes()]
+    assert hub.sent.keys() == {f"some/secret/{name}.parquet" for name in "abc"}
