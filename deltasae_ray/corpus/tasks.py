@@ -58,8 +58,8 @@ def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Itera
 
     with tqdm(total=len(files), unit="file", desc="corpus") as bar:
         for wave in waves(files, int(ray.cluster_resources().get("CPU", 1))):
-            for file, made in zip(wave, _wave(wave, reading()), strict=True):
-                yield file, made
+            for index, made in _wave(wave, reading()):
+                yield wave[index], made
                 bar.update()
 
 
@@ -72,14 +72,14 @@ def waves(files: Sequence[TextFile], first: int) -> Iterator[Sequence[TextFile]]
         size = start
 
 
-def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[T]:
+def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[tuple[int, T]]:
     import ray
 
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = 24 * 3600  # nodes may take long to come, and a file to be read
     context.max_errored_blocks = 0
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = True  # else the error that is told would be the first in time
     # By reference: of what Ray writes to its logs, nothing may hold the hub's token.
     work = ray.put((files, read))
     with ray.data.DataContext.current(context):
@@ -88,11 +88,11 @@ def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[T]:
         dataset = dataset.map_batches(partial(_read, work), batch_size=1, num_cpus=1)
     # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it is one at a time.
     for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-        for told in batch["made"]:
+        for index, told in zip(batch["file"], batch["made"], strict=True):
             made = pickle.loads(told)
             if isinstance(made, DeltaSaeError):
                 raise made
-            yield made
+            yield int(index), made
 
 
 def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
@@ -105,4 +105,4 @@ def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
         made = read(files[index])
     except DeltaSaeError as e:
         made = e
-    return {"made": np.asarray([pickle.dumps(made)], dtype=object)}
+    return {"file": batch["file"], "made": np.asarray([pickle.dumps(made)], dtype=object)}
