@@ -19,7 +19,8 @@ class ModelConfig:
     """none: every rank holds the model. zero3: DeepSpeed ZeRO-3 shards the parameters over a gang's ranks, and over as many
     workers where adapters are trained."""
     offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where a rank's share of sharded parameters waits between passes: its device, the machine's memory, or files (needs libaio)."""
+    """Where a rank's share of sharded parameters waits between passes: its device, the machine's memory, or files (needs GPUs and
+    libaio)."""
     offload_folder: str = ""
     """Folder on a fast local disk, on every node, for model.offload=nvme."""
     trust_remote_code: bool = False

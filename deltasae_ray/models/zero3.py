@@ -50,9 +50,16 @@ def sharded_loading(cfg: ModelConfig) -> Iterator[None]:
 
 def check_offload(cfg: ModelConfig) -> None:
     """Raises ModelError for model.offload=nvme where DeepSpeed cannot read and write files asynchronously."""
+    if cfg.offload != "nvme":
+        return
     from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 
-    if cfg.offload == "nvme" and not AsyncIOBuilder().is_compatible():
+    if not torch.cuda.is_available():
+        raise ModelError(
+            "model.offload=nvme needs a GPU on every node: for CPUs, DeepSpeed compiles its file access without linking libaio, so that it "
+            "cannot be loaded. Set model.offload=cpu, which keeps shares in memory"
+        )
+    if not AsyncIOBuilder().is_compatible():
         raise ModelError(
             "model.offload=nvme needs libaio with its headers (libaio-dev on Debian, libaio-devel on Red Hat) and a C++ compiler on every "
             "node: install them, or set model.offload=cpu"

@@ -125,11 +125,14 @@ def test_words_that_contradict_each_other_are_refused(words: dict[str, str], tol
         ModelConfig(**words)  # type: ignore[arg-type]
 
 
-def test_files_for_offloaded_parameters_are_refused_where_libaio_is_missing() -> None:
+@pytest.mark.parametrize(("gpu", "said"), [(False, "needs a GPU on every node.*Set model.offload=cpu"), (True, "libaio.*set model.offload=cpu")])
+def test_files_for_offloaded_parameters_are_refused_where_deepspeed_cannot_write_them(
+    gpu: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 
-    if AsyncIOBuilder().is_compatible():
+    if gpu and AsyncIOBuilder().is_compatible():
         pytest.skip("libaio is installed here")
-    cfg = ModelConfig("any", sharding="zero3", offload="nvme", offload_folder="/fast")
-    with pytest.raises(ModelError, match="libaio.*set model.offload=cpu"):
-        check_offload(cfg)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    with pytest.raises(ModelError, match=said):
+        check_offload(ModelConfig("any", sharding="zero3", offload="nvme", offload_folder="/fast"))
