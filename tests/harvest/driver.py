@@ -10,6 +10,8 @@ from ray.cluster_utils import Cluster
 
 from tests.harvest.study import run
 
+SITES = ("resid_post", "lora")
+"""Both kinds of columns, of one width and of several."""
 LOST = "lost-node"
 """File below the root: the process id of the raylet whose node is to be taken away."""
 
@@ -26,14 +28,14 @@ def take_away(cluster: Cluster, wish: Path) -> None:
 def main(root: Path, ranks: int, nodes: int, model: Path, adapters: list[Path]) -> None:
     if nodes == 1:
         ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-        run(root, model, adapters, ranks=ranks)
+        run(root, model, adapters, ranks=ranks, sites=SITES)
         return
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(nodes):
         cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     threading.Thread(target=take_away, args=(cluster, root / LOST), daemon=True).start()
-    run(root, model, adapters, ranks=ranks)
+    run(root, model, adapters, ranks=ranks, sites=SITES)
     ray.shutdown()
     cluster.shutdown()
 

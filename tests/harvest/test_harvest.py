@@ -14,6 +14,7 @@ from deltasae_ray.models.load import load_model
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
+from tests.harvest.driver import SITES
 from tests.harvest.strikes import Strike, Struck, Victim, prepared, strike
 from tests.harvest.study import corpus, hashes, run
 
@@ -25,7 +26,7 @@ Adapters = tuple[Path, Path]
 def calm(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An undisturbed harvest of two adapters, its root and key."""
     root = tmp_path_factory.mktemp("calm")
-    return root, run(root, tiny_model, list(tiny_adapters)).key
+    return root, run(root, tiny_model, list(tiny_adapters), sites=SITES).key
 
 
 def test_every_unit_has_every_source_once_and_rows_come_back_in_order(
@@ -70,7 +71,7 @@ def test_the_noise_floor_stands_in_the_sources(calm: tuple[Path, str]) -> None:
 def calm_ranks(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An undisturbed harvest by two ranks: one pass for all adapters rounds otherwise than one pass each."""
     root = tmp_path_factory.mktemp("calm-ranks")
-    return root, run(root, tiny_model, list(tiny_adapters), ranks=2).key
+    return root, run(root, tiny_model, list(tiny_adapters), ranks=2, sites=SITES).key
 
 
 def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
@@ -81,8 +82,10 @@ def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
     trained = {whole.source(name).digest for name in ("base", "r2", "r4")}  # the random one follows what was measured, and so its digest does
     written, expected = (sorted(identity for identity in hashes(*each) if identity[1] in trained) for each in (calm_ranks, calm))
     assert written == expected and len(hashes(*calm_ranks)) == len(hashes(*calm))
-    for source in ("base", "r2", "r4"):
-        ours, theirs = sharded.read(2, source), whole.read(2, source)
+    modules = [(hook, source) for source in ("r2", "r4") for hook in whole.lora_hookpoints(source)]
+    assert len(modules) == 2 * 2 * 3, "three modules of each adapter at both layers"
+    for hook, source in [(2, "base"), (2, "r2"), (2, "r4"), *modules]:
+        ours, theirs = sharded.read(hook, source), whole.read(hook, source)
         # float16 on disk: what fp32 rounds otherwise may fall to the other side of a half
         assert np.linalg.norm(ours - theirs) <= 5e-4 * np.linalg.norm(theirs)
         assert np.abs(ours - theirs).mean() <= 1e-5 * np.abs(theirs).mean()
@@ -121,5 +124,5 @@ def test_a_kill_at_a_random_moment_changes_no_hash_and_doubles_no_unit(
     key = calm_ranks[1]
     prepared(calm_ranks[0], tmp_path)
     found = strike(tmp_path, key, tiny_model, tiny_adapters, [Strike(victim, draw.randrange(1, 12), draw.uniform(0, 0.3))], ranks=2)
-    assert run(tmp_path, tiny_model, list(tiny_adapters), ranks=2).key == key
+    assert run(tmp_path, tiny_model, list(tiny_adapters), ranks=2, sites=SITES).key == key
     assert_undisturbed(tmp_path, calm_ranks, found)

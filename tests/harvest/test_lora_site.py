@@ -77,6 +77,11 @@ def test_the_site_is_added_to_a_finished_harvest_and_then_found_there(
     for hook in one.lora_hookpoints("r4"):
         assert np.array_equal(one.read(hook, "r4", verify=True), other.read(hook, "r4", verify=True))
     assert np.array_equal(one.read(2, "r4"), other.read(2, "r4"))
+    run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, layers=(0, 1, 2))
+    again = open_shards(tmp_path)
+    assert again.lora_hookpoints("r4") == one.lora_hookpoints("r4"), "a later harvest without the site, of another layer, takes nothing away"
+    for hook in again.lora_hookpoints("r4"):
+        assert np.array_equal(again.read(hook, "r4"), one.read(hook, "r4")) and again.writer(hook, "r4").any()
 
 
 def test_what_has_no_low_rank_coordinates_has_no_such_site_and_is_told(
