@@ -16,8 +16,8 @@ from deltasae_ray.divergence.coding import Average, flips, use_of
 from deltasae_ray.divergence.firings import FiringRows, Firings
 from deltasae_ray.divergence.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.divergence.mean_change import MeanVector
-from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group, rotations
-from deltasae_ray.divergence.reconstruction import Baselines, atoms_for_level
+from deltasae_ray.divergence.moments import Moments, Spectrum, matched_rows, moments_by_group
+from deltasae_ray.divergence.reconstruction import Baselines
 from deltasae_ray.divergence.statistics import bootstrap_counts, document_codes
 from deltasae_ray.divergence.subspaces import decoder_spectrum
 from deltasae_ray.divergence.variants import VARIANTS
@@ -183,11 +183,6 @@ class AdapterLayer:
         return [matched_rows(self.delta.spectrum, num_rows, generator) for _ in range(self.settings.null_draws)]
 
     @cached_property
-    def turns(self) -> Callable[[int], list[Float[Tensor, "d_model d_model"]]]:
-        """Haar-random rotations of that many coordinates."""
-        return lru_cache(2)(lambda d_model: rotations(d_model, self.settings.null_draws, self.settings.seed))
-
-    @cached_property
     def carried(self) -> Callable[[int], Float[np.ndarray, "draw row"]]:
         """What each of their rows carries of the training deltas when they are coded with them."""
         return lru_cache(_RECENT)(self._carried)
@@ -195,25 +190,6 @@ class AdapterLayer:
     def _carried(self, num_rows: int) -> Float[np.ndarray, "draw row"]:
         coder, k = self.coder, min(self.coder.k, num_rows)
         return np.stack([use_of(coder.chooser.x, coder.outside_mean(a), k).double().cpu().numpy() for a in self.drawn(num_rows)])
-
-    @cached_property
-    def base_atoms(self) -> Callable[[int], Coding]:
-        """The coded rows by as many featureless atoms from N(0, Σ_h)."""
-        return lru_cache(_RECENT)(self._base_atoms)
-
-    def _base_atoms(self, num_rows: int) -> Coding:
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return self.code(matched_rows(self.base.spectrum, num_rows, generator), trimmed=False)
-
-    @cached_property
-    def drawn_atoms_for_level(self) -> Callable[[int], float | None]:
-        """k_at_fvu of as many featureless atoms from N(0, Σ_δ)."""
-        return lru_cache(_RECENT)(self._drawn_atoms_for_level)
-
-    def _drawn_atoms_for_level(self, num_rows: int) -> float | None:
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        atoms = matched_rows(self.coder.rest.spectrum, num_rows, generator)
-        return atoms_for_level(self.coder.sample, atoms, self.coder.resamples.counts)[0]
 
     @cached_property
     def mean_vector(self) -> Callable[[bool, Average], MeanVector]:

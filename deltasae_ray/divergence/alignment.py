@@ -8,19 +8,15 @@ from torch import Tensor
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.inputs import DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.matching import (
-    Matches,
-    antipodal_share,
     best_cosines,
     effective_rows,
     fraction_above,
     match,
     matched_draws,
-    median_match,
-    turned_match,
     weighted_mean,
 )
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.shares import REPEATS, novel_halves, novel_share, share_of_latents, shared_one_to_one
+from deltasae_ray.divergence.shares import REPEATS, novel_share, share_of_latents
 from deltasae_ray.divergence.statistics import draws_p, kappa
 
 
@@ -35,33 +31,15 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
     alike, carried = np.ones(len(rows)), _carried(context, len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
-        "median_cosine": median_match(found.signed, signed, None if twin is None else twin.signed),
         "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed, carried),
-        "max_abs_cosine": mean_match(found.absolute, alike, absolute, None if twin is None else twin.absolute),
-        "max_abs_cosine_weighted": mean_match(found.absolute, energy, absolute, None if twin is None else twin.absolute, carried),
-        "max_cosine_rotated": turned_match(rows, reference, context.layer.turns(rows.shape[1])),
-        **_matched_back(context, found, drawn),
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
-        "antipodal_share": antipodal_share(rows),
     }
     if context.base_control is not None:
         measures["max_cosine_base_control"] = _control(context, living_rows(context.base_control))
     if twin is not None:
         null = fraction_above(best_cosines(rows, context.layer.drawn(len(rows))[0], absolute=True), REPEATS)
         measures["repeat_share"] = share_of_latents(twin.absolute >= REPEATS, null=null)
-    return measures | shared_one_to_one(context, rows, reference, second)
-
-
-def matched_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
-    """Latents of the dictionary of one half of the documents against those of the other half: what more text of the kind changes."""
-    rows, others = living_rows(one), living_rows(other)
-    null = np.stack([best_cosines(drawn, others, absolute=True) for drawn in context.layer.drawn(len(rows))])
-    best = best_cosines(rows, others, absolute=True)
-    return {
-        "max_abs_cosine_halves": mean_match(best, np.ones(len(rows)), null, None),
-        "repeat_share_halves": share_of_latents(best >= REPEATS, null=fraction_above(null.ravel(), REPEATS)),
-        "novel_share_halves": novel_halves(context, rows, others),
-    }
+    return measures
 
 
 def mean_match(
@@ -119,16 +97,6 @@ def _carried(context: Context, num_rows: int) -> Float[np.ndarray, "draw latent"
     where the deltas vary most, and so do featureless atoms that carry much."""
     use = context.layer.carried(num_rows)
     return use if use.sum(1).all() else np.ones_like(use)  # deltas that are one constant shift leave atoms nothing to carry
-
-
-def _matched_back(context: Context, found: Matches, drawn: list[Matches]) -> dict[str, Measure]:
-    """reference → delta: the share of the reference that the delta dictionary reaches; null: as many rows from N(0, Σ_δ). Weights are the
-    reference's energies on base activations."""
-    energy, measures = living_energy(context.reference).numpy(), {}
-    for name, way in (("max_cosine_back", "signed_back"), ("max_abs_cosine_back", "absolute_back")):
-        values, null = getattr(found, way), np.stack([getattr(m, way) for m in drawn])
-        measures |= {name: mean_match(values, np.ones(len(values)), null, None), f"{name}_weighted": mean_match(values, energy, null, None)}
-    return measures
 
 
 def _control(context: Context, control: Tensor) -> Measure:

@@ -5,7 +5,6 @@ from functools import reduce
 from operator import add
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,12 +13,10 @@ from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.inputs import DictionaryLike, living_energy, living_rows
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.moments import Moments, moments_by_group, refined_subspace
-from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.statistics import (
     MIN_DOCUMENTS,
     TOO_FEW_DOCUMENTS,
     TOO_FEW_TRAINING_DOCUMENTS,
-    document_sums,
     draws_p,
     jackknife_interval,
     kappa,
@@ -53,7 +50,7 @@ def pca_angles(layer: AdapterLayer) -> dict[str, Measure]:
     num_docs, d_model = layer.fit_documents[1], len(delta.values)
     steps = [k for k in curve(d_model) if k <= min(delta.rank, base.rank)]
     missing = {k: undefined(f"fewer than {k} directions hold any energy") for k in curve(d_model) if k not in steps}
-    measures = {f"{name}_pca_k{k}": m for k, m in missing.items() for name in ("angle", "overlap")}
+    measures = {f"angle_pca_k{k}": m for k, m in missing.items()}
     if not steps:
         return measures
     groups = _moments_by_eval_group(layer)
@@ -64,29 +61,23 @@ def pca_angles(layer: AdapterLayer) -> dict[str, Measure]:
     for i, k in enumerate(steps):
         value = angle(delta.top(k), base.top(k))
         measures |= {f"angle_pca_k{k}": _angle_measure(value, whole, resampled, i, num_docs, layer.documents[1])}
-        measures |= {f"overlap_pca_k{k}": _overlap_measure(k / d_model, whole, resampled, i, num_docs)}
     return measures
 
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """Mean angles, in degrees, and overlap over a curve of k, of one pair of covariances."""
+    """Mean angles, in degrees, over a curve of k, of one pair of covariances."""
 
     value: Float[np.ndarray, " step"]
     null: Float[np.ndarray, "draw step"]
     ceiling: Float[np.ndarray, " step"]
-    overlap: Float[np.ndarray, " step"]
-    again: Float[np.ndarray, " step"]
-    """Overlap with the deltas' own directions on the evaluation documents."""
 
     @classmethod
     def of(cls, delta: Tensor, base: Tensor, again: Tensor, drawn: list[np.ndarray], steps: list[int]) -> "_Placed":
         """From orthonormal columns, the leading ones first: those of a smaller k are a corner of one product."""
         a, b, c = (x.double().cpu().numpy() for x in (delta, base, again))
-        inside, itself = a.T @ b, a.T @ c
         null = np.stack([_mean_angles(d.T @ b, steps) for d in drawn])
-        overlap, of_itself = ([float((x[:k, :k] ** 2).sum() / k) for k in steps] for x in (inside, itself))
-        return cls(_mean_angles(inside, steps), null, _mean_angles(itself, steps), np.array(overlap), np.array(of_itself))
+        return cls(_mean_angles(a.T @ b, steps), null, _mean_angles(a.T @ c, steps))
 
     @property
     def place(self) -> Float[np.ndarray, " step"]:
@@ -120,14 +111,6 @@ def _angle_measure(value: float, whole: _Placed, resampled: list[_Placed] | None
     return replace(measure, kappa_ci=place)
 
 
-def _overlap_measure(null: float, whole: _Placed, resampled: list[_Placed] | None, i: int, num_docs: int) -> Measure:
-    measure = Measure(float(whole.overlap[i]), null=null, ceiling=float(whole.again[i]), n=num_docs)
-    if resampled is None:
-        return measure.because(TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs))
-    interval, _ = jackknife_interval(float(whole.overlap[i]), np.array([r.overlap[i] for r in resampled]))
-    return measure.within(*_within(interval, 0, 1))
-
-
 def _within(interval: tuple[float, float], low: float, high: float) -> tuple[float, float]:
     return max(low, interval[0]), min(high, interval[1])
 
@@ -154,26 +137,6 @@ def _without_tenths(
         )
         for d, b, c in zip(layer.delta_groups, layer.base_groups, ceilings, strict=True)
     ]
-
-
-def projection_energies(layer: AdapterLayer) -> dict[str, Measure]:
-    """Share of the evaluation deltas' variance inside the leading k principal directions of the base activations; null k / d_model."""
-    document, num_docs = layer.documents
-    d_model = len(layer.delta.mean)
-    steps = curve(d_model)
-    rows = torch.from_numpy(np.asarray(layer.rows.delta_eval)).float() - layer.delta.mean.float()
-    inside = (rows @ layer.base.spectrum.top(steps[-1]).float()).square().cumsum(1).double().numpy()
-    total = rows.square().sum(1).double().numpy()
-    sums = document_sums(np.column_stack([inside[:, [k - 1 for k in steps]], total]), document, num_docs)
-    return {
-        f"projection_energy_k{k}": Ratio(sums[:, [i, -1]], _quotient).measure(layer.counts, null=k / d_model, ceiling=1.0)
-        for i, k in enumerate(steps)
-    }
-
-
-def _quotient(sums: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return sums[:, 0] / sums[:, 1]
 
 
 def decoder_angles(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> dict[str, Measure]:

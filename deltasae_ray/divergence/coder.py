@@ -64,11 +64,6 @@ class Coding:
     size: int
     """Atoms that could be chosen from: all, or those that a cut left."""
 
-    def first(self, k: int) -> "Coding":
-        """The same with the first k atoms of each token: pursuit is greedy, so they are what it would choose with k."""
-        kept = [replace(p, residual_energy=p.residual_energy[:, : k + 1], support=p.support[:, :k]) for p in self.pursuits]
-        return replace(self, pursuits=kept)
-
     @cached_property
     def use(self) -> list[Float[Tensor, " atom"]]:
         """What each atom carries of the chooser and of every flip of it: many cuts of one dictionary need it once."""

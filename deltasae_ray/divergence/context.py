@@ -14,7 +14,6 @@ from deltasae_ray.divergence.firings import Firings
 from deltasae_ray.divergence.inputs import DictionaryLike, LayerInputs, Settings, living_energy, living_rows
 from deltasae_ray.divergence.matching import Matches, match
 from deltasae_ray.divergence.moments import Spectrum
-from deltasae_ray.divergence.rotation import Rotations
 from deltasae_ray.divergence.subspaces import decoder_spectrum
 
 
@@ -78,17 +77,3 @@ class Context:
         coder = self.layer.random_coder
         return None if coder is None else coder.code(self.reference_rows)
 
-    @cached_property
-    def base_atoms_coding(self) -> Coding:
-        """By as many featureless atoms from N(0, Σ_h) as the reference has."""
-        return self.layer.base_atoms(len(self.reference_rows))
-
-    @cached_property
-    def rotations(self) -> Rotations:
-        """The reference, Haar-rotated."""
-        return Rotations(self.reference_coding, self.layer.turns(len(self.layer.delta.mean)))
-
-    @cached_property
-    def trimmed_rotations(self) -> Rotations:
-        """The same without the three largest coordinates."""
-        return Rotations(self.trimmed_reference_coding, self.layer.turns(len(self.layer.other_coordinates)))

@@ -1,23 +1,20 @@
 """Everything that is said about one dictionary of one adapter at one layer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import xlogy
 from torch import Tensor
 
-from deltasae_ray.divergence.alignment import matched_halves, matching_measures
+from deltasae_ray.divergence.alignment import matching_measures
 from deltasae_ray.divergence.angles import decoder_angles
 from deltasae_ray.divergence.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
-from deltasae_ray.divergence.cka import linear_cka
 from deltasae_ray.divergence.coactivation import coactivation_of
-from deltasae_ray.divergence.coding import Sample
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.featureless import of_frozen_decoder, of_gaussian
 from deltasae_ray.divergence.inputs import DictionaryLike, LayerInputs, Settings
-from deltasae_ray.divergence.layer import atoms_needed, layer_measures, reference_measures
+from deltasae_ray.divergence.layer import layer_measures, reference_measures
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.missing import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
 from deltasae_ray.divergence.monitor import paper_relative_errors, reconstruction
@@ -25,9 +22,7 @@ from deltasae_ray.divergence.published import published_angles, published_matchi
 from deltasae_ray.divergence.random_adapter import of_random_adapter
 from deltasae_ray.divergence.ratios import Ratio
 from deltasae_ray.divergence.reconstruction import by_encoder, explained
-from deltasae_ray.divergence.rotation import matched_score
 from deltasae_ray.divergence.sizes import Matched, match_sizes
-from deltasae_ray.divergence.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, document_sums, jackknife_interval
 from deltasae_ray.divergence.variants import VARIANTS
 
 
@@ -90,7 +85,6 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
             **matching_measures(context, leaf.dictionary, leaf.second),
             **(of_random_adapter(context, leaf.random_adapter) if leaf.random_adapter else {}),
-            **(matched_halves(context, *leaf.halves) if leaf.halves else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             **published_matching(context, leaf.dictionary, leaf.untrained),
             **published_angles(context, leaf.dictionary),
@@ -112,7 +106,7 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     measures: dict[str, Measure] = {}
     for trimmed in (False, True):
         layer = context.layer
-        coder, turned = (layer.trimmed_coder, context.trimmed_rotations) if trimmed else (layer.coder, context.rotations)
+        coder = layer.trimmed_coder if trimmed else layer.coder
         delta = layer.coding(leaf.dictionary, trimmed)
         second = None if leaf.second is None else layer.coding(leaf.second, trimmed)
         pair = match_sizes(delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second)
@@ -120,13 +114,10 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         for suffix, without_top3, average in VARIANTS:
             if without_top3 == trimmed:
                 found = compare_structure(pair, average)
-                score = matched_score(pair, turned.pursuits(pair.reference.used.size), average)
-                measures |= _of_pair(found, suffix) | {f"subspace_score{suffix}": score} | _beside_control(context, pair, found, suffix)
+                measures |= _of_pair(found, suffix) | _beside_control(context, pair, found, suffix)
                 measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
-            measures |= _held_against_others(context, pair, leaf.halves)
-            measures |= {f"missing_share_k{k}": compare_structure(pair.first(k)).missing for k in (1, 2, 4) if k < coder.k}
-            measures["k_at_fvu"] = atoms_needed(layer, delta.atoms)
+            measures |= _between_halves(context, *leaf.halves) if leaf.halves else {}
             measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
     reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
     if reason:
@@ -142,14 +133,11 @@ def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
     }
 
 
-def _held_against_others(context: Context, pair: Matched, halves: tuple[DictionaryLike, DictionaryLike] | None) -> dict[str, Measure]:
-    """M of dictionaries that should not see the change, of the size that the reference has in M, and between halves of the documents."""
-    featureless = compare_structure(pair.against("featureless base atoms", context.base_atoms_coding)).missing
-    measures = {"missing_share_base_atoms": featureless}
-    if halves is not None:  # one recipe: nothing but the documents may differ
-        of_a, of_b = (context.layer.coding(half, False) for half in halves)
-        measures["missing_share_halves"] = compare_structure(match_sizes(of_b, of_a, name="other half's dictionary", ratio=1)).missing
-    return measures
+def _between_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
+    """M between dictionaries of two halves of the documents: one recipe, where nothing but the documents differs."""
+    of_one, of_other = (context.layer.coding(half, False) for half in (one, other))
+    pair = match_sizes(of_other, of_one, name="other half's dictionary", ratio=1)
+    return {"missing_share_halves": compare_structure(pair).missing}
 
 
 def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str) -> dict[str, Measure]:
@@ -169,7 +157,6 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     left = by_encoder(leaf.dictionary.decode(codes), raw, mean, sample)
     measures = {
         "fvu_encoder": left.measure(counts, null=1.0),
-        "effective_latents": effective_latents(codes, sample),
         **paper_relative_errors(
             reconstruction(context.reference),
             reconstruction(leaf.dictionary),
@@ -184,33 +171,6 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
         fired = (codes > 0).double().sum(1).cpu().numpy()
         measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)
-    if sample.num_docs >= 4:
-        of_reference = context.reference.encode(layer.coded_base)
-        measures["cka_codes"] = linear_cka(codes, of_reference, sample.document, seed=layer.settings.seed)
-        if leaf.second is not None:
-            twin = linear_cka(codes, leaf.second.encode(raw), sample.document, permutations=0, seed=layer.settings.seed)
-            measures["cka_codes"] = replace(measures["cka_codes"], ceiling=twin.value)
     return measures
 
 
-def effective_latents(codes: Float[Tensor, "token latent"], sample: Sample) -> Measure:
-    """exp H(p), p_i ∝ E[z_i²]. An entropy of few documents is too low, and of a resample of them lower still: the interval is a jackknife
-    over documents about the figure less the jackknife's estimate of that bias, and reaches to the figure itself.
-    """
-    sums = document_sums(codes.double().square().cpu().numpy(), sample.document, sample.num_docs)
-    total = sums.sum(0)
-    if not total.any():
-        return undefined("no latent fires on the evaluation deltas", n=sample.num_docs)
-    measure = Measure(float(_perplexity(total[None])[0]), n=sample.num_docs)
-    if sample.num_docs < MIN_DOCUMENTS:
-        return measure.because(TOO_FEW_DOCUMENTS.format(n=sample.num_docs))
-    assert measure.value is not None
-    deleted = _perplexity(total - sums)
-    unbiased = measure.value + (len(sums) - 1) * (measure.value - float(deleted.mean()))
-    (low, high), _ = jackknife_interval(unbiased, deleted)
-    return measure.within(max(1.0, min(low, measure.value)), max(measure.value, min(float(len(total)), high)))
-
-
-def _perplexity(energy: Float[np.ndarray, "row latent"]) -> Float[np.ndarray, " row"]:
-    share = energy.clip(0) / energy.clip(0).sum(1, keepdims=True)
-    return np.exp(-xlogy(share, share).sum(1))

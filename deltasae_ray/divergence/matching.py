@@ -11,9 +11,8 @@ from torch import Tensor
 
 from deltasae_ray.divergence.arrays import Matrix, matrix, unit_rows, vector
 from deltasae_ray.divergence.chance import isotropic_max_cosine
-from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Spectrum, matched_rows
-from deltasae_ray.divergence.statistics import draws_p
 from deltasae_ray.errors import GeometryError
 
 _BLOCK_NUMBERS = 1 << 24
@@ -22,12 +21,10 @@ _BLOCK_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class Matches:
-    """Best cosine of every latent with the other dictionary, both ways."""
+    """Best cosine of every latent with the other dictionary."""
 
     signed: Float[np.ndarray, " latent"]
     absolute: Float[np.ndarray, " latent"]
-    signed_back: Float[np.ndarray, " reference_latent"]
-    absolute_back: Float[np.ndarray, " reference_latent"]
 
 
 def unit_pair(decoder: Matrix, reference: Matrix) -> tuple[Tensor, Tensor]:
@@ -49,21 +46,17 @@ def cosine_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def match(decoder: Matrix, reference: Matrix) -> Matches:
-    """Best cosines between the rows of two decoders, [latent, d_model] each, both ways in one product.
+    """Best cosines between the rows of two decoders, [latent, d_model] each.
 
     Raises:
         GeometryError: another d_model.
     """
     a, b = unit_pair(decoder, reference)
     signed, absolute = a.new_empty(len(a)), a.new_empty(len(a))
-    signed_back, absolute_back = b.new_full((len(b),), -1), b.new_zeros(len(b))
     for rows, cosine in cosine_blocks(a, b):
         signed[rows] = cosine.amax(1)
-        torch.maximum(signed_back, cosine.amax(0), out=signed_back)
-        cosine.abs_()
-        absolute[rows] = cosine.amax(1)
-        torch.maximum(absolute_back, cosine.amax(0), out=absolute_back)
-    return Matches(*(t.double().clamp(-1, 1).cpu().numpy() for t in (signed, absolute, signed_back, absolute_back)))
+        absolute[rows] = cosine.abs_().amax(1)
+    return Matches(*(t.double().clamp(-1, 1).cpu().numpy() for t in (signed, absolute)))
 
 
 def best_cosines(decoder: Matrix, reference: Matrix, *, absolute: bool = False) -> Float[np.ndarray, " latent"]:
@@ -100,18 +93,6 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
     return Measure(value, null=null, ci=(value - reach, value + reach), n=len(best))
 
 
-def median_match(
-    values: Float[np.ndarray, " latent"], null: Float[np.ndarray, "draw latent"], twin: Float[np.ndarray, " latent"] | None
-) -> Measure:
-    """Median over latents, with the interval of order statistics; null: the mean of the draws' medians, p against these medians.
-
-    It has no κ: a median's jackknife is of no use, and the mean's κ answers the same question.
-    """
-    ceiling, value, drawn = None if twin is None else float(np.median(twin)), float(np.median(values)), np.median(null, axis=1)
-    p = draws_p(value, drawn, "greater")
-    return Measure(value, null=float(drawn.mean()), ceiling=ceiling, ci=median_interval(values), p=p, n=len(values))
-
-
 def median_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of a median by order statistics, which no distribution enters."""
     ordered = np.sort(values)
@@ -138,15 +119,6 @@ def fraction_above(best: Float[np.ndarray, " latent"], threshold: float) -> floa
     return float((best >= threshold).mean())
 
 
-def antipodal_share(decoder: Matrix, threshold: float = 0.9) -> Measure:
-    """Share of the latents with a partner that points the opposite way (cos ≤ -threshold): deltas are sign-symmetric, codes are not."""
-    rows = matrix(decoder, "decoder")
-    if len(rows) < 2:
-        return undefined("one latent has no partner", n=len(rows))
-    value = fraction_above(best_cosines(-rows, rows), threshold)
-    return Measure(value, null=0.0, n=len(rows), reason="interval undefined: a property of one dictionary")
-
-
 def drawn_matches(spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int) -> list[Matches]:
     """How `num_rows` atoms from N(0, Σ) match the reference, for each of `draws` dictionaries.
 
@@ -164,13 +136,3 @@ def matched_draws(
     return np.stack([m.signed for m in found]), np.stack([m.absolute for m in found])
 
 
-def turned_match(decoder: Matrix, reference: Matrix, turns: list[Float[Tensor, "d_model d_model"]]) -> Measure:
-    """Mean max-cosine of the decoder turned at random with the reference as it is (or of the decoder with the reference turned): every
-    turned row is a random query. It says what the actual rows of the reference give to directions that know nothing, where the closed
-    form takes these rows to be isotropic too. The interval is over the rotations.
-    """
-    rows, others = unit_pair(decoder, reference)
-    found = np.array([float(best_cosines(rows @ turn.to(rows), others).mean()) for turn in turns])
-    reach = float(stats.t.ppf(0.975, len(turns) - 1) * found.std(ddof=1) / np.sqrt(len(turns)))
-    value, null = float(found.mean()), isotropic_max_cosine(*others.shape)
-    return Measure(value, null=null, ci=(value - reach, value + reach), n=len(turns))

@@ -15,6 +15,8 @@ from deltasae_ray.divergence.omp import pursue
 from deltasae_ray.divergence.ratios import Counts, row_energy, with_interval
 from deltasae_ray.divergence.statistics import document_sums, permutation_p
 
+ATOMS = 8
+"""Atoms of the reference that may explain the mean."""
 LUCK = 1e-3
 """p up to which the mean is said to be coded better than its flips. It is one vector, whose interval over documents does not know how
 much flips differ among themselves, and a verdict may rest on it at any layer of any adapter: at .05 one unrelated shift in twenty would
@@ -63,47 +65,34 @@ class MeanVector:
         value, null, drawn = (unit_rows(x).float() for x in (mean, flipped, resampled))
         return cls(share, value, null, drawn, seed)
 
-    def against(self, reference: Matrix, steps: tuple[int, ...] = (1, 8)) -> dict[str, Measure]:
-        """Share of the energy that is this vector, and the part of it which the reference cannot express.
-
-        Args:
-            steps: atoms that may explain the mean.
-        """
-        measures, n = {"mean_share": self.share}, self.share.n
+    def against(self, reference: Matrix) -> dict[str, Measure]:
+        """Share of the energy that is this vector, and the part of it that the reference cannot express, over its null."""
         if not bool(self.value.any()):
-            return measures | {name: undefined("the mean change is zero", n=n) for name in (*_names(steps), "mean_missing_share")}
-        last = max(steps)
-        left = {name: _unexplained(getattr(self, name), reference, last) for name in ("value", "null", "draws")}
-        for k, name in zip(steps, _names(steps), strict=True):
-            value, drawn = float(left["value"][0, k]), left["null"][:, k]
-            p = permutation_p(value, drawn, "less", np.random.default_rng([self.seed, k]))
-            measures[name] = with_interval(Measure(value, null=float(drawn.mean()), p=p, n=n), left["draws"][:, k])
-        return measures | {"mean_missing_share": _missing(measures, left, _names(steps)[-1], last)}
+            return {"mean_share": self.share, "mean_missing_share": undefined("the mean change is zero", n=self.share.n)}
+        value, null, draws = (_unexplained(getattr(self, name), reference) for name in ("value", "null", "draws"))
+        p = permutation_p(float(value[0]), null, "less", np.random.default_rng([self.seed, ATOMS]))
+        return {"mean_share": self.share, "mean_missing_share": _missing(self.share, float(value[0]), null, draws, p)}
 
 
-def _missing(measures: dict[str, Measure], left: dict[str, np.ndarray], name: str, k: int) -> Measure:
+def _missing(
+    share: Measure, value: float, null: Float[np.ndarray, " flip"], resampled: Float[np.ndarray, " draw"], p: float
+) -> Measure:
     """The unexplained part over its null; the interval reaches 1 wherever flipped means are explained as well as the mean is."""
-    share, of_mean, center = measures["mean_share"], measures[name], float(left["null"][:, k].mean())
+    center = float(null.mean())
     if share.p is not None and share.p > 0.05:
         return undefined("the mean change is no larger than that of documents which change in random directions", null=1.0, n=share.n)
-    if center < 0.05 or of_mean.value is None:
+    if center < 0.05:
         return undefined("any few atoms express the mean change, featureless or not", null=1.0, n=share.n)
-    draws = left["draws"][:, k] / center
-    measure = with_interval(replace(of_mean, value=of_mean.value / center, null=1.0, ceiling=0.0), draws)
-    if measure.ci is None or of_mean.p is None or of_mean.p <= LUCK:
+    measure = with_interval(Measure(value / center, null=1.0, ceiling=0.0, p=p, n=share.n), resampled / center)
+    if measure.ci is None or p <= LUCK:
         return measure
-    told = f"the interval reaches 1: as much of a mean with flipped signs is explained in {of_mean.p:.2g} of the draws, more than {LUCK:g}"
+    told = f"the interval reaches 1: as much of a mean with flipped signs is explained in {p:.2g} of the draws, more than {LUCK:g}"
     return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1]))).because(told)
 
 
-def _names(steps: tuple[int, ...]) -> list[str]:
-    return [f"mean_unexplained_k{k}" for k in steps]
-
-
-def _unexplained(rows: Tensor, reference: Matrix, k: int) -> Float[np.ndarray, "row step"]:
-    energy = pursue(rows, reference, min(k, len(reference))).residual_energy
-    left = (energy / energy[:, :1]).cpu().numpy()
-    return np.pad(left, ((0, 0), (0, k + 1 - left.shape[1])), mode="edge")  # a reference of fewer than k atoms has no more to give
+def _unexplained(rows: Tensor, reference: Matrix) -> Float[np.ndarray, " row"]:
+    energy = pursue(rows, reference, min(ATOMS, len(reference))).residual_energy
+    return (energy[:, -1] / energy[:, 0]).cpu().numpy()
 
 
 def _share(sums: np.ndarray, tokens: np.ndarray, energy: np.ndarray, counts: Counts, rng: np.random.Generator) -> Measure:

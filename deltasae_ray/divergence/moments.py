@@ -36,18 +36,6 @@ class Spectrum:
         """(Σλ)² / Σλ²: how many directions share the energy; 0 where there is none."""
         return float(self.values.sum() ** 2 / (self.values**2).sum()) if bool(self.values[0] > 0) else 0.0
 
-    @property
-    def effective_rank(self) -> float:
-        """exp of the entropy of λ/Σλ; 0 where there is no energy."""
-        if not bool(self.values[0] > 0):
-            return 0.0
-        share = self.values / self.values.sum()
-        return float(torch.exp(-torch.xlogy(share, share).sum()))
-
-    def dimensions_for(self, energy: float) -> int:
-        """The smallest k whose leading eigenvalues hold this share of the energy."""
-        return int((self.values.cumsum(0) < energy * self.values.sum()).sum()) + 1
-
     def top(self, k: int) -> Float[Tensor, "d_model k"]:
         return self.vectors[:, :k]
 
@@ -166,8 +154,3 @@ def matched_rows(spectrum: Spectrum, num_rows: int, generator: torch.Generator) 
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def rotations(d_model: int, draws: int, seed: int) -> list[Float[Tensor, "d_model d_model"]]:
-    """Haar-random rotations (and reflections)."""
-    generator = torch.Generator().manual_seed(seed)
-    made = (torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)) for _ in range(draws))
-    return [q * r.diagonal().sign() for q, r in made]

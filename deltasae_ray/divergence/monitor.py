@@ -1,7 +1,6 @@
 """What a deployed monitor sees: a dictionary made for the base model, with its own encoder, on the adapted activations."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ def monitor_view(
     counts: Counts,
     smaller: Int[Tensor, " column"],
 ) -> dict[str, Measure]:
-    """δ̂ = SAE(h_b + δ) - SAE(h_b) against δ: R² at the best scale, that scale, and FVU as it is; null: the same with δ flipped.
+    """δ̂ = SAE(h_b + δ) - SAE(h_b) against δ: R² at the best scale; null: the same with δ flipped.
 
     The monitor always sees every coordinate. A variant differs in where δ̂ and δ are held against each other, so all share its passes.
 
@@ -50,28 +49,22 @@ def monitor_view(
     for suffix, trimmed, average in VARIANTS:
         columns = smaller if trimmed else slice(None)
         views = [_view(s[:, columns], d[:, columns], mean[columns], average, document, counts.shape[1]) for s, d in seen]
-        measures |= {f"{name}{suffix}": m for name, m in _figures(views, counts).items()}
+        measures[f"monitor_r2{suffix}"] = _measure(views, counts)
     return measures
 
 
-def _figures(views: list[Sums], counts: Counts) -> dict[str, Measure]:
+def _measure(views: list[Sums], counts: Counts) -> Measure:
     """From the view of the deltas and those of their flips."""
-    r2, gain, fvu = ([Ratio(v, of) for v in views] for of in (_r2, _gain, _fvu))
-    measures = {
-        "monitor_r2": against_draws(r2[0], r2[1:], counts, tail="greater", ceiling=1.0),
-        "monitor_gain": against_draws(gain[0], gain[1:], counts, tail="greater", ceiling=1.0),
-        "monitor_fvu": against_draws(fvu[0], fvu[1:], counts, tail="less", ceiling=0.0),
-    }
+    r2 = [Ratio(v, _r2) for v in views]
     if not np.isfinite(r2[0].value):
-        return {name: undefined("the monitor's code does not move, or the deltas do not vary", n=counts.shape[1]) for name in measures}
-    return measures
+        return undefined("the monitor's code does not move, or the deltas do not vary", n=counts.shape[1])
+    return against_draws(r2[0], r2[1:], counts, tail="greater", ceiling=1.0)
 
 
 def _view(seen: Tensor, deltas: Tensor, mean: Tensor, average: Average, document: np.ndarray, num_docs: int) -> Sums:
-    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖², ‖δ‖² (all about their means) and ‖δ - δ̂‖²; as a mean over tokens, each over its ‖δ‖²."""
+    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖² and ‖δ‖², all about their means; as a mean over tokens, each over its ‖δ‖²."""
     a, b = seen.double() - seen.double().mean(0), deltas.double() - mean.double()
-    columns = [(a * b).sum(1), (a * a).sum(1), (b * b).sum(1), (deltas.double() - seen.double()).square().sum(1)]
-    values = torch.stack(columns, 1)
+    values = torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], 1)
     if average == "token":
         energy = values[:, 2:3]
         values = torch.where(energy > 0, values / energy.clamp_min(torch.finfo(energy.dtype).tiny), 0)
@@ -81,32 +74,6 @@ def _view(seen: Tensor, deltas: Tensor, mean: Tensor, average: Average, document
 def _r2(s: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return s[:, 0] ** 2 / (s[:, 1] * s[:, 2])
-
-
-def _gain(s: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return s[:, 0] / s[:, 2]
-
-
-def _fvu(s: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return s[:, 3] / s[:, 2]
-
-
-def fit_on_both(
-    reconstruct: Reconstruct,
-    base: Float[Tensor, "token d_model"],
-    deltas: Float[Tensor, "token d_model"],
-    document: np.ndarray,
-    counts: Counts,
-) -> dict[str, Measure]:
-    """FVU of the dictionary on adapted activations, beside that on the base activations it was made for (the ceiling)."""
-    ratios = []
-    for x in (base, base + deltas):
-        left, total = row_energy(x - reconstruct(x)), row_energy(x - x.double().mean(0).to(x.dtype))
-        ratios.append(Ratio.share(left, total, document, counts.shape[1]))
-    on_base = ratios[0].measure(counts, null=1.0)
-    return {"reference_fvu_base": on_base, "reference_fvu_adapted": replace(ratios[1].measure(counts, null=1.0), ceiling=on_base.value)}
 
 
 def paper_relative_errors(

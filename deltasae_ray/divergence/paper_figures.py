@@ -40,7 +40,7 @@ def _angle(k: int, value: str, *others: int) -> Published:
 
 PUBLISHED = (
     Published("mean max-cosine", ("0.071",), ("paper_max_cosine",), ("max_cosine",), untrained="paper_max_cosine_untrained"),
-    Published("median max-cosine", ("0.066",), ("paper_median_cosine",), ("median_cosine",)),
+    Published("median max-cosine", ("0.066",), ("paper_median_cosine",)),
     _angle(64, "72.4 to 75.0, ± 2"),
     _angle(128, "72.4 to 75.0, ± 2"),
     _angle(256, "72.4 to 75.0", *_NARROW),
@@ -55,7 +55,7 @@ PUBLISHED = (
         ("fvu_delta",),
     ),
     Published("novel latents", ("72 to 80 %",), ("paper_novel_share",), ("novel_share",)),
-    Published("density at the deepest layer", ("30.3", "33.7", "35.0", "41.7"), ("density",), ("effective_latents",), by_rank=True),
+    Published("density at the deepest layer", ("30.3", "33.7", "35.0", "41.7"), ("density",), by_rank=True),
     Published(
         "delta norm at the deepest layer",
         ("below 345", "345, the largest", "below 345", "below 345"),

@@ -30,6 +30,5 @@ def of_random_adapter(context: Context, dictionary: DictionaryLike) -> dict[str,
         missing = undefined(reason, null=1.0, n=missing.n)
     return {
         "max_cosine_random_adapter": matched,
-        "structure_random_adapter": found.delta.measure,
         "missing_share_random_adapter": missing,
     }

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.arrays import Matrix
 from deltasae_ray.divergence.coder import Coder, Coding, Structure
 from deltasae_ray.divergence.coding import Average, Sample
 from deltasae_ray.divergence.measure import Measure, undefined
@@ -16,12 +15,8 @@ from deltasae_ray.divergence.moments import Spectrum, matched_rows
 from deltasae_ray.divergence.omp import Pursuit, pursue
 from deltasae_ray.divergence.ratios import Counts, Ratio, difference, row_energy, with_interval
 
-FVU_LEVEL = 0.25
-"""k_at_fvu is the smallest number of atoms that leaves no more than this."""
 EXPLAINED = ("fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms", "gain_over_pca", "gain_over_random_atoms")
 """What `explained` measures."""
-MOST_ATOMS = 32
-"""The largest number of atoms that k_at_fvu tries."""
 
 
 def left_of(sample: Sample, energy_left: Float[np.ndarray, " token"], average: Average) -> Ratio:
@@ -94,31 +89,6 @@ def _fvu_of(found: Structure) -> Measure:
     ratio = Ratio(np.stack([found.coded.left[:, 0], found.coded.total[:, 0]], 1), lambda s: s[:, 0] / s[:, 1])
     measure = Measure(found.fvu, null=found.fvu_flipped, p=found.measure.p, n=len(found.coded.left))
     return with_interval(measure, ratio.draws(found.counts))
-
-
-def k_at_fvu(sample: Sample, atoms: Matrix, counts: Counts, *, null: float | None) -> Measure:
-    """The smallest number of atoms per token that leaves at most FVU_LEVEL; null: what as many atoms from N(0, Σ_δ) need."""
-    value, draws = atoms_for_level(sample, atoms, counts)
-    n = sample.num_docs
-    if value is None:
-        return undefined(f"{min(MOST_ATOMS, len(atoms))} atoms per token leave more than {FVU_LEVEL:g}", null=null, n=n)
-    if (draws == 0).any():
-        return Measure(
-            value, null=null, n=n, reason=f"interval undefined: in some resamples {MOST_ATOMS} atoms leave more than {FVU_LEVEL:g}"
-        )
-    return with_interval(Measure(value, null=null, n=n), draws)
-
-
-def atoms_for_level(sample: Sample, atoms: Matrix, counts: Counts) -> tuple[float | None, Float[np.ndarray, " draw"]]:
-    """Atoms per token that leave at most FVU_LEVEL (None: MOST_ATOMS leave more), and in every resample of the documents (0 there)."""
-    most = min(MOST_ATOMS, len(atoms))
-    energy = pursue(sample.x, atoms, most).residual_energy.double().cpu().numpy()
-    sums = np.zeros((sample.num_docs, most + 1))
-    np.add.at(sums, sample.document, energy)
-    below = np.concatenate([sums.sum(0, keepdims=True), counts @ sums])
-    below = (below <= FVU_LEVEL * below[:, :1]) & (below[:, :1] > 0)
-    first = np.where(below.any(1), below.argmax(1), 0).astype(np.float64)
-    return (float(first[0]) if below[0].any() else None), first[1:]
 
 
 def by_encoder(

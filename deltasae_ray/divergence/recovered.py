@@ -17,17 +17,8 @@ MIN_EFFECT = 5.0
 FIGURES = {
     "loss_recovered": "encoder",
     "loss_recovered_reference": "monitor",
-    "loss_recovered_atoms": "atoms",
-    "loss_recovered_atoms_reference": "atoms_reference",
-    "loss_recovered_mean": "mean",
 }
 """Figure → the variant whose loss it is made of."""
-NULLED = ("encoder", "monitor", "atoms", "atoms_reference")
-"""Variants that have a null of their own size and k."""
-KL = "_kl"
-"""Ending of the figures that hold whole distributions against each other instead of losses."""
-
-
 NULL_DRAWS = 5
 """Dictionaries of featureless atoms behind each null."""
 
@@ -38,40 +29,33 @@ def nulls_of(variant: str) -> list[str]:
 
 
 def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -> dict[str, Measure]:
-    """R_CE = (CE_0 - CE_δ̂)/(CE_0 - CE_δ) and R_KL = 1 - KL(p_δ‖p_δ̂)/KL(p_δ‖p_0) of every variant, by name of the catalogue.
+    """R = (CE_0 - CE_δ̂)/(CE_0 - CE_δ) of every variant, by name of the catalogue.
 
     Args:
-        rows: one per document, `{positions, budgets: {variant: (atoms, per token)}, ce: {variant: nats}, kl: {variant: nats},
-            adapted: {ce: …, kl: …}}`, summed over positions.
+        rows: one per document, `{positions, budgets: {variant: (atoms, per token)}, ce: {variant: nats}, adapted: {variant: nats}}`, summed
+            over positions.
 
     Returns:
         The value's interval and p (no better than the null) are by bootstrap of documents, paired; draws of the null enter p as variance.
-        Undefined where the exact deltas' own
-        effect is under 5 standard errors. `loss_reached` is what the exact deltas at this layer reach of the adapter's whole effect.
+        Undefined where the exact deltas' own effect is under 5 standard errors. `loss_reached` is what the exact deltas at this layer reach
+        of the adapter's whole effect.
     """
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 11]))
     measures: dict[str, Measure] = {}
-    for ending, what, target in (("", "ce", EXACT), (KL, "kl", EXACT)):
-        ratios = {v: Ratio(_sums(rows, what, v, target), _share) for v in (*FIGURES.values(), *(n for v in NULLED for n in nulls_of(v)))}
-        for name, variant in FIGURES.items():
-            null = [ratios[n] for n in nulls_of(variant)] if variant in NULLED else []
-            measure = _measure(ratios[variant], null, counts, "the exact deltas")
-            measures[f"{name}{ending}"] = measure if measure.value is None else measure.because(_budget(rows, variant))
-        reached = Ratio(_sums([r["adapted"] for r in rows], what, EXACT, "adapter"), _share)
-        measures[f"loss_reached{ending}"] = _measure(reached, [], counts, "the adapter")
-    return measures
+    losses = [r["ce"] for r in rows]
+    for name, variant in FIGURES.items():
+        null = [Ratio(_sums(losses, n, EXACT), _share) for n in nulls_of(variant)]
+        measure = _measure(Ratio(_sums(losses, variant, EXACT), _share), null, counts, "the exact deltas")
+        atoms, per_token = rows[0]["budgets"][variant]
+        budget = f"{per_token} of {atoms} atoms per token, as its null has"
+        measures[name] = measure if measure.value is None else measure.because(budget)
+    reached = Ratio(_sums([r["adapted"] for r in rows], EXACT, "adapter"), _share)
+    return measures | {"loss_reached": _measure(reached, [], counts, "the adapter")}
 
 
-def _budget(rows: Sequence[Mapping[str, Any]], variant: str) -> str:
-    if variant not in NULLED:
-        return ""
-    atoms, per_token = rows[0]["budgets"][variant]
-    return f"{per_token} of {atoms} atoms per token, as its null has"
-
-
-def _sums(rows: Sequence[Mapping[str, Any]], what: str, variant: str, target: str) -> Sums:
-    """[document, 3]: what the variant, no delta, and the target lose; the target's KL from itself is 0."""
-    return np.array([[r[what][variant], r[what][ZERO], r[what][target]] for r in rows], dtype=np.float64)
+def _sums(losses: Sequence[Mapping[str, float]], variant: str, target: str) -> Sums:
+    """[document, 3]: what the variant, no delta, and the target lose."""
+    return np.array([[loss[variant], loss[ZERO], loss[target]] for loss in losses], dtype=np.float64)
 
 
 def _share(sums: Sums) -> np.ndarray:

@@ -34,14 +34,11 @@ from deltasae_ray.divergence.catalogue import SEEDS, metric, scale
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.statistics import comparable
 
-OVER_DOCUMENTS = ("missing_share", "missing_share_k{k}", "missing_share_base_control", "missing_share_over_base", "structure_delta",
-                  "fvu_delta", "gain_over_pca", "gain_over_random_atoms", "fvu_encoder", "k_at_fvu", "effective_latents",
-                  "density", "subspace_score", "cka_codes",
-                  "coactivation")  # fmt: skip
+OVER_DOCUMENTS = ("missing_share", "missing_share_base_control", "missing_share_over_base", "structure_delta",
+                  "fvu_delta", "gain_over_pca", "gain_over_random_atoms", "fvu_encoder", "density", "coactivation")  # fmt: skip
 """Figures that a delta dictionary enters, resampled over documents."""
-OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "max_abs_cosine", "max_abs_cosine_weighted", "max_cosine_back", "novel_share",
-                "shared_{k}", "antipodal_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
-                "median_cosine", "paper_max_cosine", "paper_median_cosine", "paper_novel_share")  # fmt: skip
+OVER_LATENTS = ("max_cosine", "max_cosine_weighted", "novel_share", "alive_share", "angle_decoder_k{k}", "paper_angle_k{k}",
+                "paper_max_cosine", "paper_median_cosine", "paper_novel_share")  # fmt: skip
 """Figures of a decoder alone, resampled over latents or not at all. Not the share that repeats: with two seeds, its two values are one pair
 of dictionaries seen from either side, and hold nothing of how pairs differ."""
 SHARED_CEILINGS = "interval of kappa undefined: a ceiling is of two seeds' dictionaries, so that seeds share theirs"

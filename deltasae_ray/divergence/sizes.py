@@ -46,11 +46,6 @@ class Sized:
             return ""
         return f"{self} give V {after:.2f}, all give {before:.2f}"
 
-    def first(self, k: int) -> "Sized":
-        """The same with the first k atoms of each token."""
-        whole = self.whole.first(k)
-        return Sized(self.name, whole, self.used.first(k) if self.is_cut else whole)
-
 
 @dataclass(frozen=True, eq=False)
 class Matched:
@@ -65,10 +60,6 @@ class Matched:
     def participation(self) -> float:
         """Directions in which the deltas live."""
         return self.delta.whole.coder.participation
-
-    def first(self, k: int) -> "Matched":
-        """The same with the first k atoms of each token, without the ceiling."""
-        return Matched(self.delta.first(k), self.reference.first(k))
 
     def against(self, name: str, control: Coding) -> "Matched":
         """A control in the place of the reference: cut to the reference's size, so that only what it knows differs."""

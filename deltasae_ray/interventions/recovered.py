@@ -45,8 +45,7 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
         positions: scored labels per context, evenly spaced.
 
     Returns:
-        `{doc_id, patch, budgets, positions, ce: {variant: nats}, kl: {variant: nats}, adapted: {…}}`; kl is KL(exact ‖ variant), and
-        `adapted` holds the adapter's own loss and KL(adapter ‖ exact), KL(adapter ‖ base).
+        `{doc_id, patch, budgets, positions, ce: {variant: nats}, adapted: {variant: nats}}`; `adapted` holds the adapter's own loss.
 
     Raises:
         ModelError: a model whose later blocks need more of the earlier ones than the residual stream.
@@ -75,7 +74,10 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
                     hidden[name] = continued(model, ids, hookpoint, patched)[places]
                 found = _summed(head, hidden, wanted, documents)
                 told = {"patch": patch.name, "budgets": patch.budgets}
-                rows += [{"doc_id": doc, **told, **found[doc], "adapted": reached[doc]} for doc in found]
+                rows += [
+                    {"doc_id": doc, "positions": int((documents == doc).sum()), **told, "ce": found[doc], "adapted": reached[doc]}
+                    for doc in found
+                ]
     return rows
 
 
@@ -87,14 +89,11 @@ def _estimated(estimate: Estimate, base: Hidden, delta: Hidden) -> Hidden:
     return found
 
 
-def _summed(head: LanguageHead, hidden: dict[str, Tensor], labels: Tensor, documents: np.ndarray) -> dict[str, dict[str, Any]]:
-    ce, kl = (x.cpu().numpy() for x in losses_beside(head, torch.stack(list(hidden.values())), labels))
+def _summed(head: LanguageHead, hidden: dict[str, Tensor], labels: Tensor, documents: np.ndarray) -> dict[str, dict[str, float]]:
+    """Document → variant → cross-entropy, summed over its positions."""
+    ce = losses_beside(head, torch.stack(list(hidden.values())), labels)[0].cpu().numpy()
     return {
-        doc: {
-            "positions": int((documents == doc).sum()),
-            **{what: dict(zip(hidden, x[:, documents == doc].sum(1).tolist(), strict=True)) for what, x in (("ce", ce), ("kl", kl))},
-        }
-        for doc in dict.fromkeys(documents)
+        doc: dict(zip(hidden, ce[:, documents == doc].sum(1).tolist(), strict=True)) for doc in dict.fromkeys(documents)
     }
 
 

@@ -1,8 +1,8 @@
 """What stands in for a delta when it is patched in, and beside each what featureless atoms do with the same means.
 
 More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a null of its own size and k,
-of several draws: atoms from N(0, Σ_δ), as many as the dictionary has, cut as it was, and as many a token as it uses. They are coded by
-pursuit also where the dictionary has its own encoder, which makes that null the harder one.
+of several draws: atoms from N(0, Σ_δ), as many as the dictionary has, and as many a token as it uses. They are coded by pursuit where the
+dictionary has its own encoder, which makes the null the harder one.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.coding import most_used, use_of
 from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
 from deltasae_ray.divergence.moments import Moments, matched_rows
 from deltasae_ray.divergence.omp import pursue
@@ -46,15 +45,9 @@ class TrainingRows:
     """... and the base activations of the same tokens."""
 
 
-def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: TrainingRows, k: int, seed: int) -> dict[str, StandIn]:
-    """Variant → stand-in, nulls included.
-
-    Args:
-        k: atoms per token of the two that are ideally coded. Both have as many atoms as the smaller dictionary; of the larger, those that
-            it uses most.
-    """
-    own, others, mean = living_rows(dictionary), living_rows(reference), training.moments.mean
-    size = min(len(own), len(others))
+def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: TrainingRows, seed: int) -> dict[str, StandIn]:
+    """Variant → stand-in, nulls included."""
+    own, others = living_rows(dictionary), living_rows(reference)
 
     def seen(base: Rows, delta: Rows) -> Rows:
         return _reconstructed(reference, base + delta) - _reconstructed(reference, base)
@@ -65,16 +58,13 @@ def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: T
     made = {
         "encoder": StandIn(lambda _, delta: _reconstructed(dictionary, delta), len(own), used),
         "monitor": StandIn(seen, len(others), changed),
-        "atoms": _pursuing(own, size, k, training),
-        "atoms_reference": _pursuing(others, size, k, training),
     }
-    drawn = {"encoder": own, "monitor": others, "atoms": own, "atoms_reference": others}
-    for variant, rows in drawn.items():
+    for variant, rows in {"encoder": own, "monitor": others}.items():
         generator = torch.Generator().manual_seed(seed)
         for null in nulls_of(variant):
             featureless = matched_rows(training.moments.spectrum, len(rows), generator)
-            made[null] = _pursuing(featureless, made[variant].atoms, made[variant].per_token, training)
-    return made | {"mean": StandIn(lambda _, delta: mean.to(delta).expand_as(delta))}
+            made[null] = _pursuing(featureless, made[variant].per_token, training)
+    return made
 
 
 def latents_used(codes: Float[Tensor, "token latent"], others: Tensor) -> int:
@@ -82,12 +72,10 @@ def latents_used(codes: Float[Tensor, "token latent"], others: Tensor) -> int:
     return max(1, round(float((codes != others).sum(1).double().mean())))
 
 
-def _pursuing(atoms: Rows, size: int, k: int, training: TrainingRows) -> StandIn:
-    """μ and k of the `size` atoms that the training deltas use most."""
-    mean, k = training.moments.mean, min(k, size)
-    if size < len(atoms):
-        atoms = atoms[most_used(use_of(training.deltas - mean.to(training.deltas), atoms, k), size)]
-    return StandIn(lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), k).residual, size, k)
+def _pursuing(atoms: Rows, per_token: int, training: TrainingRows) -> StandIn:
+    """μ and `per_token` of the atoms."""
+    mean, k = training.moments.mean, min(per_token, len(atoms))
+    return StandIn(lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), k).residual, len(atoms), k)
 
 
 def _reconstructed(dictionary: DictionaryLike, x: Rows) -> Rows:

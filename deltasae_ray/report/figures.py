@@ -19,23 +19,16 @@ FVU_SERIES = (
     ("fvu_delta", "delta dictionary", "s0", "circle"),
     ("fvu_pca", "PCA-k", "s3", "square"),
     ("fvu_random_atoms", "random atoms", "sc", "diamond"),
-    ("fvu_gaussian", "the same recipe on Gaussian deltas", "s4", "diamond"),
     ("fvu_reference", "{reference}", "s1", "triangle"),
-)
-ENCODER_SERIES = (
-    ("fvu_encoder", "delta dictionary", "s0", "circle"),
-    ("fvu_frozen_decoder", "random decoder, trained encoder", "sc", "diamond"),
 )
 MATCHING_SERIES = (
     ("max_cosine", "delta dictionary", "s0", "circle"),
-    ("max_cosine_gaussian", "the same recipe on Gaussian deltas", "s4", "diamond"),
     ("max_cosine_random_adapter", "the same recipe on a random adapter's deltas", "sc", "square"),
     ("max_cosine_base_control", "second dictionary of base activations", "s2", "triangle"),
 )
 CONTROL_SERIES = (
     ("missing_share", "{reference}", "s1", "triangle"),
     ("missing_share_base_control", "second dictionary of base activations", "s2", "circle"),
-    ("missing_share_base_atoms", "random atoms", "sc", "diamond"),
     ("missing_share_random_adapter", "{reference}, of a random adapter's deltas", "s4", "square"),
 )
 SCALES = {
@@ -44,7 +37,6 @@ SCALES = {
     "max_cosine_weighted": "1: exact copies of reference latents.",
     "matching": "1: exact copies of reference latents.",
     "fvu": "0: nothing is left. 1: no better than predicting the mean.",
-    "encoder": "0: nothing is left. 1: no better than predicting the mean.",
     "angle_pca": "0°: the same subspace. 90°: orthogonal.",
     "learning": "0: nothing is left. 1: no better than predicting the mean.",
     "dead_latents": "0: every latent fired within the last epoch.",
@@ -78,8 +70,6 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
         by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
         by_series(inputs, "matching", MATCHING_SERIES, guides=(0.0,)),
         by_series(inputs, "fvu", FVU_SERIES, guides=(0.0, 1.0), notes=_beaten(inputs)),
-        by_series(inputs, "encoder", ENCODER_SERIES, guides=(0.0, 1.0)),
-        over_k(inputs, "missing_share", "atoms per token, k", _missing_over_k(inputs), (0.0, 1.0)),
         over_k(inputs, "angle_pca", "directions, k", _angles_over_k(inputs), (0.0, 90.0)),
         learning(inputs, "learning"),
         learning(inputs, "dead_latents"),
@@ -134,7 +124,7 @@ def by_series(
 def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[Row, int], include: tuple[float, ...]) -> Figure:
     """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls span."""
     words = describe(metric, inputs)
-    name = re.sub(r"\(\d+\)$", "(k)", words.label)
+    name = words.label
     if len(set(at.values())) < 2:
         return Figure(f"{metric}_over_k", name, "", (), (), ())
     style = Style.of(inputs, [r.adapter for r in at])
@@ -200,15 +190,6 @@ def _angles_over_k(inputs: ReportInputs) -> dict[Row, int]:
         if re.fullmatch(r"angle_pca_k\d+", r.metric):
             found.setdefault((r.adapter, r.layer, r.metric), r)
     return {r: int(r.metric.rsplit("_k", 1)[1]) for r in found.values()}
-
-
-def _missing_over_k(inputs: ReportInputs) -> dict[Row, int]:
-    """M(k) of the largest dictionary per adapter and layer, over its seeds: the headline and its values with fewer atoms."""
-    atoms = {r.metric: int(m[1] or inputs.atoms) for r in inputs.rows if (m := re.fullmatch(r"missing_share(?:_k(\d+))?", r.metric))}
-    found: dict[tuple, Row] = {}
-    for r in sorted(leading_rows(inputs.rows, atoms), key=lambda r: (-(r.d_sae or 0), r.k or 0, r.seed or 0)):
-        found.setdefault((r.adapter, r.layer, atoms[r.metric.removesuffix(SEEDS)]), r)
-    return {r: k for (*_, k), r in found.items()}
 
 
 def _numbers(rows: Sequence[Row]) -> list[float]:

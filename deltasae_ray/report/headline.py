@@ -56,7 +56,7 @@ def headline(inputs: ReportInputs) -> list[Pair]:
 
     for r in heads:
         own, found = f", seed {r.seed}" if several_seeds else "", beside[_cell(r)]
-        monitor = ((found["monitor_r2"], _gain_and_fvu(found)),) if "monitor_r2" in found else ()
+        monitor = ((found["monitor_r2"], ""),) if "monitor_r2" in found else ()
         if shape(r) not in means:
             add(r, own, (r, ""), *monitor)
             continue
@@ -110,8 +110,3 @@ def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
         words="; ".join(filter(None, (said, extra))),
         chance=found not in (None, "beyond chance"),
     )
-
-
-def _gain_and_fvu(beside: dict[str, Row]) -> str:
-    named = (("gain", "monitor_gain"), ("FVU", "monitor_fvu"))
-    return ", ".join(f"{label} {figure(beside[m].value)}" for label, m in named if m in beside and beside[m].value is not None)

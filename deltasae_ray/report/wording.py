@@ -26,21 +26,20 @@ METRICS = {
         "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded with {k} atoms per token, "
         "of the {reference} and of the delta dictionary, and so are deltas with signs flipped along their principal axes, which keeps "
         "second moments and destroys structure beyond them. 0: the {reference} does as well as the dictionary trained on the deltas. "
-        "1: it does no better than featureless atoms. M(k) over k is the same with fewer atoms.",
+        "1: it does no better than featureless atoms.",
         "the {reference} is not shown to explain more of these deltas than featureless atoms do",
     ),
     "monitor_r2": MetricWords(
         "What a deployed monitor sees (R²)",
         "Another claim than M: the deployed encoder of the {reference} instead of an ideal coder. The change of its reconstruction, "
-        "SAE(adapted) − SAE(base), is compared with the delta itself: R² at the best scale, and gain, that scale. Null: the same with "
-        "sign-flipped deltas. FVU above 1 means that the change it reports is worse than reporting none.",
+        "SAE(adapted) − SAE(base), is compared with the delta itself: R² at the best scale. Null: the same with sign-flipped deltas.",
         "a deployed monitor is not shown to see more of these deltas than of featureless ones",
     ),
     "controls": MetricWords(
         "Missing share where the answer is known",
-        "M of the {reference} beside M of two controls: a second dictionary of base activations (other seed, other documents{recipe}), and "
-        "random atoms with the base activations' covariance, which see nothing and belong near 1. And M of the {reference} where the "
-        "deltas are those of a random adapter of the same strength: what it misses of a change that means nothing.",
+        "M of the {reference} beside M of a second dictionary of base activations (other seed, other documents{recipe}), and beside "
+        "M of the {reference} where the deltas are those of a random adapter of the same strength: what it misses of a change that "
+        "means nothing.",
         "",
     ),
     "max_cosine_weighted": MetricWords(
@@ -52,23 +51,15 @@ METRICS = {
     "matching": MetricWords(
         "Nearest reference latent, where the answer is known",
         "For each alive latent the largest cosine with any alive latent of the {reference}, averaged: of the delta dictionary, and of "
-        "dictionaries by the same recipe that have nothing to find or should agree: of Gaussian rows with the deltas' covariance, of a "
-        "random adapter's deltas, of base activations (the base control{recipe}). Where the delta dictionary is no nearer than that of "
-        "Gaussian rows, or the base control is not aligned, the figure says nothing of this adapter.",
+        "dictionaries by the same recipe of a random adapter's deltas and of base activations (the base control{recipe}). Where the "
+        "base control is not aligned, the figure says nothing of this adapter.",
         "",
     ),
     "fvu": MetricWords(
         "Unexplained variance (FVU)",
         "Share of the centred variance of held-out deltas left by {k} atoms per token of each dictionary, ideally coded. 1 is what "
         "predicting the mean leaves. PCA-{k} uses {k} fixed directions; random atoms are drawn from the deltas' covariance, as many as the "
-        "delta dictionary has; the same recipe on Gaussian deltas is a dictionary trained on rows with their mean and covariance and "
-        "nothing else: what it explains, the recipe would have shown of featureless data.",
-        "",
-    ),
-    "encoder": MetricWords(
-        "Unexplained variance through the dictionary's own encoder",
-        "Share of the centred variance of held-out deltas that encoding and decoding leaves. Beside it an encoder that learned, by the "
-        "same recipe, to use decoder rows that stay random: what is left less than that is what learning the directions brings.",
+        "delta dictionary has.",
         "",
     ),
     "angle_pca": MetricWords(

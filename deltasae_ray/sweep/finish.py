@@ -272,7 +272,7 @@ def _lost(made: Made) -> list[str]:
     return [f"The control {p} could not be fitted, and what it would say is missing: {error}" for p, error in made.lost.items()]
 
 
-_SIZES = (("density", "Active latents per token", 1.0), ("effective_latents", "Effective latents", 10.0), ("k_at_fvu", "Atoms needed", 1.0))
+_SIZES = (("density", "Active latents per token", 1.0),)
 """Metric of how much a delta holds, its name, and the difference that counts as none."""
 
 

@@ -18,7 +18,7 @@ from deltasae_ray.diverge.measuring import seen_alive
 from deltasae_ray.diverge.table import DivergenceRow, corrected
 from deltasae_ray.divergence.coder import spread
 from deltasae_ray.divergence.moments import Moments
-from deltasae_ray.divergence.recovered import NULL_DRAWS, NULLED, recovered
+from deltasae_ray.divergence.recovered import FIGURES, NULL_DRAWS, recovered
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.gangs.run import run_units
@@ -36,7 +36,7 @@ DOCUMENTS = 48
 """Evaluation documents of the text adapted to; an interval takes 30."""
 POSITIONS = 16
 """Scored positions per document, evenly spaced."""
-STAND_INS = 5 + len(NULLED) * NULL_DRAWS
+STAND_INS = len(FIGURES) * (1 + NULL_DRAWS)
 """Estimates of a delta per dictionary, nulls included (`interventions.stand_ins`)."""
 SAMPLE = 1024
 """Training tokens on which atoms are chosen and latents counted."""
@@ -77,7 +77,7 @@ def _patched(job: RecoveryFactory, leaf: LeafSpec) -> Patched:
     deltas, base = (shards.read(leaf.layer, source, split="fit")[keep] for source in (leaf.adapter, BASE))
     reference, chosen = seen_alive(reference, lambda: base), spread(len(deltas), SAMPLE)
     training = TrainingRows(Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base)))
-    made = stand_ins(dictionary, reference, training, job.cfg.k, job.cfg.seed)
+    made = stand_ins(dictionary, reference, training, job.cfg.seed)
     return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), made)
 
 
@@ -98,7 +98,7 @@ def recovered_rows(
     adapters: Sequence[AdapterRef],
     gangs: GangConfig,
 ) -> list[DivergenceRow]:
-    """R_CE and R_KL of every judged leaf, measured once per (harvest, adapter, dictionaries, documents)."""
+    """Loss recovered of every judged leaf, measured once per (harvest, adapter, dictionaries, documents)."""
     units = [u for u in gate_units(corpus, DOCUMENTS) if u.corpus == DOMAIN]
     leaves = judged(leaves)
     refs = {a.name: a for a in adapters}
@@ -130,7 +130,6 @@ def _key(storage: Storage, harvest_key: str, leaf: LeafSpec, cfg: DivergeConfig,
         "dictionaries": [dictionary_digest(storage, key) for key in (leaf.dictionary, leaf.reference)],
         "units": units,
         "positions": POSITIONS,
-        "k": cfg.k,
         "seed": cfg.seed,
     }
     return f"recovered/{digest(inputs)}.json"

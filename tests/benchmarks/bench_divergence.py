@@ -18,7 +18,6 @@ from torch.nn.functional import normalize
 
 from deltasae_ray.cli import say
 from deltasae_ray.divergence.adapter_layer import AdapterLayer
-from deltasae_ray.divergence.assignment import one_to_one
 from deltasae_ray.divergence.coactivation import coactivation
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.firings import Firings
@@ -109,18 +108,6 @@ def bench_coactivation(latents: int = 16_384, docs: int = 80, places: int = 12) 
     say(f"co-activation {latents} x {latents}, k 32 and 20, with its ceiling: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
 
 
-def bench_assign(latents: int = 16_384, d_model: int = 640) -> None:
-    """One-to-one matching among nearest latents: half of the rows have a near copy, then none has (a featureless dictionary, the worst)."""
-    g = torch.Generator().manual_seed(0)
-    a, others = (normalize(torch.randn(latents, d_model, generator=g), dim=1) for _ in range(2))
-    near = normalize(a[: latents // 2] + 0.02 * torch.randn(latents // 2, d_model, generator=g), dim=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name, b in (("half of them copies", torch.cat([near, others[latents // 2 :]])), ("none", others)):
-        wall, cpu = seconds(lambda b=b: one_to_one(a, b), repeats=1)
-        held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-        say(f"one-to-one {latents} x {latents} at d {d_model}, {name}: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
-
-
 D_MODEL, ATOMS, ACTIVE = 640, 512, 8
 FIT, EVAL, PER_DOCUMENT = 30_000, 16_000, 200
 
@@ -167,7 +154,6 @@ BENCHES = {
     "large": bench_large,
     "pursue": bench_pursue,
     "coactivation": bench_coactivation,
-    "assign": bench_assign,
     "leaf": bench_leaf,
 }
 

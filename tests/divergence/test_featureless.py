@@ -43,23 +43,19 @@ def found() -> dict[str, dict[str, Measure]]:
 
 def test_real_atoms_are_found_that_gaussian_deltas_do_not_teach(found: dict[str, dict[str, Measure]]) -> None:
     m = found["half"]
-    assert m["gain_over_gaussian"].ci[0] > 0.2 and m["fvu_gaussian"].ceiling == m["fvu_delta"].value
-    assert m["structure_delta"].value > 0.4 > 0.1 > abs(m["structure_gaussian"].value)
-    assert m["max_cosine"].value > m["max_cosine_gaussian"].value + 0.1
+    assert m["gain_over_gaussian"].ci[0] > 0.2
+    assert m["structure_delta"].value > 0.4
 
 
 def test_of_gaussian_deltas_the_recipe_shows_no_more_than_of_their_moments(found: dict[str, dict[str, Measure]]) -> None:
     m = found["gaussian"]
     assert abs(m["gain_over_gaussian"].value) < 0.02
-    assert abs(m["structure_gaussian"].value) < 0.05 and m["structure_gaussian"].p > 0.01
-    assert m["max_cosine"].value == pytest.approx(m["max_cosine_gaussian"].value, abs=0.03)
+    assert abs(m["structure_delta"].value) < 0.05
 
 
 def test_learning_the_directions_leaves_less_than_learning_to_use_random_ones(found: dict[str, dict[str, Measure]]) -> None:
     m = found["half"]
-    assert m["fvu_encoder"].value < m["fvu_frozen_decoder"].value < 1
     assert m["gain_over_frozen_decoder"].ci[0] > 0.2
-    assert m["fvu_frozen_decoder"].ceiling == m["fvu_encoder"].value
 
 
 def test_deltas_that_do_not_vary_have_no_such_figures_and_no_nan() -> None:
@@ -68,5 +64,5 @@ def test_deltas_that_do_not_vary_have_no_such_figures_and_no_nan() -> None:
     own = fitted(torch.from_numpy(inputs.delta_fit), 0, d_sae=96, steps=5)
     constant = replace(inputs, delta_fit=np.ones_like(inputs.delta_fit), delta_eval=np.ones_like(inputs.delta_eval))
     m = compare(constant, LeafInputs(own, gaussian=own, frozen_decoder=own), SETTINGS)
-    for name in ("fvu_gaussian", "gain_over_gaussian", "structure_gaussian", "fvu_frozen_decoder", "gain_over_frozen_decoder"):
+    for name in ("gain_over_gaussian", "gain_over_frozen_decoder"):
         assert m[name].value is None and m[name].reason, name

@@ -88,7 +88,7 @@ def test_every_figure_has_an_interval_or_says_why_it_has_none(measures: dict[str
         assert m.kappa_ci is None or m.kappa is not None and m.kappa_ci[0] <= m.kappa <= m.kappa_ci[1], name
         assert m.ci is None or m.value is not None and m.ci[0] <= m.value <= m.ci[1], name
     bare = {metric(name).name for name, m in measures.items() if m.value is not None and m.ci is None}
-    assert bare == {"alive_share", "firings_per_latent", "antipodal_share", "angle_decoder_k{k}", "paper_angle_k{k}"}
+    assert bare == {"alive_share", "firings_per_latent", "angle_decoder_k{k}", "paper_angle_k{k}"}
     assert {metric(name).name for name, m in measures.items() if m.kappa_ci} >= {"missing_share", "max_cosine_weighted", "angle_pca_k{k}"}
 
 
@@ -107,7 +107,7 @@ def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inp
     found = compare(small, leaf, SETTINGS)
     for name, m in found.items():
         assert m.value is None or m.ci is not None or "interval undefined" in m.reason, name
-    over_latents = ("max_", "novel_share", "shared_", "repeat_share", "median_cosine", "paper_max_cosine", "paper_median", "paper_novel")
+    over_latents = ("max_", "novel_share", "repeat_share", "paper_max_cosine", "paper_median", "paper_novel")
     assert all(name.startswith(over_latents) for name, m in found.items() if m.ci is not None)
 
 
@@ -121,33 +121,24 @@ def test_the_places_of_the_figures_are_sure_of_themselves_as_far_as_latents_and_
     assert missing.kappa == pytest.approx((missing.value - 1) / (missing.ceiling - 1))
 
 
-def test_novel_latents_are_judged_against_dictionaries_and_over_halves(measures: dict[str, Measure]) -> None:
+def test_novel_latents_are_judged_against_dictionaries(measures: dict[str, Measure]) -> None:
     assert measures["novel_share"].p is not None and measures["novel_share"].p < 0.01
-    halves = measures["novel_share_halves"]
-    assert halves.value == pytest.approx(0.5, abs=0.05) and halves.ci is not None and halves.n == 2
 
 
 def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]) -> None:
     assert measures["missing_share"].value == pytest.approx(0.68, abs=0.08)
-    assert measures["missing_share_base_atoms"].value == pytest.approx(1, abs=0.1)
     assert measures["missing_share_base_control"].value == pytest.approx(measures["missing_share"].value, abs=0.1)
     over = measures["missing_share_over_base"]
     assert over.value == pytest.approx(measures["missing_share"].value - measures["missing_share_base_control"].value)
     assert over.ci is not None and over.ci[0] <= 0.05 and over.ci[1] - over.ci[0] < measures["missing_share"].ci[1], "paired"
     assert measures["missing_share_base_control_no_top3"].value is not None and measures["missing_share_over_base_token_mean"].ci
-    assert measures["max_abs_cosine_back"].value >= measures["max_cosine_back"].value
-    assert measures["structure_random_adapter"].value > 0.3, "a dictionary that knows the atoms finds them"
     assert measures["missing_share_random_adapter"].value == pytest.approx(1, abs=0.1), "of which the reference has none"
-    assert measures["k_at_fvu"].value < measures["k_at_fvu_reference"].value
     assert measures["gain_over_pca"].ci[0] > 0.3
-    assert measures["repeat_share"].value == measures["repeat_share_halves"].value == 1
+    assert measures["repeat_share"].value == 1
     assert measures["missing_share_halves"].value == pytest.approx(0, abs=0.05)
-    assert measures["max_abs_cosine_halves"].value > 0.95 > 0.6 > measures["max_abs_cosine_halves"].null
-    assert measures["shared_90"].value == pytest.approx(0.5, abs=0.02)
     assert measures["novel_share"].value == pytest.approx(0.5, abs=0.05)
     assert measures["max_cosine"].kappa is not None and 0.3 < measures["max_cosine"].kappa < 0.7
     assert measures["max_cosine_base_control"].value > 0.9
-    assert abs(measures["cka_delta_base"].value) < 0.05
     assert measures["fvu_delta"].value < measures["fvu_reference"].value < measures["fvu_random_atoms"].value + 0.05
 
 
@@ -199,7 +190,7 @@ def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(kind: s
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         found = compare(silent, leaf, SETTINGS)  # a NaN would be an assertion error
-    for name in ("missing_share", "missing_share_no_top3", "fvu_delta", "fvu_reference", "monitor_r2", "k_at_fvu", "subspace_score"):
+    for name in ("missing_share", "missing_share_no_top3", "fvu_delta", "fvu_reference", "monitor_r2"):
         assert found[name].value is None and found[name].reason, name
     if kind == "zero":
         sizes = ("delta_relative_energy", "delta_norm")
@@ -247,7 +238,7 @@ def test_dead_latents_are_in_no_geometry_but_the_published_one(inputs: LayerInpu
         energy=torch.cat([d.energy, torch.zeros(64)]),
     )
     found = compare(inputs, replace(leaf, dictionary=pad), SETTINGS)
-    for name in ("max_cosine", "shared_90", "missing_share", "fvu_delta", "angle_decoder_k4"):
+    for name in ("max_cosine", "novel_share", "missing_share", "fvu_delta", "angle_decoder_k4"):
         assert found[name].value == pytest.approx(measures[name].value, abs=1e-4), name
     assert found["alive_share"].value == 0.5
     assert found["paper_max_cosine"].value < measures["paper_max_cosine"].value - 0.05
@@ -261,9 +252,7 @@ def test_three_loud_coordinates_do_not_decide_where_they_are_left_out(inputs: La
     loud["delta_eval"][:, :3] += noise[FIT_TOKENS:]
     found = compare(replace(inputs, **loud), leaf, SETTINGS)
     assert found["missing_share"].value is None
-    assert found["delta_top3_energy"].value > 0.9
     assert found["missing_share_no_top3"].value == pytest.approx(measures["missing_share"].value, abs=0.06)
-    assert found["subspace_score_no_top3"].value == pytest.approx(measures["subspace_score"].value, abs=0.06)
 
 
 def test_rows_that_do_not_belong_together_are_refused(inputs: LayerInputs) -> None:

@@ -57,7 +57,6 @@ def test_every_metric_says_what_it_is_held_against_or_only_describes() -> None:
 def test_variants_and_curves_resolve_to_their_entry() -> None:
     assert metric("missing_share_no_top3_token_mean") is METRICS["missing_share"]
     assert metric("angle_pca_k16") is METRICS["angle_pca_k{k}"]
-    assert metric("shared_70") is METRICS["shared_{k}"]
     assert metric("missing_share_no_top3_seeds") is METRICS["missing_share"]
     assert split_variant("fvu_delta_no_top3_token_mean")[1].startswith("without the three")
     with pytest.raises(KeyError):

@@ -7,12 +7,9 @@ from scipy import stats
 from torch.nn.functional import normalize
 
 from deltasae_ray.divergence.matching import max_cosine
-from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.missing import missing_share
 from deltasae_ray.divergence.moments import Moments
-from deltasae_ray.divergence.rotation import subspace_score
 from deltasae_ray.errors import GeometryError
-from deltasae_ray.sae.fitting import fit_dictionary
 from tests.divergence.worlds import dictionary_of
 from tests.sae.planted import World, planted, rank_one
 
@@ -100,39 +97,13 @@ def test_a_second_dictionary_is_the_ceiling(world: World) -> None:
     assert m.kappa == pytest.approx(1 - m.value, abs=1e-6)
 
 
-def rank_one_scores(seed: int, references: int, own: torch.Tensor | None = None) -> tuple[Measure, float, list[bool]]:
-    """(M, the subspace score where the reference holds what a rank-one writer writes, whether it stays within the rotated interval for each of
-    some references that do not).
-
-    Args:
-        own: the delta dictionary; the truth among random atoms where none is given.
-    """
-    deltas, v = rank_one(seed)
-    g = torch.Generator().manual_seed(100 + seed)
-    others = normalize(torch.randn(63, 64, generator=g), dim=1)
-    own = torch.cat([v[None], normalize(torch.randn(7, 64, generator=g), dim=1)]) if own is None else own
-    m = missing_share(deltas, own, torch.cat([v[None], others]), k=1)
-    centred = deltas - deltas.mean(0)
-    inside = subspace_score(centred, own, torch.cat([-v[None], others]), k=1)
-    assert inside.value is not None
-    strange = [subspace_score(centred, own, normalize(torch.randn(64, 64, generator=g), dim=1), k=1, draws=19, seed=s) for s in range(references)]
-    within = [abs(s.value - 1) <= 2 * float(s.reason.rsplit("±", 1)[1]) for s in strange if s.value is not None]
-    return m, inside.value, within
-
-
-def test_a_rank_one_change_has_no_missing_share_but_a_subspace_score() -> None:
-    found = [rank_one_scores(seed, 2) for seed in range(5)]
-    assert all(m.value is None and "directions" in m.reason for m, _, _ in found)
-    assert all(inside < 0.1 for _, inside, _ in found)
-    assert sum(map(sum, (within for _, _, within in found))) >= 8, "of 10, each within by 95 %"
-
-
-@pytest.mark.prove
-def test_a_fitted_rank_one_change_has_a_subspace_score_over_five_seeds() -> None:
+def test_a_rank_one_change_has_no_missing_share() -> None:
     for seed in range(5):
-        dictionary = fit_dictionary(rank_one(seed)[0], d_sae=64, k=1, seed=seed)
-        m, inside, within = rank_one_scores(seed, 6, dictionary.W_dec[dictionary.alive])
-        assert m.value is None and "directions" in m.reason and inside < 0.1 and sum(within) >= 5, seed
+        deltas, v = rank_one(seed)
+        g = torch.Generator().manual_seed(100 + seed)
+        own, others = (normalize(torch.randn(n, 64, generator=g), dim=1) for n in (7, 63))
+        m = missing_share(deltas, torch.cat([v[None], own]), torch.cat([v[None], others]), k=1)
+        assert m.value is None and "directions" in m.reason, seed
 
 
 def test_deltas_without_features_are_undefined() -> None:

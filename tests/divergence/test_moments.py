@@ -41,15 +41,13 @@ def test_columns_are_the_moments_of_those_columns() -> None:
     torch.testing.assert_close(Moments.of(X).columns(keep).covariance, Moments.of(X[:, keep]).covariance)
 
 
-def test_participation_ratio_and_effective_rank_count_directions() -> None:
+def test_the_participation_ratio_counts_directions() -> None:
     equal = Spectrum(torch.ones(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64))
-    assert equal.participation_ratio == pytest.approx(8) and equal.effective_rank == pytest.approx(8)
+    assert equal.participation_ratio == pytest.approx(8)
     one = Spectrum.of(torch.diag(torch.tensor([4.0, 0, 0, 0], dtype=torch.float64)))
-    assert one.participation_ratio == pytest.approx(1) and one.effective_rank == pytest.approx(1) and one.rank == 1
+    assert one.participation_ratio == pytest.approx(1) and one.rank == 1
     none = Spectrum.of(torch.zeros(4, 4, dtype=torch.float64))
-    assert none.participation_ratio == 0 and none.effective_rank == 0 and none.rank == 0
-    falling = Spectrum.of(torch.diag(torch.tensor([90.0, 6, 3, 1], dtype=torch.float64)))
-    assert [falling.dimensions_for(e) for e in (0.9, 0.95, 0.99, 1.0)] == [1, 2, 3, 4]
+    assert none.participation_ratio == 0 and none.rank == 0
 
 
 def test_matched_rows_share_the_second_moments() -> None:

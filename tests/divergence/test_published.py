@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from deltasae_ray.divergence.chance import isotropic_median_cosine, isotropic_share_below
 from deltasae_ray.divergence.context import Context
 from deltasae_ray.divergence.inputs import Settings
-from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_match
+from deltasae_ray.divergence.matching import best_cosines, max_cosine, median_interval
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.published import NOVEL_BELOW, published_angles, published_matching
 from deltasae_ray.divergence.verdict import LeafFigures, verdict
@@ -88,24 +87,7 @@ def test_angles_of_fewer_rows_than_directions_are_undefined(context: Context) ->
     assert found["paper_angle_k2"].value is not None and "fewer than 4 directions" in found["paper_angle_k4"].reason
 
 
-def test_the_p_of_a_median_is_uniform_also_where_the_latents_of_a_dictionary_move_together() -> None:
-    """Every dictionary is one draw: each has a shift of its own, which a test over latents takes for evidence."""
-    rng = np.random.default_rng(1)
-
-    def drawn() -> np.ndarray:
-        return rng.normal(rng.normal(0.3, 0.02), 0.05, 96)
-
-    p = np.array([median_match(drawn(), np.stack([drawn() for _ in range(5)]), None).p for _ in range(2000)], dtype=float)
-    assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.015)
-
-
-def test_a_median_is_judged_against_medians_and_its_interval_covers_it() -> None:
+def test_the_interval_of_a_median_covers_it() -> None:
     rng = np.random.default_rng(0)
-    null = rng.normal(0.3, 0.05, (5, 400))
-    by_chance, shifted = (median_match(rng.normal(center, 0.05, 400), null, None) for center in (0.3, 0.36))
-    assert by_chance.p > 0.05 > 1e-3 > shifted.p and by_chance.kappa is None
-    covered = [m.ci[0] <= 0.3 <= m.ci[1] for m in (median_match(rng.normal(0.3, 0.05, 101), null, None) for _ in range(400))]
+    covered = [low <= 0.3 <= high for low, high in (median_interval(rng.normal(0.3, 0.05, 101)) for _ in range(400))]
     assert 0.92 < np.mean(covered) < 0.99
-    half_way = median_match(rng.normal(0.45, 0.05, 400), null, rng.normal(0.6, 0.05, 400))
-    assert half_way.kappa is None and half_way.ceiling == pytest.approx(0.6, abs=0.02)

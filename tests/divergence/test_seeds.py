@@ -78,7 +78,7 @@ def test_kappa_over_seeds_has_its_interval_and_none_where_ceilings_differ() -> N
     assert apart.kappa is None and "ceilings differ" in apart.reason and apart.value == pytest.approx(0.55)
 
 
-@pytest.mark.parametrize("name", ["max_cosine", "max_abs_cosine_weighted", "angle_decoder_k8"])
+@pytest.mark.parametrize("name", ["max_cosine", "max_cosine_weighted", "angle_decoder_k8"])
 def test_kappa_whose_ceiling_is_of_two_seeds_has_no_interval_over_seeds_and_says_why(name: str) -> None:
     m = one([0.5, 0.6, 0.55], name, kappa=0.4, kappa_ci=(0.35, 0.45), ceiling=0.9)
     assert m.kappa == pytest.approx(0.4) and m.kappa_ci is None and SHARED_CEILINGS in m.reason and m.ci is not None
@@ -114,7 +114,7 @@ def test_with_one_seed_as_the_ceiling_of_all_others_it_would_not() -> None:
 
 
 def test_only_what_a_dictionary_enters_has_a_figure_over_seeds() -> None:
-    assert pooled("missing_share_no_top3_token_mean") and pooled("angle_decoder_k16") and pooled("shared_70")
+    assert pooled("missing_share_no_top3_token_mean") and pooled("angle_decoder_k16") and pooled("novel_share")
     assert not pooled("angle_pca_k16") and not pooled("mean_share") and not pooled("missing_share_seeds")
 
 

@@ -1,4 +1,4 @@
-"""What is compared has like sizes, and says them: dictionaries, controls, ceilings and rotations."""
+"""What is compared has like sizes, and says them: dictionaries, controls and ceilings."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,7 @@ from torch.nn.functional import normalize
 
 from deltasae_ray.divergence.coder import Coder, make_coder
 from deltasae_ray.divergence.missing import compare_structure
-from deltasae_ray.divergence.moments import Moments, rotations
-from deltasae_ray.divergence.rotation import Rotations, matched_score
+from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.divergence.sizes import match_sizes
 from tests.sae.planted import World, planted
 
@@ -73,29 +72,3 @@ def test_a_cut_that_changes_what_the_second_dictionary_explains_leaves_no_ceilin
 def test_halves_may_be_asked_to_have_one_size(world: World, coder: Coder) -> None:
     pair = match_sizes(coder.code(world.atoms), coder.code(world.atoms[:50]), ratio=1)
     assert pair.delta.used.size == pair.reference.used.size == 50
-
-
-def test_fewer_atoms_per_token_are_those_of_the_same_cut(world: World, coder: Coder) -> None:
-    pair = match_sizes(coder.code(world.atoms[:20]), coder.code(torch.cat([world.atoms, inside(world, 64, 1)])))
-    for k in (1, 2):
-        first = pair.first(k)
-        for short, whole in ((first.delta, pair.delta), (first.reference, pair.reference)):
-            assert short.used.size == whole.used.size
-            left = [c.used.pursuits[0].residual_energy for c in (short, whole)]
-            torch.testing.assert_close(left[0], left[1][:, : k + 1])
-
-
-def test_rotated_references_are_cut_as_the_reference_is_and_choose_for_themselves(world: World, coder: Coder) -> None:
-    """An unrelated reference scores 1, and the truth 0, as a mean over tokens too."""
-    unrelated = normalize(torch.randn(512, 256, generator=torch.Generator().manual_seed(4)), dim=1)
-    turns = rotations(256, 5, seed=0)
-    for reference, score in ((unrelated, 1.0), (torch.cat([world.atoms, unrelated[:448]]), 0.0)):
-        turned_reference = Rotations(coder.code(reference), turns)
-        pair, turned = match_sizes(coder.code(world.atoms), turned_reference.coding), turned_reference.pursuits(256)
-        assert pair.reference.used.size == 256
-        for average in ("energy", "token"):
-            m = matched_score(pair, turned, average)
-            assert m.value == pytest.approx(score, abs=0.05) and (m.p < 0.01) == (score == 0.0)
-            assert m.null == 1 and "most used of the 512" in m.reason
-        left = [np.mean([p.fvu(-1) for p in turned_reference.pursuits(size)]) for size in (256, 512)]
-        assert left[0] > left[1], "fewer atoms explain less, turned or not"

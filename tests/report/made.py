@@ -158,12 +158,9 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
     rows = [
         row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001,
             kappa_low=(share + 0.12 - 1) / (0.08 - 1), kappa_high=(share - 0.11 - 1) / (0.08 - 1)),
-        *(row(f"missing_share_k{k}", share + 0.02 * (4 - k / 2), 0.14, null=1.0, p=0.001) for k in (1, 2, 4)),
         row("missing_share_base_control", share + 0.04, 0.1, null=1.0),
-        row("missing_share_base_atoms", 0.93 + rng.normal(0, 0.02), 0.08, null=1.0),
+        row("missing_share_random_adapter", 0.93 + rng.normal(0, 0.02), 0.08, null=1.0),
         row("monitor_r2", 0.05 + 0.004 * rank, 0.03, null=0.045 if layer == 15 else 0.01, ceiling=1.0, p=0.2 if layer == 15 else 0.003),
-        row("monitor_gain", 0.31, 0.05, null=0.02),
-        row("monitor_fvu", 1.42 - 0.02 * layer, 0.05, null=1.6),
         row("fvu_delta", 0.42 - rank / 200 - d_sae / 5000, 0.03, null=0.55),
         row("fvu_pca", 0.52, 0.03, null=0.98),
         row("fvu_random_atoms", 0.57, 0.02, null=1.0),
@@ -171,8 +168,7 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
         row("gain_over_pca", 0.01 if (rank, layer) == (4, 9) else 0.09, 0.03, null=0.0),
         row("gain_over_random_atoms", 0.12, 0.03, null=0.0),
         row("max_cosine_weighted", 0.37 + 0.01 * (layer - 12), 0.02, null=0.363, ceiling=0.474, kappa=None, p=0.3 if layer == 12 else 0.01),
-        row("k_at_fvu", 14, 2.0, null=22),
-        row("effective_latents", 61.3, None, reason="interval undefined: 24 evaluation documents, 30 are needed"),
+        row("density", 14, 2.0),
     ]  # fmt: skip
     rows += [
         row(
@@ -182,8 +178,7 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
     ]
     if (rank, layer) == (4, 9):
         rows[0] = replace(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
-        names = ("missing_share_k1", "missing_share_k2", "missing_share_k4", "missing_share_base_control")
-        rows[1:5] = [replace(cell, metric=name, value=None, reason=FEW_DIRECTIONS) for name in names]
+        rows[1] = replace(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
     return rows
 
 

@@ -11,7 +11,7 @@ import pytest
 from deltasae_ray.divergence.paper import NOTES, Block, Line
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.figures import by_layer
-from deltasae_ray.report.inputs import LossChange, ReportInputs, Row
+from deltasae_ray.report.inputs import LossChange, ReportInputs
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
@@ -20,7 +20,7 @@ from deltasae_ray.report.wording import figure, interval
 from deltasae_ray.storage import Storage
 from tests.report.made import FEW_DIRECTIONS, REFERENCE, make, with_seeds
 
-BASELINES = {"fvu_gaussian": 0.5, "fvu_encoder": 0.45, "fvu_frozen_decoder": 0.8, "max_cosine": 0.4, "max_cosine_gaussian": 0.38}
+BASELINES = {"max_cosine": 0.4, "max_cosine_random_adapter": 0.38}
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +161,6 @@ def test_the_missing_share_is_named_by_its_atoms_and_not_by_the_dictionaries_k()
     assert "M(32)" not in render(make(rows=rows))
 
 
-def test_m_over_k_is_one_line_per_adapter_from_one_atom_to_the_headline(page: str):
-    panels = [p for p in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if 'aria-label="Missing share M(k), layer' in p]
-    assert len(panels) == 3
-    lines = [re.findall(r'<path d="([^"]+)" class="curve', p) for p in panels]
-    assert [[line.count("L") + 1 for line in found] for found in lines] == [[4], [4, 4], [4, 4]]  # r4 is undefined at layer 9
-    assert [p.count("∅") for p in panels] == [1, 0, 0]
-
-
 @pytest.mark.parametrize(("key", "name"), [("learning", "Learning curves"), ("dead_latents", "Dead latents while learning")])
 def test_unexplained_variance_and_dead_latents_are_drawn_over_steps_with_a_line_per_dictionary(page: str, key: str, name: str):
     drawn = re.search(rf'<figure id="figure-{key}">.*?</figure>', page, re.DOTALL)
@@ -181,19 +173,10 @@ def test_unexplained_variance_and_dead_latents_are_drawn_over_steps_with_a_line_
         assert {re.sub(" ends at .*", "", told) for _, told in lines} == {f"r{r} d_sae {d} seed 0" for r in (4, 16) for d in (256, 512)}
 
 
-def test_a_headline_at_chance_beside_the_curve_of_fewer_atoms_has_a_page():
-    def at_chance(row: Row) -> Row:
-        return replace(row, p=0.9) if row.metric.startswith("missing_share") and row.value is not None else row
-
-    page = render(make(rows=tuple(at_chance(r) for r in make().rows)))
-    assert "r4 layers 12, 15 at k = 1, 2, 4, 8" in section(page, "figures")
-
-
 def test_what_a_deployed_monitor_sees_stands_right_under_the_missing_share(page: str):
     lines = re.findall(r'<td class="what">(.*?)</td>', page)
     assert lines[::2] == ["Missing share M(8)"] * 12
     assert lines[1::2] == ["What a deployed monitor sees (R²)"] * 12
-    assert "gain 0.31, FVU 1.18" in section(page, "headline")
 
 
 def test_a_figure_at_chance_is_said_to_be(page: str):
@@ -301,14 +284,13 @@ def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
     assert "Nothing was planted" in section(render(make(planted_text="", planted=())), "planted")
 
 
-def test_featureless_fits_are_drawn_beside_the_delta_dictionary_and_those_that_are_not_beaten_are_named():
+def test_baselines_are_drawn_beside_the_delta_dictionary_and_those_that_are_not_beaten_are_named():
     cells = [r for r in make().rows if r.metric == "fvu_delta"]
     rows = [replace(r, metric=m, value=v, ci_low=None, ci_high=None) for r in cells for m, v in BASELINES.items()]
     rows += [replace(r, metric="gain_over_gaussian", value=-0.01, ci_low=-0.02, ci_high=0.0) for r in cells if r.layer == 15]
     page = render(make(rows=(*make().rows, *rows)))
-    for title in ("Nearest reference latent, where the answer is known", "Unexplained variance through the dictionary's own encoder"):
-        assert title in section(page, "figures") and title in section(page, "reading")
-    assert "random decoder, trained encoder" in section(page, "figures")
+    title = "Nearest reference latent, where the answer is known"
+    assert title in section(page, "figures") and title in section(page, "reading")
     assert "is not shown to beat the same recipe on Gaussian deltas in 4 of 4 cells (r4 layer 15; r16 layer 15)" in section(page, "figures")
     assert "on Gaussian deltas" not in section(render(make()), "figures")
 
@@ -338,9 +320,9 @@ def test_a_study_with_next_to_nothing_still_has_a_page():
 
 
 def test_points_keep_to_their_lane_where_others_are_undefined(page: str):
-    """Layer 9 has one defined series of three; its mark stands where that series stands at layer 12."""
+    """Layer 9 has one defined series of several; its mark stands where that series stands at layer 12."""
     panel = next(p for p in re.findall(r"<svg.*?</svg>", page, re.DOTALL) if "Missing share where the answer is known, r4, d_sae 256" in p)
-    atoms = [float(x) for x in re.findall(r'<polygon points="([\d.]+),[^"]*" class="dot sc"', panel)]
+    atoms = [float(x) for x in re.findall(r'<polygon points="([\d.]+),[^"]*" class="dot s4"', panel)]
     group = (WIDTH - LEFT - RIGHT) / 3
     assert [b - a for a, b in zip(atoms, atoms[1:], strict=False)] == pytest.approx([group, group], abs=0.2)
 

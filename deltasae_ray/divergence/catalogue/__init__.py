@@ -24,8 +24,7 @@ VARIANTS = {
 
 VARIED = ("missing_share", "missing_share_base_control", "missing_share_over_base", "structure_delta", "structure_reference",
           "fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms",
-          "gain_over_pca", "gain_over_random_atoms", "subspace_score", "monitor_r2", "monitor_gain", "monitor_fvu",
-          "mean_share", "mean_unexplained_k{k}", "mean_missing_share")  # fmt: skip
+          "gain_over_pca", "gain_over_random_atoms", "monitor_r2", "mean_share", "mean_missing_share")  # fmt: skip
 """Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
