@@ -13,7 +13,7 @@ from deltasae_ray.sae.dictionary import CFG, Dictionary
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
-METRICS_VERSION = 14
+METRICS_VERSION = 15
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
 
 

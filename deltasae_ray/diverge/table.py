@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.divergence.catalogue import BETWEEN, SEEDS
 from deltasae_ray.divergence.lacking import lacking
-from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.measure import Measure, Part
 from deltasae_ray.divergence.seeds import Cell, over_seeds, pooled
 from deltasae_ray.divergence.statistics import benjamini_hochberg
 from deltasae_ray.divergence.verdict import LeafFigures
@@ -53,6 +53,8 @@ class DivergenceRow:
     kappa_high: float | None = None
     lacks: str = ""
     """Which of null, ceiling, kappa and p is missing, and why."""
+    reasons: tuple[tuple[Part, str], ...] = ()
+    """`reason`, part by part; in JSON only."""
 
     @classmethod
     def of(cls, leaf: LeafSpec, metric: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
@@ -78,14 +80,14 @@ class DivergenceRow:
     @property
     def measure(self) -> Measure:
         ci, kappa_ci = _pair(self.ci_low, self.ci_high), _pair(self.kappa_low, self.kappa_high)
-        return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, self.reason, kappa_ci)
+        return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, kappa_ci, self.reasons)
 
 
 def _parts(metric: str, m: Measure) -> dict[str, Any]:
     low, high = m.ci or (None, None)
     kappa_low, kappa_high = m.kappa_ci or (None, None)
     ends = {"ci_low": low, "ci_high": high, "kappa_low": kappa_low, "kappa_high": kappa_high}
-    same = {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason")}
+    same = {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason", "reasons")}
     return same | ends | {"lacks": lacking(metric, m)}
 
 
@@ -126,7 +128,7 @@ def write_table(storage: Storage, rows: Sequence[DivergenceRow]) -> None:
     """divergence.parquet and divergence.json below the storage root."""
     types = {"str": pa.string(), "int": pa.int64(), "int | None": pa.int64(), "float | None": pa.float64()}
     annotations = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in fields(DivergenceRow)}
-    schema = pa.schema([(name, types[kind]) for name, kind in annotations.items()])
+    schema = pa.schema([(name, types[kind]) for name, kind in annotations.items() if name != "reasons"])
     records = [asdict(r) for r in rows]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=schema), sink)
@@ -136,7 +138,8 @@ def write_table(storage: Storage, rows: Sequence[DivergenceRow]) -> None:
 
 def read_table(storage: Storage) -> list[DivergenceRow]:
     """What `write_table` wrote."""
-    return [DivergenceRow(**record) for record in json.loads(storage.read_bytes(JSON))]
+    records = json.loads(storage.read_bytes(JSON))
+    return [DivergenceRow(**record | {"reasons": tuple(map(tuple, record["reasons"]))}) for record in records]
 
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:

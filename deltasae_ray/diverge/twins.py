@@ -40,7 +40,7 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     if name not in BETTER or m.value is None:
         return m
     if are_twins(pair):
-        return m.because(f"two training seeds of rank {pair.one.rank}: the ceiling of pairs of different ranks")
+        return m.because("note", f"two training seeds of rank {pair.one.rank}: the ceiling of pairs of different ranks")
     ranks = {pair.one.rank, pair.other.rank}
     twins = {p: figures[name] for p, figures in found.items() if are_twins(p) and p.place == pair.place and p.one.rank in ranks}
     defined = {p: t for p, t in twins.items() if t.value is not None}
@@ -55,9 +55,10 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
         else (None, "kappa undefined: the ceiling has no interval")
     )
     names = ", ".join(f"{p.one.adapter} and {p.other.adapter}" for p in defined)
-    of_former = ("kappa undefined", "the ceiling is", "no ceiling")  # what was said of the ceiling it had
-    reasons = [r for r in m.reason.split("; ") if not r.startswith(of_former)]
-    # the interval of a kappa was of the ceiling it had, too
-    judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reason="; ".join(filter(None, reasons)))
-    told = told or "interval of kappa undefined: value and ceiling are of different pairs, resampled apart"
-    return judged.because(f"the ceiling is that of two training seeds of one rank ({names})").because(told)
+    # what was said of the ceiling that it had, and of kappa under that, is no longer so
+    reasons = tuple((part, why) for part, why in m.reasons if part not in ("ceiling", "kappa", "kappa_ci"))
+    judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reasons=reasons)
+    judged = judged.because("ceiling", f"the ceiling is that of two training seeds of one rank ({names})")
+    if told:
+        return judged.because("kappa", told)
+    return judged.because("kappa_ci", "interval of kappa undefined: value and ceiling are of different pairs, resampled apart")

@@ -65,7 +65,8 @@ def mean_match(
     center = float(drawn.mean())
     ceiling = None if twin is None else weighted_mean(twin, weights)[0]
     if se is None:
-        return Measure(value, null=center, ceiling=ceiling, n=len(values), reason="interval undefined: one latent carries all the weight")
+        alone = "interval undefined: one latent carries all the weight"
+        return Measure(value, null=center, ceiling=ceiling, n=len(values)).because("ci", alone)
     freedom = max(1.0, effective_rows(weights) - 1)
     reach = float(stats.t.ppf(0.975, freedom)) * se
     gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, drawn.std(ddof=1)))
@@ -73,7 +74,7 @@ def mean_match(
     p = draws_p(value, drawn, "greater")
     ci = max(-1.0, value - reach), min(1.0, value + reach)
     place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, drawn, ratio, freedom)
-    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because(reason)
+    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because("kappa", reason)
 
 
 def _kappa_interval(

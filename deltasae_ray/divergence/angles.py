@@ -96,16 +96,17 @@ def _angle_measure(value: float, whole: _Placed, resampled: list[_Placed] | None
     null, ceiling = whole.null[:, i], float(whole.ceiling[i])
     center = float(null.mean())
     if resampled is None:
-        few = TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)
-        return Measure(value, null=center, ceiling=ceiling, n=num_docs, reason=f"{few}; so is kappa")
+        measure = Measure(value, null=center, ceiling=ceiling, n=num_docs)
+        return measure.because("ci", TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs)).because("kappa", "so is kappa")
     interval, _ = jackknife_interval(value, np.array([r.value[i] for r in resampled]))
     _, gap_se = jackknife_interval(0.0, np.array([r.ceiling[i] - r.null[:, i].mean() for r in resampled]))
     ratio, reason = kappa(value, center, ceiling, float(np.hypot(gap_se, null.std(ddof=1))), "less")
-    measure = Measure(value, null=center, ceiling=ceiling, ci=_within(interval, 0, 90), kappa=ratio, n=num_docs, reason=reason)
+    measure = Measure(value, null=center, ceiling=ceiling, ci=_within(interval, 0, 90), kappa=ratio, n=num_docs)
+    measure = measure.because("kappa", reason)
     if ratio is None:
         return measure
     if eval_docs < MIN_DOCUMENTS:
-        return measure.because(f"kappa's {TOO_FEW_DOCUMENTS.format(n=eval_docs)}")
+        return measure.because("kappa_ci", f"kappa's {TOO_FEW_DOCUMENTS.format(n=eval_docs)}")
     of_null = ((1 - ratio) / (ceiling - center)) ** 2 * float(null.var(ddof=1)) / len(null)
     place, _ = jackknife_interval(ratio, np.array([r.place[i] for r in resampled]), other_variance=of_null)
     return replace(measure, kappa_ci=place)
@@ -159,5 +160,5 @@ def decoder_angles(context: Context, dictionary: DictionaryLike, second: Diction
         ratio, reason = kappa(value, float(by_chance.mean()), ceiling, float(by_chance.std(ddof=1)), "less")
         p = draws_p(value, by_chance, "less")
         measure = Measure(value, null=float(by_chance.mean()), ceiling=ceiling, p=p, kappa=ratio, n=len(rows))
-        measures[name] = measure.because(reason).because(REFITS)
+        measures[name] = measure.because("kappa", reason).because("ci", REFITS)
     return measures

@@ -196,11 +196,11 @@ class _Chance:
         told = "one direction: no interval over documents"
         if at is None:
             why = f"{told}; not among the first {TESTED} of a ranking, so that it has no null"
-            return {"invisibility": Measure(value, reason=why), "percentile": None, "percentile_haar": None}
+            return {"invisibility": Measure(value).because("note", why), "percentile": None, "percentile_haar": None}
         own = self.flipped[at]
         p = permutation_p(value, own, "greater", np.random.default_rng([self.seed, 13, at]))
         return {
-            "invisibility": Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own), reason=told),
+            "invisibility": Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", told),
             "percentile": float((own < value).mean()),
             "percentile_haar": float((self.haar < value).mean()),
         }
@@ -242,7 +242,8 @@ def _nearest(directions: Tensor, reference: Tensor) -> tuple[Int[np.ndarray, " r
 def _found_again(found: np.ndarray | None, by_chance: np.ndarray | None, i: int, others: int) -> Measure:
     if found is None or by_chance is None:
         return undefined(ALONE)
-    return Measure(float(found[i]), null=float(by_chance[:, i].mean()), ceiling=1.0, n=others, reason="one latent: no interval")
+    again = Measure(float(found[i]), null=float(by_chance[:, i].mean()), ceiling=1.0, n=others)
+    return again.because("ci", "one latent: no interval")
 
 
 def _blind_energy(decoder: Tensor, share: np.ndarray, unseen: np.ndarray, reference: Tensor, base: Spectrum, settings: Settings) -> Measure:
@@ -276,4 +277,6 @@ def _over_latents(part: np.ndarray, whole: np.ndarray, seed: int) -> Float[np.nd
 
 def _within(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
     interval = percentile_interval(draws)
-    return measure.within(*interval) if interval else measure.because("interval undefined: some resample of the latents has no energy")
+    if interval is None:
+        return measure.because("ci", "interval undefined: some resample of the latents has no energy")
+    return measure.within(*interval)

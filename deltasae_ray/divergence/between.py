@@ -53,7 +53,7 @@ def missing_between(
     own, others = (coder.code(living_rows(d)) for d in (dictionary, other if apart is None else apart))
     twin = None if second is None else coder.code(living_rows(second))
     found = compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
-    return found.because(SAME_START) if apart is None else found
+    return found.because("note", SAME_START) if apart is None else found
 
 
 def similar_dictionaries(
@@ -76,4 +76,4 @@ def similar_dictionaries(
     _, null = matched_draws(spectrum, others, len(rows), draws=settings.null_draws, seed=settings.seed)
     twin = None if second is None else best_cosines(rows, living_rows(second), absolute=True)
     found = mean_match(best_cosines(rows, others, absolute=True), np.ones(len(rows)), null, twin)
-    return found.because(SAME_START) if apart is None else found
+    return found.because("note", SAME_START) if apart is None else found

@@ -120,12 +120,12 @@ def linear_cka(
     if permutations:
         measure = replace(measure, null=float(null.mean()), p=permutation_p(value, null, "greater", rng))
     if num_docs < MIN_DOCUMENTS:
-        return measure.because(TOO_FEW_DOCUMENTS.format(n=num_docs))
+        return measure.because("ci", TOO_FEW_DOCUMENTS.format(n=num_docs))
     deleted = [
         _deleted(batches, torch.from_numpy(np.isin(np.arange(num_docs), g))) for g in np.array_split(rng.permutation(num_docs), _GROUPS)
     ]
     if any(d is None for d in deleted):
-        return measure.because("interval undefined: without a tenth of the documents one side has no variance")
+        return measure.because("ci", "interval undefined: without a tenth of the documents one side has no variance")
     interval, _ = jackknife_interval(value, np.array(deleted))
     return replace(measure, ci=interval)
 

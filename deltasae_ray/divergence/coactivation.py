@@ -37,7 +37,7 @@ def coactivation_of(context: Context, dictionary: DictionaryLike, second: Dictio
     counts = bootstrap_counts(num_docs, context.layer.settings.bootstrap, rng)
     found = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
     told = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
-    return found.because(told) if rows.left_out else found
+    return found.because("note", told) if rows.left_out else found
 
 
 def coactivation(
@@ -63,7 +63,7 @@ def coactivation(
         return measure
     ceilings, centers = best.draws(counts), pairs.by_exchange(counts)
     place, told = kappa(value, center, best.value, float((ceilings - centers).std(ddof=1)), "greater")
-    placed = replace(measure, ceiling=best.value, kappa=place).because(told)
+    placed = replace(measure, ceiling=best.value, kappa=place).because("kappa", told)
     return placed if place is None else with_kappa_interval(placed, (draws - centers) / (ceilings - centers))
 
 

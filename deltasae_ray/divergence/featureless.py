@@ -28,7 +28,7 @@ def of_gaussian(context: Context, delta: Coding, gaussian: DictionaryLike) -> di
     own, found = (by_pursuit(coder.sample, s.used.pursuits[0], -1, "energy") for s in (pair.delta, pair.reference))
     sizes = f"sizes: {pair.delta} against {pair.reference}"
     gain = difference(own, [found], coder.resamples.counts, one_of_many="the dictionary of Gaussian deltas")
-    return {"gain_over_gaussian": gain.because(sizes)}
+    return {"gain_over_gaussian": gain.because("note", sizes)}
 
 
 def of_frozen_decoder(

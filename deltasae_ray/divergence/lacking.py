@@ -27,23 +27,18 @@ def _null(entry: Metric, m: Measure) -> str:  # noqa: ARG001 - one signature for
 def _ceiling(entry: Metric, m: Measure) -> str:
     if entry.no_ceiling:
         return entry.no_ceiling
-    if refused := _said(m, "no ceiling"):
-        return refused
+    if m.why("ceiling"):
+        return m.why("ceiling")
     return next((needs for text, needs in CEILING_NEEDS.items() if text in entry.ceiling), UNKNOWN)
 
 
 def _kappa(entry: Metric, m: Measure) -> str:
     if m.null is None or m.ceiling is None:
         return "it takes a null and a ceiling"
-    return entry.no_kappa or _said(m, "kappa") or UNKNOWN
+    return entry.no_kappa or m.why("kappa") or UNKNOWN
 
 
 def _p(entry: Metric, m: Measure) -> str:
     if entry.tail is None:
         return "no tail of it speaks against the null" if m.null is not None else "it takes a null"
-    return entry.no_p or _said(m, "p undefined") or UNKNOWN
-
-
-def _said(m: Measure, about: str) -> str:
-    """What the figure's own reason says of the part; empty where it says nothing."""
-    return next((said for said in m.reason.split("; ") if about in said), "")
+    return entry.no_p or m.why("p") or UNKNOWN

@@ -96,8 +96,8 @@ def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure
     alive = float(dictionary.alive.double().mean())
     reason = "interval undefined: a property of one dictionary"
     return {
-        "alive_share": Measure(alive, ceiling=1.0, n=latents, reason=reason),
-        "firings_per_latent": Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows, reason=reason),
+        "alive_share": Measure(alive, ceiling=1.0, n=latents).because("ci", reason),
+        "firings_per_latent": Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows).because("ci", reason),
     }
 
 

@@ -88,7 +88,7 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
     null = isotropic_max_cosine(reference.shape[0], reference.shape[1], absolute=absolute)
     value, se = weighted_mean(best, w)
     if se is None:
-        return Measure(value, null=null, n=len(best), reason="interval undefined: one latent carries all the weight")
+        return Measure(value, null=null, n=len(best)).because("ci", "interval undefined: one latent carries all the weight")
     reach = float(stats.t.ppf(0.975, max(1.0, effective_rows(w) - 1))) * se
     return Measure(value, null=null, ci=(value - reach, value + reach), n=len(best))
 

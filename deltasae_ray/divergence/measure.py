@@ -3,14 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+Part = Literal["value", "null", "ceiling", "ci", "p", "kappa", "kappa_ci", "note"]
+"""What a reason is about: a part of a measure that is missing, or `note`, what must be known of one that is there."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """One figure with everything it must be read against. Nothing in it is ever NaN or infinite.
 
-    `value is None` means undefined, and then `reason` says why. A defined value may carry a reason too: what is missing beside it
-    (an interval, a kappa), or which ceiling it was given.
+    `value is None` means undefined, and then a reason says why. A defined value may carry reasons too: why a part beside it (an interval,
+    a kappa) is missing, or which ceiling it was given.
     """
 
     value: float | None
@@ -27,10 +31,10 @@ class Measure:
     """(value - null) / (ceiling - null); None where the ceiling is too close to the null to divide by."""
     n: int = 0
     """What was counted: documents, tokens or latents, as the catalogue says."""
-    reason: str = ""
-    """Why the value, or something beside it, is undefined."""
     kappa_ci: tuple[float, float] | None = None
     """95 % interval of kappa, from resamples in which value, null and ceiling move together."""
+    reasons: tuple[tuple[Part, str], ...] = ()
+    """(part, why it is missing or what must be known of it), in the order in which they were found."""
 
     def __post_init__(self) -> None:
         intervals = [pair for pair in (self.ci, self.kappa_ci) if pair is not None]
@@ -40,7 +44,7 @@ class Measure:
         assert all(low <= high for low, high in intervals), f"an interval must ascend: {intervals}"
         assert self.kappa_ci is None or self.kappa is not None, f"an interval of a kappa that is undefined: {self.kappa_ci}"
         assert self.p is None or 0 <= self.p <= 1, f"p must be in [0, 1]: {self.p}"
-        assert self.value is not None or self.reason, "an undefined measure must say why"
+        assert self.value is not None or self.reasons, "an undefined measure must say why"
 
     def __format__(self, spec: str) -> str:
         """`f"{m:.2f}"` gives `0.55 [0.42, 0.68]`, or `undefined (why)`."""
@@ -50,9 +54,18 @@ class Measure:
         interval = f" [{self.ci[0]:{spec}}, {self.ci[1]:{spec}}]" if self.ci else ""
         return f"{self.value:{spec}}{interval}"
 
-    def because(self, reason: str) -> "Measure":
-        """This measure with a reason added to those it has."""
-        return replace(self, reason="; ".join(r for r in (self.reason, reason) if r))
+    @property
+    def reason(self) -> str:
+        """All reasons in one line, for a person."""
+        return "; ".join(why for _, why in self.reasons)
+
+    def why(self, part: Part) -> str:
+        """The reason that concerns one part; empty where there is none."""
+        return next((why for about, why in self.reasons if about == part), "")
+
+    def because(self, part: Part, why: str) -> "Measure":
+        """This measure with a reason added to those it has; an empty one adds nothing."""
+        return replace(self, reasons=(*self.reasons, (part, why))) if why else self
 
     def within(self, low: float, high: float) -> "Measure":
         """This measure with an interval."""
@@ -66,12 +79,13 @@ class Measure:
     def from_dict(cls, value: dict) -> "Measure":
         """Inverse of `to_dict`, also after a round trip through JSON."""
         pairs = {name: value.get(name) for name in ("ci", "kappa_ci")}
-        return cls(**{**value, **{name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}})
+        ends = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
+        return cls(**{**value, **ends, "reasons": tuple((part, why) for part, why in value.get("reasons", ()))})
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:
     """A measure without a value; `reason` says why in words a user can act on."""
-    return Measure(None, null=null, ceiling=ceiling, n=n, reason=reason)
+    return Measure(None, null=null, ceiling=ceiling, n=n, reasons=(("value", reason),))
 
 
 def first_defined(measures: Iterable[Measure]) -> Measure | None:

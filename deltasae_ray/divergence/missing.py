@@ -56,7 +56,7 @@ def share_missing(reference: Structure, delta: Structure, participation: float, 
     best = None if ceiling is None or ceiling.measure.value is None else 1 - ceiling.measure.value / delta.measure.value
     gap_se = 0.0 if ceiling is None else float((ceiling.draws / delta.draws).std(ddof=1))
     place, told = kappa(value, 1.0, best, gap_se, "less")
-    measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=place, n=n).because(told)
+    measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=place, n=n).because("kappa", told)
     if ceiling is not None and place is not None:
         # κ = (M - 1)/(M of the ceiling - 1) = V(reference)/V(second dictionary): one resample of documents and flips moves all three
         measure = with_kappa_interval(measure, reference.draws / ceiling.draws)
@@ -80,17 +80,20 @@ def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
     Sizes are said beside the value; where a cut changed V by too much, M is one of sizes and undefined, and so is a ceiling.
     """
     delta, reference = pair.delta.structure(average), pair.reference.structure(average)
-    second, told = None, ""
+    second, refused_second = None, ""
     if pair.second is not None:
-        refused = pair.second.refused(average)
-        second = None if refused else pair.second.structure(average)
-        told = f"no ceiling: {refused}" if refused else f"the ceiling is that of {pair.second}"
+        refused_second = pair.second.refused(average)
+        second = None if refused_second else pair.second.structure(average)
     missing = share_missing(reference, delta, pair.participation, second)
     for sized in (pair.delta, pair.reference):
         if refused := sized.refused(average):
             missing = undefined(f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes", null=1.0, n=missing.n)
     if missing.value is not None:
-        missing = missing.because(f"sizes: {pair.delta} against {pair.reference}").because(told)
+        missing = missing.because("note", f"sizes: {pair.delta} against {pair.reference}")
+        if refused_second:
+            missing = missing.because("ceiling", f"no ceiling: {refused_second}")
+        elif pair.second is not None:
+            missing = missing.because("ceiling", f"the ceiling is that of {pair.second}")
     return Comparison(pair, missing, reference, delta, average)
 
 

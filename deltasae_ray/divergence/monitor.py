@@ -99,6 +99,6 @@ def paper_relative_errors(
     own = of_dictionary.measure(counts, null=chance, why=silent)
     found = of_reference.measure(counts, null=1.0, ceiling=own.value, why=silent)
     return {
-        "paper_relative_error": found.because("out of domain: the reference was made for activations"),
+        "paper_relative_error": found.because("note", "out of domain: the reference was made for activations"),
         "paper_relative_error_delta": own,
     }

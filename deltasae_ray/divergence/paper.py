@@ -215,5 +215,5 @@ def _mean(names: Sequence[str], here: Sequence[LeafFigures], *, named: bool = Fa
 
 
 def _no_interval(measures: Sequence[Measure]) -> str:
-    clauses = (clause for m in measures if m.ci is None for clause in m.reason.split("; "))
-    return next((clause for clause in clauses if "interval undefined" in clause), "interval undefined: an adapter's own has none")
+    reasons = (m.why("ci") for m in measures if m.ci is None)
+    return next(filter(None, reasons), "interval undefined: an adapter's own has none")

@@ -52,7 +52,7 @@ def published_matching(
 def _mean(best: Float[np.ndarray, " latent"], null: float, ceiling: float | None) -> Measure:
     value, se = weighted_mean(best, np.ones(len(best)))
     if se is None:
-        return Measure(value, null=null, ceiling=ceiling, n=1, reason="interval undefined: there is one latent")
+        return Measure(value, null=null, ceiling=ceiling, n=1).because("ci", "interval undefined: there is one latent")
     reach = float(stats.t.ppf(0.975, len(best) - 1)) * se
     return Measure(value, null=null, ceiling=ceiling, ci=(value - reach, value + reach), n=len(best))
 
@@ -73,5 +73,5 @@ def published_angles(context: Context, dictionary: DictionaryLike) -> dict[str, 
             measures[f"paper_angle_k{k}"] = undefined(f"the decoders span fewer than {k} directions", n=len(rows))
             continue
         null = random_subspace_angle(k, k, rows.shape[1])
-        measures[f"paper_angle_k{k}"] = Measure(angle(own.top(k), reference.top(k)), null=null, n=len(rows), reason=REFITS)
+        measures[f"paper_angle_k{k}"] = Measure(angle(own.top(k), reference.top(k)), null=null, n=len(rows)).because("ci", REFITS)
     return measures

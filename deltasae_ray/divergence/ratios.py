@@ -60,12 +60,12 @@ def _quotient(sums: Sums) -> np.ndarray:
 def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
     """`measure` with the 95 % interval of its bootstrap draws, or with the reason why there is none; `measure.n` counts documents."""
     if measure.n < MIN_DOCUMENTS:
-        return measure.because(TOO_FEW_DOCUMENTS.format(n=measure.n))
+        return measure.because("ci", TOO_FEW_DOCUMENTS.format(n=measure.n))
     interval = percentile_interval(draws)
     return (
         replace(measure, ci=interval)
         if interval
-        else measure.because("interval undefined: it is not defined in every resample of the documents")
+        else measure.because("ci", "interval undefined: it is not defined in every resample of the documents")
     )
 
 
@@ -74,7 +74,9 @@ def with_kappa_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> 
     if measure.kappa is None or measure.n < MIN_DOCUMENTS:
         return measure
     interval = percentile_interval(draws)
-    return replace(measure, kappa_ci=interval) if interval else measure.because("interval of kappa undefined: some resample has none")
+    if interval is None:
+        return measure.because("kappa_ci", "interval of kappa undefined: some resample has none")
+    return replace(measure, kappa_ci=interval)
 
 
 def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: Tail, ceiling: float | None = None) -> Measure:
@@ -105,7 +107,7 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
     draws = np.mean([r.draws(counts) for r in high], 0) - low.draws(counts)
     if one_of_many:
         told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
-        return with_interval(Measure(value, null=0.0, n=n), draws).because(told)
+        return with_interval(Measure(value, null=0.0, n=n), draws).because("p", told)
     p = bootstrap_p(stretched(draws, values, and_one_more=True), "greater")
     return with_interval(Measure(value, null=0.0, p=p, n=n), stretched(draws, values))
 

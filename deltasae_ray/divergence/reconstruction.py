@@ -70,7 +70,7 @@ def explained(coder: Coder, delta: Coding, found: Comparison, baselines: Baselin
     cut = f"by {found.pair.reference}" if found.pair.reference.is_cut else ""
     return {
         f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=gain.p),
-        f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=found.delta.fvu).because(cut),
+        f"fvu_reference{suffix}": replace(_fvu_of(found.reference), ceiling=found.delta.fvu).because("note", cut),
         f"fvu_pca{suffix}": pca.measure(counts, null=1 - k / sample.x.shape[1], ceiling=own.value),
         f"fvu_random_atoms{suffix}": mean_of(random, counts, ceiling=own.value),
         f"gain_over_pca{suffix}": difference(own, [pca], counts),

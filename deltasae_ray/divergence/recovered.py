@@ -48,7 +48,7 @@ def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -
         measure = _measure(Ratio(_sums(losses, variant, EXACT), _share), null, counts, "the exact deltas")
         atoms, per_token = rows[0]["budgets"][variant]
         budget = f"{per_token} of {atoms} atoms per token, as its null has"
-        measures[name] = measure if measure.value is None else measure.because(budget)
+        measures[name] = measure if measure.value is None else measure.because("note", budget)
     reached = Ratio(_sums([r["adapted"] for r in rows], EXACT, "adapter"), _share)
     return measures | {"loss_reached": _measure(reached, [], counts, "the adapter")}
 

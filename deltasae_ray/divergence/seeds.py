@@ -120,10 +120,13 @@ def _with_interval(name: str, mean: Measure, measures: list[Measure], scatter: _
     found = np.array([m.value for m in measures], dtype=np.float64)
     if metric(name).name in OVER_LATENTS:
         low, high = scatter.interval(found, None)
-        return mean.within(*_limited(name, (low, high))) if high > low else mean.because("interval undefined: all seeds agree exactly")
+        if high <= low:
+            return mean.because("ci", "interval undefined: all seeds agree exactly")
+        return mean.within(*_limited(name, (low, high)))
     within = [m.ci for m in measures if m.ci is not None]
     if len(within) < len(measures):
-        return mean.because(next(m.reason for m in measures if m.ci is None) or "interval undefined: a seed has none")
+        bare = next(m for m in measures if m.ci is None)
+        return replace(mean, reasons=bare.reasons) if bare.reasons else mean.because("ci", "interval undefined: a seed has none")
     return mean.within(*_limited(name, scatter.interval(found, within)))
 
 
@@ -133,13 +136,13 @@ def _placed(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter
     if len(found) < len(measures):
         return mean
     if not comparable([m.ceiling for m in measures if m.ceiling is not None], scale(name)):
-        return mean.because("kappa undefined: the seeds' ceilings differ by more than .1")
+        return mean.because("kappa", "kappa undefined: the seeds' ceilings differ by more than .1")
     values, within = np.array(found), [m.kappa_ci for m in measures if m.kappa_ci is not None]
     placed = replace(mean, kappa=float(values.mean()))
     if metric(name).name != "missing_share":
-        return placed.because(SHARED_CEILINGS)
+        return placed.because("kappa_ci", SHARED_CEILINGS)
     if len(within) < len(measures):
-        return placed.because("interval of kappa undefined: a seed has none")
+        return placed.because("kappa_ci", "interval of kappa undefined: a seed has none")
     return replace(placed, kappa_ci=scatter.interval(values, within))
 
 

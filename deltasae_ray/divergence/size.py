@@ -42,9 +42,9 @@ def participation_ratio(layer: AdapterLayer) -> Measure:
     spectrum, num_docs = layer.delta.spectrum, layer.fit_documents[1]
     measure = Measure(spectrum.participation_ratio, null=layer.base.spectrum.participation_ratio, n=layer.delta.n)
     if num_docs < MIN_DOCUMENTS:
-        return measure.because(TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs))
+        return measure.because("ci", TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs))
     if not bool(spectrum.values[0] > 0):
-        return measure.because("interval undefined: the deltas do not vary")
+        return measure.because("ci", "interval undefined: the deltas do not vary")
     deleted = np.array([_directions((layer.delta - group).covariance) for group in layer.delta_groups])
     (low, high), _ = jackknife_interval(_directions(layer.delta.covariance), deleted)
     return measure.within(max(1.0, low), min(float(len(spectrum.values)), high))

@@ -21,7 +21,8 @@ CHANCE: dict[Standing, str] = {
 def against_null(row: Row) -> Standing | None:
     """How a row stands to its null, by the rule of the verdict; None where nothing tells."""
     ci = None if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
-    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p, reason=row.reason or "undefined"))
+    why = (("value", row.reason or "undefined"),)
+    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p, reasons=why))
 
 
 def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:

@@ -237,7 +237,7 @@ def _largest(made: Made) -> dict[str, int]:
 
 
 def _row(r: DivergenceRow) -> Row:
-    return Row(**vars(r))
+    return Row(**{name: value for name, value in vars(r).items() if name != "reasons"})
 
 
 def _statements(study: Study) -> list[str]:

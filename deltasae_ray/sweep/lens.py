@@ -68,6 +68,6 @@ def _readings(names: tuple[str, ...], found: list[dict], seed: int) -> dict[str,
     made = {}
     for i, (name, lens) in enumerate(zip(names, found, strict=False)):
         p = permutation_p(lens["peak"], null, "greater", np.random.default_rng([seed, 23, i]))
-        peak = Measure(lens["peak"], null=float(null.mean()), p=p, n=len(null), reason="one direction: no interval over documents")
+        peak = Measure(lens["peak"], null=float(null.mean()), p=p, n=len(null)).because("ci", "one direction: no interval over documents")
         made[name] = Reading(tuple(lens["promoted"]), tuple(lens["suppressed"]), peak)
     return made

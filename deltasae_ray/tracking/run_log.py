@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.measure import Measure, undefined
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,7 +65,7 @@ class RunLog:
             defined = [m for m in found.values() if m.value is not None]
             missing = [f"{leaf} ({m.reason})" for leaf, m in found.items() if m.value is None]
             if not defined:
-                means[metric] = Measure(None, reason="; ".join(missing))
+                means[metric] = undefined("; ".join(missing))
                 continue
             means[metric] = Measure(_mean(defined, "value"), null=_mean(defined, "null"), ceiling=_mean(defined, "ceiling"))
             if missing:

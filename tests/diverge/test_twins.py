@@ -11,7 +11,7 @@ from deltasae_ray.divergence.measure import Measure, undefined
 
 FOUND = {
     "cka_adapters": Measure(0.5, null=0.1, ci=(0.45, 0.55), n=40),
-    "max_cosine_adapters": Measure(0.5, null=0.3, ceiling=0.32, n=64, reason="kappa undefined: the ceiling, .32, is low; something else"),
+    "max_cosine_adapters": Measure(0.5, null=0.3, ceiling=0.32, n=64, reasons=(("kappa", "kappa undefined: the ceiling, .32, is low"), ("note", "something else"))),
     "missing_share_adapters": Measure(0.6, null=1.0, ci=(0.5, 0.7), n=40),
 }
 ALIKE = {
@@ -45,7 +45,7 @@ def test_a_pair_of_different_ranks_has_the_twins_of_either_as_its_ceiling() -> N
 def test_the_interval_of_a_kappa_goes_with_the_ceiling_it_was_of() -> None:
     """A second seed's; also where the twins' ceiling is too near the null for any kappa."""
     pairs = found([leaf(4, 0), leaf(4, 1), leaf(16, 0)])
-    placed = replace(FOUND["max_cosine_adapters"], ceiling=0.6, kappa=0.67, kappa_ci=(0.6, 0.74), reason="")
+    placed = replace(FOUND["max_cosine_adapters"], ceiling=0.6, kappa=0.67, kappa_ci=(0.6, 0.74), reasons=())
     near = replace(ALIKE["max_cosine_adapters"], value=0.301, ci=(0.2, 0.4))
     for twins, kappa in ((ALIKE["max_cosine_adapters"], 0.5), (near, None)):
         given = {p: figures | {"max_cosine_adapters": twins if are_twins(p) else placed} for p, figures in pairs.items()}

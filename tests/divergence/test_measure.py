@@ -34,7 +34,7 @@ def test_an_interval_ascends_and_p_is_a_probability() -> None:
 
 
 def test_a_measure_survives_json() -> None:
-    for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, "note", (0.4, 0.6)), undefined("why")):
+    for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, (0.4, 0.6), (("note", "why"),)), undefined("why")):
         assert Measure.from_dict(json.loads(json.dumps(m.to_dict()))) == m
 
 
@@ -44,7 +44,7 @@ def test_a_measure_prints_its_interval_or_its_reason() -> None:
 
 
 def test_reasons_add_up() -> None:
-    assert Measure(1.0, reason="a").because("b").because("").reason == "a; b"
+    assert Measure(1.0).because("ci", "a").because("note", "b").because("p", "").reason == "a; b"
     assert first_defined([undefined("x"), Measure(2.0)]) == Measure(2.0)
 
 

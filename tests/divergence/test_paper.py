@@ -40,7 +40,7 @@ def test_a_mean_has_the_mean_of_the_adapters_intervals_and_one_that_has_none_say
     line = lines(both, "mean max-cosine")[0]
     assert (line.published, line.calibrated) == ("0.07 [0.06, 0.09]", "0.07 [0.06, 0.09] (max_cosine)")
     why = "interval undefined: one dictionary, it takes refitted ones (see …_seeds)"
-    bare = [*both[:1], judged(12, 16, paper_max_cosine=Measure(0.08, null=0.066, reason=f"kappa undefined: close; {why}"))]
+    bare = [*both[:1], judged(12, 16, paper_max_cosine=Measure(0.08, null=0.066).because("kappa", "kappa undefined: close").because("ci", why))]
     block = paper_blocks(bare)[0]
     assert block.lines[0].published == "0.07" and f"mean max-cosine: {why}." in block.notes
     some = [*both[:1], judged(12, 16, paper_max_cosine=undefined("dead", null=0.066))]

@@ -53,7 +53,7 @@ def test_the_published_cosine_is_over_seeds_where_there_are_several() -> None:
 
 def test_no_interval_is_inconclusive_with_its_reason() -> None:
     assert judge(undefined("no structure")) == ("INCONCLUSIVE", "no structure")
-    assert judge(Measure(0.5, reason="interval undefined: 12 evaluation documents"))[0] == "INCONCLUSIVE"
+    assert judge(Measure(0.5).because("ci", "interval undefined: 12 evaluation documents"))[0] == "INCONCLUSIVE"
 
 
 def test_the_line_says_what_was_asked_in_order() -> None:
@@ -183,5 +183,5 @@ def test_a_constant_shift_is_judged_by_itself_only_where_nothing_else_has_struct
         assert unknown.label == "INCONCLUSIVE" and "6 firings" in unknown.text
     both = verdict("r4", [leaf(0.0, 0.1, **shift)], CHANGED)
     assert both.label == "VISIBLE" and "missing share of that shift 0.95" in both.text
-    because = shift | {"mean_missing_share": shift["mean_missing_share"].because("the interval reaches 1: why")}
+    because = shift | {"mean_missing_share": shift["mean_missing_share"].because("note", "the interval reaches 1: why")}
     assert "[0.90, 1.00] (the interval reaches 1: why)" in verdict("r4", [leaf(0.0, 0.1, **because)], CHANGED).text

@@ -103,7 +103,7 @@ def _verdicts() -> list[str]:
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
     elsewhere = LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
-    undefined, partly = Measure(None, null=1.0, n=77, reason=FEW_DIRECTIONS), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
+    undefined, partly = Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
         leaf = LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share})

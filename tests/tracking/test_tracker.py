@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import LeafPoint, RunLog, Tracker, TrackingConfig, TrialPoint
@@ -69,7 +69,7 @@ def log_study(tracker: Tracker, measures: dict[str, Measure]) -> RunLog:
 
 M = {
     "missing_share": Measure(0.55, null=1.0, ceiling=0.1, ci=(0.42, 0.68), kappa=0.5, n=30, kappa_ci=(0.36, 0.64)),
-    "cka": Measure(None, reason="8 minibatches are needed, 3 are there"),
+    "cka": undefined("8 minibatches are needed, 3 are there"),
 }
 
 
@@ -213,9 +213,9 @@ def test_a_run_deleted_by_hand_is_made_anew(tracker: Tracker):
 def test_layer_means_stand_on_the_trial_and_name_what_they_leave_out(tracker: Tracker):
     with tracker.sweep("demo", "study") as sweep, tracker.trial(TRIAL, sweep.run_id) as trial:
         trial.log_layer_means({
-            "layer 9": {"missing_share": Measure(0.4, null=1.0), "cka": Measure(None, reason="few")},
+            "layer 9": {"missing_share": Measure(0.4, null=1.0), "cka": undefined("few")},
             "layer 12": {"missing_share": Measure(0.6, null=0.9), "cka": Measure(0.5)},
-            "layer 15": {"missing_share": Measure(None, reason="PR 2.1 is below 4")},
+            "layer 15": {"missing_share": undefined("PR 2.1 is below 4")},
         })  # fmt: skip
     data = tracker.client.get_run(trial.run_id).data
     assert data.metrics["missing_share"] == pytest.approx(0.5)
@@ -319,5 +319,5 @@ def test_a_deleted_experiment_is_a_clear_error(tmp_path: Path):
 
 @both_stores
 def test_long_reasons_are_cut_to_what_a_server_takes(tracker: Tracker):
-    leaf = log_study(tracker, {"fvu": Measure(None, reason="x" * 20_000)})
+    leaf = log_study(tracker, {"fvu": undefined("x" * 20_000)})
     assert tracker.client.get_run(leaf.run_id).data.tags["fvu"].endswith("…")
