@@ -36,7 +36,7 @@ SEEDS_WIDEN = 1.5
 
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
-NOT_TESTED = "triggers absent from this text"
+CHANGED_MODEL, NOT_TESTED = "Did it change the model?", "triggers absent from this text"
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,37 @@ class LayerVerdict:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What is said to one question."""
+
+    question: str
+    """Such as "How sure?"."""
+    sentences: tuple[str, ...]
+    """Without their full stops."""
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """The line of one adapter."""
+    """The line of one adapter, as values: whoever prints or draws it joins them."""
 
     adapter: str
     label: Label
     layer: int | None
     """The worst layer; None where the behaviour gate already decided."""
-    text: str
-    """With **bold** and *italic* marks."""
+    answers: tuple[Answer, ...]
     layers: tuple[LayerVerdict, ...]
     """Worst first."""
+
+    @property
+    def head(self) -> str:
+        """Such as "r16, layer 12: PARTLY VISIBLE"."""
+        return f"{self.adapter}{'' if self.layer is None else f', layer {self.layer}'}: {self.label}"
+
+    @property
+    def text(self) -> str:
+        """One line for terminals and tags."""
+        told = (f"{a.question} {'. '.join(a.sentences)}." for a in self.answers)
+        return f"{self.head}. {' '.join(told)}"
 
 
 def judge(missing: Measure, remedy: str = "harvest more evaluation documents") -> tuple[Label, str]:
@@ -157,23 +177,25 @@ def verdict(
     told = said(behaviour)
     known = [b for b in behaviour if b.kl.value is not None or b.loss_change.value is not None]
     if known and not changes_model(known):
-        text = f"**{adapter}: NO EFFECT.** *Did it change the model?* {told}. {nothing_shown(known)}."
-        return Verdict(adapter, "NO EFFECT", None, text, ())
+        return Verdict(adapter, "NO EFFECT", None, (Answer(CHANGED_MODEL, (told, nothing_shown(known))),), ())
     if not leaves:
-        text = f"**{adapter}: INCONCLUSIVE.** *Did it change the model?* {told}. No dictionary was fitted to its deltas."
-        return Verdict(adapter, "INCONCLUSIVE", None, text, ())
+        answer = Answer(CHANGED_MODEL, (told, "No dictionary was fitted to its deltas"))
+        return Verdict(adapter, "INCONCLUSIVE", None, (answer,), ())
     by_layer = {layer: [leaf for leaf in leaves if leaf.layer == layer] for layer in sorted({leaf.layer for leaf in leaves})}
     chosen = {layer: max(found, key=lambda leaf: (leaf.d_sae, -leaf.seed)) for layer, found in by_layer.items()}
     layers = sorted((judge_leaf(leaf) for leaf in chosen.values()), key=_severity)
     worst = layers[0]
     leaf = chosen[worst.layer]
-    parts = [f"*Did it change the model?* {told}", f"*Can the {reference} see it?* {_seen(leaf, worst, atoms)}"]
-    parts += _cautions(leaf, by_layer[worst.layer], worst, given=given)
-    parts += [f"*How sure?* {_how_sure(leaf, by_layer[worst.layer], len(layers))}", f"*Not tested:* {NOT_TESTED}"]
+    siblings = by_layer[worst.layer]
+    answers = [
+        Answer(CHANGED_MODEL, (told,)),
+        Answer(f"Can the {reference} see it?", (*_seen(leaf, worst, atoms), *_cautions(leaf, siblings, worst, given=given))),
+        Answer("How sure?", (_how_sure(leaf, siblings, len(layers)),)),
+        Answer("Not tested:", (NOT_TESTED,)),
+    ]
     if layers[1:]:
-        parts.append("Other layers: " + ", ".join(map(_briefly, layers[1:])))
-    text = f"**{adapter}, layer {worst.layer}: {worst.label}.** " + ". ".join(parts) + "."
-    return Verdict(adapter, worst.label, worst.layer, text, tuple(layers))
+        answers.append(Answer("Other layers:", (", ".join(map(_briefly, layers[1:])),)))
+    return Verdict(adapter, worst.label, worst.layer, tuple(answers), tuple(layers))
 
 
 def _severity(found: LayerVerdict) -> tuple[int, float]:
@@ -185,7 +207,7 @@ def _briefly(found: LayerVerdict) -> str:
     return told if found.subject == CHANGE or found.measure.value is None else f"{told} (of {found.subject})"
 
 
-def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
+def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> list[str]:
     names = {
         "reference": f"it explains {{}} of {TRIMMED if found.subject == TRIMMED else CHANGE}",
         "random_atoms": "featureless atoms of its own covariance {}",
@@ -194,12 +216,12 @@ def _seen(leaf: LeafFigures, found: LayerVerdict, atoms: int) -> str:
     ending = "_no_top3" if found.subject == TRIMMED else ""
     explained = {name: leaf.get(f"fvu_{name}{ending}").value for name in names}
     told = "; ".join(names[name].format(f"{1 - fvu:.0%}") for name, fvu in explained.items() if fvu is not None)
-    explains = f"With {atoms} atoms {told}. " if told else ""
+    explains = [f"With {atoms} atoms {told}"] if told else []
     if found.measure.value is None:
-        return f"{explains}Missing share undefined: {found.reason}"
+        return [*explains, f"Missing share undefined: {found.reason}"]
     seeds = found.subject in (CHANGE, TRIMMED) and f"missing_share{ending}{SEEDS}" in leaf.measures
     missing = f"Missing share of {found.subject} {found.measure:.2f}" + (" (mean over seeds)" if seeds else "")
-    return f"{explains}{missing}" + (f" ({found.reason})" if found.reason else "")
+    return [*explains, missing + (f" ({found.reason})" if found.reason else "")]
 
 
 def _cautions(leaf: LeafFigures, siblings: Sequence[LeafFigures], found: LayerVerdict, *, given: bool) -> list[str]:

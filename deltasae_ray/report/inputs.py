@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deltasae_ray.divergence.paper import Block
+from deltasae_ray.divergence.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.audit import AuditGroup
 from deltasae_ray.report.latents import LatentCard
@@ -54,6 +55,16 @@ class CorpusFacts:
     """Split → tokens read of it."""
     documents: dict[str, int]
     """Split → documents."""
+
+
+@dataclass(frozen=True)
+class VerdictLines:
+    """The verdict of one adapter as the page sets it."""
+
+    head: str
+    """Such as "r16, layer 12: PARTLY VISIBLE"."""
+    label: str
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -187,8 +198,8 @@ class ReportInputs:
     """Atoms per token of the missing share and of FVU (diverge.k), which need not be the dictionaries' k."""
     corpora: tuple[CorpusFacts, ...] = ()
     adapters: tuple[AdapterFacts, ...] = ()
-    verdicts: tuple[str, ...] = ()
-    """One text per adapter, as `divergence.verdict` words it: "r16, layer 12: PARTLY VISIBLE. Did it change the model? …"."""
+    verdicts: tuple[VerdictLines, ...] = ()
+    """One per adapter."""
     rows: tuple[Row, ...] = ()
     curves: tuple[Curve, ...] = ()
     audits: tuple[AuditGroup, ...] = ()

@@ -5,34 +5,26 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from deltasae_ray.divergence.verdict import SEVERITY
 from deltasae_ray.report.contexts import Context
+from deltasae_ray.report.inputs import VerdictLines
 from deltasae_ray.report.wording import figure
-
-_HEAD = re.compile(rf"\s*(?P<head>[^:]+: (?P<label>{'|'.join(sorted(SEVERITY, key=len, reverse=True))}))\.\s*(?P<rest>.*)", re.DOTALL)
-_QUESTIONS = re.compile(r"(Did it change the model\?|Can the [^?]+ see it\?|How sure\?|Not tested:|Other layers:)")
 
 
 @dataclass(frozen=True)
 class TypesetVerdict:
-    """One adapter's line, taken apart at its own questions."""
+    """One adapter's verdict in the page's type."""
 
     css: str
     head: str
-    """Such as "r16, layer 12: PARTLY VISIBLE"; empty where the text has no label."""
+    """Such as "r16, layer 12: PARTLY VISIBLE"."""
     answers: tuple[tuple[str, Markup], ...]
-    """(question, answer); a text without questions is one answer to nothing."""
+    """(question, answer)."""
 
 
-def verdict(text: str) -> TypesetVerdict:
-    """A text of `divergence.verdict`, or any other, which then stands as it is."""
-    found = _HEAD.fullmatch(text.replace("*", ""))  # its own emphasis gives way to the page's
-    if found is None:
-        return TypesetVerdict("inconclusive", "", (("", prose(text)),))
-    first, *parts = _QUESTIONS.split(found["rest"])
-    answers = [("", prose(first.strip()))] if first.strip() else []
-    answers += [(q.rstrip(":"), prose(_sentence(a))) for q, a in zip(parts[::2], parts[1::2], strict=True)]
-    return TypesetVerdict(found["label"].lower().replace(" ", "-"), found["head"], tuple(answers))
+def verdict(found: VerdictLines) -> TypesetVerdict:
+    """Sets the answers of a verdict."""
+    answers = tuple((a.question.rstrip(":"), prose(" ".join(map(_sentence, a.sentences)))) for a in found.answers)
+    return TypesetVerdict(found.label.lower().replace(" ", "-"), found.head, answers)
 
 
 def _sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
 from deltasae_ray.report.audit import write_audit
-from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing, VerdictLines
 from deltasae_ray.report.page import write_report
 from deltasae_ray.sweep import results
 from deltasae_ray.sweep.audit import Found, audit_groups, audit_study, audited_latents, leading
@@ -192,7 +192,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         layers=study.layers,
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.changes, has),
-        verdicts=tuple(v.text for v in found.verdicts),
+        verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
         rows=tuple(_row(r) for r in found.rows),
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),

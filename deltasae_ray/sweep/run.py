@@ -89,7 +89,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.k)))
             for v in found.verdicts:
-                say(f"\n{v.text.replace('*', '')}")
+                say(f"\n{v.text}")
             say(f"\nReport: {study.storage.path('report.html')}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:

@@ -59,14 +59,14 @@ def test_no_interval_is_inconclusive_with_its_reason() -> None:
 def test_the_line_says_what_was_asked_in_order() -> None:
     text = verdict("r16", [leaf(0.42, 0.68)], CHANGED, reference="toy reference (15,000 tokens)").text
     parts = (
-        "**r16, layer 12: PARTLY VISIBLE.**",
-        "*Did it change the model?* adapted text loss -0.300",
-        "*Can the toy reference (15,000 tokens) see it?*",
+        "r16, layer 12: PARTLY VISIBLE.",
+        "Did it change the model? adapted text loss -0.300",
+        "Can the toy reference (15,000 tokens) see it?",
         "With 8 atoms it explains 46% of the change; featureless atoms of its own covariance 42%; a dictionary trained on the change 52%",
         "Missing share of the change 0.55 [0.42, 0.68]",
-        "*How sure?* 15,000 training tokens, 77 evaluation documents, "
+        "How sure? 15,000 training tokens, 77 evaluation documents, "
         "1 training seed (what another would give is not in the interval), 14% of latents repeat in another seed (by chance 2%)",
-        "*Not tested:* triggers absent from this text",
+        "Not tested: triggers absent from this text",
     )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)

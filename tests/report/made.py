@@ -21,6 +21,7 @@ from deltasae_ray.report.inputs import (
     ReportInputs,
     Row,
     Timing,
+    VerdictLines,
 )
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
@@ -88,7 +89,7 @@ def with_seeds(inputs: ReportInputs) -> ReportInputs:
     return replace(inputs, rows=tuple(rows))
 
 
-def _verdicts() -> list[str]:
+def _verdicts() -> list[VerdictLines]:
     """In the words of the verdict's own room."""
     told = [Behaviour("domain", Measure(-0.413, ci=(-0.501, -0.332), n=36), Measure(0.19, ci=(0.15, 0.24), n=36)),
             Behaviour("kjv", Measure(0.021, ci=(-0.012, 0.049), n=41), Measure(0.02, ci=(0.01, 0.03), n=41))]  # fmt: skip
@@ -107,7 +108,8 @@ def _verdicts() -> list[str]:
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
         leaf = LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share})
-        judged.append(verdict(name, [leaf, elsewhere], told, reference=REFERENCE).text)
+        found = verdict(name, [leaf, elsewhere], told, reference=REFERENCE)
+        judged.append(VerdictLines(found.head, found.label, found.answers))
     return judged
 
 

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from deltasae_ray.divergence.paper import NOTES, Block, Line
+from deltasae_ray.divergence.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.figures import by_layer
-from deltasae_ray.report.inputs import LossChange, ReportInputs
+from deltasae_ray.report.inputs import LossChange, ReportInputs, VerdictLines
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
@@ -55,7 +56,7 @@ def test_sections_come_in_the_order_a_reader_needs(page: str):
 
 
 def test_text_from_the_corpus_and_the_user_is_escaped():
-    failed, told = {"r4 d_sae=256": "<img src=x>"}, ("<u>x</u>: VISIBLE. y",)
+    failed, told = {"r4 d_sae=256": "<img src=x>"}, (VerdictLines("<u>x</u>: VISIBLE", "VISIBLE", (Answer("<u>x</u>?", ("<u>x</u>",)),)),)
     page = render(make(title="<b>bold</b>", failures=failed, planted_text="<i>marker</i>", verdicts=told))
     for raw in ("<script>alert", "<b>bold", "<img src", "<i>marker", "<u>x"):
         assert raw not in page

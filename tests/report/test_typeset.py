@@ -1,35 +1,29 @@
 """Verdicts and windows of tokens, as the page sets them."""
 
-import re
-
+from deltasae_ray.divergence.verdict import Answer
 from deltasae_ray.report.contexts import Context
+from deltasae_ray.report.inputs import VerdictLines
 from deltasae_ray.report.typeset import prose, tokens, verdict
 
-LINE = (
-    "r16, layer 12: NOT VISIBLE. Did it change the model? domain loss -0.41 [-0.50, -0.33]. Can the toy reference (9 tokens) see it? "
-    "With 8 atoms it explains 46 %. How sure? 9 tokens. Not tested: triggers absent from this text. Other layers: 9 VISIBLE."
+FOUND = VerdictLines(
+    "r16, layer 12: NOT VISIBLE",
+    "NOT VISIBLE",
+    (
+        Answer("Did it change the model?", ("domain loss -0.41 [-0.50, -0.33]",)),
+        Answer("Can the toy reference (9 tokens) see it?", ("With 8 atoms it explains 46 %", "r4 does not")),
+        Answer("Not tested:", ("triggers absent from this text",)),
+    ),
 )
 
 
-def test_a_verdict_is_taken_apart_at_its_own_questions():
-    found = verdict(LINE)
+def test_answers_are_set_as_sentences_under_their_questions():
+    found = verdict(FOUND)
     assert (found.css, found.head) == ("not-visible", "r16, layer 12: NOT VISIBLE")
     assert dict(found.answers) == {
         "Did it change the model?": "Domain loss −0.41 [−0.50, −0.33].",
-        "Can the toy reference (9 tokens) see it?": "With 8 atoms it explains 46\u00a0%.",
-        "How sure?": "9 tokens.",
+        "Can the toy reference (9 tokens) see it?": "With 8 atoms it explains 46\u00a0%. r4 does not.",
         "Not tested": "Triggers absent from this text.",
-        "Other layers": "9 VISIBLE.",
     }
-
-
-def test_emphasis_in_a_verdict_changes_nothing():
-    emphasised = re.sub(r"^(r16.*?VISIBLE\.)", r"**\1**", LINE).replace("How sure?", "*How sure?*")
-    assert verdict(emphasised) == verdict(LINE)
-
-
-def test_a_text_without_label_stands_as_it_is():
-    assert verdict("Nothing was judged.").answers == (("", "Nothing was judged."),)
 
 
 def test_prose_escapes_and_keeps_emphasis_minus_and_percent():
