@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.stats import false_discovery_control
 
 from deltasae_ray.diverge.leaves import LeafSpec
 from deltasae_ray.divergence.catalogue import BETWEEN, SEEDS
 from deltasae_ray.divergence.lacking import lacking
 from deltasae_ray.divergence.measure import Measure, Part
 from deltasae_ray.divergence.seeds import Cell, over_seeds, pooled
-from deltasae_ray.divergence.statistics import benjamini_hochberg
 from deltasae_ray.divergence.verdict import LeafFigures
 from deltasae_ray.storage import Storage
 
@@ -118,7 +118,7 @@ def corrected(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
             families[r.metric, r.d_sae, r.k, r.architecture, r.seed].append(i)
     out = list(rows)
     for members in families.values():
-        adjusted = benjamini_hochberg([rows[i].p or 0.0 for i in members])
+        adjusted = false_discovery_control([rows[i].p or 0.0 for i in members])
         for i, p in zip(members, adjusted, strict=True):
             out[i] = replace(rows[i], p=float(p))
     return out

@@ -113,15 +113,6 @@ def welch_p(a: Numbers, b: Numbers, tail: Literal["greater", "less"], *, shift: 
     return float(stats.t.sf(t, freedom) if tail == "greater" else stats.t.cdf(t, freedom))
 
 
-def benjamini_hochberg(p: Numbers) -> Float[np.ndarray, " test"]:
-    """p adjusted so that the false discovery rate is held (independent or positively dependent tests: layers and ranks are)."""
-    raw = np.asarray(p, dtype=np.float64)
-    order = np.argsort(raw)[::-1]
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum.accumulate(raw[order] * len(raw) / np.arange(len(raw), 0, -1))
-    return np.minimum(adjusted, 1.0)
-
-
 def equivalence_p(a: Numbers, b: Numbers, margin: float) -> float:
     """TOST, two one-sided Welch tests: p of "the means of a and b differ by less than the margin"; 1 with fewer than two of either."""
     return max(welch_p(a, b, "greater", shift=-margin), welch_p(a, b, "less", shift=margin))
