@@ -191,8 +191,8 @@ def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(m
 
         machines = {i["InstanceType"]: i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]}
         assert machines["m6i.xlarge"].get("InstanceLifecycle") is None
-        assert machines["g6.12xlarge"]["InstanceLifecycle"] == "spot"
-        assert machines["g6.12xlarge"]["IamInstanceProfile"]["Arn"].endswith("/deltasae-worker")
+        assert machines["g6e.12xlarge"]["InstanceLifecycle"] == "spot"
+        assert machines["g6e.12xlarge"]["IamInstanceProfile"]["Arn"].endswith("/deltasae-worker")
         groups = ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in machines["m6i.xlarge"]["SecurityGroups"]])["SecurityGroups"]
         from_anywhere = [r["FromPort"] for g in groups for r in g["IpPermissions"] if r["IpRanges"]]
         assert from_anywhere == [22]
