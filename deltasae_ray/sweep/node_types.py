@@ -32,8 +32,8 @@ _INSTANCES = {
 """Family of Amazon's and Google's machines → their GPU."""
 _NAMES = {"a100-40gb": "a100", "a100-40g": "a100", "a100-80g": "a100-80gb", "h100-80gb": "h100", "h200-141gb": "h200", "v100-16gb": "v100"}
 _LABELS = (
-    "cloud.google.com/gke-accelerator", "eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name", "nvidia.com/gpu.product",
-    "ray.io/accelerator-type",
+    "cloud.google.com/gke-accelerator", "eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name",
+    "nvidia.com/gpu.product", "ray.io/accelerator-type",
 )  # fmt: skip
 """Labels of Kubernetes nodes that name a GPU."""
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

@@ -35,19 +35,15 @@ def _remedy(cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_
         each = lacking.device_bytes / min(1.0, lacking.gpus)
         number = "1 GPU" if lacking.gpus <= 1 else f"{lacking.gpus:g} GPUs"
         larger += f" and {number} of {math.ceil(each / 1e9)} GB or more"
+    tried = [(words, requirements(other, size, given_ranks)) for words, other in _alternatives(cfg, lacking)]
+    fitting = {n.stage for n in requirements(cfg, size, given_ranks) if fits([n], kinds)} | {lacking.stage}
+    able = [words for words, needs in tried if fits(needs, kinds)]
+    # Where another stage lacks room too, it is told next; what helps this one must not break those that fit.
+    able = able or [words for words, needs in tried if fits([n for n in needs if n.stage in fitting], kinds)]
     found: list[str] = []
-    for words, other in _alternatives(cfg, lacking):
-        changed = _changed(words)
-        if any(_changed(done) <= changed for done in found):  # more of what would do already
-            continue
-        same = [n for n in requirements(other, size, given_ranks) if n.stage == lacking.stage]
-        # A remedy for one stage must not break another that fits.
-        before = [n for n in requirements(cfg, size, given_ranks) if n.stage != lacking.stage and fits([n], kinds)]
-        after = [n for n in requirements(other, size, given_ranks) if n.stage in {b.stage for b in before}]
-        if fits([*same, *after], kinds):
+    for words in able:
+        if len(found) < 3 and not any(_changed(done) <= _changed(words) for done in found):  # not more of what would do already
             found.append(words)
-        if len(found) == 3:
-            break
     return f"Set {', or '.join(found)}, or take {larger}" if found else f"Take {larger}"
 
 

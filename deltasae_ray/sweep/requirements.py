@@ -1,4 +1,4 @@
-"""What each stage of a configuration asks of a machine and of its GPUs, reckoned before anything runs; docs/memory.md states the formulas."""
+"""What each stage of a configuration asks of a machine and of its GPUs, by the formulas of docs/memory.md."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +107,9 @@ def _weights(cfg: StudyConfig, size: ModelSize, ranks: int) -> _Held:
     return _Held(gathered, in_machine + 4.0 * size.largest)
 
 
-def _needs(stage: str, actor: str, count: int, asked: tuple[float, float, float], parts: dict[str, float], host: float, world: int) -> Needs:
+def _needs(
+    stage: str, actor: str, count: int, asked: tuple[float, float, float], parts: dict[str, float], host: float, world: int
+) -> Needs:
     """Of an actor with `world` processes, each of which takes `parts` where it computes and `host` in the machine."""
     cpus, gpus, memory = asked
     taken = sum(parts.values())
