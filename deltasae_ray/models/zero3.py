@@ -69,7 +69,8 @@ def _compute_on(device: str) -> None:
     """Lets DeepSpeed put shares on the CPU of a machine with GPUs."""
     from deepspeed.accelerator import get_accelerator, set_accelerator
 
-    if device == "cpu" and get_accelerator().device_name() != "cpu":
+    accelerator: Any = get_accelerator()
+    if device == "cpu" and accelerator.device_name() != "cpu":
         from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
         set_accelerator(CPU_Accelerator())

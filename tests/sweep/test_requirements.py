@@ -25,7 +25,7 @@ from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
 from deltasae_ray.sweep.node_types import NodeType, gpu_name, of_ray, read_node_types
 from deltasae_ray.sweep.remedies import check_fits
 from deltasae_ray.sweep.requirements import Needs, fits, obstacle, requirements
-from tests.tiny import save_model
+from tests.tiny import ARCHITECTURES, FAMILIES, TARGETS, config, save_model
 
 ROOT = Path(__file__).parents[2]
 JOB = "cluster/kuberay/rayjob.yaml"
@@ -159,6 +159,19 @@ def test_what_autograd_saves_is_what_training_is_said_to_need(tmp_path: Path) ->
         cfg = StudyConfig(adapt=AdaptConfig(ranks=(4,), batch_contexts=contexts, targets=targets), corpus=CorpusConfig(context_len=length))
         told = dict(requirements(cfg, model_size(empty_model(folder)))[0].parts)["activations"]
         assert told / most < sum(saved.values()) <= told, architecture
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *FAMILIES])
+def test_every_architecture_has_a_size(architecture: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config(architecture))
+    size = model_size(model)
+    assert (size.layers, size.d_model, size.vocabulary, size.heads) == (4, 32, 320, 4)
+    assert size.parameters == sum(p.numel() for p in model.parameters()) > size.largest >= size.largest_in_block > 0
+    name = TARGETS[architecture][0]
+    assert size.lora(2, (name,)) == 2 * size.per_rank[name] > 0 and size.inputs[name] >= 32
 
 
 def test_an_actor_stands_where_all_it_asks_for_is() -> None:
