@@ -76,13 +76,13 @@ def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
     if source.digest != job.model_digest:
         raise ModelError(f"model.base={job.model.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
     sharded = job.model.sharding == "zero3"
-    with sharded_loading(job.model) if sharded else nullcontext():
-        # Ray leaves all GPUs of a machine visible to a worker that asked for none.
-        device = "cuda" if job.cfg.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    # Ray leaves all GPUs of a machine visible to a worker that asked for none.
+    device = "cuda" if job.cfg.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    with sharded_loading(job.model, source.folder, device) if sharded else nullcontext():
         weights = "fp32" if sharded else job.model.weights
         model = load_model(source.folder, weights=weights, trust_remote_code=job.model.trust_remote_code, device=device)
     if sharded:
-        model = run_sharded(model, job.model, base_of)  # with the head; the adapter comes later and stays whole
+        model = run_sharded(model, job.model, source.folder, device, base_of)  # with the head; the adapter comes later and stays whole
     text: AdaptText = ray.get(job.text)
     return LoraTrainer(model, text, job.cfg, rank=job.rank, seed=job.seed, peers=peers)
 

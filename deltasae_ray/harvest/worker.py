@@ -94,9 +94,9 @@ def load_with_adapters(
         folders = fetch(storage, adapters, Path(scratch))
         if cfg.sharding == "none":
             return load().to(device)
-        with sharded_loading(cfg):  # DoRA reads the base's weights as it is attached
+        with sharded_loading(cfg, source.folder, device):  # DoRA reads the base's weights as it is attached
             model = load()
-        return run_sharded(model, cfg, root)
+        return run_sharded(model, cfg, source.folder, device, root)
 
 
 class HarvestWorker:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,23 +11,37 @@ from torch import nn
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.casts import widen
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import backbone, base_of
+from deltasae_ray.models.load import backbone, base_of, empty_model
 from deltasae_ray.models.replaced import replacing
 
+_BUFFER = 100_000_000
+"""Entries of a buffer that DeepSpeed reads a file into, where no share of a parameter is larger."""
 
-def _config(cfg: ModelConfig) -> dict[str, Any]:
+
+def deepspeed_config(cfg: ModelConfig, device: str, largest_share: int = 0) -> dict[str, Any]:
+    """Builds DeepSpeed's configuration of a gang's ranks.
+
+    Args:
+        device: that the ranks compute on, cpu or cuda.
+        largest_share: entries of the largest share of any parameter that a rank holds; looked at for model.offload=nvme.
+    """
     offload: dict[str, Any] = {}
     if cfg.offload != "none":
-        path = {"nvme_path": cfg.offload_folder} if cfg.offload == "nvme" else {}
-        offload = {"offload_param": {"device": cfg.offload, "pin_memory": torch.cuda.is_available(), **path}}
+        # A share that is larger than the buffer is an assertion of DeepSpeed's, in the first pass: an embedding easily is.
+        files = {"nvme_path": cfg.offload_folder, "buffer_size": max(_BUFFER, largest_share)} if cfg.offload == "nvme" else {}
+        offload = {"offload_param": {"device": cfg.offload, "pin_memory": device == "cuda", **files}}
     # Threshold 0: every parameter is sharded. No prefetching: switching adapters changes the order in which modules run.
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
     return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero | offload}
 
 
 @contextmanager
-def sharded_loading(cfg: ModelConfig) -> Iterator[None]:
+def sharded_loading(cfg: ModelConfig, folder: Path, device: str) -> Iterator[None]:
     """Inside, `from_pretrained` shards each weight as it is read, so that no rank ever holds the whole model.
+
+    Args:
+        folder: of the model that is loaded.
+        device: that this process computes on. It may see GPUs that it did not ask for, and DeepSpeed would take the first.
 
     Raises:
         ModelError: model.offload=nvme where DeepSpeed cannot write files as they need to be written.
@@ -39,13 +54,34 @@ def sharded_loading(cfg: ModelConfig) -> Iterator[None]:
     # An all-reduce in shared memory, which a forward pass never calls. It is compiled when the first gang starts, behind a lock file that
     # a killed rank leaves behind: every later gang on the machine would wait for it without end.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False)
-    kept = HfDeepSpeedConfig(_config(cfg))  # transformers holds it weakly: it must stay alive while the model is built
+    _compute_on(device)
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
+    # transformers holds it weakly: it must stay alive while the model is built
+    kept = HfDeepSpeedConfig(deepspeed_config(cfg, device, _largest_share(cfg, folder)))
     try:
         yield
     finally:
         del kept
         unset_hf_deepspeed_config()
+
+
+def _compute_on(device: str) -> None:
+    """Lets DeepSpeed put shares on the CPU of a machine with GPUs."""
+    from deepspeed.accelerator import get_accelerator, set_accelerator
+
+    accelerator: Any = get_accelerator()
+    if device == "cpu" and accelerator.device_name() != "cpu":
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+        set_accelerator(CPU_Accelerator())
+
+
+def _largest_share(cfg: ModelConfig, folder: Path) -> int:
+    """Entries, rounded up to what DeepSpeed pads to; 0 where nobody asks."""
+    if cfg.offload != "nvme":
+        return 0
+    largest = max(p.numel() for p in empty_model(folder, trust_remote_code=cfg.trust_remote_code).parameters())
+    return -(-largest // torch.distributed.get_world_size()) + 4096
 
 
 def check_offload(cfg: ModelConfig) -> None:
@@ -66,7 +102,7 @@ def check_offload(cfg: ModelConfig) -> None:
         )
 
 
-def run_sharded(model: nn.Module, cfg: ModelConfig, root: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def run_sharded(model: nn.Module, cfg: ModelConfig, folder: Path, device: str, root: Callable[[nn.Module], nn.Module]) -> nn.Module:
     """Shards what is not sharded yet (adapters that are attached by now) and installs the gathers around every module of `root(model)`.
 
     Weights that one module reads of another (DoRA, LoRA on embeddings) DeepSpeed gathers as they are read; of the latter the factors then
@@ -80,7 +116,7 @@ def run_sharded(model: nn.Module, cfg: ModelConfig, root: Callable[[nn.Module], 
             if (share := getattr(parameter, "ds_tensor", None)) is not None:
                 share.data, parameter.data = share.data.bfloat16(), parameter.data.bfloat16()
         widen(model, torch.float32)
-    engine, *_ = deepspeed.initialize(model=root(model), config=_config(cfg))
+    engine, *_ = deepspeed.initialize(model=root(model), config=deepspeed_config(cfg, device, _largest_share(cfg, folder)))
     if values := replacing(model):
         shared: Any = next(root(model).parameters())
         shared.convert_to_zero_parameters(param_list=values)

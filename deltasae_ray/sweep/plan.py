@@ -12,11 +12,13 @@ from deltasae_ray.fit.memory import machine_bytes, rows_told
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks, empty_model
+from deltasae_ray.models.size import ModelSize, model_size
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import causal_passes, control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.sweep.gate import DOCUMENTS, POSITIONS
 from deltasae_ray.sweep.grid import shapes
+from deltasae_ray.sweep.requirements import requirements
 from deltasae_ray.sweep.study import Study
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -69,6 +71,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
+        ("devices", "; ".join(f"{stage} {_devices_told(cfg, stage)}" for stage in ("adapt", "harvest", "fit"))),
+        *_needs_lines(study, stages),
         ("memory of a gang", gang_line(cfg.gangs, cfg.model, _parameters(study)[0])),
         ("rows in memory", _rows_line(study)),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
@@ -157,9 +161,7 @@ def _rows_line(study: Study) -> str:
 
 
 def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int) -> float:
-    cfg = study.cfg
-    gpus = cfg.gangs.gpus_per_gang * cfg.gangs.gangs
-    speed = gpus * _GPU_FLOPS if gpus else (os.cpu_count() or 1) * _FLOPS_PER_CORE * cfg.gangs.gangs
+    cfg, speed = study.cfg, _speed(study.cfg, stage)
     whole, stack, body = _parameters(study)
     gate = _GATE_TOKENS_PER_CONTEXT * stack + POSITIONS * (whole - stack)
     documents = DOCUMENTS * len(study.corpus.names)
@@ -175,6 +177,41 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
         + 2.0 * (recovery_passes(study, adapters) + causal_passes(study, adapters)) * cfg.corpus.context_len * whole / speed,
     }
     return work[stage] + _OVERHEAD_S[stage]
+
+
+def devices(cfg: StudyConfig, stage: str) -> float:
+    """GPUs that a stage works on at once, as its own words say; 0 where it runs on CPUs."""
+    if stage == "adapt":
+        return cfg.adapt.gpus_per_worker * (cfg.gangs.ranks if cfg.model.sharding == "zero3" else 1)
+    if stage == "fit":
+        return cfg.fit.gpus_per_worker * cfg.fit.workers * cfg.fit.at_once
+    return float(cfg.gangs.gpus_per_gang * cfg.gangs.gangs)
+
+
+def _devices_told(cfg: StudyConfig, stage: str) -> str:
+    if stage == "adapt" and cfg.adapters:
+        return "nothing to train"
+    if gpus := devices(cfg, stage):
+        return f"{gpus:g} GPU{'s' if gpus > 1 else ''}"
+    missing = stage != "harvest" and cfg.gangs.gpus_per_gang
+    return "CPUs" + (f" ALTHOUGH gangs have GPUs ({stage}.gpus_per_worker=0)" if missing else "")
+
+
+def _speed(cfg: StudyConfig, stage: str) -> float:
+    """Operations a second of all that a stage works on."""
+    if gpus := devices(cfg, stage):
+        return gpus * _GPU_FLOPS
+    machines = 1 if stage == "adapt" else cfg.gangs.gangs  # adapters are trained one by one
+    return (os.cpu_count() or 1) * _FLOPS_PER_CORE * machines
+
+
+def _needs_lines(study: Study, stages: tuple[str, ...]) -> list[tuple[str, str]]:
+    needs = requirements(study.cfg, _size(study), [a.rank for a in study.given])
+    return [(f"{each.stage} needs", str(each)) for each in needs if each.stage in stages]
+
+
+def _size(study: Study) -> ModelSize:
+    return model_size(empty_model(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code))
 
 
 def _controls(study: Study, trials: int) -> int:

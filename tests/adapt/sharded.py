@@ -33,9 +33,9 @@ def train(model: Any, world: dict[str, Any], peers: Peers | None = None) -> Lora
 def main(work: Path, rank: int) -> None:
     for world in json.loads(work.read_text()):
         cfg = ModelConfig(world["model"], sharding="zero3", weights=world.get("weights", "fp32"))
-        with sharded_loading(cfg):
+        with sharded_loading(cfg, Path(world["model"]), "cpu"):
             model = load_model(Path(world["model"]))
-        model = run_sharded(model, cfg, base_of)
+        model = run_sharded(model, cfg, Path(world["model"]), "cpu", base_of)
         gc.collect()  # what installed the gathers must not take them along when it goes
         made = train(model, world, ProcessGroup(rank, 2))
         kept = sum(p.numel() for name, p in made.model.named_parameters() if ".lora_" not in name)

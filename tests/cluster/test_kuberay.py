@@ -57,6 +57,8 @@ def problems(resource: dict) -> list[str]:
         env = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
         check(env.get("RAY_USAGE_STATS_ENABLED") == "0", "usage is reported")
         check(env.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S") == "900", "Train gives up before a node can come")
+        secret = next((e["valueFrom"]["secretKeyRef"] for e in pod["containers"][0]["env"] if e["name"] == "HF_TOKEN" and "valueFrom" in e), {})
+        check(secret.get("optional") is True, "the model hub's token is missing, in the open, or needed for open models")
         # KubeRay sets these itself, and leaves alone what it finds.
         check(not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & set(env), "the token is overridden")
         user = (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"])
@@ -98,6 +100,8 @@ def edit_worker(change: Callable[[dict], object]) -> Callable[[dict], object]:
         (edit_worker(lambda c: c.update(resource={})), "resource"),
         (edit_worker(lambda c: c["resources"]["limits"].update({"nvidia.com/gpus": "4"})), "gpus"),
         (edit(lambda s: s.update(rayVersion="2.59.0")), "another Ray"),
+        (edit_worker(lambda c: c.update(env=[e for e in c["env"] if e["name"] != "HF_TOKEN"])), "hub's token"),
+        (edit_worker(lambda c: c.update(env=[e if e["name"] != "HF_TOKEN" else {"name": "HF_TOKEN", "value": "hf_abc"} for e in c["env"]])), "hub's token"),
     ],
 )
 def test_damaged_resource_is_found(kind: str, damage: Callable[[dict], object], finding: str):

@@ -3,7 +3,10 @@ Amazon's API model. `ray up` against the real clouds is not tested here."""
 
 import copy
 import json
+import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +79,8 @@ def problems(cfg: dict) -> list[str]:
     check(str(Path(env.get("RAY_AUTH_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}), "the token is not brought to every node")
     check(env.get("RAY_USAGE_STATS_ENABLED") == "0", "usage is reported")
     check(env.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S") == "900", "Train gives up before a machine can come")
+    check(str(Path(env.get("HF_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}), "no node finds the model hub's token")
+    check("HF_TOKEN" not in env and "hf_" not in json.dumps(cfg), "the model hub's token is in the open")
     for group in ("head", "worker"):
         own = environment(cfg["docker"].get(f"{group}_run_options", []))
         check(not set(own) & set(env), f"{group}_run_options override what holds on every node")
@@ -132,6 +137,8 @@ def replace(old: str, new: str) -> Callable[[dict], None]:
         (replace(" --dashboard-host=127.0.0.1", " --dashbord-host=127.0.0.1"), "ray start"),
         (replace("--env=RAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE=disabled"), "no token authentication"),
         (drop("file_mounts"), "token is not brought"),
+        (replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=X=1"), "no node finds the model hub's token"),
+        (replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=HF_TOKEN=hf_abc"), "token is in the open"),
         (drop("available_node_types", "gpu", "resources", "GPU"), "autoscaler cannot see"),
         (replace("min_workers: 0", "min_workers: 1"), "start from none"),
         (drop("available_node_types", "gpu", "node_config"), "Ray refuses it"),
@@ -142,6 +149,19 @@ def test_damaged_launcher_file_is_found(variant: str, damage: Callable[[dict], N
     cfg = load(variant)
     damage(cfg)
     assert any(finding in p for p in problems(cfg)), problems(cfg)
+
+
+def test_the_hub_reads_its_token_from_the_file_that_launchers_mount(tmp_path: Path):
+    """What `--env=HF_TOKEN_PATH` comes to in a container: the library that downloads models finds the token, and none without the file."""
+    name = Path(environment(load("aws")["docker"]["run_options"])["HF_TOKEN_PATH"]).name
+    code = "from huggingface_hub import get_token; print(get_token())"
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")} | {"HF_TOKEN_PATH": str(tmp_path / name)}
+    found = []
+    for token in (None, "hf_from_the_file"):
+        if token:
+            (tmp_path / name).write_text(f"{token}\n")
+        found.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip())
+    assert found == ["None", "hf_from_the_file"]
 
 
 def test_amazon_knows_every_field_of_the_machines():
@@ -191,8 +211,8 @@ def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(m
 
         machines = {i["InstanceType"]: i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]}
         assert machines["m6i.xlarge"].get("InstanceLifecycle") is None
-        assert machines["g6.12xlarge"]["InstanceLifecycle"] == "spot"
-        assert machines["g6.12xlarge"]["IamInstanceProfile"]["Arn"].endswith("/deltasae-worker")
+        assert machines["g6e.12xlarge"]["InstanceLifecycle"] == "spot"
+        assert machines["g6e.12xlarge"]["IamInstanceProfile"]["Arn"].endswith("/deltasae-worker")
         groups = ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in machines["m6i.xlarge"]["SecurityGroups"]])["SecurityGroups"]
         from_anywhere = [r["FromPort"] for g in groups for r in g["IpPermissions"] if r["IpRanges"]]
         assert from_anywhere == [22]

@@ -87,6 +87,24 @@ def test_the_noise_floor_on_a_gpu_lets_trained_deltas_through(
     assert len(floors) == 4 and all(floor["snr"] > least for floor in floors), floors
 
 
+def test_training_and_a_harvest_take_no_more_memory_of_a_gpu_than_the_plan_says(tiny_model: Path) -> None:
+    from deltasae_ray.adapt.text import split_text
+    from deltasae_ray.adapt.trainer import LoraTrainer
+    from deltasae_ray.models.load import load_model
+    from deltasae_ray.models.size import model_size
+    from deltasae_ray.sweep.config import StudyConfig
+    from deltasae_ray.sweep.requirements import requirements
+    from tests.adapt.worlds import config, contexts
+
+    cfg = config("llama", max_tokens=400)
+    torch.cuda.reset_peak_memory_stats()
+    made = LoraTrainer(load_model(tiny_model, device="cuda"), split_text(contexts(), cfg.batch_contexts), cfg, rank=4, seed=0)
+    while not made.progress.done:
+        made.advance()
+    told = requirements(StudyConfig(adapt=cfg), model_size(empty_model(tiny_model)))[0]
+    assert torch.cuda.max_memory_allocated() <= sum(part for _, part in told.parts) + 64e6  # workspaces of the libraries
+
+
 class Where:
     """Makes a worker that tells the device it was given, where its tensors then are, and how many GPUs torch sees."""
 
