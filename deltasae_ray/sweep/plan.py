@@ -66,6 +66,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
+        *(("" if i else "text", note) for i, note in enumerate(corpus.notes)),
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),

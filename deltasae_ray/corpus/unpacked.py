@@ -1,0 +1,96 @@
+"""A text file's bytes as UTF-8: packed files are unpacked and UTF-16 is transcoded, by the first bytes and never by the name."""
+
+import bz2
+import codecs
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from deltasae_ray.corpus.tally import Tally, decoded
+from deltasae_ray.errors import CorpusError
+
+PACKED = ("gz", "zst", "zstd", "bz2", "xz")
+"""Endings that say how a file is packed, and nothing of what is in it."""
+_CHUNK, _HEAD = 1 << 20, 64
+_UNPACK = (
+    (b"\x1f\x8b", "gzip", lambda file: gzip.GzipFile(fileobj=file)),
+    (b"\x28\xb5\x2f\xfd", "zstd", lambda file: pa.CompressedInputStream(file, "zstd")),
+    (b"BZh", "bzip2", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", "xz", lzma.LZMAFile),
+)
+_MARKS = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NO_TEXT = (
+    (b"version https://git-lfs", "is a Git LFS pointer, which holds no text: fetch the file with `git lfs pull`"),
+    (b"PK\x03\x04", "is a zip archive: unpack it"),
+    (b"PAR1", "is a Parquet file: let its name end in .parquet"),
+    (b"ARROW1", "is an Arrow file: let its name end in .arrow"),
+    (b"%PDF-", "is a PDF: extract its text"),
+)
+
+
+def utf8_chunks(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
+    """Yields the bytes of an open text file, unpacked, without a byte order mark, and UTF-16 and UTF-32 as UTF-8.
+
+    Raises:
+        CorpusError: the file is cut off or damaged, is of a format that is no text, or is not the UTF-16 that it begins as.
+    """
+    chunks = _unpacked(file, name, tally)
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= _HEAD:
+            break
+    for mark, told in _NO_TEXT:
+        if head.startswith(mark):
+            raise CorpusError(f"{name} {told}")
+    encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "") or _guessed(head)
+    whole = chain([head.removeprefix(codecs.BOM_UTF8)], chunks)
+    if not encoding:
+        yield from whole
+        return
+    tally.note(decoded(encoding.upper()), name)
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for chunk in whole:
+            yield decoder.decode(chunk).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeError as e:
+        raise CorpusError(f"{name} begins as {encoding.upper()} and does not go on so: {e}. Save it as UTF-8") from e
+
+
+def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
+    head = file.read(_HEAD)
+    file.seek(0)
+    how, unpack = next(((how, unpack) for mark, how, unpack in _UNPACK if head.startswith(mark)), ("", None))
+    if unpack is None:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+        return
+    tally.note(decoded(how), name)
+    try:
+        with unpack(file) as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as e:
+        raise CorpusError(f"{name} is {how} that is cut off or damaged: {e}. Copy or make the file again") from e
+
+
+def _guessed(head: bytes) -> str:
+    """The encoding of a file that has no byte order mark and begins with ASCII characters in two or four bytes; "" for any other."""
+    empty = tuple(byte == 0 for byte in head[:4])
+    return {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+    }.get(empty, "")
