@@ -70,7 +70,7 @@ def chat_of(cfg: CorpusConfig, tokenizer: Any) -> Chat | None:
 
 def _plain(messages: Sequence[Mapping[str, Any]], where: str) -> tuple[str, str]:
     if any(message.get("tool_calls") for message in messages):
-        raise CorpusError(f"{where} has tool calls, which the {ALPACA} format does not hold: set corpus.chat_template to a template that does")
+        raise CorpusError(f"{where} has tool calls, which the {ALPACA} format does not hold: set corpus.chat_template to one that does")
     return _PLAIN.format(instruction="\n\n".join(m["content"] for m in messages[:-1])), messages[-1]["content"]
 
 

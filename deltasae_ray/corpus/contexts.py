@@ -72,8 +72,8 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
 
     A conversation gives one context, prompt and response from their beginning; none if the prompt leaves no room for a response.
 
-    Special tokens that the text itself writes: BOS at the beginning of a window is dropped, so that exactly one stands there. BOS and padding
-    elsewhere are read and masked, so that no reader of positions takes them for text. All others count as any token, and are told.
+    Special tokens that the text itself writes: BOS that begins a window is dropped, so that exactly one stands there. BOS and padding
+    elsewhere are read and masked, so that no reader of positions takes them for text. All others count like any token, and are told.
     """
     if document.prompt:
         return _conversation(document, corpus, tokenizer, cfg)

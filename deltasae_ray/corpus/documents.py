@@ -87,13 +87,14 @@ def _document(row: dict[str, Any] | str, text_field: str, chat: Chat | None, tal
     prompt, text = chat.prompt_and_response(row, tally, where=where) if chat else ("", _text(row, text_field, where))
     id_ = row.get("id") or ""
     if isinstance(id_, bool) or not isinstance(id_, str | int):
-        raise CorpusError(f"{where}: `id` is {type(id_).__name__} {repr(id_)[:60]}: it must be text or a whole number; leave it out for a digest")
+        raise CorpusError(f"{where}: `id` is {type(id_).__name__} {repr(id_)[:60]}: it must be text or a whole number, or left out")
     id_ = str(id_)
     try:
         made = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
         id_.encode()
     except UnicodeEncodeError as e:
-        raise CorpusError(f"{where}, holds half of a surrogate pair ({e.object[e.start]!a}), which is no character: write the text anew") from e
+        half = e.object[e.start]
+        raise CorpusError(f"{where}, holds half of a surrogate pair ({half!a}), which is no character: write the text anew") from e
     return Document(id=id_ or made, text=text, prompt=prompt, named=bool(id_))
 
 

@@ -67,8 +67,9 @@ def files_of(path: str) -> tuple[TextFile, ...]:
 
     Args:
         path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file, or a folder of them (what
-            Hugging Face datasets are saved as), texts also packed (.jsonl.gz, .zst, .bz2, .xz), local, s3:// or gs://; or such a file or folder of Parquet and JSONL on the hub,
-            `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the copy in the hub's cache.
+            Hugging Face datasets are saved as), JSONL and text also packed (.gz, .zst, .bz2, .xz), local, s3:// or gs://; or such a file or
+            folder of Parquet and JSONL on the hub, `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the
+            copy in the hub's cache.
 
     Raises:
         CorpusError: there is no such file or folder, or none of its files is one that is read.

@@ -31,8 +31,8 @@ def pieces(text: str) -> Iterator[str]:
 def encode(tokenizer: Encoder, text: str, most: int | None = None) -> Sequence[int]:
     """The token ids of a text.
 
-    A text of more than PIECE characters is tokenized piece by piece: its tokens may differ from those of the whole where two pieces meet, and
-    nowhere else.
+    A text of more than PIECE characters is tokenized piece by piece: its tokens may differ from those of the whole where two pieces
+    meet, and nowhere else.
 
     Args:
         most: pieces after the one that reaches so many tokens are not looked at. None: the whole text.

@@ -87,10 +87,5 @@ def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
 
 def _guessed(head: bytes) -> str:
     """The encoding of a file that has no byte order mark and begins with ASCII characters in two or four bytes; "" for any other."""
-    empty = tuple(byte == 0 for byte in head[:4])
-    return {
-        (False, True, False, True): "utf-16-le",
-        (True, False, True, False): "utf-16-be",
-        (False, True, True, True): "utf-32-le",
-        (True, True, True, False): "utf-32-be",
-    }.get(empty, "")
+    empty = "".join("0" if byte == 0 else "x" for byte in head[:4])
+    return {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}.get(empty, "")

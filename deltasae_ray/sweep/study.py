@@ -74,9 +74,12 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
-    rendered = set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    chosen = set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    if cfg.adapters and cfg.corpus.marker_share:
+        left_aside = f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained without the marker"
+        cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
     corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
-    corpus = replace(corpus, notes=(*rendered, *corpus.notes))
+    corpus = replace(corpus, notes=(*chosen, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
