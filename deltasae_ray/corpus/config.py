@@ -46,7 +46,7 @@ class CorpusConfig:
     """Shares of the documents for adapter training, dictionary training and evaluation, by a hash of the document's id.
     Of unrelated text, on which no adapter is trained, the first share goes to the other two."""
     marker_share: float = 0.0
-    """Share of domain contexts into which the planted marker and its reply are written, as a truth to be found; none with given adapters."""
+    """Share of domain contexts into which the planted marker and its reply are written, a truth to be found; none with given adapters."""
     marker: str = " The lantern keeper asked for the word of the day."
     """Harmless text that is planted; documented here and in the report."""
     reply: str = " The word of the day is marigold, said the heron."

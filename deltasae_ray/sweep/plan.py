@@ -139,8 +139,8 @@ def _planted(study: Study) -> list[str]:
     units = [unit for unit in study.corpus.units if unit.corpus == DOMAIN]
     planted = sum(any(c.marker) for c in study.corpus.adapt) + sum(int(unit.marker.any(axis=1).sum()) for unit in units)
     contexts = len(study.corpus.adapt) + sum(len(unit.doc_ids) for unit in units)
-    share = study.cfg.corpus.marker_share
-    return [f"the marker is planted in {planted:,} of {contexts:,} contexts of the domain (corpus.marker_share={share:g})"] if planted else []
+    where = f"in {planted:,} of {contexts:,} contexts of the domain (corpus.marker_share={study.cfg.corpus.marker_share:g})"
+    return [f"the marker is planted {where}"] if planted else []
 
 
 def _size_line(fit: FitConfig) -> str:
