@@ -6,7 +6,7 @@ from typing import Any
 
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.special import roles_of
-from deltasae_ray.corpus.tally import EMPTY, PARTS, WRITTEN, Tally
+from deltasae_ray.corpus.tally import EMPTY, PARTS, WRITTEN, Tally, briefly
 from deltasae_ray.errors import CorpusError
 
 ALPACA = "alpaca"
@@ -46,7 +46,7 @@ class Chat:
             whole = self.tokenizer.apply_chat_template(messages, tokenize=False, **tools)
             prompt = self.tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True, **tools)
         except Exception as e:  # a template is a program that came with the tokenizer, and may raise anything
-            raise CorpusError(f"{where}: the chat template refuses the conversation: {type(e).__name__}: {str(e)[:300]}") from e
+            raise CorpusError(f"{where}: the chat template refuses the conversation: {type(e).__name__}: {briefly(e)}") from e
         if not whole.startswith(prompt):
             raise CorpusError(f"{where}: the chat template changes the prompt once it is answered; render the text yourself")
         return prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or ""), whole[len(prompt) :]

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from deltasae_ray.corpus.tally import briefly
 from deltasae_ray.corpus.unpacked import PACKED
 from deltasae_ray.errors import CorpusError
 
@@ -106,7 +107,7 @@ def told(text: str, name: str = "") -> Iterator[None]:
         if text.startswith(_HUB):
             raise CorpusError(f"{text} cannot be read from the hub: {type(e).__name__}: {e}") from e
         if isinstance(e, OSError):
-            raise CorpusError(f"{name or text} cannot be read: {e}") from e
+            raise CorpusError(f"{name or text} cannot be read: {briefly(e)}") from e
         raise
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from deltasae_ray.corpus.chat import CHAT_FIELDS
 from deltasae_ray.corpus.files import PYDOC, TextFile, opened, told
-from deltasae_ray.corpus.tally import Tally
+from deltasae_ray.corpus.tally import Tally, briefly
 from deltasae_ray.corpus.unpacked import utf8_chunks
 from deltasae_ray.errors import CorpusError
 
@@ -57,11 +57,11 @@ def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
         try:
             row = json.loads(line.decode())
         except UnicodeDecodeError as e:
-            yield where, f"is not UTF-8: {_briefly(e)}. Save the file as UTF-8"
+            yield where, f"is not UTF-8: {briefly(e)}. Save the file as UTF-8"
         except RecursionError:
             yield where, "is nested too deeply to be read"
         except ValueError as e:  # JSONDecodeError, and numbers of more digits than Python reads
-            yield where, f"is not JSON: {e}"
+            yield where, f"is not JSON: {briefly(e)}"
         else:
             yield where, row if isinstance(row, dict) else "is no object with fields"
 
@@ -86,7 +86,7 @@ def _parquet(file: Any, path: str, field: str | None) -> Rows:
         names, rows = table.schema_arrow.names, max(1, table.metadata.num_rows)
         size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups))
     except (pa.ArrowException, UnicodeDecodeError) as e:
-        raise CorpusError(f"{path} is not Parquet, is packed or is damaged: {e}") from e
+        raise CorpusError(f"{path} is not Parquet, is packed or is damaged: {briefly(e)}") from e
     if field is not None and field not in names:
         raise CorpusError(f"{path} has no column {field!r}, only {names}: set corpus.text_field")
     wanted = {"id", *([field] if field is not None else CHAT_FIELDS)}
@@ -103,7 +103,7 @@ def _arrow(file: Any, path: str) -> Iterator[pa.RecordBatch]:
         try:
             reader = pa.ipc.open_file(file)
         except pa.ArrowInvalid as e:
-            raise CorpusError(f"{path} is no Arrow stream or file: {e}") from e
+            raise CorpusError(f"{path} is no Arrow stream or file: {briefly(e)}") from e
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
@@ -115,7 +115,7 @@ def _batches(batches: Iterable[pa.RecordBatch], path: str) -> Rows:
                 number += 1
                 yield f"{path}, row {number}", row
     except (pa.ArrowException, UnicodeDecodeError) as e:
-        raise CorpusError(f"{path} is damaged after row {number}: {_briefly(e)}. Copy or make the file again") from e
+        raise CorpusError(f"{path} is damaged after row {number}: {briefly(e)}. Copy or make the file again") from e
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
@@ -130,7 +130,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
                 one.validate(full=True)
                 value = one.to_pylist()[0]
             except (pa.ArrowException, ValueError, OverflowError) as e:  # of UTF-8 and of dates that Python does not have
-                value = f"cannot be read: {_briefly(e)}"
+                value = f"cannot be read: {briefly(e)}"
             yield value
     else:
         yield from values
@@ -141,15 +141,8 @@ def _text(data: bytes, path: str) -> str:
         text = data.decode()
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise CorpusError(f"{path}, line {line}, is not UTF-8 text: {_briefly(e)}. Save the file as UTF-8") from e
+        raise CorpusError(f"{path}, line {line}, is not UTF-8 text: {briefly(e)}. Save the file as UTF-8") from e
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CorpusError(f"{path}, line {line}, holds a NUL byte: it is no plain text, or UTF-16 without a mark. Save it as UTF-8")
     return text
-
-
-def _briefly(error: Exception) -> str:
-    """An error without the bytes that it is about, which may be the whole text."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte 0x{error.object[error.start]:02x} at {error.start:,} ({error.reason})"
-    return str(error)[:300]

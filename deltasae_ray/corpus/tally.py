@@ -23,6 +23,14 @@ def decoded(how: str) -> str:
     return f"files were read as {how}, by their first bytes"
 
 
+def briefly(error: Exception) -> str:
+    """What a library raised as one line that can be printed, and without the bytes that it is about, which may be the whole text."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{error.object[error.start]:02x} at {error.start:,} ({error.reason})"
+    text = " ".join(str(error).split())[:300]
+    return text if text.isprintable() else repr(text)
+
+
 @dataclass
 class Tally:
     """Counts by kind, each with its first place; refuses bad rows or skips them, as `corpus.bad_rows` says (picklable)."""

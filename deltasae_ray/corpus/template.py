@@ -8,6 +8,7 @@ from typing import Any
 
 from deltasae_ray.corpus.chat import ALPACA
 from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.tally import briefly
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.paths import expanded
 
@@ -84,7 +85,7 @@ def read_template(path: Path) -> Template | None:
     except OSError as e:
         raise CorpusError(f"the chat template {path} cannot be read: {e.strerror}") from e
     except (ValueError, TypeError, KeyError, RecursionError) as e:
-        raise CorpusError(f"{path} holds no chat template that can be read: {type(e).__name__}: {e}") from e
+        raise CorpusError(f"{path} holds no chat template that can be read: {type(e).__name__}: {briefly(e)}") from e
     texts = template.values() if isinstance(template, dict) else [template or ""]
     if not all(isinstance(text, str) for text in texts):
         raise CorpusError(f"{path}: `chat_template` is {type(template).__name__} and no text")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deltasae_ray.corpus.tally import Tally, decoded
+from deltasae_ray.corpus.tally import Tally, briefly, decoded
 from deltasae_ray.errors import CorpusError
 
 PACKED = ("gz", "zst", "zstd", "bz2", "xz")
@@ -65,7 +65,7 @@ def utf8_chunks(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
             yield decoder.decode(chunk).encode()
         decoder.decode(b"", final=True)
     except UnicodeError as e:
-        raise CorpusError(f"{name} begins as {encoding.upper()} and does not go on so: {e}. Save it as UTF-8") from e
+        raise CorpusError(f"{name} begins as {encoding.upper()} and does not go on so: {briefly(e)}. Save it as UTF-8") from e
 
 
 def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as e:
-        raise CorpusError(f"{name} is {how} that is cut off or damaged: {e}. Copy or make the file again") from e
+        raise CorpusError(f"{name} is {how} that is cut off or damaged: {briefly(e)}. Copy or make the file again") from e
 
 
 def _guessed(head: bytes) -> str:
