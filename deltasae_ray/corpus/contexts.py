@@ -96,7 +96,7 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
             body, marker = _plant(body, tokenizer, cfg, uniform("place", doc_id, start))
         flags = [False] * len(bos) + (marker or [False] * len(body))
         tokens = tuple(bos + body)
-        masked = _masked(tokens, len(bos), roles)
+        masked = _masked(tokens, len(bos), roles.masked)
         if len(body) - len(masked) >= MIN_TOKENS:
             found.append(Context(corpus, doc_id, start + again, tokens, tuple(flags), 0, masked, written))
     return found
@@ -107,9 +107,9 @@ def _leading(ids: Sequence[int], roles: Roles) -> int:
     return next((i for i, token in enumerate(ids) if token != roles.bos), len(ids))
 
 
-def _masked(tokens: Sequence[int], start: int, roles: Roles) -> tuple[int, ...]:
+def _masked(tokens: Sequence[int], start: int, masked: frozenset[int]) -> tuple[int, ...]:
     """Indices from `start` on of tokens that never count, whatever their place."""
-    return tuple(i for i in range(start, len(tokens)) if tokens[i] in roles.masked)
+    return tuple(i for i in range(start, len(tokens)) if tokens[i] in masked)
 
 
 def _conversation(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig) -> list[Context]:
@@ -120,7 +120,8 @@ def _conversation(document: Document, corpus: str, tokenizer: Tokenizer, cfg: Co
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     tokens = (*bos, *(prompt + response)[: cfg.context_len])
     before = len(bos) + len(prompt)
-    masked = _masked(tokens, before, roles)
+    # Where one token is BOS and EOS, it stands in a response as EOS, which the template ends it by.
+    masked = _masked(tokens, before, roles.masked - {roles.eos})
     if len(tokens) - before - len(masked) < MIN_TOKENS:
         return []
     return [Context(corpus, f"{corpus}/{document.id}", 0, tokens, (False,) * len(tokens), before, masked)]

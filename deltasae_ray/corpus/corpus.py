@@ -111,6 +111,8 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], 
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
     overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))
     notes += [f"corpus.trained_on: {note}" for note in left_out.notes()]
+    if tokenizer.bos_token_id is None:
+        notes.append("the tokenizer has no BOS: the first token of every context is left out of training and geometry in its place")
     notes += written_in([c for split in SPLITS for c in chosen[split]], tokenizer)
     corpus = Corpus(tuple(units), tuple(chosen["adapt"]), overlap, tuple(notes))
     for warning in corpus.overlap_warnings:

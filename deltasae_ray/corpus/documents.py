@@ -85,10 +85,10 @@ def _document(row: dict[str, Any] | str, text_field: str, chat: Chat | None, tal
     if isinstance(row, str):
         raise CorpusError(f"{where}, {row}")
     prompt, text = chat.prompt_and_response(row, tally, where=where) if chat else ("", _text(row, text_field, where))
-    id_ = row.get("id") or ""
-    if isinstance(id_, bool) or not isinstance(id_, str | int):
+    id_ = row.get("id")
+    if isinstance(id_, bool) or not isinstance(id_, str | int | None):
         raise CorpusError(f"{where}: `id` is {type(id_).__name__} {repr(id_)[:60]}: it must be text or a whole number, or left out")
-    id_ = str(id_)
+    id_ = str(id_ or "")
     try:
         made = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
         id_.encode()

@@ -13,6 +13,7 @@ class Roles:
     """Which ids of a tokenizer are special, and which of these never count."""
 
     bos: int | None
+    eos: int | None
     masked: frozenset[int]
     """BOS, on which models put many times the energy of any other token, and padding: read wherever they stand, and never counted."""
     special: frozenset[int]
@@ -40,7 +41,7 @@ def _asked(tokenizer: Any) -> Roles:
     masked = {bos} | ({pad} if pad not in (eos, unknown) else set())
     texts = {str(token) for i, token in added.items() if i in special}
     pattern = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
-    return Roles(bos, frozenset(i for i in masked if i is not None), frozenset(special), pattern)
+    return Roles(bos, eos, frozenset(i for i in masked if i is not None), frozenset(special), pattern)
 
 
 def written_in(contexts: Iterable[Any], tokenizer: Any) -> list[str]:

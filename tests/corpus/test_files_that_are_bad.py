@@ -95,6 +95,8 @@ BAD_LINES = [
     (b'{"text": "x", "id": 1.5}', "`id` is float 1.5"),
     (b'{"text": "x", "id": true}', "`id` is bool True"),
     (b'{"text": "x", "id": ["a"]}', "`id` is list"),
+    (b'{"text": "x", "id": false}', "`id` is bool False"),
+    (b'{"text": "x", "id": {}}', "`id` is dict"),
 ]
 
 

@@ -12,7 +12,7 @@ from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import group, windows
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.corpus.documents import Document
-from tests.corpus.test_contexts import Words
+from tests.corpus.test_contexts import Words, WordsWithoutBos
 from tests.corpus.tokenizers import TAGS, byte_tokenizer
 
 BOS, EOS, PAD = 1, 2, 0
@@ -76,6 +76,22 @@ def test_a_conversation_that_writes_special_tokens_is_told_and_its_bos_never_cou
     assert BOS not in counted(corpus) and EOS in counted(corpus)
     assert all(list(unit.input_ids[0]).count(BOS) == 2 and unit.input_ids[0, 1] != BOS for unit in corpus.units)
     assert any("40 conversations write special tokens" in note and "line 1" in note for note in corpus.notes)
+
+
+def test_where_one_token_is_bos_and_eos_it_counts_at_the_end_of_a_response_and_not_inside_a_text() -> None:
+    tokenizer = byte_tokenizer.__wrapped__(TAGS)
+    tokenizer.eos_token = "<s>"
+    (context,) = windows(Document("a", "an answer<s>", prompt="[user]x"), "domain", tokenizer, CFG)
+    assert context.masked == () and context.tokens[-1] == BOS and context.counted == len("an answer") + 1
+    (context,) = windows(Document("a", "one text<s>another"), "domain", tokenizer, CFG)
+    assert context.masked == (9,)
+
+
+def test_that_there_is_no_bos_is_told(tmp_path: Path) -> None:
+    texts = [f"text {i} " + "w " * 20 for i in range(40)]
+    assert corpus_of(tmp_path, texts, WordsWithoutBos()).notes == (
+        "the tokenizer has no BOS: the first token of every context is left out of training and geometry in its place",
+    )
 
 
 def test_a_tokenizer_without_special_tokens_is_asked_for_none() -> None:
