@@ -70,9 +70,10 @@ def test_utf_16_and_byte_order_marks_are_read(encoding: str, tmp_path: Path) -> 
     assert read(written(tmp_path, "plain\ntext".encode(encoding), "t.txt")) == [("t.txt", "plain\ntext")]
 
 
-def test_utf_16_that_does_not_go_on_so_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [b"\x00\xd8\x41\x00", b"}", b"\x00\xd8"])
+def test_utf_16_that_does_not_go_on_so_is_refused(end: bytes, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"t.jsonl begins as UTF-16"):
-        read(written(tmp_path, codecs.BOM_UTF16_LE + '{"a'.encode("utf-16-le") + b"\x00\xd8\x41\x00"))
+        read(written(tmp_path, codecs.BOM_UTF16_LE + '{"text": "x"}\n'.encode("utf-16-le") + end))
 
 
 GOOD = b'{"text": "first"}\n'
@@ -148,6 +149,17 @@ def test_damaged_parquet_and_arrow_are_refused_with_their_names(tmp_path: Path) 
     for name, broken in {"cut": stream[: len(stream) // 2], "empty": b"", "noise": b"noise" * 9}.items():
         with pytest.raises(CorpusError, match=f"{name}.arrow"):
             read(written(tmp_path, broken, f"{name}.arrow"))
+
+
+def test_an_offset_of_arrow_that_points_out_of_its_buffer_is_never_followed(tmp_path: Path) -> None:
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as writer:
+        writer.write_table(pa.table({"text": ["first", "last"]}))
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 5, 9))
+    data = (tmp_path / "t.arrow").read_bytes()
+    assert offsets in data
+    path = written(tmp_path, data.replace(offsets, offsets[:8] + (100_000).to_bytes(4, "little")), "t.arrow")
+    tally = Tally("skip")
+    assert [text for _, text in read(path, tally)] == ["first"] and "row 2" in tally.notes()[0]
 
 
 @pytest.mark.parametrize(
