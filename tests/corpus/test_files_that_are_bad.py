@@ -157,7 +157,7 @@ def test_an_offset_of_arrow_that_points_out_of_its_buffer_is_never_followed(tmp_
     offsets = b"".join(n.to_bytes(4, "little") for n in (0, 5, 9))
     data = (tmp_path / "t.arrow").read_bytes()
     assert offsets in data
-    path = written(tmp_path, data.replace(offsets, offsets[:8] + (100_000).to_bytes(4, "little")), "t.arrow")
+    path = written(tmp_path, data.replace(offsets, offsets[:8] + (12).to_bytes(4, "little")), "t.arrow")
     tally = Tally("skip")
     assert [text for _, text in read(path, tally)] == ["first"] and "row 2" in tally.notes()[0]
 
