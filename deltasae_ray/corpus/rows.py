@@ -1,4 +1,4 @@
-"""The rows of one file of JSONL, Parquet, Arrow or plain text, each with its place; a row that cannot be read comes as the reason."""
+"""The rows of one file, each with its place; a row that cannot be read comes as the reason why."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
         field: the field that holds the text; None where rows are conversations.
 
     Raises:
-        CorpusError: the file as a whole cannot be read, or its name ends otherwise than in a format that is read.
+        CorpusError: the file as a whole cannot be read, or its name ends in no format that is read.
     """
     if file.text == PYDOC:
         from pydoc_data.topics import topics
@@ -46,7 +46,9 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
                 text = _text(b"".join(utf8_chunks(f, file.name, tally)), file.name)
                 yield file.name, {"id": file.inner.rsplit("/", 1)[-1], field or "text": text}
             case suffix:
-                raise CorpusError(f"{file.name} ends in .{suffix}: corpus.path takes .jsonl, .parquet, .arrow or .txt files")
+                raise CorpusError(
+                    f"{file.name} ends in .{suffix}: corpus.path takes .jsonl, .parquet, .arrow or .txt files"
+                )
 
 
 def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
@@ -91,7 +93,9 @@ def _parquet(file: Any, path: str, field: str | None) -> Rows:
         raise CorpusError(f"{path} has no column {field!r}, only {names}: set corpus.text_field")
     wanted = {"id", *([field] if field is not None else CHAT_FIELDS)}
     at_once = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
-    yield from _batches(table.iter_batches(batch_size=at_once, columns=[c for c in names if c in wanted]), path)
+    yield from _batches(
+        table.iter_batches(batch_size=at_once, columns=[c for c in names if c in wanted]), path
+    )
 
 
 def _arrow(file: Any, path: str) -> Iterator[pa.RecordBatch]:
@@ -115,13 +119,17 @@ def _batches(batches: Iterable[pa.RecordBatch], path: str) -> Rows:
                 number += 1
                 yield f"{path}, row {number}", row
     except (pa.ArrowException, UnicodeDecodeError) as e:
-        raise CorpusError(f"{path} is damaged after row {number}: {briefly(e)}. Copy or make the file again") from e
+        raise CorpusError(
+            f"{path} is damaged after row {number}: {briefly(e)}. Copy or make the file again"
+        ) from e
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
     """The rows of a batch; one by one where not all can be read, so that the bad ones are known."""
     try:
-        batch.validate(full=True)  # bytes that came from elsewhere: an offset out of bounds would be read as it is
+        batch.validate(
+            full=True
+        )  # bytes that came from elsewhere: an offset out of bounds would be read as it is
         values = batch.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):
         for i in range(batch.num_rows):
@@ -129,7 +137,11 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
                 one = batch.slice(i, 1)
                 one.validate(full=True)
                 value = one.to_pylist()[0]
-            except (pa.ArrowException, ValueError, OverflowError) as e:  # of UTF-8 and of dates that Python does not have
+            except (
+                pa.ArrowException,
+                ValueError,
+                OverflowError,
+            ) as e:  # of UTF-8 and of dates that Python does not have
                 value = f"cannot be read: {briefly(e)}"
             yield value
     else:
@@ -141,8 +153,12 @@ def _text(data: bytes, path: str) -> str:
         text = data.decode()
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise CorpusError(f"{path}, line {line}, is not UTF-8 text: {briefly(e)}. Save the file as UTF-8") from e
+        raise CorpusError(
+            f"{path}, line {line}, is not UTF-8 text: {briefly(e)}. Save the file as UTF-8"
+        ) from e
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CorpusError(f"{path}, line {line}, holds a NUL byte: it is no plain text, or UTF-16 without a mark. Save it as UTF-8")
+        raise CorpusError(
+            f"{path}, line {line}, holds a NUL byte: it is no text, or UTF-16 without a mark. Save it as UTF-8"
+        )
     return text

@@ -1,4 +1,4 @@
-"""The roles of a tokenizer's special tokens: a text may write them, and a token counts by its role, not by its place (pure)."""
+"""The roles of special tokens: a text may write them, and a token counts by its role, not its place (pure)."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ class Roles:
     bos: int | None
     eos: int | None
     masked: frozenset[int]
-    """BOS, on which models put many times the energy of any other token, and padding: read wherever they stand, and never counted."""
+    """BOS, which models give many times the energy of any other token, and padding: read, and never counted."""
     special: frozenset[int]
     """All that have a role; the id of unknown words is among them only where it has another role too."""
     written: re.Pattern[str] | None
@@ -33,9 +33,15 @@ def roles_of(tokenizer: Any) -> Roles:
 
 
 def _asked(tokenizer: Any) -> Roles:
-    bos, eos, pad, unknown = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk"))
+    bos, eos, pad, unknown = (
+        getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk")
+    )
     added = {i: token for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
-    special = {i for i in (bos, eos, pad) if i is not None} | set(getattr(tokenizer, "all_special_ids", ())) | set(added)
+    special = (
+        {i for i in (bos, eos, pad) if i is not None}
+        | set(getattr(tokenizer, "all_special_ids", ()))
+        | set(added)
+    )
     if unknown not in (bos, eos):
         special.discard(unknown)
     masked = {bos} | ({pad} if pad not in (eos, unknown) else set())
@@ -45,7 +51,7 @@ def _asked(tokenizer: Any) -> Roles:
 
 
 def written_in(contexts: Iterable[Any], tokenizer: Any) -> list[str]:
-    """A sentence for each corpus whose contexts write special tokens themselves: which, how often, and what becomes of them."""
+    """Tells for each corpus which special tokens its text writes itself, how often, and what becomes of them."""
     counts: dict[str, Counter[int]] = {}
     for context in contexts:
         counts.setdefault(context.corpus, Counter()).update(context.written)
@@ -54,7 +60,11 @@ def written_in(contexts: Iterable[Any], tokenizer: Any) -> list[str]:
 
 def _told(found: Counter[int], tokenizer: Any) -> str:
     roles, name = roles_of(tokenizer), getattr(tokenizer, "convert_ids_to_tokens", str)
-    names = [f"{name(i)} {count:,}{' (masked)' if i in roles.masked else ''}" for i, count in found.most_common(8)]
+    names = [
+        f"{name(i)} {count:,}{' (masked)' if i in roles.masked else ''}" for i, count in found.most_common(8)
+    ]
     more = f" and {len(found) - 8} others" if len(found) > 8 else ""
-    dropped = "; BOS that begins a window is dropped, since every context gets one" if roles.bos in found else ""
+    dropped = (
+        "; BOS that begins a window is dropped, since every context gets one" if roles.bos in found else ""
+    )
     return f"the text itself writes special tokens: {', '.join(names)}{more}{dropped}"

@@ -1,4 +1,4 @@
-"""What reading a text coerced, left out or fell back to, counted so that the plan and the page can tell it (pure)."""
+"""What reading a text coerced, left out or fell back to, counted for the plan and the page (pure)."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ def decoded(how: str) -> str:
 
 
 def briefly(error: Exception) -> str:
-    """What a library raised as one line that can be printed, and without the bytes that it is about, which may be the whole text."""
+    """Tells an error in one printable line, without the bytes that it is about, which may be the whole text."""
     if isinstance(error, UnicodeDecodeError):
         return f"byte 0x{error.object[error.start]:02x} at {error.start:,} ({error.reason})"
     text = " ".join(str(error).split())[:300]
@@ -33,7 +33,7 @@ def briefly(error: Exception) -> str:
 
 @dataclass
 class Tally:
-    """Counts by kind, each with its first place; refuses bad rows or skips them, as `corpus.bad_rows` says (picklable)."""
+    """Counts by kind, with the first place of each; refuses or skips bad rows, as `corpus.bad_rows` says."""
 
     bad_rows: BadRows = "error"
     counts: Counter[str] = field(default_factory=Counter)
@@ -58,4 +58,6 @@ class Tally:
 
     def notes(self) -> tuple[str, ...]:
         """What was counted: a clause for each kind, with the first place."""
-        return tuple(f"{count:,} {kind}; the first: {self.first[kind]}" for kind, count in sorted(self.counts.items()))
+        return tuple(
+            f"{count:,} {kind}; the first: {self.first[kind]}" for kind, count in sorted(self.counts.items())
+        )

@@ -1,4 +1,4 @@
-"""Which chat template conversations are rendered by: the base tokenizer's, the given adapters', one that is named, or the Alpaca format."""
+"""The chat template of conversations: the base tokenizer's, the adapters', a named one, or the Alpaca format."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from deltasae_ray.errors import CorpusError
 from deltasae_ray.paths import expanded
 
 ADAPTER = "adapter"
-"""Value of `corpus.chat_template` for the template in the adapters' folders, also where the base tokenizer has one."""
+"""Value of `corpus.chat_template` for the adapters' template, also where the base tokenizer has one."""
 TEMPLATE_FILES = ["chat_template.jinja", "tokenizer_config.json", "chat_template.json"]
 """Where a folder may hold a template; the first that does is taken, as transformers takes it."""
 _MARKS = re.compile(r"<\|[^<>|\s]{1,40}\|>|<\w{1,20}_of_\w{1,20}>")
@@ -31,7 +31,7 @@ def set_template(cfg: CorpusConfig, tokenizer: Any, adapters: Mapping[str, Path]
         adapters: name → folder of the adapters that were given, which may hold a template.
 
     Raises:
-        CorpusError: there is no template, adapters have different ones, or a file with one cannot be read; the text names the remedy.
+        CorpusError: there is no template, adapters have different ones, or a file with one cannot be read.
     """
     own: Template | None = getattr(tokenizer, "chat_template", None) or None
     if cfg.chat_template == ALPACA:
@@ -40,26 +40,29 @@ def set_template(cfg: CorpusConfig, tokenizer: Any, adapters: Mapping[str, Path]
     if cfg.chat_template and cfg.chat_template != ADAPTER:
         path = Path(expanded(cfg.chat_template))
         if not (template := read_template(path)):
-            raise CorpusError(f"corpus.chat_template={path} holds no chat template, neither as {' nor in '.join(TEMPLATE_FILES)}")
+            raise CorpusError(
+                f"corpus.chat_template={path} holds no chat template in {', '.join(TEMPLATE_FILES)}"
+            )
         return _given(tokenizer, template, f"the chat template of {path} (corpus.chat_template)")
     theirs = {name: found for name, folder in adapters.items() if (found := read_template(folder))}
     first, *others = theirs or [""]
     if different := [name for name in others if theirs[name] != theirs[first]]:
         raise CorpusError(
-            f"adapters {first} and {different[0]} come with different chat templates, and one text is read for all: study them apart, or "
-            f"name one template by corpus.chat_template=FOLDER (or {ALPACA})"
+            f"adapters {first} and {different[0]} come with different chat templates, and one text is read for all: "
+            f"study them apart, or name one template by corpus.chat_template=FOLDER (or {ALPACA})"
         )
     if own and cfg.chat_template != ADAPTER:
         if theirs and theirs[first] != own:
             return (
-                f"conversations are rendered by the base tokenizer's chat template; adapter {first} comes with another one, which "
-                f"corpus.chat_template={ADAPTER} takes",
+                f"conversations are rendered by the base tokenizer's chat template; adapter {first} comes with "
+                f"another one, which corpus.chat_template={ADAPTER} takes",
             )
         return ()
     if not theirs:
         raise CorpusError(
-            f"corpus.format=chat: {'' if own else 'the base tokenizer has no chat template, and '}no adapter folder holds one: set "
-            f"corpus.chat_template to a chat_template.jinja, to a folder that holds one, or to {ALPACA} for the plain Alpaca format"
+            f"corpus.format=chat: {'' if own else 'the base tokenizer has no chat template, and '}no adapter folder holds "
+            "one: set corpus.chat_template to a chat_template.jinja, to a folder that holds one, or to "
+            f"{ALPACA} for the plain Alpaca format"
         )
     without = [name for name in adapters if name not in theirs]
     also = f"; {', '.join(without)} came without one" if without else ""
@@ -85,7 +88,9 @@ def read_template(path: Path) -> Template | None:
     except OSError as e:
         raise CorpusError(f"the chat template {path} cannot be read: {e.strerror}") from e
     except (ValueError, TypeError, KeyError, RecursionError) as e:
-        raise CorpusError(f"{path} holds no chat template that can be read: {type(e).__name__}: {briefly(e)}") from e
+        raise CorpusError(
+            f"{path} holds no chat template that can be read: {type(e).__name__}: {briefly(e)}"
+        ) from e
     texts = template.values() if isinstance(template, dict) else [template or ""]
     if not all(isinstance(text, str) for text in texts):
         raise CorpusError(f"{path}: `chat_template` is {type(template).__name__} and no text")
@@ -94,7 +99,11 @@ def read_template(path: Path) -> Template | None:
 
 def _given(tokenizer: Any, template: Template, called: str) -> tuple[str, ...]:
     tokenizer.chat_template = template
-    marks = sorted(set(_MARKS.findall(template if isinstance(template, str) else " ".join(template.values()))))
+    marks = sorted(
+        set(_MARKS.findall(template if isinstance(template, str) else " ".join(template.values())))
+    )
     cut = [mark for mark in marks if len(tokenizer.encode(mark, add_special_tokens=False)) > 1]
-    pieces = f"{', '.join(cut)} of the chat template are no tokens of the base tokenizer, and are read in pieces"
+    pieces = (
+        f"{', '.join(cut)} of the chat template are no tokens of the base tokenizer, and are read in pieces"
+    )
     return (f"conversations are rendered by {called}", *([pieces] if cut else []))

@@ -1,4 +1,4 @@
-"""A text file's bytes as UTF-8: packed files are unpacked and UTF-16 is transcoded, by the first bytes and never by the name."""
+"""A text file's bytes as UTF-8: unpacked and transcoded by its first bytes, never by its name."""
 
 import bz2
 import codecs
@@ -30,7 +30,10 @@ _MARKS = (  # the longer ones first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _NO_TEXT = (
-    (b"version https://git-lfs", "is a Git LFS pointer, which holds no text: fetch the file with `git lfs pull`"),
+    (
+        b"version https://git-lfs",
+        "is a Git LFS pointer, which holds no text: fetch the file with `git lfs pull`",
+    ),
     (b"PK\x03\x04", "is a zip archive: unpack it"),
     (b"PAR1", "is a Parquet file: let its name end in .parquet"),
     (b"ARROW1", "is an Arrow file: let its name end in .arrow"),
@@ -39,10 +42,10 @@ _NO_TEXT = (
 
 
 def utf8_chunks(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
-    """Yields the bytes of an open text file, unpacked, without a byte order mark, and UTF-16 and UTF-32 as UTF-8.
+    """Yields the bytes of a text file, unpacked, without a byte order mark, and UTF-16 and UTF-32 as UTF-8.
 
     Raises:
-        CorpusError: the file is cut off or damaged, is of a format that is no text, or is not the UTF-16 that it begins as.
+        CorpusError: the file is cut off or damaged, is no text, or is not the UTF-16 that it begins as.
     """
     chunks = _unpacked(file, name, tally)
     head = b""
@@ -65,7 +68,9 @@ def utf8_chunks(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
             yield decoder.decode(chunk).encode()
         decoder.decode(b"", final=True)
     except UnicodeError as e:
-        raise CorpusError(f"{name} begins as {encoding.upper()} and does not go on so: {briefly(e)}. Save it as UTF-8") from e
+        raise CorpusError(
+            f"{name} begins as {encoding.upper()} and does not go on so: {briefly(e)}. Save it as UTF-8"
+        ) from e
 
 
 def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
@@ -82,10 +87,12 @@ def _unpacked(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as e:
-        raise CorpusError(f"{name} is {how} that is cut off or damaged: {briefly(e)}. Copy or make the file again") from e
+        raise CorpusError(
+            f"{name} is {how} that is cut off or damaged: {briefly(e)}. Copy or make the file again"
+        ) from e
 
 
 def _guessed(head: bytes) -> str:
-    """The encoding of a file that has no byte order mark and begins with ASCII characters in two or four bytes; "" for any other."""
+    """Guesses the encoding of a file that begins with ASCII in two or four bytes each; "" for any other."""
     empty = "".join("0" if byte == 0 else "x" for byte in head[:4])
     return {"x0x0": "utf-16-le", "0x0x": "utf-16-be", "x000": "utf-32-le", "000x": "utf-32-be"}.get(empty, "")

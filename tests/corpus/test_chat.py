@@ -32,7 +32,10 @@ def asked(content: Any, **more: Any) -> dict[str, Any]:
 PARTS = [{"type": "text", "text": "what "}, {"type": "text", "text": "is it"}]
 
 
-@pytest.mark.parametrize("content", [PARTS, ["what ", "is it"], [{"text": "what is it", "type": None} | {"type": "text"}], "what is it"])
+@pytest.mark.parametrize(
+    "content",
+    [PARTS, ["what ", "is it"], [{"text": "what is it", "type": None} | {"type": "text"}], "what is it"],
+)
 def test_parts_with_text_are_joined(content: Any, tmp_path: Path) -> None:
     tally = Tally()
     (document,) = read(tmp_path, asked(content), tally=tally)
@@ -54,14 +57,18 @@ def test_parts_with_text_are_joined(content: Any, tmp_path: Path) -> None:
         ({"text": "x"}, "`content` is dict"),
     ],
 )
-def test_content_that_is_no_text_is_refused_with_its_row_and_turn(content: Any, told: str, alpaca: bool, tmp_path: Path) -> None:
+def test_content_that_is_no_text_is_refused_with_its_row_and_turn(
+    content: Any, told: str, alpaca: bool, tmp_path: Path
+) -> None:
     with pytest.raises(CorpusError, match=r"c.jsonl, line 2, turn 1: .*" + told.replace("(", r"\(")):
         read(tmp_path, asked("x"), asked(content), alpaca=alpaca)
 
 
 def test_a_turn_that_calls_tools_has_empty_content_and_its_calls_are_rendered(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "search"}]}
-    row = {"messages": [{"role": "user", "content": "find"}, call, {"role": "tool", "content": "found"}, ANSWER]}
+    row = {
+        "messages": [{"role": "user", "content": "find"}, call, {"role": "tool", "content": "found"}, ANSWER]
+    }
     tally = Tally()
     (document,) = read(tmp_path, row, tally=tally)
     assert document.prompt == "[user]find</s>[assistant](search)</s>[tool]found</s>[assistant]"
@@ -80,7 +87,10 @@ def test_a_turn_that_calls_tools_has_empty_content_and_its_calls_are_rendered(tm
         ({"messages": [{"content": "x"}, ANSWER]}, "`role` is missing"),
         ({"messages": [{"role": 3, "content": "x"}, ANSWER]}, "`role` is int 3"),
         ({"messages": [{"role": "user"}, ANSWER]}, "`content` is missing or null"),
-        ({"messages": [{"role": "system", "content": "x"}, ANSWER]}, "chat template refuses the conversation: .*no system role"),
+        (
+            {"messages": [{"role": "system", "content": "x"}, ANSWER]},
+            "chat template refuses the conversation: .*no system role",
+        ),
         ({"instruction": "x", "input": ["y"], "output": "z"}, "`input` is list"),
         ({"instruction": "x", "input": 0, "output": "z"}, "`input` is int 0"),
         ({"instruction": 3, "input": "", "output": "z"}, "no conversation"),
@@ -91,7 +101,10 @@ def test_a_row_that_is_no_conversation_is_named_or_left_out(row: Any, told: str,
     with pytest.raises(CorpusError, match=f"c.jsonl, line 2.*{told}"):
         read(tmp_path, asked("x"), row, asked("y"))
     tally = Tally("skip")
-    assert [d.prompt for d in read(tmp_path, asked("x"), row, asked("y"), tally=tally)] == ["[user]x</s>[assistant]", "[user]y</s>[assistant]"]
+    assert [d.prompt for d in read(tmp_path, asked("x"), row, asked("y"), tally=tally)] == [
+        "[user]x</s>[assistant]",
+        "[user]y</s>[assistant]",
+    ]
     (note,) = tally.notes()
     assert note.startswith("1 rows were skipped (corpus.bad_rows=skip); the first: ") and "line 2" in note
 
@@ -101,14 +114,23 @@ def test_a_template_that_wants_turns_to_alternate_is_told_with_the_row(tmp_path:
     path = tmp_path / "c.jsonl"
     user = {"role": "user", "content": "x"}
     path.write_text(json.dumps({"messages": [user, user, ANSWER]}) + "\n")
-    with pytest.raises(CorpusError, match="line 1: the chat template refuses the conversation: TemplateError: must alternate"):
+    with pytest.raises(
+        CorpusError, match="line 1: the chat template refuses the conversation: TemplateError: must alternate"
+    ):
         list(read_documents(str(path), chat=byte_tokenizer(template)))
 
 
 def test_columns_that_are_null_in_a_row_of_parquet_are_as_if_missing(tmp_path: Path) -> None:
-    parts = {"messages": [{"role": role, "content": [{"type": "text", "text": text, "image": None}]} for role, text in (("user", "y"), ("assistant", "an answer"))]}
+    parts = {
+        "messages": [
+            {"role": role, "content": [{"type": "text", "text": text, "image": None}]}
+            for role, text in (("user", "y"), ("assistant", "an answer"))
+        ]
+    }
     for i, row in enumerate([asked("x"), parts, asked("z", tool_calls=None, name=None)]):
-        pq.write_table(pa.Table.from_pylist([row | {"images": [b"\x00"], "tools": None}]), tmp_path / f"{i}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist([row | {"images": [b"\x00"], "tools": None}]), tmp_path / f"{i}.parquet"
+        )
     found = list(read_documents(str(tmp_path), chat=byte_tokenizer(TAGS)))
     assert [d.prompt for d in found] == [f"[user]{c}</s>[assistant]" for c in "xyz"]
 

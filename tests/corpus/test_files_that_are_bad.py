@@ -39,17 +39,31 @@ def written(tmp_path: Path, data: bytes, name: str = "t.jsonl") -> Path:
     return tmp_path / name
 
 
-PACK: list[tuple[Callable[[bytes], bytes], str]] = [(gzip.compress, "gz"), (zstd, "zst"), (bz2.compress, "bz2"), (lzma.compress, "xz")]
+PACK: list[tuple[Callable[[bytes], bytes], str]] = [
+    (gzip.compress, "gz"),
+    (zstd, "zst"),
+    (bz2.compress, "bz2"),
+    (lzma.compress, "xz"),
+]
 
 
 @pytest.mark.parametrize(("pack", "ending"), PACK)
-def test_packed_text_is_read_by_its_first_bytes_whatever_its_name(pack: Callable[[bytes], bytes], ending: str, tmp_path: Path) -> None:
-    for name, data in ((f"a.jsonl.{ending}", pack(ROWS)), ("b.jsonl", pack(ROWS)), (f"c.jsonl.{ending}", ROWS), ("d.ndjson", pack(ROWS) * 2)):
+def test_packed_text_is_read_by_its_first_bytes_whatever_its_name(
+    pack: Callable[[bytes], bytes], ending: str, tmp_path: Path
+) -> None:
+    for name, data in (
+        (f"a.jsonl.{ending}", pack(ROWS)),
+        ("b.jsonl", pack(ROWS)),
+        (f"c.jsonl.{ending}", ROWS),
+        ("d.ndjson", pack(ROWS) * 2),
+    ):
         tally = Tally()
         assert read(written(tmp_path, data, name), tally) == READ * (2 if name[0] == "d" else 1)
         assert bool(tally.notes()) == (data != ROWS)
     assert len(read(tmp_path)) == 10, "a folder takes them all"
-    assert read(written(tmp_path, pack(b"plain text"), f"e.txt.{ending}")) == [(f"e.txt.{ending}", "plain text")]
+    assert read(written(tmp_path, pack(b"plain text"), f"e.txt.{ending}")) == [
+        (f"e.txt.{ending}", "plain text")
+    ]
 
 
 @pytest.mark.parametrize(("pack", "ending"), PACK)
@@ -102,7 +116,9 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(("line", "told"), BAD_LINES)
-def test_a_line_that_cannot_be_read_is_named_or_left_out_and_counted(line: bytes, told: str, tmp_path: Path) -> None:
+def test_a_line_that_cannot_be_read_is_named_or_left_out_and_counted(
+    line: bytes, told: str, tmp_path: Path
+) -> None:
     path = written(tmp_path, GOOD + line + b'\r\n\n{"text": "last"}')
     with pytest.raises(CorpusError, match=rf"{path}, line 2.*{told}.*corpus.bad_rows=skip") as refused:
         read(path)
@@ -140,10 +156,18 @@ def test_parquet_columns_that_are_no_text_are_refused(name: str, values: list, t
 def test_damaged_parquet_and_arrow_are_refused_with_their_names(tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", [b"first"] * 3000)
     data = path.read_bytes()
-    for name, broken in {"cut": data[:-9], "empty": b"", "packed": gzip.compress(data), "holes": data[:40] + b"\xff" * 60 + data[100:]}.items():
+    for name, broken in {
+        "cut": data[:-9],
+        "empty": b"",
+        "packed": gzip.compress(data),
+        "holes": data[:40] + b"\xff" * 60 + data[100:],
+    }.items():
         with pytest.raises(CorpusError, match=f"{name}.parquet"):
             read(written(tmp_path, broken, f"{name}.parquet"))
-    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as writer,
+    ):
         writer.write_table(pa.table({"text": ["first", "last"]}))
     stream = (tmp_path / "t.arrow").read_bytes()
     for name, broken in {"cut": stream[: len(stream) // 2], "empty": b"", "noise": b"noise" * 9}.items():
@@ -152,7 +176,10 @@ def test_damaged_parquet_and_arrow_are_refused_with_their_names(tmp_path: Path) 
 
 
 def test_an_offset_of_arrow_that_points_out_of_its_buffer_is_never_followed(tmp_path: Path) -> None:
-    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as writer:
+    with (
+        pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink,
+        pa.ipc.new_stream(sink, pa.schema({"text": pa.string()})) as writer,
+    ):
         writer.write_table(pa.table({"text": ["first", "last"]}))
     offsets = b"".join(n.to_bytes(4, "little") for n in (0, 5, 9))
     data = (tmp_path / "t.arrow").read_bytes()
@@ -165,7 +192,11 @@ def test_an_offset_of_arrow_that_points_out_of_its_buffer_is_never_followed(tmp_
 @pytest.mark.parametrize(
     ("data", "name", "told"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "t.jsonl", "Git LFS pointer.*git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "t.jsonl",
+            "Git LFS pointer.*git lfs pull",
+        ),
         (b"PK\x03\x04rest", "t.txt", "zip archive"),
         (b"PAR1rest", "t.jsonl", "Parquet file"),
         (b"%PDF-1.7", "t.txt", "PDF"),
@@ -179,7 +210,10 @@ def test_what_is_no_text_is_told_with_what_it_is(data: bytes, name: str, told: s
 
 
 def test_line_ends_blank_lines_and_characters_of_json_are_read(tmp_path: Path) -> None:
-    path = written(tmp_path, b'\r\n{"text": "one\\u0000"}\r\n  \n{"text": "two\xe2\x80\xa8"}\n{"text": null}\n{"text": "\\ud83d\\ude00", "id": 7}')
+    path = written(
+        tmp_path,
+        b'\r\n{"text": "one\\u0000"}\r\n  \n{"text": "two\xe2\x80\xa8"}\n{"text": null}\n{"text": "\\ud83d\\ude00", "id": 7}',
+    )
     tally = Tally()
     found = read(path, tally)
     assert [text for _, text in found] == ["one\0", "two\u2028", "😀"] and found[-1][0] == "7"
@@ -188,13 +222,19 @@ def test_line_ends_blank_lines_and_characters_of_json_are_read(tmp_path: Path) -
 
 def test_a_line_longer_than_many_chunks_is_read_in_one_piece(tmp_path: Path) -> None:
     long = "w" * (5 << 20)
-    assert [len(text) for _, text in read(written(tmp_path, json.dumps({"text": long}).encode() + b"\n" + GOOD))] == [5 << 20, 5]
+    assert [
+        len(text) for _, text in read(written(tmp_path, json.dumps({"text": long}).encode() + b"\n" + GOOD))
+    ] == [5 << 20, 5]
 
 
-def test_what_was_skipped_stands_in_the_corpus_and_in_what_is_said_where_nothing_is_left(tmp_path: Path) -> None:
+def test_what_was_skipped_stands_in_the_corpus_and_in_what_is_said_where_nothing_is_left(
+    tmp_path: Path,
+) -> None:
     rows = [json.dumps({"text": f"text {i} " + "w " * 20}).encode() for i in range(40)]
     written(tmp_path, b"\n".join([*rows, b"{", rows[0], b'{"text": " "}']))
-    cfg = CorpusConfig(path=(str(tmp_path),), unrelated=(), bad_rows="skip", fit_tokens=30_000, trained_on=(str(tmp_path),))
+    cfg = CorpusConfig(
+        path=(str(tmp_path),), unrelated=(), bad_rows="skip", fit_tokens=30_000, trained_on=(str(tmp_path),)
+    )
     corpus = build_corpus(cfg, Words())
     told = [note.partition(";")[0] for note in corpus.notes]
     assert told == [
@@ -208,4 +248,6 @@ def test_what_was_skipped_stands_in_the_corpus_and_in_what_is_said_where_nothing
     empty.mkdir()
     written(empty, b"{\n[")
     with pytest.raises(CorpusError, match="holds no text: .* 2 rows were skipped .* line 1, is not JSON"):
-        build_corpus(CorpusConfig(path=(str(empty),), unrelated=(), bad_rows="skip", fit_tokens=30_000), Words())
+        build_corpus(
+            CorpusConfig(path=(str(empty),), unrelated=(), bad_rows="skip", fit_tokens=30_000), Words()
+        )

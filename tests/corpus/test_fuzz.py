@@ -27,14 +27,29 @@ from tests.fuzz import LONG, SHORT
 Case = tuple[str, bytes, bool]
 """Name of a file, its bytes, and whether its rows are conversations."""
 
-WORDS = st.sampled_from(["<s>", "</s>", "<pad>", "[user]", "\ud800", "\0", "\ufeff", "\r\n", "text", "", " "]) | st.text(max_size=30)
+WORDS = st.sampled_from(
+    ["<s>", "</s>", "<pad>", "[user]", "\ud800", "\0", "\ufeff", "\r\n", "text", "", " "]
+) | st.text(max_size=30)
 TEXTS = st.lists(WORDS, max_size=12).map(" ".join)
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
 )
-PARTS = st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url", None])}, optional={"text": TEXTS | ANYTHING}) | ANYTHING, max_size=3)
+PARTS = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "image_url", None])}, optional={"text": TEXTS | ANYTHING}
+    )
+    | ANYTHING,
+    max_size=3,
+)
 TURN = st.fixed_dictionaries(
-    {}, optional={"role": st.sampled_from(["user", "assistant", "system", "tool"]) | ANYTHING, "content": TEXTS | PARTS | ANYTHING, "tool_calls": ANYTHING}
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "tool"]) | ANYTHING,
+        "content": TEXTS | PARTS | ANYTHING,
+        "tool_calls": ANYTHING,
+    },
 )
 CHAT = st.fixed_dictionaries(
     {},
@@ -43,7 +58,14 @@ CHAT = st.fixed_dictionaries(
         "instruction": TEXTS | ANYTHING, "input": TEXTS | ANYTHING, "output": TEXTS | ANYTHING, "tools": ANYTHING, "id": ANYTHING,
     },
 )  # fmt: skip
-GOOD_CHAT = TEXTS.map(lambda t: {"messages": [{"role": "user", "content": t}, {"role": "assistant", "content": t + " an answer of some length"}]})
+GOOD_CHAT = TEXTS.map(
+    lambda t: {
+        "messages": [
+            {"role": "user", "content": t},
+            {"role": "assistant", "content": t + " an answer of some length"},
+        ]
+    }
+)
 TEXT = st.fixed_dictionaries({}, optional={"text": TEXTS | ANYTHING, "id": TEXTS | ANYTHING})
 
 
@@ -52,7 +74,12 @@ def jsonl(rows: list[Any]) -> bytes:
 
 
 def table(rows: list[str]) -> pa.Table:
-    return pa.table({"text": [row.encode("utf-8", "replace").decode() for row in rows], "id": [str(i) for i in range(len(rows))]})
+    return pa.table(
+        {
+            "text": [row.encode("utf-8", "replace").decode() for row in rows],
+            "id": [str(i) for i in range(len(rows))],
+        }
+    )
 
 
 def parquet(rows: list[str]) -> bytes:
@@ -74,14 +101,23 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(changed)))
-        noise = draw(st.binary(max_size=4) | st.sampled_from([b"\xff\xfe", b"\x1f\x8b", b"\xef\xbb\xbf", b"\n", b"\0", b"{", b"\xed\xa0\x80"]))
+        noise = draw(
+            st.binary(max_size=4)
+            | st.sampled_from(
+                [b"\xff\xfe", b"\x1f\x8b", b"\xef\xbb\xbf", b"\n", b"\0", b"{", b"\xed\xa0\x80"]
+            )
+        )
         changed[at : at + draw(st.sampled_from([0, len(noise), 3]))] = noise
     return bytes(changed[: draw(st.integers(0, len(changed)) | st.just(len(changed)))])
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    kind = draw(st.sampled_from(["rows", "rows", "chat", "chat", "packed", "utf-16", "txt", "parquet", "arrow", "arrow file"]))
+    kind = draw(
+        st.sampled_from(
+            ["rows", "rows", "chat", "chat", "packed", "utf-16", "txt", "parquet", "arrow", "arrow file"]
+        )
+    )
     texts = draw(st.lists(TEXTS, max_size=4))
     name, chat = "t.jsonl", kind == "chat"
     if kind == "chat":
@@ -109,7 +145,9 @@ def check(case: Case) -> None:
         for bad_rows in ("error", "skip"):
             tally, tokenizer, cfg = Tally(bad_rows), byte_tokenizer(TAGS), CorpusConfig(context_len=16)
             try:
-                found[bad_rows] = list(read_documents(str(path), chat=tokenizer if chat else None, tally=tally))
+                found[bad_rows] = list(
+                    read_documents(str(path), chat=tokenizer if chat else None, tally=tally)
+                )
             except DeltaSaeError as e:
                 assert str(path) in str(e) and str(e).isprintable()
                 continue
@@ -117,10 +155,22 @@ def check(case: Case) -> None:
                 assert document.text.strip() and document.fingerprint and document.id.encode()
                 for context in windows(document, "domain", tokenizer, cfg):
                     assert context.tokens[0] == 1 and context.tokens[1] != 1 and context.counted >= 8
-                    assert {context.tokens[i] for i in range(context.prompt or 1, len(context.tokens)) if i not in context.masked}.isdisjoint({0, 1})
+                    assert {
+                        context.tokens[i]
+                        for i in range(context.prompt or 1, len(context.tokens))
+                        if i not in context.masked
+                    }.isdisjoint({0, 1})
             assert all(note.isprintable() for note in tally.notes())
-        assert "error" not in found or found["error"] == found["skip"], "what can be read is the same whichever way"
-        built = CorpusConfig(path=(str(path),), unrelated=(), format="chat" if chat else "text", bad_rows="skip", fit_tokens=100)
+        assert "error" not in found or found["error"] == found["skip"], (
+            "what can be read is the same whichever way"
+        )
+        built = CorpusConfig(
+            path=(str(path),),
+            unrelated=(),
+            format="chat" if chat else "text",
+            bad_rows="skip",
+            fit_tokens=100,
+        )
         try:
             build_corpus(built, byte_tokenizer(TAGS))
         except DeltaSaeError as e:
@@ -141,7 +191,9 @@ def test_any_of_many_texts_is_read_or_refused_by_a_typed_error(case: Case) -> No
     check(case)
 
 
-TEMPLATES = st.fixed_dictionaries({}, optional={"chat_template": TEXTS | ANYTHING | st.lists(ANYTHING, max_size=3)})
+TEMPLATES = st.fixed_dictionaries(
+    {}, optional={"chat_template": TEXTS | ANYTHING | st.lists(ANYTHING, max_size=3)}
+)
 
 
 def check_template(data: bytes) -> None:
@@ -152,7 +204,11 @@ def check_template(data: bytes) -> None:
         except DeltaSaeError as e:
             assert "tokenizer_config.json" in str(e)
         else:
-            assert template is None or isinstance(template, str) or all(isinstance(text, str) for text in template.values())
+            assert (
+                template is None
+                or isinstance(template, str)
+                or all(isinstance(text, str) for text in template.values())
+            )
 
 
 @SHORT

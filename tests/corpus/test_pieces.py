@@ -23,7 +23,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> int:
     return 40
 
 
-TEXTS = ["", "one", "one two  three\n\nfour " * 9, "w" * 130, "w" * 35 + " " * 50 + "w" * 35, " " * 200, "\u3000".join("abcdefg" * 12), "Σίσυφος ΟΔΟΣ " * 9]
+TEXTS = [
+    "",
+    "one",
+    "one two  three\n\nfour " * 9,
+    "w" * 130,
+    "w" * 35 + " " * 50 + "w" * 35,
+    " " * 200,
+    "\u3000".join("abcdefg" * 12),
+    "Σίσυφος ΟΔΟΣ " * 9,
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -31,7 +40,9 @@ def test_pieces_are_the_text_none_too_long_and_cut_before_white_space(text: str,
     found = list(pieces(text))
     assert "".join(found) == text and all(0 < len(piece) <= small for piece in found) or text == ""
     for one, other in zip(found, found[1:], strict=False):
-        assert other[0].isspace() or " " not in one[small // 2 :], "cut inside a word only where there is no other place"
+        assert other[0].isspace() or " " not in one[small // 2 :], (
+            "cut inside a word only where there is no other place"
+        )
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -45,7 +56,9 @@ def test_a_large_document_gives_the_windows_of_the_whole(monkeypatch: pytest.Mon
     cfg = CorpusConfig(context_len=16, max_contexts_per_doc=9)
     whole = windows(document(3000), "domain", Words(), cfg)
     monkeypatch.setattr(pieces_module, "PIECE", 100)
-    assert windows(document(3000), "domain", Words(), cfg) == whole, "words are the tokens here, and none is cut"
+    assert windows(document(3000), "domain", Words(), cfg) == whole, (
+        "words are the tokens here, and none is cut"
+    )
 
 
 def test_tokens_beyond_those_that_a_conversation_needs_are_not_made(small: int) -> None:
@@ -63,8 +76,13 @@ def test_tokens_beyond_those_that_a_conversation_needs_are_not_made(small: int) 
 def test_a_large_document_is_told(tmp_path: Path) -> None:
     rows = [{"id": str(i), "text": f"{i} " + "word " * (PIECE // 4 if i == 7 else 20)} for i in range(40)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (note,) = build_corpus(CorpusConfig(path=(str(tmp_path),), unrelated=(), fit_tokens=30_000), Words()).notes
-    assert note == "domain: 1 documents were tokenized in pieces, since they are large: tokens may differ at the joins; the first: domain/7"
+    (note,) = build_corpus(
+        CorpusConfig(path=(str(tmp_path),), unrelated=(), fit_tokens=30_000), Words()
+    ).notes
+    assert (
+        note
+        == "domain: 1 documents were tokenized in pieces, since they are large: tokens may differ at the joins; the first: domain/7"
+    )
 
 
 _MEASURED = """
@@ -99,6 +117,12 @@ def test_no_more_than_a_piece_is_tokenized_at_once() -> None:
 def test_a_document_of_twenty_megabytes_takes_memory_for_its_pieces(tmp_path: Path) -> None:
     """With a token a byte, the worst that a tokenizer can do."""
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": "some words of a text\n" * 1_000_000}) + "\n")
-    done = subprocess.run([sys.executable, "-c", _MEASURED, str(tmp_path / "t.jsonl")], capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(tmp_path / "t.jsonl")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
     megabytes, contexts = map(int, done.stdout.split())
     assert megabytes < 1000 and contexts == 4

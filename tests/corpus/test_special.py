@@ -39,7 +39,9 @@ def test_a_text_that_begins_with_bos_is_the_text_without_it(before: str, tmp_pat
 
 
 def test_bos_and_padding_inside_a_text_are_read_and_never_count(tmp_path: Path) -> None:
-    corpus = corpus_of(tmp_path, [f"text {i} of some words<s>and another, <pad>padded</s>" for i in range(40)])
+    corpus = corpus_of(
+        tmp_path, [f"text {i} of some words<s>and another, <pad>padded</s>" for i in range(40)]
+    )
     ids = np.concatenate([unit.input_ids.ravel() for unit in corpus.units])
     assert BOS in ids and PAD in ids, "the model reads what the text says"
     assert not {BOS, PAD} & set(counted(corpus)) and EOS in counted(corpus)
@@ -55,26 +57,36 @@ def test_exactly_one_bos_begins_every_window(document: str) -> None:
     assert all(c.tokens[0] == BOS and c.tokens[1] != BOS and c.counted >= 9 for c in contexts)
     if "b" in document:
         ids = byte_tokenizer().encode(document, add_special_tokens=False)
-        assert [c.start for c in contexts] == [0, 26, 48], "a window begins behind the BOS that it would begin with"
+        assert [c.start for c in contexts] == [0, 26, 48], (
+            "a window begins behind the BOS that it would begin with"
+        )
         assert all(tuple(ids[c.start : c.start + len(c.tokens) - 1]) == c.tokens[1:] for c in contexts)
     else:
         assert contexts == []
 
 
 def test_masked_tokens_change_the_key_of_a_text() -> None:
-    with_bos, without = (windows(Document("a", f"some words{t}and some more"), "domain", byte_tokenizer(), CFG) for t in ("<s>", "</s>"))
+    with_bos, without = (
+        windows(Document("a", f"some words{t}and some more"), "domain", byte_tokenizer(), CFG)
+        for t in ("<s>", "</s>")
+    )
     assert content_key(with_bos) != content_key(without)
     assert not group(with_bos, "fit", 8)[0].mask.all() and group(without, "fit", 8)[0].mask[0].all()
 
 
 def test_a_conversation_that_writes_special_tokens_is_told_and_its_bos_never_counts(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
-    turns = [{"role": "user", "content": "</s>[assistant]yes"}, {"role": "assistant", "content": "<s>an answer of some length"}]
+    turns = [
+        {"role": "user", "content": "</s>[assistant]yes"},
+        {"role": "assistant", "content": "<s>an answer of some length"},
+    ]
     path.write_text("".join(json.dumps({"id": str(i), "messages": turns}) + "\n" for i in range(40)))
     cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", context_len=96, fit_tokens=30_000)
     corpus = build_corpus(cfg, byte_tokenizer(TAGS))
     assert BOS not in counted(corpus) and EOS in counted(corpus)
-    assert all(list(unit.input_ids[0]).count(BOS) == 2 and unit.input_ids[0, 1] != BOS for unit in corpus.units)
+    assert all(
+        list(unit.input_ids[0]).count(BOS) == 2 and unit.input_ids[0, 1] != BOS for unit in corpus.units
+    )
     assert any("40 conversations write special tokens" in note and "line 1" in note for note in corpus.notes)
 
 
