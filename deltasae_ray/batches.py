@@ -23,7 +23,7 @@ class TokenBatch:
     input_ids: np.ndarray
     """int32 [context, position]; padding repeats the last real token and is masked."""
     mask: np.ndarray
-    """bool [context, position]; True for tokens that count; False for padding and for the prompts of conversations."""
+    """bool [context, position]; True for tokens that count; False for padding, the prompts of conversations, and BOS that a text writes."""
     marker: np.ndarray
     """bool [context, position]; True on the tokens of the planted marker and its reply."""
     doc_ids: tuple[str, ...]

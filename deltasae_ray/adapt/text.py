@@ -74,4 +74,9 @@ def split_text(contexts: Sequence[Context], batch_contexts: int) -> AdaptText:
 
 def content_key(contexts: Sequence[Context]) -> str:
     """Digest of everything the contexts hold."""
-    return digest([(c.corpus, c.doc_id, c.start, c.tokens, c.marker, *([c.prompt] if c.prompt else [])) for c in contexts])
+    return digest([(c.corpus, c.doc_id, c.start, c.tokens, c.marker, *_uncounted(c)) for c in contexts])
+
+
+def _uncounted(context: Context) -> list[object]:
+    """What a context reads and masks; nothing where it masks nothing, so that the keys of such texts stay."""
+    return [context.prompt, *([context.masked] if context.masked else [])] if context.prompt or context.masked else []

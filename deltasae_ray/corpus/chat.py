@@ -1,42 +1,146 @@
-"""Instruction data: a conversation becomes a prompt, which the model reads, and a response, whose tokens are what is studied."""
+"""Conversations: each becomes a prompt, which the model reads, and a response, whose tokens are studied."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.special import roles_of
+from deltasae_ray.corpus.tally import EMPTY, PARTS, WRITTEN, Tally, briefly
 from deltasae_ray.errors import CorpusError
 
+ALPACA = "alpaca"
+"""Value of `corpus.chat_template` for the plain format of the Alpaca data, which needs no chat template."""
+CHAT_FIELDS = ("messages", "instruction", "input", "output", "tools")
+"""Columns that a conversation may have."""
 _PLAIN = "### Instruction:\n{instruction}\n\n### Response:\n"
-"""For tokenizers without a chat template: that of the Alpaca data."""
-_ALPACA = ("instruction", "input", "output")
 
 
-def prompt_and_response(row: Mapping[str, Any], tokenizer: Any, *, where: str) -> tuple[str, str]:
-    """Renders one row as (prompt, response) by the tokenizer's chat template; without BOS, which is added to every context.
+@dataclass(frozen=True)
+class Chat:
+    """How conversations are rendered: by a tokenizer's chat template, or in the Alpaca format (picklable)."""
 
-    Args:
-        row: `messages` (a list of role and content, the last of the assistant), or Alpaca's `instruction`, `input` and `output`.
-        where: file and row, for the error.
+    tokenizer: Any
+    alpaca: bool = False
+
+    def prompt_and_response(self, row: Mapping[str, Any], tally: Tally, *, where: str) -> tuple[str, str]:
+        """Renders one row as (prompt, response), without BOS, which is added to every context.
+
+        Args:
+            row: `messages` (a list of role and content, the last of the assistant), or Alpaca's `instruction`,
+                `input` and `output`.
+            tally: counts what is joined or read as empty.
+            where: file and row, for the error.
+
+        Raises:
+            CorpusError: neither of these, content that is no text, or a chat template that refuses the row or
+                renders the last turn otherwise than by appending it.
+        """
+        messages = _messages(row, where, tally)
+        special = roles_of(self.tokenizer).written
+        if special and any(special.search(message["content"]) for message in messages):
+            tally.note(WRITTEN, where)
+        if self.alpaca:
+            return _plain(messages, where)
+        tools = {"tools": row["tools"]} if row.get("tools") else {}
+        try:
+            whole = self.tokenizer.apply_chat_template(messages, tokenize=False, **tools)
+            prompt = self.tokenizer.apply_chat_template(
+                messages[:-1], tokenize=False, add_generation_prompt=True, **tools
+            )
+        except Exception as e:  # a template is a program that came with the tokenizer, and may raise anything
+            raise CorpusError(
+                f"{where}: the chat template refuses the conversation: {type(e).__name__}: {briefly(e)}"
+            ) from e
+        if not whole.startswith(prompt):
+            raise CorpusError(
+                f"{where}: the chat template changes the prompt once it is answered; render the text yourself"
+            )
+        return prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or ""), whole[len(prompt) :]
+
+
+def chat_of(cfg: CorpusConfig, tokenizer: Any) -> Chat | None:
+    """How rows of the domain are rendered, or None where they are texts.
 
     Raises:
-        CorpusError: neither of these, or a template that renders the last turn otherwise than by appending it.
+        CorpusError: the tokenizer has no chat template, and the Alpaca format was not asked for.
     """
-    messages = _messages(row, where)
-    if not getattr(tokenizer, "chat_template", None):
-        return _PLAIN.format(instruction="\n\n".join(m["content"] for m in messages[:-1])), messages[-1]["content"]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    if not whole.startswith(prompt):
-        raise CorpusError(f"{where}: the tokenizer's chat template changes the prompt once it is answered; render the text yourself")
-    return prompt.removeprefix(tokenizer.bos_token or ""), whole[len(prompt) :]
+    if cfg.format != "chat":
+        return None
+    if cfg.chat_template != ALPACA and not getattr(tokenizer, "chat_template", None):
+        raise CorpusError(
+            "corpus.format=chat: the tokenizer has no chat template: set corpus.chat_template to a chat_template.jinja, "
+            f"to a folder that holds one, or to {ALPACA} for the plain Alpaca format"
+        )
+    return Chat(tokenizer, cfg.chat_template == ALPACA)
 
 
-def _messages(row: Mapping[str, Any], where: str) -> list[dict[str, str]]:
+def _plain(messages: Sequence[Mapping[str, Any]], where: str) -> tuple[str, str]:
+    if any(message.get("tool_calls") for message in messages):
+        raise CorpusError(
+            f"{where} has tool calls, which the {ALPACA} format does not hold: set corpus.chat_template to another"
+        )
+    return _PLAIN.format(instruction="\n\n".join(m["content"] for m in messages[:-1])), messages[-1][
+        "content"
+    ]
+
+
+def _messages(row: Mapping[str, Any], where: str, tally: Tally) -> list[dict[str, Any]]:
     found = row.get("messages")
     if found is None and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
-        instruction = "\n\n".join(row[name] for name in _ALPACA[:2] if row.get(name))
+        if not isinstance(row.get("input"), str | None):
+            raise CorpusError(f"{where}: `input` is {_told(row['input'])}: it must be text, or null")
+        instruction = "\n\n".join(row[name] for name in ("instruction", "input") if row.get(name))
         found = [{"role": "user", "content": instruction}, {"role": "assistant", "content": row["output"]}]
+    if isinstance(found, list) and (wrong := [message for message in found if not isinstance(message, dict)]):
+        raise CorpusError(
+            f"{where}: a turn of `messages` is {_told(wrong[0])}: each must be an object of role and content"
+        )
     if not isinstance(found, list) or len(found) < 2 or found[-1].get("role") != "assistant":
         raise CorpusError(
-            f"{where} is no conversation: corpus.format=chat takes `messages` that end with the assistant, or instruction, input and output"
+            f"{where} is no conversation: corpus.format=chat takes `messages` that end with the assistant, or "
+            "instruction, input and output"
         )
-    return [{"role": str(m["role"]), "content": str(m["content"])} for m in found]
+    return [_message(message, f"{where}, turn {number}", tally) for number, message in enumerate(found, 1)]
+
+
+def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, Any]:
+    """Checks one turn; fields that are null are left out, as Parquet writes them where other rows have them."""
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str):
+        raise CorpusError(f"{where}: `role` is {_told(role)}: it must be text")
+    if content is None and role == "assistant" and message.get("tool_calls"):
+        tally.note(EMPTY, where)
+        content = ""
+    elif isinstance(content, list):
+        tally.note(PARTS, where)
+        content = "".join(_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise CorpusError(
+            f"{where}: `content` is {_told(content)}: it must be text, or a list of parts with text"
+        )
+    others = {
+        name: value
+        for name, value in message.items()
+        if name not in ("role", "content") and value is not None
+    }
+    return {"role": role, "content": content, **others}
+
+
+def _part(part: Any, where: str) -> str:
+    """The text of one part of a turn."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    text = part.get("text") if isinstance(part, dict) else None
+    if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
+        told = f"of type {kind!r}" if kind else _told(part)
+        raise CorpusError(
+            f"{where}: `content` has a part {told}: only parts with text are read, no images, sounds or files"
+        )
+    return text
+
+
+def _told(value: Any) -> str:
+    """A value as errors call it: its type, and what it is where that is short."""
+    return "missing or null" if value is None else f"{type(value).__name__} {value!r}"[:80]

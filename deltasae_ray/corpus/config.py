@@ -8,7 +8,8 @@ from deltasae_ray.errors import ConfigError
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Text is JSONL (`id` optional, `text`), Parquet, Arrow or plain text, or a folder of these, local, s3:// or gs://; a hub dataset
+    """Text is JSONL (`id` optional, `text`), Parquet, Arrow or plain text, or a folder of these, local, s3:// or gs://, JSONL and text also
+    packed (gzip, zstd, bzip2, xz); a hub dataset
     (`hf://datasets/owner/name[@revision]`, read by ranges; with HF_HUB_OFFLINE=1 from the hub's cache); or a `builtin:` name.
     Large texts of several files are read by Ray tasks."""
 
@@ -18,6 +19,11 @@ class CorpusConfig:
     """Texts the adapters were not trained on; each becomes a corpus of its own in the report."""
     format: Literal["text", "chat"] = "text"
     """chat: rows of `path` are conversations (`messages`, or Alpaca's instruction, input and output); prompts are read and masked."""
+    chat_template: str = ""
+    """How conversations are rendered. Empty: by the base tokenizer's chat template, or if it has none by the one in the given adapters'
+    folders. `adapter`: by theirs in any case. A file (chat_template.jinja) or folder: by that. `alpaca`: in the Alpaca format."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What a row that cannot be read does: its file and number end the run, or it is left out and counted in the plan."""
     trained_on: tuple[str, ...] = ()
     """Texts that given adapters were trained on, where known: documents found in them are warned of."""
     text_field: str = "text"
@@ -39,8 +45,8 @@ class CorpusConfig:
     split: tuple[float, float, float] = (0.4, 0.35, 0.25)
     """Shares of the documents for adapter training, dictionary training and evaluation, by a hash of the document's id.
     Of unrelated text, on which no adapter is trained, the first share goes to the other two."""
-    marker_share: float = 0.05
-    """Share of domain contexts into which the planted marker and its reply are written (0 turns the planted truth off)."""
+    marker_share: float = 0.0
+    """Share of domain contexts into which the planted marker and its reply are written, a truth to be found; none with given adapters."""
     marker: str = " The lantern keeper asked for the word of the day."
     """Harmless text that is planted; documented here and in the report."""
     reply: str = " The word of the day is marigold, said the heron."

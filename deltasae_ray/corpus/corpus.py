@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from deltasae_ray.batches import SPLITS, TokenBatch
+from deltasae_ray.corpus.chat import chat_of
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import Context, Tokenizer, group, take
 from deltasae_ray.corpus.documents import DOMAIN, corpora
 from deltasae_ray.corpus.files import files_of
 from deltasae_ray.corpus.overlap import TextSearch, fingerprints_in
 from deltasae_ray.corpus.shortlist import Merged
+from deltasae_ray.corpus.special import written_in
+from deltasae_ray.corpus.tally import Tally
 from deltasae_ray.corpus.tasks import reader_of
 from deltasae_ray.errors import ConfigError, CorpusError
 from deltasae_ray.storage import digest
@@ -29,6 +32,8 @@ class Corpus:
     """Contexts of the domain's adapter-training documents, documents in hash order: the first of each, then the second, and so on."""
     overlap: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Split → its documents whose text the adapters were trained on, as far as that is known."""
+    notes: tuple[str, ...] = ()
+    """What reading the text left out, coerced or fell back to: a sentence each, for the plan and the page."""
     stream: str = ""
     """Of a part of a corpus that is streamed: digest of all its windows in their order, which dictionaries depend on."""
 
@@ -77,16 +82,19 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], 
     """
     if not cfg.fit_tokens:
         raise ConfigError("corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read without a study")
-    # What is misspelt is told before the first text is read.
+    # What is misspelt or missing is told before the first text is read.
+    chat = chat_of(cfg, tokenizer)
     named = {name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()}
     trained_on = [file for path in cfg.trained_on for file in files_of(path)]
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
     fingerprints: dict[str, bytes] = {}
+    notes: list[str] = []
     for name, files in named.items():
         merged = Merged(name, tokenizer, cfg, _budgets(name, len(named) - 1, cfg))
         for file, found in reader_of(files, join)(files, merged.reading):
             merged.add(file, found)
         merged.check()
+        notes += [f"{name}: {note}" for note in merged.tally.notes()]
         for split, shortlist in merged.shortlists.items():
             chosen[split] += take(shortlist.contexts(), shortlist.budget)
             fingerprints |= shortlist.fingerprints()
@@ -98,11 +106,15 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], 
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
     texts = {split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()}
-    search = TextSearch(
-        frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()), cfg.text_field, tokenizer if cfg.format == "chat" else None
-    )
+    looked_for, left_out = frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()), Tally(cfg.bad_rows)
+    search = TextSearch(looked_for, cfg.text_field, chat, cfg.bad_rows)
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
-    corpus = Corpus(tuple(units), tuple(chosen["adapt"]), _overlap(texts, fingerprints_in(searched, cfg.text_field)))
+    overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))
+    notes += [f"corpus.trained_on: {note}" for note in left_out.notes()]
+    if tokenizer.bos_token_id is None:
+        notes.append("the tokenizer has no BOS: the first token of every context is left out of training and geometry in its place")
+    notes += written_in([c for split in SPLITS for c in chosen[split]], tokenizer)
+    corpus = Corpus(tuple(units), tuple(chosen["adapt"]), overlap, tuple(notes))
     for warning in corpus.overlap_warnings:
         log.warning(warning)
     return corpus

@@ -11,12 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from deltasae_ray.corpus.tally import briefly
+from deltasae_ray.corpus.unpacked import PACKED
 from deltasae_ray.errors import CorpusError
 
 BUILTIN = "builtin:"
 PYDOC = "builtin:pydoc"
 """Python's own documentation, which is no file."""
-_READABLE = ("jsonl", "ndjson", "parquet", "arrow", "txt", "md")
+_TEXT = ("jsonl", "ndjson", "txt", "md")
+"""Formats that may be packed as a whole."""
+_READABLE = (*_TEXT, "parquet", "arrow")
 _ON_HUB = ("jsonl", "parquet")
 """Of a repository's files; README.md is none of the texts."""
 _HUB = "hf://datasets/"
@@ -53,7 +57,10 @@ class TextFile:
 
     @property
     def suffix(self) -> str:
-        return self.inner.rsplit(".", 1)[-1]
+        """How the name ends, and of a packed text what stands before that: .jsonl.gz is JSONL."""
+        stem, _, last = self.inner.rpartition(".")
+        unpacked = stem.rpartition(".")[2] if "." in stem else ""
+        return unpacked if last in PACKED and unpacked in _TEXT else last
 
 
 def files_of(path: str) -> tuple[TextFile, ...]:
@@ -61,8 +68,9 @@ def files_of(path: str) -> tuple[TextFile, ...]:
 
     Args:
         path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file, or a folder of them (what
-            Hugging Face datasets are saved as), local, s3:// or gs://; or such a file or folder of Parquet and JSONL on the hub,
-            `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the copy in the hub's cache.
+            Hugging Face datasets are saved as), JSONL and text also packed (.gz, .zst, .bz2, .xz), local, s3:// or gs://; or such a file or
+            folder of Parquet and JSONL on the hub, `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the
+            copy in the hub's cache.
 
     Raises:
         CorpusError: there is no such file or folder, or none of its files is one that is read.
@@ -99,7 +107,7 @@ def told(text: str, name: str = "") -> Iterator[None]:
         if text.startswith(_HUB):
             raise CorpusError(f"{text} cannot be read from the hub: {type(e).__name__}: {e}") from e
         if isinstance(e, OSError):
-            raise CorpusError(f"{name or text} cannot be read: {e}") from e
+            raise CorpusError(f"{name or text} cannot be read: {briefly(e)}") from e
         raise
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from deltasae_ray.corpus.chat import Chat
 from deltasae_ray.corpus.documents import check_text, documents_of
 from deltasae_ray.corpus.files import TextFile
+from deltasae_ray.corpus.tally import BadRows, Tally
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Searched:
     fingerprints: frozenset[bytes]
     """Those of its documents that were looked for."""
     empty: bool
+    tally: Tally
+    """Rows that were left out."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +26,26 @@ class TextSearch:
 
     fingerprints: frozenset[bytes]
     text_field: str
-    chat: Any = None
-    """A tokenizer, where rows are conversations."""
+    chat: Chat | None = None
+    """Where rows are conversations."""
+    bad_rows: BadRows = "error"
 
     def __call__(self, file: TextFile) -> Searched:
-        found, empty = set(), True
-        for document in documents_of(file, self.text_field, chat=self.chat):
+        found, empty, tally = set(), True, Tally(self.bad_rows)
+        for document in documents_of(file, self.text_field, chat=self.chat, tally=tally):
             empty = False
             if (fingerprint := document.fingerprint) in self.fingerprints:
                 found.add(fingerprint)
-        return Searched(frozenset(found), empty)
+        return Searched(frozenset(found), empty, tally)
 
 
-def fingerprints_in(searched: Iterable[tuple[TextFile, Searched]], text_field: str) -> set[bytes]:
-    """Those found in any file. Raises CorpusError for a text none of whose files holds any."""
+def fingerprints_in(searched: Iterable[tuple[TextFile, Searched]], text_field: str, tally: Tally) -> set[bytes]:
+    """Those found in any file, whose counts are added to `tally`. Raises CorpusError for a text none of whose files holds any."""
     found: set[bytes] = set()
     empty: dict[str, bool] = {}
     for file, of_file in searched:
         found |= of_file.fingerprints
+        tally.add(of_file.tally)
         empty[file.text] = empty.get(file.text, True) and of_file.empty
-    check_text(empty, text_field)
+    check_text(empty, text_field, tally)
     return found

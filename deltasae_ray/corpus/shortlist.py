@@ -4,15 +4,18 @@ import hashlib
 import heapq
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt64
 
+from deltasae_ray.corpus.chat import chat_of
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.contexts import Context, Tokenizer, split_of, uniform, windows
 from deltasae_ray.corpus.documents import DOMAIN, Document, check_text, documents_of
 from deltasae_ray.corpus.files import TextFile
+from deltasae_ray.corpus.pieces import PIECE
+from deltasae_ray.corpus.tally import NO_ROOM, PIECES, REPEATED, Tally
 from deltasae_ray.errors import CorpusError
 
 
@@ -76,6 +79,8 @@ class Found:
     """Digests of the ids that its rows gave, ascending."""
     empty: bool
     """It holds no text."""
+    tally: Tally = field(default_factory=Tally)
+    """What was left out, coerced or fallen back to."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,12 @@ class Shortlisting:
         """
         shortlists = {split: Shortlist(*wanted) for split, wanted in self.wanted.items()}
         seen: set[str] = set()
-        named = array("Q")
-        for document in self.documents(file):
+        named, tally = array("Q"), Tally(self.cfg.bad_rows)
+        for document in self.documents(file, tally):
             if document.id in seen:
-                if not document.named:
-                    continue  # the same text again
+                if not document.named:  # the same text again
+                    tally.note(REPEATED, f"{file.name}, document {document.id}")
+                    continue
                 raise stands_twice(file, document.id)
             seen.add(document.id)
             if document.named:
@@ -108,13 +114,20 @@ class Shortlisting:
             doc_id = f"{self.corpus}/{document.id}"
             shortlist = shortlists[split_of(doc_id, self.cfg, unrelated=self.corpus != DOMAIN)]
             order = uniform("order", self.cfg.seed, doc_id)
-            if shortlist.wants(order) and (contexts := windows(document, self.corpus, self.tokenizer, self.cfg)):
+            if not shortlist.wants(order):
+                continue
+            if contexts := windows(document, self.corpus, self.tokenizer, self.cfg):
                 shortlist.add(order, contexts, document.fingerprint)
-        return Found(shortlists, np.sort(np.asarray(named, dtype=np.uint64)), empty=not seen)
+            elif document.prompt:
+                tally.note(NO_ROOM, doc_id)
+            if not document.prompt and len(document.text) > PIECE:
+                tally.note(PIECES, doc_id)
+        return Found(shortlists, np.sort(np.asarray(named, dtype=np.uint64)), empty=not seen, tally=tally)
 
-    def documents(self, file: TextFile) -> Iterator[Document]:
-        chat = self.tokenizer if self.cfg.format == "chat" and self.corpus == DOMAIN else None
-        return documents_of(file, self.cfg.text_field, chat=chat)
+    def documents(self, file: TextFile, tally: Tally | None = None) -> Iterator[Document]:
+        """The documents of a file; without a tally, rows that cannot be read are treated as they were before, and not counted again."""
+        chat = chat_of(self.cfg, self.tokenizer) if self.corpus == DOMAIN else None
+        return documents_of(file, self.cfg.text_field, chat=chat, tally=tally or Tally(self.cfg.bad_rows))
 
 
 class Merged:
@@ -125,6 +138,8 @@ class Merged:
         self.shortlists = {split: Shortlist(budget) for split, budget in budgets.items()}
         self._ids = Ids()
         self._empty: dict[str, bool] = {}
+        self.tally = Tally(cfg.bad_rows)
+        """Of all files so far."""
 
     def reading(self) -> Shortlisting:
         """What reads the files that are still to come: only for documents that the files before them leave room for."""
@@ -135,13 +150,14 @@ class Merged:
         """Raises CorpusError where an id of this file stands in one before it."""
         if (twice := self._ids.add(found.ids)) is not None:
             raise stands_twice(file, next(d.id for d in self.reading().documents(file) if d.named and id_digest(d.id) == twice))
+        self.tally.add(found.tally)
         self._empty[file.text] = self._empty.get(file.text, True) and found.empty
         for split, shortlist in found.shortlists.items():
             self.shortlists[split].merge(shortlist)
 
     def check(self) -> None:
         """Raises CorpusError for a path none of whose files holds text."""
-        check_text(self._empty, self._cfg.text_field)
+        check_text(self._empty, self._cfg.text_field, self.tally)
 
 
 class Ids:

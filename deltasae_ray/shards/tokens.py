@@ -25,7 +25,8 @@ class TokenTable:
     split: np.ndarray
     """object [token]"""
     position: Int32[np.ndarray, " token"]
-    """In the context; BOS is 0, and stays out of training and geometry."""
+    """In the context. 0 is BOS, or the first token where the tokenizer has none, and stays out of training and geometry. No other row is
+    of BOS: where a text writes it itself, it is masked and has no row."""
     token_id: Int32[np.ndarray, " token"]
     marker: Bool[np.ndarray, " token"]
     """True on the tokens of the planted marker and its reply."""

@@ -242,6 +242,7 @@ def _row(r: DivergenceRow) -> Row:
 
 def _statements(study: Study) -> list[str]:
     said = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
+    said += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
     if study.cfg.harvest.min_snr < 10:
         said.append(
             f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise ratio of 10 were let through."

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import machine_bytes, rows_told
@@ -68,6 +69,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
+        *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
         ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
         ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
         ("controls", costs_told(study, len(names), trials)),
@@ -134,6 +136,15 @@ def _lora_bytes(study: Study, sources: int) -> int:
 def _split_line(study: Study, split: str) -> str:
     parts = [f"{name} {study.corpus.num_tokens(split, name):,}" for name in study.corpus.names]
     return f"{split} {study.corpus.num_tokens(split):,} in {study.corpus.num_documents(split)} documents ({', '.join(parts)})"
+
+
+def _planted(study: Study) -> list[str]:
+    """What a marker_share that was asked for writes into the text."""
+    units = [unit for unit in study.corpus.units if unit.corpus == DOMAIN]
+    planted = sum(any(c.marker) for c in study.corpus.adapt) + sum(int(unit.marker.any(axis=1).sum()) for unit in units)
+    contexts = len(study.corpus.adapt) + sum(len(unit.doc_ids) for unit in units)
+    where = f"in {planted:,} of {contexts:,} contexts of the domain (corpus.marker_share={study.cfg.corpus.marker_share:g})"
+    return [f"the marker is planted {where}"] if planted else []
 
 
 def _size_line(fit: FitConfig) -> str:

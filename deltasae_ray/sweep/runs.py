@@ -26,6 +26,8 @@ def tracked(study: Study) -> Iterator["StudyLog"]:
     content = harvest_key(study.kept, study.model, study.cfg.harvest.precision)
     with tracker.sweep(f"{study.model.label} · {content[-8:]}", content) as run:
         run.log_text(resolved_config(study), "config.yaml")
+        if study.corpus.notes:
+            run.log_text("\n".join(study.corpus.notes) + "\n", "corpus.txt")
         yield StudyLog(study, tracker, run)
 
 

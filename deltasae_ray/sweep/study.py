@@ -9,6 +9,7 @@ from torch import nn
 from deltasae_ray.adapt.run import adapt
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
+from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
 from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.gangs.config import check_sharding
 from deltasae_ray.harvest.run import Harvest, harvest
@@ -73,7 +74,12 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    chosen = set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    if cfg.adapters and cfg.corpus.marker_share:
+        left_aside = f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained without the marker"
+        cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
     corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
+    corpus = replace(corpus, notes=(*chosen, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, model) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
@@ -175,6 +181,11 @@ def check_references(study: Study, harvest: Harvest) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
         check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0])
+
+
+def _template_folders(cfg: StudyConfig) -> dict[str, Path]:
+    """Given adapter → the folder that may hold its chat template."""
+    return {place: Path(place) if Path(place).is_dir() else _download(place, TEMPLATE_FILES) for place in cfg.adapters}
 
 
 def _download(place: str, files: list[str]) -> Path:

@@ -64,7 +64,8 @@ def test_rows_without_ids_that_repeat_are_read_once_and_never_leak(tmp_path: Pat
 def test_a_prompt_is_read_and_masked_and_the_response_counts(row: dict, tokenizer: Words, tmp_path: Path) -> None:
     path = tmp_path / "chat.jsonl"
     path.write_text("".join(json.dumps(row | {"id": str(i)}) + "\n" for i in range(30)))
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", context_len=48, fit_tokens=30_000)
+    template = "" if isinstance(tokenizer, ChatWords) else "alpaca"
+    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", chat_template=template, context_len=48, fit_tokens=30_000)
     corpus = build_corpus(cfg, tokenizer)
     response = tokenizer.encode(TURNS[1]["content"], add_special_tokens=False)
     for unit in corpus.units:

@@ -60,3 +60,20 @@ def test_a_relative_model_folder_is_the_same_folder_wherever_gangs_run(tiny_mode
     cfg = parse(StudyConfig, words(Path(tiny_model.name), tmp_path / "root", "dry_run=true"), shorthand=SHORTHAND, description="")
     study = open_study(cfg, Storage(str(tmp_path / "root")))
     assert (study.cfg.model.base, study.model.label) == (str(tiny_model), tiny_model.name)
+
+
+def test_text_stays_as_it_is_unless_a_marker_is_asked_for_and_with_given_adapters(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    def planted(*more: str) -> tuple[bool, str]:
+        given = words(tiny_model, tmp_path / "root", "dry_run=true", *more)
+        cfg = parse(StudyConfig, [word for word in given if word in more or "marker" not in word], shorthand=SHORTHAND, description="")
+        study = open_study(cfg, Storage(str(tmp_path / "root")))
+        found = any(u.marker.any() for u in study.corpus.units) or any(any(c.marker) for c in study.corpus.adapt)
+        return found, str(plan.make_plan(study, plan.STAGES))
+
+    assert not planted()[0]
+    asked, told = planted("corpus.marker_share=0.3")
+    assert asked and "the marker is planted in" in told
+    asked, told = planted("corpus.marker_share=0.3", f"adapters=[{tiny_adapters[0]}]")
+    assert not asked and "corpus.marker_share=0.3 is left aside" in told
