@@ -67,6 +67,15 @@ def expanded(path: str, word: str = "path") -> str:
     return scheme + home
 
 
+def local_folder(path: str | Path) -> Path:
+    """A folder that a library's user names; a leading `~` is the home, and anything else stays as it is.
+
+    Raises:
+        ConfigError: the `~` of a user who is not known.
+    """
+    return Path(expanded(str(path), "folder")) if str(path).startswith("~") else Path(path)
+
+
 def cache_folder() -> Path:
     """The user's folder for caches: XDG_CACHE_HOME, or ~/.cache where that is unset or, as its specification says, not absolute."""
     named = os.environ.get("XDG_CACHE_HOME", "")
