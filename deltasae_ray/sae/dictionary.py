@@ -130,7 +130,8 @@ class Dictionary:
         statistics = {"firing": self.firing, "energy": self.energy} | ({} if self.mean is None else {"mean": self.mean})
         weights = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         weights |= {} if self.threshold is None else {"threshold": self.threshold}
-        save_file({n: t.detach().cpu().contiguous() for n, t in statistics.items()}, folder / STATISTICS, {"meta": json.dumps(self.meta)})
+        copies = {n: t.detach().cpu().clone() for n, t in statistics.items()}  # safetensors takes no two that share memory
+        save_file(copies, folder / STATISTICS, {"meta": json.dumps(self.meta)})
         save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS)
         (folder / CFG).write_text(json.dumps(layout.cfg(self.architecture, self.d_model, self.d_sae, self.k, self.meta), indent=1))
         return folder
@@ -152,7 +153,7 @@ class Dictionary:
             raise DictionaryError(f"{folder} cannot be opened as a dictionary: {e}") from e
         known = {name: statistics[name].float() for name in ("firing", "energy", "mean") if name in statistics}
         try:
-            loaded = cls(**layout.fields(cfg, weights))
+            loaded = cls(**layout.fields(cfg, weights, str(folder / CFG)))
             return dataclasses.replace(loaded, meta={**loaded.meta, **layout.kept(meta)}, **known)
         except DictionaryError as e:
             raise DictionaryError(f"{folder}: {e}") from e

@@ -42,7 +42,7 @@ def _weights(folder: Path, kind: str, weights: dict[str, Tensor]) -> dict[str, T
     if kind == "JumpReluAutoEncoder":
         named = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
     scalars = {"k", "threshold"} if kind in ("AutoEncoderTopK", "BatchTopKSAE") else set()
-    if set(named) - set(weights) or set(weights) - set(named) - scalars or weights[next(iter(named))].ndim != 2:
+    if set(named) - set(weights) or set(weights) - set(named) - scalars or not _matrices(weights):
         raise DictionaryError(f"{folder / WEIGHTS} holds {sorted(weights)}: those of a {kind}, {sorted(named)}, are needed")
     found = {to: weights[name].T if name.endswith(".weight") else weights[name] for name, to in named.items()}
     if kind == "BatchTopKSAE":
@@ -51,6 +51,10 @@ def _weights(folder: Path, kind: str, weights: dict[str, Tensor]) -> dict[str, T
             raise DictionaryError(f"{folder}: a BatchTopKSAE encodes single tokens by its threshold, and has none: finish its training")
         found["threshold"] = threshold.reshape(()).float().expand(found["b_enc"].shape).clone()
     return found
+
+
+def _matrices(weights: dict[str, Tensor]) -> bool:
+    return all(tensor.ndim == 2 for name, tensor in weights.items() if name.endswith(".weight") or name.startswith("W_"))
 
 
 def recipe(pickle: Path) -> str:

@@ -30,8 +30,11 @@ def cfg(architecture: str, d_model: int, d_sae: int, k: int, meta: dict) -> dict
     return made | ({"k": k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
 
 
-def fields(cfg: dict, weights: dict[str, Tensor]) -> dict[str, Any]:
+def fields(cfg: dict, weights: dict[str, Tensor], name: str = "cfg.json") -> dict[str, Any]:
     """What `Dictionary` takes, from SAELens' configuration and weights, with decoder norms and an unsubtracted b_dec folded in.
+
+    Args:
+        name: what the configuration is called in warnings.
 
     Raises:
         DictionaryError: something that cannot be folded exactly, an activation function that contradicts the weights, metadata that change
@@ -40,13 +43,13 @@ def fields(cfg: dict, weights: dict[str, Tensor]) -> dict[str, Any]:
     if not isinstance(cfg, dict) or {"W_enc", "W_dec", "b_enc", "b_dec"} - set(weights):
         raise DictionaryError(f"weights are {sorted(weights)}: W_enc, W_dec, b_enc and b_dec are needed")
     architecture, k = _activation(cfg, weights)
-    for name in ("normalize_activations", "reshape_activations"):
-        if cfg.get(name) not in ("none", None, False):
-            raise DictionaryError(f"{name}={cfg[name]!r} cannot be folded into the weights: raw activations would be encoded wrongly")
-    for name, usual in (("apply_b_dec_to_input", True), ("rescale_acts_by_decoder_norm", False)):
-        if not isinstance(cfg.get(name, usual), bool):
-            raise DictionaryError(f"{name}={cfg[name]!r} must be true or false")
-    check_metadata(cfg)
+    for key in ("normalize_activations", "reshape_activations"):
+        if cfg.get(key) not in ("none", None, False):
+            raise DictionaryError(f"{key}={cfg[key]!r} cannot be folded into the weights: raw activations would be encoded wrongly")
+    for key, usual in (("apply_b_dec_to_input", True), ("rescale_acts_by_decoder_norm", False)):
+        if not isinstance(cfg.get(key, usual), bool):
+            raise DictionaryError(f"{key}={cfg[key]!r} must be true or false")
+    check_metadata(cfg, name)
     w = _checked(cfg, weights)
     d_sae = w["W_enc"].shape[1]
     if not cfg.get("apply_b_dec_to_input", True):

@@ -164,7 +164,7 @@ def _open_release(reference: Reference) -> Dictionary:
         sae = _sae_lens().SAE.from_pretrained(reference.release, reference.sae_id, device="cpu", dtype="float32")
     except Exception as e:  # SAELens, the hub's client and its network layers each raise their own
         raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
-    return _convert_sae(sae)
+    return _convert_sae(sae, str(reference))
 
 
 def _download(reference: Reference, repository: str, path: str) -> Path:
@@ -187,10 +187,11 @@ def _open_folder(folder: Path) -> Dictionary:
             above = folder.parent / "config.json"
             run = _json(above) if above.exists() else {}
             cfg, weights = sparsify.as_saelens(folder, _json(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run)
-            return Dictionary(**fields(cfg, weights))
+            return Dictionary(**fields(cfg, weights, str(folder / CFG)))
         if (folder / dictionary_learning.WEIGHTS).exists():
             weights = read_tensors(folder / dictionary_learning.WEIGHTS)[0]
-            return Dictionary(**fields(*dictionary_learning.as_saelens(folder, _json(folder / "config.json"), weights)))
+            cfg, weights = dictionary_learning.as_saelens(folder, _json(folder / "config.json"), weights)
+            return Dictionary(**fields(cfg, weights, str(folder / "config.json")))
         if (folder / CFG).exists():
             return Dictionary.load(folder) if "metadata" in (cfg := _json(folder / CFG)) else _before_version_6(folder, cfg)
         return _gemma_scope(folder)
@@ -210,7 +211,7 @@ def _before_version_6(folder: Path, cfg: dict[str, Any]) -> Dictionary:
         raise
     except Exception as e:  # whatever a damaged or unknown folder makes SAELens raise
         raise DictionaryError(f"{folder} cannot be loaded by SAELens: {type(e).__name__}: {e}") from e
-    return _convert_sae(sae)
+    return _convert_sae(sae, str(folder / CFG))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -279,8 +280,8 @@ def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | 
     return {"hook_name": hook, "model_name": config.get("model_name", model)}
 
 
-def _convert_sae(sae: Any) -> Dictionary:
-    return Dictionary(**fields(sae.cfg.to_dict(), sae.state_dict()))
+def _convert_sae(sae: Any, name: str) -> Dictionary:
+    return Dictionary(**fields(sae.cfg.to_dict(), sae.state_dict(), name))
 
 
 def _sae_lens() -> Any:
