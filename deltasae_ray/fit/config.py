@@ -99,7 +99,8 @@ class ReferenceConfig:
     """The pretrained dictionary that deltas are held against."""
 
     source: str = "base"
-    """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
+    """`base` fits a toy reference on base activations; else a folder with layer_XX/ (SAELens, sparsify and others), or a SAELens
+    release/id-with-{layer}."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
     made_for: str = ""
