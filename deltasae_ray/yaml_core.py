@@ -71,7 +71,8 @@ class _Reading:
             return [self.value(item, inside) for item in node.value]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, inside)
-        return None if node.style is None and node.value in _NULL else str(node.value)
+        plain = isinstance(node, yaml.ScalarNode) and node.style is None
+        return None if plain and node.value in _NULL else str(node.value)
 
     def _mapping(self, node: yaml.MappingNode, inside: Sequence[yaml.Node]) -> dict[str, Value]:
         found: dict[str, Value] = {}

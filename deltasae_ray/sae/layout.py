@@ -116,7 +116,7 @@ def _made_for(cfg: dict) -> dict[str, str]:
     for name, value in said.items():
         if value is not None and not isinstance(value, str):
             raise DictionaryError(f"{name}={value!r} of the metadata must be a name")
-    places = [place_of(said[name]) for name in ("hook_name", "hf_hook_name") if said[name]]
+    places = [place_of(name) for name in (said["hook_name"], said["hf_hook_name"]) if name]
     blocks = {place for place in places if place.endswith(("hook_resid_post", "hook_resid_pre"))}
     if len(blocks) > 1:
         raise DictionaryError(f"hook_name={said['hook_name']} and hf_hook_name={said['hf_hook_name']} are two places: {sorted(blocks)}")
