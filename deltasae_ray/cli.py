@@ -1,18 +1,23 @@
 """`config=a.yaml key=value …` to one frozen dataclass. Later words win; YAML and words share one parser and its errors."""
 
 import dataclasses
+import math
+import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import tyro
-import yaml
 
+from deltasae_ray import yaml_core
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import expanded
 
 T = TypeVar("T")
+_GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
+"""Numbers with underscores, which Python reads and YAML 1.2 does not."""
 
 
 def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mapping[str, str], description: str) -> T:
@@ -27,7 +32,7 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
     except ConfigError as e:
         sys.stderr.write(f"error: {e}\n")
         raise SystemExit(2) from None
-    return tyro.cli(
+    cfg = tyro.cli(
         cls,
         args=arguments,
         description=f"{description}\n\nWords are written config=FILE.yaml and key=value, for example corpus.context_len=256 "
@@ -35,6 +40,10 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
+    if odd := [f"{key}={value}" for key, value in _numbers(cfg, "") if not math.isfinite(value)]:
+        sys.stderr.write(f"error: {', '.join(odd)}: a finite number is needed\n")
+        raise SystemExit(2)
+    return cfg
 
 
 def say(text: str) -> None:
@@ -43,60 +52,85 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def _numbers(value: object, key: str) -> Iterator[tuple[str, float]]:
+    """All floats of a configuration, with their keys."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item, key)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _numbers(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
+
+
 def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) -> list[str]:
     values: dict[str, object] = {}
-
-    def take(found: dict[str, object]) -> None:
-        values.update({shorthand.get(key, key): value for key, value in found.items()})
-
     for word in words:
         key, equals, text = word.partition("=")
         key = key.lstrip("-")
-        if not equals:
+        if not equals or not key.strip():
             raise ConfigError(f"{word!r} is not a key=value word; see --help")
         if key == "config":
-            take(_flatten(cls, _load_yaml(text), ""))
+            values.update(_taken(cls, _load_yaml(text), "", shorthand, f"config={text}"))
         else:
-            take(_flatten(cls, _shell_value(word, text), key))
+            field = shorthand.get(key, key)
+            values.update(_taken(cls, _word_value(_field_type(cls, field), word, text), key, shorthand, "the words"))
     arguments: list[str] = []
     for key, value in values.items():
-        arguments += [f"--{key}", *_texts(value)]
+        arguments += [f"--{key}", *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == "")]
     return arguments
 
 
 def _load_yaml(path: str) -> dict:
     try:
-        loaded = yaml.safe_load(Path(path).read_text())
+        text = Path(expanded(path, "config")).read_text(encoding="utf-8")
     except OSError as e:
         raise ConfigError(f"config={path} cannot be read: {e.strerror}") from e
-    except yaml.YAMLError as e:
-        raise ConfigError(f"config={path} is not valid YAML: {e}") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"config={path} is not UTF-8 text: {e}") from e
+    loaded = yaml_core.load(text, f"config={path}")
     if not isinstance(loaded, dict):
         raise ConfigError(f"config={path} must hold a mapping of keys to values")
     return loaded
 
 
-def _shell_value(word: str, text: str) -> object:
-    # Only brackets and these words go through YAML: it would read 0123 as 83 and 1e3 as text.
-    if text[:1] in ("[", "{") or text in ("true", "false", "null"):
-        if text.startswith("[") and text.endswith("]") and not any(c in text for c in "\"'{:"):
-            return [part.strip() for part in text[1:-1].split(",") if part.strip()]
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"{word!r} is not valid YAML after the equals sign: {e}") from e
-    return text
+def _word_value(field: object, word: str, text: str) -> object:
+    """What stands after the equals sign: a list or mapping where the field holds one, else the text as it is."""
+    if text == "null":
+        return None
+    if not (text.startswith("[") and _holds(field, tuple, list) or text.startswith("{") and field is not str):
+        return text
+    inner = text[1:-1]
+    if text.startswith("[") and text.endswith("]") and not any(c in inner for c in "\"'[]{}:"):
+        return [part.strip() for part in inner.split(",")] if inner.strip() else []
+    if re.search(r",\s*\]$", text):
+        raise ConfigError(f"{word!r} ends in a comma: a value is missing there (an unset variable?)")
+    return yaml_core.load(text, f"the word {word!r}")
 
 
-def _flatten(cls: type, value: object, key: str) -> dict[str, object]:
+def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], where: str) -> dict[str, object]:
+    """The values of one word or file by their full keys.
+
+    Raises:
+        ConfigError: a key is given twice, in two spellings.
+    """
+    found: dict[str, object] = {}
+    for name, inner in _flatten(cls, value, key):
+        full = shorthand.get(name, name)
+        if full in found:
+            raise ConfigError(f"{where}: {full} stands there twice, in two spellings; take one out")
+        found[full] = inner
+    return found
+
+
+def _flatten(cls: type, value: object, key: str) -> Iterator[tuple[str, object]]:
     """Dotted keys down to fields that are no dataclass; unknown keys pass through, so that the parser names them."""
-    section = _field_type(cls, key)
-    if not isinstance(value, dict) or not dataclasses.is_dataclass(section):
-        return {key: value}
-    flat: dict[str, object] = {}
+    if not isinstance(value, dict) or not dataclasses.is_dataclass(_field_type(cls, key)):
+        yield key, value
+        return
     for name, inner in value.items():
-        flat.update(_flatten(cls, inner, f"{key}.{name}" if key else str(name)))
-    return flat
+        yield from _flatten(cls, inner, f"{key}.{name}" if key else str(name))
 
 
 def _field_type(cls: object, key: str) -> object | None:
@@ -108,9 +142,48 @@ def _field_type(cls: object, key: str) -> object | None:
     return cls
 
 
-def _texts(value: object) -> list[str]:
-    if isinstance(value, (list, tuple)):
-        return [text for item in value for text in _texts(item)]
-    if isinstance(value, dict):
-        return [text for pair in value.items() for item in pair for text in _texts(item)]
-    return [str(value)]
+def _default(cls: object, key: str) -> object:
+    """What a field is where nobody sets it; None for a key that does not exist."""
+    section, _, name = key.rpartition(".")
+    owner = _field_type(cls, section)
+    if not (isinstance(owner, type) and dataclasses.is_dataclass(owner)):
+        return None
+    return next((field.default for field in dataclasses.fields(owner) if field.name == name), None)
+
+
+def _holds(field: object, *kinds: type) -> bool:
+    """Whether an annotation names one of these types, at any depth; the values of a Literal do not count."""
+    origin = typing.get_origin(field)
+    if origin is typing.Literal:
+        return False
+    return (origin or field) in kinds or any(_holds(part, *kinds) for part in typing.get_args(field))
+
+
+def _texts(field: object, key: str, value: object, *, may_be_empty: bool) -> list[str]:
+    """The parser's texts of one value.
+
+    Raises:
+        ConfigError: null, or an empty text, where the field has a use for neither; a list or mapping within a list; what is no number.
+    """
+    if value is None and (field is None or _holds(field, type(None))):
+        return ["None"]
+    if isinstance(value, (list, tuple)) and (field is None or _holds(field, tuple, list)):
+        return [_text(field, key, item) for item in value]
+    if isinstance(value, dict) and (field is None or _holds(field, dict)):
+        return [_text(field, key, item) for pair in value.items() for item in pair]
+    return [_text(field, key, value, may_be_empty=may_be_empty)]
+
+
+def _text(field: object, key: str, value: object, *, may_be_empty: bool = False) -> str:
+    if value is None or isinstance(value, str) and not value.strip() and not (may_be_empty and not value):
+        raise ConfigError(f"{key} is empty (an unset variable?): give it a value, or leave {key} out for its default")
+    if not isinstance(value, str):
+        kind = "a mapping" if isinstance(value, dict) else "a list"
+        raise ConfigError(f"{key}={value!r} is {kind} where {key} takes a single value; `--help` explains it")
+    if _holds(field, bool) and value.lower() in ("true", "false") and value in (value.lower(), value.title(), value.upper()):
+        return value.title()
+    if value.startswith("--") or value == "-h":
+        raise ConfigError(f"{key}={value!r} looks like an option: a value must not begin with two dashes")
+    if _holds(field, int, float) and not _holds(field, str) and _GROUPED.fullmatch(value):
+        raise ConfigError(f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}")
+    return value

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from deltasae_ray.paths import cache_folder
+
 LARGE = 32 * 2**20
 """Bytes from which a file's hash is remembered; smaller ones are hashed as fast as they are looked up."""
 _SETTLED_S = 2.0  # a file changed more recently may change again within one tick of its file system's clock
@@ -30,7 +32,7 @@ def remembered_sha256(path: Path) -> str:
     at = real.stat()
     if at.st_size < LARGE or time.time() - at.st_ctime < _SETTLED_S:
         return file_sha256(real)
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deltasae_ray" / "sha256"
+    folder = cache_folder() / "sha256"
     note = folder / f"{hashlib.sha256(str(real).encode()).hexdigest()[:32]}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,13 @@ Site = Literal["attn_out", "lora", "mlp_out", "resid_post"]
 SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
 """Those of the residual stream, of every source; `lora` is read at each module that an adapter adapts."""
 _NAME = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
+_BLOCK = re.compile(
+    r"(?:(?:model|transformer|gpt_neox|language_model|text_model|decoder|backbone|base_model)\.)*(?:layers|h|blocks|block)\.(\d+)"
+    r"(?:\.(input|output|hook_resid_pre|hook_resid_post))?"
+)
+"""A whole block: as Hugging Face's models call the module, as Gemma Scope and sparsify write it, and as TransformerLens does."""
+_BY_SITE = re.compile(r"resid_(pre|post)_layer_?(\d+)")
+"""As dictionary_learning calls the residual stream."""
 _LORA = re.compile(r"blocks\.(\d+)\.(\w+(?:\.\w+)*)\.hook_lora")
 
 
@@ -51,25 +58,43 @@ class Hookpoint:
 
     @classmethod
     def parse(cls, value: "int | str | Hookpoint") -> "Hookpoint":
-        """Accepts a layer number, its digits, a full name or a Hookpoint.
+        """Accepts a layer number, its digits, a full name in any spelling that `place_of` knows, or a Hookpoint.
 
         Raises:
             HookpointError: nothing of these.
         """
         if isinstance(value, Hookpoint):
             return value
-        if isinstance(value, int):
+        if isinstance(value, int) and not isinstance(value, bool):
             return cls(value)
+        value = place_of(value) if isinstance(value, str) else repr(value)
         if match := _NAME.fullmatch(value):
             return cls(int(match.group(1)), match.group(2))  # type: ignore[arg-type]
         if match := _LORA.fullmatch(value):
             return cls(int(match.group(1)), "lora", match.group(2))
-        if value.isdigit():
+        if re.fullmatch(r"[0-9]{1,9}", value):
             return cls(int(value))
         raise HookpointError(
             f"{value!r} is no hookpoint: use a layer number, blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}, or "
             "blocks.<layer>.<module>.hook_lora"
         )
+
+
+def place_of(name: str) -> str:
+    """One spelling of a place that several libraries name differently; a name of anything but a whole block stays as it is.
+
+    `model.layers.12`, `transformer.h.12`, `gpt_neox.layers.12.output`, `resid_post_layer_12` and `blocks.13.hook_resid_pre` are all
+    `blocks.12.hook_resid_post`: a block's module is named for what it returns, and what enters a block is what left the one before.
+    """
+    if match := _BLOCK.fullmatch(name):
+        layer, end = int(match[1]), match[2] or "output"
+    elif match := _BY_SITE.fullmatch(name):
+        layer, end = int(match[2]), match[1]
+    else:
+        return name
+    if not end.endswith(("input", "pre")):
+        return f"blocks.{layer}.hook_resid_post"
+    return f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
 
 
 def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:

@@ -1,9 +1,13 @@
 """The one place that decides where a path may lead: names from stored data stay in their folder, and `~` is the user's home."""
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 
-from deltasae_ray.errors import StorageError
+from deltasae_ray.errors import ConfigError, StorageError
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_VARIABLE = re.compile(r"\$(\{[^}]*\}|[A-Za-z_]\w*)")
 
 
 def inside(folder: str, name: str) -> str:
@@ -35,6 +39,44 @@ def inside_local(folder: Path, name: str) -> Path:
     return path
 
 
-def expanded(path: str) -> str:
-    """Replaces a leading `~` or `~user` of a local path; URIs and hub ids stay as they are."""
-    return os.path.expanduser(path) if path.startswith("~") else path
+def expanded(path: str, word: str = "path") -> str:
+    """Replaces a leading `~` or `~user` of a local path, also behind `file://`; other URIs and hub ids stay as they are.
+
+    Args:
+        word: what the user wrote the path behind, for the error.
+
+    Raises:
+        ConfigError: the path is blank, has white space around it or control characters in it, holds a variable such as `$HOME`
+            that no shell replaced, or begins with the `~` of a user who is not known.
+    """
+    if not isinstance(path, str) or not path.strip():
+        raise ConfigError(f"{word}={path!r} is empty: an unset variable? Give a path, or leave {word} out")
+    if path != path.strip() or _UNPRINTABLE.search(path):
+        raise ConfigError(f"{word}={path!r} has white space around it, or control characters or bytes that are no UTF-8 in it: rename it")
+    if variable := _VARIABLE.search(path):
+        raise ConfigError(
+            f"{word}={path!r} holds the variable {variable[0]}, which no shell has replaced: write the path out, or, in a shell, "
+            f'quote the word with double quotes instead of single ones, "{word}={path}"'
+        )
+    scheme, rest = ("file://", path.removeprefix("file://")) if path.startswith("file://~") else ("", path)
+    if not rest.startswith("~"):
+        return path
+    home = os.path.expanduser(rest)
+    if home.startswith("~"):
+        raise ConfigError(f"{word}={path!r}: there is no user {rest.split('/')[0][1:]!r}; a folder of that name is written ./{rest}")
+    return scheme + home
+
+
+def local_folder(path: str | Path) -> Path:
+    """A folder that a library's user names; a leading `~` is the home, and anything else stays as it is.
+
+    Raises:
+        ConfigError: the `~` of a user who is not known.
+    """
+    return Path(expanded(str(path), "folder")) if str(path).startswith("~") else Path(path)
+
+
+def cache_folder() -> Path:
+    """The user's folder for caches: XDG_CACHE_HOME, or ~/.cache where that is unset or, as its specification says, not absolute."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if named.startswith("/") else Path.home() / ".cache") / "deltasae_ray"

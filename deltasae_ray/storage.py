@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.fingerprints import file_sha256 as file_sha256
 from deltasae_ray.fingerprints import remembered_sha256
+from deltasae_ray.paths import expanded
 
 _ONE_PUT = 4 * 2**20
 """Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own in several."""
@@ -51,6 +52,7 @@ class StorageConfig:
     layers takes 17 GB."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", expanded(self.root, "storage.root"))
         if self.window_tokens < 1:
             raise ConfigError(f"storage.window_tokens={self.window_tokens} must be at least 1")
 

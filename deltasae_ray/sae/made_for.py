@@ -65,6 +65,12 @@ def check_model(reference: object, made_for: str | None, base: BaseModel, accept
         )
 
 
+def has_rms_norm(name: str) -> bool:
+    """Whether a model of this name is of a family that normalises by the root mean square, which sees the mean over d_model."""
+    plain = plain_name(name)
+    return any(plain.startswith(prefix) and kind not in ("gpt2", "gpt_neox") for prefix, kind in _FAMILIES.items())
+
+
 def plain_name(name: str) -> str:
     """A model's name without its owner, in lower case, without what distinguishes siblings: google/gemma-2-9b-it → gemma-2-9b."""
     name = name.rstrip("/").rsplit("/", 1)[-1].lower().removeprefix("meta-")

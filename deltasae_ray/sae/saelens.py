@@ -5,24 +5,27 @@ The only file that imports sae_lens, and inside a function: it takes 9 s to impo
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
-from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.sae.dictionary import CFG, Dictionary
+from deltasae_ray.hookpoints import Hookpoint, place_of
+from deltasae_ray.sae import dictionary_learning, sparsify
+from deltasae_ray.sae.dictionary import CFG, WEIGHTS, Dictionary, read_tensors
 from deltasae_ray.sae.layout import fields
 from deltasae_ray.sae.made_for import BaseModel, check_model, scope_of
+from deltasae_ray.sae.metadata import check_metadata
 from deltasae_ray.sae.metrics import held_out
 
 MAX_FVU = 0.6
@@ -37,6 +40,10 @@ _SCOPE_HOOKS = {
     "attn_out": "attn.hook_z",
 }
 """Gemma Scope's names of what was read, of the first and the second."""
+
+
+_SCOPE_CONFIG = {"architecture", "model_name", "hf_hook_point_in", "hf_hook_point_out", "width", "l0", "affine_connection", "type"}
+"""Keys of Gemma Scope 2's config.json that are read here or leave the input as it is."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,10 @@ def load_reference(reference: Reference, base: BaseModel, made_for: str = "") ->
     check_model(reference, dictionary.meta.get("model"), base, made_for)
     if dictionary.d_model != base.d_model:
         raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but {base.label} has {base.d_model}")
-    place = dictionary.meta.get("hookpoint")
-    # The input of a block is the output of the one before it.
-    same = (str(Hookpoint(reference.layer)), f"blocks.{reference.layer + 1}.hook_resid_pre")
-    if place is not None and place not in same:
-        raise DictionaryError(f"{reference} was made for {place}, but stands for {same[0]}: a wrong hookpoint reconstructs nothing")
+    place, wanted = dictionary.meta.get("hookpoint"), str(Hookpoint(reference.layer))
+    if place is not None and place_of(place) != wanted:
+        same = f" (which is {place_of(place)})" if place_of(place) != place else ""
+        raise DictionaryError(f"{reference} was made for {place}{same}, but stands for {wanted}: a wrong hookpoint reconstructs nothing")
     return dictionary
 
 
@@ -129,11 +135,12 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
 
 def _layer_folder(root: Path, layer: int) -> Path:
     name = re.compile(rf"layer_0*{layer}(_.*)?")
-    found = sorted(path for path in root.iterdir() if path.is_dir() and name.fullmatch(path.name))
+    here = str(Hookpoint(layer))
+    found = sorted(p for p in root.iterdir() if p.is_dir() and (name.fullmatch(p.name) or place_of(p.name) == here))
     if len(found) != 1:
         raise DictionaryError(
             f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): "
-            f"one layer_{layer:02d}/ is needed, or a pattern with {{layer}}"
+            f"one layer_{layer:02d}/ or layers.{layer}/ is needed, or a pattern with {{layer}} that ends at the dictionary's own folder"
         )
     return found[0]
 
@@ -157,7 +164,7 @@ def _open_release(reference: Reference) -> Dictionary:
         sae = _sae_lens().SAE.from_pretrained(reference.release, reference.sae_id, device="cpu", dtype="float32")
     except Exception as e:  # SAELens, the hub's client and its network layers each raise their own
         raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
-    return _convert_sae(sae)
+    return _convert_sae(sae, str(reference))
 
 
 def _download(reference: Reference, repository: str, path: str) -> Path:
@@ -174,40 +181,88 @@ def _download(reference: Reference, repository: str, path: str) -> Path:
 
 
 def _open_folder(folder: Path) -> Dictionary:
-    """Ours, SAELens' (before version 6 by its own reader), Gemma Scope 2's (params.safetensors) or 1's (params.npz)."""
-    if (folder / CFG).exists():
-        try:
-            is_current = "metadata" in json.loads((folder / CFG).read_text())
-        except ValueError as e:
-            raise DictionaryError(f"{folder / CFG} is not valid JSON: {e}") from e
-        if is_current:
-            return Dictionary.load(folder)
-        try:
-            sae = _sae_lens().SAE.load_from_disk(folder, device="cpu", dtype="float32")
-        except Exception as e:  # whatever a damaged or unknown folder makes SAELens raise
-            raise DictionaryError(f"{folder} cannot be loaded by SAELens: {e}") from e
-        return _convert_sae(sae)
-    return _gemma_scope(folder)
+    """Opens a folder of ours or SAELens' (before version 6 by its own reader), sparsify, dictionary_learning, or Gemma Scope 1 or 2."""
+    try:
+        if (folder / sparsify.WEIGHTS).exists():
+            above = folder.parent / "config.json"
+            run = _json(above) if above.exists() else {}
+            cfg, weights = sparsify.as_saelens(folder, _json(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run)
+            return Dictionary(**fields(cfg, weights, str(folder / CFG)))
+        if (folder / dictionary_learning.WEIGHTS).exists():
+            weights = read_tensors(folder / dictionary_learning.WEIGHTS)[0]
+            cfg, weights = dictionary_learning.as_saelens(folder, _json(folder / "config.json"), weights)
+            return Dictionary(**fields(cfg, weights, str(folder / "config.json")))
+        if (folder / CFG).exists():
+            return Dictionary.load(folder) if "metadata" in (cfg := _json(folder / CFG)) else _before_version_6(folder, cfg)
+        return _gemma_scope(folder)
+    except (OSError, SafetensorError) as e:
+        raise DictionaryError(f"{folder} cannot be opened: {e}") from e
+    except DictionaryError as e:
+        raise e if str(folder) in str(e) else DictionaryError(f"{folder}: {e}") from e
+
+
+def _before_version_6(folder: Path, cfg: dict[str, Any]) -> Dictionary:
+    check_metadata(cfg, str(folder / CFG))  # SAELens keeps only what it knows
+    if not (folder / WEIGHTS).exists():
+        raise _no_dictionary(folder)
+    try:
+        sae = _sae_lens().SAE.load_from_disk(folder, device="cpu", dtype="float32")
+    except DictionaryError:
+        raise
+    except Exception as e:  # whatever a damaged or unknown folder makes SAELens raise
+        raise DictionaryError(f"{folder} cannot be loaded by SAELens: {type(e).__name__}: {e}") from e
+    return _convert_sae(sae, str(folder / CFG))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise DictionaryError(f"{path} is not valid JSON: {e}") from e
+    if not isinstance(found, dict):
+        raise DictionaryError(f"{path} must hold an object with fields")
+    return found
+
+
+def _no_dictionary(folder: Path) -> DictionaryError:
+    """Says what a folder holds instead of a dictionary that is read, and how to convert it."""
+    there = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in there if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt"))]
+    if not pickles:
+        return DictionaryError(
+            f"{folder} holds no dictionary, only {there[:12]}: {CFG} with {WEIGHTS} (SAELens) or {sparsify.WEIGHTS} (sparsify), "
+            f"config.json with {dictionary_learning.WEIGHTS} (dictionary_learning), params.safetensors or params.npz (Gemma Scope) are read"
+        )
+    whose = "a folder of dictionary_learning, whose" if pickles[0] == dictionary_learning.PICKLE else "a folder whose"
+    return DictionaryError(
+        f"{folder} is {whose} weights are a pickle, {pickles[0]}, which could run code and is never opened: convert it there once with\n  "
+        f"{dictionary_learning.recipe(folder / pickles[0])}\nand give the folder again"
+    )
 
 
 def _gemma_scope(folder: Path) -> Dictionary:
     """JumpReLU parameters in lower case, b_dec not subtracted from the input; the hookpoint is in config.json or the path."""
     try:
         if (folder / "params.safetensors").exists():
-            parameters = {name: tensor.clone() for name, tensor in load_file(folder / "params.safetensors").items()}
+            parameters = read_tensors(folder / "params.safetensors")[0]
         elif (folder / "params.npz").exists():
             with np.load(folder / "params.npz", allow_pickle=False) as arrays:
                 parameters = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         else:
-            raise DictionaryError(f"{folder} holds no dictionary: neither {CFG} nor params.safetensors nor params.npz")
-        config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
-    except (OSError, ValueError, SafetensorError) as e:
+            raise _no_dictionary(folder)
+        config = _json(folder / "config.json") if (folder / "config.json").exists() else {}
+    except DictionaryError:
+        raise
+    except (OSError, ValueError, TypeError, EOFError, KeyError, NotImplementedError, SafetensorError, BadZipFile, zlib.error) as e:
         raise DictionaryError(f"{folder} cannot be opened: {e}") from e
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise DictionaryError(f"{folder}: architecture {config['architecture']!r} is not supported in Gemma Scope's layout")
+    if config.get("hf_hook_point_out", config.get("hf_hook_point_in")) != config.get("hf_hook_point_in"):
+        raise DictionaryError(f"{folder} is a transcoder, from {config.get('hf_hook_point_in')} to {config['hf_hook_point_out']}")
     weights = {re.sub(r"^w_", "W_", name): tensor for name, tensor in parameters.items()}
-    if "W_enc" not in weights:
+    if "W_enc" not in weights or weights["W_enc"].ndim != 2:
         raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
+    check_metadata({name: value for name, value in config.items() if name not in _SCOPE_CONFIG}, f"{folder / 'config.json'}")
     d_in, d_sae = weights["W_enc"].shape
     metadata = _scope_metadata(folder, config)
     cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "apply_b_dec_to_input": False, "metadata": metadata}
@@ -217,11 +272,7 @@ def _gemma_scope(folder: Path) -> Dictionary:
 def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | None]:
     """Hookpoint and model: config.json's, or what the folder is called in the repository of Gemma Scope that it lies in."""
     if "hf_hook_point_in" in config:
-        place = re.fullmatch(r"model\.layers\.(\d+)\.output", config["hf_hook_point_in"])
-        return {
-            "hook_name": f"blocks.{place[1]}.hook_resid_post" if place else config["hf_hook_point_in"],
-            "model_name": config.get("model_name"),
-        }
+        return {"hook_name": config["hf_hook_point_in"], "model_name": config.get("model_name")}
     path = str(folder.absolute())
     model, kind = scope_of(path) or (None, "")
     layer = re.search(r"layer_(\d+)", path[path.find("gemma-scope") :])
@@ -229,8 +280,8 @@ def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | 
     return {"hook_name": hook, "model_name": config.get("model_name", model)}
 
 
-def _convert_sae(sae: Any) -> Dictionary:
-    return Dictionary(**fields(sae.cfg.to_dict(), sae.state_dict()))
+def _convert_sae(sae: Any, name: str) -> Dictionary:
+    return Dictionary(**fields(sae.cfg.to_dict(), sae.state_dict(), name))
 
 
 def _sae_lens() -> Any:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deltasae_ray.errors import ShardError
+from deltasae_ray.paths import local_folder
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.shards.records import read_record, read_sources, read_units
@@ -17,7 +18,7 @@ def open_shards(root: str | Path) -> ShardSet:
     Raises:
         ShardError: there is no harvest, or several and nothing says which.
     """
-    storage = Storage(str(root))
+    storage = Storage(str(local_folder(root)) if str(root).startswith("~") else str(root))
     if storage.exists("harvest.json"):
         return open_harvest(*_parent(storage.root))
     study = _study(storage)

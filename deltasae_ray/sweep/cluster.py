@@ -19,6 +19,8 @@ TRIAL_CPUS = 0.25
 """What a Tune trial asks for beside the fit workers inside it."""
 READ_TASK_CPUS = 0.25
 """Left over for Ray Data's and the fit room's own tasks."""
+_SOCKET_BYTES = 107
+"""What Linux takes as the path of a socket."""
 
 
 def connect() -> None:
@@ -30,6 +32,28 @@ def connect() -> None:
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
+
+
+def check_socket_paths() -> None:
+    """Refuses a temporary folder whose name is too long for the sockets that a Ray of this machine makes below it.
+
+    Raises:
+        ConfigError: RAY_TMPDIR, or TMPDIR where that is unset, leaves no room; the longest that does is named.
+    """
+    import ray
+
+    # Ray's own order; a cluster that runs already has its sockets
+    word = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    if word is None or ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
+        return
+    folder = os.environ[word]
+    below = f"/ray/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    room = _SOCKET_BYTES - len(below)
+    if len(os.fsencode(folder.rstrip("/"))) > room:
+        raise ConfigError(
+            f"{word}={folder!r} has {len(os.fsencode(folder))} bytes, and sockets of Ray below it leave room for {room}: "
+            f"set RAY_TMPDIR to a shorter folder on the same disk, or to a short link to it (ln -s {folder} /tmp/r; RAY_TMPDIR=/tmp/r)"
+        )
 
 
 def join_to_read() -> bool:

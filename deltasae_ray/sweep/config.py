@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.diverge.config import DivergeConfig
+from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig, ReferenceConfig
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.paths import expanded
 from deltasae_ray.storage import StorageConfig
 from deltasae_ray.tracking import TrackingConfig
 
@@ -33,6 +35,11 @@ class StudyConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     dry_run: bool = False
     """Print the plan and stop. Nothing is written, and of what lies on the hub only config and tokenizer are downloaded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", tuple(expanded(place, "adapters") for place in self.adapters))
+        if not self.layers:
+            raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}

@@ -10,7 +10,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.cluster import check_cluster, concurrent_trials, connect, resolve_root
+from deltasae_ray.sweep.cluster import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.controls import control_points, keep_controls, with_settings
 from deltasae_ray.sweep.disk import check_disk
@@ -38,6 +38,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
         )
     storage = resolve_root(cfg.storage.root)
     Tracker(cfg.tracking, storage)  # an embedded store on an object store is refused before that is asked for anything
+    check_socket_paths()
     if cfg.dry_run:
         _prepared(stage, cfg, storage)
         return

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class TrackingConfig:
     """Name of the MLflow experiment."""
 
     def __post_init__(self) -> None:
+        if self.uri:
+            expanded(self.uri, "tracking.uri")
         if self.uri and not self.uri.startswith(("http://", "https://")):
             raise ConfigError(f"tracking.uri={self.uri!r} is no server: give http://host:port, or leave it empty for the embedded store")
         if not self.experiment.strip():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RECORD = "tracking.json"
 
+_NOT_IN_ADDRESSES = "%?"
+"""What SQLAlchemy and alembic take apart in sqlite:///path."""
 Level = Literal["sweep", "trial", "leaf"]
 
 
@@ -29,7 +31,8 @@ class Tracker:
     """Finds or makes the runs of one study. Picklable: workers of a trial open the store again from the configuration.
 
     Raises:
-        ConfigError: the embedded store was asked for under a root that is an object store.
+        ConfigError: the embedded store was asked for under a root that is an object store, or has a character in its path that ends an
+            address or begins an escape.
     """
 
     def __init__(self, cfg: TrackingConfig, storage: Storage) -> None:
@@ -37,6 +40,11 @@ class Tracker:
             raise ConfigError(
                 f"storage.root={storage.root!r} is an object store and cannot hold the embedded mlflow.db: "
                 "set tracking.uri=http://… to an MLflow server, or use a local storage.root"
+            )
+        if not cfg.uri and (bad := sorted(set(_NOT_IN_ADDRESSES) & set(storage.path("")))):
+            raise ConfigError(
+                f"storage.root={storage.root!r} has {' '.join(bad)} in its path, which the address of the embedded mlflow.db cannot hold: "
+                "rename the folder, or set tracking.uri=http://… to an MLflow server"
             )
         self.cfg = cfg
         # Absolute: a Ray worker's working directory is not the driver's.

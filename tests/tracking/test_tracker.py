@@ -321,3 +321,22 @@ def test_a_deleted_experiment_is_a_clear_error(tmp_path: Path):
 def test_long_reasons_are_cut_to_what_a_server_takes(tracker: Tracker):
     leaf = log_study(tracker, {"fvu": undefined("x" * 20_000)})
     assert tracker.client.get_run(leaf.run_id).data.tags["fvu"].endswith("…")
+
+
+def test_a_root_with_spaces_and_signs_in_its_name_keeps_its_runs_and_artifacts(empty_store: Path, tmp_path: Path):
+    root = tmp_path / "a b#c;d=é雪&$5"
+    root.mkdir()
+    shutil.copy(empty_store, root / "mlflow.db")
+    log_study(tracker := Tracker(TrackingConfig(), Storage(str(root))), M)
+    (sweep,) = all_runs(again(tracker), "sweep")
+    RunLog(tracker.client, sweep.info.run_id).log_text("x: 1", "config.yaml")
+    assert [path.read_text() for path in (root / "mlflow-artifacts").rglob("config.yaml")] == ["x: 1"]
+    assert [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
+@pytest.mark.parametrize("name", ["50%", "a%20b", "what?", "a?b=c"])
+def test_a_root_whose_name_no_address_can_hold_is_refused_at_once(name: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"storage\.root=.*rename the folder, or set tracking\.uri"):
+        Tracker(TrackingConfig(), Storage(str(tmp_path / name)))
+    Tracker(TrackingConfig(uri="http://mlflow:5000"), Storage(str(tmp_path / name)))
+    assert not list(tmp_path.iterdir())
