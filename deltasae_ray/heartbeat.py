@@ -89,9 +89,9 @@ class Heart:
         """Process id of the watcher."""
         return self._watcher.pid
 
-    def relabel(self, label: str) -> None:
-        """Another name for what the process does from now on; a watcher that was lost is replaced."""
-        self._label = label
+    def change(self, label: str, limits: Limits) -> None:
+        """Another name and limits for what the process does from now on; a watcher that was lost is replaced."""
+        self._label, self._limits = label, limits
         if self._watcher.poll() is not None:
             self._watcher = self._start()
         self._write()
@@ -149,13 +149,13 @@ _heart: Heart | None = None
 
 
 def watch(label: str, limits: Limits, tell: Sequence[str] = ()) -> None:
-    """Has this process watched from now on; called again, it only changes what the process is called."""
+    """Has this process watched from now on; called again, it changes what the process is called, and its limits."""
     global _heart
     if _heart is None:
         _heart = Heart(label, limits, tell)
         atexit.register(_heart.end)
     else:
-        _heart.relabel(label)
+        _heart.change(label, limits)
 
 
 def beat() -> None:
@@ -207,8 +207,8 @@ def _line(label: str, worker: int, kind: str, seconds: float, limit: float, *, s
     when = time.strftime("%H:%M:%S", time.gmtime(time.time() - seconds))
     what = "is stopped (SIGSTOP)" if stopped else f"has not moved in its {kind}"
     return (
-        f"{label} (pid {worker}) {what} since {when} UTC, for {seconds:.0f} s where the limit is {limit:.0f} s: it is killed, and its work is "
-        "done again from what is stored"
+        f"{label} (pid {worker}) {what} since {when} UTC, for {seconds:.0f} s where the limit is {limit:.0f} s: it is killed, and its "
+        "work is done again from what is stored"
     )
 
 

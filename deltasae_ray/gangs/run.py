@@ -31,7 +31,8 @@ def run_units(
 ) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
 
-    A block whose gang was lost, or stood still for ten times the median of its units and at least a minute, goes to another; of a factory that is `Stored`, units that were stored before the loss are not run again.
+    A block whose gang was lost, or stood still for ten times the median of its units and at least a minute, goes to another; of a factory
+    that is `Stored`, units that were stored before the loss are not run again.
 
     Args:
         part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two

@@ -68,8 +68,10 @@ def test_a_process_that_is_stopped_is_told_and_its_gang_starts_again(
     stub = Stub(tmp_path, kill=kill, signal=signal.SIGSTOP)  # type: ignore[arg-type]
     results = dict(run_units(UNITS, stub, GangConfig(ranks=ranks, max_restarts=1)))
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "deltasae_ray.stalls"]
-    assert re.match(rf"{who} on node [\d.]+ \(pid \d+\) is stopped \(SIGSTOP\) since ", line), line
+    lines = [record.getMessage() for record in caplog.records if record.name == "deltasae_ray.stalls"]
+    # the stub's rank sleeps on where it has stopped its leader, and may be told too
+    told = [line for line in lines if re.match(rf"{who} on node [\d.]+ \(pid \d+\) is stopped \(SIGSTOP\) since ", line)]
+    assert len(told) == 1 and (kill == "leader" or lines == told), lines
 
 
 @pytest.mark.usefixtures("ray_cluster")
