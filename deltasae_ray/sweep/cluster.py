@@ -11,6 +11,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.address import answering_address
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
 from deltasae_ray.sweep.shared import check_root
@@ -22,12 +23,16 @@ READ_TASK_CPUS = 0.25
 
 
 def connect() -> None:
-    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback."""
+    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback.
+
+    Raises:
+        ConfigError, ResourceError: RAY_ADDRESS is no address, or nobody answers there.
+    """
     import ray
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=answering_address(), logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 
