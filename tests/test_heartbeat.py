@@ -15,7 +15,7 @@ WORKER = """
 import sys, time
 from deltasae_ray import heartbeat
 tell = [sys.executable, "-c", "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])", sys.argv[1]]
-heartbeat.watch("rank 1 of 2 of gang ab12 on node 10.0.0.3", heartbeat.Limits(0.4, 0.8, 0.4), tell)
+heartbeat.watch("rank 1 of 2 of gang ab12 on node 10.0.0.3", heartbeat.Limits(0.3, 0.6, 0.3), tell)
 print(heartbeat._heart.watcher, flush=True)
 exec(sys.argv[2])
 """
@@ -42,23 +42,21 @@ def test_a_stopped_process_is_told_and_killed_in_the_middle_of_a_unit_and_betwee
 
 
 def test_a_unit_far_longer_than_those_before_it_is_a_stall_and_a_first_one_has_its_own_limit(tmp_path: Path) -> None:
-    slow_first = "for s in (1.2, 0.01, 0.01, 0.01, 60):\n  with heartbeat.unit('fit step', 5): time.sleep(s)"
+    slow_first = "for s in (0.4, 0.01, 0.01, 0.01, 60):\n  with heartbeat.unit('fit step', 5): time.sleep(s)"
     process, _, told = worker(tmp_path, slow_first)
     assert process.wait(15) == -signal.SIGKILL
     assert "has not moved in its fit step since" in told.read_text() and "the limit is 0 s" in told.read_text()
 
 
 def test_work_that_moves_and_a_worker_without_work_are_left_alone(tmp_path: Path) -> None:
-    """Longer in all than any limit; pieces inside another do not count as its own time, nor does a wait that beats."""
+    """Longer in all than any limit, with a second of grace."""
     work = """
 with heartbeat.unit('read'):
-    for _ in range(12):
+    for _ in range(20):
         with heartbeat.unit('step'): time.sleep(0.05)
-for _ in range(12):
-    heartbeat.beat(); time.sleep(0.05)
 time.sleep(1.5)
 with heartbeat.unit('wait'):
-    for _ in range(30):
+    for _ in range(20):
         heartbeat.beat(); time.sleep(0.05)
 """
     process, watcher, told = worker(tmp_path, work)

@@ -42,8 +42,8 @@ def parsed(address: str) -> tuple[str, int, bool]:
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 65536:
         raise ConfigError(
-            f"RAY_ADDRESS={shown(address)!r} is no address of Ray: give host:port, as 10.0.0.5:6379 (ports are 1 to 65535), ray://host:10001, "
-            "auto or local, or unset it for a Ray of this machine's own"
+            f"RAY_ADDRESS={shown(address)!r} is no address of Ray: give host:port, as 10.0.0.5:6379 (ports are 1 to 65535), "
+            "ray://host:10001, auto or local, or unset it for a Ray of this machine's own"
         )
     return found["host"].strip("[]"), int(found["port"]), bool(found["scheme"])
 
@@ -54,7 +54,14 @@ def shown(address: str) -> str:
 
 
 def check_answers(
-    what: str, host: str, port: int, client: bool, within: float = ANSWER_S, *, remedy: str = _REMEDY, asks: Callable[..., None] | None = None
+    what: str,
+    host: str,
+    port: int,
+    client: bool,
+    within: float = ANSWER_S,
+    *,
+    remedy: str = _REMEDY,
+    asks: Callable[..., None] | None = None,
 ) -> None:
     """Raises ResourceError where nobody answers at the address within some seconds, or who does is no Ray.
 
@@ -72,12 +79,14 @@ def check_answers(
         if time.monotonic() > end - within / 2:
             raise ResourceError(f"{what}: nobody answers at {host}:{port} within {within:.0f} s ({error}): {remedy}")
         time.sleep(0.5)
-    if not client:
+    if not client and os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # with TLS, Ray's own client has the certificates
         try:
             (asks or _ask)(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", max(1.0, end - time.monotonic()))
         except Exception as e:  # Ray's errors here are of several kinds, and all mean the same
             told = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
-            raise ResourceError(f"{what}: what listens at {host}:{port} does not answer as Ray's head within {within:.0f} s ({told}): {remedy}") from e
+            raise ResourceError(
+                f"{what}: what listens at {host}:{port} does not answer as Ray's head within {within:.0f} s ({told}): {remedy}"
+            ) from e
 
 
 def _ask(address: str, within: float) -> None:
