@@ -78,7 +78,7 @@ def _key(job: str) -> bytes:
 
 def leave(address: str, job: str, line: str) -> None:
     """Leaves a line for the driver of a job."""
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue] - compiled
 
     GcsClient(address=address).internal_kv_put(_key(job) + uuid4().hex.encode(), line.encode(), True, _NAMESPACE, timeout=10)
 

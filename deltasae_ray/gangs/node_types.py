@@ -73,7 +73,7 @@ def _types_of_the_cluster(alive: Sequence[Mapping[str, Any]]) -> list[NodeType] 
     if head["NodeID"] == ray.get_runtime_context().get_node_id():
         return configured_here(ray.get_runtime_context().gcs_address)
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    ask = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(configured_here)
+    ask = ray.remote(num_cpus=0, max_retries=0)(configured_here).options(scheduling_strategy=there)
     try:
         return ray.get(ask.remote(ray.get_runtime_context().gcs_address), timeout=_ASK_S)
     except RayError as e:
