@@ -42,7 +42,7 @@ def told() -> Iterator[None]:
     the driver's."""
     import ray
 
-    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.SCRIPT_MODE:
+    if not ray.is_initialized() or getattr(ray.get_runtime_context().worker, "mode", None) != ray.SCRIPT_MODE:
         yield
         return
     prefix, over = _key(ray.get_runtime_context().get_job_id()), threading.Event()
