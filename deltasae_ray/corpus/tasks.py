@@ -105,7 +105,7 @@ def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
 
     files, read, limits = ray.get(work)
     (index,) = batch["file"]
-    stalls.watch(f"the task that reads {files[index].name}", limits)
+    stalls.watch(f"the task that reads {files[index].name.rpartition('/')[2]}", limits)  # what stands before may hold a key
     try:
         with heartbeat.unit("file", heartbeat.LOADING_S):
             made = read(files[index])
