@@ -7,12 +7,15 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from deltasae_ray.paths import cache_folder
 
 LARGE = 32 * 2**20
 """Bytes from which a file's hash is remembered; smaller ones are hashed as fast as they are looked up."""
+_LOCK_S = 1800.0
+"""Seconds to wait for another process that hashes the same file."""
 _SETTLED_S = 2.0  # a file changed more recently may change again within one tick of its file system's clock
 
 
@@ -40,7 +43,8 @@ def remembered_sha256(path: Path) -> str:
     except OSError:  # no home, or one that may not be written: then it is hashed each time
         return file_sha256(real)
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not locked(lock, _LOCK_S):  # whoever has it was stopped: what it would have noted is found here
+            return file_sha256(real)
         before = _state(real)
         with suppress(OSError, ValueError, TypeError, KeyError):
             known = json.loads(note.read_text())
@@ -53,6 +57,19 @@ def remembered_sha256(path: Path) -> str:
                 scratch.write_text(json.dumps({"file": str(real), "state": before, "sha256": found}))
                 os.replace(scratch, note)
         return found
+
+
+def locked(file: IO, within: float) -> bool:
+    """Whether this process has the lock of an open file now; False where another kept it all the while."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
 
 
 def _state(path: Path) -> list[int]:

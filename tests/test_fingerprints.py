@@ -1,5 +1,6 @@
 """Hashes of large files are remembered, and never outlive a change of the file."""
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -35,6 +36,23 @@ def test_a_large_file_is_hashed_once_and_again_after_every_change(tmp_path: Path
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times does: only ctime tells
     time.sleep(0.1)
     assert remembered_sha256(path) == file_sha256(path) != first
+
+
+def test_a_lock_that_a_stopped_process_keeps_is_not_waited_for_without_end(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"a" * 2000)
+    time.sleep(0.1)
+    expected = remembered_sha256(path)
+    path.touch()
+    time.sleep(0.1)
+    (held,) = (tmp_path / "cache").rglob("*.lock")
+    monkeypatch.setattr(fingerprints, "_LOCK_S", 0.2)
+    with held.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert remembered_sha256(path) == expected
+        assert not fingerprints.locked(held.open(), 0.1)
 
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.heartbeat import Limits
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
@@ -121,17 +122,18 @@ def drop_half_written(storage: Storage, run: str) -> None:
 
 def _run(job: "TrainJob", workers: int, name: str) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from deltasae_ray.adapt.progress import training_bar
     from deltasae_ray.adapt.worker import train_adapter
+    from deltasae_ray.gangs.controller import WatchedController, train_to_the_end
 
+    limits = Limits()
     resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})
     with training_bar(name, job.cfg.max_tokens) as callback, training_driver():
-        trainer = TorchTrainer(
-            train_adapter,
-            train_loop_config={"job": job},
+        words = dict(
+            train_loop_per_worker=train_adapter,
+            train_loop_config={"job": job, "limits": limits},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.
@@ -140,12 +142,12 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
                 storage_filesystem=job.storage.fs,
                 failure_config=FailureConfig(max_failures=job.cfg.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=[callback],
+                callbacks=[callback, WatchedController(f"the controller of adapt {name}", limits)],
             ),
         )
         drop_half_written(job.storage, Path(job.key).name)
         try:
-            trainer.fit()
+            train_to_the_end(words, job.cfg.max_failures)
         except TrainingFailedError as e:
             failures = getattr(e, "worker_failures", {}).values()
             raise next((f for f in failures if isinstance(f, DeltaSaeError)), e) from e

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deltasae_ray import heartbeat
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.head_loss import head_cross_entropy
 from deltasae_ray.adapt.lora import dropout_modules, new_lora, save_lora
@@ -155,13 +156,18 @@ class LoraTrainer:
         at, mean = self.progress, statistics.fmean(held_out.values())
         at.curve.append({"step": at.step, "tokens": at.tokens, "train_ce": train_ce, "held_out_ce": mean, "gain": gain, "gain_se": se})
 
-    @torch.no_grad()
     def _held_out(self) -> dict[str, float]:
         """Validation document → mean cross-entropy (nats per token) with the adapter as it stands; B = 0 is the base."""
+        with heartbeat.unit("look at the validation documents"):
+            return self._losses()
+
+    @torch.no_grad()
+    def _losses(self) -> dict[str, float]:
         units, peers = self._text.validation, self._peers
         places = {d: i for i, d in enumerate(sorted({d for unit in units for d in unit.doc_ids}))}
         sums = torch.zeros(len(places), 2, dtype=torch.float64, device=self._device)  # of losses, and how many
         for start in range(0, len(units), peers.world):
+            heartbeat.beat()
             # every process runs a unit in every round; what is beyond the last one does not count
             unit, counts = units[min(start + peers.rank, len(units) - 1)], start + peers.rank < len(units)
             contexts, labels = scored(unit, VALIDATION_POSITIONS)

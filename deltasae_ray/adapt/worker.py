@@ -11,6 +11,7 @@ from typing import Any
 import ray.train
 import torch
 
+from deltasae_ray import heartbeat, stalls
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.text import AdaptText
 from deltasae_ray.adapt.trainer import LoraTrainer
@@ -52,23 +53,29 @@ def train_adapter(config: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(_threads())
-    trainer = _trainer(job, ProcessGroup(rank, world) if world > 1 else Peers())
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder))
+    stalls.watch(f"worker {rank} of {world} that trains {Path(job.key).name}", config["limits"])
+    with heartbeat.unit("loading", heartbeat.LOADING_S):
+        trainer = _trainer(job, ProcessGroup(rank, world) if world > 1 else Peers())
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint:
+            with checkpoint.as_directory() as folder:
+                trainer.load(Path(folder))
     while not trainer.progress.done:
-        trainer.advance()
+        with heartbeat.unit("step"):
+            trainer.advance()
         at = trainer.progress
         metrics = {"step": at.step, "tokens": at.tokens, "gain": at.curve[-1]["gain"], "gain_se": at.curve[-1]["gain_se"]}
-        if rank == 0 and (at.done or at.step % job.cfg.checkpoint_every == 0):
-            with tempfile.TemporaryDirectory() as folder:
-                trainer.save(Path(folder))
-                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-        else:
-            ray.train.report(metrics)
+        due = at.done or at.step % job.cfg.checkpoint_every == 0
+        with heartbeat.unit("checkpoint" if due else "report"):  # of every worker: a report waits for the others'
+            if rank == 0 and due:
+                with tempfile.TemporaryDirectory() as folder:
+                    trainer.save(Path(folder))
+                    ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            else:
+                ray.train.report(metrics)
     if rank == 0:
-        _finish(job, trainer)
+        with heartbeat.unit("writing of the adapter"):
+            _finish(job, trainer)
 
 
 def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:

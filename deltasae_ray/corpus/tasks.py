@@ -9,8 +9,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from deltasae_ray import heartbeat, stalls
 from deltasae_ray.corpus.files import TextFile
 from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.heartbeat import Limits
 
 log = logging.getLogger(__name__)
 
@@ -82,28 +84,31 @@ def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[tuple[int, T]]:
     context.max_errored_blocks = 0
     context.execution_options.preserve_order = True  # else the error that is told would be the first in time
     # By reference: of what Ray writes to its logs, nothing may hold the hub's token.
-    work = ray.put((files, read))
+    work = ray.put((files, read, Limits()))
     with ray.data.DataContext.current(context):
         # Small blocks would coalesce into one, and one task would read everything.
         dataset = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
         dataset = dataset.map_batches(partial(_read, work), batch_size=1, num_cpus=1)
     # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it is one at a time.
-    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-        for index, told in zip(batch["file"], batch["made"], strict=True):
-            made = pickle.loads(told)
-            if isinstance(made, DeltaSaeError):
-                raise made
-            yield int(index), made
+    with stalls.told():
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for index, told in zip(batch["file"], batch["made"], strict=True):
+                made = pickle.loads(told)
+                if isinstance(made, DeltaSaeError):
+                    raise made
+                yield int(index), made
 
 
 def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
     """A task. An error that is raised on purpose travels as a result: as an exception Ray would wrap its type away."""
     import ray
 
-    files, read = ray.get(work)
+    files, read, limits = ray.get(work)
     (index,) = batch["file"]
+    stalls.watch(f"the task that reads {files[index].name.rpartition('/')[2]}", limits)  # what stands before may hold a key
     try:
-        made = read(files[index])
+        with heartbeat.unit("file", heartbeat.LOADING_S):
+            made = read(files[index])
     except DeltaSaeError as e:
         made = e
     return {"file": batch["file"], "made": np.asarray([pickle.dumps(made)], dtype=object)}

@@ -1,10 +1,11 @@
 """Ray Train fits what no manifest lists yet: one worker a share of the reads."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from deltasae_ray import heartbeat, stalls
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
@@ -13,6 +14,7 @@ from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
 from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
@@ -91,13 +93,14 @@ def _fit_windows(run: WindowJob, _: FitJob, rank: int, world: int, device: str, 
 def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
     """Runs `share(job, rank, world, device, peers, memory)` on every worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+
+    from deltasae_ray.gangs.controller import WatchedController, train_to_the_end
 
     cfg, storage = job.cfg, job.storage
     resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
-    trainer = TorchTrainer(
-        _loop,
-        train_loop_config={"job": job, "share": share},
+    words = dict(
+        train_loop_per_worker=_loop,
+        train_loop_config={"job": job, "share": share, "limits": (limits := Limits())},
         scaling_config=ScalingConfig(
             num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
             use_gpu=cfg.gpus_per_worker > 0,
@@ -108,11 +111,12 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
             storage_path=storage.path("ray"),
             storage_filesystem=storage.fs,
             failure_config=FailureConfig(max_failures=cfg.max_failures),
+            callbacks=[WatchedController(f"the controller of fit-{name}", limits)],
         ),
     )
     try:
         with training_driver():
-            trainer.fit()
+            train_to_the_end(words, cfg.max_failures)
     except Exception as e:
         failures = [f for f in getattr(e, "worker_failures", {}).values() if isinstance(f, DeltaSaeError)]
         if failures:
@@ -153,9 +157,13 @@ def _loop(config: dict[str, Any]) -> None:
     here = workers_on(node_resources(), job.cfg, world, context.get_local_world_size())
     torch.set_num_threads(max(1, cores() // here))
     device = "cuda" if torch.cuda.is_available() and job.cfg.gpus_per_worker else "cpu"
-    memory = node_bytes() // here
-    # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
-    if job.cfg.layout == "ddp" and world > 1:
-        config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)
-    else:
-        config["share"](job, rank, world, device, None, memory)
+    memory, limits, shared = node_bytes() // here, config["limits"], job.cfg.layout == "ddp" and world > 1
+    if shared and rank:  # its sums wait while the first writes what all have made
+        limits = replace(limits, floor_s=max(limits.floor_s, limits.first_s))
+    stalls.watch(f"fit worker {rank} of {world}", limits)
+    with heartbeat.unit("reading of rows", LOADING_S):
+        # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
+        if shared:
+            config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)
+        else:
+            config["share"](job, rank, world, device, None, memory)

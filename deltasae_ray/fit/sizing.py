@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from deltasae_ray import stalls
 from deltasae_ray.errors import PrecisionError
+from deltasae_ray.heartbeat import Limits
 from deltasae_ray.sae.fitting import auto_size, effective_rank
 from deltasae_ray.sae.recipe import finite_rows
 from deltasae_ray.shards.opening import open_harvest
@@ -25,15 +27,16 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(num_cpus=1)(delta_rank)
+    task, limits = ray.remote(num_cpus=1)(stalls.watched), Limits()
     ranks, unfit = [], []
-    for asked in [task.remote(storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers]:
-        try:
-            ranks.append(ray.get(asked))
-        except RayTaskError as e:
-            if not isinstance(e.cause, PrecisionError):
-                raise e.cause from None
-            unfit.append(e.cause)
+    with stalls.told():
+        for asked in [task.remote(delta_rank, limits, storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers]:
+            try:
+                ranks.append(ray.get(asked))
+            except RayTaskError as e:
+                if not isinstance(e.cause, PrecisionError):
+                    raise e.cause from None
+                unfit.append(e.cause)
     if not ranks:
         raise unfit[0]
     return auto_size(max(ranks))

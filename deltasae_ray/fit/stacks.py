@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from deltasae_ray import heartbeat
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import HELD
@@ -110,7 +111,8 @@ def _alone(fitting: "Fitting") -> tuple["Fitting", DictionaryError] | None:
 
 def _stacked(alike: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
     every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
-    errors = train_together([f.trainer for f in alike], min(every - taken % every, alike[0].end - taken))
+    with heartbeat.unit(f"step of {len(alike)} dictionaries"):
+        errors = train_together([f.trainer for f in alike], min(every - taken % every, alike[0].end - taken))
     for fitting, error in zip(alike, errors, strict=True):
         if error is None and not fitting.trainer.done:
             fitting.keep()

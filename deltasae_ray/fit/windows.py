@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from deltasae_ray import heartbeat
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.memory import machine_bytes
@@ -225,4 +226,5 @@ class WindowFitting(Fitting):
         """Also notes how many rows the windows held that are behind it, for the manifest."""
         note = self._after if self.trainer.steps_done == self.end else self._before
         state: dict[str, Any] = {**self.trainer.state_dict(), "note": note}
-        checkpoint.write(self.job.storage, self.key, state)
+        with heartbeat.unit("checkpoint"):
+            checkpoint.write(self.job.storage, self.key, state)

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from deltasae_ray import heartbeat
 from deltasae_ray.errors import DeltaSaeError, DictionaryError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
@@ -142,7 +143,8 @@ class Fitting:
         """Trains up to the next checkpoint, or to the end."""
         trainer, every = self.trainer, self.job.cfg.checkpoint_every
         while not self.through:
-            trainer.step()
+            with heartbeat.unit("step"):
+                trainer.step()
             if trainer.steps_done % every == 0:
                 break
         if self.writes and not trainer.done:
@@ -150,12 +152,17 @@ class Fitting:
 
     def keep(self) -> None:
         """Writes a checkpoint."""
-        checkpoint.write(self.job.storage, self.key, self.trainer.state_dict())
+        with heartbeat.unit("checkpoint"):
+            checkpoint.write(self.job.storage, self.key, self.trainer.state_dict())
 
     def finish(self) -> HeldOut | None:
         """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a peer that does not write."""
         if not self.writes:
             return None
+        with heartbeat.unit("writing of a dictionary"):
+            return self._finish()
+
+    def _finish(self) -> HeldOut:
         point = self.point
         told = {"hookpoint": str(Hookpoint(point.layer)), "adapter": point.adapter, "documents": point.documents}
         dictionary = self.trainer.finish(**told, **({} if point.control == "none" else {"control": point.control}))

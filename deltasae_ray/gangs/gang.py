@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,10 +15,11 @@ import torch
 from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deltasae_ray import errors
+from deltasae_ray import errors, heartbeat, stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, WorkerError
 from deltasae_ray.gangs.nodes import cores_per_rank
+from deltasae_ray.heartbeat import Limits
 from deltasae_ray.sae.allocation import keep_freed_memory
 
 
@@ -77,10 +79,20 @@ class Gang:
     """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i takes unit i.
 
     Whole units go to ranks, so a unit's result does not depend on how many ranks there are. A lost rank ends the leader's
-    process, which restarts the whole gang: a plain exception would restart nothing.
+    process, which restarts the whole gang: a plain exception would restart nothing. So does a rank or leader that stands still: it is
+    watched, and killed.
     """
 
-    def __init__(self, factory: WorkerFactory, blocks: list[Any], ranks: int, gangs: int, cpus: float, gpus: int) -> None:
+    def __init__(
+        self, factory: WorkerFactory, blocks: list[Any], ranks: int, gangs: int, cpus: float, gpus: int, limits: Limits | None = None
+    ) -> None:
+        """
+        Args:
+            limits: after which a process of the gang is taken for stalled; None watches none.
+        """
+        name = f"gang {ray.get_runtime_context().get_actor_id()}"[:17]
+        if limits:
+            stalls.watch(f"the leader of {name}" if ranks > 1 else name, limits)
         self._blocks = blocks
         self._done = getattr(factory, "done", None)
         self._ranks: list[Any] = []
@@ -88,18 +100,20 @@ class Gang:
         threads = cores_per_rank(ranks, gangs, cpus, gpus)
         if ranks > 1:
             self._store = _rendezvous()  # lives as long as this process: its port is never free for another gang
-            self._ranks, self._failure = _start_ranks(factory, ranks, threads, self._store.port)
+            self._ranks, self._failure = _start_ranks(factory, name, ranks, threads, self._store.port, limits)
             return
         torch.set_num_threads(threads)
         keep_freed_memory()
         try:
-            self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
+            with heartbeat.unit("loading", heartbeat.LOADING_S):
+                self._alone = factory(RankContext(0, 1, "cuda" if _gpus() else "cpu"))
         except Exception as e:  # noqa: BLE001 - a bug ends the run with its traceback, as an error on purpose does
             self._failure = Failure.of(e)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         (block,) = batch["block"]
-        rows: list[dict] = ray.get(self._blocks[block])
+        with heartbeat.unit("wait for a block"):
+            rows: list[dict] = ray.get(self._blocks[block])
         results, left = self._already(rows)
         run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
         for start in range(0, len(left), step):
@@ -124,7 +138,8 @@ class Gang:
             return results, rows
         for row in rows:
             try:
-                value = self._done(TokenBatch.from_row(row), json.loads(row["todo"]))
+                with heartbeat.unit("look for what is stored"):
+                    value = self._done(TokenBatch.from_row(row), json.loads(row["todo"]))
             except DeltaSaeError as e:
                 return {row["name"]: {"failure": asdict(Failure.of(e))}}, []
             if value is not None:
@@ -133,7 +148,11 @@ class Gang:
 
     def _run_alone(self, rows: list[dict]) -> list[Any] | Failure:
         try:
-            return [self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True) for row in rows]
+            found = []
+            for row in rows:
+                with heartbeat.unit("unit"):
+                    found.append(self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True))
+            return found
         except Exception as e:  # noqa: BLE001 - see __init__
             return Failure.of(e)
 
@@ -151,18 +170,31 @@ class Gang:
 
 
 def _gather(calls: list[Any]) -> list[Any] | Failure:
-    """Results in the order of `calls`, or the first failure; ends this process when a rank is lost."""
+    """Results in the order of `calls`, or the first failure; ends this process when a rank is lost.
+
+    A rank that stands still is killed by the process that watches it, and so is lost: this one may wait as long as it takes.
+    """
     pending = list(calls)
     try:
         while pending:
-            (done,), pending = ray.wait(pending, num_returns=1)
-            if isinstance(found := ray.get(done), Failure):
+            done, pending = _answered(pending, 1)
+            if isinstance(found := ray.get(done[0]), Failure):
                 if found.traceback:
                     _end_if_lost(pending)
                 return found
         return ray.get(calls)
     except (RayActorError, WorkerCrashedError):
         os._exit(1)
+
+
+def _answered(pending: list[Any], count: int, within: float = float("inf")) -> tuple[list[Any], list[Any]]:
+    """Those of `pending` that have answered, once they are `count` or the time is up, and the others; a wait with a beat each second."""
+    end, done, left = time.monotonic() + within, [], pending
+    with heartbeat.unit("wait for its ranks"):
+        while len(done) < count and time.monotonic() < end:
+            heartbeat.beat()
+            done, left = ray.wait(pending, num_returns=count, timeout=min(1.0, max(0.0, end - time.monotonic())))
+    return done, left
 
 
 _LOST_S = 20.0
@@ -174,7 +206,7 @@ def _end_if_lost(pending: list[Any]) -> None:
 
     A rank that waits for the failed one in a collective answers nothing; then nobody is lost.
     """
-    answered, _ = ray.wait(pending, num_returns=len(pending), timeout=_LOST_S) if pending else ([], [])
+    answered, _ = _answered(pending, len(pending), _LOST_S)
     ray.get(answered)
 
 
@@ -186,7 +218,9 @@ def _rendezvous() -> Any:
     )
 
 
-def _start_ranks(factory: WorkerFactory, world: int, threads: int, port: int) -> tuple[list[Any], Failure | None]:
+def _start_ranks(
+    factory: WorkerFactory, gang: str, world: int, threads: int, port: int, limits: Limits | None
+) -> tuple[list[Any], Failure | None]:
     gpus = _gpus()
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     ranks = []
@@ -199,7 +233,8 @@ def _start_ranks(factory: WorkerFactory, world: int, threads: int, port: int) ->
             "CUDA_VISIBLE_DEVICES": gpus[rank] if gpus else "",
         }  # fmt: skip
         options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": node, "runtime_env": {"env_vars": variables}}
-        ranks.append(ray.remote(Rank).options(**options).remote(factory, RankContext(rank, world, "cuda" if gpus else "cpu"), threads))
+        context = RankContext(rank, world, "cuda" if gpus else "cpu")
+        ranks.append(ray.remote(Rank).options(**options).remote(factory, context, threads, gang, limits))
     found = _gather([rank.build.remote() for rank in ranks])
     return ranks, found if isinstance(found, Failure) else None
 
@@ -207,7 +242,9 @@ def _start_ranks(factory: WorkerFactory, world: int, threads: int, port: int) ->
 class Rank:
     """One process of a gang of several; a zero-resource actor on its leader's node (the leader declares the devices)."""
 
-    def __init__(self, factory: WorkerFactory, context: RankContext, threads: int) -> None:
+    def __init__(self, factory: WorkerFactory, context: RankContext, threads: int, gang: str, limits: Limits | None) -> None:
+        if limits:
+            stalls.watch(f"rank {context.rank} of {context.world} of {gang}", limits)
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._factory, self._context = factory, context
@@ -215,7 +252,8 @@ class Rank:
     def build(self) -> Failure | None:
         """Loads the model; not in __init__, whose errors Ray would wrap."""
         try:
-            self._worker = self._factory(self._context)
+            with heartbeat.unit("loading", heartbeat.LOADING_S):
+                self._worker = self._factory(self._context)
         except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
         return None
@@ -223,7 +261,8 @@ class Rank:
     def run(self, row: dict, *, keep: bool) -> Any:
         """The worker's result for a unit, or the Failure that it raised."""
         try:
-            return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+            with heartbeat.unit("unit"):
+                return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
         except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
 

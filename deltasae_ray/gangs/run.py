@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
+from deltasae_ray import stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import Failure, Gang, WorkerFactory
+from deltasae_ray.heartbeat import Limits
 
 BLOCKS = 1024
 """Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not grow with the units."""
@@ -29,7 +31,8 @@ def run_units(
 ) -> Iterator[tuple[str, Any]]:
     """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
 
-    A block whose gang was lost goes to another; of a factory that is `Stored`, units that were stored before the loss are not run again.
+    A block whose gang was lost, or stood still for ten times the median of its units and at least a minute, goes to another; of a factory
+    that is `Stored`, units that were stored before the loss are not run again.
 
     Args:
         part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two
@@ -61,7 +64,7 @@ def run_units(
             Gang,
             fn_constructor_kwargs={
                 "factory": factory, "blocks": blocks, "ranks": cfg.ranks, "gangs": gangs, "cpus": cfg.cpus_per_gang,
-                "gpus": cfg.gpus_per_gang,
+                "gpus": cfg.gpus_per_gang, "limits": Limits(),
             },
             batch_size=1,
             num_cpus=cfg.cpus_per_gang,
@@ -74,12 +77,13 @@ def run_units(
             allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
         )
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait for what is made of this one.
-    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-        for name, told in zip(batch["name"], batch["result"], strict=True):
-            result = json.loads(told)
-            if "failure" in result:
-                raise Failure(**result["failure"]).error()
-            yield name, result["value"]
+    with stalls.told():
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for name, told in zip(batch["name"], batch["result"], strict=True):
+                result = json.loads(told)
+                if "failure" in result:
+                    raise Failure(**result["failure"]).error()
+                yield name, result["value"]
 
 
 def block_size(units: int, cfg: GangConfig, parts: int = 1) -> int:

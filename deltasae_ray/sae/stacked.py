@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deltasae_ray import heartbeat
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.architectures import SELECTING, Weights, missed_by_dead, sparse_forward
 from deltasae_ray.sae.recipe import Recipe
@@ -48,6 +49,7 @@ def train_together(members: Sequence[Trainer], steps: int) -> list[DictionaryErr
     stack = _Stack(members)
     for _ in range(min(steps, members[0].recipe.steps - members[0].steps_done)):
         stack.step()
+        heartbeat.beat()
     stack.part()
     return stack.errors
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
+from deltasae_ray import heartbeat
 from deltasae_ray.errors import StorageError
 from deltasae_ray.storage import Storage, digest
 
@@ -121,8 +122,14 @@ def wait_until_open(storage: Storage, spool: str, index: int) -> bool:
 
 
 def _wait(storage: Storage, spool: str, reached: Callable[[Board], bool]) -> bool:
+    with heartbeat.unit("wait for the other side of the stream"):  # which has a limit of its own, SILENT_S
+        return _waited(storage, spool, reached)
+
+
+def _waited(storage: Storage, spool: str, reached: Callable[[Board], bool]) -> bool:
     last, since = -1, time.monotonic()
     while True:
+        heartbeat.beat()
         board = read_board(storage, spool)
         if reached(board):
             return True

@@ -3,14 +3,17 @@
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.node_types import possible_nodes
 from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
+from deltasae_ray.sweep.address import answering_address
 from deltasae_ray.sweep.config import StudyConfig
 from deltasae_ray.sweep.room import Actors, Node, never_in_each_others_way
 from deltasae_ray.sweep.shared import check_root
@@ -24,12 +27,16 @@ _SOCKET_BYTES = 107
 
 
 def connect() -> None:
-    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback."""
+    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback.
+
+    Raises:
+        ConfigError, ResourceError: RAY_ADDRESS is no address, or nobody answers there.
+    """
     import ray
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=answering_address(), logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 
@@ -92,7 +99,8 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
 
     Raises:
         ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
-            workers and a read task need; or no node that is large enough for one of them, also in memory where a gang asks for it.
+            workers and a read task need; or no node that is large enough for one of them, also in memory where a gang asks for it. Where
+            nodes come on demand, those count that may come.
         StorageError: a local root while there is more than one node, or nodes come on demand, and it is not shared by all.
     """
     nodes, has = _listed()
@@ -103,8 +111,12 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
         nodes, has = _listed()
     check_root(storage, len(nodes), shared=cfg.storage.shared)
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
-    if autoscaling():
-        return  # nodes come on demand; the autoscaler itself says what it cannot provide
+    possible = possible_nodes()
+    if possible is None:
+        return  # nodes come on demand, and nobody says of what kind
+    if autoscaling() or len(possible) > len(nodes):
+        check_nodes(cfg, possible, at_once=1)  # trials wait for each other's nodes
+        return
     fit, adapt = cfg.fit, cfg.adapt
     workers = fit.workers * fit.at_once
     trained_by = 0 if cfg.adapters else cfg.gangs.ranks
@@ -133,19 +145,26 @@ def _listed() -> tuple[list[Node], Node]:
     return [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"]], ray.cluster_resources()
 
 
-def check_nodes(cfg: StudyConfig, nodes: Sequence[Node]) -> None:
-    """Raises ResourceError where a stage's actors, each of which stands on one node, do not fit the nodes though all together would."""
+def check_nodes(cfg: StudyConfig, nodes: Sequence[Node], *, at_once: int | None = None) -> None:
+    """Raises ResourceError where a stage's actors, each of which stands on one node, do not fit the nodes though all together would.
+
+    Args:
+        nodes: that are there, and that may come where they do so on demand.
+        at_once: trials that must have room together; `fit.max_concurrent_trials` where it is not said.
+    """
     fit, adapt, gangs = cfg.fit, cfg.adapt, cfg.gangs
+    workers = fit.workers * (fit.at_once if at_once is None else at_once)
     stages = {
         "adapt.cpus_per_worker or adapt.gpus_per_worker": Actors(
             0 if cfg.adapters else gangs.ranks, adapt.cpus_per_worker, adapt.gpus_per_worker
         ),
         "gangs.cpus_per_gang, gangs.gpus_per_gang or gangs.memory_gb": _gangs(gangs, 1),
-        "fit.cpus_per_worker or fit.gpus_per_worker": Actors(fit.workers * fit.at_once, fit.cpus_per_worker, fit.gpus_per_worker),
+        "fit.cpus_per_worker or fit.gpus_per_worker": Actors(workers, fit.cpus_per_worker, fit.gpus_per_worker),
     }
     for words, actors in stages.items():
         if not actors.fit_on(nodes):
-            there = ", ".join(_told(node, memory=actors.memory > 0) for node in nodes)
+            kinds = Counter(_told(node, memory=actors.memory > 0) for node in nodes)
+            there = ", ".join(", ".join([kind] * count) if count <= 2 else f"{count} of {kind}" for kind, count in kinds.items())
             raise ResourceError(
                 f"{actors.count} times {_told(actors.asked, memory=actors.memory > 0)} do not fit the nodes of this cluster ({there}), "
                 f"and each stands on one node: lower {words}, or take larger nodes; Ray would wait for ever"

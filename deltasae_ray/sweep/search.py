@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from deltasae_ray import stalls
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
@@ -19,6 +20,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.heartbeat import Limits
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.tune import ray_path
@@ -76,7 +78,7 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
     from ray import tune
 
     trainable = tune.with_resources(
-        partial(_candidate, storage=storage, harvest_key=harvest_key, trial=trial, layers=tuple(layers), cfg=cfg),
+        partial(_candidate, storage=storage, harvest_key=harvest_key, trial=trial, layers=tuple(layers), cfg=cfg, limits=Limits()),
         {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
     )
     path = f"{ray_path(storage)}/{name}"
@@ -134,13 +136,16 @@ def _how(cfg: FitConfig) -> dict[str, Any]:
         raise ConfigError("fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha") from e
 
 
-def _candidate(config: dict[str, Any], *, storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:
+def _candidate(
+    config: dict[str, Any], *, storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, limits: Limits
+) -> None:
     """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge."""
     import torch
     from ray import tune
 
     from deltasae_ray.sae.threads import cores
 
+    stalls.watch(f"a candidate of the search for {trial.name}", limits)
     here = workers_on(node_resources(), cfg, workers=1)
     torch.set_num_threads(max(1, cores() // here))
     job = FitJob(storage, harvest_key, candidate_points(trial, layers), replace(cfg, **config))

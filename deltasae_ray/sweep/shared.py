@@ -1,5 +1,6 @@
 """Whether all nodes of a cluster see the storage root: an object store they do, a folder only where somebody has mounted it on each."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ from deltasae_ray.errors import StorageError
 from deltasae_ray.gangs.nodes import autoscaling
 from deltasae_ray.storage import Storage
 
+log = logging.getLogger(__name__)
 _SEEN_S = 10.0  # that a network file system may take until another node sees a new file
+_START_S = 120.0  # until a process is there that looks
 
 
 def check_root(storage: Storage, nodes: int, *, shared: bool) -> None:
@@ -43,7 +46,7 @@ def check_root(storage: Storage, nodes: int, *, shared: bool) -> None:
 def blind_nodes(path: str) -> list[str]:
     """Addresses of the nodes that do not see the file `path`; one that is lost meanwhile is not counted."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(_sees)
@@ -54,8 +57,11 @@ def blind_nodes(path: str) -> list[str]:
     blind = []
     for address, seen in told:
         try:
-            if not ray.get(seen):
+            if not ray.get(seen, timeout=_SEEN_S + _START_S):
                 blind.append(address)
+        except GetTimeoutError:
+            log.warning("the node %s did not say within %.0f s whether it sees the storage root", address, _SEEN_S + _START_S)
+            blind.append(address)
         except RayError:
             continue
     return blind

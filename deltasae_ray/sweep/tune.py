@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deltasae_ray import stalls
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.heartbeat import Limits
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.cluster import TRIAL_CPUS
 from deltasae_ray.sweep.grid import Trial
@@ -29,8 +31,11 @@ def sweep_trials(
         return {}
     by_name = {trial.name: trial for trial in grid}
 
+    limits = Limits()
+
     def run(config: dict[str, Any]) -> None:
         trial = by_name[config["trial"]]
+        stalls.watch(f"the trial {trial.name}", limits)
         fitted = fit_points(storage, harvest_key, trial.points(layers, cfg.seeds), settings[trial], bar=False)
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})

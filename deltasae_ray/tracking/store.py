@@ -1,7 +1,6 @@
 """MLflow's store: the embedded one is made, moved and kept silent here; a server is looked for before long work."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -12,6 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.fingerprints import locked
+
+LOCK_S = 120.0
+"""Seconds to wait for another process that makes the same store."""
 
 
 def calm_mlflow() -> None:
@@ -38,7 +41,11 @@ def create_embedded(path: Path, artifact_root: str) -> None:
     """An empty store, made beside and renamed: two processes that create its tables at once, or a kill between, break it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(".mlflow.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not locked(lock, LOCK_S):
+            raise ConfigError(
+                f"{lock.name} is kept by another process for more than {LOCK_S:.0f} s: see that no stopped or hanging driver works on this "
+                "storage.root, and start the same command again"
+            )
         if path.exists():
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -4,15 +4,19 @@ import json
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import ResourceError
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.gangs.gang import RankContext
+from deltasae_ray.gangs.node_types import possible_nodes
 from deltasae_ray.gangs.run import run_units
+from deltasae_ray.sweep.cluster import check_nodes
+from deltasae_ray.sweep.config import StudyConfig
 from tests.gangs.stub import unit
 
 UNITS = 32
@@ -42,6 +46,19 @@ class PatientWorker:
         return {"id": todo, "node": ray.get_runtime_context().get_node_id(), "device": self._context.device}
 
 
+def too_large(gpus: int) -> str:
+    """How a gang of twice the GPUs of the only node type is refused while that has no node."""
+    cfg = StudyConfig(adapters=("given",), gangs=GangConfig(ranks=2 * gpus, gpus_per_gang=2 * gpus))
+    nodes = possible_nodes()
+    assert nodes is not None
+    check_nodes(replace(cfg, gangs=GangConfig(ranks=gpus, gpus_per_gang=gpus)), nodes, at_once=1)
+    try:
+        check_nodes(cfg, nodes, at_once=1)
+    except ResourceError as e:
+        return str(e)
+    return ""
+
+
 def main(gpus: int) -> None:
     ray.init(address="127.0.0.1:6379", log_to_driver=False, logging_level="ERROR")
     seen: list[int] = []
@@ -53,13 +70,14 @@ def main(gpus: int) -> None:
             time.sleep(0.2)
 
     threading.Thread(target=watch, daemon=True).start()
+    refused = too_large(gpus)
     pool = GangConfig(gangs=2, ranks=gpus, gpus_per_gang=gpus)
     ran = [result for _, result in run_units([(unit(i), i) for i in range(UNITS)], Patient(), pool)]
     deadline = time.monotonic() + 120
     while alive() > 1 and time.monotonic() < deadline:
         time.sleep(0.5)
     time.sleep(1)
-    sys.stdout.write(json.dumps({"seen": seen, "ran": ran}) + "\n")
+    sys.stdout.write(json.dumps({"seen": seen, "ran": ran, "refused": refused}) + "\n")
 
 
 if __name__ == "__main__":

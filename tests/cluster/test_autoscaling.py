@@ -64,3 +64,4 @@ def test_pool_of_gangs_brings_gpu_nodes_from_none_and_gives_them_back():
     assert sorted(unit["id"] for unit in outcome["ran"]) == list(range(UNITS))
     assert {unit["device"] for unit in outcome["ran"]} == {"cuda"}, "ranks were given the GPUs of their node"
     assert len({unit["node"] for unit in outcome["ran"]}) == 2
+    assert "do not fit the nodes of this cluster" in outcome["refused"], "a gang that no node type can hold, while there is no node of any"

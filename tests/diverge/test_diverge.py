@@ -11,12 +11,12 @@ import torch
 from deltasae_ray.diverge.config import DivergeConfig
 from deltasae_ray.diverge.leaves import measures_key
 from deltasae_ray.diverge.measuring import Group, measure_group, read_measures, read_rows
-from deltasae_ray.diverge.run import diverge_points, measured, run_tasks, task_memory
+from deltasae_ray.diverge.run import diverge_points, measured, memory_asked, run_tasks, task_memory
 from deltasae_ray.diverge.table import corrected, leaf_figures, read_table, write_table
 from deltasae_ray.divergence.catalogue import metric
 from deltasae_ray.divergence.lacking import UNKNOWN
 from deltasae_ray.divergence.verdict import verdict
-from deltasae_ray.errors import DictionaryError, GeometryError
+from deltasae_ray.errors import DictionaryError, GeometryError, ResourceError
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 from tests.diverge.made import ATOMS, KEY, LAYERS, atoms, make_leaves, make_study, save_dictionary
@@ -121,6 +121,16 @@ def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(
     rows = sum(u.tokens for split in ("fit", "eval") for u in shards.units(split))
     assert 6 * 4 * rows * shards.d_model < asked < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
     assert run_tasks([(len, "four")], 1.0, memory=1 << 50) == [4], "cut, and not left waiting"
+
+
+def test_a_task_is_cut_to_the_memory_of_a_node_that_can_run_it_and_refused_where_there_is_none() -> None:
+    head, small, large = {"memory": 5e9}, {"CPU": 2, "memory": 16e9}, {"CPU": 8, "memory": 128e9}
+    assert memory_asked([head, large], 1, int(27e9)) == int(27e9), "the head runs nothing, whatever memory it has"
+    assert memory_asked([head, small], 1, int(27e9)) == int(16e9) and memory_asked([head, small, large], 4, int(200e9)) == int(128e9)
+    assert memory_asked(None, 1, int(27e9)) == int(27e9), "nodes come on demand, and nobody says of what kind"
+    for nodes in ([head], [head, small], []):
+        with pytest.raises(ResourceError, match="a task of 4 CPUs fits no node .*add a node with more CPUs"):
+            memory_asked(nodes, 4, 1)
 
 
 def test_the_table_is_written_twice_and_read_back(study: Storage, rows: list) -> None:

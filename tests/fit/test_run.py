@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -61,10 +62,15 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> 
 
 def train_workers() -> list[psutil.Process]:
     """Of this process' Ray."""
+    return processes("TrainWorker")
+
+
+def processes(title: str) -> list[psutil.Process]:
+    """Of this process' Ray, with this title."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "TrainWorker" in " ".join(child.cmdline()):
+            if title in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
@@ -173,6 +179,27 @@ def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dict
     again = [storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns for key in keys_of(storage, KEY, done, LONG).values()]
     assert again == written
     assert manifests(storage, [*STACK, *POINTS]) == manifests(calm, [*STACK, *POINTS])
+
+
+@pytest.mark.prove
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("title", ["TrainWorker", "TrainController"])
+def test_a_stopped_process_of_a_fit_is_told_and_the_fit_ends_as_a_calm_one(
+    title: str, storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deltasae_ray.heartbeat.FLOOR_S", 3.0)
+
+    def stop() -> None:
+        wait_for(lambda: half_fitted(storage, STACK[1]), "checkpoint of the stack")
+        for process in processes(title):
+            process.suspend()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    fit_points(storage, KEY, [*STACK, *POINTS], LONG, bar=False)
+    thread.join()
+    assert manifests(storage, [*STACK, *POINTS]) == manifests(calm, [*STACK, *POINTS])
+    assert any("is stopped (SIGSTOP) since" in record.getMessage() for record in caplog.records), "nobody was told"
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ class Stub:
     notes: Path
     kill: Literal["", "worker", "leader"] = ""
     """Whose process is killed, once, when unit 3 is run."""
+    signal: int = signal.SIGKILL
+    """What it is killed with; SIGSTOP leaves it where it is."""
     again: bool = False
     """Not once, but every time."""
     wait_for_the_end: bool = False
@@ -89,7 +91,7 @@ class StubWorker:
             (stub.notes / ".struck").write_text(ray.get_runtime_context().get_node_id())
             (stub.notes / ".struck").rename(stub.notes / "struck")
             if stub.kill:
-                os.kill(os.getpid() if stub.kill == "worker" else leader(), signal.SIGKILL)
+                os.kill(os.getpid() if stub.kill == "worker" else leader(), stub.signal)
             time.sleep(600)  # what follows is another process's
         with (stub.notes / f"rank{self._context.rank}").open("a") as f:
             f.write(f"{number} {keep}\n")

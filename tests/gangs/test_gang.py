@@ -1,6 +1,8 @@
 """Gangs on real Ray, with workers that hold no model."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -51,6 +53,25 @@ def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(t
 def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
     with pytest.raises(RayError):
         list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("ranks", "kill", "who"), [
+    (2, "worker", r"rank \d of 2 of gang \w+"),
+    pytest.param(2, "leader", r"the leader of gang \w+", marks=pytest.mark.prove),
+    pytest.param(1, "leader", r"gang \w+", marks=pytest.mark.prove),
+])  # fmt: skip
+def test_a_process_that_is_stopped_is_told_and_its_gang_starts_again(
+    ranks: int, kill: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("deltasae_ray.heartbeat.FLOOR_S", 2.0)
+    stub = Stub(tmp_path, kill=kill, signal=signal.SIGSTOP)  # type: ignore[arg-type]
+    results = dict(run_units(UNITS, stub, GangConfig(ranks=ranks, max_restarts=1)))
+    assert {name: r["number"] for name, r in results.items()} == EXPECTED
+    lines = [record.getMessage() for record in caplog.records if record.name == "deltasae_ray.stalls"]
+    # the stub's rank sleeps on where it has stopped its leader, and may be told too
+    told = [line for line in lines if re.match(rf"{who} on node [\d.]+ \(pid \d+\) is stopped \(SIGSTOP\) since ", line)]
+    assert len(told) == 1 and (kill == "leader" or lines == told), lines
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,0 +1,48 @@
+"""Ray Train's controller, which waits for the workers and is waited for, is watched like them; imports Ray Train."""
+
+import logging
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+
+from deltasae_ray import stalls
+from deltasae_ray.errors import WorkerError
+from deltasae_ray.heartbeat import Limits
+
+log = logging.getLogger(__name__)
+
+
+class WatchedController(UserCallback):
+    """Has the process watched that it is unpickled in, which is the controller's. Give it to a trainer's RunConfig."""
+
+    def __init__(self, what: str, limits: Limits) -> None:
+        self._what, self._limits = what, limits
+
+    def __reduce__(self) -> tuple:
+        return _watched_controller, (self._what, self._limits)
+
+
+def _watched_controller(what: str, limits: Limits) -> WatchedController:
+    import ray
+
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id():
+        stalls.watch(what, limits)  # a worker that gets it too changes its name afterwards
+    return WatchedController(what, limits)
+
+
+def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
+    """Runs a TorchTrainer of these words, again where its controller is lost: a run of the same name continues from its checkpoints.
+
+    Raises:
+        WorkerError: the controller was lost more often than `max_failures` allows.
+    """
+    for left in reversed(range(max(0, max_failures) + 1)):
+        try:
+            TorchTrainer(**words).fit()
+            return
+        except RayActorError as e:
+            if not left:
+                raise WorkerError(f"Ray Train's controller was lost {max_failures + 1} times: {e}. The same command continues") from e
+            log.warning("Ray Train's controller was lost, and training goes on from what is stored: %s", e)
