@@ -64,7 +64,7 @@ class Hookpoint:
             return cls(int(match.group(1)), match.group(2))  # type: ignore[arg-type]
         if match := _LORA.fullmatch(value):
             return cls(int(match.group(1)), "lora", match.group(2))
-        if value.isdigit():
+        if value.isdecimal():
             return cls(int(value))
         raise HookpointError(
             f"{value!r} is no hookpoint: use a layer number, blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}, or "
