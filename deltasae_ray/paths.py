@@ -5,7 +5,6 @@ from pathlib import Path, PurePosixPath
 
 from deltasae_ray.errors import StorageError
 
-
 _NEVER = ("\\", "\0")
 
 

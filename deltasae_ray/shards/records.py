@@ -118,8 +118,7 @@ def _is_file_name(found: Any) -> bool:
 
 
 def shard_file(unit: str, source: str, hookpoints: tuple[str, ...]) -> str:
-    """Where the shard of a unit and source (by digest) lies, below the harvest's folder; files of one unit and source differ by 8 hex digits
-    of their hookpoints.
+    """Where the shard of a unit and source (by digest) lies, below the harvest's folder. The file is named by its hookpoints too.
 
     Raises:
         ValueError: a name is no hookpoint's, or they are not in order.

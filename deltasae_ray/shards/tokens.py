@@ -13,7 +13,6 @@ from deltasae_ray.shards.integrity import THREADS, opened
 from deltasae_ray.shards.records import ShardRow
 from deltasae_ray.storage import Storage
 
-
 _TYPES = [pa.string(), pa.int32(), pa.int32(), pa.bool_()]
 """Of TOKEN_COLUMNS."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.paths import inside_local
 
 
 def calm_mlflow() -> None:
@@ -37,7 +38,7 @@ def quiet() -> Iterator[None]:
 def create_embedded(path: Path, artifact_root: str) -> None:
     """An empty store, made beside and renamed: two processes that create its tables at once, or a kill between, break it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(".mlflow.lock"), "w") as lock:
+    with open(inside_local(path.parent, ".mlflow.lock"), "a") as lock:  # "w" would empty what a symlink of that name points to
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
