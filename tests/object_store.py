@@ -67,6 +67,7 @@ if __name__ == "__main__":
     emulator.server.HTTPServer = ThreadingHTTPServer  # its own answers one connection at a time
     running = emulator.create_server("127.0.0.1", 0, in_memory=True)
     running.start()
-    print(running._api._httpd.server_port, flush=True)
+    sys.stdout.write(f"{running._api._httpd.server_port}\n")
+    sys.stdout.flush()
     sys.stdin.read()  # until the test is over, or dead
     os._exit(0)

@@ -53,7 +53,7 @@ def check_run(storage: Storage, key: str) -> None:
         checked_folder(storage.local(key), storage.local(""))
     if storage.exists(name := f"{key}/{SNAPSHOT}"):
         for folder in _checkpoints(storage.read_json(name)):
-            if not isinstance(folder, str) or not folder.startswith("checkpoint_") or inside("", folder) != folder or "/" in folder:
+            if not isinstance(folder, str) or "/" in folder or not inside("", folder).startswith("checkpoint_"):
                 raise StorageError(
                     f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of this run: delete that file, and "
                     "this training begins again"
