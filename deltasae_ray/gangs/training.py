@@ -55,8 +55,8 @@ def check_run(storage: Storage, key: str) -> None:
         for folder in _checkpoints(storage.read_json(name)):
             if not isinstance(folder, str) or "/" in folder or not inside("", folder).startswith("checkpoint_"):
                 raise StorageError(
-                    f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of this run: delete that file, and "
-                    "this training begins again"
+                    f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of this run: delete that file, "
+                    "and this training begins again"
                 )
 
 
