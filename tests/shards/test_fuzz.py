@@ -65,15 +65,15 @@ class World:
     def used(self, may_go: set[str]) -> None:
         """Everything that a study does with a harvest; only DeltaSaeError may be raised, and of the shards only `may_go` may be deleted."""
         names, wanted = [u.name for u in self.units], dict.fromkeys(DIGESTS, HOOKS)
+        with suppress(DeltaSaeError):
+            shards = open_shards(self.storage.root)
+            for step in (lambda: shards.read(2, "r4"), lambda: shards.tokens(), lambda: shards.verify()):
+                with suppress(DeltaSaeError):
+                    step()
         for step in (
-            lambda: open_shards(self.storage.root).read(2, "r4"),
-            lambda: open_shards(self.storage.root).tokens(),
-            lambda: open_shards(self.storage.root).verify(),
             lambda: repair(self.storage, KEY),
             lambda: repair(self.storage, KEY, hashes=True),
-            lambda: Manifest.load(self.storage, KEY).missing(names, wanted),
-            lambda: Manifest.compact(self.storage, KEY),
-            lambda: open_shards(self.storage.root).read(10, "r16", verify=True),
+            lambda: Manifest.compact(self.storage, KEY).missing(names, wanted),
         ):
             with suppress(DeltaSaeError):
                 step()
