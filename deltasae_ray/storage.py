@@ -119,11 +119,6 @@ class Storage:
             return base
         return str(inside_local(Path(base), key)) if self.is_local else inside(base, key)
 
-    @property
-    def _lists_folders(self) -> bool:
-        """Google's store knows objects only, and Arrow's client makes up no folders from their names unless it lists all below."""
-        return self.fs.type_name != "gcs"
-
     def local(self, key: str) -> Path:
         """The key as a local path.
 
@@ -154,9 +149,8 @@ class Storage:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below a prefix, sorted; none if it is not there."""
-        if not self._lists_folders:
-            below = f"{prefix}/" if prefix else ""
-            parts = [key.removeprefix(below).split("/") for key in self.sizes(prefix)]
+        if self.fs.type_name == "gcs":  # knows objects only, and Arrow makes up folders from their names nowhere but in a whole listing
+            parts = [key.removeprefix(f"{prefix}/" if prefix else "").split("/") for key in self.sizes(prefix)]
             return tuple(sorted({first for first, *rest in parts if rest}))
         found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
         return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
@@ -274,13 +268,13 @@ class Storage:
         """
         if not key.strip("/."):
             raise StorageError(f"{self.root} itself is never deleted: name a folder below it")
-        if self._lists_folders:
+        if self.fs.type_name == "gcs":
+            with suppress(OSError):  # Arrow's raises, in the end, for a folder of which no object bears the name
+                self.fs.delete_dir(self.path(key))
+            for name in self.sizes(key):
+                self._delete(self.fs.delete_file, name)
+        else:
             self._delete(self.fs.delete_dir, key)
-            return
-        with suppress(OSError):  # Arrow's raises, in the end, for a folder of which no object bears the name
-            self.fs.delete_dir(self.path(key))
-        for name in self.sizes(key):
-            self._delete(self.fs.delete_file, name)
 
     def _delete(self, delete: Callable[[str], None], key: str) -> None:
         try:
@@ -296,11 +290,7 @@ class Storage:
             self.write_bytes(f"{key}/{path.relative_to(local).as_posix()}", path.read_bytes())
 
     def get_folder(self, key: str, scratch: Path) -> Path:
-        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`.
-
-        Raises:
-            StorageError: a symlink in it leads out of the root, or an object's name out of `scratch`.
-        """
+        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`. Raises StorageError if a name leads out."""
         if self.is_local:
             return checked_folder(self.local(key), self.local(""))
         for name in self.list(key):
