@@ -290,7 +290,7 @@ class Storage:
             self.write_bytes(f"{key}/{path.relative_to(local).as_posix()}", path.read_bytes())
 
     def get_folder(self, key: str, scratch: Path) -> Path:
-        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`. Raises StorageError if a name leads out."""
+        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`. StorageError where a name leads out."""
         if self.is_local:
             return checked_folder(self.local(key), self.local(""))
         for name in self.list(key):
