@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from deltasae_ray.errors import StorageError
+from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.candidates import Candidates, Ended, tune_folder, watching
+from deltasae_ray.sweep.search import _how, _space
 
 NAMES, KEY = ("lr", "auxk"), "searching/0123.json"
 FIRST, SECOND = {"lr": 1.2345678901234567e-4, "auxk": 0.0625}, {"lr": 3e-5, "auxk": 0.0}
@@ -49,3 +51,17 @@ def test_tune_writes_to_a_folder_that_is_this_users_alone_and_goes() -> None:
         assert Path(folder).stat().st_mode & 0o077 == 0
         (Path(folder) / "tuner.pkl").write_bytes(b"x")
     assert not Path(folder).exists()
+
+
+def test_optuna_goes_on_with_the_candidates_that_began_and_draws_none_of_them_again() -> None:
+    cfg = FitConfig(search="optuna", search_over=NAMES, lr=1e-4)
+
+    def drawn(before: list[dict[str, float]], count: int) -> list[dict[str, float]]:
+        sampler = _how(cfg, before)["search_alg"]
+        sampler.set_search_properties("fvu", "min", _space(cfg))
+        return [sampler.suggest(f"t{i}") for i in range(count)]
+
+    began = drawn([], 3)
+    again = drawn(began[:2], 4)
+    assert again[:2] == began[:2], "to the last digit: checkpoints are named by them"
+    assert len({row["lr"] for row in again}) == 4
