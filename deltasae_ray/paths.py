@@ -9,6 +9,17 @@ from deltasae_ray.errors import ConfigError, StorageError
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _VARIABLE = re.compile(r"\$(\{[^}]*\}|[A-Za-z_]\w*)")
 
+_NEVER = ("\\", "\0")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8: JSON may hold halves of surrogate pairs, of which no file system makes a name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
 
 def inside(folder: str, name: str) -> str:
     """Joins a name that came from stored data, an adapter or a dictionary to the folder that it must stay in.
@@ -16,10 +27,10 @@ def inside(folder: str, name: str) -> str:
     Works on keys of a storage root and on local paths alike, and looks at the text only; `inside_local` also follows symlinks.
 
     Raises:
-        StorageError: the name is empty, absolute, holds a backslash or NUL, or a `..`; the text names folder and name.
+        StorageError: the name is empty, absolute, no text, holds a backslash or NUL, or a `..`; the text names folder and name.
     """
     parts = PurePosixPath(name).parts
-    if not name or "\\" in name or "\0" in name or name.startswith("/") or ".." in parts or not parts:
+    if not parts or any(c in name for c in _NEVER) or name.startswith("/") or ".." in parts or not _is_text(name):
         raise StorageError(
             f"{name!r} in the records of {folder or 'the storage root'} leads out of that folder or is no file name; nothing was touched. "
             "The record is damaged or was tampered with: remove it and run again"
@@ -34,9 +45,29 @@ def inside_local(folder: Path, name: str) -> Path:
         StorageError: as `inside`, or a symlink below the folder leads out of it.
     """
     path = Path(inside(str(folder), name))
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise StorageError(f"{path} is a symlink that leads out of {folder}; nothing was touched. Replace it by the file that it points to")
+    try:
+        stays = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as e:  # symlinks in a circle
+        raise StorageError(f"{path} cannot be looked at: {e}") from e
+    if not stays:
+        raise StorageError(
+            f"{path} leads out of {folder} by a symlink; nothing was touched. Replace the symlink by what it points to and run again; only "
+            "the folder that storage.root names may itself be one"
+        )
     return path
+
+
+def checked_folder(folder: Path, root: Path) -> Path:
+    """Returns a local folder after a look that neither it nor any symlink below it leads out of the root.
+
+    Raises:
+        StorageError: as `inside_local`; names the first that does.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if (path := Path(place, name)).is_symlink():
+                inside_local(root, path.relative_to(root).as_posix())
+    return folder
 
 
 def expanded(path: str, word: str = "path") -> str:

@@ -17,8 +17,10 @@ import pyarrow.fs as pafs
 from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.fingerprints import file_sha256 as file_sha256
 from deltasae_ray.fingerprints import remembered_sha256
-from deltasae_ray.paths import expanded
+from deltasae_ray.paths import checked_folder, expanded, inside, inside_local
 
+_GIVE_UP_S = 60
+"""Seconds that Arrow's Google client tries a request that gets no answer; its default is 15 minutes of silence."""
 _ONE_PUT = 4 * 2**20
 """Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own in several."""
 
@@ -57,6 +59,20 @@ class StorageConfig:
             raise ConfigError(f"storage.window_tokens={self.window_tokens} must be at least 1")
 
 
+class _Record(dict):
+    """A JSON object that names its file where a field is missing."""
+
+    def __init__(self, file: str, fields: dict[str, Any]) -> None:
+        super().__init__(fields)
+        self._file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise StorageError(f"{self._file} has no field {name!r}, so it is damaged or of another version: delete it and run again")
+
+    def __reduce__(self) -> tuple:
+        return _Record, (self._file, dict(self))
+
+
 @dataclass(frozen=True)
 class Storage:
     """A root that every process can open from its URI alone (picklable; the file system is opened lazily)."""
@@ -71,6 +87,8 @@ class Storage:
         if root.startswith("s3://") and "allow_delayed_open" not in root:
             # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half done by a kill
             root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
+        if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in root:
+            root += ("&" if "?" in root else "?") + f"retry_limit_seconds={_GIVE_UP_S}"
         try:
             fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
@@ -90,8 +108,17 @@ class Storage:
         return "://" not in self.root or self.root.startswith("file://")
 
     def path(self, key: str) -> str:
-        """The file system's path of a key (`fs.open_input_file(storage.path(key))`)."""
-        return f"{self._opened[1]}/{key}" if key else self._opened[1]
+        """The file system's path of a key (`fs.open_input_file(storage.path(key))`).
+
+        Every access goes through it, so that nothing outside the root is read, written or deleted whatever a record below it says.
+
+        Raises:
+            StorageError: the key leads out of the root, by its text or by a symlink below a local root.
+        """
+        base = self._opened[1]
+        if not key:
+            return base
+        return str(inside_local(Path(base), key)) if self.is_local else inside(base, key)
 
     def local(self, key: str) -> Path:
         """The key as a local path.
@@ -123,6 +150,9 @@ class Storage:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below a prefix, sorted; none if it is not there."""
+        if self.fs.type_name == "gcs":  # knows objects only, and Arrow makes up folders from their names nowhere but in a whole listing
+            parts = [key.removeprefix(f"{prefix}/" if prefix else "").split("/") for key in self.sizes(prefix)]
+            return tuple(sorted({first for first, *rest in parts if rest}))
         found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
         return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
 
@@ -196,11 +226,20 @@ class Storage:
             return (info.mtime_ns or 0, info.size) if info.type == pafs.FileType.File else None
         return None
 
-    def read_json(self, key: str) -> dict:
+    def read_json(self, key: str) -> dict[str, Any]:
+        """An object of JSON, whose missing fields are told with the file's name.
+
+        Raises:
+            StorageError: it is not there, is no JSON, or holds no object.
+        """
+        path, data = self.path(key), self.read_bytes(key)
         try:
-            return json.loads(self.read_bytes(key))
-        except json.JSONDecodeError as e:
-            raise StorageError(f"{self.path(key)} is not valid JSON: delete it and run again") from e
+            found = json.loads(data, object_hook=lambda fields: _Record(path, fields))
+        except (ValueError, RecursionError) as e:  # bytes that are no text, half a document, a thousand brackets
+            raise StorageError(f"{path} is not valid JSON: delete it and run again") from e
+        if not isinstance(found, dict):
+            raise StorageError(f"{path} holds a {type(found).__name__} and no JSON object: delete it and run again")
+        return found
 
     def write_json(self, key: str, value: object) -> None:
         self.write_bytes(key, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode())
@@ -223,12 +262,20 @@ class Storage:
         self._delete(self.fs.delete_file, key)
 
     def delete_folder(self, key: str) -> None:
-        """Deletes everything below `key`; a folder that is not there is no error.
+        """Deletes everything below `key`; a folder that is not there is no error. Symlinks below it go, what they point to stays.
 
         Raises:
-            StorageError: no permission; names the folder.
+            StorageError: no permission, or the whole root; names the folder.
         """
-        self._delete(self.fs.delete_dir, key)
+        if not key.strip("/."):
+            raise StorageError(f"{self.root} itself is never deleted: name a folder below it")
+        if self.fs.type_name == "gcs":
+            with suppress(OSError):  # Arrow's raises, in the end, for a folder of which no object bears the name
+                self.fs.delete_dir(self.path(key))
+            for name in self.sizes(key):
+                self._delete(self.fs.delete_file, name)
+        else:
+            self._delete(self.fs.delete_dir, key)
 
     def _delete(self, delete: Callable[[str], None], key: str) -> None:
         try:
@@ -244,11 +291,11 @@ class Storage:
             self.write_bytes(f"{key}/{path.relative_to(local).as_posix()}", path.read_bytes())
 
     def get_folder(self, key: str, scratch: Path) -> Path:
-        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`."""
+        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`. StorageError where a name leads out."""
         if self.is_local:
-            return self.local(key)
+            return checked_folder(self.local(key), self.local(""))
         for name in self.list(key):
-            target = scratch / name.removeprefix(f"{key}/")
+            target = inside_local(scratch, name.removeprefix(f"{key}/"))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self.read_bytes(name))
         return scratch

@@ -12,7 +12,7 @@ from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.gangs.training import SNAPSHOT, check_run, training_driver
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
@@ -111,7 +111,7 @@ def drop_half_written(storage: Storage, run: str) -> None:
     """Ray Train writes its list of checkpoints in place: a kill in that moment leaves half of it, of which the next run would die.
     Without the list training begins again, and ends with the same adapter.
     """
-    key = f"{_RUNS}/{run}/checkpoint_manager_snapshot.json"
+    key = f"{_RUNS}/{run}/{SNAPSHOT}"
     if storage.exists(key):
         try:
             json.loads(storage.read_bytes(key))
@@ -146,6 +146,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
             ),
         )
         drop_half_written(job.storage, Path(job.key).name)
+        check_run(job.storage, f"{_RUNS}/{Path(job.key).name}")
         try:
             train_to_the_end(words, job.cfg.max_failures)
         except TrainingFailedError as e:

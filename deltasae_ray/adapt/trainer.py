@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -190,7 +191,17 @@ class LoraTrainer:
         (folder / "progress.json").write_text(json.dumps(asdict(self.progress)))
 
     def load(self, folder: Path) -> None:
-        """Continues from a checkpoint of the same training."""
+        """Continues from a checkpoint of the same training.
+
+        Raises:
+            AdapterError: the checkpoint is damaged, or of another training.
+        """
+        try:
+            self._load(folder)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as e:
+            raise AdapterError(f"the checkpoint {folder} is damaged ({e}): delete the run's folder, and this training begins again") from e
+
+    def _load(self, folder: Path) -> None:
         tensors = load_file(folder / "state.safetensors")
         with torch.no_grad():
             for name, p in self._factors.items():

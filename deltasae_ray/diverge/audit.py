@@ -18,6 +18,7 @@ from deltasae_ray.diverge.run import run_tasks
 from deltasae_ray.divergence.audit import Audit, AuditedLatent, AuditInputs, audit
 from deltasae_ray.divergence.measure import Measure
 from deltasae_ray.divergence.moments import Moments, matched_rows
+from deltasae_ray.errors import StorageError
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -63,7 +64,11 @@ class Audited:
 
     def vectors(self, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
         """(a row per name, the random ones)."""
-        rows = np.load(BytesIO(storage.read_bytes(f"{self.key}/{DIRECTIONS}")))
+        name = f"{self.key}/{DIRECTIONS}"
+        try:
+            rows = np.load(BytesIO(storage.read_bytes(name)), allow_pickle=False)
+        except (ValueError, EOFError) as e:
+            raise StorageError(f"{storage.path(name)} holds no directions ({e}): delete the folder {self.key} and run again") from e
         return rows[: len(self.directions)], rows[len(self.directions) :]
 
 

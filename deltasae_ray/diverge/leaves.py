@@ -102,18 +102,23 @@ def dictionary_digest(storage: Storage, key: str) -> str:
     Raises:
         DictionaryError: neither the storage root nor the machine has such a folder.
     """
-    if storage.exists(f"{key}/manifest.json"):
+    if _stored(storage, key, "manifest.json"):
         return str(storage.read_json(f"{key}/manifest.json")["digest"])
     folder = Path(key)
-    if not storage.exists(f"{key}/{CFG}") and not (folder / CFG).is_file():
+    if not _stored(storage, key, CFG) and not (folder / CFG).is_file():
         raise DictionaryError(f"{key!r} is no dictionary: there is no {CFG} in it, neither below {storage.root} nor on this machine")
-    if storage.exists(f"{key}/{CFG}"):
+    if _stored(storage, key, CFG):
         return digest({name.removeprefix(key): digest(storage.read_bytes(name).hex()) for name in storage.list(key)})
     return files_digest(p for p in sorted(folder.iterdir()) if p.is_file())
 
 
 def load_dictionary(storage: Storage, key: str, scratch: Path) -> Dictionary:
     """The dictionary of a key below the storage root, or of a folder."""
-    if storage.exists(f"{key}/{CFG}"):
+    if _stored(storage, key, CFG):
         return Dictionary.load(storage.get_folder(key, scratch / digest(key)))
     return Dictionary.load(key)
+
+
+def _stored(storage: Storage, key: str, file: str) -> bool:
+    """Whether the storage root has a file of a dictionary; a key that leads out of the root names a folder of this machine."""
+    return not key.startswith("/") and ".." not in Path(key).parts and storage.exists(f"{key}/{file}")

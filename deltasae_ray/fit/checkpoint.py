@@ -33,7 +33,7 @@ def read(storage: Storage, key: str) -> dict[str, Any] | None:
     data = storage.read_bytes(_file(key))
     try:
         return {"tensors": load(data), **_state(data[8 : 8 + int.from_bytes(data[:8], "little")])}
-    except (SafetensorError, ValueError, KeyError) as e:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise DictionaryError(f"{storage.path(_file(key))} is damaged ({e}): delete it, and this dictionary starts afresh") from e
 
 
@@ -47,8 +47,9 @@ def steps_done(storage: Storage, key: str) -> int:
         return 0
     try:
         with storage.fs.open_input_file(storage.path(_file(key))) as file:
-            return int(_state(file.read(int.from_bytes(file.read(8), "little")))["steps_done"])
-    except (FileNotFoundError, ValueError, KeyError):  # just being finished
+            header = int.from_bytes(file.read(8), "little")
+            return int(_state(file.read(min(header, file.size())))["steps_done"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # just being finished, or damaged, which `read` tells
         return 0
     except OSError as e:
         if not storage.exists(_file(key)):  # an object store says so only when it is read

@@ -13,7 +13,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
-from deltasae_ray.gangs.training import training_driver
+from deltasae_ray.gangs.training import check_run, training_driver
 from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
@@ -114,6 +114,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
             callbacks=[WatchedController(f"the controller of fit-{name}", limits)],
         ),
     )
+    check_run(storage, f"ray/fit-{name}")
     try:
         with training_driver():
             train_to_the_end(words, cfg.max_failures)
@@ -129,8 +130,7 @@ def failure(storage: Storage, key: str) -> DictionaryError | PrecisionError | No
     if not storage.exists(f"{key}/{FAILED}"):
         return None
     found = storage.read_json(f"{key}/{FAILED}")
-    kinds = {kind.__name__: kind for kind in (DictionaryError, PrecisionError)}
-    return kinds[found["type"]](found["message"])
+    return (PrecisionError if found["type"] == PrecisionError.__name__ else DictionaryError)(str(found["message"]))
 
 
 def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None:

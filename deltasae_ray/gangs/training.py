@@ -5,9 +5,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from deltasae_ray.errors import StorageError
 from deltasae_ray.gangs.nodes import one_machine
+from deltasae_ray.paths import checked_folder, inside
 from deltasae_ray.stalls import told
+from deltasae_ray.storage import Storage
 
 _POLL_S = "0.2"
 
@@ -37,3 +41,37 @@ def training_driver() -> Iterator[None]:
         raise KeyboardInterrupt from e
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of a run's checkpoints: JSON, by names of folders, which it reads, and deletes when they grow old."""
+
+
+def check_run(storage: Storage, key: str) -> None:
+    """Looks at what is left of a run of Ray Train before another one of its name follows it.
+
+    Raises:
+        StorageError: its list of checkpoints is damaged, or names or holds something outside the run's folder.
+    """
+    if storage.is_local:
+        checked_folder(storage.local(key), storage.local(""))
+    if storage.exists(name := f"{key}/{SNAPSHOT}"):
+        for folder in _checkpoints(storage.read_json(name)):
+            if not isinstance(folder, str) or "/" in folder or not inside("", folder).startswith("checkpoint_"):
+                raise StorageError(
+                    f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of this run: delete that file, "
+                    "and this training begins again"
+                )
+
+
+def _checkpoints(found: Any) -> Iterator[Any]:
+    """Every name of a checkpoint's folder anywhere in the list."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if name == "checkpoint_dir_name":
+                yield value
+            else:
+                yield from (value if name.endswith("_dir_names") and isinstance(value, list) else _checkpoints(value))
+    elif isinstance(found, list):
+        for value in found:
+            yield from _checkpoints(value)

@@ -56,6 +56,7 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     files = sorted(folder.glob("*.safetensors"))
     if weights and not files or not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
+    _check_index(folder)
     content = files_digest([folder / "config.json", *files]) if weights else ""
     config = text_config(json.loads((folder / "config.json").read_text()))
     return ModelSource(
@@ -68,6 +69,19 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         name=_hub_name(cfg.base, folder),
         kind=config.get("model_type", ""),
     )
+
+
+def _check_index(folder: Path) -> None:
+    """Raises ModelError where the index of the weights leads to files elsewhere, which would be read and would enter no digest."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ModelError(f"{index} is no index of weights ({e!r}): save the model with save_pretrained again") from e
+    if strange := [n for n in names if not isinstance(n, str) or "/" in n or "\\" in n or not n.endswith(".safetensors")]:
+        raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file in {folder}: its weights are not read from elsewhere")
 
 
 def _hub_name(base: str, folder: Path) -> str:

@@ -148,7 +148,10 @@ def vectors_from(table: pa.Table, hookpoint: Hookpoint, out: Float32[np.ndarray,
     column = table[str(hookpoint)]
     if column.type != pa.binary(2 * out.shape[1]):
         raise ValueError(f"{hookpoint} is of type {column.type}, not {out.shape[1]} float16 per row")
-    exponents = table[exponent_column(hookpoint)].to_numpy()
+    powers = table[exponent_column(hookpoint)]
+    if powers.type != pa.int16() or powers.null_count or column.null_count:
+        raise ValueError(f"{hookpoint} has gaps, or exponents of type {powers.type} and not int16")
+    exponents = powers.to_numpy()
     start = 0
     for chunk in column.chunks:
         flat = np.frombuffer(chunk.buffers()[1], dtype="<f2")

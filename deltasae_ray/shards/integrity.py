@@ -46,13 +46,13 @@ def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -
         raise
     except FileNotFoundError as e:
         raise ShardError(f"{path} is missing though the manifest lists it. Run the harvest again: only this unit is redone") from e
-    except OSError as e:  # of a store that does not answer, and of Arrow for broken pages: its bytes tell which
+    except (OSError, MemoryError) as e:  # of a store that does not answer, and of Arrow for broken pages: its bytes tell which
         raise _diagnosed(storage, path, row, e) from e
-    except (pa.ArrowException, ValueError, KeyError) as e:
+    except (pa.ArrowException, ValueError, LookupError, TypeError, ArithmeticError) as e:
         raise ShardError(f"{path} cannot be read as a shard ({e}): {REDO}") from e
 
 
-def _diagnosed(storage: Storage, path: str, row: ShardRow, error: OSError) -> ShardError | StorageError:
+def _diagnosed(storage: Storage, path: str, row: ShardRow, error: OSError | MemoryError) -> ShardError | StorageError:
     """What an error while reading means, told by the file's bytes as they are read again: nothing is called damaged that is not."""
     try:
         with storage.fs.open_input_file(path) as f:

@@ -130,7 +130,7 @@ def read_commit(storage: Storage, name: str) -> list[ShardRow]:
         if isinstance(e.__cause__, FileNotFoundError):
             return []
         raise
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, RecursionError) as e:
         raise ShardError(f"{storage.path(name)} is no commit record ({e}): {REDO}") from e
 
 
@@ -159,7 +159,7 @@ def read_compacted(storage: Storage, key: str) -> tuple[list[ShardRow], list[str
     for number, line in enumerate(storage.read_bytes(name).splitlines(), start=1):
         try:
             rows.append(ShardRow.from_json(json.loads(line)))
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             damaged.append(f"{storage.path(name)} line {number} is no row ({e}): run the harvest again: only this unit is redone")
     return rows, damaged
 

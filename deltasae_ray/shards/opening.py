@@ -6,7 +6,7 @@ from deltasae_ray.errors import ShardError
 from deltasae_ray.paths import local_folder
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.reader import ShardSet
-from deltasae_ray.shards.records import read_record, read_sources, read_units
+from deltasae_ray.shards.records import read_record, read_sources, read_spec, read_units
 from deltasae_ray.storage import Storage
 
 
@@ -44,7 +44,7 @@ def open_harvest(storage: Storage, key: str) -> ShardSet:
     return ShardSet(
         storage=storage,
         key=key,
-        spec=read_record(storage, f"{key}/harvest.json"),
+        spec=read_spec(storage, key),
         all_units=tuple(sorted(read_units(storage, key), key=lambda u: u.name)),
         sources=sources,
         manifest=Manifest.load(storage, key),
@@ -52,7 +52,16 @@ def open_harvest(storage: Storage, key: str) -> ShardSet:
 
 
 def _study(storage: Storage) -> dict:
-    return read_record(storage, "study.json") if storage.exists("study.json") else {}
+    """What study.json says of which harvest and sources are the study's.
+
+    Raises:
+        ShardError: it is damaged.
+    """
+    found = read_record(storage, "study.json") if storage.exists("study.json") else {}
+    names = found.get("sources", []) if isinstance(found, dict) else None
+    if not isinstance(names, list) or not isinstance(found.get("harvest", ""), str):
+        raise ShardError(f"{storage.path('study.json')} names no harvest and sources: run the study again, no shard is redone")
+    return found
 
 
 def _parent(folder: str) -> tuple[Storage, str]:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32
+from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from deltasae_ray.batches import SPLITS
@@ -110,7 +111,13 @@ class ShardSet:
             raise HookpointError(f"{hook} was not harvested: there are {list(self.hookpoints)}")
         rows = self._complete(hook, source, self.units(split))
         starts = np.cumsum([0, *(row.rows for row in rows)])
-        out = np.empty((starts[-1], width), np.float32)
+        try:
+            out = np.empty((starts[-1], width), np.float32)
+        except (MemoryError, ValueError) as e:  # more than there is, or than an array can have
+            raise ShardError(
+                f"{self.storage.path(self.key)} has {starts[-1]} x {width} numbers of {source.name!r} at {hook} by its records, which this "
+                "machine cannot hold: read one split, or take a larger machine; if that is no true number, run the harvest again"
+            ) from e
 
         def fill(index: int) -> None:
             with opened(self.storage, self.key, rows[index], verify=verify) as shard:
@@ -135,11 +142,14 @@ class ShardSet:
         name = writers_file(self.key, source.digest)
         try:
             data = self.storage.read_bytes(name)
-            if hashlib.sha256(data).hexdigest() != source.facts["lora"]["sha256"]:
+            if hashlib.sha256(data).hexdigest() != source.facts.get("lora", {}).get("sha256"):
                 raise ShardError(f"{self.storage.path(name)} was altered: delete it and run the harvest again; no shard is redone")
         except StorageError as e:
             raise ShardError(f"{e}. Run the harvest again: no shard is redone") from e
-        return load(data)[str(hook)]
+        try:
+            return load(data)[str(hook)]
+        except (SafetensorError, KeyError, ValueError, TypeError) as e:
+            raise ShardError(f"{self.storage.path(name)} holds nothing of {hook} ({e}): delete it and run the harvest again") from e
 
     def _rank(self, hook: Hookpoint, source: Source) -> int:
         there, ranks = self.lora_hookpoints(source.digest), source.facts.get("lora", {}).get("ranks", {})

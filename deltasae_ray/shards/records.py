@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.paths import inside
 from deltasae_ray.storage import Storage, digest
 
 BASE = "base"
@@ -73,18 +76,61 @@ class ShardRow:
     @classmethod
     def from_json(cls, value: object) -> "ShardRow":
         """Inverse of `to_json`. Raises ValueError where `value` is anything else."""
-        wanted = {f.name: f.type for f in fields(cls)}
-        if not isinstance(value, dict) or set(value) != set(wanted) or not isinstance(value["hookpoints"], list):
+        if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)} or not isinstance(value["hookpoints"], list):
             raise ValueError("it does not have the fields of a shard")
+        _check_fields(cls, value, "a shard")
+        if not value["hookpoints"] or not all(isinstance(h, str) for h in value["hookpoints"]):
+            raise ValueError(f"hookpoints={value['hookpoints']!r} are no names of hookpoints")
         row = cls(**{**value, "hookpoints": tuple(value["hookpoints"])})
-        if any(not isinstance(getattr(row, name), kind) for name, kind in wanted.items() if isinstance(kind, type)):
-            raise ValueError("a field is of the wrong type")
+        # the only file that a row may lead to: one that named another would make a repair delete that one
+        if row.file != (own := shard_file(row.unit, row.source, row.hookpoints)):
+            raise ValueError(f"file={row.file!r} is not the file of this unit, source and hookpoints, {own!r}")
         return row
 
 
-def hookpoints_digest(hookpoints: Iterable[Hookpoint]) -> str:
-    """8 hex digits that tell apart the files of one unit and source."""
-    return digest([str(h) for h in sorted(hookpoints)])[:8]
+_MOST = 2**53
+"""No count in a record is larger; JSON may hold numbers of a thousand digits."""
+
+
+def _check_fields(cls: type, value: dict[str, Any], what: str) -> None:
+    """Raises ValueError where a field is of the wrong type, a count is negative, or a name would lead to another folder."""
+    for f in fields(cls):
+        found = value.get(f.name)
+        right = {str: _is_text, int: _is_count}.get(f.type, lambda _: True)(found)
+        if not right or f.name in ("unit", "source", "digest") and not _is_file_name(found):
+            raise ValueError(f"{f.name}={str(found)[:80]!r} cannot be that of {what}")
+
+
+def _is_text(found: Any) -> bool:
+    with suppress(UnicodeEncodeError):  # JSON may hold halves of surrogate pairs, which no file and no page can
+        return isinstance(found, str) and found.encode() is not None
+    return False
+
+
+def _is_count(found: Any) -> bool:
+    return type(found) is int and 0 <= found <= _MOST
+
+
+def _is_file_name(found: Any) -> bool:
+    with suppress(StorageError):
+        return "/" not in found and bool(inside("", found))
+    return False
+
+
+def shard_file(unit: str, source: str, hookpoints: tuple[str, ...]) -> str:
+    """Where the shard of a unit and source (by digest) lies, below the harvest's folder. The file is named by its hookpoints too.
+
+    Raises:
+        ValueError: a name is no hookpoint's, or they are not in order.
+    """
+    return f"sources/{source}/{unit}-{_hookpoints_digest(hookpoints)}.parquet"
+
+
+@lru_cache(maxsize=1024)
+def _hookpoints_digest(names: tuple[str, ...]) -> str:
+    if tuple(str(h) for h in sorted(Hookpoint.parse(name) for name in names)) != names:
+        raise ValueError(f"{list(names)} are not the names of hookpoints in their order")
+    return digest(list(names))[:8]
 
 
 def write_harvest(storage: Storage, key: str, spec: dict) -> None:
@@ -98,7 +144,7 @@ def write_harvest(storage: Storage, key: str, spec: dict) -> None:
     if not storage.exists(name):
         storage.write_json(name, spec)
         return
-    found, wanted = read_record(storage, name), json.loads(json.dumps(spec))
+    found, wanted = read_spec(storage, key), json.loads(json.dumps(spec))
     if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
         raise ShardError(f"{storage.path(name)} is of another harvest (it differs in {differing}): choose another storage.root")
 
@@ -113,11 +159,33 @@ def writers_file(key: str, source: str) -> str:
     return f"{key}/sources/{source}/writers.safetensors"
 
 
+def read_spec(storage: Storage, key: str) -> dict[str, Any]:
+    """What harvest.json says of the whole harvest.
+
+    Raises:
+        ShardError: it is missing or damaged.
+    """
+    name = f"{key}/harvest.json"
+    found = read_record(storage, name)
+    width = found.get("d_model") if isinstance(found, dict) else None
+    if type(width) is not int or not 0 < width < 2**24:
+        raise ShardError(f"{storage.path(name)} names no d_model: delete it and run the harvest again; no shard is redone")
+    return found
+
+
 def read_units(storage: Storage, key: str) -> tuple[Unit, ...]:
+    """What a complete harvest holds.
+
+    Raises:
+        ShardError: units.json is missing or damaged.
+    """
     name = f"{key}/units.json"
     try:
-        return tuple(Unit(**u) for u in read_record(storage, name))
-    except TypeError as e:
+        units = tuple(Unit(**u) for u in read_record(storage, name))
+        for unit in units:
+            _check_fields(Unit, vars(unit), "a unit")
+        return units
+    except (TypeError, ValueError) as e:
         raise ShardError(f"{storage.path(name)} is no list of units ({e}): delete it and run the harvest again; no shard is redone") from e
 
 
@@ -135,11 +203,29 @@ def read_sources(storage: Storage, key: str) -> tuple[Source, ...]:
         if not storage.exists(file):
             continue
         try:
-            found.append(Source(**read_record(storage, file)))
-        except TypeError as e:
+            found.append(_source(read_record(storage, file), name))
+        except (TypeError, ValueError) as e:
             raise ShardError(f"{storage.path(file)} is no source ({e}): delete it and run the harvest again; no shard is redone") from e
-    kinds = {"base": 0, "adapter": 1, "random": 2}
-    return tuple(sorted(found, key=lambda s: (kinds.get(s.kind, 3), s.rank or 0, s.seed or 0, s.name, s.digest)))
+    return tuple(sorted(found, key=lambda s: (_KINDS.index(s.kind), s.rank or 0, s.seed or 0, s.name, s.digest)))
+
+
+_KINDS = ("base", "adapter", "random")
+
+
+def _source(value: Any, folder: str) -> Source:
+    """Raises TypeError or ValueError where `value` is not the source whose folder this is."""
+    source = Source(**value)
+    _check_fields(Source, vars(source), "a source")
+    if source.kind not in _KINDS or source.digest != folder:
+        raise ValueError(f"kind {source.kind!r} and digest {source.digest!r} are not those of a source in the folder {folder}")
+    for name, number in {"rank": source.rank, "seed": source.seed}.items():
+        if number is not None and type(number) is not int:
+            raise ValueError(f"{name}={number!r} is no integer")
+    told = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
+    ranks = told.get("ranks") if isinstance(told, dict) and isinstance(told.get("sha256"), str) else None
+    if not isinstance(ranks, dict) or not all(type(rank) is int and 0 < rank < 2**24 for rank in ranks.values()):
+        raise ValueError("its facts are damaged")
+    return source
 
 
 def read_record(storage: Storage, name: str):  # noqa: ANN201  JSON of any shape
@@ -152,5 +238,5 @@ def read_record(storage: Storage, name: str):  # noqa: ANN201  JSON of any shape
         return json.loads(storage.read_bytes(name))
     except StorageError as e:
         raise ShardError(f"{e}. Run the harvest again: it is written first, and no shard is redone") from e
-    except ValueError as e:  # half a JSON document, or bytes that are no text
+    except (ValueError, RecursionError) as e:  # half a JSON document, bytes that are no text, a thousand brackets
         raise ShardError(f"{storage.path(name)} is not valid JSON ({e}): delete it and run the harvest again; no shard is redone") from e

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from deltasae_ray import heartbeat
 from deltasae_ray.errors import StorageError
@@ -50,7 +50,12 @@ class Board:
 
 
 def read_board(storage: Storage, spool: str) -> Board:
-    return Board(**storage.read_json(f"{spool}/board.json"))
+    """Raises StorageError where the board is not there or is none."""
+    found = storage.read_json(name := f"{spool}/board.json")
+    wanted = {f.name: type(f.default) for f in fields(Board)}
+    if {field: type(value) for field, value in found.items()} != wanted:
+        raise StorageError(f"{storage.path(name)} is no board of a stream: delete the folder {spool} and run again")
+    return Board(**found)
 
 
 def write_board(storage: Storage, spool: str, board: Board) -> None:

@@ -13,6 +13,9 @@ from deltasae_ray.shards.integrity import THREADS, opened
 from deltasae_ray.shards.records import ShardRow
 from deltasae_ray.storage import Storage
 
+_TYPES = [pa.string(), pa.int32(), pa.int32(), pa.bool_()]
+"""Of TOKEN_COLUMNS."""
+
 
 @dataclass(frozen=True)
 class TokenTable:
@@ -40,7 +43,10 @@ def read_tokens(storage: Storage, key: str, shards: Sequence[ShardRow]) -> Token
 
     def load(row: ShardRow) -> pa.Table:
         with opened(storage, key, row) as shard:
-            return shard.read(list(TOKEN_COLUMNS), use_threads=False).replace_schema_metadata(None)
+            found = shard.read(list(TOKEN_COLUMNS), use_threads=False).replace_schema_metadata(None)
+            if found.schema.types != _TYPES or any(column.null_count for column in found.columns):
+                raise ValueError(f"its tokens are of types {[str(t) for t in found.schema.types]} or have gaps")
+            return found
 
     with ThreadPoolExecutor(THREADS) as pool:
         tables = list(pool.map(load, shards))

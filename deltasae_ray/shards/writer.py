@@ -12,7 +12,7 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import PrecisionError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards.format import encode, to_parquet, width
-from deltasae_ray.shards.records import ShardRow, hookpoints_digest
+from deltasae_ray.shards.records import ShardRow, shard_file
 from deltasae_ray.storage import Storage
 
 
@@ -39,7 +39,7 @@ def write_shard(
             ) from e
 
     hookpoints = sorted(vectors)
-    name = f"sources/{source}/{unit.name}-{hookpoints_digest(hookpoints)}.parquet"
+    name = shard_file(unit.name, source, tuple(map(str, hookpoints)))
     with ThreadPoolExecutor(min(len(hookpoints), os.cpu_count() or 1) + 1) as pool:
         data = to_parquet(unit, source, dict(zip(hookpoints, pool.map(encoded, hookpoints), strict=True)))
         written = pool.submit(storage.write_bytes, f"{key}/{name}", memoryview(data))

@@ -6,8 +6,8 @@ same kind of content key as everything else, so that one that was killed continu
 then fitted to all training documents with the settings that were best, and so are its controls.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,8 @@ from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.storage import Storage, digest
+from deltasae_ray.sweep.candidates import Candidates, Ended, tune_folder, watching
 from deltasae_ray.sweep.grid import Trial
-from deltasae_ray.sweep.tune import ray_path
 
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 LR_FACTOR = 4.0
@@ -40,11 +40,12 @@ def search(
     for trial in grid:
         key = search_key(storage, harvest_key, trial, layers, cfg)
         if not storage.exists(key):
-            found = _search_one(storage, harvest_key, trial, layers, cfg, name=f"search-{digest(key)}")
+            found = _search_one(storage, harvest_key, trial, layers, cfg, key)
             if not any("fvu" in row for row in found):
                 failed[trial] = next((row["error"] for row in found), "no candidate was fitted to the end")
                 continue
             storage.write_json(key, {"trial": trial.name, "candidates": found})
+            storage.delete_file(_running(key))
             for row in found:
                 _forget_checkpoints(storage, harvest_key, trial, layers, replace(cfg, **row["settings"]))
         best = min((row for row in storage.read_json(key)["candidates"] if "fvu" in row), key=lambda row: row["fvu"])
@@ -69,37 +70,51 @@ def search_key(storage: Storage, harvest_key: str, trial: Trial, layers: Sequenc
     return f"searches/{digest([*sorted(dictionaries.values()), _depends_on(cfg)])}.json"
 
 
+def _running(key: str) -> str:
+    """Where candidates stand while the search of a key runs."""
+    return key.replace("searches/", "searching/", 1)
+
+
 def _depends_on(cfg: FitConfig) -> list[Any]:
     return [cfg.search, *cfg.search_over, cfg.search_samples, cfg.lr, cfg.auxk, cfg.l1, cfg.batch_tokens, cfg.steps]
 
 
-def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, name: str) -> list[dict[str, Any]]:
+def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, key: str) -> list[dict[str, Any]]:
     """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or its error."""
     from ray import tune
 
+    candidates = Candidates(storage, _running(key), cfg.search_over)  # the driver may have died: then they go on
     trainable = tune.with_resources(
-        partial(_candidate, storage=storage, harvest_key=harvest_key, trial=trial, layers=tuple(layers), cfg=cfg, limits=Limits()),
+        partial(
+            _candidate,
+            storage=storage,
+            harvest_key=harvest_key,
+            trial=trial,
+            layers=tuple(layers),
+            cfg=cfg,
+            ended=candidates.ended,
+            limits=Limits(),
+        ),
         {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
     )
-    path = f"{ray_path(storage)}/{name}"
-    if tune.Tuner.can_restore(path):  # the driver died: Optuna's and ASHA's state go on, errored candidates are tried again
-        tuner = tune.Tuner.restore(path, trainable=trainable, resume_errored=True)
-    else:
+    with training_driver(), tune_folder() as folder:
         tuner = tune.Tuner(
             trainable,
             param_space=_space(cfg),
-            tune_config=tune.TuneConfig(
-                metric="fvu",
-                mode="min",
-                num_samples=cfg.search_samples,
-                **_how(cfg),
-            ),
+            tune_config=tune.TuneConfig(metric="fvu", mode="min", num_samples=cfg.search_samples, **_how(cfg, candidates.settings)),
             run_config=tune.RunConfig(
-                name=name, storage_path=ray_path(storage), failure_config=tune.FailureConfig(max_failures=cfg.max_failures), verbose=0
+                name=f"search-{digest(key)}",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
+                callbacks=[watching(candidates, cfg.search_over)],
+                verbose=0,
             ),
         )
-    with training_driver():
-        results = tuner.fit()
+        return _told(tuner.fit(), cfg)
+
+
+def _told(results: Any, cfg: FitConfig) -> list[dict[str, Any]]:
+    """Tune's results as they are kept."""
     rows = []
     for result in results:
         metrics = result.metrics or {}
@@ -119,8 +134,13 @@ def _space(cfg: FitConfig) -> dict[str, Any]:
     return {name: space[name] for name in cfg.search_over}
 
 
-def _how(cfg: FitConfig) -> dict[str, Any]:
-    """Both are seeded: a driver that died before Tune wrote anything down finds its candidates, and their checkpoints, again."""
+def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Scheduler and sampler.
+
+    ASHA's candidates are drawn from a seed, so that another driver finds them, and their checkpoints, again. Optuna draws each from the
+    results of those before it: it is given the candidates that began `before`, in their order, and goes on from another seed, since the
+    same would draw them once more.
+    """
     if cfg.search == "asha":
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search import BasicVariantGenerator
@@ -131,20 +151,33 @@ def _how(cfg: FitConfig) -> dict[str, Any]:
     from ray.tune.search.optuna import OptunaSearch
 
     try:
-        return {"search_alg": OptunaSearch(seed=0), "max_concurrent_trials": cfg.at_once}
+        known = [dict(settings) for settings in before]
+        return {"search_alg": OptunaSearch(points_to_evaluate=known or None, seed=len(known)), "max_concurrent_trials": cfg.at_once}
     except (AssertionError, ImportError) as e:
         raise ConfigError("fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha") from e
 
 
 def _candidate(
-    config: dict[str, Any], *, storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, limits: Limits
+    config: dict[str, Any],
+    *,
+    storage: Storage,
+    harvest_key: str,
+    trial: Trial,
+    layers: Sequence[int],
+    cfg: FitConfig,
+    ended: Sequence[tuple[Mapping[str, float], Ended]],
+    limits: Limits,
 ) -> None:
-    """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge."""
+    """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge; what `ended` before reports so again."""
     import torch
     from ray import tune
 
     from deltasae_ray.sae.threads import cores
 
+    for settings, last in ended:
+        if all(config[name] == value for name, value in settings.items()):
+            tune.report(asdict(last))
+            return
     stalls.watch(f"a candidate of the search for {trial.name}", limits)
     here = workers_on(node_resources(), cfg, workers=1)
     torch.set_num_threads(max(1, cores() // here))

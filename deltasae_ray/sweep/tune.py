@@ -10,6 +10,7 @@ from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.storage import Storage, digest
+from deltasae_ray.sweep.candidates import tune_folder
 from deltasae_ray.sweep.cluster import TRIAL_CPUS
 from deltasae_ray.sweep.grid import Trial
 
@@ -41,24 +42,24 @@ def sweep_trials(
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
     keys = keys_of_trials(storage, harvest_key, settings, layers, cfg.seeds)
-    tuner = tune.Tuner(
-        tune.with_resources(run, {"CPU": TRIAL_CPUS}),
-        param_space={"trial": tune.grid_search(list(by_name))},
-        tune_config=tune.TuneConfig(
-            metric="fvu",
-            mode="min",
-            max_concurrent_trials=cfg.at_once,
-            trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name=experiment(keys),
-            storage_path=ray_path(storage),
-            failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
-            verbose=0,
-        ),
-    )
-    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True), training_driver():
+    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True), training_driver(), tune_folder() as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(run, {"CPU": TRIAL_CPUS}),
+            param_space={"trial": tune.grid_search(list(by_name))},
+            tune_config=tune.TuneConfig(
+                metric="fvu",
+                mode="min",
+                max_concurrent_trials=cfg.at_once,
+                trial_name_creator=lambda trial: f"trial-{trial.trial_id}",
+                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=experiment(keys),
+                storage_path=folder,  # pickles: none of Tune's lies below the storage root, where others may write
+                failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
+                verbose=0,
+            ),
+        )
         results = tuner.fit()
     return {grid[i]: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
 
@@ -73,8 +74,3 @@ def keys_of_trials(
 def experiment(keys: Sequence[str]) -> str:
     """Named by what is fitted, whatever adapters are called: another recipe, or another adapter of the name, is another experiment."""
     return f"tune-{digest(sorted(keys))}"
-
-
-def ray_path(storage: Storage) -> str:
-    """Where Ray keeps its own files of a study."""
-    return storage.path("ray") if storage.is_local else f"{storage.root}/ray"

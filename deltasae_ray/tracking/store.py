@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fingerprints import locked
+from deltasae_ray.paths import inside_local
 
 LOCK_S = 120.0
 """Seconds to wait for another process that makes the same store."""
@@ -40,7 +41,7 @@ def quiet() -> Iterator[None]:
 def create_embedded(path: Path, artifact_root: str) -> None:
     """An empty store, made beside and renamed: two processes that create its tables at once, or a kill between, break it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(".mlflow.lock"), "w") as lock:
+    with open(inside_local(path.parent, ".mlflow.lock"), "a") as lock:  # "w" would empty what a symlink of that name points to
         if not locked(lock, LOCK_S):
             raise ConfigError(
                 f"{lock.name} is kept by another process for more than {LOCK_S:.0f} s: see that no stopped or hanging driver works on this "

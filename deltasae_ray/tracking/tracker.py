@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 from uuid import uuid4
 
-from deltasae_ray.errors import ConfigError
+from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.paths import checked_folder, inside_local
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.tracking.points import LeafPoint, TrackingConfig, TrialPoint
 from deltasae_ray.tracking.run_log import RunLog
@@ -140,18 +142,30 @@ class Tracker:
 
     def _find_or_create(self, level: Level, name: str, point: dict, parent: str | None) -> tuple[str, str]:
         key = digest({"level": level, "experiment": self.cfg.experiment, "parent": parent, **point})
-        record = self._record()
+        record, experiment = self._record(), self.experiment_id  # which also tells a store that was moved where it is now
         run = self._recorded(record["runs"].get(self._store, {}).get(key)) or self._tagged(key)
         if run is None:
             tags = {"level": level, "deltasae.study": record["study"], "deltasae.point": key}
             tags |= {"mlflow.parentRunId": parent} if parent else {}
-            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            run = self.client.create_run(experiment, tags=tags, run_name=name)
         if record["runs"].get(self._store, {}).get(key) != run.info.run_id:
             record = self._record()
             record["runs"].setdefault(self._store, {})[key] = run.info.run_id
             # Two processes may write at once and one entry be lost: the tag finds its run again.
             self.storage.write_json(RECORD, record)
+        if not self.cfg.uri:
+            self._check_place(run.info.run_id, run.info.artifact_uri or "")
         return run.info.run_id, run.info.status
+
+    def _check_place(self, run_id: str, uri: str) -> None:
+        """Raises StorageError where the embedded store, which lies below the root, would put a run's files outside of it."""
+        root, folder = f"{self._artifact_root}/", self.storage.local("mlflow-artifacts")
+        if not uri.startswith(root):
+            raise StorageError(
+                f"{self.storage.local('mlflow.db')} puts the files of run {run_id} at {uri!r}, which is not below {root}: the store was "
+                "altered. Delete mlflow.db and run again; figures that are made are not made again"
+            )
+        checked_folder(inside_local(folder, unquote(uri.removeprefix(root))), folder)
 
     def _recorded(self, run_id: str | None):
         from mlflow.exceptions import MlflowException

@@ -329,8 +329,8 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_none(storage: Storage
     assert checkpoint.steps_done(storage, "dictionaries/y") == 0
     there = storage.local("dictionaries/z/checkpoint.safetensors")
     there.parent.mkdir(parents=True)
-    there.symlink_to("/proc/self/mem")  # a file whose first bytes give an I/O error
-    with pytest.raises(StorageError, match="cannot be read"):
+    there.symlink_to("/proc/self/mem")
+    with pytest.raises(StorageError, match="leads out of .* by a symlink"):
         checkpoint.steps_done(storage, "dictionaries/z")
 
 

@@ -1,4 +1,4 @@
-"""The same shards behind Arrow's own S3 client, speaking HTTP to a local S3 server."""
+"""The same shards behind Arrow's own clients of S3 and Google Cloud Storage, speaking HTTP to local servers."""
 
 import pickle
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage, digest
-from tests.object_store import s3_root, s3_server
+from tests.object_store import gs_root, gs_server, s3_root, s3_server
 from tests.shards.made import HOOKS, KEY, SOURCES, begin, make_harvest, make_unit, make_vectors, stored, write_unit
 
 pytestmark = pytest.mark.slow
@@ -20,17 +20,21 @@ DIGESTS = [source.digest for source in SOURCES]
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as found:
-        yield found
+def endpoints() -> Iterator[dict[str, str]]:
+    with s3_server() as s3, gs_server() as gs:
+        yield {"s3": s3, "gs": gs}
 
 
-@pytest.fixture
-def storage(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Storage:
-    return Storage(s3_root(endpoint, f"b-{digest(request.node.name)}", monkeypatch))
+@pytest.fixture(params=["s3", "gs"])
+def storage(endpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Storage:
+    bucket = f"b-{digest(request.node.name)}"
+    return Storage(gs_root(endpoints["gs"], bucket) if request.param == "gs" else s3_root(endpoints["s3"], bucket, monkeypatch))
 
 
-def test_a_harvest_on_s3_is_byte_for_byte_the_local_one(storage: Storage, tmp_path: Path) -> None:
+only_s3 = pytest.mark.parametrize("storage", ["s3"], indirect=True)
+
+
+def test_a_harvest_on_an_object_store_is_byte_for_byte_the_local_one(storage: Storage, tmp_path: Path) -> None:
     local = Storage(str(tmp_path))
     units = sorted(make_harvest(storage, 4), key=lambda u: u.name)
     make_harvest(local, 4)
@@ -52,7 +56,7 @@ def _harvest_uri(storage: Storage) -> str:
     return f"{location}/{KEY}?{query}"
 
 
-def test_resume_on_s3_finds_what_is_missing_and_repair_what_is_damaged(storage: Storage) -> None:
+def test_resume_on_an_object_store_finds_what_is_missing_and_repair_what_is_damaged(storage: Storage) -> None:
     units = [make_unit(index) for index in range(3)]
     begin(storage, units)
     for unit in units[:2]:
@@ -74,6 +78,7 @@ def test_resume_on_s3_finds_what_is_missing_and_repair_what_is_damaged(storage: 
     open_shards(storage.root).verify()
 
 
+@only_s3
 def test_a_shard_and_its_record_are_one_put_each(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     unit = make_unit(0)
     with caplog.at_level("INFO", "werkzeug"):
@@ -83,7 +88,7 @@ def test_a_shard_and_its_record_are_one_put_each(storage: Storage, caplog: pytes
 
 
 def test_a_bucket_that_is_not_there_is_told(storage: Storage) -> None:
-    nowhere = Storage(storage.root.replace("s3://b-", "s3://not-b-"))
+    nowhere = Storage(storage.root.replace("b-", "not-b-", 1))
     with pytest.raises(StorageError, match="not-b.* cannot be written"):
         write_unit(nowhere, make_unit(0))
     with pytest.raises(ShardError, match="there is no harvest below not-b"):
@@ -96,3 +101,26 @@ def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_beside_it(storag
     storage.delete_folder("a")
     storage.delete_folder("a")
     assert storage.list("") == ["ab/e"]
+
+
+def test_folders_sizes_and_files_of_the_root_are_found_by_the_names_of_objects(storage: Storage) -> None:
+    for name in ("harvest/a/harvest.json", "harvest/b/sources/x", "lease-1.json", "study.json"):
+        storage.write_bytes(name, b"xyz")
+    assert storage.folders("") == ("harvest",) and storage.folders("harvest") == ("a", "b") and storage.folders("harvest/a") == ()
+    assert storage.folders("nowhere") == () and storage.list("nowhere") == []
+    assert set(storage.written("lease-")) == {"lease-1.json"} and storage.written("lease-")["lease-1.json"] > 1e9
+    assert storage.exists("study.json") and not storage.exists("harvest") and not storage.exists("study.jso")
+    assert storage.size("study.json") == 3 and storage.size("harvest/a") is None
+    with pytest.raises(StorageError, match="gone.json"):
+        storage.read_json("gone.json")
+
+
+def test_what_is_not_there_is_deleted_without_an_error_also_where_a_folder_was_made(storage: Storage) -> None:
+    storage.fs.create_dir(storage.path("made/inner"))
+    for folder in ("made", "made", "never", "never/inner"):
+        storage.delete_folder(folder)
+    storage.delete_file("never/file")
+    storage.write_bytes("big", b"x" * 5_000_000)
+    assert storage.sizes("") == {"big": 5_000_000} and storage.read_bytes("big") == b"x" * 5_000_000
+    storage.delete_file("big")
+    assert storage.list("") == [] and storage.folders("made") == ()

@@ -1,5 +1,6 @@
 """Learning rate and AuxK searched within a trial, on real Ray Tune."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.fit.rows import Rows, Tokens
-from deltasae_ray.fit.run import fitted_points
+from deltasae_ray.fit.run import fitted_points, keys_of
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source
-from deltasae_ray.storage import Storage
+from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.controls import with_settings
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.search import AUXK, LR_FACTOR, candidate_points, search, search_key
@@ -30,14 +31,41 @@ def storage(tmp_path: Path) -> Storage:
     return made
 
 
+class Planted:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def plant_pickles(storage: Storage, cfg: FitConfig) -> set[str]:
+    """Puts pickles that run code wherever Ray Tune, Ray Train or torch might look for state below the root; their names."""
+    code, keys = pickle.dumps(Planted(storage.local("executed"))), keys_of(storage, KEY, candidate_points(TRIAL, [1]), cfg).values()
+    search_folder = f"ray/search-{digest(search_key(storage, KEY, TRIAL, [1], cfg))}"
+    names = {f"{search_folder}/{name}" for name in ("tuner.pkl", "trainable.pkl", "search_gen_state-1.pkl", "searcher-state-1.pkl", "x/error.pkl")}
+    names |= {f"{key}/{name}" for key in keys for name in ("checkpoint.pt", "checkpoint.pkl", "model.pt")}
+    for name in names:
+        storage.write_bytes(name, code)
+    state = {"trial_data": [], "runner_data": {"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": code.hex()}}, "stats": {}}
+    storage.write_json(f"{search_folder}/experiment_state-2026-01-01_00-00-00.json", state)
+    return names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "over"), [("asha", ("lr", "auxk")), pytest.param("optuna", ("lr",), marks=pytest.mark.prove)])
 def test_the_best_settings_on_documents_of_the_training_split_are_found(ray_cluster: None, storage: Storage, how: str, over: tuple) -> None:
     samples = 2  # each is a run of Ray Train inside one of Tune
     cfg = replace(CFG, search=how, search_over=over, search_samples=samples, max_concurrent_trials=2, max_failures=0, lr=1e-4)
+    planted = plant_pickles(storage, cfg)
     # What cannot be fitted at all is searched by one of them: their candidates run the same code.
     hopeless = [SILENT] if how == "asha" else []
     settings, failed = search(storage, KEY, [TRIAL, *hopeless], [1], cfg)
+    assert not storage.local("executed").exists(), "a pickle below the root was read"
+    assert {n for n in storage.list("") if n.endswith((".pkl", ".pt", ".pickle"))} == planted, "no pickle is written below the root either"
+    assert not storage.list("searching"), "the record of the running search is gone with it"
     record = storage.read_json(storage.list("searches")[0])
     finished = [row for row in record["candidates"] if "fvu" in row]
     best = min(finished, key=lambda row: row["fvu"])

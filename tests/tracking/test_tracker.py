@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.errors import ConfigError
+from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import LeafPoint, RunLog, Tracker, TrackingConfig, TrialPoint
 from tests.browser.servers import mlflow_server
@@ -340,3 +341,32 @@ def test_a_root_whose_name_no_address_can_hold_is_refused_at_once(name: str, tmp
         Tracker(TrackingConfig(), Storage(str(tmp_path / name)))
     Tracker(TrackingConfig(uri="http://mlflow:5000"), Storage(str(tmp_path / name)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_was_altered_to_put_a_runs_files_elsewhere_is_refused_and_nothing_is_written_there(tracker: Tracker, tmp_path: Path) -> None:
+    with tracker.sweep("demo", "study") as log:
+        log.log_text("before", "report.html")
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    place = next(tracker.storage.local("mlflow-artifacts").rglob("report.html"))
+    place.unlink()
+    place.symlink_to(victim / "report.html")
+    with pytest.raises(StorageError, match="leads out of .* by a symlink"), again(tracker).sweep("demo", "study") as log:
+        log.log_text("after", "report.html")
+    place.unlink()
+    for uri in (victim.as_uri(), f"{place.parent.parent.parent.as_uri()}/../../../victim"):
+        with sqlite3.connect(tracker.storage.local("mlflow.db")) as connection:
+            connection.execute("UPDATE runs SET artifact_uri = ?", (uri,))
+        with pytest.raises(StorageError, match=r"mlflow\.db|leads out"), again(tracker).sweep("demo", "study") as log:
+            log.log_text("after", "report.html")
+    assert not list(victim.iterdir())
+
+
+def test_the_lock_of_the_store_empties_no_file_that_a_symlink_of_its_name_points_to(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / ".mlflow.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(StorageError, match="leads out of .* by a symlink"):
+        Tracker(TrackingConfig(), Storage(str(root))).client  # noqa: B018
+    assert (tmp_path / "victim").read_text() == "mine"
