@@ -1,5 +1,6 @@
 """Whatever an adapter's folder holds, it is an adapter or a typed error that names the folder; nothing but the storage is written."""
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,17 @@ from deltasae_ray.storage import Storage
 from tests.fuzz import LONG, SHORT
 from tests.models.adapter_folders import CHANGES, write_changed
 
-World = tuple[Path, nn.Module, dict[str, bytes], Path]
+World = tuple[Path, nn.Module, dict[str, bytes], nn.Module]
 
 
 @pytest.fixture(scope="module")
 def world(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> World:
     original = {name: (tiny_adapters[0] / name).read_bytes() for name in (CONFIG, WEIGHTS)}
-    return tmp_path_factory.mktemp("fuzz"), empty_model(tiny_model), original, tiny_model
+    return tmp_path_factory.mktemp("fuzz"), empty_model(tiny_model), original, load_model(tiny_model)
 
 
 def attempt(world: World, change: dict[str, Any]) -> None:
-    top, empty, original, base = world
+    top, empty, original, loaded = world
     folder = top / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(top / "root", ignore_errors=True)
@@ -40,7 +41,7 @@ def attempt(world: World, change: dict[str, Any]) -> None:
         assert str(folder) in str(e), "the user's folder is named"
         assert not (top / "root").exists(), "nothing is written of what is refused"
     else:
-        attach(load_model(base), {"fuzzed": storage.local(ref.key)})  # what the plan took, a gang can load
+        attach(copy.deepcopy(loaded), {"fuzzed": storage.local(ref.key)})  # what the plan took, a gang can load
         assert read_config(storage.local(ref.key))["r"] == ref.rank
     assert {p.name for p in top.iterdir()} <= {"adapter", "root"}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == given_files
