@@ -1,7 +1,24 @@
 """Tiny configurations of every family of causal language models that transformers knows, made by shrinking its own defaults."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from deltasae_ray.errors import ModelError
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.models.adapters import attach, import_adapter
+from deltasae_ray.models.capture import deltas, residuals
+from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.load import check_blocks, empty_model, load_model
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.storage import Storage
+
+LARGEST = 3_000_000
+"""Parameters above which a family's default config did not shrink."""
 SMALL: dict[str, int] = {
     "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "d_model": 32, "n_embd": 32, "n_layer": 3, "n_layers": 3, "n_head": 4,
@@ -27,17 +44,83 @@ def tiny_config(family: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind: Any = CONFIG_MAPPING[family]
-    default = kind().to_dict()
-    return kind(**_small(default))
+    return kind(**_small(kind().to_dict()))
 
 
 def _small(default: dict[str, Any]) -> dict[str, Any]:
     small: dict[str, Any] = {}
     for name, value in default.items():
-        if name in SMALL and (isinstance(value, int) or value is None) and not isinstance(value, bool):
-            small[name] = SMALL[name] if value is not None else value
+        if name in SMALL and isinstance(value, int) and not isinstance(value, bool):
+            small[name] = SMALL[name]
         elif isinstance(value, dict) and "vocab_size" in value:
             small[name] = {**_small(value), "model_type": value.get("model_type", "")}
     if isinstance(default.get("layer_types"), list):
         small["layer_types"] = default["layer_types"][:3]
+    if "kv_lora_rank" in default and "num_key_value_heads" in small:
+        small["num_key_value_heads"] = small["num_attention_heads"]
     return small
+
+
+def ids() -> torch.Tensor:
+    return torch.randint(3, 60, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+def built(family: str, folder: Path) -> str:
+    """Saves a tiny model of the family and an adapter of its attention's linear modules; says why not where transformers or PEFT cannot."""
+    try:
+        config = tiny_config(family)
+        with torch.device("meta"):
+            size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        if size > LARGEST:
+            return f"{size:,} parameters"
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with torch.no_grad():
+            model(input_ids=ids(), use_cache=False)
+        model.save_pretrained(folder / "model")
+        heads = {id(model.get_output_embeddings())}
+        linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and id(m) not in heads]
+        attention = [n for n in linear if "att" in n] or linear  # PEFT turns linear modules of experts into other kinds of targets
+        lora = LoraConfig(r=2, target_modules=attention, task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(model, lora).save_pretrained(folder / "adapter")
+    except Exception as e:  # whatever they say is theirs
+        return f"{type(e).__name__}: {str(e)[:120]}"
+    return ""
+
+
+def outcome(folder: Path) -> str:
+    """"refused", or "holds": the deltas are those of plain PEFT, and no position sees a later one."""
+    base = folder / "model"
+    try:
+        source = resolve_model(ModelConfig(base=str(base)))
+        empty = empty_model(base)
+        check_blocks(empty, source.num_layers)
+    except ModelError:
+        return "refused"
+    storage = Storage(str(folder / "root"))
+    ref = import_adapter(storage, folder / "adapter", "all", empty, base=str(base))
+    hookpoints = [Hookpoint(layer) for layer in range(source.num_layers)]
+    model = attach(load_model(base), {"all": storage.local(ref.key)})
+    found = dict(deltas(model, ids(), hookpoints, ["all"]))
+    later = ids()
+    later[:, 8:] = 5
+    changed = residuals(model, later, hookpoints)
+    for h in hookpoints:
+        stream = found["base"][h]
+        assert stream.shape == (2, 12, source.d_model), "a block ends in the residual stream"
+        assert torch.allclose(stream[:, :8], changed[h][:, :8], rtol=1e-4, atol=1e-5), "a position sees a later one"
+    for h, expected in _of_peft(folder, hookpoints).items():
+        assert (found["all"][h] - expected).norm() <= 1e-4 * expected.norm() + 1e-6 and expected.any(), "deltas are those of plain PEFT"
+    return "holds"
+
+
+@torch.no_grad()
+def _of_peft(folder: Path, hookpoints: list[Hookpoint]) -> dict[Hookpoint, torch.Tensor]:
+    """What plain PEFT gives at all blocks but the last, after which a norm may stand; nothing where the family shows no hidden states."""
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32), folder / "adapter").eval()
+    adapted = plain(input_ids=ids(), output_hidden_states=True, use_cache=False).hidden_states
+    with plain.disable_adapter():
+        base = plain(input_ids=ids(), output_hidden_states=True, use_cache=False).hidden_states
+    if adapted is None:
+        return {}
+    return {h: adapted[h.hidden_states_index] - base[h.hidden_states_index] for h in hookpoints[:-1]}
