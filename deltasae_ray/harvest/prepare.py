@@ -70,7 +70,9 @@ def _plain(folder: Path) -> bytes:
     """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are rotated."""
     found = read_config(folder)
     plain = plain_config(found)
-    return (folder / CONFIG).read_bytes() if all(found.get(name) in (plain[name], None, []) for name in plain) else json.dumps(plain).encode()
+    if all(found.get(name) in (plain[name], None, []) for name in plain):
+        return (folder / CONFIG).read_bytes()
+    return json.dumps(plain).encode()
 
 
 def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]) -> AdapterRef:

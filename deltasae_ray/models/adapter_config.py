@@ -29,10 +29,14 @@ def parse_config(path: Path) -> dict[str, Any]:
     """
     config = _object(path)
     if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{path.parent} is a {config.get('peft_type')!r} adapter (peft_type): only LoRA is supported")
+        raise AdapterError(
+            f"{path.parent} is a {config.get('peft_type')!r} adapter (peft_type): only LoRA is supported"
+        )
     for name, (allowed, fits) in _FIELDS.items():
         if name not in config and name in ("r", "lora_alpha"):
-            raise AdapterError(f"{path} lacks {name}, without which the adapter's strength is unknown: copy it from the training's settings")
+            raise AdapterError(
+                f"{path} lacks {name}, without which the adapter's strength is unknown: copy it from the training's settings"
+            )
         value = config.get(name)
         if name in config and not (value is None and name not in _NEEDED) and not fits(value):
             raise AdapterError(f"{path}: {name}={_short(value)} must be {allowed}")
@@ -40,7 +44,8 @@ def parse_config(path: Path) -> dict[str, Any]:
     _check_start(path, config)
     if found := [name for name in _UNSUPPORTED if config.get(name)]:
         raise AdapterError(
-            f"{path}: {found[0]}={_short(config[found[0]])} is not supported, its deltas would be silently wrong: train without it"
+            f"{path}: {found[0]}={_short(config[found[0]])} is not supported, its deltas would be silently "
+            "wrong: train without it"
         )
     return config
 
@@ -50,20 +55,28 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes().decode("utf-8")
         if text.startswith("\ufeff"):
-            raise AdapterError(f"{path} begins with a byte order mark, which PEFT cannot read: save it as UTF-8 without BOM")
+            raise AdapterError(
+                f"{path} begins with a byte order mark, which PEFT cannot read: save it as UTF-8 without BOM"
+            )
         config = json.loads(text)
     except UnicodeDecodeError as e:
         raise AdapterError(f"{path} is not UTF-8 (byte {e.start}): save it as UTF-8 without BOM") from e
     except (ValueError, RecursionError) as e:
         raise AdapterError(f"{path} is not valid JSON ({e}): was it cut off? Copy it again") from e
     if not isinstance(config, dict):
-        raise AdapterError(f"{path} holds a JSON {type(config).__name__} where an object with peft_type, r and lora_alpha belongs")
+        raise AdapterError(
+            f"{path} holds a JSON {type(config).__name__} where an object with peft_type, r and lora_alpha belongs"
+        )
     return config
 
 
 def _check_patterns(path: Path, config: dict[str, Any]) -> None:
     """PEFT reads these as regular expressions, which may not compile."""
-    texts = [(name, config[name]) for name in ("target_modules", "exclude_modules") if isinstance(config.get(name), str)]
+    texts = [
+        (name, config[name])
+        for name in ("target_modules", "exclude_modules")
+        if isinstance(config.get(name), str)
+    ]
     texts += [(name, key) for name in ("rank_pattern", "alpha_pattern") for key in config.get(name) or ()]
     layers = config.get("layers_pattern") or []
     texts += [("layers_pattern", each) for each in ([layers] if isinstance(layers, str) else layers)]
@@ -71,7 +84,9 @@ def _check_patterns(path: Path, config: dict[str, Any]) -> None:
         try:
             re.compile(text)
         except (re.error, RecursionError, OverflowError) as e:
-            raise AdapterError(f"{path}: {name} holds {_short(text)}, which is no regular expression: {e}") from e
+            raise AdapterError(
+                f"{path}: {name} holds {_short(text)}, which is no regular expression: {e}"
+            ) from e
 
 
 def _check_start(path: Path, config: dict[str, Any]) -> None:
@@ -81,17 +96,22 @@ def _check_start(path: Path, config: dict[str, Any]) -> None:
         return
     if name.startswith("loftq"):
         raise AdapterError(
-            f"{path}: init_lora_weights={start!r} quantised the base when training began, so the adapter belongs to that base and not to the "
-            "original. Save the base it was trained on (model.unload().save_pretrained), give that folder as model.base, and set "
+            f"{path}: init_lora_weights={start!r} quantised the base when training began, so the adapter "
+            "belongs to that base and not to the "
+            "original. Save the base it was trained on (model.unload().save_pretrained), give that folder as "
+            "model.base, and set "
             "init_lora_weights to true in the adapter's config"
         )
     if name.startswith(_ALTERS_THE_BASE):
         raise AdapterError(
-            f"{path}: init_lora_weights={start!r} took a part out of the base's weights, so the adapter belongs to an altered base and its "
-            "deltas would be silently wrong. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it a plain LoRA adapter"
+            f"{path}: init_lora_weights={start!r} took a part out of the base's weights, so the adapter "
+            "belongs to an altered base and its "
+            "deltas would be silently wrong. Save it with PEFT's path_initial_model_for_weight_conversion, "
+            "which makes it a plain LoRA adapter"
         )
     raise AdapterError(
-        f"{path}: init_lora_weights={_short(start)} is not known to leave the base's weights alone; supported are true, false, "
+        f"{path}: init_lora_weights={_short(start)} is not known to leave the base's weights alone; "
+        "supported are true, false, "
         f"{', '.join(_LEAVES_THE_BASE)}. Where it only sets what A and B begin with, set it to true"
     )
 
@@ -107,7 +127,12 @@ def _whole(value: object, least: int) -> bool:
 
 def _number(value: object) -> bool:
     # an int may be too large for a float
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30 and math.isfinite(value)
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < 1e30
+        and math.isfinite(value)
+    )
 
 
 def _texts(value: object) -> bool:

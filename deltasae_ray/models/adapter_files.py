@@ -53,14 +53,16 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     for key, tensor in load_file(path).items():
         if not key.startswith(PREFIX):
             raise AdapterError(
-                f"{path}: the key {key!r} does not begin with {PREFIX!r}, so PEFT would leave its tensor out without a word. Save the adapter "
+                f"{path}: the key {key!r} does not begin with {PREFIX!r}, so PEFT would leave its tensor out "
+                "without a word. Save the adapter "
                 f"with PEFT's save_pretrained, or put {PREFIX!r} before every key"
             )
         name = plain_key(key)
         if name in found:
             raise AdapterError(f"{path} holds {name!r} twice, with and without the adapter's name in its key: remove one of them")
         if tensor.dtype not in _DTYPES:
-            raise AdapterError(f"{path}: {key!r} holds {str(tensor.dtype).removeprefix('torch.')}; float32, float16 or bfloat16 belong there")
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterError(f"{path}: {key!r} holds {dtype}; float32, float16 or bfloat16 belong there")
         if not torch.isfinite(tensor).all():
             raise AdapterError(f"{path}: {key!r} holds NaN or infinity: the training diverged, or the file is damaged")
         found[name] = tensor

@@ -56,8 +56,8 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[di
     """Checks an adapter against a model's modules (a model without weights will do).
 
     Returns:
-        Its config, and its tensors by PEFT's keys; copies of base parameters that equal the base's, which PEFT saves beside an adapter, are no
-        change and are left out.
+        Its config, and its tensors by PEFT's keys, but for copies of base parameters that equal the base's: PEFT may save them
+        beside an adapter, and they are no change.
 
     Raises:
         AdapterError: modules the model has not, tensors of another shape, too few or too many, NaN, or weights that change nothing.
@@ -103,7 +103,8 @@ def _check_shape(folder: Path, key: str, tensor: torch.Tensor, path: str, module
         raise AdapterError(_resized(folder, key, got, there))
     if got != there:
         raise AdapterError(
-            f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: made for another model"
+            f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: "
+            "made for another model"
         )
 
 
@@ -126,8 +127,10 @@ def _names(folder: Path) -> set[str]:
 
 def _resized(folder: Path, name: str, rows: int, there: int) -> str:
     return (
-        f"{folder}: {name} has {rows} rows, the model's vocabulary {there}: the adapter was trained after the vocabulary was resized. Resize "
-        f"the base likewise (model.resize_token_embeddings({rows}), then save_pretrained, with the adapter's tokenizer beside it) and give "
+        f"{folder}: {name} has {rows} rows, the model's vocabulary {there}: the adapter was trained after "
+        "the vocabulary was resized. Resize "
+        f"the base likewise (model.resize_token_embeddings({rows}), then save_pretrained, with the adapter's "
+        "tokenizer beside it) and give "
         "that folder as model.base"
     )
 

@@ -1,4 +1,4 @@
-"""Copies of base parameters that PEFT saves beside an adapter (`save_embedding_layers`): where they equal the base's, they are no change."""
+"""Copies of base parameters that PEFT saves beside an adapter: where they equal the base's, they are no change."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +24,11 @@ def without_copies(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dic
     if not copies or not (folder / "config.json").is_file():
         return dict(tensors)
     stored = _Stored(folder)
-    return {key: t for key, t in tensors.items() if key not in copies or not _equals(t, stored.candidates(base_name(key), model))}
+    return {
+        key: t
+        for key, t in tensors.items()
+        if key not in copies or not _equals(t, stored.candidates(base_name(key), model))
+    }
 
 
 def _equals(copy: torch.Tensor, candidates: Iterator[torch.Tensor]) -> bool:
@@ -54,7 +58,11 @@ class _Stored:
 def _tied(name: str, model: Any) -> list[str]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     tied = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
-    ends = {id(e.weight) for e in (model.get_input_embeddings(), model.get_output_embeddings()) if hasattr(e, "weight")}
+    ends = {
+        id(e.weight)
+        for e in (model.get_input_embeddings(), model.get_output_embeddings())
+        if hasattr(e, "weight")
+    }
     if not tied or id(parameters.get(name)) not in ends:
         return []
     return [other for other, parameter in parameters.items() if id(parameter) in ends and other != name]

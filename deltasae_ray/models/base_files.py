@@ -21,16 +21,21 @@ def check_base(folder: Path, *, weights: bool) -> dict[str, Any]:
     """
     found = base_weights(folder, ModelError)
     if weights and not (found or any(folder.glob("*.safetensors"))) or not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
+        raise ModelError(
+            f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained"
+        )
     config = read_object(folder / CONFIG)
     _refuse_quantised(folder, config)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"{folder} holds an adapter_config.json, so that transformers would load the adapter on its own base from there: give it "
+            f"{folder} holds an adapter_config.json, so that transformers would load the adapter on its own "
+            "base from there: give it "
             "as adapters=[...] and the base as model.base, or move that file away if this is a whole model"
         )
     if weights and not found:
-        raise ModelError(f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with save_pretrained")
+        raise ModelError(
+            f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with save_pretrained"
+        )
     for path in found if weights or any(path.exists() for path in found) else ():
         check_weights(path, ModelError)
     return config
@@ -46,9 +51,13 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as e:  # a wrong encoding is a ValueError too
-        raise ModelError(f"{path} is not valid JSON in UTF-8 without BOM ({e}): was it cut off? Fetch it again") from e
+        raise ModelError(
+            f"{path} is not valid JSON in UTF-8 without BOM ({e}): was it cut off? Fetch it again"
+        ) from e
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds a JSON {type(found).__name__} where an object belongs: fetch it again")
+        raise ModelError(
+            f"{path} holds a JSON {type(found).__name__} where an object belongs: fetch it again"
+        )
     return found
 
 
@@ -59,7 +68,9 @@ def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
             if told := part.get(field):
                 method = told.get("quant_method", "an unknown method") if isinstance(told, dict) else told
                 raise ModelError(
-                    f"{folder / CONFIG} has {field} ({method}): deltas need weights that are not quantised. Give the original as "
-                    "model.base, or dequantise this one (AutoModelForCausalLM.from_pretrained(...).dequantize(), then save_pretrained, "
+                    f"{folder / CONFIG} has {field} ({method}): deltas need weights that are not quantised. "
+                    "Give the original as "
+                    "model.base, or dequantise this one "
+                    "(AutoModelForCausalLM.from_pretrained(...).dequantize(), then save_pretrained, "
                     "and see that the new config.json lacks that field)"
                 )

@@ -11,12 +11,18 @@ _OF_ADAPTERS = ("_active_adapter", "_disable_adapters", "_adapters_disabled", "a
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Inside, the whole model is in evaluation mode, and may be switched between adapters; afterwards, also after an error, every module has
-    the mode, the active adapters and the gradients that it had.
+    """Inside, the whole model is in evaluation mode, and may be switched between adapters.
+
+    Afterwards, also after an error, every module has the mode, the active adapters and the gradients that it had.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    switches = [(module, name, _copied(vars(module)[name])) for module in modules for name in _OF_ADAPTERS if name in vars(module)]
+    switches = [
+        (module, name, _copied(vars(module)[name]))
+        for module in modules
+        for name in _OF_ADAPTERS
+        if name in vars(module)
+    ]
     gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         model.eval()

@@ -51,7 +51,8 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
         built = get_peft_model(bare, config, adapter_name=name, low_cpu_mem_usage=True)  # type: ignore[arg-type]
     except Exception as e:  # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt
         raise AdapterError(
-            f"{folder / CONFIG} does not fit this model: {_said(e)} (target_modules={_short(config.target_modules)}; the model's modules are "
+            f"{folder / CONFIG} does not fit this model: {_said(e)} "
+            f"(target_modules={_short(config.target_modules)}; the model's modules are "
             f"named like {example(model)})"
         ) from e
     shapes = {
@@ -61,13 +62,16 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
     }
     if not shapes:
         raise AdapterError(
-            f"{folder / CONFIG} adapts no module of this model (target_modules={_short(config.target_modules)}; its modules are named like "
+            f"{folder / CONFIG} adapts no module of this model "
+            f"(target_modules={_short(config.target_modules)}; its modules are named like "
             f"{example(model)})"
         )
     return shapes
 
 
-def check_whole(folder: Path, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_whole(
+    folder: Path, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Holds an adapter's LoRA tensors against what its config asks for on this model.
 
     Raises:
@@ -79,23 +83,30 @@ def check_whole(folder: Path, tensors: Mapping[str, torch.Tensor], shapes: Mappi
             continue
         if key not in shapes:
             raise AdapterError(
-                f"{path} holds {key!r}, which {CONFIG} does not ask for, so that PEFT would leave it out: the two files are not of one adapter, "
+                f"{path} holds {key!r}, which {CONFIG} does not ask for, so that PEFT would leave it out: "
+                "the two files are not of one adapter, "
                 "or a tool renamed keys. Save it with PEFT's save_pretrained"
             )
         if tuple(tensor.shape) != shapes[key]:
             raise AdapterError(
-                f"{path}: {key!r} has shape {tuple(tensor.shape)}, and {CONFIG} asks for {shapes[key]}: r or rank_pattern are another adapter's"
+                f"{path}: {key!r} has shape {tuple(tensor.shape)}, and {CONFIG} asks for {shapes[key]}: r or "
+                "rank_pattern are another adapter's"
             )
     if missing := sorted(shapes.keys() - tensors.keys()):
         raise AdapterError(
-            f"{folder} has no tensor for {base_name(missing[0])}, which its config asks for ({len(missing)} of {len(shapes)} are not there): "
+            f"{folder} has no tensor for {base_name(missing[0])}, which its config asks for ({len(missing)} "
+            f"of {len(shapes)} are not there): "
             "was it saved whole?"
         )
 
 
 def example(model: nn.Module) -> str:
     """The name of one linear module in a block."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    ]
     return next((name for name in linear if "layer" in name or ".h." in name), linear[0] if linear else "?")
 
 

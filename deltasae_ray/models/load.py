@@ -198,7 +198,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
         found = getattr(stack, name, None)
         if isinstance(found, nn.ModuleList):
             return found
-    raise ModelError(f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture is not supported")
+    raise ModelError(
+        f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture is not supported"
+    )
 
 
 def check_blocks(model: nn.Module, num_layers: int) -> None:
@@ -209,7 +211,8 @@ def check_blocks(model: nn.Module, num_layers: int) -> None:
     """
     if len(blocks(model)) != num_layers:
         raise ModelError(
-            f"{type(base_of(model)).__name__} has {len(blocks(model))} blocks where its config counts {num_layers} layers: this architecture "
+            f"{type(base_of(model)).__name__} has {len(blocks(model))} blocks where its config counts "
+            f"{num_layers} layers: this architecture "
             "is not supported"
         )
 

@@ -59,7 +59,9 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
     if not layers:
         raise AdapterError(f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank coordinates")
     if merged := sorted({str(name) for module in model.modules() for name in getattr(module, "merged_adapters", ())}):
-        raise AdapterError(f"adapters {merged} are merged into the model's weights, which hides their changes: model.unmerge_adapter() first")
+        raise AdapterError(
+            f"adapters {merged} are merged into the model's weights, which hides their changes: call model.unmerge_adapter() first"
+        )
     with ExitStack() as exits:
         exits.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))  # a model's own code may draw
         taken = exits.enter_context(_reading({(adapter, name): layer for name, layer in layers.items()}, {adapter: known}))

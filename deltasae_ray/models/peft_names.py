@@ -14,7 +14,9 @@ def peft_name(model: nn.Module, adapter: str) -> str:
 
 def new_peft_name(model: nn.Module) -> str:
     """A name that no adapter and no part of the model has yet: a0, a1, …"""
-    taken = {part for name, _ in model.named_modules() for part in name.split(".")} | set(getattr(model, _NAMES, {}).values())
+    taken = {part for name, _ in model.named_modules() for part in name.split(".")} | set(
+        getattr(model, _NAMES, {}).values()
+    )
     return next(name for name in (f"a{i}" for i in count()) if name not in taken)
 
 

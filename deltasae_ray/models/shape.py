@@ -19,11 +19,15 @@ def shape_of(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) -> t
     text = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
     shape = tuple(
         next((v for v in (getattr(config, names[0], None), *(text.get(n) for n in names)) if v), None)
-        for names in (("num_hidden_layers", "n_layer", "num_layers", "n_layers"), ("hidden_size", "n_embd", "d_model"))
+        for names in (
+            ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+            ("hidden_size", "n_embd", "d_model"),
+        )
     )
     if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in shape):
         raise ModelError(
-            f"{folder / 'config.json'} tells {shape[0]!r} layers of width {shape[1]!r} (num_hidden_layers, hidden_size): is it the "
+            f"{folder / 'config.json'} tells {shape[0]!r} layers of width {shape[1]!r} (num_hidden_layers, "
+            "hidden_size): is it the "
             "config of a causal language model?"
         )
     return shape
@@ -34,10 +38,14 @@ def _config(folder: Path, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
         return config.get_text_config(decoder=True)
     except Exception as e:  # transformers raises dozens of types for a config that does not make sense
         if "trust_remote_code" in str(e):
             return None
         said = " ".join(str(e).split())[:300]
-        raise ModelError(f"{folder / 'config.json'} cannot be read by transformers: {type(e).__name__}: {said}") from e
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read by transformers: {type(e).__name__}: {said}"
+        ) from e

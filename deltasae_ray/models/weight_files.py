@@ -26,7 +26,8 @@ def check_weights(path: Path, error: type[DeltaSaeError]) -> None:
     except (SafetensorError, OSError, ValueError) as e:
         size = path.stat().st_size
         raise error(
-            f"{path} ({size:,} bytes) is no whole safetensors file ({e}): its download or copy was cut off, or it was written by something "
+            f"{path} ({size:,} bytes) is no whole safetensors file ({e}): its download or copy was cut off, "
+            "or it was written by something "
             "else. Fetch it again and compare its size with the original's"
         ) from e
 
@@ -45,7 +46,9 @@ def refuse_pointer(path: Path, error: type[DeltaSaeError]) -> None:
     if not head:
         raise error(f"{path} is empty (0 bytes): its download or copy failed. Fetch it again")
     if head == _LFS:
-        raise error(f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its repository, or download the file")
+        raise error(
+            f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its repository, or download the file"
+        )
 
 
 def base_weights(folder: Path, error: type[DeltaSaeError]) -> list[Path]:
@@ -64,5 +67,7 @@ def base_weights(folder: Path, error: type[DeltaSaeError]) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         paths = [Path(inside(str(folder), name)) for name in names]
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OSError) as e:
-        raise error(f"{index} cannot be read as an index of weights ({type(e).__name__}: {e}): fetch it again") from e
+        raise error(
+            f"{index} cannot be read as an index of weights ({type(e).__name__}: {e}): fetch it again"
+        ) from e
     return paths

@@ -37,9 +37,9 @@ _BYTES = st.one_of(
 )
 _KEYS = st.sampled_from([
     lambda k: k.removeprefix("base_model.model."), lambda k: k.replace(".weight", ".default.weight"), lambda k: k.replace(".weight", ".x.weight"),
-    lambda k: k.replace("q_proj", "lora_A"), lambda k: k + ".weight", lambda k: k.replace("layers.0", "layers.99"), lambda k: "", lambda k: "../" + k,
+    lambda k: k.replace("q_proj", "lora_A"), lambda k: k + ".weight", lambda k: k.replace("layers.0", "layers.99"), lambda _: "", lambda k: "../" + k,
     lambda k: k.replace("lora_A", "lora_C"), lambda k: k.replace("lora_A", "modules_to_save"), lambda k: k.replace(".lora_A", ""),
-    lambda k: "base_model.model." + k, lambda k: "base_model.model.lm_head.weight", lambda k: k.replace("lora_", "lora_embedding_"),
+    lambda k: "base_model.model." + k, lambda _: "base_model.model.lm_head.weight", lambda k: k.replace("lora_", "lora_embedding_"),
 ])  # fmt: skip
 _DTYPES = ["F64", "F16", "BF16", "I64", "I8", "BOOL", "F8_E4M3", "U8", "XX"]
 _HEADER = st.one_of(
