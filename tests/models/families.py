@@ -80,9 +80,12 @@ def built(family: str, folder: Path) -> str:
         model.save_pretrained(folder / "model")
         heads = {id(model.get_output_embeddings())}
         linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and id(m) not in heads]
-        attention = [n for n in linear if "att" in n] or linear  # PEFT turns linear modules of experts into other kinds of targets
+        attention = [n for n in linear if "att" in n and "gate" not in n] or linear  # PEFT turns linear modules of experts into other kinds of targets
         lora = LoraConfig(r=2, target_modules=attention, task_type="CAUSAL_LM", init_lora_weights=False)
-        get_peft_model(model, lora).save_pretrained(folder / "adapter")
+        adapted = get_peft_model(model, lora).eval()
+        with torch.no_grad():
+            adapted(input_ids=ids(), use_cache=False)
+        adapted.save_pretrained(folder / "adapter")
     except Exception as e:  # whatever they say is theirs
         return f"{type(e).__name__}: {str(e)[:120]}"
     return ""
