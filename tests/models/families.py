@@ -35,20 +35,23 @@ SMALL: dict[str, int] = {
 """A word of a config → its value here, where the family has the word."""
 
 # lists
-HOLD = frozenset("""
-    afmoe apertus arcee aria_text axk1 axk2 bamba bart beam bigbird_pegasus biogpt bitnet blenderbot
-    blenderbot-small bloom codegen cohere cohere2 cohere2_moe ctrl cwm deepseek_v3 deepseek_v32
-    diffllama doge ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon falcon_h1 flex_olmo flint fuyu
-""".split())
+HOLD = frozenset({
+    "afmoe", "apertus", "arcee", "aria_text", "axk1", "axk2", "bamba", "bart", "beam",
+    "bigbird_pegasus", "biogpt", "bitnet", "blenderbot", "blenderbot-small", "bloom", "codegen",
+    "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm", "deepseek_v3", "deepseek_v32", "diffllama",
+    "doge", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "flex_olmo",
+    "flint", "fuyu",
+})  # fmt: skip
 """Families whose deltas are those of plain PEFT."""
-REFUSED = frozenset("""
-    bert bert-generation big_bird camembert cpmant data2vec-text electra emu3 ernie
-""".split())
+REFUSED = frozenset({
+    "bert", "bert-generation", "big_bird", "camembert", "cpmant", "data2vec-text", "electra", "emu3",
+    "ernie",
+})  # fmt: skip
 """Families that the plan refuses: their blocks are not found, or are not as many as the config counts."""
-UNBUILT = frozenset("""
-    bailing_hybrid blt cohere_compass_text dbrx deepseek_v2 deepseek_v4 dots1 dots3_note dots3_note_text
-    falcon_mamba
-""".split())
+UNBUILT = frozenset({
+    "bailing_hybrid", "blt", "cohere_compass_text", "dbrx", "deepseek_v2", "deepseek_v4", "dots1",
+    "dots3_note", "dots3_note_text", "falcon_mamba",
+})  # fmt: skip
 """Families that transformers or PEFT cannot run from a small config: they say so themselves."""
 # end of lists
 
