@@ -8,13 +8,24 @@ from deltasae_ray.errors import ModelError
 from deltasae_ray.models.weight_files import base_weights, check_weights, refuse_pointer
 
 CONFIG = "config.json"
+_OBJECTS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+_OTHERS = ("tokenizer.model", "merges.txt", "vocab.txt", "chat_template.jinja")
 
 
-def check_base(folder: Path, *, weights: bool) -> dict[str, Any]:
+def check_base(folder: Path, *, weights: bool, given: bool = True) -> dict[str, Any]:
     """Checks a model's folder, and returns its config.
 
     Args:
         weights: also ask for the weights; where they are there, they are checked in any case.
+        given: the folder is the user's own; False for one of the hub's cache, into which the rest is downloaded later.
 
     Raises:
         ModelError: names the file, what is wrong with it and what to do.
@@ -36,9 +47,21 @@ def check_base(folder: Path, *, weights: bool) -> dict[str, Any]:
         raise ModelError(
             f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with save_pretrained"
         )
-    for path in found if weights or any(path.exists() for path in found) else ():
+    there = [path for path in found if path.exists()]
+    for path in found if weights or (given and there) else there:
         check_weights(path, ModelError)
     return config
+
+
+def check_texts(folder: Path) -> None:
+    """Checks the files of a tokenizer and of configs, as far as they are there.
+
+    Raises:
+        ModelError: one is a pointer, empty, cut off or something else.
+    """
+    for path in (folder / name for name in (*_OBJECTS, *_OTHERS)):
+        if path.is_file():
+            read_object(path) if path.suffix == ".json" else refuse_pointer(path, ModelError)
 
 
 def read_object(path: Path) -> dict[str, Any]:

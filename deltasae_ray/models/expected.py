@@ -1,8 +1,10 @@
 """Which tensors an adapter's config asks for, found by letting PEFT build the adapter on the model's modules, without weights."""
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from deltasae_ray.errors import AdapterError
+from deltasae_ray.models.adapter_config import parse_config
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, base_name, lora_path, plain_key
 from deltasae_ray.models.peft_names import new_peft_name
 
@@ -23,6 +26,13 @@ def peft_config(folder: Path) -> Any:
     """
     from peft import LoraConfig
 
+    known = {field.name for field in dataclasses.fields(LoraConfig)}
+    for name, value in parse_config(folder / CONFIG).items():
+        if name not in known and (value is True or value and isinstance(value, dict | list)):
+            raise AdapterError(
+                f"{folder / CONFIG} sets {name}={_short(value)}, which PEFT {version('peft')} does not know and would leave out: the "
+                f"adapter is of a newer PEFT. If it does not matter for the forward pass, remove {name} from the file"
+            )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(loftq|eva|corda)_config.*")

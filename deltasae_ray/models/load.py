@@ -10,7 +10,7 @@ from torch import nn
 
 from deltasae_ray.errors import DeltaSaeError, ModelError
 from deltasae_ray.hookpoints import Site
-from deltasae_ray.models.base_files import read_object
+from deltasae_ray.models.base_files import check_texts
 from deltasae_ray.models.casts import widen
 
 
@@ -160,8 +160,7 @@ def _told(folder: Path) -> Iterator[None]:
         if isinstance(e, ValueError) and "trust_remote_code" in str(e):
             raise ModelError(f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to run it") from e
         said = " ".join(str(e).split())[:400]
-        for path in sorted(folder.glob("*.json")):  # what transformers says of a pointer or half a file does not name it
-            read_object(path)
+        check_texts(folder)  # what transformers says of a pointer or half a file does not name it
         raise ModelError(f"{folder} cannot be loaded: {type(e).__name__}: {said}") from e
 
 

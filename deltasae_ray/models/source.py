@@ -55,7 +55,7 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         folder = Path(cfg.base).absolute()
     else:
         folder = _download(cfg.base, weights=weights, code=cfg.trust_remote_code)
-    found = check_base(folder, weights=weights)
+    found = check_base(folder, weights=weights, given=Path(cfg.base).is_dir())
     files = sorted(folder.glob("*.safetensors"))
     content = files_digest([folder / "config.json", *files]) if weights else ""
     num_layers, d_model = shape_of(folder, found, trust_remote_code=cfg.trust_remote_code)

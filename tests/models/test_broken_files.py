@@ -15,6 +15,7 @@ from deltasae_ray.errors import AdapterError, DeltaSaeError, ModelError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef, attach, import_adapter
+from deltasae_ray.models.base_files import check_base
 from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_model, load_tokenizer
@@ -100,6 +101,7 @@ def test_a_config_that_is_no_object_is_told_by_file(bad: bytes, adapter: Path, b
         ("rank_pattern", {"(": 4}), ("rank_pattern", [1]), ("alpha_pattern", {"q_proj": "8"}), ("layers_to_transform", "1"), ("bias", "some"),
         ("layers_pattern", ["("]), ("modules_to_save", "embed_tokens"), ("use_dora", "yes"), ("init_lora_weights", "magic"), ("lora_dropout", 2),
         ("init_lora_weights", 3), ("peft_type", ...), ("peft_type", ["LORA"]), ("exclude_modules", "["), ("base_model_name_or_path", 7),
+        ("use_something_new", True), ("layer_replication", [[0, 2]]),
     ],
 )  # fmt: skip
 def test_a_field_of_the_config_that_says_what_it_may_not_is_named(field: str, value: Any, adapter: Path, tiny_model: Path) -> None:
@@ -207,6 +209,15 @@ def test_an_adapters_folder_is_no_base(base: Path, adapter: Path) -> None:
     shutil.copy(adapter / CONFIG, base)
     with pytest.raises(ModelError, match="holds an adapter_config.json"):
         resolve_model(ModelConfig(base=str(base)))
+
+
+def test_what_is_left_of_a_download_is_no_fault_of_a_hub_model_at_the_plan(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sharded"
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(folder, max_shard_size="60KB")
+    next(folder.glob("model-00002-*.safetensors")).unlink()
+    assert check_base(folder, weights=False, given=False)["model_type"] == "llama"
+    with pytest.raises(ModelError, match="model-00002-.* cannot be read"):
+        check_base(folder, weights=True, given=False)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
