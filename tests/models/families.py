@@ -34,13 +34,18 @@ SMALL: dict[str, int] = {
 }  # fmt: skip
 """A word of a config → its value here, where the family has the word."""
 
+OVER: dict[str, dict[str, Any]] = {"gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]}}
+"""What else a family's config must say."""
+
 # lists
 HOLD = frozenset({
     "afmoe", "apertus", "arcee", "aria_text", "axk1", "axk2", "bamba", "bart", "beam",
     "bigbird_pegasus", "biogpt", "bitnet", "blenderbot", "blenderbot-small", "bloom", "codegen",
     "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm", "deepseek_v3", "deepseek_v32", "diffllama",
     "doge", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "flex_olmo",
-    "flint", "fuyu",
+    "flint", "fuyu", "gemma", "gemma2", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified",
+    "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt_neo", "gptj",
+    "mpt", "opt",
 })  # fmt: skip
 """Families whose deltas are those of plain PEFT."""
 REFUSED = frozenset({
@@ -50,7 +55,8 @@ REFUSED = frozenset({
 """Families that the plan refuses: their blocks are not found, or are not as many as the config counts."""
 UNBUILT = frozenset({
     "bailing_hybrid", "blt", "cohere_compass_text", "dbrx", "deepseek_v2", "deepseek_v4", "dots1",
-    "dots3_note", "dots3_note_text", "falcon_mamba",
+    "dots3_note", "dots3_note_text", "falcon_mamba", "gemma3", "gemma3n", "gemma3n_text",
+    "gemma4_assistant", "gemma4_unified_assistant", "git",
 })  # fmt: skip
 """Families that transformers or PEFT cannot run from a small config: they say so themselves."""
 # end of lists
@@ -65,7 +71,7 @@ def tiny_config(family: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind: Any = CONFIG_MAPPING[family]
-    return kind(**_small(kind().to_dict()))
+    return kind(**_small(kind().to_dict()), **OVER.get(family, {}))
 
 
 def _small(default: dict[str, Any]) -> dict[str, Any]:
