@@ -152,7 +152,7 @@ def _check_replacements(folder: Path, values: Replacements, model: nn.Module, he
     for name, value in values.items():
         if name not in parameters:
             raise AdapterError(f"{folder}: {name} is no parameter of this model")
-        ends = (getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output"))
+        ends: Iterable[Any] = (getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output"))
         wanted, vocabulary = parameters[name].shape, {id(end.weight) for end in ends if hasattr(end, "weight")}
         if id(parameters[name]) in vocabulary and value.ndim == 2 and value.shape[1:] == wanted[1:] and value.shape != wanted:
             raise AdapterError(_resized(folder, name, value.shape[0], wanted[0]))

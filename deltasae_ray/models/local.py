@@ -51,9 +51,10 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
     known = peft_name(model, adapter)
     if known not in getattr(model, "peft_config", {}):
         raise AdapterError(f"the model has no adapter {adapter!r}: it has {adapters_of(model)}")
-    layers: dict[str, Any] = {
+    modules: list[tuple[str, Any]] = list(base_of(model).named_modules())
+    layers = {
         name: layer
-        for name, layer in base_of(model).named_modules()
+        for name, layer in modules
         if known in getattr(layer, "lora_A", {}) and known not in getattr(layer, "lora_variant", {}) and not layer.lora_bias.get(known)
     }
     if not layers:

@@ -16,21 +16,20 @@ def shape_of(folder: Path, raw: dict[str, Any], *, trust_remote_code: bool) -> t
         ModelError: the config cannot be read, or names neither.
     """
     config = _config(folder, trust_remote_code=trust_remote_code)
-    text = raw.get("text_config") if isinstance(raw.get("text_config"), dict) else raw
-    shape = tuple(
-        next((v for v in (getattr(config, names[0], None), *(text.get(n) for n in names)) if v), None)
-        for names in (
-            ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-            ("hidden_size", "n_embd", "d_model"),
-        )
-    )
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in shape):
+    part = raw.get("text_config")
+    text: dict[str, Any] = part if isinstance(part, dict) else raw
+
+    def first(*names: str) -> Any:
+        values = (getattr(config, names[0], None), *(text.get(name) for name in names))
+        return next((value for value in values if value), None)
+
+    layers, width = first("num_hidden_layers", "n_layer", "num_layers", "n_layers"), first("hidden_size", "n_embd", "d_model")
+    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (layers, width)):
         raise ModelError(
-            f"{folder / 'config.json'} tells {shape[0]!r} layers of width {shape[1]!r} (num_hidden_layers, "
-            "hidden_size): is it the "
+            f"{folder / 'config.json'} tells {layers!r} layers of width {width!r} (num_hidden_layers, hidden_size): is it the "
             "config of a causal language model?"
         )
-    return shape
+    return layers, width
 
 
 def _config(folder: Path, *, trust_remote_code: bool) -> Any:
