@@ -44,19 +44,25 @@ HOLD = frozenset({
     "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm", "deepseek_v3", "deepseek_v32", "diffllama",
     "doge", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "flex_olmo",
     "flint", "fuyu", "gemma", "gemma2", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified",
-    "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt_neo", "gptj",
-    "mpt", "opt",
+    "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt-sw3", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite",
+    "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "helium",
+    "hy_v3", "hyperclovax", "inkling2_text", "inkling_text", "internlm3", "iquestcoder", "jais2",
+    "jamba", "jetmoe", "kolibri1", "laguna", "lfm2", "llama", "marian", "mbart", "mellum",
+    "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral3", "mistral",
+    "mixtral", "mpt", "opt",
 })  # fmt: skip
 """Families whose deltas are those of plain PEFT."""
 REFUSED = frozenset({
     "bert", "bert-generation", "big_bird", "camembert", "cpmant", "data2vec-text", "electra", "emu3",
-    "ernie",
+    "ernie", "hrm_text", "hy_v4", "lfm3", "llama4", "llama4_text", "megatron-bert",
 })  # fmt: skip
 """Families that the plan refuses: their blocks are not found, or are not as many as the config counts."""
 UNBUILT = frozenset({
     "bailing_hybrid", "blt", "cohere_compass_text", "dbrx", "deepseek_v2", "deepseek_v4", "dots1",
     "dots3_note", "dots3_note_text", "falcon_mamba", "gemma3", "gemma3n", "gemma3n_text",
-    "gemma4_assistant", "gemma4_unified_assistant", "git",
+    "gemma4_assistant", "gemma4_unified_assistant", "git", "got_ocr2", "hunyuan_v1_dense",
+    "hunyuan_v1_moe", "kimi_linear", "lfm2_moe", "longcat_flash", "mamba", "mamba2", "ministral",
 })  # fmt: skip
 """Families that transformers or PEFT cannot run from a small config: they say so themselves."""
 # end of lists
