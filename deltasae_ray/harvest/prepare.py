@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
@@ -18,11 +17,12 @@ from deltasae_ray.errors import AdapterError
 from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config, read_config, read_tensors, weights_bytes
 from deltasae_ray.models.adapters import AdapterRef, fetch
 from deltasae_ray.models.capture import Residuals, check_sites, deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks
+from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.precision import in_fp64, noise_floor
 from deltasae_ray.models.random_lora import haar_rotated, match_norm, scaled
 from deltasae_ray.models.split import split_deltas
@@ -60,17 +60,19 @@ def write_rotated(storage: Storage, adapter: AdapterRef, key: str, seed: int, fa
     """Writes the adapter with Haar-rotated singular vectors, times `factor`; it counts once its manifest is written."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(storage, [adapter], Path(scratch))[adapter.name]
-        weights = scaled(haar_rotated(load_file(folder / WEIGHTS), seed), factor)
-        storage.write_bytes(f"{key}/{CONFIG}", _plain(folder / CONFIG))
-        storage.write_bytes(f"{key}/{WEIGHTS}", save(weights, metadata={"format": "pt"}))
+        weights = scaled(haar_rotated(read_tensors(folder), seed), factor)
+        storage.write_bytes(f"{key}/{CONFIG}", _plain(folder))
+        storage.write_bytes(f"{key}/{WEIGHTS}", weights_bytes(weights))
     return replace(adapter, name=RANDOM, key=key)
 
 
-def _plain(config: Path) -> bytes:
+def _plain(folder: Path) -> bytes:
     """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are rotated."""
-    found = json.loads(config.read_text())
+    found = read_config(folder)
     plain = plain_config(found)
-    return config.read_bytes() if all(found.get(name) in (plain[name], None, []) for name in plain) else json.dumps(plain).encode()
+    if all(found.get(name) in (plain[name], None, []) for name in plain):
+        return (folder / CONFIG).read_bytes()
+    return json.dumps(plain).encode()
 
 
 def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]) -> AdapterRef:
@@ -139,12 +141,13 @@ class PrepareWorker:
             means = torch.stack([taken[h][mask].norm(dim=-1).double().mean() for h in hookpoints])
             return float(means[means > 0].log().mean().exp())
 
-        layers: list[Any] = [m for m in self._model.modules() if RANDOM in _scaling(m)]
-        scalings = [layer.scaling[RANDOM] for layer in layers]
+        name = peft_name(self._model, RANDOM)
+        layers: list[Any] = [m for m in self._model.modules() if name in _scaling(m)]
+        scalings = [layer.scaling[name] for layer in layers]
 
         def measure(factor: float) -> float:
             for layer, scaling in zip(layers, scalings, strict=True):
-                layer.scaling[RANDOM] = scaling * factor
+                layer.scaling[name] = scaling * factor
             return norm(RANDOM)
 
         target = norm(trained)
@@ -177,6 +180,6 @@ class PrepareWorker:
 
 
 def _scaling(module: nn.Module) -> dict[str, float]:
-    """Adapter name → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
+    """PEFT's name of an adapter → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
     found = getattr(module, "scaling", None)
     return found if isinstance(found, dict) else {}

@@ -7,11 +7,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load
 from torch import nn
 
 from deltasae_ray.errors import AdapterError
-from deltasae_ray.models.adapter_files import CONFIG, PREFIX, WEIGHTS, content_digest, read_config, replacements
+from deltasae_ray.models.adapter_files import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    base_name,
+    content_digest,
+    lora_path,
+    plain_key,
+    read_config,
+    read_tensors,
+    replacements,
+    weights_bytes,
+)
+from deltasae_ray.models.base_copies import without_copies
+from deltasae_ray.models.expected import check_whole, example, expected_shapes, peft_config
+from deltasae_ray.models.peft_names import keep_peft_name, new_peft_name, peft_name
 from deltasae_ray.models.replaced import Replacements, keep_replacements
 from deltasae_ray.storage import Storage
 
@@ -36,42 +52,87 @@ class AdapterRef:
     """What is known of its training: steps, tokens, losses."""
 
 
-def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> dict[str, Any]:
-    """Checks an adapter against a model's modules (a model without weights will do) and returns its config.
+def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Checks an adapter against a model's modules (a model without weights will do).
+
+    Returns:
+        Its config, and its tensors by PEFT's keys, but for copies of base parameters that equal the base's: PEFT may save them
+        beside an adapter, and they are no change.
 
     Raises:
-        AdapterError: modules the model has not, tensors of another shape, NaN, or weights that change nothing.
+        AdapterError: modules the model has not, tensors of another shape, too few or too many, NaN, or weights that change nothing.
     """
     config = read_config(folder)
     named = config.get("base_model_name_or_path")
-    if base and named and Path(str(named)).name != Path(base).name:
+    if base and named and Path(named).name != Path(base).name:
         log.warning("%s says it was trained on %s; it is applied to %s", folder, named, base)
-    tensors = load_file(folder / WEIGHTS)
-    if not tensors:
-        raise AdapterError(f"{folder}/{WEIGHTS} holds no tensors")
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(f"{folder}: {key} holds NaN or infinity")
+    tensors = without_copies(read_tensors(folder), model)
     values, head = replacements(tensors), _head(model)
+    if head and any(head == name or head.endswith(f".{name}") for name in config.get("modules_to_save") or ()):
+        raise AdapterError(_HEAD.format(folder=folder, name=head))
     _check_replacements(folder, values, model, head)
     modules = dict(model.named_modules())
     moves = bool(values)
-    for key, tensor in ((k, t) for k, t in tensors.items() if ".lora_" in k):
-        path, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
-        if not path or path not in modules:
-            raise AdapterError(f"{folder}: {key} targets no module of this model; its modules are named like {_example(modules)}")
+    for key, tensor in tensors.items():
+        path, factor = lora_path(key), key.rpartition(".lora_")[2]
+        if path is None:
+            continue
+        path = path.removeprefix(PREFIX)
+        if path not in modules:
+            raise AdapterError(f"{folder}: {key} targets no module of this model; its modules are named like {example(model)}")
         if path == head:
             raise AdapterError(_HEAD.format(folder=folder, name=path))
-        wanted = _features(modules[path])
-        got = (tensor.shape[1], None) if factor.startswith(("A", "embedding_A")) else (None, tensor.shape[0])
-        if wanted and any(g is not None and g != w for g, w in zip(got, wanted, strict=True)):
-            raise AdapterError(
-                f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: made for another model"
-            )
+        _check_shape(folder, key, tensor, path, modules[path])
         moves |= factor.startswith(("B", "embedding_B")) and bool(tensor.any())
+    check_whole(folder, tensors, expected_shapes(folder, model))
+    if missing := [name for name in _saved_modules(config, model, head) if name not in values and name not in _names(folder)]:
+        raise AdapterError(f"{folder} has no tensor for {missing[0]}, which its config asks for (modules_to_save): was it saved whole?")
     if not moves:
         raise AdapterError(f"{folder} changes nothing: every lora_B is zero. Was it saved before training?")
-    return config
+    return config, tensors
+
+
+def _check_shape(folder: Path, key: str, tensor: torch.Tensor, path: str, module: nn.Module) -> None:
+    wanted, factor = _features(module), key.rpartition(".lora_")[2]
+    if not factor.startswith(("A", "B", "embedding_A", "embedding_B")) or factor.endswith("bias") or wanted is None:
+        return
+    if tensor.ndim != 2:
+        raise AdapterError(f"{folder}: {key} has shape {tuple(tensor.shape)}; a LoRA factor has two dimensions")
+    got, there = (tensor.shape[1], wanted[0]) if "A" in factor.partition(".")[0] else (tensor.shape[0], wanted[1])
+    if isinstance(module, nn.Embedding) and got != there and "A" in factor.partition(".")[0]:
+        raise AdapterError(_resized(folder, key, got, there))
+    if got != there:
+        raise AdapterError(
+            f"{folder}: {key} has shape {tuple(tensor.shape)}, but {path} maps {wanted[0]} to {wanted[1]}: "
+            "made for another model"
+        )
+
+
+def _saved_modules(config: dict[str, Any], model: nn.Module, head: str | None) -> list[str]:
+    """Parameters of the modules that the config says were trained whole, but for the head, which is not kept."""
+    names = tuple(config.get("modules_to_save") or ())
+    return [
+        f"{path}.{leaf}"
+        for path, module in model.named_modules()
+        if path != head and any(path == name or path.endswith(f".{name}") for name in names)
+        for leaf, _ in module.named_parameters()
+    ]
+
+
+def _names(folder: Path) -> set[str]:
+    """Base parameters that the file holds values of."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return {base_name(key) for key in file.keys()}  # noqa: SIM118 - no dict
+
+
+def _resized(folder: Path, name: str, rows: int, there: int) -> str:
+    return (
+        f"{folder}: {name} has {rows} rows, the model's vocabulary {there}: the adapter was trained after "
+        "the vocabulary was resized. Resize "
+        f"the base likewise (model.resize_token_embeddings({rows}), then save_pretrained, with the adapter's "
+        "tokenizer beside it) and give "
+        "that folder as model.base"
+    )
 
 
 _HEAD = (
@@ -91,6 +152,10 @@ def _check_replacements(folder: Path, values: Replacements, model: nn.Module, he
     for name, value in values.items():
         if name not in parameters:
             raise AdapterError(f"{folder}: {name} is no parameter of this model")
+        ends: Iterable[Any] = (getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output"))
+        wanted, vocabulary = parameters[name].shape, {id(end.weight) for end in ends if hasattr(end, "weight")}
+        if id(parameters[name]) in vocabulary and value.ndim == 2 and value.shape[1:] == wanted[1:] and value.shape != wanted:
+            raise AdapterError(_resized(folder, name, value.shape[0], wanted[0]))
         if parameters[name].shape != value.shape:
             raise AdapterError(
                 f"{folder}: {name} has shape {tuple(value.shape)}, the model's has {tuple(parameters[name].shape)}: made for another model"
@@ -102,14 +167,12 @@ def _check_replacements(folder: Path, values: Replacements, model: nn.Module, he
 def _features(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
+    if isinstance(module, nn.Embedding):
+        return module.num_embeddings, module.embedding_dim
     if type(module).__name__ == "Conv1D":  # GPT-2 keeps its weights transposed
         weight: torch.Tensor = module.weight  # type: ignore[assignment]
         return weight.shape[0], weight.shape[1]
     return None
-
-
-def _example(modules: dict[str, nn.Module]) -> str:
-    return next((name for name, module in modules.items() if _features(module) and "layer" in name or ".h." in name), "?")
 
 
 _TAKEN = ("base", "random")
@@ -122,18 +185,24 @@ def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, 
         copy: False for a plan: it is checked and named, and nothing is written.
 
     Raises:
-        AdapterError: see `check_adapter`; or a name that stands for something else.
+        AdapterError: see `check_adapter`.
     """
-    name = name.replace(".", "-")  # torch names no module with a dot
-    if name in _TAKEN:
-        raise AdapterError(f"{folder}: an adapter cannot be called {name!r}, which names another source: rename the folder")
-    config = check_adapter(folder, model, base=base)
-    content = content_digest(folder)
+    config, tensors = check_adapter(folder, model, base=base)
+    raw = (folder / WEIGHTS).read_bytes()
+    # what PEFT saved plainly is kept byte for byte, so that its digest is that of the user's file
+    weights = raw if tensors.keys() == load(raw).keys() else weights_bytes(tensors)
+    content = content_digest(folder, weights)
     key = f"adapters/{content}"
-    for file in (CONFIG, WEIGHTS) if copy else ():
+    for file, data in ((CONFIG, (folder / CONFIG).read_bytes()), (WEIGHTS, weights)) if copy else ():
         if not storage.exists(f"{key}/{file}"):
-            storage.write_bytes(f"{key}/{file}", (folder / file).read_bytes())
-    return AdapterRef(name, key, content, rank=int(config["r"]), alpha=float(config["lora_alpha"]))
+            storage.write_bytes(f"{key}/{file}", data)
+    return AdapterRef(shown_name(name), key, content, rank=config["r"], alpha=float(config["lora_alpha"]))
+
+
+def shown_name(name: str) -> str:
+    """What the user calls an adapter, in a form that every table and file can hold; another name than those of the sources without one."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in name.encode(errors="replace").decode()) or "adapter"
+    return f"{text} (adapter)" if text in _TAKEN else text
 
 
 def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:
@@ -142,22 +211,22 @@ def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:
     Returns:
         A PeftModel, or the model itself when there are no adapters.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     peft_model: Any = None
     for name, folder in adapters.items():
-        config: Any = LoraConfig.from_pretrained(str(folder))
-        config.inference_mode = True
-        config.bias, config.modules_to_save = "none", None  # held by `replaced`: PEFT would write biases over the base's
+        config = peft_config(folder)
+        inner = new_peft_name(model if peft_model is None else peft_model)
         try:
             if peft_model is None:
-                peft_model = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
+                peft_model = get_peft_model(model, config, adapter_name=inner)  # type: ignore[arg-type]
             else:
-                peft_model.add_adapter(name, config)
+                peft_model.add_adapter(inner, config)
         except ValueError as e:  # PEFT's word for: no module matches; blocks after the deepest hookpoint were cut off
             raise AdapterError(
                 f"adapter {name} changes nothing at layers this shallow, none of its modules is there: choose deeper layers ({e})"
             ) from e
+        keep_peft_name(peft_model, name, inner)
         _load(peft_model, name, folder)
     return model if peft_model is None else peft_model.requires_grad_(False).eval()
 
@@ -166,25 +235,25 @@ def _load(peft_model: Any, name: str, folder: Path) -> None:
     """Puts an adapter's tensors where PEFT made room for them.
 
     Raises:
-        AdapterError: room is left over, which would keep what PEFT drew at random.
+        AdapterError: there is no room, or some is left over, which would keep what PEFT drew at random.
     """
     from peft.utils import set_peft_model_state_dict
 
-    tensors = load_file(folder / WEIGHTS)
-    rooms = set()
-    for parameter, _ in peft_model.named_parameters():
-        path, found, factor = parameter.rpartition(".lora_")  # an adapter may be called like a module, so only what follows is searched
-        kind, _, rest = factor.partition(".")
-        if found and rest.split(".")[0] == name:
-            rooms.add(".".join([f"{path}.lora_{kind}", *rest.split(".")[1:]]))
-    # a file calls a magnitude `lora_magnitude_vector`, a model `lora_magnitude_vector.weight`
-    here = {key: tensor for key, tensor in tensors.items() if key in rooms or f"{key}.weight" in rooms}
-    if empty := {r for r in rooms if r not in here and r.removesuffix(".weight") not in here}:
-        raise AdapterError(f"{folder} has no tensor for {sorted(empty)[0]}, which its config asks for: was it saved whole?")
-    set_peft_model_state_dict(peft_model, here, adapter_name=name)
+    tensors, inner = read_tensors(folder), peft_name(peft_model, name)
+    rooms = {
+        plain_key(parameter, inner)
+        for parameter, _ in peft_model.named_parameters()
+        if lora_path(parameter) is not None and inner in parameter.split(".")
+    }
+    here = {key: tensor for key, tensor in tensors.items() if key in rooms}
+    if empty := sorted(rooms - here.keys()):
+        raise AdapterError(f"{folder} has no tensor for {empty[0]}, which its config asks for: was it saved whole?")
+    result = set_peft_model_state_dict(peft_model, here, adapter_name=inner)
+    if not here or result.unexpected_keys:
+        raise AdapterError(f"{folder}: PEFT took none or not all of the adapter's tensors: {sorted(result.unexpected_keys)[:1] or 'none'}")
     keep_replacements(peft_model, name, replacements(tensors))
 
 
 def fetch(storage: Storage, adapters: Iterable[AdapterRef], scratch: Path) -> dict[str, Path]:
     """Adapter name → local folder; copied below `scratch` from an object store."""
-    return {ref.name: storage.get_folder(ref.key, scratch / ref.name) for ref in adapters}
+    return {ref.name: storage.get_folder(ref.key, scratch / str(i)) for i, ref in enumerate(adapters)}

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import SITES, Hookpoint, at_sites
+from deltasae_ray.models.borrowed import borrowed
 from deltasae_ray.models.load import backbone, blocks, site_module
+from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.replaced import replaced
 
 BASE = "base"
@@ -21,19 +23,32 @@ Residuals = dict[Hookpoint, Float[Tensor, "context position d_model"]]
 
 @contextmanager
 def adapter_active(model: nn.Module, adapter: str) -> Iterator[None]:
-    """Inside, the model is the base (`"base"`) or the base with one adapter, unmerged.
+    """Inside, the model is the base (`"base"`) or the base with one adapter, unmerged, in evaluation mode; afterwards it is as before.
 
     Raises:
         ValueError: the model holds no adapter of this name (PEFT's own message).
     """
-    if not hasattr(model, "peft_config"):
-        assert adapter == BASE, f"{adapter} was never attached"
-        yield
-    elif adapter == BASE:
+    if adapter != BASE:
+        with adapter_on(model, adapter):
+            yield
+        return
+    with borrowed(model):
+        if not hasattr(model, "peft_config"):
+            yield
+            return
         with model.disable_adapter(), replaced(model):  # type: ignore[operator]
             yield
-    else:
-        model.set_adapter(adapter)  # type: ignore[operator]
+
+
+@contextmanager
+def adapter_on(model: nn.Module, adapter: str) -> Iterator[None]:
+    """Inside, the model has this one adapter, whatever it is called, also where all were switched off; otherwise as `adapter_active`."""
+    assert hasattr(model, "peft_config"), f"{adapter} was never attached"
+    with borrowed(model):
+        model.set_adapter(peft_name(model, adapter))  # type: ignore[operator]
+        for module in model.modules():  # choosing one leaves them off
+            if getattr(module, "_disable_adapters", False) is True:
+                module.enable_adapters(True)  # type: ignore[operator]
         with replaced(model, adapter):
             yield
 

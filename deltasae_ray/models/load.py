@@ -8,8 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from deltasae_ray.errors import ModelError
+from deltasae_ray.errors import DeltaSaeError, ModelError
 from deltasae_ray.hookpoints import Site
+from deltasae_ray.models.base_files import check_texts
 from deltasae_ray.models.casts import widen
 
 
@@ -150,12 +151,17 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
+    """Raises ModelError for whatever transformers says of a model's files, of which it raises dozens of types."""
     try:
         yield
-    except ValueError as e:
-        if "trust_remote_code" not in str(e):
-            raise
-        raise ModelError(f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to run it") from e
+    except (DeltaSaeError, MemoryError, torch.OutOfMemoryError):  # the last two are no fault of the files
+        raise
+    except Exception as e:
+        if isinstance(e, ValueError) and "trust_remote_code" in str(e):
+            raise ModelError(f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to run it") from e
+        said = " ".join(str(e).split())[:400]
+        check_texts(folder)  # what transformers says of a pointer or half a file does not name it
+        raise ModelError(f"{folder} cannot be loaded: {type(e).__name__}: {said}") from e
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -184,14 +190,37 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer blocks, in order.
 
     Raises:
-        ModelError: neither `layers` nor `h` of the backbone is a list of modules.
+        ModelError: none of `layers`, `h` and `blocks` of the backbone is a list of modules.
     """
     stack = backbone(model)
-    for name in ("layers", "h"):
+    for name in ("layers", "h", "blocks"):
         found = getattr(stack, name, None)
         if isinstance(found, nn.ModuleList):
             return found
-    raise ModelError(f"{type(stack).__name__}: its blocks are in neither `layers` nor `h`")
+    raise ModelError(
+        f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture is not supported"
+    )
+
+
+_OTHER_STREAMS = ("hy_v4", "lfm3")
+"""Families whose blocks, as tiny models of them showed, do not hand on what plain transformers calls their hidden states."""
+
+
+def check_blocks(model: nn.Module, num_layers: int) -> None:
+    """Checks that the blocks of an architecture are found, and are as many as its config says (a model without weights will do).
+
+    Raises:
+        ModelError: they are not, so that layers would not mean what they say.
+    """
+    config: Any = base_of(model).config
+    if config.model_type in _OTHER_STREAMS:
+        raise ModelError(f"the blocks of {config.model_type} do not hand on one residual stream: this architecture is not supported")
+    if len(blocks(model)) != num_layers:
+        raise ModelError(
+            f"{type(base_of(model)).__name__} has {len(blocks(model))} blocks where its config counts "
+            f"{num_layers} layers: this architecture "
+            "is not supported"
+        )
 
 
 _POST_NORMS = (("post_attention_layernorm", "post_feedforward_layernorm"), ("post_self_attn_layernorm", "post_mlp_layernorm"))

@@ -4,23 +4,22 @@ In a model where one adapted module alone writes straight to the residual stream
 adapted module stands before that, it is not (`load.has_post_norm`).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapter_files import CONFIG, PREFIX, WEIGHTS
-from deltasae_ray.models.capture import adapter_active
+from deltasae_ray.models.adapter_files import PREFIX, read_config, read_tensors
+from deltasae_ray.models.capture import adapter_on
 from deltasae_ray.models.load import backbone, base_of, blocks
+from deltasae_ray.models.peft_names import adapters_of, peft_name
 
 
 @dataclass(frozen=True)
@@ -42,25 +41,42 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
     """The local change of every linear module that a plain LoRA adapter adapts, by the module's name in the base model.
 
     Args:
-        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is that of the coordinates.
+        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is that of the coordinates. The
+            pass is made in evaluation mode, without dropout; afterwards the model's modes, active adapters and gradients are as before.
 
     Raises:
-        AdapterError: the model has no such adapter, or it adapts no linear module by plain LoRA (DoRA scales the base's weights too).
+        AdapterError: the model has no such adapter, adapters are merged into its weights, or this one adapts no linear module by plain
+            LoRA (DoRA scales the base's weights too, a bias beside B is no product).
     """
-    if adapter not in getattr(model, "peft_config", {}):
-        raise AdapterError(f"the model has no adapter {adapter!r}: it has {sorted(getattr(model, 'peft_config', {}))}")
-    layers: dict[str, Any] = {
+    known = peft_name(model, adapter)
+    if known not in getattr(model, "peft_config", {}):
+        raise AdapterError(f"the model has no adapter {adapter!r}: it has {adapters_of(model)}")
+    modules: list[tuple[str, Any]] = list(base_of(model).named_modules())
+    layers = {
         name: layer
-        for name, layer in base_of(model).named_modules()
-        if adapter in getattr(layer, "lora_A", {}) and adapter not in getattr(layer, "lora_variant", {})
+        for name, layer in modules
+        if known in getattr(layer, "lora_A", {}) and known not in getattr(layer, "lora_variant", {}) and not layer.lora_bias.get(known)
     }
     if not layers:
         raise AdapterError(f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank coordinates")
-    with _reading({(adapter, name): layer for name, layer in layers.items()}) as taken, adapter_active(model, adapter):
+    if merged := sorted({str(name) for module in model.modules() for name in getattr(module, "merged_adapters", ())}):
+        raise AdapterError(
+            f"adapters {merged} are merged into the model's weights, which hides their changes: call model.unmerge_adapter() first"
+        )
+    with ExitStack() as exits:
+        exits.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))  # a model's own code may draw
+        taken = exits.enter_context(_reading({(adapter, name): layer for name, layer in layers.items()}, {adapter: known}))
+        exits.enter_context(adapter_on(model, adapter))
         backbone(model)(input_ids=input_ids, use_cache=False)
+    if not taken:
+        raise AdapterError(f"adapter {adapter!r}: none of the modules that it adapts ran, such as {next(iter(layers))}")
     return {
-        name: ModuleDelta(found, layers[name].lora_B[adapter].weight.to(found.dtype, copy=True)) for (_, name), found in taken.items()
+        name: ModuleDelta(found, layers[name].lora_B[known].weight.to(found.dtype, copy=True)) for (_, name), found in taken.items()
     }
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
 
 
 def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor, "out rank"]]:
@@ -71,13 +87,13 @@ def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor
         folder: of an adapter that was checked (`adapters.check_adapter`).
         model: the base, of which names alone are used: one without weights will do.
     """
-    config = json.loads((folder / CONFIG).read_text())
+    config = read_config(folder)
     if config.get("use_dora") or config.get("lora_bias"):
         return {}
     index = {id(block): layer for layer, block in enumerate(blocks(model))}
     names = {f"{name}.": index[id(module)] for name, module in base_of(model).named_modules() if id(module) in index}
     found = {}
-    for key, tensor in load_file(folder / WEIGHTS).items():
+    for key, tensor in read_tensors(folder).items():
         path = key.removeprefix(PREFIX).removesuffix(".lora_B.weight")
         for name, layer in names.items():
             if key.endswith(".lora_B.weight") and path.startswith(name):
@@ -97,13 +113,17 @@ def reading_coordinates(
     """
     stack = blocks(model)
     layers = {(a, h): stack[h.layer].get_submodule(h.module) for a, hooks in hookpoints.items() for h in hooks}
-    with _reading(layers) as taken:
+    with _reading(layers, {a: peft_name(model, a) for a in hookpoints}) as taken:
         yield taken
 
 
 @contextmanager
-def _reading(layers: Mapping[Any, Any]) -> Iterator[dict[Any, Tensor]]:
-    """As `reading_coordinates`, of LoRA layers by (adapter, a name)."""
+def _reading(layers: Mapping[Any, Any], names: Mapping[str, str]) -> Iterator[dict[Any, Tensor]]:
+    """As `reading_coordinates`, of LoRA layers by (adapter, a name).
+
+    Args:
+        names: what PEFT calls the adapters.
+    """
     taken: dict[Any, Tensor] = {}
 
     def reader(key: tuple[str, Any], scaling: float):
@@ -112,8 +132,11 @@ def _reading(layers: Mapping[Any, Any]) -> Iterator[dict[Any, Tensor]]:
 
         return read
 
-    handles = [layer.lora_A[k[0]].register_forward_hook(reader(k, layer.scaling[k[0]])) for k, layer in layers.items()]
+    handles = []
     try:
+        for key, layer in layers.items():
+            name = names[key[0]]
+            handles.append(layer.lora_A[name].register_forward_hook(reader(key, layer.scaling[name])))
         yield taken
     finally:
         for handle in handles:

@@ -1,6 +1,5 @@
 """Where a base model's files are, and what they are worth as a key: a digest of their content."""
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -9,8 +8,10 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from deltasae_ray.errors import ModelError
+from deltasae_ray.models.base_files import check_base, read_object
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.hub import HubName
+from deltasae_ray.models.shape import shape_of
 from deltasae_ray.paths import cache_folder
 from deltasae_ray.storage import digest, files_digest
 
@@ -44,7 +45,8 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         weights: False for a plan: of a hub model config and tokenizer alone are downloaded, and no digest is taken.
 
     Raises:
-        ModelError: no such folder or hub model, weights that are not safetensors, or the extra [demo] is missing.
+        ModelError: no such folder or hub model, weights that are not safetensors, not whole or quantised, a config without layers
+            or width, or the extra [demo] is missing.
     """
     label = cfg.base
     if cfg.base == GEMMA_270M:
@@ -53,35 +55,20 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         folder = Path(cfg.base).absolute()
     else:
         folder = _download(cfg.base, weights=weights, code=cfg.trust_remote_code)
+    found = check_base(folder, weights=weights, given=Path(cfg.base).is_dir())
     files = sorted(folder.glob("*.safetensors"))
-    if weights and not files or not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained")
-    _check_index(folder)
     content = files_digest([folder / "config.json", *files]) if weights else ""
-    config = text_config(json.loads((folder / "config.json").read_text()))
+    num_layers, d_model = shape_of(folder, found, trust_remote_code=cfg.trust_remote_code)
     return ModelSource(
         folder=folder,
         label=label,
         digest=content if cfg.weights == "fp32" or not content else digest({"model": content, "weights": cfg.weights}),
-        num_layers=config.get("num_hidden_layers") or config["n_layer"],
-        d_model=config.get("hidden_size") or config["n_embd"],
+        num_layers=num_layers,
+        d_model=d_model,
         weights=cfg.weights,
         name=_hub_name(cfg.base, folder),
-        kind=config.get("model_type", ""),
+        kind=str(text_config(found).get("model_type", "")),
     )
-
-
-def _check_index(folder: Path) -> None:
-    """Raises ModelError where the index of the weights leads to files elsewhere, which would be read and would enter no digest."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ModelError(f"{index} is no index of weights ({e!r}): save the model with save_pretrained again") from e
-    if strange := [n for n in names if not isinstance(n, str) or "/" in n or "\\" in n or not n.endswith(".safetensors")]:
-        raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file in {folder}: its weights are not read from elsewhere")
 
 
 def _hub_name(base: str, folder: Path) -> str:
@@ -93,13 +80,14 @@ def _hub_name(base: str, folder: Path) -> str:
     snapshot = re.fullmatch(r"models--(.+?)--(.+)", folder.parent.parent.name)
     if folder.parent.name == "snapshots" and snapshot:
         return f"{snapshot[1]}/{snapshot[2]}"
-    saved_from = json.loads((folder / "config.json").read_text()).get("_name_or_path", "")
+    saved_from = str(read_object(folder / "config.json").get("_name_or_path", ""))
     return saved_from if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", saved_from) else ""
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The language model's part of a config, which multimodal models keep one level down."""
-    return config.get("text_config", config)
+    part = config.get("text_config")
+    return part if isinstance(part, dict) else config
 
 
 def _download(base: str, *, weights: bool, code: bool) -> Path:

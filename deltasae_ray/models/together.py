@@ -18,15 +18,15 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE, Residuals, adapter_active, deltas, reading
 from deltasae_ray.models.casts import is_linear, replace_forward
 from deltasae_ray.models.load import backbone, blocks
+from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.replaced import replaces
 
 
 def alone(model: nn.Module, adapters: Sequence[str]) -> tuple[str, ...]:
     """The adapters that cannot share a pass: DoRA and other variants of LoRA, LoRA on embeddings, and replaced base parameters."""
     layers: list[Any] = _lora_layers(model)
-    return tuple(
-        a for a in adapters if replaces(model, a) or any(a in layer.lora_variant or a in layer.lora_embedding_A for layer in layers)
-    )
+    apart = {name for layer in layers for name in (*layer.lora_variant, *layer.lora_embedding_A)}
+    return tuple(a for a in adapters if replaces(model, a) or peft_name(model, a) in apart)
 
 
 @torch.no_grad()
@@ -95,11 +95,13 @@ def _side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
     not match. Here every rank goes through the adapters in one order.
     """
 
+    names = [peft_name(model, adapter) for adapter in adapters]
+
     def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x, y = inputs[0].chunk(1 + len(adapters)), output.chunk(1 + len(adapters))
-        for i, adapter in enumerate(adapters, start=1):
-            if adapter in layer.lora_A:
-                y[i].add_(layer.lora_B[adapter](layer.lora_A[adapter](x[i])), alpha=layer.scaling[adapter])
+        for i, name in enumerate(names, start=1):
+            if name in layer.lora_A:
+                y[i].add_(layer.lora_B[name](layer.lora_A[name](x[i])), alpha=layer.scaling[name])
         return output
 
     with ExitStack() as exits:

@@ -1,5 +1,6 @@
 """A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
 
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from deltasae_ray.gangs.config import check_sharding
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
-from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.hub import HubName
-from deltasae_ray.models.load import empty_model, load_tokenizer
+from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.made_for import BaseModel, check_model
@@ -71,6 +72,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
     if not cfg.corpus.fit_tokens:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
+    empty = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    check_blocks(empty, model.num_layers)
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
@@ -81,7 +84,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
     corpus = replace(corpus, notes=(*chosen, *corpus.notes))
     stream = stream_of(cfg, corpus)
-    given = _import(cfg, storage, model) if cfg.adapters else ()
+    given = _import(cfg, storage, empty) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
 
 
@@ -131,16 +134,15 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     return done
 
 
-def _import(cfg: StudyConfig, storage: Storage, model: ModelSource) -> tuple[AdapterRef, ...]:
-    empty: nn.Module = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+def _import(cfg: StudyConfig, storage: Storage, empty: nn.Module) -> tuple[AdapterRef, ...]:
     refs: list[AdapterRef] = []
     for place in cfg.adapters:
         folder, name = Path(place), place.partition("@")[0].split("/")[-1]
         if folder.is_dir():
-            ref = import_adapter(storage, folder, folder.name, empty, base=cfg.model.base, copy=not cfg.dry_run)
+            ref = import_adapter(storage, folder, Path(os.path.abspath(folder)).name, empty, base=cfg.model.base, copy=not cfg.dry_run)
         elif cfg.dry_run:
             config = read_config(_download(place, [CONFIG]), weights=False)
-            ref = AdapterRef(name.replace(".", "-"), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"]))
+            ref = AdapterRef(shown_name(name), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"]))
         else:
             ref = import_adapter(storage, _download(place, [CONFIG, WEIGHTS]), name, empty, base=cfg.model.base)
         if any(ref.name == other.name for other in refs):

@@ -1,6 +1,7 @@
 """One run of MLflow: measures, curves and artifacts, written again without a trace."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ PARTS = ("null", "ceiling", "kappa")
 """Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`, `.kappa_low` and `.kappa_high`."""
 _BATCH = 1000  # MLflow's limit of metrics per call
 _TAG_CHARS = 5000  # the server's limit of a tag's value
+_NOT_IN_NAMES = re.compile(r"[^\w.\- /:]")  # what MLflow takes in no name, such as the brackets of an adapter's folder
+_NAME_CHARS = 250  # its limit of a tag's name
 
 
 class RunLog:
@@ -103,7 +106,7 @@ class RunLog:
         self._client.log_text(self.run_id, text, artifact_file)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._log([], tags)
+        self._log([], {_NOT_IN_NAMES.sub("_", name)[:_NAME_CHARS]: value for name, value in tags.items()})
 
     def _log(self, metrics: Sequence[tuple[str, float, int]], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Metric, RunTag

@@ -14,6 +14,7 @@ from deltasae_ray.models.adapters import AdapterRef, attach
 from deltasae_ray.models.capture import Residuals, deltas
 from deltasae_ray.models.load import has_post_norm, load_model
 from deltasae_ray.models.local import module_deltas
+from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.precision import in_fp64, noise_floor
 from deltasae_ray.models.split import split_deltas
 from tests.tiny import ARCHITECTURES, save_adapter, save_model
@@ -33,14 +34,15 @@ def only_o_proj(folder: Path, architecture: str) -> tuple[Path, nn.Module]:
 
 
 def delta_at_scale(model: nn.Module, factor: float, hookpoint: Hookpoint) -> Tensor:
-    layers = [m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict) and "writer" in m.scaling]  # type: ignore[operator]
+    name = peft_name(model, "writer")
+    layers = [m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict) and name in m.scaling]  # type: ignore[operator]
     for layer in layers:
-        layer.scaling["writer"] *= factor  # type: ignore[index]
+        layer.scaling[name] *= factor  # type: ignore[index]
     try:
         return dict(deltas(model, ids(), [hookpoint], ["writer"]))["writer"][hookpoint].flatten(0, 1)
     finally:
         for layer in layers:
-            layer.scaling["writer"] /= factor  # type: ignore[index]
+            layer.scaling[name] /= factor  # type: ignore[index]
 
 
 def test_a_lone_writer_in_a_llama_block_is_linear_of_its_rank_and_its_own_product(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from deltasae_ray.interventions.lens import logit_lens
 from deltasae_ray.interventions.patching import continued, whole_pass
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.capture import check_sites, deltas
-from deltasae_ray.models.load import load_ends, load_model
+from deltasae_ray.models.load import check_blocks, empty_model, load_ends, load_model
 from deltasae_ray.models.together import deltas_together
+from tests.models.families import HOLD, REFUSED, UNBUILT, built, outcome
 from tests.tiny import D_MODEL, FAMILIES, save_adapter, save_model
 
 HOOKPOINTS = [Hookpoint(1), Hookpoint(2)]
@@ -73,3 +74,31 @@ def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_o
         load_model(folder, deepest=2)
     with pytest.raises(ModelError, match=r"lacks model\.norm\.weight of what"):
         load_ends(folder)
+
+
+SAMPLE = ("gpt_neo", "mpt", "falcon", "bart", "bert", "gptj", "opt")
+"""Families whose configs use words of their own, and one that is refused."""
+
+
+@pytest.mark.parametrize("family", SAMPLE)
+def test_a_family_holds_or_is_refused_as_the_list_says(family: str, tmp_path: Path) -> None:
+    assert built(family, tmp_path) == ""
+    assert outcome(tmp_path) == ("refused" if family in REFUSED else "holds")
+
+
+@pytest.mark.prove
+def test_every_causal_family_holds_or_is_refused_and_none_is_unknown(tmp_path: Path) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    found: dict[str, str] = {}
+    for family in KNOWN:  # an outcome that is neither is an error here
+        found[family] = "unbuilt" if built(family, tmp_path / family) else outcome(tmp_path / family)
+        print(family, found[family])  # noqa: T201 - the list, for the evidence
+        shutil.rmtree(tmp_path / family, ignore_errors=True)
+    listed = dict.fromkeys(HOLD, "holds") | dict.fromkeys(REFUSED, "refused") | dict.fromkeys(UNBUILT, "unbuilt")
+    assert {family: found[family] for family in listed} == listed
+
+
+def test_blocks_that_are_not_as_many_as_the_config_counts_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="has 4 blocks where its config counts 6 layers"):
+        check_blocks(empty_model(tiny_model), 6)

@@ -287,6 +287,13 @@ def test_creating_the_embedded_store_is_silent(tmp_path: Path):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_a_tag_may_be_named_after_any_folder(tracker: Tracker) -> None:
+    with tracker.sweep("demo", "x") as sweep:
+        sweep.set_tags({"verdict.my adapter (1) #2 é": "VISIBLE", f"verdict.{'x' * 255}": "b"})
+    tags = tracker.client.get_run(sweep.run_id).data.tags
+    assert tags["verdict.my adapter _1_ _2 é"] == "VISIBLE" and tags[f"verdict.{'x' * 242}"] == "b"
+
+
 def test_importing_the_module_does_not_import_mlflow():
     program = "import sys, deltasae_ray.tracking; raise SystemExit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
