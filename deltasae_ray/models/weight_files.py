@@ -6,7 +6,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from deltasae_ray.errors import DeltaSaeError
-from deltasae_ray.paths import inside
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -57,17 +56,24 @@ def base_weights(folder: Path, error: type[DeltaSaeError]) -> list[Path]:
     Raises:
         error: a file that the index names is not there or leads out of the folder, or the index is no index.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / INDEX
-    if not index.is_file():
-        return []
+    index, single = folder / INDEX, folder / WEIGHTS
+    names = _indexed(index, error) if index.is_file() else []
+    if single.is_file():  # as transformers chooses
+        return [single]
+    return [folder / name for name in names]  # the hub's cache holds symlinks to its blobs
+
+
+def _indexed(index: Path, error: type[DeltaSaeError]) -> list[str]:
+    """The files that an index of weights names. Only those beside it enter the model's digest, so no other is accepted."""
     refuse_pointer(index, error)
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        paths = [Path(inside(str(folder), name)) for name in names]
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OSError) as e:
-        raise error(
-            f"{index} cannot be read as an index of weights ({type(e).__name__}: {e}): fetch it again"
-        ) from e
-    return paths
+        raise error(f"{index} is no index of weights ({type(e).__name__}: {e}): fetch it again") from e
+    for name in names:
+        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise error(
+                f"{index} names {name!r}, which is no safetensors file in its folder: weights are not read from elsewhere. "
+                "Put the file there, or save the model with save_pretrained again"
+            )
+    return sorted(names)
