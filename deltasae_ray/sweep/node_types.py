@@ -99,9 +99,13 @@ def node_types(config: Mapping[str, Any]) -> tuple[NodeType, ...]:
 
 
 def of_ray(name: str, resources: Mapping[str, float], at_most: int = 1) -> NodeType:
-    """A node, or a node type, by the resources that Ray lists of it: `accelerator_type:L4` names its GPU."""
+    """A node, or a node type, by the resources that Ray lists of it: `accelerator_type:L4` names its GPU.
+
+    Its memory is all that Ray counts, that of the object store included: an actor that is not asked for memory may use either.
+    """
+    memory = resources.get("memory", 0.0) + resources.get("object_store_memory", 0.0)
     named = [gpu_name(word.partition(":")[2]) for word in resources if word.startswith("accelerator_type:")]
-    return _of(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0), next(iter(named), ""), at_most)
+    return _of(name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), memory, next(iter(named), ""), at_most)
 
 
 def _of(name: str, cpus: float, gpus: float, memory: float, gpu: str, at_most: int) -> NodeType:

@@ -217,11 +217,12 @@ def _speed(cfg: StudyConfig, stage: str) -> float:
 
 
 def _needs_lines(study: Study, stages: tuple[str, ...]) -> list[tuple[str, str]]:
-    needs = requirements(study.cfg, _size(study), [a.rank for a in study.given])
+    needs = requirements(study.cfg, size_of(study), [a.rank for a in study.given])
     return [(f"{each.stage} needs", str(each)) for each in needs if each.stage in stages]
 
 
-def _size(study: Study) -> ModelSize:
+def size_of(study: Study) -> ModelSize:
+    """Counts the base model's parameters and widths, without its weights."""
     return model_size(empty_model(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code))
 
 

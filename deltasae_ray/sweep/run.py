@@ -9,6 +9,7 @@ from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.gangs.node_types import possible_nodes
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.cluster import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
 from deltasae_ray.sweep.config import StudyConfig
@@ -19,8 +20,10 @@ from deltasae_ray.sweep.finish import behaviour_of, compare, write_results
 from deltasae_ray.sweep.grid import Trial, trials
 from deltasae_ray.sweep.lease import Lease, lease
 from deltasae_ray.sweep.made import Made
-from deltasae_ray.sweep.plan import STAGES, Clock, Plan, make_plan
+from deltasae_ray.sweep.node_types import of_ray
+from deltasae_ray.sweep.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.sweep.printed import printed_table
+from deltasae_ray.sweep.remedies import check_fits
 from deltasae_ray.sweep.runs import tracked
 from deltasae_ray.sweep.search import search
 from deltasae_ray.sweep.streaming import fit_stream
@@ -64,6 +67,7 @@ def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Pl
 def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     connect()
     check_cluster(study.cfg, study.storage)
+    _check_machines(study)
     stages = _stages(stage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
     with tracked(study) if "fit" in stages else nullcontext() as log:
@@ -98,6 +102,19 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command tries them again; all others "
             "are unharmed:\n" + "\n".join(f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items())
         )
+
+
+def _check_machines(study: Study) -> None:
+    """Holds what each stage needs, memory of GPUs included, against the nodes that are there or may come.
+
+    Raises:
+        ResourceError: an actor that none of them can ever hold; with what to change.
+    """
+    for_all = possible_nodes()
+    if for_all is None:  # nodes come on demand, and nobody says of what kind
+        return
+    kinds = {tuple(sorted(has.items())): of_ray(f"node {i}", has) for i, has in enumerate(for_all)}
+    check_fits(study.cfg, size_of(study), tuple(kinds.values()), [a.rank for a in study.given])
 
 
 def _adapt(study: Study, made: Made) -> None:
