@@ -12,6 +12,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
+from deltasae_ray.gangs.rendezvous import torch_config
 from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
@@ -98,6 +99,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
     trainer = TorchTrainer(
         _loop,
         train_loop_config={"job": job, "share": share},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
             use_gpu=cfg.gpus_per_worker > 0,

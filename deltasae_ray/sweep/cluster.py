@@ -9,6 +9,7 @@ from pathlib import Path
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.local import joins_cluster, start_local
 from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
@@ -22,12 +23,13 @@ READ_TASK_CPUS = 0.25
 
 
 def connect() -> None:
-    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback."""
+    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine, where only loopback reaches it."""
     import ray
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(logging_level=logging.WARNING, log_to_driver=False)
+        start = ray.init if joins_cluster() else start_local
+        start(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 
