@@ -11,6 +11,7 @@ import tyro
 import yaml
 
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.redaction import redact
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
 
 def say(text: str) -> None:
     """Writes to the user: what a job prints is part of its interface, so it goes through one place."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{redact(text)}\n")
     sys.stdout.flush()
 
 

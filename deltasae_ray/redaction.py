@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
@@ -104,6 +106,35 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(self._inner.format(record))
+
+
+class _RedactingStream:
+    """A text stream that redacts what is written to it."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self._inner = inner
+
+    def write(self, text: str) -> int:
+        self._inner.write(redact(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+@contextmanager
+def redacted_output() -> Iterator[None]:
+    """Redacts, inside, all that this process's Python code writes to its standard streams, whichever library does."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_RedactingStream, before)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def _secret_values(environment: Mapping[str, str]) -> list[str]:

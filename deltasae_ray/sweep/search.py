@@ -21,7 +21,7 @@ from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.grid import Trial
-from deltasae_ray.sweep.tune import ray_path
+from deltasae_ray.sweep.tune import keep_keys_at_home, ray_path
 
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 LR_FACTOR = 4.0
@@ -75,6 +75,7 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
     """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or its error."""
     from ray import tune
 
+    keep_keys_at_home()
     trainable = tune.with_resources(
         partial(_candidate, storage=storage, harvest_key=harvest_key, trial=trial, layers=tuple(layers), cfg=cfg),
         {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
