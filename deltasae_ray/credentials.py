@@ -1,10 +1,15 @@
 """Moves credentials out of addresses that a user gave and into this process's environment, where libraries look for them."""
 
 import os
+import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from deltasae_ray.errors import ConfigError
 
+_ROOT_USER = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*)://(?P<user>[^/@:]*:[^@]*|[^/@]*)@(?P<rest>.*)", re.S)
+"""A secret key may hold a slash; a prefix with an @ is no user's, unless a colon stands before its first slash."""
+_TRACKING_USER = re.compile(r"[a-zA-Z][\w+.-]*://(?:[^/@]*@|(?!\[)[^/@:]*:(?!\d{1,5}(?:[/?#]|$))[^@]*@)")
+_IN_A_PASSWORD = "in a password, / : @ ? # are written %2F %3A %40 %3F %23"
 _ANONYMOUS = "anonymous"
 """What Arrow takes before a gs:// bucket for no credentials at all."""
 
@@ -33,10 +38,10 @@ def bare_root(root: str, *, shared: bool) -> str:
     Raises:
         ConfigError: the root carries a key and the nodes would not have it, or its scheme knows none.
     """
-    user, at, rest = root.partition("://")[2].rpartition("@")
-    if not at or user == _ANONYMOUS or (user.find("/") >= 0 and ":" not in user.partition("/")[0]):
-        return root  # an @ in the prefix is no user's
-    if not root.lower().startswith("s3://"):
+    found = _ROOT_USER.match(root)
+    if found is None or found["user"] == _ANONYMOUS:
+        return root
+    if found["scheme"].lower() != "s3":
         raise ConfigError(
             f"storage.root={root!r} carries credentials, which only s3:// takes: leave them out and give them as the store's own library "
             "reads them (GOOGLE_APPLICATION_CREDENTIALS for gs://)"
@@ -47,25 +52,25 @@ def bare_root(root: str, *, shared: bool) -> str:
             "that Ray logs. Give the nodes a role for the bucket, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in their environment, "
             "and leave the key out of the root"
         )
-    key, colon, secret = user.partition(":")
-    if not colon or not key or not secret:
+    key, _, secret = found["user"].partition(":")
+    if not key or not secret:
         raise ConfigError(f"storage.root={root!r} has half an access key: give s3://KEY:SECRET@bucket, or AWS_ACCESS_KEY_ID and its secret")
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = unquote(key), unquote(secret)
     os.environ.pop("AWS_SESSION_TOKEN", None)  # of another key
-    return f"s3://{rest}"
+    return f"s3://{found['rest']}"
 
 
 def _parts(uri: str, word: str) -> SplitResult | None:
     """The parts of an address that has a user; None where there is none."""
-    if "@" not in uri.partition("://")[2].partition("/")[0]:
+    if _TRACKING_USER.match(uri) is None:
         return None
     try:
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError as e:
-        raise ConfigError(f"{word}={uri!r} cannot be read as an address: {e}; in a password, write / : @ ? # as %2F %3A %40 %3F %23") from e
+        raise ConfigError(f"{word}={uri!r} cannot be read as an address: {_IN_A_PASSWORD}") from e
     if not parts.hostname:
-        raise ConfigError(f"{word}={uri!r} names no host: give http://user:password@host:port")
+        raise ConfigError(f"{word}={uri!r} names no host: give http://user:password@host:port, and {_IN_A_PASSWORD}")
     return parts
 
 

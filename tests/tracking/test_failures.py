@@ -21,7 +21,7 @@ from deltasae_ray.sweep.main import main
 from deltasae_ray.tracking import Tracker
 
 def until_full(root):
-    for size in (1 << 16, 1 << 10, 1):  # down to the last page
+    for size in (1 << 16, 1):  # down to the last page
         try:
             for i in range(100_000):
                 (root / f"fill-{size}-{i}").write_bytes(bytes(size))
