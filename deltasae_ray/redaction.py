@@ -142,9 +142,14 @@ def _secret_values(environment: Mapping[str, str]) -> list[str]:
     found: set[str] = set()
     for name, value in environment.items():
         secret = is_secret(name) or "KEY" in name.upper().split("_")
-        if secret and len(value) >= _SHORTEST and not value.startswith(("/", "~/", "./")):
+        if secret and len(value) >= _SHORTEST and not _is_path(value):
             found |= set(_spellings(value))
     return sorted(found, key=lambda v: (-len(v), v))
+
+
+def _is_path(value: str) -> bool:
+    """Tells a variable such as GOOGLE_APPLICATION_CREDENTIALS, which names a file, from a key that begins with a slash."""
+    return "/" in value and "\0" not in value and os.path.exists(os.path.expanduser(value))
 
 
 def _spellings(value: str) -> Iterator[str]:

@@ -1,11 +1,17 @@
 """What a text may hold of secrets, and what it must keep: everything else."""
 
 import logging
+import string
 import sys
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deltasae_ray.redaction import RedactingFormatter, redact, redacted
+from deltasae_ray.errors import ConfigError
+from deltasae_ray.redaction import RedactingFormatter, redact, redacted, redacted_output
+from tests.fuzz import LONG, SHORT
 
 KEY, SECRET = "AKIAPLANTEDKEY000001", "wJalr/XUtn+FEMI/K7MDENG"
 HIDES = [
@@ -54,11 +60,12 @@ def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
 
 
 def test_values_of_secret_variables_are_hidden_wherever_and_however_they_are_spelled() -> None:
-    held = {"HF_TOKEN": "quiet/mouse+1", "MY_KEY": "another'value", "DB_PASSWORD": "short", "HF_TOKEN_PATH": "/home/ann/token", "HOME": "/home/ann"}
+    held = {"HF_TOKEN": "quiet/mouse+1", "MY_KEY": "another'value", "DB_PASSWORD": "short", "HF_TOKEN_PATH": "/home/ann/token", "AWS_SECRET_ACCESS_KEY": "/slash/first", "CREDENTIALS": "/usr/bin"}
     assert redact("a quiet/mouse+1 b", held) == "a *** b"
     assert redact("a quiet%2Fmouse%2B1 b", held) == "a *** b"
     assert redact("a another'value b", held) == "a *** b"
-    assert redact("a short /home/ann/token", held) == "a short /home/ann/token"
+    assert redact("a /slash/first b", held) == "a *** b"
+    assert redact("a short /home/ann/token /usr/bin", held) == "a short /home/ann/token /usr/bin", "a path is no secret"
 
 
 def test_a_value_of_the_process_environment_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +85,54 @@ def test_a_logged_traceback_is_redacted() -> None:
         record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "to %s", ("http://u:p@h",), sys.exc_info())
     told = RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")).format(record)
     assert "hunter2" not in told and "u:p" not in told and told.startswith("ERROR to http://***@h") and "is down" in told
+
+
+def test_whatever_is_written_inside_is_redacted_and_the_streams_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    with redacted_output():
+        sys.stdout.write("http://ann:hunter2@host\n")
+        sys.stderr.writelines(["token=hunter2\n", "plain\n"])
+    printed = capsys.readouterr()
+    assert printed.out == "http://***@host\n" and printed.err == "token=***\nplain\n"
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_typed_error_never_holds_a_secret() -> None:
+    assert str(ConfigError("tracking.uri='http://ann:hunter2@host' is wrong")) == "tracking.uri='http://***@host' is wrong"
+
+
+SECRETS = st.text(string.ascii_letters + string.digits + "/+=_-.~!$&()*,;@: ", min_size=6).map(str.strip).filter(
+    lambda s: len(s) >= 6 and any(c.isalpha() for c in s)
+)
+PLACES = (
+    "http://ann:{quoted}@host:5000/a", "see 's3://ann:{quoted}@bucket/prefix' now", "postgresql://ann:{quoted}@db/x?a=b", "https://{quoted}@host",
+    "https://host/o?region=eu&X-Amz-Signature={quoted}&a=b", '{{"password": "{raw}"}}', "MY_TOKEN='{raw}'", "{{'env_vars': {{'DB_PASSWORD': '{raw}'}}}}",
+    "it was {raw}.", "https://host/{quoted}/x",
+)  # fmt: skip
+
+
+def holds_no_secret(secret: str, place: str) -> None:
+    text = place.format(raw=secret, quoted=quote(secret, safe=""))
+    shown = redact(text, {"MY_SECRET": secret} if len(secret) >= 8 else {})
+    known = len(secret) >= 8 or not place.startswith(("it was", "https://host/{"))
+    assert not known or (secret not in shown.replace("***", "") and quote(secret, safe="") not in shown), (text, shown)
+    assert redact(shown, {}) == shown
+
+
+@given(SECRETS, st.sampled_from(PLACES))
+@SHORT
+def test_no_secret_is_left_in_any_place(secret: str, place: str) -> None:
+    holds_no_secret(secret, place)
+
+
+@pytest.mark.prove
+@given(SECRETS, st.sampled_from(PLACES))
+@LONG
+def test_no_secret_of_ten_thousand_is_left_in_any_place(secret: str, place: str) -> None:
+    holds_no_secret(secret, place)
+
+
+@given(st.text(), st.dictionaries(st.sampled_from(["A_TOKEN", "B_KEY", "PLAIN"]), st.text()))
+@SHORT
+def test_any_text_is_redacted_without_an_error(text: str, held: dict[str, str]) -> None:
+    redact(text, held)

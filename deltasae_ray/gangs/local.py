@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from deltasae_ray.gangs import watch
+from deltasae_ray.redaction import redact
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch for machines whose firewall asks: with 0, every process of a Ray binds to 127.0.0.1."""
@@ -43,7 +46,8 @@ def start_local(**options: Any) -> None:
     try:
         if sys.platform.startswith("linux"):
             _start_watch(mark)
-        ray.init(address="local", **options)
+        with _bare_command_line():
+            ray.init(address="local", **options)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = joins
         for name, value in before.items():  # what else this process starts is none of Ray's
@@ -51,6 +55,31 @@ def start_local(**options: Any) -> None:
             if value is not None:
                 os.environ[name] = value
     _started_here.append(mark)
+
+
+def join(**options: Any) -> None:
+    """Joins the Ray that `ray.init` finds.
+
+    Args:
+        options: as `ray.init` takes them.
+    """
+    import ray
+
+    with _bare_command_line():
+        ray.init(**options)
+
+
+@contextmanager
+def _bare_command_line() -> Iterator[None]:
+    """Keeps secrets out of the command line that Ray stores of a driver, and shows in its dashboard."""
+    from ray._private import utils
+
+    whole = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: redact(whole())
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = whole
 
 
 def _start_watch(mark: str) -> None:

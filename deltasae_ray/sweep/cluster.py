@@ -9,7 +9,7 @@ from pathlib import Path
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.local import joins_cluster, start_local
+from deltasae_ray.gangs.local import join, joins_cluster, start_local
 from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.config import StudyConfig
@@ -28,7 +28,7 @@ def connect() -> None:
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        start = ray.init if joins_cluster() else start_local
+        start = join if joins_cluster() else start_local
         start(logging_level=logging.WARNING, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()

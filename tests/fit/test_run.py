@@ -59,12 +59,12 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> 
         time.sleep(0.02)
 
 
-def train_workers() -> list[psutil.Process]:
+def train_workers(kind: str = "TrainWorker") -> list[psutil.Process]:
     """Of this process' Ray."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "TrainWorker" in " ".join(child.cmdline()):
+            if kind in " ".join(child.cmdline()):
                 found.append(child)
     return found
 
@@ -164,7 +164,7 @@ def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dict
         driver.kill()
         driver.wait()
     # What Ray takes from a driver that is gone, it may take a moment later: a worker that still writes is not what comes next.
-    wait_for(lambda: not train_workers(), "end of the dead driver's workers")
+    wait_for(lambda: not train_workers() and not train_workers("TrainController"), "end of the dead driver's workers and their controller")
     left = checkpoint.steps_done(storage, keys[POINTS[1]])
     assert 0 < left < LONG.steps and worker.pid not in psutil.pids()
     done = [*STACK, POINTS[0]]
