@@ -23,7 +23,8 @@ def joins_cluster() -> bool:
 
     if ray.is_initialized():
         return not _started_here
-    return services.get_ray_address_from_environment(None, None) not in (None, "local")
+    nowhere: Any = None  # what `ray.init()` passes for no address, though it is annotated as text
+    return services.get_ray_address_from_environment(nowhere, None) not in (None, "local")
 
 
 _started_here: list[str] = []

@@ -25,7 +25,8 @@ class _LoopbackBackend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         port = worker_group.execute_single(0, _hold_store)
-        super().on_start(_AtPort(worker_group, port), backend_config)
+        at_port: Any = _AtPort(worker_group, port)
+        super().on_start(at_port, backend_config)
 
 
 class _AtPort:
