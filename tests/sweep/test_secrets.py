@@ -49,7 +49,7 @@ def test_a_study_on_an_object_store_with_a_server_leaves_no_secret_anywhere(tiny
     ray_folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     (tmp_path / "server").mkdir()
     with s3_server() as endpoint, mlflow_server(tmp_path / "server") as server:
-        pafs.S3FileSystem(KEY, secret_key=SECRET, endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("planted")
+        pafs.S3FileSystem(access_key=KEY, secret_key=SECRET, endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("planted")
         root = f"s3://{KEY}:{quote(SECRET, safe='')}@planted/study?endpoint_override={endpoint}&scheme=http"
         (tmp_path / "study.yaml").write_text(yaml.safe_dump({"storage": {"root": root}, "model": {"base": str(tiny_model)}}))
         address = server.replace("://", f"://{quote(USER)}:{quote(PASSWORD, safe='')}@")
