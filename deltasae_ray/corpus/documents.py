@@ -13,6 +13,7 @@ from deltasae_ray.corpus.chat import prompt_and_response
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.files import PYDOC, TextFile, opened, told
 from deltasae_ray.errors import CorpusError
+from deltasae_ray.redaction import redact
 
 DOMAIN = "domain"
 """Name of the corpus made of `corpus.path`; unrelated corpora are named after their last path component."""
@@ -43,7 +44,7 @@ def corpora(cfg: CorpusConfig) -> dict[str, tuple[str, ...]]:
     """
     named: dict[str, tuple[str, ...]] = {DOMAIN: cfg.path}
     for path in cfg.unrelated:
-        name = path.removeprefix("builtin:").rstrip("/").split("/")[-1].split(".")[0]
+        name = redact(path).removeprefix("builtin:").rstrip("/").split("/")[-1].split(".")[0]
         if name in named:
             raise CorpusError(f"corpus.unrelated names two texts {name!r}: rename one file")
         named[name] = (path,)

@@ -15,6 +15,8 @@ import pyarrow.fs as pafs
 import pytest
 import yaml
 
+from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.corpus.documents import corpora
 from deltasae_ray.credentials import bare_root, bare_tracking_address
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.storage import Storage
@@ -153,6 +155,12 @@ def test_keys_of_a_root_go_to_the_environment_of_a_ray_of_one_s_own_and_are_refu
         assert found_in(str(raised.value).encode()) == [] and "secretpass" not in str(raised.value)
     for kept in ("s3://bucket/a@b", "gs://anonymous@bucket", "runs/demo", "/a/b@c", "gs://bucket/x:1@2"):
         assert bare_root(kept, shared=True) == kept
+
+
+def test_a_text_is_not_named_after_the_key_of_its_bucket() -> None:
+    """The name is stored with every unit, and shown."""
+    named = corpora(CorpusConfig(path=("builtin:kjv",), unrelated=(f"s3://{KEY}:{SECRET}@texts", f"s3://{KEY}:{SECRET}@texts/a/law.jsonl")))
+    assert "law" in named and found_in(" ".join(named).encode()) == []
 
 
 @pytest.mark.parametrize("uri", ["http://ann:pass/word@host:5000", "http://ann:pw@host:port", "http://ann:pw@:5000"])
