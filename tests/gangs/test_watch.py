@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -48,6 +49,18 @@ def test_a_process_that_outlives_its_driver_is_ended_and_another_s_is_not(end: s
             process.wait()
         for pid, _ in watch.marked(mark):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_where_the_kernel_gives_no_handle_of_a_process_a_living_driver_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: int) -> int:
+        raise PermissionError("no pidfd_open in this sandbox")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    driver = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
+    started = time.monotonic()
+    threading.Thread(target=driver.wait, daemon=True).start()
+    watch.wait_for(driver.pid)
+    assert time.monotonic() - started > 1.5
 
 
 def test_a_driver_that_is_gone_already_is_no_error() -> None:
