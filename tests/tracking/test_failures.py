@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.errors import StorageError
+from deltasae_ray.sweep.main import main
 from deltasae_ray.tracking.failures import noted_below
 
 STUDY = """
@@ -66,6 +67,25 @@ def test_a_full_disk_is_told_last_and_mlflow_s_own_failure_is_one_line_below(sma
     assert told.startswith(f"StorageError: {small_disk}/harvest/unit-7.parquet cannot be written") and "No space left" in told
     assert below.startswith("  MLflow could not record this either: ") and "full" in below
     assert "mlflow.db failed at" in ended.stdout and "Free space" in ended.stdout, "what MLflow meets first is a typed error of one line"
+
+
+def test_a_full_disk_under_files_of_ray_is_a_typed_error_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def writes(*_: object) -> None:
+        try:
+            with open("/dev/full", "w") as full:
+                full.write("x" * 100_000)
+        except OSError as e:
+            raise RuntimeError("training failed") from e
+
+    monkeypatch.setattr("deltasae_ray.sweep.run.run", writes)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", f"storage.root={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        main("sweep", None)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.strip().splitlines()[-1].startswith("StorageError: a disk is full: [Errno 28] No space left")
+    assert "Traceback" not in said and "Free space" in said
 
 
 def test_two_failures_after_an_error_are_one_note() -> None:
