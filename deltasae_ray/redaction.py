@@ -29,8 +29,12 @@ _WHERE_IT_LIES = {
     "path", "file", "dir", "folder", "mode", "type", "name", "endpoint", "provider", "length", "len", "count", "size",
 }  # fmt: skip
 
-_URI_USER = re.compile(r"""([a-z][a-z0-9+.-]*:(?:/|\\/){2})((?:[^\s/'"<>\\]|['"](?![,:;\])}\s]|$))+@)""", re.I)
-_URI_USER_WITH_SLASH = re.compile(r"""([a-z][a-z0-9+.-]*://)((?!\[)[^\s/@:'"<>]*:(?!\d{1,5}(?:[/\s?#]|$))[^\s@'"<>]*@)""", re.I)
+_URI_USER = re.compile(
+    r"""([a-z][a-z0-9+.-]*:(?:/|\\/){2})((?:[^\s/'"<>\\]|['"](?![,:;\])}\s]|$))+@)""", re.I
+)
+_URI_USER_WITH_SLASH = re.compile(
+    r"""([a-z][a-z0-9+.-]*://)((?!\[)[^\s/@:'"<>]*:(?!\d{1,5}(?:[/\s?#]|$))[^\s@'"<>]*@)""", re.I
+)
 _URI_USER_QUOTED = re.compile(r"(%3A%2F%2F)((?:(?!%2F)[^\s&'\"@/])*?%40)", re.I)
 _QUERY = re.compile(r"""((?:[?&]|%3F|%26|&amp;)([\w.\-]+)(?:=|%3D))((?:(?!%26)[^\s&#'"<>])+)""", re.I)
 _ASSIGNED = re.compile(
@@ -38,13 +42,16 @@ _ASSIGNED = re.compile(
     r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&)\]}'"<>]+)"""
 )
 _HEADER = re.compile(
-    r"""((?:proxy-)?authorization["']?\s*[:=]\s*["']?)((?:(?:bearer|basic|token|digest|aws4-hmac-sha256)\s+)?[^\s'"]+)""", re.I
+    r"""((?:proxy-)?authorization["']?\s*[:=]\s*["']?)((?:(?:bearer|basic|token|digest|aws4-hmac-sha256)\s+)?[^\s'"]+)""",
+    re.I,
 )
 _SCHEME = re.compile(r"\b(Bearer|Basic|bearer|basic)(\s+)([A-Za-z0-9._~+/=-]{8,})")
 _SHAPES = (
     re.compile(r"(?<![A-Za-z0-9])hf_(?:(?=[A-Za-z0-9]*[A-Z0-9])[A-Za-z0-9]{8,}|[a-z]{20,})"),
     re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA|AIDA|AROA)[A-Z0-9]{12,}"),
-    re.compile(r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|sk-[\w-]{20,})"),
+    re.compile(
+        r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abprs]-[\w-]{10,}|sk-[\w-]{20,})"
+    ),
     re.compile(r"(?<![A-Za-z0-9])(?:AIza[\w-]{30,}|ya29\.[\w-]{20,}|dapi[0-9a-f]{32})"),
     re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S),
@@ -52,7 +59,8 @@ _SHAPES = (
 
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Replaces credentials in URIs, secret parameters and headers, tokens of known shape and secret environment variables' values by ***.
+    """Replaces credentials in URIs, secret parameters and headers, tokens of known shape and secret
+    environment variables' values by ***.
 
     Args:
         environment: variables whose secret values are hidden wherever they stand; this process's by default.
@@ -65,9 +73,13 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
         text = _URI_USER.sub(rf"\1{HIDDEN}@", text)
         text = _URI_USER_WITH_SLASH.sub(rf"\1{HIDDEN}@", text)
     text = _URI_USER_QUOTED.sub(rf"\1{HIDDEN}%40", text)
-    text = _QUERY.sub(lambda m: m[1] + HIDDEN if is_secret(m[2]) or m[2].lower() in ("key", "auth") else m[0], text)
+    text = _QUERY.sub(
+        lambda m: m[1] + HIDDEN if is_secret(m[2]) or m[2].lower() in ("key", "auth") else m[0], text
+    )
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
-    text = _SCHEME.sub(lambda m: m[1] + m[2] + HIDDEN if len(m[3]) >= 16 or re.search(r"[\d=]", m[3]) else m[0], text)
+    text = _SCHEME.sub(
+        lambda m: m[1] + m[2] + HIDDEN if len(m[3]) >= 16 or re.search(r"[\d=]", m[3]) else m[0], text
+    )
     return _ASSIGNED.sub(_assigned, text)
 
 
@@ -76,7 +88,10 @@ def redacted(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {k: HIDDEN if isinstance(k, str) and isinstance(v, str) and v and is_secret(k) else redacted(v) for k, v in value.items()}
+        return {
+            k: HIDDEN if isinstance(k, str) and isinstance(v, str) and v and is_secret(k) else redacted(v)
+            for k, v in value.items()
+        }
     return [redacted(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -128,7 +143,8 @@ class _RedactingStream:
 
 @contextmanager
 def redacted_output() -> Iterator[None]:
-    """Redacts, inside, all that this process's Python code writes to its standard streams, whichever library does."""
+    """Redacts, inside, all that this process's Python code writes to its standard streams, whichever library
+    does."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_RedactingStream, before)  # type: ignore[assignment]
     try:
@@ -148,7 +164,8 @@ def _secret_values(environment: Mapping[str, str]) -> list[str]:
 
 
 def _is_path(value: str) -> bool:
-    """Tells a variable such as GOOGLE_APPLICATION_CREDENTIALS, which names a file, from a key that begins with a slash."""
+    """Tells a variable such as GOOGLE_APPLICATION_CREDENTIALS, which names a file, from a key that begins
+    with a slash."""
     return "/" in value and "\0" not in value and os.path.exists(os.path.expanduser(value))
 
 
@@ -162,12 +179,14 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _assigned(match: re.Match[str]) -> str:
-    """Hides the value of `name=value`, `"name": "value"` and `NAME: value` where the name says that it is a secret."""
+    """Hides the value of `name=value`, `"name": "value"` and `NAME: value` where the name says that it is a
+    secret."""
     quoted, name, between, value = match[2], match[3], match[4], match[5]
     plain = name.isalpha() and name.islower()
     if not is_secret(name) or value.startswith(HIDDEN):
         return match[0]
-    if ":" in between and not quoted and plain and value[:1] not in "\"'":  # a sentence such as "the token: give one"
+    if ":" in between and not quoted and plain and value[:1] not in "\"'":
+        # A sentence such as "the token: give one", unless it begins a line.
         start = match.string.rfind("\n", 0, match.start(3)) + 1
         if match.string[start : match.start(3)].strip(" -"):
             return match[0]

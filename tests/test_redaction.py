@@ -15,7 +15,10 @@ from tests.fuzz import LONG, SHORT
 
 KEY, SECRET = "AKIAPLANTEDKEY000001", "wJalr/XUtn+FEMI/K7MDENG"
 HIDES = [
-    (f"tracking.uri='https://ann:{SECRET}@host:5000/p' does not answer", "tracking.uri='https://***@host:5000/p' does not answer"),
+    (
+        f"tracking.uri='https://ann:{SECRET}@host:5000/p' does not answer",
+        "tracking.uri='https://***@host:5000/p' does not answer",
+    ),
     ("http://ann:hunter2@host", "http://***@host"),
     ("https://hunter2@host/x", "https://***@host/x"),
     ("postgresql+psycopg2://u:p@ss@db:5432/runs", "postgresql+psycopg2://***@db:5432/runs"),
@@ -25,8 +28,14 @@ HIDES = [
     ("S3://id:abc@bucket", "S3://***@bucket"),
     ('{"root": "s3://id:abc@bucket"}', '{"root": "s3://***@bucket"}'),
     ("endpoint_override=http%3A%2F%2Fann%3Ahunter2%40host", "endpoint_override=http%3A%2F%2F***%40host"),
-    ("s3://bucket?region=eu&secret_key=hunter2&scheme=http", "s3://bucket?region=eu&secret_key=***&scheme=http"),
-    ("https://h/o?X-Amz-Signature=ab12&X-Amz-Credential=AK%2F1&X-Amz-Date=2026", "https://h/o?X-Amz-Signature=***&X-Amz-Credential=***&X-Amz-Date=2026"),
+    (
+        "s3://bucket?region=eu&secret_key=hunter2&scheme=http",
+        "s3://bucket?region=eu&secret_key=***&scheme=http",
+    ),
+    (
+        "https://h/o?X-Amz-Signature=ab12&X-Amz-Credential=AK%2F1&X-Amz-Date=2026",
+        "https://h/o?X-Amz-Signature=***&X-Amz-Credential=***&X-Amz-Date=2026",
+    ),
     ("https://h/o?sv=1&sig=a%2Fb%3D", "https://h/o?sv=1&sig=***"),
     ("https://h/o?access_token=x1&a=b", "https://h/o?access_token=***&a=b"),
     ("hub said: token hf_AbCdEfGhIjKlMnOpQrSt is gone", "hub said: token *** is gone"),
@@ -60,12 +69,21 @@ def test_a_text_without_secrets_stays_as_it_is(text: str) -> None:
 
 
 def test_values_of_secret_variables_are_hidden_wherever_and_however_they_are_spelled() -> None:
-    held = {"HF_TOKEN": "quiet/mouse+1", "MY_KEY": "another'value", "DB_PASSWORD": "short", "HF_TOKEN_PATH": "/home/ann/token", "AWS_SECRET_ACCESS_KEY": "/slash/first", "CREDENTIALS": "/usr/bin"}
+    held = {
+        "HF_TOKEN": "quiet/mouse+1",
+        "MY_KEY": "another'value",
+        "DB_PASSWORD": "short",
+        "HF_TOKEN_PATH": "/home/ann/token",
+        "AWS_SECRET_ACCESS_KEY": "/slash/first",
+        "CREDENTIALS": "/usr/bin",
+    }
     assert redact("a quiet/mouse+1 b", held) == "a *** b"
     assert redact("a quiet%2Fmouse%2B1 b", held) == "a *** b"
     assert redact("a another'value b", held) == "a *** b"
     assert redact("a /slash/first b", held) == "a *** b"
-    assert redact("a short /home/ann/token /usr/bin", held) == "a short /home/ann/token /usr/bin", "a path is no secret"
+    assert redact("a short /home/ann/token /usr/bin", held) == "a short /home/ann/token /usr/bin", (
+        "a path is no secret"
+    )
 
 
 def test_a_value_of_the_process_environment_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +93,13 @@ def test_a_value_of_the_process_environment_is_hidden(monkeypatch: pytest.Monkey
 
 def test_every_text_of_a_nested_value_is_redacted() -> None:
     value = {"root": "s3://a:b@c", "n": 3, "password": "x", "more": ["http://u:p@h", None], "max_tokens": 4}
-    assert redacted(value) == {"root": "s3://***@c", "n": 3, "password": "***", "more": ["http://***@h", None], "max_tokens": 4}
+    assert redacted(value) == {
+        "root": "s3://***@c",
+        "n": 3,
+        "password": "***",
+        "more": ["http://***@h", None],
+        "max_tokens": 4,
+    }
 
 
 def test_a_logged_traceback_is_redacted() -> None:
@@ -84,10 +108,17 @@ def test_a_logged_traceback_is_redacted() -> None:
     except RuntimeError:
         record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "to %s", ("http://u:p@h",), sys.exc_info())
     told = RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")).format(record)
-    assert "hunter2" not in told and "u:p" not in told and told.startswith("ERROR to http://***@h") and "is down" in told
+    assert (
+        "hunter2" not in told
+        and "u:p" not in told
+        and told.startswith("ERROR to http://***@h")
+        and "is down" in told
+    )
 
 
-def test_whatever_is_written_inside_is_redacted_and_the_streams_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whatever_is_written_inside_is_redacted_and_the_streams_come_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = sys.stdout, sys.stderr
     with redacted_output():
         sys.stdout.write("http://ann:hunter2@host\n")
@@ -98,11 +129,16 @@ def test_whatever_is_written_inside_is_redacted_and_the_streams_come_back(capsys
 
 
 def test_a_typed_error_never_holds_a_secret() -> None:
-    assert str(ConfigError("tracking.uri='http://ann:hunter2@host' is wrong")) == "tracking.uri='http://***@host' is wrong"
+    assert (
+        str(ConfigError("tracking.uri='http://ann:hunter2@host' is wrong"))
+        == "tracking.uri='http://***@host' is wrong"
+    )
 
 
-SECRETS = st.text(string.ascii_letters + string.digits + "/+=_-.~!$&()*,;@: ", min_size=6).map(str.strip).filter(
-    lambda s: len(s) >= 6 and any(c.isalpha() for c in s)
+SECRETS = (
+    st.text(string.ascii_letters + string.digits + "/+=_-.~!$&()*,;@: ", min_size=6)
+    .map(str.strip)
+    .filter(lambda s: len(s) >= 6 and any(c.isalpha() for c in s))
 )
 PLACES = (
     "http://ann:{quoted}@host:5000/a", "see 's3://ann:{quoted}@bucket/prefix' now", "postgresql://ann:{quoted}@db/x?a=b", "https://{quoted}@host",
@@ -115,7 +151,10 @@ def holds_no_secret(secret: str, place: str) -> None:
     text = place.format(raw=secret, quoted=quote(secret, safe=""))
     shown = redact(text, {"MY_SECRET": secret} if len(secret) >= 8 else {})
     known = len(secret) >= 8 or not place.startswith(("it was", "https://host/{"))
-    assert not known or (secret not in shown.replace("***", "") and quote(secret, safe="") not in shown), (text, shown)
+    assert not known or (secret not in shown.replace("***", "") and quote(secret, safe="") not in shown), (
+        text,
+        shown,
+    )
     assert redact(shown, {}) == shown
 
 

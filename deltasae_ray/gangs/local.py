@@ -1,4 +1,5 @@
-"""Starts a Ray of this machine alone: its ports answer on loopback only, and its processes end with the driver."""
+"""Starts a Ray of this machine alone: its ports answer on loopback only, and its processes end with the
+driver."""
 
 import os
 import subprocess
@@ -17,7 +18,8 @@ _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def joins_cluster() -> bool:
-    """Tells whether `ray.init()` would join a Ray that runs, by RAY_ADDRESS, by a job's environment or on this machine."""
+    """Tells whether `ray.init()` would join a Ray that runs, by RAY_ADDRESS, by a job's environment or on
+    this machine."""
     import ray
     from ray._private import services
 
@@ -32,7 +34,8 @@ _started_here: list[str] = []
 
 
 def start_local(**options: Any) -> None:
-    """Starts Ray on loopback, with a process beside it that ends what is left of it once this one has ended, however it did.
+    """Starts Ray on loopback, with a process beside it that ends what is left of it once this one has ended,
+    however it did.
 
     Args:
         options: as `ray.init` takes them.
@@ -43,7 +46,8 @@ def start_local(**options: Any) -> None:
     mark = uuid4().hex
     before = {name: os.environ.get(name) for name in (_LOOPBACK, watch.MARK)}
     os.environ[_LOOPBACK], os.environ[watch.MARK] = "0", mark
-    joins, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False  # Ray read its switch when it was imported
+    joins = ray_constants.ENABLE_RAY_CLUSTER  # Ray read its switch when it was imported
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         if sys.platform.startswith("linux"):
             _start_watch(mark)
@@ -88,5 +92,11 @@ def _start_watch(mark: str) -> None:
     command = [sys.executable, "-I", "-S", str(Path(watch.__file__)), str(os.getpid()), mark]
     clean = {name: value for name, value in os.environ.items() if name != watch.MARK}
     subprocess.Popen(
-        command, env=clean, cwd="/", start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=clean,
+        cwd="/",
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )

@@ -18,16 +18,24 @@ AGENT_STORE = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COU
 
 
 def loopback_store(timeout: timedelta = timedelta(minutes=30)) -> Any:
-    """Makes a store on a free port of 127.0.0.1. torch itself would listen on every address of the machine, and ask nobody who he is.
+    """Makes a store on a free port of 127.0.0.1. torch itself would listen on every address of the machine,
+    and ask nobody who he is.
 
-    The caller holds it: a port that is only chosen here, and bound by a rank seconds later, another gang on this node may take meanwhile.
+    The caller holds it: a port that is only chosen here, and bound by a rank seconds later, another gang on
+    this node may take meanwhile.
     """
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
         port = listening.getsockname()[1]
         return torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            "127.0.0.1", port, None, is_master=True, timeout=timeout, wait_for_workers=False, master_listen_fd=listening.detach()
+            "127.0.0.1",
+            port,
+            None,
+            is_master=True,
+            timeout=timeout,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
         )
 
 

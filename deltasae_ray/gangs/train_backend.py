@@ -1,4 +1,5 @@
-"""Ray Train's process group on loopback, for workers that all stand on this machine; torch's own store would listen on every address."""
+"""Ray Train's process group on loopback, for workers that all stand on this machine; torch's own store would
+listen on every address."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Ends what is left of a Ray once the driver that started it is gone: `python watch.py DRIVER MARK`. Nothing but the standard library."""
+"""Ends what is left of a Ray once the driver that started it is gone: `python watch.py DRIVER MARK`. Nothing
+but the standard library."""
 
 import os
 import select
@@ -9,14 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "DELTASAE_RAY_OF"
-"""The environment variable that all processes of one Ray carry; by it, and never by a name, they are known."""
+"""The environment variable that all processes of one Ray carry; by it, and never by a name, they are
+known."""
 _GRACE_S = 10.0
 """Ray's own processes end by themselves in a second or two; only what does not is ended here."""
 _LOOKS_S = 50.0
 
 
 def main(driver: int, mark: str, grace_s: float = _GRACE_S) -> None:
-    """Waits for the end of the driver, then ends the marked processes and their children for as long as there are any."""
+    """Waits for the end of the driver, then ends the marked processes and their children for as long as
+    there are any."""
     wait_for(driver)
     left = marked(mark)
     deadline = time.monotonic() + grace_s
@@ -38,7 +41,8 @@ def wait_for(pid: int) -> None:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return  # it is gone already
-    except (OSError, AttributeError):  # a kernel or a sandbox without such handles must not look like a driver that is gone
+    except (OSError, AttributeError):
+        # A kernel or a sandbox without such handles must not look like a driver that is gone.
         this = living({(pid, "")})
         while living(this):
             time.sleep(1)
@@ -53,7 +57,8 @@ def wait_for(pid: int) -> None:
 
 
 def marked(mark: str) -> set[tuple[int, str]]:
-    """Processes whose environment carries the mark, and their descendants; each with its start, which tells it from a later one."""
+    """Processes whose environment carries the mark, and their descendants; each with its start, which tells
+    it from a later one."""
     wanted, children, found = f"{MARK}={mark}".encode(), {}, []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
@@ -83,7 +88,8 @@ def living(processes: set[tuple[int, str]]) -> set[tuple[int, str]]:
 
 
 def _stat(pid: int) -> tuple[int, str]:
-    """Parent and start of a process. Raises ValueError for one that is dead and only waits for its parent to ask."""
+    """Parent and start of a process. Raises ValueError for one that is dead and only waits for its parent to
+    ask."""
     state, parent, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if state in "ZX":
         raise ValueError(f"{pid} is dead")

@@ -40,7 +40,8 @@ def _main(stage: str, description: str | None, without_words: Sequence[str]) -> 
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Nothing made so far is lost: the same command continues.\n")
         raise SystemExit(130) from None
-    except Exception as e:  # noqa: BLE001 - a full disk under Ray's or MLflow's own files, or a bug: Python would print it past the redaction
+    except Exception as e:  # noqa: BLE001 - a full disk under Ray's own files, or a bug
+        # Python itself would print it past the redaction.
         if full := _full_disk(e):
             _tell(full)
             raise SystemExit(2) from None

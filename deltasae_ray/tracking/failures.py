@@ -1,4 +1,5 @@
-"""What MLflow's own failures become: a typed error where they come first, and one line below the error that came before them."""
+"""What MLflow's own failures become: a typed error where they come first, and one line below the error that
+came before them."""
 
 import contextlib
 import logging
@@ -18,7 +19,8 @@ _NOTE = "MLflow could not record this either"
 
 
 def typed(client: "MlflowClient", store: str) -> "MlflowClient":
-    """Wraps the client so that a call that fails raises StorageError, naming the store and the cause in one line."""
+    """Wraps the client so that a call that fails raises StorageError, naming the store and the cause in one
+    line."""
     return cast("MlflowClient", _TypedClient(client, store))
 
 
@@ -43,7 +45,8 @@ class _TypedClient:
     def _told(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def told(*args: Any, **kwargs: Any) -> Any:
             try:
-                with quiet(logging.CRITICAL):  # MLflow logs a traceback of hundreds of lines, too, above what is raised here
+                # MLflow also logs a traceback of hundreds of lines, above what is raised here.
+                with quiet(logging.CRITICAL):
                     return call(*args, **kwargs)
             except DeltaSaeError:
                 raise
@@ -51,7 +54,8 @@ class _TypedClient:
                 if getattr(e, "error_code", None) in _EXPECTED:
                     raise
                 raise StorageError(
-                    f"MLflow's runs in {self._store} failed at {name}: {_line(e)}. Free space there, or see that the server runs and lets "
+                    f"MLflow's runs in {self._store} failed at {name}: {_line(e)}. Free space there, or see "
+                    "that the server runs and lets "
                     "you in; what the study made is not lost: run the same command again"
                 ) from e
 

@@ -55,7 +55,12 @@ def train(folder: Path) -> None:
 
     scaling = ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.25})
     with training_driver():
-        TorchTrainer(loop, scaling_config=scaling, torch_config=torch_config(), run_config=RunConfig(storage_path=str(folder))).fit()
+        TorchTrainer(
+            loop,
+            scaling_config=scaling,
+            torch_config=torch_config(),
+            run_config=RunConfig(storage_path=str(folder)),
+        ).fit()
 
 
 def reached(lan: str) -> dict[str, list[str]]:
@@ -76,7 +81,8 @@ if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp())
     connect()
     gang = threading.Thread(
-        target=lambda: list(run_units(UNITS[:2], Meeting(folder), GangConfig(ranks=2, cpus_per_gang=0.25))), daemon=True
+        target=lambda: list(run_units(UNITS[:2], Meeting(folder), GangConfig(ranks=2, cpus_per_gang=0.25))),
+        daemon=True,
     )
     trainer = threading.Thread(target=train, args=(folder,), daemon=True)
     gang.start()

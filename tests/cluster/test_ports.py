@@ -21,7 +21,9 @@ NETWORK = (
 @pytest.mark.slow
 @pytest.mark.skipif(not isolated(), reason="no namespaces here: needs root, util-linux and iproute2")
 def test_no_port_of_a_local_study_answers_at_the_machine_s_own_address() -> None:
-    printed = run_isolated(*NETWORK, [sys.executable, "-m", "tests.cluster.open_ports", LAN], env={}, timeout=300)
+    printed = run_isolated(
+        *NETWORK, [sys.executable, "-m", "tests.cluster.open_ports", LAN], env={}, timeout=300
+    )
     told = json.loads(printed.splitlines()[-1])
     assert len(told["listening"]) > 10, "Ray, a gang and Ray Train listen"
     assert told["beyond"] == [] and told["answers"] == []
@@ -65,10 +67,20 @@ def test_every_node_opens_documented_ports_only(name: str) -> None:
     file = yaml.safe_load((ROOT / "cluster" / name).read_text())
     if name.startswith("kuberay"):
         spec = file["spec"].get("rayClusterSpec", file["spec"])
-        nodes = [spec["headGroupSpec"]["rayStartParams"], *(g["rayStartParams"] for g in spec["workerGroupSpecs"])]
+        nodes = [
+            spec["headGroupSpec"]["rayStartParams"],
+            *(g["rayStartParams"] for g in spec["workerGroupSpecs"]),
+        ]
     else:
-        lines = [c for group in ("head", "worker") for c in file[f"{group}_start_ray_commands"] if c.startswith("ray start")]
-        nodes = [dict(w.removeprefix("--").split("=", 1) for w in shlex.split(line) if "=" in w) for line in lines]
+        lines = [
+            c
+            for group in ("head", "worker")
+            for c in file[f"{group}_start_ray_commands"]
+            if c.startswith("ray start")
+        ]
+        nodes = [
+            dict(w.removeprefix("--").split("=", 1) for w in shlex.split(line) if "=" in w) for line in lines
+        ]
     for node in nodes:
         numbers = {key: int(value) for key, value in node.items() if key.endswith("port")}
         assert set(numbers) >= {

@@ -31,7 +31,9 @@ def until(reached: Callable[[], object], seconds: float = 15) -> bool:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_process_that_outlives_its_driver_is_ended_and_another_s_is_not(end: signal.Signals) -> None:
     mark, other = f"mine-{os.getpid()}-{end}", f"other-{os.getpid()}-{end}"
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env={**os.environ, watch.MARK: other})
+    bystander = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"], env={**os.environ, watch.MARK: other}
+    )
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, mark])
     guard = subprocess.Popen([sys.executable, "-I", "-S", watch.__file__, str(driver.pid), mark, "0.2"])
     try:
@@ -51,7 +53,9 @@ def test_a_process_that_outlives_its_driver_is_ended_and_another_s_is_not(end: s
             os.kill(pid, signal.SIGKILL)
 
 
-def test_where_the_kernel_gives_no_handle_of_a_process_a_living_driver_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_kernel_gives_no_handle_of_a_process_a_living_driver_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refused(_: int) -> int:
         raise PermissionError("no pidfd_open in this sandbox")
 
@@ -66,4 +70,9 @@ def test_where_the_kernel_gives_no_handle_of_a_process_a_living_driver_is_not_ta
 def test_a_driver_that_is_gone_already_is_no_error() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert subprocess.run([sys.executable, "-I", "-S", watch.__file__, str(gone.pid), "nobody", "0.1"], timeout=20).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-I", "-S", watch.__file__, str(gone.pid), "nobody", "0.1"], timeout=20
+        ).returncode
+        == 0
+    )

@@ -61,12 +61,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_told_last_and_mlflow_s_own_failure_is_one_line_below(small_disk: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", STUDY, f"storage.root={small_disk}"], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", STUDY, f"storage.root={small_disk}"], capture_output=True, text=True
+    )
     assert ended.returncode == 2, ended.stderr
     told, below = ended.stderr.strip().splitlines()
-    assert told.startswith(f"StorageError: {small_disk}/harvest/unit-7.parquet cannot be written") and "No space left" in told
+    assert (
+        told.startswith(f"StorageError: {small_disk}/harvest/unit-7.parquet cannot be written")
+        and "No space left" in told
+    )
     assert below.startswith("  MLflow could not record this either: ") and "full" in below
-    assert "mlflow.db failed at" in ended.stdout and "Free space" in ended.stdout, "what MLflow meets first is a typed error of one line"
+    assert "mlflow.db failed at" in ended.stdout and "Free space" in ended.stdout, (
+        "what MLflow meets first is a typed error of one line"
+    )
 
 
 def test_a_full_disk_under_files_of_ray_is_a_typed_error_as_well(
@@ -84,7 +91,9 @@ def test_a_full_disk_under_files_of_ray_is_a_typed_error_as_well(
     with pytest.raises(SystemExit) as ended:
         main("sweep", None)
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.strip().splitlines()[-1].startswith("StorageError: a disk is full: [Errno 28] No space left")
+    assert ended.value.code == 2 and said.strip().splitlines()[-1].startswith(
+        "StorageError: a disk is full: [Errno 28] No space left"
+    )
     assert "Traceback" not in said and "Free space" in said
 
 
