@@ -1,6 +1,7 @@
 """Where ranks on one machine find each other: a store, and listeners, that answer on loopback only."""
 
 import socket
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ from deltasae_ray.gangs.nodes import one_machine
 if TYPE_CHECKING:
     from ray.train.torch import TorchConfig
 
-INTERFACES = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+_LOOPBACK = "lo" if sys.platform.startswith("linux") else "lo0"
+INTERFACES = {"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
 """Of ranks that all stand on one node: gloo and NCCL listen there too."""
 AGENT_STORE = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 """torch's words for: the store is there already."""
