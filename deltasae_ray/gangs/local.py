@@ -2,10 +2,11 @@
 driver."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -41,37 +42,61 @@ def start_local(**options: Any) -> None:
         options: as `ray.init` takes them.
     """
     import ray
-    from ray._private import ray_constants
 
     mark = uuid4().hex
-    before = {name: os.environ.get(name) for name in (_LOOPBACK, watch.MARK)}
-    os.environ[_LOOPBACK], os.environ[watch.MARK] = "0", mark
-    joins = ray_constants.ENABLE_RAY_CLUSTER  # Ray read its switch when it was imported
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[watch.MARK] = mark
     try:
         if sys.platform.startswith("linux"):
             _start_watch(mark)
-        with _bare_command_line():
+        with _on_loopback(), _bare_command_line():
             ray.init(address="local", **options)
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = joins
-        for name, value in before.items():  # what else this process starts is none of Ray's
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        del os.environ[watch.MARK]  # what else this process starts is none of Ray's
     _started_here.append(mark)
 
 
 def join(**options: Any) -> None:
-    """Joins the Ray that `ray.init` finds.
+    """Joins the Ray that `ray.init` finds, also one that another process started on loopback.
 
     Args:
         options: as `ray.init` takes them.
     """
     import ray
+    from ray._private import services
 
-    with _bare_command_line():
+    nowhere: Any = None
+    address = options.get("address") or services.get_ray_address_from_environment(nowhere, None)
+    with _on_loopback() if _answers_on_loopback_only(address or "") else nullcontext(), _bare_command_line():
         ray.init(**options)
+
+
+def _answers_on_loopback_only(address: str) -> bool:
+    """Whether a Ray of this machine refuses who comes by the machine's own address, as which Ray reads 127.0.0.1."""
+    from ray._private import services
+
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    with socket.socket() as s:
+        s.settimeout(5)
+        return s.connect_ex((services.get_node_ip_address(), int(port))) != 0
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets a Ray that is started or joined inside take 127.0.0.1 for this machine's address."""
+    from ray._private import ray_constants
+
+    before, joins = os.environ.get(_LOOPBACK), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[_LOOPBACK] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read its switch when it was imported
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = joins
+        del os.environ[_LOOPBACK]
+        if before is not None:
+            os.environ[_LOOPBACK] = before
 
 
 @contextmanager

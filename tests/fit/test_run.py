@@ -135,13 +135,13 @@ def test_a_damaged_shard_is_a_typed_error(storage: Storage) -> None:
 
 DRIVER = """
 import sys
-import ray
+from deltasae_ray.gangs.local import join
 from deltasae_ray.fit.run import fit_points
 from deltasae_ray.storage import Storage
 from tests.fit.made import KEY
 from tests.fit.test_run import LONG, POINTS, STACK
 
-ray.init(address=sys.argv[1], log_to_driver=False)
+join(address=sys.argv[1], log_to_driver=False)
 fit_points(Storage(sys.argv[2]), KEY, [*STACK, *POINTS], LONG, bar=False)
 """
 
