@@ -14,6 +14,7 @@ import tyro
 from deltasae_ray import yaml_core
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
+from deltasae_ray.redaction import redact
 
 T = TypeVar("T")
 _GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
@@ -48,7 +49,7 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
 
 def say(text: str) -> None:
     """Writes to the user: what a job prints is part of its interface, so it goes through one place."""
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{redact(text)}\n")
     sys.stdout.flush()
 
 

@@ -1,8 +1,14 @@
 """Errors a user can act on. Each is also a standard type, and picklable, since Ray carries them between processes."""
 
 
+from deltasae_ray.redaction import redact
+
+
 class DeltaSaeError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; no text of one holds a secret."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact(a) if isinstance(a, str) else a for a in args))
 
 
 class ConfigError(DeltaSaeError, ValueError):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "5")
 os.environ.setdefault("RAY_enable_worker_prestart", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent / "quick"), os.environ.get("PYTHONPATH")]))
+os.environ["DELTASAE_TESTS"] = uuid.uuid4().hex  # on all that this test process starts, and all that those start
 gc.set_threshold(100_000, 50, 50)  # as tests/quick has it in the processes that this one starts
 
 
@@ -35,13 +37,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "sweep"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_lives_on() -> Iterator[None]:
+    """Fails where a process that these tests started has lost its parent and still runs a minute after the last of them."""
+    from tests.processes import end_orphans
+
+    yield
+    orphans = end_orphans("DELTASAE_TESTS", os.environ["DELTASAE_TESTS"], within_s=60)
+    assert not orphans, f"ended by id, as nobody else would have: {orphans}"
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A Ray of two CPUs for the test process, on loopback, without a dashboard."""
     import ray
 
+    from deltasae_ray.gangs.local import start_local
+
     if not ray.is_initialized():
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        start_local(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -1,10 +1,14 @@
-"""Two ranks of one process group, each a process of this machine."""
+"""Processes of this machine: two ranks of one process group, and those that nobody waits for any more."""
 
 import os
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def two_ranks(module: str, work: Path, seeds: tuple[int, int] = (0, 1)) -> None:
@@ -25,3 +29,28 @@ def two_ranks(module: str, work: Path, seeds: tuple[int, int] = (0, 1)) -> None:
     finally:
         for process in ranks:
             process.kill()
+
+
+def orphans(name: str, value: str) -> list[psutil.Process]:
+    """Processes with this environment variable that are no descendants of this one: whoever started them is gone."""
+    ours = {p.pid for p in psutil.Process().children(recursive=True)} | {os.getpid()}
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            marked = f"{name}={value}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+            if marked and process.pid not in ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def end_orphans(name: str, value: str, within_s: float) -> list[str]:
+    """Waits for the orphans to end; those that do not are killed by id, and told."""
+    deadline = time.monotonic() + within_s
+    while (left := orphans(name, value)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    told = []
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            told.append(f"{process.pid} (parent {process.ppid()}, {process.memory_info().rss >> 20} MB): {' '.join(process.cmdline())[:120]}")
+            process.kill()
+    return told

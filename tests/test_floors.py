@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "deltasae_ray"
 FLOORS = (
-    {"sae", "divergence", "batches", "hookpoints", "errors", "fingerprints", "storage", "cli", "paths", "redaction", "yaml_core", "heartbeat"},
+    {"sae", "divergence", "batches", "hookpoints", "errors", "fingerprints", "storage", "cli", "paths", "redaction", "credentials",
+     "yaml_core", "heartbeat"},
     {"corpus", "models", "shards", "tracking", "stalls"},
     {"gangs", "interventions"},
     {"adapt", "harvest", "fit", "diverge", "audit", "report"},

@@ -12,6 +12,7 @@ from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.rendezvous import torch_config
 from deltasae_ray.gangs.training import SNAPSHOT, check_run, training_driver
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.models.adapters import AdapterRef
@@ -134,6 +135,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
         words = dict(
             train_loop_per_worker=train_adapter,
             train_loop_config={"job": job, "limits": limits},
+            torch_config=torch_config(),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.

@@ -12,6 +12,7 @@ from deltasae_ray.corpus.pieces import pieces
 from deltasae_ray.corpus.rows import rows_of
 from deltasae_ray.corpus.tally import BLANK, Tally
 from deltasae_ray.errors import CorpusError
+from deltasae_ray.redaction import redact
 
 DOMAIN = "domain"
 """Name of the corpus made of `corpus.path`; unrelated corpora are named after their last path component."""
@@ -49,7 +50,7 @@ def corpora(cfg: CorpusConfig) -> dict[str, tuple[str, ...]]:
     """
     named: dict[str, tuple[str, ...]] = {DOMAIN: cfg.path}
     for path in cfg.unrelated:
-        name = path.removeprefix("builtin:").rstrip("/").split("/")[-1].split(".")[0]
+        name = redact(path).removeprefix("builtin:").rstrip("/").split("/")[-1].split(".")[0]
         if name in named:
             raise CorpusError(f"corpus.unrelated names two texts {name!r}: rename one file")
         named[name] = (path,)

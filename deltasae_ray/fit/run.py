@@ -13,6 +13,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
+from deltasae_ray.gangs.rendezvous import torch_config
 from deltasae_ray.gangs.training import check_run, training_driver
 from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.sae.peers import Peers
@@ -101,6 +102,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
     words = dict(
         train_loop_per_worker=_loop,
         train_loop_config={"job": job, "share": share, "limits": (limits := Limits())},
+        torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
             use_gpu=cfg.gpus_per_worker > 0,

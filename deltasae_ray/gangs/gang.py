@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +18,9 @@ from deltasae_ray import errors, heartbeat, stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, WorkerError
 from deltasae_ray.gangs.nodes import cores_per_rank
+from deltasae_ray.gangs.rendezvous import AGENT_STORE, INTERFACES, loopback_store
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.redaction import redact
 from deltasae_ray.sae.allocation import keep_freed_memory
 
 
@@ -63,7 +64,7 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         told = "" if isinstance(error, DeltaSaeError) else "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, str(error), told)
+        return cls(type(error).__name__, redact(str(error)), redact(told))
 
     def error(self) -> DeltaSaeError:
         """The error as the worker raised it on purpose, or a WorkerError that tells the type and the traceback of any other."""
@@ -99,7 +100,7 @@ class Gang:
         self._failure: Failure | None = None
         threads = cores_per_rank(ranks, gangs, cpus, gpus)
         if ranks > 1:
-            self._store = _rendezvous()  # lives as long as this process: its port is never free for another gang
+            self._store = loopback_store()  # lives as long as this process: its port is never free for another gang
             self._ranks, self._failure = _start_ranks(factory, name, ranks, threads, self._store.port, limits)
             return
         torch.set_num_threads(threads)
@@ -210,14 +211,6 @@ def _end_if_lost(pending: list[Any]) -> None:
     ray.get(answered)
 
 
-def _rendezvous() -> Any:
-    """Where the ranks of a gang find each other. The leader holds it: a port that is only chosen here, and bound by a rank seconds later,
-    another gang on this node may take meanwhile."""
-    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", 0, None, is_master=True, timeout=timedelta(minutes=30), wait_for_workers=False
-    )
-
-
 def _start_ranks(
     factory: WorkerFactory, gang: str, world: int, threads: int, port: int, limits: Limits | None
 ) -> tuple[list[Any], Failure | None]:
@@ -228,7 +221,7 @@ def _start_ranks(
         variables = {
             "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0" if gpus else str(rank), "LOCAL_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",  # torch's words for: the store is there already
+            **AGENT_STORE, **INTERFACES,
             "PYTHONHASHSEED": "0",  # PEFT iterates sets of adapter names: ranks must agree on the order of their collectives
             "CUDA_VISIBLE_DEVICES": gpus[rank] if gpus else "",
         }  # fmt: skip

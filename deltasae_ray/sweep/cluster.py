@@ -10,6 +10,7 @@ from pathlib import Path
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.gangs.local import join, joins_cluster, start_local
 from deltasae_ray.gangs.node_types import possible_nodes
 from deltasae_ray.gangs.nodes import autoscaling, one_machine
 from deltasae_ray.storage import Storage
@@ -27,7 +28,7 @@ _SOCKET_BYTES = 107
 
 
 def connect() -> None:
-    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; dashboard on loopback.
+    """Joins the cluster of the Ray job or of `ray start`, or starts Ray on this machine; where only loopback reaches it.
 
     Raises:
         ConfigError, ResourceError: RAY_ADDRESS is no address, or nobody answers there.
@@ -36,7 +37,11 @@ def connect() -> None:
 
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address=answering_address(), logging_level=logging.WARNING, log_to_driver=False)
+        address, options = answering_address(), {"logging_level": logging.WARNING, "log_to_driver": False}
+        if address != "local" and joins_cluster():
+            join(address=address, **options)
+        else:
+            start_local(**options)
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 

@@ -12,6 +12,7 @@ import yaml
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.models.source import GEMMA_270M
+from deltasae_ray.redaction import redacted
 from deltasae_ray.report.inputs import AdapterFacts, CorpusFacts, Curve, CurvePoint, LayerFacts, LossChange
 from deltasae_ray.sweep.study import Study
 
@@ -84,8 +85,8 @@ def what_was_run(study: Study, harvest: Harvest) -> dict[str, Any]:
 
 
 def resolved_config(study: Study) -> str:
-    """The whole configuration, defaults included, as YAML that `config=` takes."""
-    return yaml.safe_dump(_plain(asdict(study.cfg)), sort_keys=False)
+    """The whole configuration without secrets, defaults included, as YAML that `config=` takes."""
+    return yaml.safe_dump(redacted(_plain(asdict(study.cfg))), sort_keys=False)
 
 
 def _plain(value: Any) -> Any:

@@ -5,10 +5,12 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from deltasae_ray.cli import say
+from deltasae_ray.credentials import bare_root, bare_tracking_address
 from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.gangs.local import joins_cluster
 from deltasae_ray.gangs.node_types import possible_nodes
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.cluster import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
@@ -39,6 +41,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
             "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run jobs/sweep.py, or jobs/fit.py, which "
             "harvest and fit window by window"
         )
+    cfg = _without_credentials(cfg)
     storage = resolve_root(cfg.storage.root)
     Tracker(cfg.tracking, storage)  # an embedded store on an object store is refused before that is asked for anything
     check_socket_paths()
@@ -47,6 +50,17 @@ def run(stage: str, cfg: StudyConfig) -> None:
         return
     with lease(storage, f"jobs/{stage}.py") as held:
         _run(stage, *_prepared(stage, cfg, storage), held)
+
+
+def _without_credentials(cfg: StudyConfig) -> StudyConfig:
+    """The configuration with bare addresses: their keys and passwords are in the environment, and go neither to Ray nor to MLflow."""
+    root = cfg.storage.root
+    bare = bare_root(root, shared="@" in root and joins_cluster())
+    return replace(
+        cfg,
+        storage=replace(cfg.storage, root=bare),
+        tracking=replace(cfg.tracking, uri=bare_tracking_address(cfg.tracking.uri)),
+    )
 
 
 def _stages(stage: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from deltasae_ray.heartbeat import Limits
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.candidates import Candidates, Ended, tune_folder, watching
 from deltasae_ray.sweep.grid import Trial
+from deltasae_ray.sweep.tune import keep_keys_at_home
 
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 LR_FACTOR = 4.0
@@ -84,6 +85,7 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
     from ray import tune
 
     candidates = Candidates(storage, _running(key), cfg.search_over)  # the driver may have died: then they go on
+    keep_keys_at_home()
     trainable = tune.with_resources(
         partial(
             _candidate,

@@ -9,6 +9,7 @@ from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.gangs.training import training_driver
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.redaction import is_secret
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.sweep.candidates import tune_folder
 from deltasae_ray.sweep.cluster import TRIAL_CPUS
@@ -27,6 +28,7 @@ def sweep_trials(
     """
     from ray import tune
 
+    keep_keys_at_home()
     grid = list(settings)
     if not grid:
         return {}
@@ -62,6 +64,17 @@ def sweep_trials(
         )
         results = tuner.fit()
     return {grid[i]: str(results[i].error) for i in range(len(results)) if results[i].error is not None}
+
+
+def keep_keys_at_home() -> None:
+    """Keeps Tune from copying AWS_… variables into its trials' runtime environments, which Ray writes to its logs in clear.
+
+    Workers inherit the environment of a local Ray; on a cluster a node has a role or variables of its own, as for every other stage.
+    """
+    from ray.tune.execution import class_cache
+
+    for name in [n for n in class_cache.ENV_VARS_TO_PROPAGATE if is_secret(n)]:
+        class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 def keys_of_trials(

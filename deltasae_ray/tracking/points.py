@@ -11,14 +11,15 @@ class TrackingConfig:
     """Where runs are logged."""
 
     uri: str = ""
-    """MLflow server (http://…). Empty: an embedded store, <storage.root>/mlflow.db, artifacts beside it."""
+    """MLflow server (http://…), with user:password@ where it asks for them. Empty: an embedded store, <storage.root>/mlflow.db, artifacts
+    beside it."""
     experiment: str = "deltasae"
     """Name of the MLflow experiment."""
 
     def __post_init__(self) -> None:
         if self.uri:
             expanded(self.uri, "tracking.uri")
-        if self.uri and not self.uri.startswith(("http://", "https://")):
+        if self.uri and not self.uri.lower().startswith(("http://", "https://")):
             raise ConfigError(f"tracking.uri={self.uri!r} is no server: give http://host:port, or leave it empty for the embedded store")
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")

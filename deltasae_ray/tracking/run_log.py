@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +32,7 @@ class RunLog:
         """Parameters are for good: MLflow refuses another value under the same name."""
         from mlflow.entities import Param
 
-        entities = [Param(name, str(value)) for name, value in params.items()]
+        entities = [Param(name, redact(str(value))) for name, value in params.items()]
         for i in range(0, len(entities), 100):
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
 
@@ -103,7 +104,7 @@ class RunLog:
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """One text file, such as the resolved config."""
-        self._client.log_text(self.run_id, text, artifact_file)
+        self._client.log_text(self.run_id, redact(text), artifact_file)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._log([], {_NOT_IN_NAMES.sub("_", name)[:_NAME_CHARS]: value for name, value in tags.items()})
@@ -115,7 +116,8 @@ class RunLog:
         entities = [Metric(name, value, now, step) for name, value, step in metrics]
         for i in range(0, len(entities), _BATCH):
             self._client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
-        notes = [RunTag(name, value if len(value) <= _TAG_CHARS else value[: _TAG_CHARS - 1] + "…") for name, value in tags.items()]
+        shown = {name: redact(value) for name, value in tags.items()}
+        notes = [RunTag(name, value if len(value) <= _TAG_CHARS else value[: _TAG_CHARS - 1] + "…") for name, value in shown.items()]
         for i in range(0, len(notes), 100):
             self._client.log_batch(self.run_id, tags=notes[i : i + 100])
 

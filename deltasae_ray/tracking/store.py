@@ -1,6 +1,8 @@
 """MLflow's store: the embedded one is made, moved and kept silent here; a server is looked for before long work."""
 
+import base64
 import contextlib
+import http.client
 import logging
 import os
 import sqlite3
@@ -25,17 +27,17 @@ def calm_mlflow() -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Only what creating a database says at INFO, and only meanwhile."""
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Keeps MLflow's database from logging below `level`, and only meanwhile: at INFO it tells of every table that it makes."""
     loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
-            logger.setLevel(logging.WARNING)
+            logger.setLevel(level)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
 
 
 def create_embedded(path: Path, artifact_root: str) -> None:
@@ -73,11 +75,24 @@ def reach(uri: str) -> None:
     """One short look before long work: MLflow's own client tries for minutes.
 
     Raises:
-        ConfigError: nothing answers; any answer, also a refusal, is one.
+        ConfigError: nothing answers, or it asks for a user and password that it was not given; any other answer is one.
     """
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError as e:
+        urllib.request.urlopen(urllib.request.Request(f"{uri.rstrip('/')}/health", headers=_login()), timeout=10).close()
+    except urllib.error.HTTPError as e:
+        if e.code == 401:
+            raise ConfigError(
+                f"tracking.uri={uri!r} refuses user and password (401): give them by MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or a token by MLFLOW_TRACKING_TOKEN"
+            ) from e
+    except (OSError, ValueError, http.client.HTTPException) as e:
         raise ConfigError(f"tracking.uri={uri!r} does not answer within 10 s ({e}): start the server, or leave tracking.uri empty") from e
+
+
+def _login() -> dict[str, str]:
+    """The header that MLflow's client sends, from the variables that it reads."""
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    if user or password:
+        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+    return {"Authorization": f"Bearer {token}"} if token else {}

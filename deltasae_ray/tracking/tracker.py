@@ -6,15 +6,18 @@ runs it already has. The truth is the run's own tag: a run made just before a ki
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 from uuid import uuid4
 
+from deltasae_ray.credentials import bare_tracking_address
 from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.paths import checked_folder, inside_local
+from deltasae_ray.redaction import redact
 from deltasae_ray.storage import Storage, digest
+from deltasae_ray.tracking.failures import noted_below, typed
 from deltasae_ray.tracking.points import LeafPoint, TrackingConfig, TrialPoint
 from deltasae_ray.tracking.run_log import RunLog
 from deltasae_ray.tracking.store import calm_mlflow, create_embedded, quiet, reach, relocate
@@ -48,7 +51,7 @@ class Tracker:
                 f"storage.root={storage.root!r} has {' '.join(bad)} in its path, which the address of the embedded mlflow.db cannot hold: "
                 "rename the folder, or set tracking.uri=http://… to an MLflow server"
             )
-        self.cfg = cfg
+        self.cfg = replace(cfg, uri=bare_tracking_address(cfg.uri))
         # Absolute: a Ray worker's working directory is not the driver's.
         self.storage = Storage(str(storage.local(""))) if storage.is_local else storage
 
@@ -70,7 +73,7 @@ class Tracker:
         from mlflow import MlflowClient
 
         with quiet():
-            return MlflowClient(self.uri)
+            return typed(MlflowClient(self.uri), self.uri)
 
     @cached_property
     def experiment_id(self) -> str:
@@ -102,8 +105,11 @@ class Tracker:
         try:
             with self._run("sweep", name, {"content": content}, parent=None) as log:
                 yield log
-        finally:
-            self._end_open_runs("FAILED")
+        except BaseException as e:
+            with noted_below(e):
+                self._end_open_runs("FAILED")
+            raise
+        self._end_open_runs("FAILED")
 
     def trial(self, point: TrialPoint, parent: str) -> contextlib.AbstractContextManager[RunLog]:
         """The run of one trial below the sweep run `parent`."""
@@ -132,8 +138,9 @@ class Tracker:
                 log.log_params({key: value for key, value in point.items() if key != "content"})
             yield log
         except BaseException as e:
-            log.set_tags({"error": f"{type(e).__name__}: {e}"})
-            self.client.set_terminated(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
+            with noted_below(e):
+                log.set_tags({"error": f"{type(e).__name__}: {e}"})
+                self.client.set_terminated(run_id, "FAILED" if isinstance(e, Exception) else "KILLED")
             raise
         if status != "FINISHED":  # entered again, a finished run keeps its end time
             if "error" in self.client.get_run(run_id).data.tags:
@@ -147,7 +154,7 @@ class Tracker:
         if run is None:
             tags = {"level": level, "deltasae.study": record["study"], "deltasae.point": key}
             tags |= {"mlflow.parentRunId": parent} if parent else {}
-            run = self.client.create_run(experiment, tags=tags, run_name=name)
+            run = self.client.create_run(experiment, tags=tags, run_name=redact(name))
         if record["runs"].get(self._store, {}).get(key) != run.info.run_id:
             record = self._record()
             record["runs"].setdefault(self._store, {})[key] = run.info.run_id

@@ -133,8 +133,8 @@ def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[byt
 
 DRIVER = """
 import sys
-import ray
-ray.init(address=sys.argv[1], log_to_driver=False)
+from deltasae_ray.gangs.local import join
+join(address=sys.argv[1], log_to_driver=False)
 from deltasae_ray.adapt.run import adapt
 from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.config import ModelConfig

@@ -109,6 +109,10 @@ def test_services_find_their_pods_and_stay_inside():
         assert all(p.get("targetPort", p["port"]) in names for p in service["spec"]["ports"])
 
 
+def covers(rule: dict, port: int) -> bool:
+    return isinstance(rule["port"], int) and rule["port"] <= port <= rule.get("endPort", rule["port"])
+
+
 def admitted(policies: list[dict], pod_labels: dict[str, str], port: int, port_name: str = "") -> list[dict]:
     """The peers that the policies let reach a pod's port; [{}] is everyone."""
     chosen = [p["spec"] for p in policies if p["spec"]["podSelector"].get("matchLabels", {}).items() <= pod_labels.items()]
@@ -116,7 +120,7 @@ def admitted(policies: list[dict], pod_labels: dict[str, str], port: int, port_n
         return [{}]
     peers: list[dict] = []
     for rule in (rule for policy in chosen for rule in policy.get("ingress", [])):
-        if "ports" not in rule or {port, port_name} & {p["port"] for p in rule["ports"]}:
+        if "ports" not in rule or any(port_name == p["port"] or covers(p, port) for p in rule["ports"]):
             peers += rule.get("from", [{}])
     return peers
 

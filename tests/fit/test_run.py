@@ -60,9 +60,9 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> 
         time.sleep(0.02)
 
 
-def train_workers() -> list[psutil.Process]:
+def train_workers(kind: str = "TrainWorker") -> list[psutil.Process]:
     """Of this process' Ray."""
-    return processes("TrainWorker")
+    return processes(kind)
 
 
 def processes(title: str) -> list[psutil.Process]:
@@ -141,13 +141,13 @@ def test_a_damaged_shard_is_a_typed_error(storage: Storage) -> None:
 
 DRIVER = """
 import sys
-import ray
+from deltasae_ray.gangs.local import join
 from deltasae_ray.fit.run import fit_points
 from deltasae_ray.storage import Storage
 from tests.fit.made import KEY
 from tests.fit.test_run import LONG, POINTS, STACK
 
-ray.init(address=sys.argv[1], log_to_driver=False)
+join(address=sys.argv[1], log_to_driver=False)
 fit_points(Storage(sys.argv[2]), KEY, [*STACK, *POINTS], LONG, bar=False)
 """
 
@@ -170,7 +170,7 @@ def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dict
         driver.kill()
         driver.wait()
     # What Ray takes from a driver that is gone, it may take a moment later: a worker that still writes is not what comes next.
-    wait_for(lambda: not train_workers(), "end of the dead driver's workers")
+    wait_for(lambda: not train_workers() and not train_workers("TrainController"), "end of the dead driver's workers and their controller")
     left = checkpoint.steps_done(storage, keys[POINTS[1]])
     assert 0 < left < LONG.steps and worker.pid not in psutil.pids()
     done = [*STACK, POINTS[0]]

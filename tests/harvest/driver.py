@@ -8,6 +8,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from deltasae_ray.gangs.local import start_local
 from tests.harvest.study import run
 
 SITES = ("resid_post", "lora")
@@ -27,7 +28,7 @@ def take_away(cluster: Cluster, wish: Path) -> None:
 
 def main(root: Path, ranks: int, nodes: int, model: Path, adapters: list[Path]) -> None:
     if nodes == 1:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        start_local(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         run(root, model, adapters, ranks=ranks, sites=SITES)
         return
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

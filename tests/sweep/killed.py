@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.gangs.local import start_local
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.grid import Trial
 from deltasae_ray.sweep.search import search
@@ -29,10 +30,7 @@ def sweep(storage: Storage, cfg: FitConfig) -> dict[Trial, FitConfig]:
 
 
 if __name__ == "__main__":
-    import ray
-
-    ray.init(
-        address="local",
+    start_local(
         num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",

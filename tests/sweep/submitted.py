@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import end_orphans
+
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
@@ -41,7 +43,7 @@ def ray_head() -> Iterator[dict[str, str]]:
                 yield env
                 return
         finally:
-            _end(process)
+            _end(process, env["RAY_TMPDIR"])
         # Where the machine is busy, a part of Ray gives up on another that has not come up within its 30 seconds.
         assert attempt < 2, log.read_text()
 
@@ -76,13 +78,14 @@ def _up(process: subprocess.Popen, ports: tuple[int, int]) -> bool:
     return False
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Kills the head with all it started: asked to end, Ray takes half a minute."""
+def _end(process: subprocess.Popen, scratch: str) -> None:
+    """Kills the head with all it started: asked to end, Ray takes half a minute. What it started just now is found by its folder."""
     ours = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
     for one in ours:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait(60)
+    end_orphans("RAY_TMPDIR", scratch, within_s=10)
 
 
 def submit(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -28,10 +28,20 @@ MEASURED = ("behaviour", "measures", "audit")
 COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
 
 
+PLANTED = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTED000000002", "AWS_SECRET_ACCESS_KEY": "plantedSecretOfAws0002", "AWS_SESSION_TOKEN": "plantedSessionOfAws0002",
+    "HF_TOKEN": "hf_plantedTokenOfTheHub0002", "WANDB_API_KEY": "plantedkeyofwandb0002",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
-    with ray_head() as env:
-        yield env
+    """Its environment, and that of every driver in this file, holds secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PLANTED.items():
+            patch.setenv(name, value)
+        with ray_head() as env:
+            yield env
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,14 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
     assert list(root.glob("dictionaries/*/cfg.json"))
     assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
+
+
+def test_no_secret_of_the_environment_is_in_the_root_in_print_or_in_rays_logs(study: tuple[Path, str], head: dict[str, str]) -> None:
+    root, printed = study
+    folders = (root, Path(head["RAY_TMPDIR"]))
+    held = [p for folder in folders for p in folder.rglob("*") if p.is_file() and any(s.encode() in p.read_bytes() for s in PLANTED.values())]
+    assert held == [] and not any(s in printed for s in PLANTED.values())
+    assert list(folders[1].rglob("runtime_env_agent.log")), "Ray logs the environments that it makes"
 
 
 def test_shards_open_from_the_root(study: tuple[Path, str]) -> None:
