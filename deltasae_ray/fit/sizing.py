@@ -1,6 +1,7 @@
 """The size that `fit.d_sae=auto` stands for, once the deltas are there."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +28,7 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
     import ray
     from ray.exceptions import RayTaskError
 
-    task, limits = ray.remote(num_cpus=1)(stalls.watched), Limits()
+    task, limits = cast(Any, ray.remote(num_cpus=1)(stalls.watched)), Limits()
     ranks, unfit = [], []
     with stalls.told():
         for asked in [task.remote(delta_rank, limits, storage, harvest_key, adapter, layer) for adapter in adapters for layer in layers]:

@@ -153,7 +153,7 @@ def _check_replacements(folder: Path, values: Replacements, model: nn.Module, he
         if name not in parameters:
             raise AdapterError(f"{folder}: {name} is no parameter of this model")
         ends: Iterable[Any] = (getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output"))
-        wanted, vocabulary = parameters[name].shape, {id(end.weight) for end in ends if hasattr(end, "weight")}
+        wanted, vocabulary = parameters[name].shape, {id(end.weight) for end in ends if end is not None and hasattr(end, "weight")}
         if id(parameters[name]) in vocabulary and value.ndim == 2 and value.shape[1:] == wanted[1:] and value.shape != wanted:
             raise AdapterError(_resized(folder, name, value.shape[0], wanted[0]))
         if parameters[name].shape != value.shape:

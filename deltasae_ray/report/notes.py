@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from deltasae_ray.divergence.catalogue import SEEDS
-from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.standing import CHANCE_MARGIN, Standing, standing_of
 from deltasae_ray.divergence.statistics import comparable
 from deltasae_ray.report.inputs import ReportInputs, Row
@@ -21,8 +21,9 @@ CHANCE: dict[Standing, str] = {
 def against_null(row: Row) -> Standing | None:
     """How a row stands to its null, by the rule of the verdict; None where nothing tells."""
     ci = None if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
-    why = (("value", row.reason or "undefined"),)
-    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p, reasons=why))
+    if row.value is None:
+        return standing_of(catalogued(row.metric), undefined(row.reason or "undefined", null=row.null))
+    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p))
 
 
 def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:
