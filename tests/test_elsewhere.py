@@ -115,10 +115,10 @@ def test_a_harvest_writes_the_shards_of_one_on_the_cpu(
 
 def test_gate_lens_and_patching_give_the_figures_of_the_cpu(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
     own, other = (fit_dictionary(X, d_sae=64, k=4, steps=5, seed=seed) for seed in (0, 1))
-    made = stand_ins(own, other, TrainingRows(Moments.of(X.numpy()), X, X.flip(0)), 4, 0)
+    made = stand_ins(own, other, TrainingRows(Moments.of(X.numpy()), X, X.flip(0)), 0)
 
     def figures(model: Any, probes: Any) -> list[Any]:
-        patches = [Patched("r4", "r4", AT, {name: made[name] for name in ("encoder", "monitor", "atoms")})]
+        patches = [Patched("r4", "r4", AT, {name: made[name] for name in ("encoder", "monitor")})]
         directions = torch.eye(32)[:3]
         lens = [(found.promoted[0], found.peak) for found in logit_lens(model, directions)]
         rows = [*document_losses(model, unit(2), ["r2", "r4"], 8), *document_recovery(model, unit(2), patches, positions=8)]

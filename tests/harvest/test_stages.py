@@ -27,7 +27,7 @@ from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest, commit_unit, is_committed
-from deltasae_ray.shards.records import ShardRow, read_sources
+from deltasae_ray.shards.records import ShardRow, read_sources, shard_file
 from deltasae_ray.storage import Storage
 from tests.harvest.study import hashes, run, run_units_here
 from tests.tiny import save_adapter, save_model
@@ -105,7 +105,7 @@ def test_sites_that_are_not_what_a_block_adds_are_refused_before_the_first_shard
 
 def test_a_unit_is_done_once_exactly_its_work_is_committed(tmp_path: Path) -> None:
     storage, key, work = Storage(str(tmp_path)), "harvest/a", {"base": ["blocks.1.hook_resid_post"], "d": ["blocks.1.hook_resid_post"]}
-    rows = [ShardRow("u", source, "fit", "domain", tuple(hooks), f"{source}.parquet", "0", 1, 1, 4) for source, hooks in work.items()]
+    rows = [ShardRow("u", source, "fit", "domain", tuple(hooks), shard_file("u", source, tuple(hooks)), "0", 1, 1, 4) for source, hooks in work.items()]
     assert not is_committed(storage, key, "u", work)
     name = commit_unit(storage, key, rows)
     assert is_committed(storage, key, "u", work)

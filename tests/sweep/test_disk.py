@@ -9,7 +9,7 @@ from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.run import harvest_key
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import commit_unit
-from deltasae_ray.shards.records import ShardRow
+from deltasae_ray.shards.records import ShardRow, shard_file
 from deltasae_ray.storage import Storage
 from deltasae_ray.sweep.disk import check_disk, dictionaries_there, shards_there
 from deltasae_ray.sweep.grid import base_points
@@ -36,7 +36,7 @@ def room(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
 def written(study: Study, key: str, source: str, hookpoints: tuple[int, ...] = (1, 2), num_bytes: int = 1000) -> None:
     """One shard on record."""
     hooks = tuple(f"blocks.{layer}.hook_resid_post" for layer in hookpoints)
-    row = ShardRow("unit", source, "fit", "domain", hooks, f"{source}.parquet", "0" * 64, 10, num_bytes, 32)
+    row = ShardRow("unit", source, "fit", "domain", hooks, shard_file("unit", source, hooks), "0" * 64, 10, num_bytes, 32)
     commit_unit(study.storage, key, [row])
 
 
@@ -80,7 +80,7 @@ def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Pa
     more = make_plan(with_modules, FIT).shard_bytes - make_plan(plain, FIT).shard_bytes
     assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), "the adapter and the random one"
     hooks = ("blocks.1.hook_resid_post", "blocks.1.mlp.down_proj.hook_lora", "blocks.1.self_attn.q_proj.hook_lora")  # 32 + 4 + 4 wide
-    row = ShardRow("unit", ref.digest, "fit", "domain", hooks, "modules.parquet", "0" * 64, 10, 1000, 32)
+    row = ShardRow("unit", ref.digest, "fit", "domain", hooks, shard_file("unit", ref.digest, hooks), "0" * 64, 10, 1000, 32)
     commit_unit(plain.storage, harvest_key(plain.kept, plain.model), [row])
     assert (shards_there(plain), shards_there(with_modules)) == (800, 1000)
 
