@@ -7,6 +7,7 @@ import pytest
 
 from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import commit_unit
 from deltasae_ray.shards.records import ShardRow, shard_file
@@ -79,7 +80,8 @@ def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Pa
     tokens, (ref,) = plain.corpus.num_tokens(), plain.given
     more = make_plan(with_modules, FIT).shard_bytes - make_plan(plain, FIT).shard_bytes
     assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), "the adapter and the random one"
-    hooks = ("blocks.1.hook_resid_post", "blocks.1.mlp.down_proj.hook_lora", "blocks.1.self_attn.q_proj.hook_lora")  # 32 + 4 + 4 wide
+    names = ("blocks.1.hook_resid_post", "blocks.1.mlp.down_proj.hook_lora", "blocks.1.self_attn.q_proj.hook_lora")  # 32 + 4 + 4 wide
+    hooks = tuple(map(str, sorted(map(Hookpoint.parse, names))))
     row = ShardRow("unit", ref.digest, "fit", "domain", hooks, shard_file("unit", ref.digest, hooks), "0" * 64, 10, 1000, 32)
     commit_unit(plain.storage, harvest_key(plain.kept, plain.model), [row])
     assert (shards_there(plain), shards_there(with_modules)) == (800, 1000)
