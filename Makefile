@@ -49,7 +49,7 @@ prove: setup ## long repetitions; dated output goes to tests/evidence/
 	set -o pipefail; $(PYTEST) -v -m prove -n 2 --dist loadfile tests --timeout=7200 2>&1 | tee tests/evidence/$$(date +%F)-prove.txt
 
 docs: setup ## write docs/metrics.md from the catalogue of metrics
-	$(BIN)/python -m deltasae_ray.divergence.documentation docs/metrics.md
+	$(BIN)/python -m deltasae_ray.metrics.documentation docs/metrics.md
 
 bench: setup ## benchmarks: ratios side by side in one run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done

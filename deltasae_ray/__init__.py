@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deltasae_ray.divergence.cka import linear_cka
-    from deltasae_ray.divergence.matching import max_cosine
-    from deltasae_ray.divergence.measure import Measure
-    from deltasae_ray.divergence.missing import missing_share
-    from deltasae_ray.divergence.subspaces import principal_angles, principal_subspace
+    from deltasae_ray.metrics.coding.missing_share import missing_share
+    from deltasae_ray.metrics.geometry.cka import linear_cka
+    from deltasae_ray.metrics.geometry.matching import max_cosine
+    from deltasae_ray.metrics.geometry.subspaces import principal_angles, principal_subspace
+    from deltasae_ray.metrics.measure import Measure
     from deltasae_ray.models.local import ModuleDelta, module_deltas
     from deltasae_ray.sae.dictionary import Dictionary
     from deltasae_ray.sae.fitting import fit_dictionary

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deltasae_ray.sweep.main import main
+from deltasae_ray.study.main import main
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
 

@@ -52,7 +52,7 @@ def ray_cluster() -> Iterator[None]:
     """A Ray of two CPUs for the test process, on loopback, without a dashboard."""
     import ray
 
-    from deltasae_ray.gangs.local import start_local
+    from deltasae_ray.runtime.local import start_local
 
     if not ray.is_initialized():
         start_local(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)

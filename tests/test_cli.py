@@ -7,7 +7,7 @@ import pytest
 
 from deltasae_ray.cli import parse
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
+from deltasae_ray.study.config import SHORTHAND, StudyConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
 

@@ -20,22 +20,22 @@ import torch
 
 from deltasae_ray.adapt.text import split_text
 from deltasae_ray.adapt.trainer import LoraTrainer
+from deltasae_ray.analyses.causal.model import document_effects
+from deltasae_ray.analyses.lens.model import logit_lens
+from deltasae_ray.analyses.loss_recovered.model import Patched, document_recovery
+from deltasae_ray.analyses.loss_recovered.stand_ins import TrainingRows, stand_ins
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.harvest import prepare, worker
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.interventions.causal import document_effects
-from deltasae_ray.interventions.lens import logit_lens
-from deltasae_ray.interventions.patching import continued, whole_pass
-from deltasae_ray.interventions.recovered import Patched, document_recovery
-from deltasae_ray.interventions.stand_ins import TrainingRows, stand_ins
+from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.behaviour import document_losses
 from deltasae_ray.models.capture import deltas, unit_ids
 from deltasae_ray.models.load import load_model, load_tokenizer
 from deltasae_ray.models.local import module_deltas
+from deltasae_ray.models.patching import continued, whole_pass
 from deltasae_ray.models.precision import in_fp64
 from deltasae_ray.models.split import split_deltas
 from deltasae_ray.models.together import deltas_together
@@ -47,11 +47,11 @@ from deltasae_ray.sae.stacked import train_together
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards import open_shards
 from tests.adapt.worlds import config, contexts
+from tests.analyses.causal.test_model import AT, probe
+from tests.analyses.loss_recovered.test_model import unit
 from tests.elsewhere import DEVICE, Elsewhere, faked, moved, pretended, there
 from tests.harvest import study
 from tests.harvest.study import corpus, run, run_units_here
-from tests.interventions.test_causal import AT, probe
-from tests.interventions.test_recovered import unit
 from tests.tiny import save_adapter, save_model
 
 HOOKPOINTS = [Hookpoint(1), Hookpoint(2)]

@@ -11,14 +11,14 @@ from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import content_key, split_text
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.rendezvous import torch_config
-from deltasae_ray.gangs.training import SNAPSHOT, check_run, training_driver
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.rendezvous import torch_config
+from deltasae_ray.runtime.training import SNAPSHOT, check_run, training_driver
 from deltasae_ray.storage import Storage, digest
 
 if TYPE_CHECKING:  # imports Ray, which a study with finished adapters does not need
@@ -127,7 +127,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
 
     from deltasae_ray.adapt.progress import training_bar
     from deltasae_ray.adapt.worker import train_adapter
-    from deltasae_ray.gangs.controller import WatchedController, train_to_the_end
+    from deltasae_ray.runtime.controller import WatchedController, train_to_the_end
 
     limits = Limits()
     resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltasae_ray.divergence.moments import Moments
+from deltasae_ray.metrics.moments import Moments
 
 _BLOCK = 8192
 """Rows drawn at a time."""

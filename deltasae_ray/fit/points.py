@@ -13,7 +13,7 @@ from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
 Documents = Literal["all", "A", "B", "search"]
-"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (sweep/search.py)."""
+"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (study/search.py)."""
 Control = Literal["none", "gaussian", "frozen_decoder"]
 """gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
 

@@ -13,9 +13,9 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
-from deltasae_ray.gangs.rendezvous import torch_config
-from deltasae_ray.gangs.training import check_run, training_driver
 from deltasae_ray.heartbeat import LOADING_S, Limits
+from deltasae_ray.runtime.rendezvous import torch_config
+from deltasae_ray.runtime.training import check_run, training_driver
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
@@ -95,7 +95,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
     """Runs `share(job, rank, world, device, peers, memory)` on every worker."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    from deltasae_ray.gangs.controller import WatchedController, train_to_the_end
+    from deltasae_ray.runtime.controller import WatchedController, train_to_the_end
 
     cfg, storage = job.cfg, job.storage
     resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
-from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config, read_config, read_tensors, weights_bytes
@@ -27,6 +26,7 @@ from deltasae_ray.models.precision import in_fp64, noise_floor
 from deltasae_ray.models.random_lora import haar_rotated, match_norm, scaled
 from deltasae_ray.models.split import split_deltas
 from deltasae_ray.models.together import harvested_deltas
+from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.storage import Storage, digest
 
 RANDOM = "random"

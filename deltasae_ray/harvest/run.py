@@ -9,8 +9,6 @@ from tqdm import tqdm
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, PrecisionError, StorageError
-from deltasae_ray.gangs.config import GangConfig, check_sharding
-from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory, finish_random, random_key, sample, stored_random, write_rotated
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
@@ -21,6 +19,8 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
+from deltasae_ray.runtime.config import GangConfig, check_sharding
+from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import Source, Unit, read_sources, write_harvest, write_source, write_units

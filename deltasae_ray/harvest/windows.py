@@ -9,15 +9,15 @@ from tqdm import tqdm
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import ResourceError
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import Harvest, Missing, check_complete
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest, is_committed
 from deltasae_ray.shards.records import Unit, read_record, read_sources, write_harvest, write_source, write_units

@@ -10,7 +10,6 @@ from torch import nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ModelError
-from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, attach, fetch
 from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
@@ -20,6 +19,7 @@ from deltasae_ray.models.local import reading_coordinates
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
+from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.shards.manifest import commit_unit, is_committed
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage

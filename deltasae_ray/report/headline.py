@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from deltasae_ray.divergence.catalogue import SEEDS
+from deltasae_ray.metrics.catalogue import SEEDS
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.notes import against_null, kappa_notes
 from deltasae_ray.report.seeds import ONE_SEED, leading_rows, shape

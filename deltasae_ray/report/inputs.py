@@ -7,10 +7,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from deltasae_ray.divergence.paper import Block
-from deltasae_ray.divergence.verdict import Answer
+from deltasae_ray.analyses.audit.table import AuditGroup
+from deltasae_ray.analyses.paper import Block
+from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
-from deltasae_ray.report.audit import AuditGroup
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
 

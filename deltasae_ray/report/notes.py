@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from deltasae_ray.divergence.catalogue import SEEDS
-from deltasae_ray.divergence.measure import Measure, undefined
-from deltasae_ray.divergence.standing import CHANCE_MARGIN, Standing, standing_of
-from deltasae_ray.divergence.statistics import comparable
+from deltasae_ray.metrics.against_chance import CHANCE_MARGIN, Standing, standing_of
+from deltasae_ray.metrics.catalogue import SEEDS
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.statistics import comparable
 from deltasae_ray.report.inputs import ReportInputs, Row
 from deltasae_ray.report.wording import catalogued, describe, figure, numbered
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from deltasae_ray.divergence import paper
-from deltasae_ray.divergence.catalogue import BETWEEN, Metric
+from deltasae_ray.analyses import paper
+from deltasae_ray.metrics.catalogue import BETWEEN, Metric
 from deltasae_ray.report import typeset, wording
-from deltasae_ray.report.figures import Figure, figures
+from deltasae_ray.report.charts import Figure, figures
 from deltasae_ray.report.headline import headline, headline_notes
 from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs, Row
 from deltasae_ray.report.notes import kappa_notes

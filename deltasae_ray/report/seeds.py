@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from deltasae_ray.divergence.catalogue import BETWEEN, SEEDS
-from deltasae_ray.divergence.seeds import pooled
+from deltasae_ray.metrics.catalogue import BETWEEN, SEEDS
+from deltasae_ray.metrics.over_seeds import pooled
 from deltasae_ray.report.inputs import Row
 
 ONE_SEED = "One training seed of each dictionary: what another would give is not in the intervals (fit.seeds=2)."

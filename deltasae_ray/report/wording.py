@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from deltasae_ray.divergence.catalogue import SEEDS, Metric, metric, split_variant
-from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.standing import OTHER_RECIPE
+from deltasae_ray.metrics.against_chance import OTHER_RECIPE
+from deltasae_ray.metrics.catalogue import SEEDS, Metric, metric, split_variant
+from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltasae_ray.divergence.measure import Measure, undefined
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.redaction import redact
 
 if TYPE_CHECKING:

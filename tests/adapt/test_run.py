@@ -17,12 +17,12 @@ from deltasae_ray.adapt.text import split_text
 from deltasae_ray.adapt.trainer import LoraTrainer
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, CorpusError
-from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.adapters import AdapterRef, check_adapter
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.storage import Storage
 from tests.adapt.worlds import config, contexts
@@ -133,10 +133,10 @@ def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[byt
 
 DRIVER = """
 import sys
-from deltasae_ray.gangs.local import join
+from deltasae_ray.runtime.local import join
 join(address=sys.argv[1], log_to_driver=False)
 from deltasae_ray.adapt.run import adapt
-from deltasae_ray.gangs.config import GangConfig
+from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.storage import Storage
 from tests.adapt.test_run import CORPUS, KILLABLE

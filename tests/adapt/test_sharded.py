@@ -9,10 +9,10 @@ import pytest
 from safetensors.torch import load_file
 
 from deltasae_ray.adapt.run import adapt
-from deltasae_ray.gangs.config import GangConfig
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import load_model
+from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.storage import Storage
 from tests.adapt.sharded import config_of, train
 from tests.adapt.test_run import CORPUS, checkpointed, killing

@@ -16,19 +16,19 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
+from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.cli import say
-from deltasae_ray.divergence.adapter_layer import AdapterLayer
-from deltasae_ray.divergence.coactivation import coactivation
-from deltasae_ray.divergence.context import Context
-from deltasae_ray.divergence.firings import Firings
-from deltasae_ray.divergence.inputs import LayerRows, Settings
-from deltasae_ray.divergence.layer import layer_measures
-from deltasae_ray.divergence.leaf import LeafInputs, compare_leaves
-from deltasae_ray.divergence.matching import match, max_cosine
-from deltasae_ray.divergence.omp import pursue
-from deltasae_ray.divergence.statistics import bootstrap_counts
+from deltasae_ray.metrics.adapter_layer import AdapterLayer
+from deltasae_ray.metrics.coding.omp import pursue
+from deltasae_ray.metrics.context import Context
+from deltasae_ray.metrics.firing.coactivation import coactivation
+from deltasae_ray.metrics.firing.firings import Firings
+from deltasae_ray.metrics.geometry.matching import match, max_cosine
+from deltasae_ray.metrics.inputs import LayerRows, Settings
+from deltasae_ray.metrics.statistics import bootstrap_counts
 from deltasae_ray.sae.dictionary import Dictionary
-from tests.divergence.worlds import dictionary_of
+from tests.metrics.worlds import dictionary_of
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> tuple[float, float]:

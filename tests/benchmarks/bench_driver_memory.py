@@ -18,10 +18,10 @@ from typing import Any
 import ray
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.run import run_units
-from tests.gangs.stub import unit
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.runtime.units import run_units
+from tests.runtime.stub import unit
 
 
 class Units:

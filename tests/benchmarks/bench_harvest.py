@@ -24,7 +24,6 @@ import torch
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.gangs.gang import RankContext
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import resolve
 from deltasae_ray.models.adapters import fetch, import_adapter
@@ -35,7 +34,8 @@ from deltasae_ray.models.local import lora_writers
 from deltasae_ray.models.precision import noise_floor
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
-from deltasae_ray.sae.allocation import keep_freed_memory
+from deltasae_ray.runtime.allocation import keep_freed_memory
+from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
 

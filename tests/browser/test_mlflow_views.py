@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deltasae_ray.divergence.measure import Measure
+from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import Tracker, TrackingConfig, TrialPoint
 from tests.browser.chromium import Page, browser

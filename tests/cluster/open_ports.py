@@ -15,13 +15,13 @@ import psutil
 import torch.distributed as dist
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.rendezvous import torch_config
-from deltasae_ray.gangs.run import run_units
-from deltasae_ray.gangs.training import training_driver
-from deltasae_ray.sweep.cluster import connect
-from tests.gangs.stub import UNITS
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.runtime.rendezvous import torch_config
+from deltasae_ray.runtime.training import training_driver
+from deltasae_ray.runtime.units import run_units
+from deltasae_ray.study.cluster_check import connect
+from tests.runtime.stub import UNITS
 
 
 class Meeting:

@@ -11,13 +11,13 @@ import ray
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ResourceError
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.node_types import possible_nodes
-from deltasae_ray.gangs.run import run_units
-from deltasae_ray.sweep.cluster import check_nodes
-from deltasae_ray.sweep.config import StudyConfig
-from tests.gangs.stub import unit
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.runtime.units import run_units
+from deltasae_ray.study.cluster_check import check_nodes
+from deltasae_ray.study.config import StudyConfig
+from tests.runtime.stub import unit
 
 UNITS = 32
 

@@ -132,7 +132,7 @@ def test_job_and_cluster_have_the_same_nodes():
 
 def test_job_runs_words_that_the_sweep_understands():
     from deltasae_ray.cli import parse
-    from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
+    from deltasae_ray.study.config import SHORTHAND, StudyConfig
 
     program, job, *words = shlex.split(load("RayJob")["spec"]["entrypoint"])
     study = parse(StudyConfig, words, shorthand=SHORTHAND, description="")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.corpus.hub import SHA, serving
-from tests.sweep.submitted import REPOSITORY
+from tests.study.submitted import REPOSITORY
 
 READ = """
 import json, sys

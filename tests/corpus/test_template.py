@@ -12,11 +12,11 @@ from deltasae_ray.corpus.corpus import build_corpus
 from deltasae_ray.corpus.template import read_template, set_template
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.config import SHORTHAND, StudyConfig
-from deltasae_ray.sweep.plan import STAGES, make_plan
-from deltasae_ray.sweep.study import open_study
+from deltasae_ray.study.config import SHORTHAND, StudyConfig
+from deltasae_ray.study.inputs import open_study
+from deltasae_ray.study.plan import STAGES, make_plan
 from tests.corpus.tokenizers import TAGS, byte_tokenizer
-from tests.sweep.words import words
+from tests.study.words import words
 
 OTHER = TAGS.replace("[", "{").replace("]", "}").replace("{{ m.role }}", "{ {{- m.role -}} }")
 

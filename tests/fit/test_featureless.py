@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.fit.featureless import gaussian_rows
+from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.sae.threads import threads
 from tests.sae.planted import planted
 

@@ -141,7 +141,7 @@ def test_a_damaged_shard_is_a_typed_error(storage: Storage) -> None:
 
 DRIVER = """
 import sys
-from deltasae_ray.gangs.local import join
+from deltasae_ray.runtime.local import join
 from deltasae_ray.fit.run import fit_points
 from deltasae_ray.storage import Storage
 from tests.fit.made import KEY

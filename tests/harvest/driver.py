@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from deltasae_ray.gangs.local import start_local
+from deltasae_ray.runtime.local import start_local
 from tests.harvest.study import run
 
 SITES = ("resid_post", "lora")

@@ -8,9 +8,6 @@ from typing import Any
 
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext, WorkerFactory
-from deltasae_ray.gangs.run import Work
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import resolve
@@ -18,6 +15,9 @@ from deltasae_ray.models.adapters import import_adapter
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext, WorkerFactory
+from deltasae_ray.runtime.units import Work
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 

@@ -10,9 +10,6 @@ import pytest
 import torch
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.gang import RankContext
-from deltasae_ray.gangs.run import run_units
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.prepare import PrepareFactory, sample
 from deltasae_ray.harvest.worker import load_with_adapters
@@ -22,10 +19,13 @@ from deltasae_ray.models.capture import unit_ids
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.together import harvested_deltas
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards import open_shards
 from deltasae_ray.storage import Storage
-from tests.gangs.stub import UNITS
 from tests.harvest.study import corpus, run, run_units_here
+from tests.runtime.stub import UNITS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 HOOKPOINTS = (Hookpoint(1), Hookpoint(2))
@@ -92,8 +92,8 @@ def test_training_and_a_harvest_take_no_more_memory_of_a_gpu_than_the_plan_says(
     from deltasae_ray.adapt.trainer import LoraTrainer
     from deltasae_ray.models.load import load_model
     from deltasae_ray.models.size import model_size
-    from deltasae_ray.sweep.config import StudyConfig
-    from deltasae_ray.sweep.requirements import requirements
+    from deltasae_ray.study.config import StudyConfig
+    from deltasae_ray.study.requirements import requirements
     from tests.adapt.worlds import config, contexts
 
     cfg = config("llama", max_tokens=400)

@@ -101,7 +101,7 @@ def assert_undisturbed(root: Path, calm: tuple[Path, str], strikes: list[Struck]
         assert {file: file.stat().st_mtime_ns for file in struck.counted} == struck.counted, "a unit that counted was done again"
 
 
-# A driver that is killed while it harvests: tests/sweep/test_sweep.py, where it is the whole study's.
+# A driver that is killed while it harvests: tests/study/test_sweep.py, where it is the whole study's.
 def test_a_harvest_that_loses_a_rank_then_its_leader_then_its_node_ends_by_itself_as_a_calm_one(
     calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:

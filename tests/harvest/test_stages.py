@@ -15,8 +15,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError, StorageError
-from deltasae_ray.gangs.config import GangConfig
-from deltasae_ray.gangs.run import Work, WorkerFactory
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory
@@ -25,6 +23,8 @@ from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.units import Work, WorkerFactory
 from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest, commit_unit, is_committed
 from deltasae_ray.shards.records import ShardRow, read_sources, shard_file

@@ -9,13 +9,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from deltasae_ray.analyses.lens.model import logit_lens
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import SITES, Hookpoint, at_sites
-from deltasae_ray.interventions.lens import logit_lens
-from deltasae_ray.interventions.patching import continued, whole_pass
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.capture import check_sites, deltas
 from deltasae_ray.models.load import check_blocks, empty_model, load_ends, load_model
+from deltasae_ray.models.patching import continued, whole_pass
 from deltasae_ray.models.together import deltas_together
 from tests.models.families import HOLD, REFUSED, UNBUILT, built, outcome
 from tests.tiny import D_MODEL, FAMILIES, save_adapter, save_model

@@ -17,8 +17,8 @@ from deltasae_ray.models.load import empty_model, load_model
 from deltasae_ray.models.local import module_deltas
 from deltasae_ray.models.together import deltas_together
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep.config import StudyConfig
-from deltasae_ray.sweep.study import _import
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.inputs import _import
 from tests.tiny import save_adapter, save_model
 
 NAMES = [

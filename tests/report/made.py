@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from deltasae_ray.divergence.behaviour import Behaviour
-from deltasae_ray.divergence.measure import Measure
-from deltasae_ray.divergence.verdict import LeafFigures, verdict
+from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.verdict import LeafFigures, verdict
+from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import (
     AdapterFacts,

@@ -8,10 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from deltasae_ray.divergence.paper import NOTES, Block, Line
-from deltasae_ray.divergence.verdict import Answer
+from deltasae_ray.analyses.paper import NOTES, Block, Line
+from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
-from deltasae_ray.report.figures import by_layer
+from deltasae_ray.report.charts import by_layer
 from deltasae_ray.report.inputs import LossChange, ReportInputs, VerdictLines
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report

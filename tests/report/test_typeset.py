@@ -1,6 +1,6 @@
 """Verdicts and windows of tokens, as the page sets them."""
 
-from deltasae_ray.divergence.verdict import Answer
+from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import VerdictLines
 from deltasae_ray.report.typeset import prose, tokens, verdict

@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from deltasae_ray.sae.allocation import keep_freed_memory
+from deltasae_ray.runtime.allocation import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 np.ones(8 << 20)  # 64 MB, freed at once

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.errors import StorageError
-from deltasae_ray.sweep.main import main
+from deltasae_ray.study.main import main
 from deltasae_ray.tracking.failures import noted_below
 
 STUDY = """
@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from deltasae_ray.errors import StorageError
 from deltasae_ray.storage import Storage
-from deltasae_ray.sweep import run
-from deltasae_ray.sweep.main import main
+from deltasae_ray.study import run
+from deltasae_ray.study.main import main
 from deltasae_ray.tracking import Tracker
 
 def until_full(root):
@@ -86,7 +86,7 @@ def test_a_full_disk_under_files_of_ray_is_a_typed_error_as_well(
         except OSError as e:
             raise RuntimeError("training failed") from e
 
-    monkeypatch.setattr("deltasae_ray.sweep.run.run", writes)
+    monkeypatch.setattr("deltasae_ray.study.run.run", writes)
     monkeypatch.setattr(sys, "argv", ["sweep.py", f"storage.root={tmp_path}"])
     with pytest.raises(SystemExit) as ended:
         main("sweep", None)

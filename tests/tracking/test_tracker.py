@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import LeafPoint, RunLog, Tracker, TrackingConfig, TrialPoint
 from tests.browser.servers import mlflow_server

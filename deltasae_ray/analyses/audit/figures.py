@@ -1,0 +1,282 @@
+"""The audit: each direction that an adapter writes, with how loud it is, whether the reference can express it, and whether it comes back.
+
+A direction is a decoder row of the delta dictionary, or the mean change μ, which no latent holds and which stands first. No row is evidence
+by itself: another seed of the same dictionary finds other latents (Paulo & Belrose 2025), and some directions are invisible by chance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deltasae_ray.metrics.arrays import matrix, unit_rows
+from deltasae_ray.metrics.coding.omp import pursue
+from deltasae_ray.metrics.coding.sample import flips
+from deltasae_ray.metrics.geometry.matching import best_cosines
+from deltasae_ray.metrics.geometry.matching_figures import REPEATS
+from deltasae_ray.metrics.inputs import DictionaryLike, Settings, living_rows
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.moments import Moments, Spectrum, matched_rows
+from deltasae_ray.metrics.statistics import draws_p, percentile_interval, permutation_p
+
+AUDITED = 1024
+"""At most so many latents of a dictionary, those of most energy; and the TESTED of the highest peaks."""
+TESTED = 32
+"""Rows of either ranking whose invisibility is held against their own flips."""
+DRAWS = 199
+"""Flips of each of these, and Haar-random directions."""
+ALONE = "one training seed: which latents another one finds is not known (fit.seeds=2, or controls=seeds)"
+TOTALS = ("latent_blind_energy", "latent_repeating_energy")
+"""What the rows come to, by name of the catalogue; `repeat_share` is of all latents alike."""
+_CODES = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class AuditInputs:
+    """One dictionary of deltas at one layer, and what it is held against. Rows at position 0 are already dropped."""
+
+    dictionary: DictionaryLike
+    reference: DictionaryLike
+    others: Sequence[DictionaryLike]
+    """The same recipe on the same deltas from other seeds; none where there was one seed."""
+    delta: Moments
+    """Of the training deltas."""
+    base: Spectrum
+    """Of the base activations of the same tokens."""
+    delta_eval: Float[np.ndarray, "token d_model"]
+
+
+@dataclass(frozen=True)
+class AuditedLatent:
+    """One row of the audit."""
+
+    latent: int | None
+    """Index in the dictionary; None for the mean change."""
+    rank: int
+    """By energy × reproducibility (by energy alone with one seed); 0 for the mean change."""
+    peak_rank: int
+    """By peak energy."""
+    energy_share: float
+    """Its E[z²] on the training tokens over that of all living latents; of the mean change ‖μ‖² / E‖δ‖²."""
+    peak_energy: float
+    """The largest energy it gives one evaluation token, in units of the mean energy of a delta."""
+    invisibility: Measure
+    """1 - R² by k atoms of the reference; the null flips signs in the eigenbasis of base activations; p: of being less visible."""
+    percentile: float | None
+    """Share of its own flips that are more visible than it is."""
+    percentile_haar: float | None
+    """The same of Haar-random directions: what a rotation of everything would do."""
+    blind_spot: float
+    """Energy share × invisibility."""
+    reproducibility: Measure
+    """Mean over the other seeds of |cos| with its best match there; the null are as many rows drawn from N(0, Σ_δ)."""
+    nearest: int | None
+    """The reference latent with the largest |cos|, ..."""
+    nearest_cosine: float | None
+    """... and that cosine, signed."""
+
+    @property
+    def repeats(self) -> bool | None:
+        """None where that is not known."""
+        return None if self.reproducibility.value is None else self.reproducibility.value >= REPEATS
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All rows of one dictionary, the mean change first, then by rank; and what they come to."""
+
+    rows: tuple[AuditedLatent, ...]
+    alive: int
+    totals: dict[str, Measure]
+    """By name of the catalogue."""
+
+    def leading(self, count: int) -> list[AuditedLatent]:
+        """The mean change and the first `count` latents."""
+        return list(self.rows[: count + 1])
+
+
+def audit(inputs: AuditInputs, settings: Settings) -> Audit:
+    """Every figure of every audited latent.
+
+    Raises:
+        GeometryError: a dictionary without a living latent, or of another d_model.
+    """
+    dictionary, k = inputs.dictionary, settings.k
+    if not np.any(inputs.delta_eval) or not bool(inputs.delta.mean.any() or inputs.delta.scatter.any()):
+        silent = undefined("the deltas are zero: the adapter changes nothing here")
+        return Audit((), 0, dict.fromkeys(TOTALS, silent))
+    alive = np.flatnonzero(np.asarray(dictionary.alive.tolist(), dtype=bool))
+    decoder, reference = unit_rows(living_rows(dictionary)), living_rows(inputs.reference)
+    names = np.flatnonzero(np.asarray(inputs.reference.alive.tolist(), dtype=bool))
+    loud = np.asarray(dictionary.energy.tolist(), dtype=np.float64)[alive]
+    share = loud / loud.sum() if loud.sum() > 0 else np.zeros(len(alive))
+    scale = float(np.square(inputs.delta_eval, dtype=np.float64).sum(1).mean())
+    peak = peaks(dictionary, inputs.delta_eval)[alive] / scale if scale > 0 else np.zeros(len(alive))
+    kept = np.union1d(np.argsort(-share, kind="stable")[:AUDITED], np.argsort(-peak, kind="stable")[:TESTED])
+    share, peak, alive, decoder = share[kept], peak[kept], alive[kept], decoder[torch.from_numpy(kept)]
+
+    found, by_chance = reproducibility(decoder, inputs.others, inputs.delta, settings)
+    order = np.argsort(-share * (1.0 if found is None else found), kind="stable")
+    by_peak = np.argsort(-peak, kind="stable")
+    tested = np.union1d(order[:TESTED], by_peak[:TESTED])
+    unseen = unexplained(decoder, reference, k)
+    against = _Chance.of(decoder[torch.from_numpy(tested)], reference, inputs.base, k, settings.seed)
+    nearest, cosine = _nearest(decoder, reference)
+    places, peak_places = np.argsort(order), np.argsort(by_peak)
+    rows = [_mean_row(inputs, reference, names, against, settings)]
+    for i in order.tolist():
+        at = int(np.searchsorted(tested, i)) if i in tested else None
+        rows.append(
+            AuditedLatent(
+                latent=int(alive[i]),
+                rank=int(places[i]) + 1,
+                peak_rank=int(peak_places[i]) + 1,
+                energy_share=float(share[i]),
+                peak_energy=float(peak[i]),
+                **against.figures(float(unseen[i]), at),
+                blind_spot=float(share[i] * unseen[i]),
+                reproducibility=_found_again(found, by_chance, i, len(inputs.others)),
+                nearest=int(names[nearest[i]]),
+                nearest_cosine=float(cosine[i]),
+            )
+        )
+    totals = _blind_energy(decoder, share, unseen, reference, inputs.base, settings), _repeating(share, found, by_chance, settings.seed)
+    return Audit(tuple(rows), len(loud), dict(zip(TOTALS, totals, strict=True)))
+
+
+def peaks(dictionary: DictionaryLike, deltas: Float[np.ndarray, "token d_model"]) -> Float[np.ndarray, " latent"]:
+    """Largest z² of every latent on any token: the energy it gives it, decoder rows being unit rows."""
+    rows = torch.from_numpy(np.ascontiguousarray(deltas, dtype=np.float32))
+    found = torch.zeros(len(dictionary.W_dec))
+    with torch.no_grad():
+        for block in rows.split(max(1, _CODES // len(found))):
+            found = torch.maximum(found, dictionary.encode(block).amax(0).cpu())
+    return found.double().square().numpy() * dictionary.W_dec.detach().double().square().sum(1).cpu().numpy()
+
+
+def unexplained(directions: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int) -> Float[np.ndarray, " row"]:
+    """1 - R² of each direction by k atoms."""
+    return pursue(unit_rows(directions), atoms, min(k, len(atoms))).residual_energy[:, -1].double().clamp(0, 1).cpu().numpy()
+
+
+def reproducibility(
+    decoder: Float[Tensor, "latent d_model"], others: Sequence[DictionaryLike], delta: Moments, settings: Settings
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """|cos| of every latent with its best match: [latent], averaged over the other seeds, and [draw, latent] with atoms from N(0, Σ_δ)."""
+    if not others:
+        return None, None
+    rows = [living_rows(other) for other in others]
+    generator = torch.Generator().manual_seed(settings.seed)
+    found = np.mean([best_cosines(decoder, r, absolute=True) for r in rows], 0)
+    drawn = (matched_rows(delta.spectrum, len(r), generator) for r in rows for _ in range(settings.null_draws))
+    return found, np.stack([best_cosines(decoder, r, absolute=True) for r in drawn])
+
+
+@dataclass(frozen=True, eq=False)
+class _Chance:
+    """1 - R² of the flips of the tested latents, and of Haar-random directions."""
+
+    flipped: Float[np.ndarray, "latent draw"]
+    haar: Float[np.ndarray, " draw"]
+    seed: int
+
+    @classmethod
+    def of(cls, tested: Tensor, reference: Tensor, base: Spectrum, k: int, seed: int) -> "_Chance":
+        # In the base's eigenbasis: a latent may lie along one eigenvector of the deltas, where their own flips would leave it.
+        drawn = torch.cat(flips(tested.double(), base, DRAWS, seed)).float()
+        random = unit_rows(torch.randn(DRAWS, tested.shape[1], generator=torch.Generator().manual_seed(seed)))
+        left = unexplained(torch.cat([drawn, random]), reference, k)
+        return cls(left[: len(drawn)].reshape(DRAWS, len(tested)).T, left[len(drawn) :], seed)
+
+    def figures(self, value: float, at: int | None) -> dict:
+        """What an AuditedLatent says of its invisibility; `at` is its row among the tested ones."""
+        told = "one direction: no interval over documents"
+        if at is None:
+            why = f"{told}; not among the first {TESTED} of a ranking, so that it has no null"
+            return {"invisibility": Measure(value).because("note", why), "percentile": None, "percentile_haar": None}
+        own = self.flipped[at]
+        p = permutation_p(value, own, "greater", np.random.default_rng([self.seed, 13, at]))
+        return {
+            "invisibility": Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", told),
+            "percentile": float((own < value).mean()),
+            "percentile_haar": float((self.haar < value).mean()),
+        }
+
+
+def _mean_row(inputs: AuditInputs, reference: Tensor, names: np.ndarray, against: _Chance, settings: Settings) -> AuditedLatent:
+    """The mean change: never on the same scale as latents, but where a narrow fine-tune may live alone."""
+    mean, cov = inputs.delta.mean, inputs.delta.scatter.diagonal().sum() / inputs.delta.n
+    total = float(mean @ mean + cov)
+    share = float(mean @ mean) / total if total > 0 else 0.0
+    nothing = "the mean change is zero"
+    own = {"invisibility": undefined(nothing), "percentile": None, "percentile_haar": None}
+    nearest, cosine = None, None
+    if share > 0:
+        direction = unit_rows(mean[None].float())
+        chance = _Chance(_Chance.of(direction, reference, inputs.base, settings.k, settings.seed).flipped, against.haar, settings.seed)
+        own = chance.figures(float(unexplained(direction, reference, settings.k)[0]), 0)
+        at, signed = _nearest(direction, reference)
+        nearest, cosine = int(names[at[0]]), float(signed[0])
+    return AuditedLatent(
+        latent=None, rank=0, peak_rank=0, energy_share=share, peak_energy=share, **own,
+        blind_spot=share * (own["invisibility"].value or 0.0), reproducibility=undefined("the mean change has no training seed"),
+        nearest=nearest, nearest_cosine=cosine,
+    )  # fmt: skip
+
+
+def _nearest(directions: Tensor, reference: Tensor) -> tuple[Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+    """Row of the reference with the largest |cos|, and that cosine."""
+    atoms = unit_rows(matrix(reference, "reference"))
+    found, cosines = [], []
+    for block in unit_rows(directions).split(max(1, _CODES // len(atoms))):
+        cosine = block @ atoms.T
+        at = cosine.abs().argmax(1)
+        found.append(at)
+        cosines.append(cosine.gather(1, at[:, None])[:, 0])
+    return torch.cat(found).cpu().numpy(), torch.cat(cosines).double().clamp(-1, 1).cpu().numpy()
+
+
+def _found_again(found: np.ndarray | None, by_chance: np.ndarray | None, i: int, others: int) -> Measure:
+    if found is None or by_chance is None:
+        return undefined(ALONE)
+    again = Measure(float(found[i]), null=float(by_chance[:, i].mean()), ceiling=1.0, n=others)
+    return again.because("ci", "one latent: no interval")
+
+
+def _blind_energy(decoder: Tensor, share: np.ndarray, unseen: np.ndarray, reference: Tensor, base: Spectrum, settings: Settings) -> Measure:
+    """Σ e_i (1 - R²_i) / Σ e_i; every draw of the null flips all latents alike, which leaves the angles between them."""
+    if not share.sum() > 0:
+        return undefined("no latent carries energy", n=len(share))
+    draws = flips(decoder.double(), base, settings.null_draws, settings.seed)
+    null = np.array([np.average(unexplained(d.float(), reference, settings.k), weights=share) for d in draws])
+    value = float(np.average(unseen, weights=share))
+    spread = _over_latents(share * unseen, share, settings.seed)
+    p = draws_p(value, null, "greater", float(spread.var(ddof=1)))
+    return _within(Measure(value, null=float(null.mean()), ceiling=0.0, p=p, n=len(share)), spread)
+
+
+def _repeating(share: np.ndarray, found: np.ndarray | None, by_chance: np.ndarray | None, seed: int) -> Measure:
+    if found is None or by_chance is None:
+        return undefined(ALONE, n=len(share))
+    if not share.sum() > 0:
+        return undefined("no latent carries energy", n=len(share))
+    again, luck = (found >= REPEATS).astype(np.float64), (by_chance >= REPEATS).mean(0)
+    measure = Measure(float(np.average(again, weights=share)), null=float(np.average(luck, weights=share)), ceiling=1.0, n=len(share))
+    return _within(measure, _over_latents(share * again, share, seed))
+
+
+def _over_latents(part: np.ndarray, whole: np.ndarray, seed: int) -> Float[np.ndarray, " draw"]:
+    """Σ part / Σ whole in resamples of the latents."""
+    counts = np.random.default_rng([seed, 17]).multinomial(len(part), np.full(len(part), 1 / len(part)), size=1000)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (counts @ part) / (counts @ whole)
+
+
+def _within(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
+    interval = percentile_interval(draws)
+    if interval is None:
+        return measure.because("ci", "interval undefined: some resample of the latents has no energy")
+    return measure.within(*interval)

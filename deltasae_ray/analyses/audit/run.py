@@ -1,0 +1,146 @@
+"""The audit of a study: figures, lens and causal effects of every judged dictionary, put together row by row."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from deltasae_ray.analyses.audit.figures import TOTALS, AuditedLatent
+from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow
+from deltasae_ray.analyses.audit.task import FIRST, FIRST_POSITIONS, MEAN, Audited, AuditSpec, audit_leaves, shown_latents
+from deltasae_ray.analyses.causal.figures import ABLATED, ADDED
+from deltasae_ray.analyses.causal.run import TRIED, causal_effects
+from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.lens.run import Reading, lenses
+from deltasae_ray.analyses.loss_recovered.run import judged
+from deltasae_ray.analyses.table import DivergenceRow, corrected
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.study.inputs import Study
+
+TokensToText = Callable[[list[int]], str]
+UNASKED = undefined("not asked for (controls=causal)")
+UNTRIED = undefined(f"only the mean change and the first {TRIED} latents are tried")
+UNREAD = undefined("only the latents shown are read")
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that is known of the audited dictionaries, by leaf."""
+
+    audits: dict[LeafSpec, Audited]
+    lenses: dict[LeafSpec, dict[str, Reading]]
+    effects: dict[LeafSpec, dict[str, dict[str, Measure]]] | None
+    """None where causal was not among the controls."""
+
+    @property
+    def rows(self) -> list[DivergenceRow]:
+        """What audits come to, for the table of all metrics."""
+        rows = [DivergenceRow.of(leaf, name, m) for leaf, found in self.audits.items() for name, m in found.audit.totals.items()]
+        return corrected(rows)
+
+
+def audit_study(study: Study, harvest_key: str, leaves: Sequence[LeafSpec], adapters: Sequence[AdapterRef]) -> Found:
+    """Audits what has not been audited yet."""
+    cfg, storage, digest = study.cfg, study.storage, study.model.digest
+    specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
+    audits = audit_leaves(storage, harvest_key, specs, cfg.diverge)
+    read = lenses(storage, audits, cfg.model, digest, cfg.diverge.seed)
+    effects = None
+    if "causal" in cfg.diverge.chosen:
+        effects = causal_effects(storage, audits, cfg.diverge, cfg.model, digest, study.corpus, adapters, cfg.gangs)
+    return Found(audits, read, effects)
+
+
+def audit_groups(found: Found, text: TokensToText) -> list[AuditGroup]:
+    """Every row of every audit, tokens as text."""
+    return [_group(leaf, audited, found, text) for leaf, audited in found.audits.items()]
+
+
+def leading(group: AuditGroup, count: int) -> AuditGroup:
+    """With the rows that the page shows: what is no latent, and the first latents by rank and by peak."""
+    shown = [r for r in group.rows if r.latent is None or min(r.rank or 0, r.peak_rank or 0) <= count]
+    return replace(group, rows=tuple(shown))
+
+
+def audited_latents(found: Found, count: int) -> Mapping[str, tuple[int, ...]]:
+    """Key of a dictionary → its latents that the page shows."""
+    return {leaf.dictionary: tuple(shown_latents(audited.audit, count)) for leaf, audited in found.audits.items()}
+
+
+def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -> AuditGroup:
+    lens, effects = found.lenses.get(leaf, {}), None if found.effects is None else found.effects.get(leaf, {})
+    rows = [_row(row, MEAN if row.latent is None else str(row.latent), lens, effects, text) for row in audited.audit.rows]
+    if FIRST in audited.directions:
+        rows.insert(1, _first_tokens(lens, text))
+    blind, again = (audited.audit.totals[name] for name in TOTALS)
+    return AuditGroup(
+        adapter=leaf.adapter,
+        layer=leaf.layer,
+        d_sae=leaf.d_sae,
+        k=leaf.k,
+        architecture=leaf.architecture,
+        seed=leaf.seed,
+        reference=leaf.reference_name,
+        alive=audited.audit.alive,
+        rows=tuple(rows),
+        blind_energy=blind,
+        repeating_energy=again,
+        notes=tuple(_notes(audited, found)),
+    )
+
+
+def _row(
+    row: AuditedLatent, name: str, lens: Mapping[str, Reading], effects: Mapping[str, dict[str, Measure]] | None, text: TokensToText
+) -> AuditRow:
+    tried = dict.fromkeys((ABLATED, ADDED), UNASKED) if effects is None else effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
+    return AuditRow(
+        name=name,
+        latent=row.latent,
+        rank=row.rank,
+        peak_rank=row.peak_rank,
+        energy_share=row.energy_share,
+        peak_energy=row.peak_energy,
+        invisibility=row.invisibility,
+        percentile=row.percentile,
+        percentile_haar=row.percentile_haar,
+        blind_spot=row.blind_spot,
+        reproducibility=row.reproducibility,
+        repeats=row.repeats,
+        nearest=row.nearest,
+        nearest_cosine=row.nearest_cosine,
+        ablated=tried[ABLATED],
+        added=tried[ADDED],
+        **_words(lens.get(name), text),
+    )
+
+
+def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
+    """The activation difference lens: a lens and nothing else."""
+    beside = undefined("a baseline that is only read through the lens")
+    return AuditRow(
+        name=FIRST, latent=None, rank=None, peak_rank=None, energy_share=None, peak_energy=None, invisibility=beside, percentile=None,
+        percentile_haar=None, blind_spot=None, reproducibility=beside, repeats=None, nearest=None, nearest_cosine=None, ablated=beside,
+        added=beside, **_words(lens.get(FIRST), text),
+    )  # fmt: skip
+
+
+def _words(reading: Reading | None, text: TokensToText) -> dict:
+    if reading is None:
+        return {"lens_peak": UNREAD, "promoted": (), "suppressed": ()}
+    promoted, suppressed = (tuple(text([token]) for token in tokens) for tokens in (reading.promoted, reading.suppressed))
+    return {"lens_peak": reading.peak, "promoted": promoted, "suppressed": suppressed}
+
+
+def _notes(audited: Audited, found: Found) -> list[str]:
+    if not audited.audit.rows:
+        return [f"Nothing to audit: {audited.audit.totals[TOTALS[0]].reason}."]
+    again, said = audited.audit.totals["latent_repeating_energy"], []
+    if again.value is None:
+        said.append(f"Reproducibility is undefined, and rows are ranked by energy alone: {again.reason}.")
+    if FIRST in audited.directions:
+        tokens = f"{audited.first_tokens:,} tokens at positions 1 to {FIRST_POSITIONS} of unrelated text"
+        said.append(f"First tokens: the mean change on {tokens}, read through the lens (activation difference lens).")
+    else:
+        said.append("The activation difference lens is undefined: this study reads no unrelated text.")
+    if found.effects is None:
+        said.append("Causal effects were not asked for (controls=causal).")
+    return said

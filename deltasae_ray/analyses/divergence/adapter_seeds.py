@@ -1,0 +1,64 @@
+"""The ceiling of figures between adapters: how alike two trainings of one rank are that differ in nothing but their seed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from deltasae_ray.analyses.divergence.pair_task import PairSpec
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.metrics.statistics import kappa
+
+BETTER: dict[str, Literal["greater", "less"]] = {
+    "cka_adapters": "greater",
+    "max_cosine_adapters": "greater",
+    "missing_share_adapters": "less",
+}
+"""Figure between adapters → the side on which two that are alike lie."""
+
+Figures = Mapping[str, Measure]
+
+
+def are_twins(pair: PairSpec) -> bool:
+    """Whether both were trained here with one rank and different seeds; of adapters that were given no seed is known."""
+    one, other = pair.one, pair.other
+    known = one.rank is not None and one.adapter_seed is not None and other.adapter_seed is not None
+    return known and one.rank == other.rank and one.adapter_seed != other.adapter_seed
+
+
+def with_ceilings(found: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
+    """The same figures; a pair of different ranks has as ceiling the mean over the twins of either rank, at its layer and shape.
+
+    Where there are no twins a figure keeps the ceiling that it has, such as a second seed of the dictionary.
+    """
+    return {pair: {name: _judged(pair, name, m, found) for name, m in figures.items()} for pair, figures in found.items()}
+
+
+def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figures]) -> Measure:
+    if name not in BETTER or m.value is None:
+        return m
+    if are_twins(pair):
+        return m.because("note", f"two training seeds of rank {pair.one.rank}: the ceiling of pairs of different ranks")
+    ranks = {pair.one.rank, pair.other.rank}
+    twins = {p: figures[name] for p, figures in found.items() if are_twins(p) and p.place == pair.place and p.one.rank in ranks}
+    defined = {p: t for p, t in twins.items() if t.value is not None}
+    if not defined:
+        return m
+    ceiling = float(np.mean([t.value for t in defined.values() if t.value is not None]))
+    # The twins are of the same documents: their errors are no more independent than the mean of them says.
+    spread = [(t.ci[1] - t.ci[0]) / (2 * float(stats.norm.ppf(0.975))) for t in defined.values() if t.ci]
+    place, told = (
+        kappa(m.value, m.null, ceiling, float(np.mean(spread)), BETTER[name])
+        if len(spread) == len(defined)
+        else (None, "kappa undefined: the ceiling has no interval")
+    )
+    names = ", ".join(f"{p.one.adapter} and {p.other.adapter}" for p in defined)
+    # what was said of the ceiling that it had, and of kappa under that, is no longer so
+    reasons = tuple((part, why) for part, why in m.reasons if part not in ("ceiling", "kappa", "kappa_ci"))
+    judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reasons=reasons)
+    judged = judged.because("ceiling", f"the ceiling is that of two training seeds of one rank ({names})")
+    if told:
+        return judged.because("kappa", told)
+    return judged.because("kappa_ci", "interval of kappa undefined: value and ceiling are of different pairs, resampled apart")

@@ -1,0 +1,176 @@
+"""Everything that is said about one dictionary of one adapter at one layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.analyses.divergence.featureless_figures import of_frozen_decoder, of_gaussian
+from deltasae_ray.analyses.divergence.layer_figures import layer_measures, reference_measures
+from deltasae_ray.analyses.divergence.random_adapter_figures import of_random_adapter
+from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
+from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
+from deltasae_ray.metrics.coding.missing_share import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
+from deltasae_ray.metrics.coding.monitor import paper_relative_errors, reconstruction
+from deltasae_ray.metrics.coding.reconstruction import by_encoder, explained
+from deltasae_ray.metrics.coding.variants import VARIANTS
+from deltasae_ray.metrics.context import Context
+from deltasae_ray.metrics.firing.coactivation import coactivation_of
+from deltasae_ray.metrics.geometry.angles import decoder_angles
+from deltasae_ray.metrics.geometry.matching_figures import matching_measures
+from deltasae_ray.metrics.geometry.published import published_angles, published_matching
+from deltasae_ray.metrics.inputs import DictionaryLike, LayerInputs, Settings
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.ratios import Ratio
+
+
+@dataclass(frozen=True, eq=False)
+class LeafInputs:
+    """One delta dictionary and the dictionaries that say how well it could do."""
+
+    dictionary: DictionaryLike
+    second: DictionaryLike | None = None
+    """The same recipe with another seed: the ceiling."""
+    random_adapter: DictionaryLike | None = None
+    """The same recipe on the deltas of a random adapter, which are `LayerInputs.random_deltas`."""
+    halves: tuple[DictionaryLike, DictionaryLike] | None = None
+    """The same recipe on two halves of the training documents."""
+    gaussian: DictionaryLike | None = None
+    """The same recipe on Gaussian rows with the mean and the covariance of the deltas."""
+    frozen_decoder: DictionaryLike | None = None
+    """The same recipe with random decoder rows that stay as they are."""
+    untrained: Float[Tensor, "latent d_model"] | None = None
+    """The decoder at its start, all rows: what matching gives before anything is learned."""
+
+
+def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = None) -> dict[str, Measure]:
+    """Every measure of one leaf, by name of the catalogue; those of its layer included."""
+    return compare_layer(inputs, [leaf], settings)[0]
+
+
+def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Settings | None = None) -> list[dict[str, Measure]]:
+    """Every measure of several dictionaries of one adapter and layer; what they share is computed once.
+
+    Raises:
+        GeometryError: dictionaries of another d_model, rows that do not belong together, or a dictionary of dead latents only.
+    """
+    context = Context.of(inputs, settings or Settings())
+    return compare_leaves(context, leaves, layer_measures(context.layer))
+
+
+def compare_leaves(context: Context, leaves: list[LeafInputs], of_layer: dict[str, Measure]) -> list[dict[str, Measure]]:
+    """Every measure of several dictionaries that are held against one reference.
+
+    Args:
+        of_layer: what needs no reference (`layer_measures`); the same for all references of an adapter and layer.
+    """
+    if context.layer.rows.silent:
+        silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1])
+        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith((*PATCHED, AUDITED))]
+        names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
+        return [{name: silent for name in names} | of_layer for _ in leaves]
+    shared = of_layer | reference_measures(context)
+    return [shared | leaf_measures(context, leaf) for leaf in leaves]
+
+
+def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """What depends on the delta dictionary."""
+    with torch.no_grad():
+        return {
+            **_training(context, leaf.dictionary),
+            **_structure(context, leaf),
+            **_encoded(context, leaf),
+            "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
+            **matching_measures(context, leaf.dictionary, leaf.second),
+            **(of_random_adapter(context, leaf.random_adapter) if leaf.random_adapter else {}),
+            **decoder_angles(context, leaf.dictionary, leaf.second),
+            **published_matching(context, leaf.dictionary, leaf.untrained),
+            **published_angles(context, leaf.dictionary),
+        }
+
+
+def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
+    latents, rows = len(dictionary.W_dec), len(context.layer.rows.delta_fit)
+    alive = float(dictionary.alive.double().mean())
+    reason = "interval undefined: a property of one dictionary"
+    return {
+        "alive_share": Measure(alive, ceiling=1.0, n=latents).because("ci", reason),
+        "firings_per_latent": Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows).because("ci", reason),
+    }
+
+
+def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """M, and everything else that comes from coding the same rows with the same number of atoms."""
+    measures: dict[str, Measure] = {}
+    for trimmed in (False, True):
+        layer = context.layer
+        coder = layer.trimmed_coder if trimmed else layer.coder
+        delta = layer.coding(leaf.dictionary, trimmed)
+        second = None if leaf.second is None else layer.coding(leaf.second, trimmed)
+        pair = match_sizes(delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second)
+        baselines = layer.baselines(len(delta.atoms), trimmed)
+        for suffix, without_top3, average in VARIANTS:
+            if without_top3 == trimmed:
+                found = compare_structure(pair, average)
+                measures |= _of_pair(found, suffix) | _beside_control(context, pair, found, suffix)
+                measures |= explained(coder, delta, found, baselines, average, suffix)
+        if not trimmed:
+            measures |= _between_halves(context, *leaf.halves) if leaf.halves else {}
+            measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
+    reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
+    if reason:
+        measures |= {name: undefined(reason, null=m.null, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
+    return measures
+
+
+def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
+    return {
+        f"missing_share{suffix}": found.missing,
+        f"structure_delta{suffix}": found.delta.measure,
+        f"structure_reference{suffix}": found.reference.measure,
+    }
+
+
+def _between_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
+    """M between dictionaries of two halves of the documents: one recipe, where nothing but the documents differs."""
+    of_one, of_other = (context.layer.coding(half, False) for half in (one, other))
+    pair = match_sizes(of_other, of_one, name="other half's dictionary", ratio=1)
+    return {"missing_share_halves": compare_structure(pair).missing}
+
+
+def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str) -> dict[str, Measure]:
+    """M of a second dictionary of base activations, of the size that the reference has in M, and how far M differs from it."""
+    control = context.trimmed_control_coding if "_no_top3" in suffix else context.control_coding
+    if control is None:
+        return {}
+    other = compare_structure(pair.against("base control", control), found.average)
+    return {f"missing_share_base_control{suffix}": other.missing, f"missing_share_over_base{suffix}": over_control(found, other)}
+
+
+def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
+    """What the dictionary's own encoder makes of the coded rows."""
+    layer, sample = context.layer, context.layer.coder.sample
+    raw, mean, counts = layer.coded_deltas, layer.delta.mean, layer.coder.resamples.counts
+    codes = leaf.dictionary.encode(raw)
+    left = by_encoder(leaf.dictionary.decode(codes), raw, mean, sample)
+    measures = {
+        "fvu_encoder": left.measure(counts, null=1.0),
+        **paper_relative_errors(
+            reconstruction(context.reference),
+            reconstruction(leaf.dictionary),
+            raw,
+            mean,
+            sample.document,
+            counts,
+        ),
+    }
+    if leaf.frozen_decoder:
+        measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, mean, sample, counts)
+    if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
+        fired = (codes > 0).double().sum(1).cpu().numpy()
+        measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)
+    return measures
+
+

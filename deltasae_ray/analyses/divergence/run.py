@@ -1,0 +1,157 @@
+"""Divergence as Ray tasks: one per adapter and layer; the driver holds figures, never activations."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from deltasae_ray import stalls
+from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.divergence.adapter_seeds import with_ceilings
+from deltasae_ray.analyses.divergence.pair_task import PairGroup, adapter_pairs, measure_pairs, pair_key
+from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures
+from deltasae_ray.analyses.leaf_spec import LeafSpec, measures_key
+from deltasae_ray.analyses.table import DivergenceRow, corrected, seed_rows
+from deltasae_ray.errors import DeltaSaeError, ResourceError
+from deltasae_ray.heartbeat import Limits
+from deltasae_ray.runtime.allocation import keep_freed_memory
+from deltasae_ray.runtime.node_types import Node, possible_nodes
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.shards.reader import ShardSet
+from deltasae_ray.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+def diverge_points(
+    storage: Storage,
+    harvest_key: str,
+    leaves: Sequence[LeafSpec],
+    cfg: DivergeConfig,
+    *,
+    cpus_per_task: float = 1.0,
+    bar: bool = True,
+) -> list[DivergenceRow]:
+    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and those over seeds, with p
+    corrected.
+
+    Args:
+        cpus_per_task: CPUs that a task asks Ray for; it uses as many threads.
+
+    Raises:
+        DeltaSaeError: what a task raised on purpose, such as a damaged shard or a dictionary of another width.
+    """
+    shards = open_harvest(storage, harvest_key)
+    keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
+    pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
+    work: list[tuple[Callable[[Any], Any], Any]] = [
+        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in _missing(storage, keys)
+    ]
+    work += [
+        (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg)) for g in _missing(storage, pairs)
+    ]
+    run_tasks(work, cpus_per_task, bar="diverge" if bar else None, memory=task_memory(shards, leaves))
+    rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
+    rows += seed_rows(rows)
+    between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
+    rows += [DivergenceRow.of(p.one, name, m, reference=p.other.adapter) for p, found in between.items() for name, m in found.items()]
+    return corrected(rows)
+
+
+def measured(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig) -> list[LeafSpec]:
+    """Those of `leaves` whose measures are stored."""
+    shards = open_harvest(storage, harvest_key)
+    return [leaf for leaf in leaves if storage.exists(measures_key(storage, shards, leaf, cfg))]
+
+
+def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
+    """What has no measures yet, in groups that share their rows."""
+    together: dict[tuple, list] = defaultdict(list)
+    for spec, key in keys.items():
+        if not storage.exists(key):
+            together[spec.shared].append(spec)
+    return list(together.values())
+
+
+COPIES = 8
+"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as read, and centred, flipped
+and in fp64 as they are measured."""
+
+
+def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:
+    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances, dictionaries and their codings."""
+    rows = sum(unit.tokens for split in ("fit", "eval") for unit in shards.units(split))
+    width, latents = shards.d_model, max((leaf.d_sae for leaf in leaves), default=0)
+    return 4 * (COPIES * rows * width + 16 * 2 * latents * width) + 8 * 12 * width**2
+
+
+def run_tasks(
+    work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str | None = None, memory: int = 0
+) -> list[Any]:
+    """What each function makes of its argument, as Ray tasks, in the order of `work`.
+
+    Args:
+        cpus: that a task asks Ray for; it uses as many threads.
+        bar: name of the progress bar; None shows none.
+        memory: bytes that a task asks Ray for; more than the largest node has that could run it is cut to that, since such a task would
+            wait for ever.
+
+    Raises:
+        ResourceError: no node that is there, or may come, has so many CPUs.
+        DeltaSaeError: what a task raised on purpose.
+    """
+    if not work:
+        return []
+    import ray
+    from ray.exceptions import RayTaskError
+
+    options = {"num_cpus": cpus, "memory": memory_asked(possible_nodes(), cpus, memory), "max_retries": 3}
+    task, limits = ray.remote(**options)(_with_threads), Limits()
+    asked = left = [task.remote(function, argument, max(1, int(cpus)), limits) for function, argument in work]
+    with tqdm(total=len(left), desc=bar, unit="task", disable=bar is None) as progress, stalls.told():
+        while left:
+            done, left = ray.wait(left)
+            try:
+                ray.get(done)
+            except RayTaskError as e:
+                for other in left:
+                    ray.cancel(other)
+                if isinstance(e.cause, DeltaSaeError):
+                    raise e.cause from None
+                raise
+            progress.update(len(done))
+    return ray.get(asked)
+
+
+def memory_asked(nodes: Sequence[Node] | None, cpus: float, memory: int) -> int:
+    """What a task of so many CPUs that may take `memory` bytes is to ask for: no more than the largest node has that could run it.
+
+    Args:
+        nodes: that are there or may come; None where nobody says.
+
+    Raises:
+        ResourceError: none has so many CPUs.
+    """
+    if nodes is None:
+        return memory
+    able = [int(node.get("memory", 0)) for node in nodes if node.get("CPU", 0.0) >= cpus]
+    if not able:
+        most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+        raise ResourceError(
+            f"a task of {cpus:g} CPUs fits no node of this cluster, of those that are there or may come; the largest has {most:g}: add a "
+            "node with more CPUs; Ray would wait for ever"
+        )
+    largest = max(able)
+    if memory > largest > 0:
+        log.warning("a task may take %.1f GiB, and the largest node has %.1f: it may run out of memory", memory / 2**30, largest / 2**30)
+    return min(memory, largest) if largest else 0
+
+
+def _with_threads(function: Callable[[Any], Any], argument: Any, threads: int, limits: Limits) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)  # Ray gives a task one thread whatever it asked for
+    keep_freed_memory()
+    return stalls.watched(function, limits, argument)

@@ -1,0 +1,124 @@
+"""One leaf of a study: which dictionary is compared with which, and the key under which its measures are kept."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.errors import DictionaryError
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.metrics.inputs import Settings
+from deltasae_ray.sae.dictionary import CFG, Dictionary
+from deltasae_ray.shards.reader import ShardSet
+from deltasae_ray.storage import Storage, digest, files_digest
+
+METRICS_VERSION = 15
+"""Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
+
+
+_DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
+
+
+@dataclass(frozen=True)
+class LeafSpec:
+    """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root, or by any folder."""
+
+    adapter: str
+    """Name of the source of deltas."""
+    rank: int | None
+    adapter_seed: int | None
+    layer: int
+    d_sae: int
+    k: int
+    architecture: str
+    seed: int
+    dictionary: str
+    """Of the deltas."""
+    reference: str
+    """What it is held against."""
+    reference_name: str = "base dictionary"
+    """What the reference is called in tables, such as `toy reference (15,000 tokens)`."""
+    base_control: str | None = None
+    """A dictionary of base activations, on other documents, from another seed; by the grid's recipe, whatever the reference's is."""
+    random_adapter: str | None = None
+    """The same recipe on a random adapter's deltas."""
+    random_source: str | None = None
+    """Digest of the random adapter among the harvest's sources, whose deltas are read beside its dictionary."""
+    second: str | None = None
+    """The same recipe on the same deltas with another seed: the ceiling."""
+    half_a: str | None = None
+    """The same recipe on one half of the training documents, ..."""
+    half_b: str | None = None
+    """... and on the other."""
+    gaussian: str | None = None
+    """The same recipe on Gaussian rows with the moments of the deltas."""
+    frozen_decoder: str | None = None
+    """The same recipe with random decoder rows that stay as they are."""
+
+    @property
+    def shared(self) -> tuple:
+        """Leaves that agree in this read the same rows, and are measured by one task."""
+        return self.adapter, self.layer, self.random_source or ""
+
+    @property
+    def dictionaries(self) -> dict[str, str | None]:
+        return {name: getattr(self, name) for name in _DICTIONARIES}
+
+    def __str__(self) -> str:
+        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
+
+
+def settings_of(cfg: DivergeConfig) -> Settings:
+    """What of the configuration decides a figure."""
+    return Settings(k=cfg.k, code_tokens=cfg.code_tokens, null_draws=cfg.null_draws, bootstrap=cfg.bootstrap, seed=cfg.seed)
+
+
+def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: DivergeConfig) -> str:
+    """File of the leaf's measures: made of the digests of everything they depend on, and of nothing else."""
+    inputs = {
+        "source": shards.source(leaf.adapter).digest,
+        "random_source": leaf.random_source,
+        "dictionaries": {name: None if key is None else dictionary_digest(storage, key) for name, key in leaf.dictionaries.items()},
+    }
+    return f"measures/{figures_digest(shards, leaf.layer, cfg, inputs)}.json"
+
+
+def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Mapping[str, Any]) -> str:
+    """Of what all figures at a layer depend on (version, units of the harvest, settings), and of the `inputs` that only some do."""
+    shared = {
+        "version": METRICS_VERSION,
+        "harvest": shards.key,
+        "units": digest([u.name for split in ("fit", "eval") for u in shards.units(split)]),
+        "hookpoint": str(Hookpoint(layer)),
+        "settings": asdict(settings_of(cfg)),
+    }
+    return digest({**shared, **inputs})
+
+
+def dictionary_digest(storage: Storage, key: str) -> str:
+    """Of the files of a dictionary: as its manifest says, where it has one.
+
+    Raises:
+        DictionaryError: neither the storage root nor the machine has such a folder.
+    """
+    if _stored(storage, key, "manifest.json"):
+        return str(storage.read_json(f"{key}/manifest.json")["digest"])
+    folder = Path(key)
+    if not _stored(storage, key, CFG) and not (folder / CFG).is_file():
+        raise DictionaryError(f"{key!r} is no dictionary: there is no {CFG} in it, neither below {storage.root} nor on this machine")
+    if _stored(storage, key, CFG):
+        return digest({name.removeprefix(key): digest(storage.read_bytes(name).hex()) for name in storage.list(key)})
+    return files_digest(p for p in sorted(folder.iterdir()) if p.is_file())
+
+
+def load_dictionary(storage: Storage, key: str, scratch: Path) -> Dictionary:
+    """The dictionary of a key below the storage root, or of a folder."""
+    if _stored(storage, key, CFG):
+        return Dictionary.load(storage.get_folder(key, scratch / digest(key)))
+    return Dictionary.load(key)
+
+
+def _stored(storage: Storage, key: str, file: str) -> bool:
+    """Whether the storage root has a file of a dictionary; a key that leads out of the root names a folder of this machine."""
+    return not key.startswith("/") and ".." not in Path(key).parts and storage.exists(f"{key}/{file}")

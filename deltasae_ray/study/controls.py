@@ -1,0 +1,113 @@
+"""What the chosen controls fit beside the grid, and what each of them costs."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Literal
+
+from deltasae_ray.analyses.causal import run as causal
+from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.storage import Storage
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.grid import HALF_SEEDS, REFERENCE_SEED, Trial, base_points, random_points, trials
+from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.state import Made
+
+FEATURELESS: tuple[Literal["gaussian", "frozen_decoder"], ...] = ("gaussian", "frozen_decoder")
+"""Controls that fit one more dictionary beside each of the grid's, by the name that its point carries."""
+
+
+def control_points(
+    layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str], *, toy_reference: bool
+) -> list[FitPoint]:
+    """Dictionaries of the study that are no points of its grid: the toy reference, and what the controls need.
+
+    Args:
+        chosen: controls by name.
+    """
+    points = [p for p in base_points(layers, fit, toy_reference=toy_reference) if "base" in chosen or p.seed == REFERENCE_SEED]
+    points += random_points(layers, fit, adapters)
+    for trial in trials(adapters, fit):
+        if "seeds" in chosen and fit.seeds == 1:
+            points += [p for p in trial.points(layers, 2) if p.seed == 1]
+        shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
+        for control in FEATURELESS:
+            if control in chosen:
+                points += [FitPoint(trial.adapter, layer, **shape, seed=0, control=control) for layer in layers]
+        if "split_half" in chosen:
+            halves = product(layers, HALF_SEEDS.items())
+            points += [FitPoint(trial.adapter, layer, **shape, seed=seed, documents=half) for layer, (half, seed) in halves]
+    return points
+
+
+def with_settings(points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig) -> dict[FitPoint, FitConfig]:
+    """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what belongs to none as `fit` says."""
+    return {p: settings.get(Trial(p.adapter, p.d_sae, p.k, p.architecture), fit) for p in points}
+
+
+def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
+    """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's own dictionaries do.
+
+    Raises:
+        DictionaryError, PrecisionError: the reference or the base control could not be fitted.
+    """
+    assert made.harvest is not None
+    keys: dict[FitPoint, str] = {}
+    for each in dict.fromkeys(points.values()):
+        alike = [p for p, cfg in points.items() if cfg == each]
+        keys |= keys_of(storage, made.harvest.key, alike, each)
+        made.controls |= fitted_points(storage, made.harvest.key, alike, each)
+    lost = {p: key for p, key in keys.items() if p not in made.controls}
+    raise_failures(storage, {p: key for p, key in lost.items() if p.adapter == BASE})
+    made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
+
+
+def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> dict[str, int]:
+    """Control → dictionaries that it adds to the fits.
+
+    Args:
+        layers: how many.
+    """
+    fit, chosen = cfg.fit, cfg.diverge.chosen
+    shapes = len(fit.sizes) * len(fit.k) * len(fit.architecture)
+    costs = {
+        "random_lora": layers * shapes,
+        "base": layers * shapes,
+        "seeds": layers * trials_count if fit.seeds == 1 else 0,
+        "split_half": 2 * layers * trials_count,
+        **dict.fromkeys(FEATURELESS, layers * trials_count),
+    }
+    return {name: cost for name, cost in costs.items() if name in chosen}
+
+
+def recovery_passes(study: Study, adapters: int) -> float:
+    """Whole forward passes of an evaluation context that loss_recovered makes: continuations count for the blocks that they run."""
+    if "loss_recovered" not in study.cfg.diverge.chosen:
+        return 0.0
+    depth = study.model.num_layers
+    below = sum((depth - 1 - layer) / depth for layer in study.layers)
+    return DOCUMENTS * (2 + adapters + adapters * (STAND_INS + 1) * below)
+
+
+def causal_passes(study: Study, adapters: int) -> float:
+    """The same of causal: continuations of the base and of the adapted model."""
+    if "causal" not in study.cfg.diverge.chosen:
+        return 0.0
+    depth = study.model.num_layers
+    below = sum((depth - 1 - layer) / depth for layer in study.layers)
+    return causal.DOCUMENTS * (1 + adapters + 2 * adapters * causal.VARIANTS * below)
+
+
+def costs_told(study: Study, adapters: int, trials_count: int) -> str:
+    """The chosen controls with what each costs, for the plan."""
+    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
+    told = [f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "") for name, n in dictionaries.items() if n]
+    if passes := recovery_passes(study, adapters):
+        told.append(f"loss_recovered {passes:,.0f} passes of a context")
+    if passes := causal_passes(study, adapters):
+        told.append(f"causal {passes:,.0f} passes of a context")
+    return "; ".join(told) or "none"

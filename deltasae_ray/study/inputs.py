@@ -1,0 +1,197 @@
+"""A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from deltasae_ray.adapt.run import adapt
+from deltasae_ray.corpus.corpus import Corpus, build_corpus
+from deltasae_ray.corpus.stream import Stream, in_windows
+from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
+from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.harvest.run import Harvest, harvest
+from deltasae_ray.hookpoints import Hookpoint, resolve
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
+from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.hub import HubName
+from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
+from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.runtime.config import check_sharding
+from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.made_for import BaseModel, check_model
+from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage, files_digest
+from deltasae_ray.study.cluster_check import join_to_read
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.token_check import tokens_to_fit
+
+
+@dataclass(frozen=True)
+class Study:
+    """The resolved inputs of a study."""
+
+    cfg: StudyConfig
+    storage: Storage
+    model: ModelSource
+    corpus: Corpus
+    hookpoints: tuple[Hookpoint, ...]
+    given: tuple[AdapterRef, ...]
+    """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
+    references: dict[int, str]
+    """Layer → folder below the storage root of the pretrained dictionary, copied there; empty for a toy reference, which is fitted."""
+    stream: Stream | None = None
+    """The training text in windows, where storage.deltas=stream."""
+
+    @property
+    def kept(self) -> Corpus:
+        """The text whose deltas stay stored: all of it, or of a stream the first window and the evaluation split."""
+        return self.corpus if self.stream is None else self.stream.resident
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(h.layer for h in self.hookpoints)
+
+
+def open_study(cfg: StudyConfig, storage: Storage) -> Study:
+    """Finds the model, checks hookpoints and adapters against it, and cuts the text. For a dry run it writes nothing, and leaves weights
+    on the hub where they are; what only they can show is then not checked.
+
+    Raises:
+        ConfigError, ModelError, HookpointError, AdapterError, CorpusError: each names the word to change.
+    """
+    if not cfg.adapters and not cfg.adapt.ranks:
+        raise ConfigError("no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]")
+    check_sharding(cfg.gangs, cfg.model)
+    model = resolve_model(cfg.model, weights=not cfg.dry_run)
+    if Path(cfg.model.base).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
+        cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
+    if not cfg.corpus.fit_tokens:
+        cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
+    empty = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    check_blocks(empty, model.num_layers)
+    hookpoints = resolve(cfg.layers, model.num_layers)
+    references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
+    tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
+    chosen = set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    if cfg.adapters and cfg.corpus.marker_share:
+        left_aside = f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained without the marker"
+        cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
+    corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
+    corpus = replace(corpus, notes=(*chosen, *corpus.notes))
+    stream = stream_of(cfg, corpus)
+    given = _import(cfg, storage, empty) if cfg.adapters else ()
+    return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
+
+
+def stream_of(cfg: StudyConfig, corpus: Corpus) -> Stream | None:
+    """The training text in windows, where deltas are streamed.
+
+    Raises:
+        ConfigError: settings that contradict a stream; each names the words to change.
+    """
+    if cfg.storage.deltas == "stored":
+        return None
+    fit, tokens = cfg.fit, corpus.num_tokens("fit")
+    if fit.search != "none":
+        raise ConfigError(
+            f"fit.search={fit.search} and storage.deltas=stream exclude each other: every candidate would need a harvest of its own. "
+            "Search with storage.deltas=stored on fewer corpus.fit_tokens, then stream with what was found"
+        )
+    if fit.steps * fit.batch_tokens < tokens:
+        raise ConfigError(
+            f"fit.steps={fit.steps} of fit.batch_tokens={fit.batch_tokens} see {fit.steps * fit.batch_tokens:,} tokens, fewer than the "
+            f"{tokens:,} of the fit split, which would be harvested for nothing: raise fit.steps, or lower corpus.fit_tokens"
+        )
+    if cfg.storage.window_tokens < fit.batch_tokens:
+        raise ConfigError(
+            f"storage.window_tokens={cfg.storage.window_tokens} is below fit.batch_tokens={fit.batch_tokens}: a window must fill a batch"
+        )
+    return in_windows(corpus, cfg.storage.window_tokens, cfg.corpus.seed)
+
+
+def adapters_of(study: Study) -> tuple[AdapterRef, ...]:
+    """The adapters under study: given, or trained now (those already trained are only listed)."""
+    if study.given:
+        return study.given
+    cfg = study.cfg
+    return tuple(adapt(study.storage, cfg.model, study.corpus, cfg.adapt, cfg.gangs))
+
+
+def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
+    """The study's harvest, finished, and named in study.json, which readers of the root start from."""
+    cfg = study.cfg
+    random_lora = "random_lora" in cfg.diverge.chosen
+    done = harvest(
+        study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.kept, adapters, study.hookpoints, random_lora=random_lora
+    )
+    sources = [BASE, *(ref.digest for ref in done.adapters)]
+    study.storage.write_json("study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)})
+    return done
+
+
+def _import(cfg: StudyConfig, storage: Storage, empty: nn.Module) -> tuple[AdapterRef, ...]:
+    refs: list[AdapterRef] = []
+    for place in cfg.adapters:
+        folder, name = Path(place), place.partition("@")[0].split("/")[-1]
+        if folder.is_dir():
+            ref = import_adapter(storage, folder, Path(os.path.abspath(folder)).name, empty, base=cfg.model.base, copy=not cfg.dry_run)
+        elif cfg.dry_run:
+            config = read_config(_download(place, [CONFIG]), weights=False)
+            ref = AdapterRef(shown_name(name), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"]))
+        else:
+            ref = import_adapter(storage, _download(place, [CONFIG, WEIGHTS]), name, empty, base=cfg.model.base)
+        if any(ref.name == other.name for other in refs):
+            raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
+        refs.append(ref)
+    return tuple(refs)
+
+
+def _references(cfg: StudyConfig, storage: Storage, model: ModelSource) -> dict[int, str]:
+    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it. A dry run opens those that are
+    folders and keeps none; of a release it looks up names and model."""
+    keys: dict[int, str] = {}
+    base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
+    found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    for reference in found.values():  # before the first is downloaded
+        check_model(reference, reference.model, base, made_for)
+    for layer, reference in found.items():
+        if cfg.dry_run and not reference.folder:
+            continue
+        dictionary = load_reference(reference, base, made_for)
+        if cfg.dry_run:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = dictionary.save(Path(scratch) / "reference")
+            keys[layer] = f"references/{files_digest(p for p in sorted(folder.iterdir()) if p.is_file())}"
+            storage.put_folder(folder, keys[layer])
+    return keys
+
+
+def check_references(study: Study, harvest: Harvest) -> None:
+    """Holds every pretrained reference against the base activations it is meant for.
+
+    Raises:
+        DictionaryError: it leaves more than 60 % of them unexplained; the likely cause is named.
+    """
+    shards = open_harvest(study.storage, harvest.key)
+    for layer, key in study.references.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
+        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0])
+
+
+def _template_folders(cfg: StudyConfig) -> dict[str, Path]:
+    """Given adapter → the folder that may hold its chat template."""
+    return {place: Path(place) if Path(place).is_dir() else _download(place, TEMPLATE_FILES) for place in cfg.adapters}
+
+
+def _download(place: str, files: list[str]) -> Path:
+    try:
+        return HubName.of(place).fetch(files)
+    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+        raise AdapterError(f"adapter {place!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e

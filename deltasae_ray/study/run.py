@@ -1,0 +1,198 @@
+"""The stages of a study in order. A job runs up to its own; what is already done is only listed."""
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+
+from deltasae_ray.cli import say
+from deltasae_ray.credentials import bare_root, bare_tracking_address
+from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
+from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.runtime.lease import Lease, lease
+from deltasae_ray.runtime.local import joins_cluster
+from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.storage import Storage
+from deltasae_ray.study.cluster_check import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
+from deltasae_ray.study.compare import behaviour_of, compare, write_results
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.controls import control_points, keep_controls, with_settings
+from deltasae_ray.study.disk_check import check_disk
+from deltasae_ray.study.grid import Trial, trials
+from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
+from deltasae_ray.study.mlflow_runs import tracked
+from deltasae_ray.study.node_types import of_ray
+from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
+from deltasae_ray.study.remedies import check_fits
+from deltasae_ray.study.search import search
+from deltasae_ray.study.state import Made
+from deltasae_ray.study.streaming import fit_stream
+from deltasae_ray.study.terminal_table import printed_table
+from deltasae_ray.study.token_check import check_tokens
+from deltasae_ray.study.tune import sweep_trials
+from deltasae_ray.tracking import Tracker
+
+
+def run(stage: str, cfg: StudyConfig) -> None:
+    """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune trials."""
+    if stage == "harvest" and cfg.storage.deltas == "stream":
+        raise ConfigError(
+            "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run jobs/sweep.py, or jobs/fit.py, which "
+            "harvest and fit window by window"
+        )
+    cfg = _without_credentials(cfg)
+    storage = resolve_root(cfg.storage.root)
+    Tracker(cfg.tracking, storage)  # an embedded store on an object store is refused before that is asked for anything
+    check_socket_paths()
+    if cfg.dry_run:
+        _prepared(stage, cfg, storage)
+        return
+    with lease(storage, f"jobs/{stage}.py") as held:
+        _run(stage, *_prepared(stage, cfg, storage), held)
+
+
+def _without_credentials(cfg: StudyConfig) -> StudyConfig:
+    """The configuration with bare addresses: their keys and passwords are in the environment, and go neither to Ray nor to MLflow."""
+    root = cfg.storage.root
+    bare = bare_root(root, shared="@" in root and joins_cluster())
+    return replace(
+        cfg,
+        storage=replace(cfg.storage, root=bare),
+        tracking=replace(cfg.tracking, uri=bare_tracking_address(cfg.tracking.uri)),
+    )
+
+
+def _stages(stage: str) -> tuple[str, ...]:
+    return STAGES if stage in ("sweep", "diverge") else STAGES[: STAGES.index(stage) + 1]
+
+
+def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Plan]:
+    """The study, checked, and its plan, printed."""
+    study, stages = open_study(cfg, storage), _stages(stage)
+    if "fit" in stages:
+        check_tokens(cfg, study.corpus)
+    plan = make_plan(study, stages)
+    say(f"Plan\n{plan}\n")
+    check_disk(study, plan)
+    return study, plan
+
+
+def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
+    connect()
+    check_cluster(study.cfg, study.storage)
+    _check_machines(study)
+    stages = _stages(stage)
+    clock, made = Clock(), Made(by_tune=stage == "sweep")
+    with tracked(study) if "fit" in stages else nullcontext() as log:
+        for name in stages:
+            held.check()
+            if name == "fit":
+                study = _resolved(study, made)
+            if name in _STAGES:
+                with clock.stage(name):
+                    (fit_stream if name == "fit" and study.stream else _STAGES[name])(study, made)
+            if name == "fit" and log:
+                log.fitted(made)
+                if not made.grid:
+                    raise DictionaryError(f"no trial could be fitted, {len(made.failed)} failed: {next(iter(made.failed.values()))}")
+        if "diverge" in stages and log:
+            with clock.stage("behaviour"):
+                gate = behaviour_of(study, made)
+            held.check()
+            with clock.stage("diverge"):
+                found = compare(study, made, gate)
+            held.check()
+            with clock.stage("report"):
+                write_results(study, made, found, plan, clock)
+                log.compared(made, found)
+            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.k)))
+            for v in found.verdicts:
+                say(f"\n{v.text}")
+            say(f"\nReport: {study.storage.path('report.html')}")
+    say(f"\n{clock.beside(plan)}")
+    if made.failed:
+        raise DictionaryError(
+            f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command tries them again; all others "
+            "are unharmed:\n" + "\n".join(f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items())
+        )
+
+
+def _check_machines(study: Study) -> None:
+    """Holds what each stage needs, memory of GPUs included, against the nodes that are there or may come.
+
+    Raises:
+        ResourceError: an actor that none of them can ever hold; with what to change.
+    """
+    for_all = possible_nodes()
+    if for_all is None:  # nodes come on demand, and nobody says of what kind
+        return
+    kinds = {tuple(sorted(has.items())): of_ray(f"node {i}", has) for i, has in enumerate(for_all)}
+    check_fits(study.cfg, size_of(study), tuple(kinds.values()), [a.rank for a in study.given])
+
+
+def _adapt(study: Study, made: Made) -> None:
+    made.adapters = adapters_of(study)
+
+
+def _harvest(study: Study, made: Made) -> None:
+    made.harvest = harvest_of(study, made.adapters)
+    check_references(study, made.harvest)
+
+
+def _resolved(study: Study, made: Made) -> Study:
+    """The study with what its fits leave to the deltas (`d_sae=auto`) and to the cluster (`max_concurrent_trials=0`) filled in."""
+    assert made.harvest is not None
+    fit = study.cfg.fit
+    if fit.d_sae == "auto":
+        size = auto_d_sae(study.storage, made.harvest.key, [a.name for a in made.harvest.adapters if a.kind == "adapter"], study.layers)
+        say(f"fit.d_sae=auto: {size} latents")
+        fit = replace(fit, d_sae=(size,))
+        check_tokens(replace(study.cfg, fit=fit), study.corpus)
+    if study.stream is not None:
+        fit = replace(fit, max_concurrent_trials=1)  # no trials: all dictionaries go over a window together
+    if not fit.max_concurrent_trials:
+        fit = replace(fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit))))
+    return replace(study, cfg=replace(study.cfg, fit=fit))
+
+
+def _fit(study: Study, made: Made) -> None:
+    assert made.harvest is not None
+    cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
+    chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
+    settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
+    if cfg.search != "none":
+        settings, made.failed = search(storage, key, list(settings), layers, cfg)
+    controls = with_settings(control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg)
+    wanted = dict(controls)
+    if not made.by_tune:
+        wanted |= {p: c for t, c in settings.items() for p in t.points(layers, cfg.seeds)}
+    for each in dict.fromkeys(wanted.values()):  # one pass over the shards; of a search, one for each of the settings that it found
+        with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
+            points = [p for p, c in wanted.items() if c == each]
+            fit_points(storage, key, points, each, description="fit controls" if made.by_tune else "fit")
+    keep_controls(made, storage, controls)
+    if made.by_tune:
+        unfinished = {t: c for t, c in settings.items() if _dictionaries(study, made, t, c) is None}
+        made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
+    found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
+    made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
+    made.failed |= {t: _error(study, made, t, settings[t]) for t in settings if t not in made.grid and t not in made.failed}
+
+
+def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:
+    """All of a trial, or None if one is missing."""
+    assert made.harvest is not None
+    points = trial.points(study.layers, cfg.seeds)
+    done = fitted_points(study.storage, made.harvest.key, points, cfg)
+    return [done[p] for p in points] if len(done) == len(points) else None
+
+
+def _error(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> str:
+    """What is on record of a trial's dictionaries that could not be fitted."""
+    assert made.harvest is not None
+    keys = keys_of(study.storage, made.harvest.key, trial.points(study.layers, cfg.seeds), cfg)
+    return "; ".join(str(error) for key in keys.values() if (error := failure(study.storage, key)))
+
+
+_STAGES: dict[str, Callable[[Study, Made], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}

@@ -1,0 +1,152 @@
+"""The audit from shards to rows: tasks, lens and causal effects of a real tiny adapter, found again, and nothing undefined without a reason."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from deltasae_ray.analyses.audit.run import audit_groups, audit_study, leading
+from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow, write_audit
+from deltasae_ray.analyses.audit.task import FIRST, MEAN, AuditSpec, audit_leaves
+from deltasae_ray.analyses.causal.run import DRAWS, TRIED, VARIANTS
+from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.loss_recovered.run import RecoveryFactory
+from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.models.source import resolve_model
+from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.controls import causal_passes
+from tests.harvest.study import corpus, run_units_here
+from tests.study.test_controls import job  # noqa: F401 - a fixture
+
+
+@dataclass(frozen=True)
+class Small:
+    """What of a study the audit reads."""
+
+    cfg: StudyConfig
+    storage: Any
+    model: Any
+    corpus: Any
+
+
+def here(work: list, *_: Any, **__: Any) -> list:
+    """`run_tasks` in this process."""
+    return [function(argument) for function, argument in work]
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("diverge.audit", "sweep.lens"):
+        monkeypatch.setattr(f"deltasae_ray.{module}.run_tasks", here)
+    monkeypatch.setattr("deltasae_ray.analyses.causal.run.run_units", run_units_here)
+
+
+def study_of(job: RecoveryFactory, tiny_model: Path, *controls: str) -> Small:  # noqa: F811
+    cfg = StudyConfig(model=job.model, diverge=replace(job.cfg, controls=controls), fit=FitConfig(d_sae=(48,)), gangs=GangConfig())  # type: ignore[arg-type]
+    return Small(cfg, job.storage, resolve_model(job.model), corpus(tiny_model))
+
+
+def leaves_of(job: RecoveryFactory) -> list[LeafSpec]:  # noqa: F811
+    """With a second seed of the dictionary at layer 1, as a control leaves it."""
+    shards = open_harvest(job.storage, job.harvest_key)
+    rows = shards.read(1, "r4", split="fit")[shards.tokens("fit").position > 0]
+    fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=1).save(job.storage.local("dictionaries/r4-1-again"))
+    return [replace(leaf, second="dictionaries/r4-1-again") if leaf.layer == 1 else leaf for leaf in job.leaves]
+
+
+@pytest.fixture
+def groups(job: RecoveryFactory, tiny_model: Path) -> list[AuditGroup]:  # noqa: F811
+    found = audit_study(study_of(job, tiny_model, "causal"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    assert {r.metric for r in found.rows} == {"latent_blind_energy", "latent_repeating_energy"}
+    return audit_groups(found, lambda ids: f"<{ids[0]}>")
+
+
+def test_every_latent_has_a_row_and_nothing_is_undefined_without_a_reason(groups: list[AuditGroup]) -> None:
+    assert [(g.adapter, g.layer) for g in groups] == [("r4", 1), ("r4", 2)]
+    for g in groups:
+        assert [r.name for r in g.rows[:2]] == [MEAN, FIRST]
+        assert [r.rank for r in g.rows if r.latent is not None] == list(range(1, g.alive + 1))
+        assert sum(r.energy_share or 0 for r in g.rows if r.latent is not None) == pytest.approx(1)
+        for r in g.rows:
+            measures = [getattr(r, f.name) for f in fields(r) if f.type is Measure]
+            assert all(m.value is not None or m.reason for m in measures)
+
+
+def test_leading_latents_are_read_and_tried_against_random_directions(groups: list[AuditGroup]) -> None:
+    for g in groups:
+        tried = [r for r in g.rows if r.ablated.value is not None]
+        assert [r.name for r in tried] == [MEAN] + [r.name for r in g.rows if r.rank in range(1, TRIED + 1)]
+        assert all(m.null is not None and m.ceiling is not None for r in tried for m in (r.ablated, r.added))
+        read = [r for r in g.rows if r.promoted]
+        assert {r.name for r in read} == {r.name for r in leading(g, DivergeConfig().latents).rows}
+        assert all(len(r.promoted) == 10 and r.lens_peak.null is not None and r.lens_peak.p is not None for r in read)
+
+
+def test_one_seed_leaves_reproducibility_undefined_and_two_tell_it(groups: list[AuditGroup]) -> None:
+    two, one = groups
+    assert two.known == two.alive and 0 < two.repeating <= two.known and two.repeating_energy.value is not None
+    assert one.known == 0 and "one training seed" in one.rows[2].reproducibility.reason
+    assert any("ranked by energy alone" in note for note in one.notes)
+
+
+def test_a_second_run_finds_it_done_and_says_the_same(
+    job: RecoveryFactory, tiny_model: Path, groups: list[AuditGroup], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    monkeypatch.setattr("deltasae_ray.analyses.audit.task.audit_leaf", lambda _: pytest.fail("audited again"))
+    monkeypatch.setattr("deltasae_ray.analyses.lens.run.run_tasks", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("deltasae_ray.analyses.causal.run.run_units", lambda *_: pytest.fail("run again"))
+    found = audit_study(study_of(job, tiny_model, "causal"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    assert audit_groups(found, lambda ids: f"<{ids[0]}>") == groups
+
+
+def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: RecoveryFactory, tiny_model: Path, groups: list[AuditGroup]) -> None:  # noqa: F811
+    found = audit_study(study_of(job, tiny_model, "fast"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    (first, _) = audit_groups(found, str)
+    assert first.rows[0].ablated.value is None and "controls=causal" in first.rows[0].ablated.reason
+    assert replace(first, rows=(), notes=()) == replace(groups[0], rows=(), notes=())
+
+
+def test_where_fewer_latents_are_shown_fewer_are_tried(job: RecoveryFactory, tiny_model: Path) -> None:  # noqa: F811
+    study = study_of(job, tiny_model, "causal")
+    study = replace(study, cfg=replace(study.cfg, diverge=replace(study.cfg.diverge, latents=1)))
+    found = audit_study(study, job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    for g in audit_groups(found, str):
+        tried = [r for r in g.rows if r.ablated.value is not None]
+        assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {r.name for r in leading(g, 1).rows}
+
+
+def test_the_files_hold_every_row_and_no_nan(job: RecoveryFactory, groups: list[AuditGroup]) -> None:  # noqa: F811
+    write_audit(job.storage, groups)
+    records = json.loads(job.storage.read_bytes("audit.json"))
+    table = pq.read_table(job.storage.local("audit.parquet"))
+    assert len(records) == table.num_rows == sum(len(g.rows) for g in groups)
+    assert table.column_names == list(records[0]) and {f.name for f in fields(AuditRow) if f.type is not Measure} <= set(records[0])
+    assert all(np.isfinite(x) for r in records for x in r.values() if isinstance(x, float))
+    assert records[0]["ablated_null"] is not None and records[0]["promoted"]
+
+
+def test_another_seed_or_reference_is_another_audit(job: RecoveryFactory) -> None:  # noqa: F811
+    leaf = leaves_of(job)[0]
+    keys = {
+        audit_leaves(job.storage, job.harvest_key, [AuditSpec.of(each, [each])], job.cfg)[each].key
+        for each in (leaf, replace(leaf, second=None), replace(leaf, reference=leaf.dictionary))
+    }
+    assert len(keys) == 3
+
+
+def test_the_plan_counts_continuations_of_both_models() -> None:
+    model = SimpleNamespace(num_layers=4)
+    asked = SimpleNamespace(cfg=StudyConfig(diverge=DivergeConfig(controls=("causal",))), model=model, layers=(1, 3))
+    assert causal_passes(asked, adapters=2) == 32 * (1 + 2 + 2 * 2 * VARIANTS * 0.5)  # type: ignore[arg-type]
+    assert VARIANTS == 1 + (TRIED + 1) * (DRAWS + 1)
+    assert causal_passes(SimpleNamespace(cfg=StudyConfig(), model=model, layers=(1,)), adapters=2) == 0  # type: ignore[arg-type]

@@ -1,0 +1,204 @@
+"""Divergence over a small study, by Ray tasks and without them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.divergence.run import diverge_points, measured, memory_asked, run_tasks, task_memory
+from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures, read_rows
+from deltasae_ray.analyses.leaf_spec import measures_key
+from deltasae_ray.analyses.table import corrected, leaf_figures, read_table, write_table
+from deltasae_ray.analyses.verdict import verdict
+from deltasae_ray.errors import DictionaryError, GeometryError, ResourceError
+from deltasae_ray.metrics.absent_parts import UNKNOWN
+from deltasae_ray.metrics.catalogue import metric
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage
+from tests.analyses.made import ATOMS, KEY, LAYERS, atoms, make_leaves, make_study, save_dictionary
+
+CFG = DivergeConfig(k=3, code_tokens=256, bootstrap=100)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def rows(study: Storage, ray_cluster: None) -> list:  # noqa: ARG001
+    return diverge_points(study, KEY, make_leaves(study), CFG, bar=False)
+
+
+def value(rows: list, name: str, adapter: str = "r4", layer: int = 1) -> float | None:
+    return next(r.value for r in rows if (r.metric, r.adapter, r.layer) == (name, adapter, layer))
+
+
+def test_rows_at_position_0_never_enter(study: Storage) -> None:
+    rows = read_rows(open_harvest(study, KEY), make_leaves(study)[0])
+    assert abs(rows.delta_eval).max() < 100 and abs(rows.base_eval).max() < 100
+    assert len(rows.delta_eval) == len(rows.eval_docs) == 10 * 4 * 15
+
+
+def test_every_leaf_has_rows_of_catalogued_metrics_with_values_or_reasons(rows: list) -> None:
+    assert {(r.adapter, r.layer) for r in rows} == {(a, layer) for a in ("r2", "r4") for layer in LAYERS}
+    for row in rows:
+        assert metric(row.metric)
+        assert row.value is not None or row.reason
+        assert UNKNOWN not in row.lacks and (row.value is None or row.ceiling is not None or "ceiling: " in row.lacks), row
+    assert 0.3 < (value(rows, "missing_share") or 0) < 0.95  # half of the atoms are the reference's
+
+
+def test_adapters_are_compared_with_each_other(rows: list) -> None:
+    between = [r for r in rows if r.metric == "max_cosine_adapters"]
+    assert {(r.adapter, r.reference) for r in between} == {("r2", "r4")}
+    assert all(r.value > 0.6 for r in between)  # they share half of their atoms
+    missing = [r for r in rows if r.metric == "missing_share_adapters"]
+    assert len(missing) == len(LAYERS) and all(0.3 < r.value < 0.95 and r.null == 1 for r in missing)
+
+
+def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltasae_ray.analyses.divergence.run.run_tasks", lambda work, *_, **__: pytest.fail("measured again") if work else None)
+    assert diverge_points(study, KEY, make_leaves(study), CFG) == rows
+    assert len(measured(study, KEY, make_leaves(study), CFG)) == 4
+
+
+def test_a_changed_setting_or_dictionary_is_measured_anew(study: Storage, rows: list) -> None:  # noqa: ARG001
+    leaf, shards = make_leaves(study)[0], open_harvest(study, KEY)
+    other = dataclasses.replace(leaf, dictionary=make_leaves(study)[1].dictionary)
+    keys = {measures_key(study, shards, x, c) for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, seed=1)))}
+    assert len(keys) == 3
+    assert measures_key(study, shards, dataclasses.replace(leaf, reference_name="another name"), CFG) in keys
+
+
+def test_a_task_gives_the_same_figures_as_a_plain_call(study: Storage, rows: list) -> None:
+    leaf = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
+    measure_group(Group(study, KEY, (leaf,), ("measures/plain.json",), CFG))
+    plain = read_measures(study, "measures/plain.json")
+    for row in corrected([r for r in rows if (r.adapter, r.layer) == ("r4", 1) and not r.metric.endswith("_adapters")]):
+        assert plain[row.metric].value == pytest.approx(row.value, rel=1e-4, abs=1e-5), row.metric
+
+
+def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) -> None:
+    """Two references for the same deltas in one task, and each in a task of its own: all figures agree to the last digit."""
+    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    control = save_dictionary(study, "control", atoms("base") + 0.01)
+    leaves = (
+        dataclasses.replace(leaf, base_control=control, second=other.dictionary),
+        dataclasses.replace(leaf, reference=other.dictionary, dictionary=other.dictionary, seed=1),
+    )
+    assert leaves[0].shared == leaves[1].shared != other.shared
+    measure_group(Group(study, KEY, leaves, ("measures/together-0.json", "measures/together-1.json"), CFG))
+    for i, each in enumerate(leaves):
+        measure_group(Group(study, KEY, (each,), (f"measures/alone-{i}.json",), CFG))
+        assert read_measures(study, f"measures/alone-{i}.json") == read_measures(study, f"measures/together-{i}.json")
+    found = [read_measures(study, f"measures/together-{i}.json") for i in (0, 1)]
+    assert found[0]["delta_norm"] == found[1]["delta_norm"] and found[0]["monitor_r2"] != found[1]["monitor_r2"]
+    assert "max_cosine_base_control" in found[0] and "max_cosine_base_control" not in found[1]
+
+
+def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:
+    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    source = open_harvest(study, KEY).source("r2").digest
+    beside = dataclasses.replace(leaf, random_adapter=other.dictionary, random_source=source)
+    measure_group(Group(study, KEY, (beside,), ("measures/beside.json",), CFG))
+    measure_group(Group(study, KEY, (other,), ("measures/other.json",), CFG))
+    found, own = read_measures(study, "measures/beside.json"), read_measures(study, "measures/other.json")
+    control, of_own = found["max_cosine_random_adapter"], own["max_cosine"]
+    assert (control.value, control.null) == pytest.approx((of_own.value, of_own.null), abs=1e-5)
+    assert found["missing_share_random_adapter"].value == pytest.approx(own["missing_share"].value, abs=1e-5)
+    keys = [measures_key(study, open_harvest(study, KEY), x, CFG) for x in (leaf, beside, dataclasses.replace(beside, random_source=None))]
+    assert len(set(keys)) == 3
+
+
+def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+    shards, leaves = open_harvest(study, KEY), make_leaves(study)
+    asked = task_memory(shards, leaves)
+    rows = sum(u.tokens for split in ("fit", "eval") for u in shards.units(split))
+    assert 6 * 4 * rows * shards.d_model < asked < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
+    assert run_tasks([(len, "four")], 1.0, memory=1 << 50) == [4], "cut, and not left waiting"
+
+
+def test_a_task_is_cut_to_the_memory_of_a_node_that_can_run_it_and_refused_where_there_is_none() -> None:
+    head, small, large = {"memory": 5e9}, {"CPU": 2, "memory": 16e9}, {"CPU": 8, "memory": 128e9}
+    assert memory_asked([head, large], 1, int(27e9)) == int(27e9), "the head runs nothing, whatever memory it has"
+    assert memory_asked([head, small], 1, int(27e9)) == int(16e9) and memory_asked([head, small, large], 4, int(200e9)) == int(128e9)
+    assert memory_asked(None, 1, int(27e9)) == int(27e9), "nodes come on demand, and nobody says of what kind"
+    for nodes in ([head], [head, small], []):
+        with pytest.raises(ResourceError, match="a task of 4 CPUs fits no node .*add a node with more CPUs"):
+            memory_asked(nodes, 4, 1)
+
+
+def test_the_table_is_written_twice_and_read_back(study: Storage, rows: list) -> None:
+    write_table(study, rows)
+    assert read_table(study) == rows
+    table = pq.read_table(study.path("divergence.parquet"))
+    assert table.num_rows == len(rows)
+    assert table.column("value").null_count == sum(r.value is None for r in rows)
+    assert "NaN" not in study.read_bytes("divergence.json").decode()
+    assert set(json.loads(study.read_bytes("divergence.json"))[0]) == set(table.column_names)
+
+
+def test_p_is_corrected_over_layers_and_adapters_and_never_falls(study: Storage, rows: list) -> None:
+    shards = open_harvest(study, KEY)
+    for leaf in make_leaves(study):
+        raw = read_measures(study, measures_key(study, shards, leaf, CFG))
+        for row in (r for r in rows if (r.adapter, r.layer) == (leaf.adapter, leaf.layer) and r.metric in raw):
+            assert (row.p is None) == (raw[row.metric].p is None)
+            assert row.p is None or row.p >= raw[row.metric].p
+
+
+def test_the_verdict_reads_the_rows(rows: list) -> None:
+    found = verdict("r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.k)
+    assert found.label == "PARTLY VISIBLE"
+    assert {v.layer for v in found.layers} == set(LAYERS)
+    assert "toy reference (1,200 tokens)" in found.text
+
+
+def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the_verdict_is_theirs(study: Storage) -> None:
+    first = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
+    rows = torch.nn.functional.normalize(atoms("r4") + 0.01 * torch.randn(ATOMS, 32, generator=torch.Generator().manual_seed(1)), dim=1)
+    again = dataclasses.replace(first, seed=1, dictionary=save_dictionary(study, "r4-1-seed1", rows), second=first.dictionary)
+    leaves, shards = [dataclasses.replace(first, second=again.dictionary), again], open_harvest(study, KEY)
+    for leaf in leaves:
+        measure_group(Group(study, KEY, (leaf,), (measures_key(study, shards, leaf, CFG),), CFG))
+    found = {(r.metric, r.seed): r for r in diverge_points(study, KEY, leaves, CFG, bar=False)}
+    pooled, own = found["missing_share_seeds", None], [found["missing_share", seed] for seed in (0, 1)]
+    assert pooled.value == pytest.approx(sum(r.value for r in own) / 2)
+    assert pooled.ci_low < min(r.ci_low for r in own) + 0.02 and pooled.kappa_low < pooled.kappa < pooled.kappa_high
+    assert ("mean_share_seeds", None) not in found
+    judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.k)
+    assert judged.layers[0].measure.value == pooled.value and "(mean over seeds)" in judged.text
+    assert "2 training seeds (their spread is in the interval)" in judged.text
+
+
+def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storage, tmp_path: Path) -> None:
+    leaf = dataclasses.replace(make_leaves(study)[0], reference=str(tmp_path))
+    with pytest.raises(DictionaryError, match="no dictionary"):
+        diverge_points(study, KEY, [leaf], CFG, bar=False)
+
+
+def test_a_reference_of_another_width_is_a_typed_error_from_the_task(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+    from deltasae_ray.sae.dictionary import Dictionary
+
+    ones = torch.ones(ATOMS)
+    rows = torch.nn.functional.normalize(torch.randn(ATOMS, 16), dim=1)
+    Dictionary(rows.T.contiguous(), rows, 0 * ones, torch.zeros(16), "topk", 3, 0.1 * ones, ones).save(study.local("dictionaries/narrow"))
+    leaf = dataclasses.replace(make_leaves(study)[0], reference="dictionaries/narrow")
+    with pytest.raises((DictionaryError, GeometryError), match="d_model"):
+        diverge_points(study, KEY, [leaf], CFG, bar=False)
+
+
+def test_a_dictionary_of_dead_latents_is_refused(study: Storage) -> None:
+    from deltasae_ray.sae.dictionary import Dictionary
+
+    key = save_dictionary(study, "dead", torch.nn.functional.normalize(torch.randn(ATOMS, 32), dim=1))
+    alive = Dictionary.load(study.local(key))
+    dataclasses.replace(alive, firing=torch.zeros(ATOMS)).save(study.local(key))
+    leaf = dataclasses.replace(make_leaves(study)[0], dictionary=key)
+    with pytest.raises(GeometryError, match="dead"):
+        measure_group(Group(study, KEY, (leaf,), ("measures/dead.json",), CFG))

@@ -1,0 +1,230 @@
+"""Every station on a tiny model, by the commands a user types: as a submitted job and alone, interrupted, again, and with more asked for."""
+
+import hashlib
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from deltasae_ray.shards import ShardSet, open_shards
+from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.storage import Storage
+from deltasae_ray.study.main import main
+from tests.study.submitted import REPOSITORY, ray_head, submit
+from tests.study.words import words
+
+pytestmark = pytest.mark.slow
+MEASURED = ("behaviour", "measures", "audit")
+COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
+
+
+PLANTED = {
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTED000000002", "AWS_SECRET_ACCESS_KEY": "plantedSecretOfAws0002", "AWS_SESSION_TOKEN": "plantedSessionOfAws0002",
+    "HF_TOKEN": "hf_plantedTokenOfTheHub0002", "WANDB_API_KEY": "plantedkeyofwandb0002",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, str]]:
+    """Its environment, and that of every driver in this file, holds secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PLANTED.items():
+            patch.setenv(name, value)
+        with ray_head() as env:
+            yield env
+
+
+@pytest.fixture(scope="module")
+def study(head: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Submitted to a cluster: its root, and what was printed."""
+    root = tmp_path_factory.mktemp("study")
+    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, root))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return root, done.stdout
+
+
+def test_the_sweep_prints_plan_table_and_where_the_report_is(study: tuple[Path, str]) -> None:
+    root, printed = study
+    for said in ("Plan", "tokens", "shards on disk", "planned", "actual", str(root / "report.html")):
+        assert said in printed
+
+
+def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -> None:
+    root, _ = study
+    rows = json.loads((root / "divergence.json").read_text())
+    assert {row["layer"] for row in rows} == {1, 2} and set(rows[0]) >= COLUMNS
+    assert all(row["reason"] for row in rows if row["value"] is None)
+    numbers = [row[c] for row in rows for c in ("value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa") if row[c] is not None]
+    assert numbers and all(math.isfinite(n) for n in numbers)
+    assert pq.read_table(root / "divergence.parquet").num_rows == len(rows)
+    page = (root / "report.html").read_text()
+    assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
+    assert list(root.glob("dictionaries/*/cfg.json"))
+    assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
+
+
+def test_no_secret_of_the_environment_is_in_the_root_in_print_or_in_rays_logs(study: tuple[Path, str], head: dict[str, str]) -> None:
+    root, printed = study
+    folders = (root, Path(head["RAY_TMPDIR"]))
+    held = [p for folder in folders for p in folder.rglob("*") if p.is_file() and any(s.encode() in p.read_bytes() for s in PLANTED.values())]
+    assert held == [] and not any(s in printed for s in PLANTED.values())
+    assert list(folders[1].rglob("runtime_env_agent.log")), "Ray logs the environments that it makes"
+
+
+def test_shards_open_from_the_root(study: tuple[Path, str]) -> None:
+    shards = open_shards(str(study[0]))
+    assert "r2" in shards.adapters and shards.read(1, "r2", split="eval").shape[1] == 32
+
+
+def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{study[0] / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    leaves = [r for r in runs if r.data.tags.get("level") == "leaf"]
+    assert {r.data.params["layer"] for r in leaves} == {"1", "2"}
+    assert all({"adapter", "rank", "layer", "d_sae", "k", "architecture", "seed", "reference"} <= set(r.data.params) for r in leaves)
+    assert all("fvu" in r.data.metrics for r in leaves)
+    assert any(name.endswith(".null") for name in leaves[0].data.metrics)
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert {r.data.tags["level"] for r in runs} == {"sweep", "trial", "leaf"}
+
+
+def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_study(
+    study: tuple[Path, str], tiny_model: Path, tmp_path: Path
+) -> None:
+    """On a Ray of its own each time. The adapter is there: tests/adapt interrupts its training."""
+    command = words(tiny_model, tmp_path)
+    shutil.copytree(study[0] / "adapters", tmp_path / "adapters")
+    first = start(command, tmp_path / "first.log")
+    until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    shards = {p: p.stat().st_mtime_ns for p in harvested_files(tmp_path)}
+    assert 0 < len(shards) < len(harvested_files(study[0])), "the kill fell outside the harvest"
+
+    second = start(command, tmp_path / "second.log")
+    until(lambda: any(tmp_path.glob("ray/tune-*/trial-*")), second)
+    counted = {p: p.stat().st_mtime_ns for p in tmp_path.glob("dictionaries/*/manifest.json")}
+    second.send_signal(signal.SIGINT)
+    assert second.wait(300) == 130, (tmp_path / "second.log").read_text()[-3000:]
+    assert "the same command continues" in (tmp_path / "second.log").read_text()
+    assert counted, "the controls are fitted before the trials"
+
+    # What is measured of dictionaries of the same bytes is found by their content: that is made once.
+    for folder in MEASURED:
+        shutil.copytree(study[0] / folder, tmp_path / folder)
+    assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
+    for folder in MEASURED:
+        assert {p.name for p in (tmp_path / folder).rglob("*")} == {p.name for p in (study[0] / folder).rglob("*")}
+    assert (tmp_path / "divergence.json").read_bytes() == (study[0] / "divergence.json").read_bytes()
+    calm, broken = (hashes(root) for root in (study[0], tmp_path))
+    assert len(broken) > 20 and broken.items() <= calm.items()
+    assert {p: p.stat().st_mtime_ns for p in shards} == shards, "a unit that counted was harvested again"
+    assert {p: p.stat().st_mtime_ns for p in counted} == counted, "a dictionary that counted was fitted again"
+    columns = harvested(tmp_path)
+    assert len(columns) == len(set(columns)) and set(columns) == set(harvested(study[0])), "each unit once"
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run in the background."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+
+def until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 600
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """Path below the root → sha256, of every shard and every dictionary's weights."""
+    files = [*root.rglob("harvest/**/*.parquet"), *root.glob("dictionaries/*/sae_weights.safetensors")]
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def made(root: Path) -> list[Path]:
+    """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's copies of them."""
+    tables = ("divergence.parquet", "audit.parquet")
+    return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name not in tables]
+
+
+def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
+    head: dict[str, str], study: tuple[Path, str], tiny_model: Path
+) -> None:
+    written = {p: p.stat().st_mtime_ns for p in made(study[0])}
+    command = shlex.join(["python", "jobs/fit.py", *words(tiny_model, study[0])])
+    done = submit(head, "--working-dir", ".", "--", "bash", "-c", f"echo travelled: $(ls -A) && {command}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    travelled = next(line for line in done.stdout.splitlines() if line.startswith("travelled: ")).split()
+    assert "jobs" in travelled and not {"runs", ".venv", ".git"} & set(travelled)
+    assert "actual" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
+
+
+def test_a_relative_root_under_a_job_is_a_clear_error(head: dict[str, str], tiny_model: Path) -> None:
+    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, "runs/lost"))
+    assert done.returncode == 1
+    assert "storage.root='runs/lost' is relative" in done.stdout + done.stderr
+    assert not (REPOSITORY / "runs" / "lost").exists()
+
+
+def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
+    study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    root, _ = study
+    before = {p: p.stat().st_mtime_ns for p in made(root)}
+    page = (root / "report.html").stat().st_mtime_ns
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the driver reads activations")  # tasks run in other processes, which read as they did
+
+    monkeypatch.setattr(ShardSet, "read", refuse)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root)])
+    main("sweep", None)
+    assert {p: p.stat().st_mtime_ns for p in made(root)} == before
+    assert (root / "report.html").stat().st_mtime_ns > page
+
+
+@pytest.mark.prove  # stages alone: tests/harvest/test_stages.py, tests/fit/test_run.py, tests/adapt/test_run.py
+def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
+    study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    root, _ = study
+    before, columns = {p: p.stat().st_mtime_ns for p in made(root)}, harvested(root)
+    monkeypatch.setattr(sys, "argv", ["fit.py", *words(tiny_model, root, "adapt.ranks=[2,4]", "layers=[1,2,3]", "fit.d_sae=[48,64]")])
+    main("fit", None)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    grown = harvested(root)
+    assert len(grown) == len(set(grown)), "a column was harvested twice"
+    # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
+    assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
+    # of each source at two layers in one size, and two of the base; then r4 too, at three layers in two sizes
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 1 + 2)
+
+
+def harvested_files(root: Path) -> list[Path]:
+    """The shards that count."""
+    (key,) = (p.parent.relative_to(root) for p in root.glob("harvest/*/harvest.json"))
+    return [root / key / row.file for row in Manifest.load(Storage(str(root)), str(key)).rows]
+
+
+def harvested(root: Path) -> list[tuple[str, str, str]]:
+    """(unit, source, hookpoint) of every column that counts."""
+    rows = Manifest.load(Storage(str(root)), json.loads((root / "study.json").read_text())["harvest"]).rows
+    return [(row.unit, row.source, hookpoint) for row in rows for hookpoint in row.hookpoints]
