@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config, read_config, read_tensors, weights_bytes
 from deltasae_ray.models.adapters import AdapterRef, fetch
+from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.capture import Residuals, check_sites, deltas, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks

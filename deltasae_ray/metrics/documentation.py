@@ -8,7 +8,7 @@ from deltasae_ray.metrics.catalogue import SECTIONS, VARIANTS, VARIED, Metric
 
 _HEAD = """# Metrics
 
-Written by `make docs` from `deltasae_ray/divergence/catalogue/`; a test holds the two together. Every figure of a study is one of these,
+Written by `make docs` from `deltasae_ray/metrics/catalogue/`; a test holds the two together. Every figure of a study is one of these,
 in `divergence.parquet`, in MLflow and on the report's page, as `{value, null, ceiling, ci, p, kappa, n, reason, kappa_ci}`.
 
 - **value** is never NaN: what has no meaning is undefined, and `reason` says why.

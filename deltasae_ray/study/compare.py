@@ -7,7 +7,7 @@ from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, au
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import base_loss, behaviours, losses
-from deltasae_ray.analyses.divergence.run import diverge_points, run_tasks
+from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
 from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
@@ -23,6 +23,7 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing, VerdictLines
 from deltasae_ray.report.page import write_report
+from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
 from deltasae_ray.study.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.study.inputs import Study
@@ -46,8 +47,7 @@ class Findings:
 
 def behaviour_of(study: Study, made: Made) -> list[dict]:
     """The behaviour gate: what every adapter does to the predictions on evaluation documents, as `document_losses` tells it."""
-    cfg = study.cfg
-    return losses(study.storage, cfg.model, study.model.digest, study.corpus, _trained(made), cfg.gangs)
+    return losses(study.context, _trained(made))
 
 
 def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
@@ -63,9 +63,8 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     specs = [_spec(made, f, refs[t.adapter], held_against(study, made, f.point)) for t, fitted in made.grid.items() for f in fitted]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
     if "loss_recovered" in cfg.diverge.chosen:
-        key = made.harvest.key
-        rows += tuple(recovered_rows(study.storage, key, specs, cfg.diverge, cfg.model, study.corpus, adapters, cfg.gangs))
-    audit = audit_study(study, made.harvest.key, specs, adapters)
+        rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
+    audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
     name = reference_name(study, made)
     changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}

@@ -21,6 +21,7 @@ from deltasae_ray.models.hub import HubName
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.runtime.config import check_sharding
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
@@ -55,6 +56,11 @@ class Study:
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(h.layer for h in self.hookpoints)
+
+    @property
+    def context(self) -> StageContext:
+        """What its stages share that run the model over text."""
+        return StageContext(self.storage, self.cfg.model, self.model.digest, self.corpus, self.cfg.gangs)
 
 
 def open_study(cfg: StudyConfig, storage: Storage) -> Study:

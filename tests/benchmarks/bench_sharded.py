@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.storage import Storage

@@ -12,9 +12,9 @@ import torch
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.prepare import PrepareFactory, sample
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.capture import unit_ids
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.local import reading_coordinates

@@ -2,50 +2,31 @@
 
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.analyses.behaviour.run import gate_units
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.leaf_spec import LeafSpec
-from deltasae_ray.analyses.loss_recovered.figures import recovered
-from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, RecoveryFactory, judged, recovered_rows
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
-from deltasae_ray.harvest.run import harvest_key
-from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
-from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.metrics.catalogue import METRICS, PATCHED
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.geometry.isotropic import isotropic_max_cosine
 from deltasae_ray.metrics.geometry.matching import best_cosines, max_cosine
 from deltasae_ray.metrics.geometry.matching_figures import mean_match
 from deltasae_ray.metrics.inputs import LayerInputs, Settings, living_rows
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.models.adapters import AdapterRef, import_adapter
+from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import empty_model
-from deltasae_ray.models.source import resolve_model
-from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.sae.dictionary import Dictionary
-from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.sae.recipe import Recipe, measure, start_rows
 from deltasae_ray.sae.trainer import Trainer
-from deltasae_ray.shards.opening import open_harvest
-from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
-from deltasae_ray.storage import Storage
 from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_dictionaries, control_points
 from deltasae_ray.study.grid import REFERENCE_SEED, trials
 from deltasae_ray.study.state import Made
-from tests.harvest.study import corpus, run_units_here
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
 ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.0, kind="random"))
@@ -155,54 +136,3 @@ def _fitted(p: FitPoint) -> FittedDictionary:
 
 def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
     assert points("seeds", seeds=2) == points()
-
-
-def test_only_the_largest_dictionaries_of_the_first_seed_are_judged() -> None:
-    leaves = [LeafSpec("r2", 2, 0, 1, d, 4, "topk", seed, f"{d}-{seed}", "ref") for d in (32, 64) for seed in (0, 1)]
-    left = LeafSpec("r4", 4, 0, 1, 32, 4, "topk", 0, "r4's 64 failed", "ref")
-    assert [leaf.dictionary for leaf in judged([*leaves, left])] == ["64-0", "r4's 64 failed"]
-
-
-@pytest.fixture(scope="module")
-def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> RecoveryFactory:
-    """Shards of one adapter at two layers, written by a rank's worker, and dictionaries fitted on them."""
-    storage, cfg, texts = Storage(str(tmp_path_factory.mktemp("study"))), ModelConfig(base=str(tiny_model)), corpus(tiny_model)
-    ref = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
-    key, hookpoints = harvest_key(texts, resolve_model(cfg)), (Hookpoint(1), Hookpoint(2))
-    write_harvest(storage, key, {"d_model": 32})
-    write_units(storage, key, map(Unit.of, texts.units))
-    for source in (Source(BASE, "base", BASE), Source("r4", "adapter", ref.digest, rank=4)):
-        write_source(storage, key, source)
-    worker = HarvestFactory(HarvestPlan(storage, key, cfg, (ref,), hookpoints))(RankContext(0, 1, "cpu"))
-    for unit in texts.units:
-        worker(unit, {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}, keep=True)
-    shards, leaves = open_harvest(storage, key), []
-    for layer in (1, 2):
-        for name in ("r4", BASE):
-            rows = shards.read(layer, name, split="fit")[shards.tokens("fit").position > 0]
-            fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(storage.local(f"dictionaries/{name}-{layer}"))
-        leaves.append(LeafSpec("r4", 4, 0, layer, 48, 4, "topk", 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
-    return RecoveryFactory(storage, key, cfg, (ref,), tuple(leaves), DivergeConfig(k=4))
-
-
-def test_a_ranks_worker_gives_rows_of_every_document_and_leaf(job: RecoveryFactory, tiny_model: Path) -> None:
-    worker, rows = job(RankContext(0, 1, "cpu")), []
-    for unit in gate_units(corpus(tiny_model), DOCUMENTS):
-        rows += worker(unit, None, keep=True)
-    for leaf in job.leaves:
-        mine = [r for r in rows if r["patch"] == str(leaf)]
-        found = recovered(mine, bootstrap=100, seed=0)
-        assert len(mine) == len({r["doc_id"] for r in mine}) > 3
-        assert set(found) == {m for m in METRICS if m.startswith(PATCHED)}
-
-
-def test_rows_reach_the_table_and_are_measured_once(job: RecoveryFactory, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def rows() -> list:
-        return recovered_rows(job.storage, job.harvest_key, job.leaves, job.cfg, job.model, corpus(tiny_model), job.adapters, GangConfig())
-
-    monkeypatch.setattr("deltasae_ray.analyses.loss_recovered.run.run_units", run_units_here)
-    first = rows()
-    assert {(r.layer, r.metric) for r in first} == {(layer, m) for layer in (1, 2) for m in METRICS if m.startswith(PATCHED)}
-    assert all(r.value is not None or r.reason for r in first)
-    monkeypatch.setattr("deltasae_ray.analyses.loss_recovered.run.run_units", lambda *_: pytest.fail("measured again"))
-    assert rows() == first

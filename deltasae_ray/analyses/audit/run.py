@@ -8,13 +8,14 @@ from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow
 from deltasae_ray.analyses.audit.task import FIRST, FIRST_POSITIONS, MEAN, Audited, AuditSpec, audit_leaves, shown_latents
 from deltasae_ray.analyses.causal.figures import ABLATED, ADDED
 from deltasae_ray.analyses.causal.run import TRIED, causal_effects
+from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.lens.run import Reading, lenses
 from deltasae_ray.analyses.loss_recovered.run import judged
 from deltasae_ray.analyses.table import DivergenceRow, corrected
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.study.inputs import Study
+from deltasae_ray.runtime.context import StageContext
 
 TokensToText = Callable[[list[int]], str]
 UNASKED = undefined("not asked for (controls=causal)")
@@ -38,15 +39,14 @@ class Found:
         return corrected(rows)
 
 
-def audit_study(study: Study, harvest_key: str, leaves: Sequence[LeafSpec], adapters: Sequence[AdapterRef]) -> Found:
+def audit_study(
+    context: StageContext, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
+) -> Found:
     """Audits what has not been audited yet."""
-    cfg, storage, digest = study.cfg, study.storage, study.model.digest
     specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
-    audits = audit_leaves(storage, harvest_key, specs, cfg.diverge)
-    read = lenses(storage, audits, cfg.model, digest, cfg.diverge.seed)
-    effects = None
-    if "causal" in cfg.diverge.chosen:
-        effects = causal_effects(storage, audits, cfg.diverge, cfg.model, digest, study.corpus, adapters, cfg.gangs)
+    audits = audit_leaves(context.storage, harvest_key, specs, cfg)
+    read = lenses(context, audits, cfg.seed)
+    effects = causal_effects(context, audits, cfg, adapters) if "causal" in cfg.chosen else None
     return Found(audits, read, effects)
 
 

@@ -12,7 +12,6 @@ import torch
 
 from deltasae_ray.analyses.audit.figures import Audit, AuditedLatent, AuditInputs, audit
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.run import run_tasks
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
 from deltasae_ray.corpus.documents import DOMAIN
@@ -20,6 +19,7 @@ from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
 from deltasae_ray.models.capture import BASE
+from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage

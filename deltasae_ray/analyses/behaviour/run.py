@@ -2,67 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
-from torch import nn
-from tqdm import tqdm
 
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.documents import DOMAIN
-from deltasae_ray.harvest.worker import load_with_adapters
 from deltasae_ray.metrics.ratios import Ratio
 from deltasae_ray.metrics.statistics import bootstrap_counts
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.behaviour import document_losses
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of
-from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
-from deltasae_ray.storage import Storage, digest
+from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
+from deltasae_ray.storage import digest
 
 DOCUMENTS = 32
 """Of each text, just enough for an interval: whole forward passes and the head over a large vocabulary cost."""
 POSITIONS = 32
 """Scored positions per document, evenly spaced."""
-
-
-def whole_model(
-    storage: Storage, cfg: ModelConfig, model_digest: str | None, adapters: Sequence[AdapterRef], context: RankContext
-) -> nn.Module:
-    """A rank's model for what is asked of predictions: every block, the language-model head, and the adapters.
-
-    Raises:
-        ModelError: this node has another model than the driver, whose digest was given.
-    """
-    return load_with_adapters(storage, cfg, tuple(adapters), context.device, deepest=None, digest=model_digest, root=base_of)
-
-
-@dataclass(frozen=True)
-class GateFactory:
-    """Makes the worker that scores documents; needs every block and the language-model head."""
-
-    storage: Storage
-    model: ModelConfig
-    model_digest: str
-    adapters: tuple[AdapterRef, ...]
-
-    def __call__(self, context: RankContext) -> "GateWorker":
-        return GateWorker(self, context)
-
-
-class GateWorker:
-    """Callable of (unit, todo) → rows of document_losses."""
-
-    def __init__(self, job: GateFactory, context: RankContext) -> None:
-        self._names = [a.name for a in job.adapters]
-        self._model = whole_model(job.storage, job.model, job.model_digest, job.adapters, context)
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
-        return document_losses(self._model, unit, self._names, positions=POSITIONS)
 
 
 def gate_units(corpus: Corpus, documents: int = DOCUMENTS) -> list[TokenBatch]:
@@ -92,28 +50,28 @@ def _rows(unit: TokenBatch, rows: np.ndarray) -> TokenBatch:
     )
 
 
-def losses(
-    storage: Storage, model: ModelConfig, model_digest: str, corpus: Corpus, adapters: Sequence[AdapterRef], gangs: GangConfig
-) -> list[dict]:
+@dataclass(frozen=True)
+class _Scored:
+    """Makes the passes that score documents under every adapter."""
+
+    adapters: tuple[str, ...]
+
+    def __call__(self) -> Passes:
+        return partial(document_losses, adapters=list(self.adapters), positions=POSITIONS)
+
+
+def losses(context: StageContext, adapters: Sequence[AdapterRef]) -> list[dict]:
     """Rows of `document_losses` for every adapter, measured once per (model, adapter, documents)."""
-    units = gate_units(corpus)
-    names = [u.name for u in units]
-    keys = {a.name: f"behaviour/{digest([model_digest, a.digest, names, POSITIONS])}.json" for a in adapters}
-    todo = tuple(a for a in adapters if not storage.exists(keys[a.name]))
-    if todo:
-        rows: list[dict] = []
-        with tqdm(total=len(units), unit="unit", desc="behaviour") as bar:
-            for _, found in run_units([(u, None) for u in units], GateFactory(storage, model, model_digest, todo), gangs):
-                rows += found
-                bar.update()
-        for ref in todo:
-            mine = sorted((r for r in rows if r["adapter"] == ref.name), key=lambda r: r["doc_id"])
-            storage.write_json(keys[ref.name], {"rows": mine})
-    found = []
-    for ref in adapters:
-        # the name is the study's; the file is of the content
-        found += [{**row, "adapter": ref.name} for row in storage.read_json(keys[ref.name])["rows"]]
-    return found
+    units = gate_units(context.corpus)
+    refs, names = {a.name: a for a in adapters}, [u.name for u in units]
+    keys = {name: f"behaviour/{digest([context.model_digest, a.digest, names, POSITIONS])}.json" for name, a in refs.items()}
+
+    def make(missing: list[str]) -> dict[str, dict]:
+        rows = run_passes(context, [refs[name] for name in missing], units, _Scored(tuple(missing)), "behaviour")
+        return {name: {"rows": sorted((r for r in rows if r["adapter"] == name), key=lambda r: r["doc_id"])} for name in missing}
+
+    # the name is the study's; the file is of the content
+    return [{**row, "adapter": name} for name, stored in remembered(context.storage, keys, make).items() for row in stored["rows"]]
 
 
 def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int) -> list[Behaviour]:

@@ -3,30 +3,24 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from deltasae_ray.analyses.audit.task import MEAN, Audited
-from deltasae_ray.analyses.behaviour.run import gate_units, whole_model
+from deltasae_ray.analyses.behaviour.run import gate_units
 from deltasae_ray.analyses.causal.figures import causal
 from deltasae_ray.analyses.causal.model import Probe, document_effects
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary
-from deltasae_ray.batches import TokenBatch
-from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
+from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
 from deltasae_ray.storage import Storage, digest
 
 DOCUMENTS = 32
@@ -42,28 +36,15 @@ VARIANTS = 1 + (1 + TRIED) * (1 + DRAWS)
 
 
 @dataclass(frozen=True)
-class CausalFactory:
-    """Makes the worker of a rank; travels to every node."""
+class _Probed:
+    """Makes the passes that take directions out and put them in; travels to every node."""
 
     storage: Storage
-    model: ModelConfig
-    model_digest: str
-    adapters: tuple[AdapterRef, ...]
     audits: tuple[tuple[LeafSpec, Audited], ...]
 
-    def __call__(self, context: RankContext) -> "CausalWorker":
-        return CausalWorker(self, context)
-
-
-class CausalWorker:
-    """Callable of (unit, todo) → rows of document_effects."""
-
-    def __init__(self, job: CausalFactory, context: RankContext) -> None:
-        self._model = whole_model(job.storage, job.model, job.model_digest, job.adapters, context)
-        self._probes = [probe_of(job.storage, leaf, found) for leaf, found in job.audits]
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
-        return document_effects(self._model, unit, self._probes, POSITIONS)
+    def __call__(self) -> Passes:
+        probes = [probe_of(self.storage, leaf, found) for leaf, found in self.audits]
+        return partial(document_effects, probes=probes, positions=POSITIONS)
 
 
 def tried(found: Audited) -> list[str]:
@@ -90,31 +71,20 @@ def probe_of(storage: Storage, leaf: LeafSpec, found: Audited) -> Probe:
 
 
 def causal_effects(
-    storage: Storage,
-    audits: Mapping[LeafSpec, Audited],
-    cfg: DivergeConfig,
-    model: ModelConfig,
-    model_digest: str,
-    corpus: Corpus,
-    adapters: Sequence[AdapterRef],
-    gangs: GangConfig,
+    context: StageContext, audits: Mapping[LeafSpec, Audited], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
 ) -> dict[LeafSpec, dict[str, dict[str, Measure]]]:
     """Leaf → direction → side → nats per token by which the models come nearer; measured once per (audit, documents)."""
-    units = [u for u in gate_units(corpus, DOCUMENTS) if u.corpus == DOMAIN]
+    units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
     of = digest([[u.name for u in units], POSITIONS, TRIED, DRAWS])
     keys = {leaf: f"{found.key}/causal-{of}.json" for leaf, found in audits.items() if found.directions}
-    if todo := [leaf for leaf, key in keys.items() if not storage.exists(key)]:
-        needed = tuple(a for a in adapters if a.name in {leaf.adapter for leaf in todo})
-        factory = CausalFactory(storage, model, model_digest, needed, tuple((leaf, audits[leaf]) for leaf in todo))
-        found: list[dict] = []
-        with tqdm(total=len(units), unit="unit", desc="causal effects") as bar:
-            for _, rows in run_units([(u, None) for u in units], factory, gangs):
-                found += rows
-                bar.update()
-        for leaf in todo:
-            mine = sorted((r for r in found if r["probe"] == str(leaf)), key=lambda r: r["doc_id"])
-            storage.write_json(keys[leaf], {"rows": mine})
+
+    def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
+        needed = [a for a in adapters if a.name in {leaf.adapter for leaf in missing}]
+        probed = _Probed(context.storage, tuple((leaf, audits[leaf]) for leaf in missing))
+        rows = run_passes(context, needed, units, probed, "causal effects")
+        return {leaf: {"rows": sorted((r for r in rows if r["probe"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
+
     return {
-        leaf: causal(storage.read_json(key)["rows"], tried(audits[leaf]), DRAWS, bootstrap=cfg.bootstrap, seed=cfg.seed)
-        for leaf, key in keys.items()
+        leaf: causal(stored["rows"], tried(audits[leaf]), DRAWS, bootstrap=cfg.bootstrap, seed=cfg.seed)
+        for leaf, stored in remembered(context.storage, keys, make).items()
     }

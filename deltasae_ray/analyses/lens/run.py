@@ -7,14 +7,15 @@ import numpy as np
 import torch
 
 from deltasae_ray.analyses.audit.task import Audited
-from deltasae_ray.analyses.divergence.run import run_tasks
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.lens.model import logit_lens
-from deltasae_ray.harvest.worker import model_meant
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.statistics import permutation_p
+from deltasae_ray.models.attached import model_meant
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import ends_bytes, load_ends
+from deltasae_ray.runtime.context import StageContext, remembered
+from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.storage import Storage
 
 TOKENS = 10
@@ -49,18 +50,19 @@ def read_directions(task: LensTask) -> list[list[dict]]:
     return [[asdict(lens) for lens in logit_lens(model, directions, TOKENS)] for directions in rows]
 
 
-def lenses(
-    storage: Storage, audits: Mapping[LeafSpec, Audited], model: ModelConfig, model_digest: str, seed: int
-) -> dict[LeafSpec, dict[str, Reading]]:
+def lenses(context: StageContext, audits: Mapping[LeafSpec, Audited], seed: int) -> dict[LeafSpec, dict[str, Reading]]:
     """Leaf → direction → what it says; read once per audit, whose key holds the model's, by one Ray task for all that have none yet."""
+    model, digest = context.model, context.model_digest
     keys = {leaf: f"{found.key}/lens.json" for leaf, found in audits.items() if found.directions}
-    if todo := [leaf for leaf, key in keys.items() if not storage.exists(key)]:
-        memory = ends_bytes(model_meant(model, model_digest).folder, trust_remote_code=model.trust_remote_code)
-        task = LensTask(storage, model, model_digest, tuple(audits[leaf] for leaf in todo))
+
+    def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
+        memory = ends_bytes(model_meant(model, digest).folder, trust_remote_code=model.trust_remote_code)
+        task = LensTask(context.storage, model, digest, tuple(audits[leaf] for leaf in missing))
         (read,) = run_tasks([(read_directions, task)], 1.0, bar="lens", memory=memory)
-        for leaf, found in zip(todo, read, strict=True):
-            storage.write_json(keys[leaf], {"lenses": found})
-    return {leaf: _readings(audits[leaf].directions, storage.read_json(key)["lenses"], seed) for leaf, key in keys.items()}
+        return {leaf: {"lenses": found} for leaf, found in zip(missing, read, strict=True)}
+
+    stored = remembered(context.storage, keys, make)
+    return {leaf: _readings(audits[leaf].directions, found["lenses"], seed) for leaf, found in stored.items()}
 
 
 def _readings(names: tuple[str, ...], found: list[dict], seed: int) -> dict[str, Reading]:

@@ -3,13 +3,12 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from deltasae_ray.analyses.behaviour.run import gate_units, whole_model
+from deltasae_ray.analyses.behaviour.run import gate_units
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary
@@ -17,18 +16,13 @@ from deltasae_ray.analyses.loss_recovered.figures import FIGURES, NULL_DRAWS, re
 from deltasae_ray.analyses.loss_recovered.model import Patched, document_recovery
 from deltasae_ray.analyses.loss_recovered.stand_ins import TrainingRows, stand_ins
 from deltasae_ray.analyses.table import DivergenceRow, corrected
-from deltasae_ray.batches import TokenBatch
-from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
+from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -43,33 +37,20 @@ SAMPLE = 1024
 
 
 @dataclass(frozen=True)
-class RecoveryFactory:
-    """Makes the worker of a rank; travels to every node."""
+class Recovery:
+    """Makes the passes that patch estimates of deltas into the base model; travels to every node."""
 
     storage: Storage
     harvest_key: str
-    model: ModelConfig
-    adapters: tuple[AdapterRef, ...]
     leaves: tuple[LeafSpec, ...]
-    cfg: DivergeConfig
+    seed: int
 
-    def __call__(self, context: RankContext) -> "RecoveryWorker":
-        return RecoveryWorker(self, context)
-
-
-class RecoveryWorker:
-    """Callable of (unit, todo) → rows of document_recovery. Holds the whole model, the dictionaries, and the null's atoms."""
-
-    def __init__(self, job: RecoveryFactory, context: RankContext) -> None:
-        of = open_harvest(job.storage, job.harvest_key).spec.get("model_digest")
-        self._model = whole_model(job.storage, job.model, of, job.adapters, context)
-        self._patches = [_patched(job, leaf) for leaf in job.leaves]
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
-        return document_recovery(self._model, unit, self._patches, POSITIONS)
+    def __call__(self) -> Passes:
+        patches = [_patched(self, leaf) for leaf in self.leaves]
+        return partial(document_recovery, patches=patches, positions=POSITIONS)
 
 
-def _patched(job: RecoveryFactory, leaf: LeafSpec) -> Patched:
+def _patched(job: Recovery, leaf: LeafSpec) -> Patched:
     shards = open_harvest(job.storage, job.harvest_key)
     keep = shards.tokens("fit").position > 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,7 +58,7 @@ def _patched(job: RecoveryFactory, leaf: LeafSpec) -> Patched:
     deltas, base = (shards.read(leaf.layer, source, split="fit")[keep] for source in (leaf.adapter, BASE))
     reference, chosen = seen_alive(reference, lambda: base), spread(len(deltas), SAMPLE)
     training = TrainingRows(Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base)))
-    made = stand_ins(dictionary, reference, training, job.cfg.seed)
+    made = stand_ins(dictionary, reference, training, job.seed)
     return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), made)
 
 
@@ -89,34 +70,23 @@ def judged(leaves: Sequence[LeafSpec]) -> list[LeafSpec]:
 
 
 def recovered_rows(
-    storage: Storage,
-    harvest_key: str,
-    leaves: Sequence[LeafSpec],
-    cfg: DivergeConfig,
-    model: ModelConfig,
-    corpus: Corpus,
-    adapters: Sequence[AdapterRef],
-    gangs: GangConfig,
+    context: StageContext, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
 ) -> list[DivergenceRow]:
     """Loss recovered of every judged leaf, measured once per (harvest, adapter, dictionaries, documents)."""
-    units = [u for u in gate_units(corpus, DOCUMENTS) if u.corpus == DOMAIN]
-    leaves = judged(leaves)
-    refs = {a.name: a for a in adapters}
-    keys = {leaf: _key(storage, harvest_key, leaf, cfg, refs[leaf.adapter].digest, [u.name for u in units]) for leaf in leaves}
-    if todo := tuple(leaf for leaf, key in keys.items() if not storage.exists(key)):
-        needed = tuple(refs[name] for name in dict.fromkeys(leaf.adapter for leaf in todo))
-        factory = RecoveryFactory(storage, harvest_key, model, needed, todo, cfg)
-        found: list[dict] = []
-        with tqdm(total=len(units), unit="unit", desc="loss recovered") as bar:
-            for _, rows in run_units([(u, None) for u in units], factory, gangs):
-                found += rows
-                bar.update()
-        for leaf in todo:
-            mine = sorted((r for r in found if r["patch"] == str(leaf)), key=lambda r: r["doc_id"])
-            storage.write_json(keys[leaf], {"rows": mine})
+    storage = context.storage
+    units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
+    refs, names = {a.name: a for a in adapters}, [u.name for u in units]
+    keys = {leaf: _key(storage, harvest_key, leaf, cfg, refs[leaf.adapter].digest, names) for leaf in judged(leaves)}
+
+    def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
+        needed = [refs[name] for name in dict.fromkeys(leaf.adapter for leaf in missing)]
+        recovery = Recovery(storage, harvest_key, tuple(missing), cfg.seed)
+        rows = run_passes(context, needed, units, recovery, "loss recovered")
+        return {leaf: {"rows": sorted((r for r in rows if r["patch"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
+
     table = []
-    for leaf, key in keys.items():
-        measures = recovered(storage.read_json(key)["rows"], bootstrap=cfg.bootstrap, seed=cfg.seed)
+    for leaf, stored in remembered(storage, keys, make).items():
+        measures = recovered(stored["rows"], bootstrap=cfg.bootstrap, seed=cfg.seed)
         table += [DivergenceRow.of(leaf, name, m) for name, m in measures.items()]
     return corrected(table)
 

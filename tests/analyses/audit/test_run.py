@@ -1,8 +1,7 @@
 """The audit from shards to rows: tasks, lens and causal effects of a real tiny adapter, found again, and nothing undefined without a reason."""
 
 import json
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,33 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deltasae_ray.analyses.audit.run import audit_groups, audit_study, leading
+from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, leading
 from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow, write_audit
 from deltasae_ray.analyses.audit.task import FIRST, MEAN, AuditSpec, audit_leaves
 from deltasae_ray.analyses.causal.run import DRAWS, TRIED, VARIANTS
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
-from deltasae_ray.analyses.loss_recovered.run import RecoveryFactory
-from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.models.source import resolve_model
-from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import causal_passes
-from tests.harvest.study import corpus, run_units_here
-from tests.study.test_controls import job  # noqa: F401 - a fixture
-
-
-@dataclass(frozen=True)
-class Small:
-    """What of a study the audit reads."""
-
-    cfg: StudyConfig
-    storage: Any
-    model: Any
-    corpus: Any
+from tests.analyses.job import Job, job  # noqa: F401 - a fixture
+from tests.harvest.study import run_units_here
 
 
 def here(work: list, *_: Any, **__: Any) -> list:
@@ -46,17 +31,16 @@ def here(work: list, *_: Any, **__: Any) -> list:
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("diverge.audit", "sweep.lens"):
-        monkeypatch.setattr(f"deltasae_ray.{module}.run_tasks", here)
-    monkeypatch.setattr("deltasae_ray.analyses.causal.run.run_units", run_units_here)
+    for module in ("audit.task", "lens.run"):
+        monkeypatch.setattr(f"deltasae_ray.analyses.{module}.run_tasks", here)
+    monkeypatch.setattr("deltasae_ray.runtime.context.run_units", run_units_here)
 
 
-def study_of(job: RecoveryFactory, tiny_model: Path, *controls: str) -> Small:  # noqa: F811
-    cfg = StudyConfig(model=job.model, diverge=replace(job.cfg, controls=controls), fit=FitConfig(d_sae=(48,)), gangs=GangConfig())  # type: ignore[arg-type]
-    return Small(cfg, job.storage, resolve_model(job.model), corpus(tiny_model))
+def audited(job: Job, *controls: str) -> Found:  # noqa: F811
+    return audit_study(job.context, job.harvest_key, leaves_of(job), replace(job.cfg, controls=controls), job.adapters)  # type: ignore[arg-type]
 
 
-def leaves_of(job: RecoveryFactory) -> list[LeafSpec]:  # noqa: F811
+def leaves_of(job: Job) -> list[LeafSpec]:  # noqa: F811
     """With a second seed of the dictionary at layer 1, as a control leaves it."""
     shards = open_harvest(job.storage, job.harvest_key)
     rows = shards.read(1, "r4", split="fit")[shards.tokens("fit").position > 0]
@@ -65,8 +49,8 @@ def leaves_of(job: RecoveryFactory) -> list[LeafSpec]:  # noqa: F811
 
 
 @pytest.fixture
-def groups(job: RecoveryFactory, tiny_model: Path) -> list[AuditGroup]:  # noqa: F811
-    found = audit_study(study_of(job, tiny_model, "causal"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+def groups(job: Job) -> list[AuditGroup]:  # noqa: F811
+    found = audited(job, "causal")
     assert {r.metric for r in found.rows} == {"latent_blind_energy", "latent_repeating_energy"}
     return audit_groups(found, lambda ids: f"<{ids[0]}>")
 
@@ -100,32 +84,30 @@ def test_one_seed_leaves_reproducibility_undefined_and_two_tell_it(groups: list[
 
 
 def test_a_second_run_finds_it_done_and_says_the_same(
-    job: RecoveryFactory, tiny_model: Path, groups: list[AuditGroup], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    job: Job, groups: list[AuditGroup], monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:
     monkeypatch.setattr("deltasae_ray.analyses.audit.task.audit_leaf", lambda _: pytest.fail("audited again"))
     monkeypatch.setattr("deltasae_ray.analyses.lens.run.run_tasks", lambda *_, **__: pytest.fail("read again"))
-    monkeypatch.setattr("deltasae_ray.analyses.causal.run.run_units", lambda *_: pytest.fail("run again"))
-    found = audit_study(study_of(job, tiny_model, "causal"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+    monkeypatch.setattr("deltasae_ray.runtime.context.run_units", lambda *_: pytest.fail("run again"))
+    found = audited(job, "causal")
     assert audit_groups(found, lambda ids: f"<{ids[0]}>") == groups
 
 
-def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: RecoveryFactory, tiny_model: Path, groups: list[AuditGroup]) -> None:  # noqa: F811
-    found = audit_study(study_of(job, tiny_model, "fast"), job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
+    found = audited(job, "fast")
     (first, _) = audit_groups(found, str)
     assert first.rows[0].ablated.value is None and "controls=causal" in first.rows[0].ablated.reason
     assert replace(first, rows=(), notes=()) == replace(groups[0], rows=(), notes=())
 
 
-def test_where_fewer_latents_are_shown_fewer_are_tried(job: RecoveryFactory, tiny_model: Path) -> None:  # noqa: F811
-    study = study_of(job, tiny_model, "causal")
-    study = replace(study, cfg=replace(study.cfg, diverge=replace(study.cfg.diverge, latents=1)))
-    found = audit_study(study, job.harvest_key, leaves_of(job), job.adapters)  # type: ignore[arg-type]
+def test_where_fewer_latents_are_shown_fewer_are_tried(job: Job) -> None:  # noqa: F811
+    found = audited(replace(job, cfg=replace(job.cfg, latents=1)), "causal")
     for g in audit_groups(found, str):
         tried = [r for r in g.rows if r.ablated.value is not None]
         assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {r.name for r in leading(g, 1).rows}
 
 
-def test_the_files_hold_every_row_and_no_nan(job: RecoveryFactory, groups: list[AuditGroup]) -> None:  # noqa: F811
+def test_the_files_hold_every_row_and_no_nan(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
     write_audit(job.storage, groups)
     records = json.loads(job.storage.read_bytes("audit.json"))
     table = pq.read_table(job.storage.local("audit.parquet"))
@@ -135,7 +117,7 @@ def test_the_files_hold_every_row_and_no_nan(job: RecoveryFactory, groups: list[
     assert records[0]["ablated_null"] is not None and records[0]["promoted"]
 
 
-def test_another_seed_or_reference_is_another_audit(job: RecoveryFactory) -> None:  # noqa: F811
+def test_another_seed_or_reference_is_another_audit(job: Job) -> None:  # noqa: F811
     leaf = leaves_of(job)[0]
     keys = {
         audit_leaves(job.storage, job.harvest_key, [AuditSpec.of(each, [each])], job.cfg)[each].key

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.run import diverge_points, measured, memory_asked, run_tasks, task_memory
+from deltasae_ray.analyses.divergence.run import diverge_points, measured, task_memory
 from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures, read_rows
 from deltasae_ray.analyses.leaf_spec import measures_key
 from deltasae_ray.analyses.table import corrected, leaf_figures, read_table, write_table
@@ -17,6 +17,7 @@ from deltasae_ray.analyses.verdict import verdict
 from deltasae_ray.errors import DictionaryError, GeometryError, ResourceError
 from deltasae_ray.metrics.absent_parts import UNKNOWN
 from deltasae_ray.metrics.catalogue import metric
+from deltasae_ray.runtime.tasks import memory_asked, run_tasks
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 from tests.analyses.made import ATOMS, KEY, LAYERS, atoms, make_leaves, make_study, save_dictionary
