@@ -61,7 +61,7 @@ def attached(model: Path, adapters: tuple[Path, Path], weights: Any = "fp32") ->
     return attach(load_model(model, weights=weights), {"r2": adapters[0], "r4": adapters[1]})
 
 
-@pytest.mark.parametrize(("architecture", "weights"), [("llama", "fp32"), ("gemma2", "bf16")])
+@pytest.mark.parametrize(("architecture", "weights"), [pytest.param("llama", "fp32", marks=pytest.mark.prove), ("gemma2", "bf16")])
 def test_every_pass_of_a_model_runs_under_fakes(architecture: str, weights: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", architecture)
     r2, r4 = (save_adapter(tmp_path / f"r{rank}", folder, architecture, rank=rank) for rank in (2, 4))
@@ -78,6 +78,10 @@ def test_every_pass_of_a_model_runs_under_fakes(architecture: str, weights: str,
         with in_fp64(model):
             wide = dict(deltas(model, ids, HOOKPOINTS, ["r2"]))["r2"]
     assert {x.device.type for x in found} == {DEVICE} and {x.dtype for x in wide.values()} == {torch.float64}
+
+
+REST = ("batchtopk", "matryoshka_batchtopk", "jumprelu")
+"""Architectures that share their steps with topk."""
 
 
 @pytest.fixture
@@ -177,7 +181,7 @@ def recipe(architecture: str) -> Recipe:
 
 
 @pytest.mark.usefixtures("fused_there")
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard"])
+@pytest.mark.parametrize("architecture", ["topk", *(pytest.param(a, marks=pytest.mark.prove) for a in REST), "standard"])
 def test_a_dictionary_is_trained_resumed_and_measured(architecture: str) -> None:
     def fitted(device: str) -> Any:
         first = Trainer(X, recipe(architecture), 0, device)
@@ -212,7 +216,7 @@ class _Two(Peers):
 
 
 @pytest.mark.usefixtures("fused_there")
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard"])
+@pytest.mark.parametrize("architecture", [*(pytest.param(a, marks=pytest.mark.prove) for a in ("topk", "standard")), "batchtopk"])
 def test_peers_share_a_batch(architecture: str) -> None:
     with pretended():
         made = Trainer(X, recipe(architecture), 0, DEVICE, _Two())
