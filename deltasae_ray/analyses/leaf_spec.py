@@ -10,6 +10,7 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.sae.dictionary import CFG, Dictionary
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
@@ -21,18 +22,13 @@ _DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "s
 
 
 @dataclass(frozen=True)
-class LeafSpec:
+class LeafSpec(DictionaryId):
     """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root, or by any folder."""
 
-    adapter: str
-    """Name of the source of deltas."""
     rank: int | None
+    """Of the adapter."""
     adapter_seed: int | None
-    layer: int
-    d_sae: int
-    k: int
-    architecture: str
-    seed: int
+    """Of the adapter's training."""
     dictionary: str
     """Of the deltas."""
     reference: str
@@ -59,14 +55,11 @@ class LeafSpec:
     @property
     def shared(self) -> tuple:
         """Leaves that agree in this read the same rows, and are measured by one task."""
-        return self.adapter, self.layer, self.random_source or ""
+        return self.place, self.random_source or ""
 
     @property
     def dictionaries(self) -> dict[str, str | None]:
         return {name: getattr(self, name) for name in _DICTIONARIES}
-
-    def __str__(self) -> str:
-        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
 
 
 def settings_of(cfg: DivergeConfig) -> Settings:

@@ -17,6 +17,8 @@ from deltasae_ray.metrics.absent_parts import lacking
 from deltasae_ray.metrics.catalogue import BETWEEN, SEEDS
 from deltasae_ray.metrics.measure import Measure, Part
 from deltasae_ray.metrics.over_seeds import Cell, over_seeds, pooled
+from deltasae_ray.sae.identity import DictionaryId, Place, Shape
+from deltasae_ray.sae.names import Architecture
 from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "divergence.parquet", "divergence.json"
@@ -32,7 +34,7 @@ class DivergenceRow:
     layer: int
     d_sae: int
     k: int
-    architecture: str
+    architecture: Architecture
     seed: int | None
     """Of the dictionary's training; None for a figure over all seeds (`…_seeds`)."""
     reference: str
@@ -128,7 +130,7 @@ def write_table(storage: Storage, rows: Sequence[DivergenceRow]) -> None:
     """divergence.parquet and divergence.json below the storage root."""
     types = {"str": pa.string(), "int": pa.int64(), "int | None": pa.int64(), "float | None": pa.float64()}
     annotations = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in fields(DivergenceRow)}
-    schema = pa.schema([(name, types[kind]) for name, kind in annotations.items() if name != "reasons"])
+    schema = pa.schema([(name, types.get(kind, pa.string())) for name, kind in annotations.items() if name != "reasons"])
     records = [asdict(r) for r in rows]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=schema), sink)
@@ -144,14 +146,14 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
     """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures between adapters are left out."""
-    found: dict[tuple, dict[str, Measure]] = defaultdict(dict)
+    found: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
     together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
         if r.adapter == adapter and not r.metric.endswith(BETWEEN):
-            shape = (r.layer, r.d_sae, r.k, r.architecture)
-            (together[shape] if r.seed is None else found[*shape, r.seed])[r.metric] = r.measure
-    return [
-        LeafFigures(layer, d_sae, k, seed, found[cell] | together[cell[:4]], architecture)
-        for cell in sorted(found, key=lambda cell: (*cell[:3], cell[4], cell[3]))
-        for layer, d_sae, k, architecture, seed in (cell,)
-    ]
+            cell = (Place(r.adapter, r.layer), Shape(r.d_sae, r.k, r.architecture))
+            if r.seed is None:
+                together[cell][r.metric] = r.measure
+            else:
+                found[DictionaryId(*cell[0], *cell[1], r.seed)][r.metric] = r.measure
+    order = sorted(found, key=lambda one: (one.layer, one.d_sae, one.k, one.seed, one.architecture))
+    return [LeafFigures(**vars(one), measures=found[one] | together[one.cell]) for one in order]

@@ -13,6 +13,7 @@ from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
+from deltasae_ray.sae.identity import DictionaryId
 
 
 @dataclass(frozen=True)
@@ -131,30 +132,21 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A line of a figure that the divergence table does not hold."""
+class Curve(DictionaryId):
+    """A line of a figure that the divergence table does not hold: of one dictionary's training."""
 
     figure: Literal["learning", "dead_latents"]
     """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that were dead."""
-    adapter: str
-    layer: int
     points: tuple[CurvePoint, ...]
     """x ascending."""
     label: str = ""
     """What tells its dash from those of other curves of the same adapter and layer, such as "d_sae 256"; training seeds share one."""
-    seed: int = 0
-    """Training seed of the dictionary."""
 
 
 @dataclass(frozen=True)
-class LatentGroup:
+class LatentGroup(DictionaryId):
     """The latents shown of one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
-    k: int
-    seed: int
     alive: int
     """Latents that fire on some training token; the others are dead and are not listed."""
     cards: tuple[LatentCard, ...]
@@ -170,12 +162,9 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Planted:
+class Planted(DictionaryId):
     """The planted marker, looked for in one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
     finding: PlantedFinding
 
 

@@ -92,7 +92,7 @@ class HeldAgainst:
 
 def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
     """The reference that was given for the point's layer, or the toy of its shape, and the base control of its shape."""
-    base = {p.seed: f for p, f in made.controls.items() if p.adapter == BASE and _shape(p) == _shape(point)}
+    base = {p.seed: f for p, f in made.controls.items() if p.adapter == BASE and (p.layer, p.shape) == (point.layer, point.shape)}
     control = base[CONTROL_SEED].key if CONTROL_SEED in base else None
     if study.references:
         return HeldAgainst(study.cfg.reference.source, study.references[point.layer], control)
@@ -115,21 +115,16 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    alike = [f for f in fits if _same(f.point, p)]
+    alike = [f for f in fits if f.point.cell == p.cell]
     siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
     siblings.sort(key=lambda f: (f.point.seed < p.seed, f.point.seed))  # a ring: no seed is the ceiling of two (divergence.seeds)
     halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
     featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
-    random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
+    random = [f for q, f in made.controls.items() if q.adapter == RANDOM and (q.layer, q.shape) == (p.layer, p.shape)]
     return LeafSpec(
-        adapter=p.adapter,
+        **vars(p.identity),
         rank=adapter.rank,
         adapter_seed=adapter.seed,
-        layer=p.layer,
-        d_sae=p.d_sae,
-        k=p.k,
-        architecture=p.architecture,
-        seed=p.seed,
         dictionary=fitted.key,
         reference=against.reference,
         reference_name=against.name,
@@ -142,14 +137,6 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         gaussian=featureless.get("gaussian"),
         frozen_decoder=featureless.get("frozen_decoder"),
     )
-
-
-def _shape(p: FitPoint) -> tuple:
-    return p.layer, p.d_sae, p.k, p.architecture
-
-
-def _same(a: FitPoint, b: FitPoint) -> bool:
-    return a.adapter == b.adapter and _shape(a) == _shape(b)
 
 
 def _change(b: Behaviour, before: float) -> LossChange:
@@ -173,9 +160,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     audits = audit_groups(found.audit, tokenizer.decode)
     write_audit(study.storage, audits)
     largest = _largest(made)
-    leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
     ranks = {a.name: a.rank for a in made.harvest.adapters}
-    judged = [Judged(adapter, ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
+    judged = [Judged(ranks[leaf.adapter], leaf) for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)]
     paper = paper_blocks(judged, found.behaviour)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given

@@ -11,9 +11,10 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
-from deltasae_ray.study.grid import HALF_SEEDS, REFERENCE_SEED, Trial, base_points, random_points, trials
+from deltasae_ray.study.grid import HALF_SEEDS, REFERENCE_SEED, base_points, grid_points, random_points, trials
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
 
@@ -33,20 +34,19 @@ def control_points(
     points += random_points(layers, fit, adapters)
     for trial in trials(adapters, fit):
         if "seeds" in chosen and fit.seeds == 1:
-            points += [p for p in trial.points(layers, 2) if p.seed == 1]
-        shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
+            points += [p for p in grid_points(trial, layers, 2) if p.seed == 1]
         for control in FEATURELESS:
             if control in chosen:
-                points += [FitPoint(trial.adapter, layer, **shape, seed=0, control=control) for layer in layers]
+                points += [FitPoint(trial.adapter, layer, *trial.shape, seed=0, control=control) for layer in layers]
         if "split_half" in chosen:
             halves = product(layers, HALF_SEEDS.items())
-            points += [FitPoint(trial.adapter, layer, **shape, seed=seed, documents=half) for layer, (half, seed) in halves]
+            points += [FitPoint(trial.adapter, layer, *trial.shape, seed=seed, documents=half) for layer, (half, seed) in halves]
     return points
 
 
 def with_settings(points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig) -> dict[FitPoint, FitConfig]:
     """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what belongs to none as `fit` says."""
-    return {p: settings.get(Trial(p.adapter, p.d_sae, p.k, p.architecture), fit) for p in points}
+    return {p: settings.get(p.trial, fit) for p in points}
 
 
 def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:

@@ -62,13 +62,13 @@ def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
     curves = []
     for f in fitted:
         fvu, dead = (tuple(CurvePoint(x, y) for x, y in points) for points in (f.curve, f.dead))
-        told = _shape(f, fitted), f.point.seed
-        curves += [Curve("learning", f.point.adapter, f.point.layer, fvu, *told)]
-        curves += [Curve("dead_latents", f.point.adapter, f.point.layer, dead, *told)]
+        one, label = vars(f.point.identity), _label(f, fitted)
+        curves += [Curve(**one, figure="learning", points=fvu, label=label)]
+        curves += [Curve(**one, figure="dead_latents", points=dead, label=label)]
     return tuple(c for c in curves if c.points)
 
 
-def _shape(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
+def _label(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
     """d_sae, and of k and architecture what is not the same in all."""
     parts = [f"d_sae {one.point.d_sae}"]
     parts += [f"k {one.point.k}"] if len({f.point.k for f in others}) > 1 else []

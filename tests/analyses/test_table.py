@@ -10,7 +10,7 @@ from deltasae_ray.analyses.table import DivergenceRow, corrected, leaf_figures, 
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.storage import Storage
 
-LEAF = LeafSpec("r4", 4, 0, 9, 256, 8, "topk", 0, "dictionary", "reference")
+LEAF = LeafSpec("r4", 9, 256, 8, "topk", 0, 4, 0, "dictionary", "reference")
 M = Measure(0.5, null=1.0, ceiling=0.02, ci=(0.45, 0.55), p=0.01, kappa=0.51, n=77, kappa_ci=(0.46, 0.56))
 
 

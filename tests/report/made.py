@@ -103,11 +103,11 @@ def _verdicts() -> list[VerdictLines]:
         "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
-    elsewhere = LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
+    elsewhere = LeafFigures("r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
     undefined, partly = Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
-        leaf = LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share})
+        leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share})
         found = verdict(name, [leaf, elsewhere], told, reference=REFERENCE)
         judged.append(VerdictLines(found.head, found.label, found.answers))
     return judged
@@ -117,9 +117,9 @@ def _planted() -> list[Planted]:
     missed = "not found: the best latent (31, rank 88 of the latent table) has average precision 0.21 against 0.12 by chance, p = 0.04"
     found = "found at rank 3 of the latent table: latent 204, average precision 0.91 against 0.14 by chance, p = 0.005"
     return [
-        Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
-        Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
-        Planted("random-r16", 12, 512, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
+        Planted("r4", 12, 256, 8, "topk", 0, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
+        Planted("r16", 12, 512, 8, "topk", 0, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
+        Planted("random-r16", 12, 512, 8, "topk", 0, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
     ]
 
 
@@ -192,7 +192,7 @@ def _learning(rng: np.random.Generator) -> list[Curve]:
             for d_sae in SIZES:
                 fvu = tuple(CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps)
                 dead = tuple(CurvePoint(s, float(int(d_sae / 4 * min(s, 300) / 300 * np.exp(-s / 900)))) for s in steps)
-                curves += [Curve(name, f"r{rank}", layer, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
+                curves += [Curve(f"r{rank}", layer, d_sae, 8, "topk", 0, name, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
     return curves
 
 
@@ -202,7 +202,7 @@ def _latents(rng: np.random.Generator) -> list[LatentGroup]:
     for rank in RANKS:
         for layer in LAYERS:
             cards = tuple(_card(i, words, rng) for i in range(1, 11))
-            groups.append(LatentGroup(f"r{rank}", layer, 256, 8, 0, alive=231, cards=cards))
+            groups.append(LatentGroup(f"r{rank}", layer, 256, 8, "topk", 0, alive=231, cards=cards))
     return groups
 
 

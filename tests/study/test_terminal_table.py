@@ -8,7 +8,7 @@ from deltasae_ray.analyses.table import DivergenceRow, seed_rows
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.study.terminal_table import printed_table
 
-LEAF = LeafSpec("r4", 4, 0, 9, 256, 8, "topk", 0, "dictionary", "reference")
+LEAF = LeafSpec("r4", 9, 256, 8, "topk", 0, 4, 0, "dictionary", "reference")
 SHARE = Measure(0.5, null=1.0, ci=(0.45, 0.55), p=0.01)
 UNCLEAR = Measure(0.8, null=0.5, ci=(0.3, 0.9), p=0.01)
 """A few loud latents carry the figure of one dictionary: resampled over latents, it says little."""

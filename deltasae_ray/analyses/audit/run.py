@@ -73,12 +73,7 @@ def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -
         rows.insert(1, _first_tokens(lens, text))
     blind, again = (audited.audit.totals[name] for name in TOTALS)
     return AuditGroup(
-        adapter=leaf.adapter,
-        layer=leaf.layer,
-        d_sae=leaf.d_sae,
-        k=leaf.k,
-        architecture=leaf.architecture,
-        seed=leaf.seed,
+        **vars(leaf.identity),
         reference=leaf.reference_name,
         alive=audited.audit.alive,
         rows=tuple(rows),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "audit.parquet", "audit.json"
@@ -50,15 +51,9 @@ class AuditRow:
 
 
 @dataclass(frozen=True)
-class AuditGroup:
+class AuditGroup(DictionaryId):
     """The audit of one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
-    k: int
-    architecture: str
-    seed: int
     reference: str
     alive: int
     rows: tuple[AuditRow, ...]

@@ -42,12 +42,8 @@ class AuditSpec:
     @classmethod
     def of(cls, leaf: LeafSpec, leaves: Sequence[LeafSpec]) -> "AuditSpec":
         """The seeds of the grid, and the one that a control has fitted beside them."""
-        alike = [o.dictionary for o in leaves if _recipe(o) == _recipe(leaf) and o.dictionary != leaf.dictionary]
+        alike = [o.dictionary for o in leaves if o.cell == leaf.cell and o.dictionary != leaf.dictionary]
         return cls(leaf, tuple(dict.fromkeys([*alike, *([leaf.second] if leaf.second else [])])))
-
-
-def _recipe(leaf: LeafSpec) -> tuple:
-    return leaf.adapter, leaf.layer, leaf.d_sae, leaf.k, leaf.architecture
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ class PairSpec:
     @property
     def place(self) -> tuple:
         """Layer and shape, in which both agree."""
-        one = self.one
-        return one.layer, one.d_sae, one.k, one.architecture, one.seed
+        return self.one.layer, self.one.shape, self.one.seed
 
     @property
     def dictionaries(self) -> tuple[str, str, str | None, str | None]:
@@ -44,8 +43,8 @@ class PairSpec:
 
 def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
     """Every two adapters, at every layer and shape that both have."""
-    shape = {leaf: (leaf.layer, leaf.d_sae, leaf.k, leaf.architecture, leaf.seed) for leaf in leaves}
-    return [PairSpec(a, b) for a, b in combinations(leaves, 2) if shape[a] == shape[b] and a.adapter != b.adapter]
+    pairs = (PairSpec(a, b) for a, b in combinations(leaves, 2) if a.adapter != b.adapter)
+    return [p for p in pairs if replace(p.one.identity, adapter=p.other.adapter) == p.other.identity]
 
 
 def pair_key(storage: Storage, shards: ShardSet, pair: PairSpec, cfg: DivergeConfig) -> str:
