@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+import msgspec
+
 Part = Literal["value", "null", "ceiling", "ci", "p", "kappa", "kappa_ci", "note"]
 """What a reason is about: a part of a measure that is missing, or `note`, what must be known of one that is there."""
 
@@ -78,9 +80,7 @@ class Measure:
     @classmethod
     def from_dict(cls, value: dict) -> "Measure":
         """Inverse of `to_dict`, also after a round trip through JSON."""
-        pairs = {name: value.get(name) for name in ("ci", "kappa_ci")}
-        ends = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
-        return cls(**{**value, **ends, "reasons": tuple((part, why) for part, why in value.get("reasons", ()))})
+        return msgspec.convert(value, cls)
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:

@@ -2,47 +2,19 @@
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 from deltasae_ray.analyses.audit.table import AuditGroup
 from deltasae_ray.analyses.paper import Block
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
 from deltasae_ray.sae.identity import DictionaryId
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the divergence table: a measure of one dictionary, or of one adapter and layer."""
-
-    adapter: str
-    rank: int | None
-    adapter_seed: int | None
-    layer: int
-    d_sae: int | None
-    k: int | None
-    architecture: str | None
-    seed: int | None
-    reference: str | None
-    metric: str
-    value: float | None
-    null: float | None = None
-    ceiling: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    p: float | None = None
-    kappa: float | None = None
-    n: int = 0
-    reason: str = ""
-    kappa_low: float | None = None
-    kappa_high: float | None = None
-    lacks: str = ""
-    """Which of null, ceiling, kappa and p is missing, and why."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +161,7 @@ class ReportInputs:
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[VerdictLines, ...] = ()
     """One per adapter."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[DivergenceRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     audits: tuple[AuditGroup, ...] = ()
     """With the rows that the page shows; all of them are in audit.parquet."""
@@ -227,23 +199,6 @@ class ReportInputs:
             ConfigError: the text was written by another version, or is not a report at all.
         """
         try:
-            return _build(cls, json.loads(text))
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as e:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
             raise ConfigError(f"this is no report.json of this version ({e}): run the report stage again") from e
-
-
-def _build(hint: Any, value: Any) -> Any:
-    """`value`, as JSON gives it, in the types that `hint` names: dataclasses, tuples, dicts, unions with None."""
-    if value is None:
-        return None
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _build(hints[name], inner) for name, inner in value.items()})  # type: ignore[operator]
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _build(next(h for h in inner if h is not types.NoneType), value)
-    if origin is tuple:
-        return tuple(_build(inner[0], item) for item in value)
-    if origin is dict:
-        return {key: _build(inner[1], item) for key, item in value.items()}
-    return value

@@ -21,7 +21,7 @@ from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
-from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing, VerdictLines
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
@@ -179,7 +179,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.changes, has),
         verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
-        rows=tuple(_row(r) for r in found.rows),
+        rows=found.rows,
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
         latents=groups,
@@ -222,10 +222,6 @@ def _largest(made: Made) -> dict[str, int]:
     return {t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid}
 
 
-def _row(r: DivergenceRow) -> Row:
-    return Row(**{name: value for name, value in vars(r).items() if name != "reasons"})
-
-
 def _statements(study: Study) -> list[str]:
     said = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
     said += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
@@ -248,7 +244,7 @@ def _statements(study: Study) -> list[str]:
 
 def _control_stands(study: Study, found: Findings) -> list[str]:
     """How the base control stands against the reference; it is the same for every adapter, and told of the largest dictionaries."""
-    told = [r for r in found.rows if r.metric == "max_cosine_base_control"]
+    told = [r for r in found.rows if r.name == "max_cosine_base_control"]
     # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every figure there undefined.
     by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))}
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
@@ -276,7 +272,7 @@ def _depth_claims(found: Findings) -> list[str]:
 
 def _figures(found: Findings, metric: str) -> list[RankFigure]:
     """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
-    rows = [r for r in found.rows if r.metric == metric and r.reference == found.reference and r.value is not None]
+    rows = [r for r in found.rows if r.name == metric and r.reference == found.reference and r.value is not None]
     first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
     same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
     return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]

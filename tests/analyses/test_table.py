@@ -29,7 +29,7 @@ def test_a_row_carries_a_measure_whole() -> None:
 
 def test_two_seeds_make_a_row_over_seeds_of_what_a_dictionary_enters() -> None:
     made = seed_rows(rows_of(2, missing_share=M, mean_share=M, cka_adapters=M))
-    assert {(r.metric, r.seed, r.adapter, r.layer) for r in made} == {("missing_share_seeds", None, "r4", layer) for layer in (9, 12)}
+    assert {(r.name, r.flat["seed"], r.adapter, r.layer) for r in made} == {("missing_share_seeds", None, "r4", layer) for layer in (9, 12)}
     assert made[0].value == pytest.approx(0.5) and made[0].kappa_low is not None
     assert seed_rows(rows_of(1, missing_share=M)) == []
 

@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import LeafFigures, verdict
-from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.metrics.catalogue import parse_name
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import (
     AdapterFacts,
@@ -19,7 +22,6 @@ from deltasae_ray.report.inputs import (
     LossChange,
     Planted,
     ReportInputs,
-    Row,
     Timing,
     VerdictLines,
 )
@@ -71,21 +73,37 @@ def make(**changes: object) -> ReportInputs:
     return replace(inputs, **changes)  # type: ignore[arg-type]
 
 
+def changed(row: DivergenceRow, **changes: Any) -> DivergenceRow:
+    """The row with other parts, named as the table's columns are."""
+    of_measure = {part: changes.pop(part) for part in ("value", "null", "ceiling", "p", "kappa", "n") if part in changes}
+    for pair, ends in {"ci": ("ci_low", "ci_high"), "kappa_ci": ("kappa_low", "kappa_high")}.items():
+        if changes.keys() & set(ends):
+            low, high = (changes.pop(end, getattr(row, end)) for end in ends)
+            of_measure[pair] = None if low is None else (min(low, high), max(low, high))
+    if of_measure.get("kappa", 0) is None:
+        of_measure["kappa_ci"] = None
+    if "reason" in changes:
+        of_measure["reasons"] = (("value", changes.pop("reason")),)
+    if "metric" in changes:
+        changes |= parse_name(changes["metric"])._asdict()
+    return replace(row, measure=replace(row.measure, **of_measure), **changes)
+
+
 def with_seeds(inputs: ReportInputs) -> ReportInputs:
     """The same with a second seed of every dictionary, whose missing share is .04 higher, and the mean of both. The cosine of either seed
     alone reaches into .05 around its null; both agree, and the mean does not."""
     rows = []
     for r in inputs.rows:
         if r.metric == "max_cosine_weighted":
-            r = replace(r, value=0.45, ci_low=0.38, ci_high=0.52, p=0.01)
-            rows.append(replace(r, metric="max_cosine_weighted_seeds", seed=None, ci_low=0.43, ci_high=0.47))
-        rows += [r, replace(r, seed=1)]
+            r = changed(r, value=0.45, ci_low=0.38, ci_high=0.52, p=0.01)
+            rows.append(changed(r, metric="max_cosine_weighted_seeds", ci_low=0.43, ci_high=0.47))
+        rows += [r, changed(r, seed=1)]
         if r.metric == "missing_share" and r.value is None:
-            rows.append(replace(r, metric="missing_share_seeds", seed=None))
+            rows.append(changed(r, metric="missing_share_seeds"))
         elif r.metric == "missing_share" and r.value is not None and r.ci_low is not None and r.ci_high is not None:
-            rows[-1] = replace(r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04)
+            rows[-1] = changed(r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04)
             mean = round(r.value + 0.02, 4)
-            rows.append(replace(r, metric="missing_share_seeds", seed=None, value=mean, ci_low=r.ci_low - 0.08, ci_high=r.ci_high + 0.12))
+            rows.append(changed(r, metric="missing_share_seeds", value=mean, ci_low=r.ci_low - 0.08, ci_high=r.ci_high + 0.12))
     return replace(inputs, rows=tuple(rows))
 
 
@@ -137,25 +155,25 @@ def _adapters() -> list[AdapterFacts]:
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 
 
-def _rows(rng: np.random.Generator) -> list[Row]:
+def _rows(rng: np.random.Generator) -> list[DivergenceRow]:
     rows = []
     for rank in RANKS:
         for layer in LAYERS:
             for d_sae in SIZES:
-                cell = Row(f"r{rank}", rank, 0, layer, d_sae, 8, "topk", 0, REFERENCE, "", None)
+                cell = DivergenceRow(f"r{rank}", layer, d_sae, 8, "topk", 0, rank, 0, REFERENCE, "", undefined("made up"))
                 rows += _cell(cell, rng)
     return rows
 
 
-def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
+def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
     rank, layer, d_sae = cell.rank or 0, cell.layer, cell.d_sae or 0
     share = 0.35 + 0.02 * rank + 0.03 * (layer - 9) + rng.normal(0, 0.03) - d_sae / 4000
     if (rank, layer) == (16, 15):
         share = 0.97
 
-    def row(metric: str, value: float, reach: float | None, **parts: object) -> Row:
+    def row(metric: str, value: float, reach: float | None, **parts: object) -> DivergenceRow:
         sure = {} if reach is None else {"ci_low": round(value - reach, 4), "ci_high": round(value + 1.1 * reach, 4)}
-        return replace(cell, metric=metric, value=round(value, 4), n=77, **sure, **parts)  # type: ignore[arg-type]
+        return changed(replace(cell, measure=Measure(0.0)), metric=metric, value=round(value, 4), n=77, **sure, **parts)
 
     rows = [
         row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001,
@@ -179,8 +197,8 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
         for k in (4, 8, 16, 32, 64, 128)
     ]
     if (rank, layer) == (4, 9):
-        rows[0] = replace(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
-        rows[1] = replace(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
+        rows[0] = changed(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
+        rows[1] = changed(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
     return rows
 
 
