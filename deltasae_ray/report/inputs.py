@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from deltasae_ray.analyses.audit.table import AuditGroup
+from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import Block
 from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import Answer
@@ -38,20 +39,6 @@ class VerdictLines:
     """Such as "r16, layer 12: PARTLY VISIBLE"."""
     label: str
     answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class LossChange:
-    """Mean next-token loss, in nats, of one text with the adapter off and on."""
-
-    corpus: str
-    before: float
-    after: float
-    change_low: float | None = None
-    """95 % interval of after - before, over documents."""
-    change_high: float | None = None
-    kl: float | None = None
-    """Mean KL divergence of the adapted from the base model's predictions, in nats."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,8 @@ class AdapterFacts:
     """Training tokens."""
     planted: int | None = None
     """Training contexts that held the planted marker; None where it was given, and of a control."""
-    losses: tuple[LossChange, ...] = ()
+    losses: tuple[Behaviour, ...] = ()
+    """What it does to predictions, by text."""
     demonstrated: bool | None = None
     """Whether the held-out loss on the text adapted to fell by more than chance; None for a control."""
     layers: tuple[LayerFacts, ...] = ()

@@ -115,9 +115,10 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
     for loss in adapter.losses:
         if loss.corpus in adapted:
             change = figure(loss.after - loss.before)
-            sure = f" {interval(loss.change_low, loss.change_high)}" if loss.change_low is not None else ""
+            ci = loss.loss_change.ci
+            sure = f" {interval(*ci)}" if ci else ""
             told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
-            chance = loss.change_low is not None and loss.change_high is not None and loss.change_low <= 0 <= loss.change_high
+            chance = ci is not None and ci[0] <= 0 <= ci[1]
             return f"{adapter.name}: {training}{told}, which {'chance alone could do' if chance else 'was not counted as a shown gain'}."
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 

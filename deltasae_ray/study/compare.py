@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, audited_latents, leading
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
-from deltasae_ray.analyses.behaviour.run import base_loss, behaviours, losses
+from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
@@ -21,7 +21,7 @@ from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
-from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
@@ -40,7 +40,6 @@ class Findings:
     rows: tuple[DivergenceRow, ...]
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
-    changes: dict[str, tuple[LossChange, ...]]
     verdicts: tuple[Verdict, ...]
     audit: Found
 
@@ -67,12 +66,11 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
     name = reference_name(study, made)
-    changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     given = not cfg.reference.is_toy
     verdicts = tuple(
         verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
     )
-    return Findings(name, rows, behaviour, changes, verdicts, audit)
+    return Findings(name, rows, behaviour, verdicts, audit)
 
 
 def _trained(made: Made) -> list[AdapterRef]:
@@ -139,11 +137,6 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
     )
 
 
-def _change(b: Behaviour, before: float) -> LossChange:
-    low, high = b.loss_change.ci or (None, None)
-    return LossChange(b.corpus, before, before + (b.loss_change.value or 0.0), low, high, b.kl.value)
-
-
 def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
     """Whether the held-out loss fell by more than chance: by the training's own criterion, or for a given adapter by the gate."""
     if "demonstrated" in ref.facts:
@@ -177,7 +170,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         atoms=study.cfg.diverge.k,
         layers=study.layers,
         corpora=results.corpus_facts(study),
-        adapters=results.adapter_facts(made.harvest, layers, found.changes, has),
+        adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
         verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
         rows=found.rows,
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),

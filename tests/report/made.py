@@ -19,7 +19,6 @@ from deltasae_ray.report.inputs import (
     CurvePoint,
     LatentGroup,
     LayerFacts,
-    LossChange,
     Planted,
     ReportInputs,
     Timing,
@@ -146,7 +145,7 @@ def _adapters() -> list[AdapterFacts]:
     adapters = []
     for i, rank in enumerate(RANKS):
         losses = tuple(
-            LossChange(name, before, before + change[i], change[i] - 0.06, change[i] + 0.07, kl)
+            Behaviour(name, Measure(change[i], ci=(change[i] - 0.06, change[i] + 0.07)), Measure(kl), before)
             for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
         )
         snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))

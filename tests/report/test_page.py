@@ -8,11 +8,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import NOTES, Block, Line
 from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.charts import by_layer
-from deltasae_ray.report.inputs import LossChange, ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.inputs import ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
@@ -210,7 +212,7 @@ def test_the_reference_is_called_by_its_name_everywhere(page: str):
 
 
 def test_adaptation_that_was_not_demonstrated_leads_the_page():
-    weak = LossChange("domain", 4.127, 4.107, -0.05, 0.01)
+    weak = Behaviour("domain", Measure(-0.02, ci=(-0.05, 0.01)), undefined("not measured"), 4.127)
     r4, r16, control = make().adapters
     page = render(make(adapters=(replace(r4, demonstrated=False, losses=(weak,)), r16, control)))
     assert title(page) == "Adaptation not demonstrated for r4"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary, settings_of
+from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.adapter_layer import AdapterLayer
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.inputs import LayerRows
@@ -66,7 +68,15 @@ def write_measures(storage: Storage, key: str, spec: LeafSpec, measures: dict[st
 
 
 def read_measures(storage: Storage, key: str) -> dict[str, Measure]:
-    return {name: Measure.from_dict(m) for name, m in storage.read_json(key)["measures"].items()}
+    """Name → measure, as `write_measures` stored them.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    try:
+        return msgspec.convert(storage.read_json(key)["measures"], dict[str, Measure])
+    except (msgspec.ValidationError, KeyError, TypeError) as e:
+        raise StorageError(f"{storage.path(key)} holds no measures ({e!r}): delete it and run again") from e
 
 
 def _starts(rows: LayerRows) -> Callable[[int, int], Float[Tensor, "latent d_model"]]:
