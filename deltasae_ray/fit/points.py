@@ -14,7 +14,7 @@ from deltasae_ray.storage import digest
 
 Documents = Literal["all", "A", "B", "search"]
 """Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (study/search.py)."""
-Control = Literal["none", "gaussian", "frozen_decoder"]
+Featureless = Literal["none", "gaussian", "frozen_decoder"]
 """gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
 
 
@@ -24,7 +24,7 @@ class FitPoint(DictionaryId):
 
     documents: Documents = "all"
     """Which training documents, by a hash of the document's id."""
-    control: Control = "none"
+    control: Featureless = "none"
     """What is made otherwise on purpose, to see what the recipe does without it."""
 
     def recipe(self, cfg: FitConfig) -> Recipe:

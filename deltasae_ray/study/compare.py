@@ -7,6 +7,7 @@ from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, au
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
+from deltasae_ray.analyses.controls import CONTROLS, REFERENCE, REFERENCE_SEED
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
@@ -25,7 +26,6 @@ from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportI
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
-from deltasae_ray.study.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.page_rows import Deltas, Latents, latents, layer_facts
 from deltasae_ray.study.plan import Clock, Plan
@@ -81,21 +81,19 @@ def _trained(made: Made) -> list[AdapterRef]:
 
 @dataclass(frozen=True)
 class HeldAgainst:
-    """What a dictionary of deltas is compared with; keys are folders below the storage root."""
+    """What a dictionary of deltas is compared with."""
 
     name: str
     reference: str
-    base_control: str | None
+    """Folder below the storage root, or any folder."""
 
 
 def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
-    """The reference that was given for the point's layer, or the toy of its shape, and the base control of its shape."""
-    base = {p.seed: f for p, f in made.controls.items() if p.adapter == BASE and (p.layer, p.shape) == (point.layer, point.shape)}
-    control = base[CONTROL_SEED].key if CONTROL_SEED in base else None
+    """The reference that was given for the point's layer, or the toy of its shape."""
     if study.references:
-        return HeldAgainst(study.cfg.reference.source, study.references[point.layer], control)
-    toy = base[REFERENCE_SEED]
-    return HeldAgainst(toy_name(toy), toy.key, control)
+        return HeldAgainst(study.cfg.reference.source, study.references[point.layer])
+    (toy,) = REFERENCE.fits(point)
+    return HeldAgainst(toy_name(made.controls[toy]), made.controls[toy].key)
 
 
 def reference_name(study: Study, made: Made) -> str:
@@ -112,13 +110,11 @@ def toy_name(fitted: FittedDictionary) -> str:
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
-    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    alike = [f for f in fits if f.point.cell == p.cell]
-    siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
-    siblings.sort(key=lambda f: (f.point.seed < p.seed, f.point.seed))  # a ring: no seed is the ceiling of two (divergence.seeds)
-    halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
-    featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
-    random = [f for q, f in made.controls.items() if q.adapter == RANDOM and (q.layer, q.shape) == (p.layer, p.shape)]
+    points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
+    beside = {role: made.controls[point].key for role, point in points.items() if point in made.controls}
+    if (ceiling := _next_seed(made, p)) is not None:
+        beside["second"] = ceiling
+    random = next((a.digest for a in harvested if a.kind == "random"), None) if "random_adapter" in beside else None
     return LeafSpec(
         **vars(p.identity),
         rank=adapter.rank,
@@ -126,15 +122,17 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         dictionary=fitted.key,
         reference=against.reference,
         reference_name=against.name,
-        base_control=against.base_control,
-        random_adapter=random[0].key if random else None,
-        random_source=next((a.digest for a in harvested if a.kind == "random"), None) if random else None,
-        second=siblings[0].key if siblings else None,
-        half_a=halves.get("A"),
-        half_b=halves.get("B"),
-        gaussian=featureless.get("gaussian"),
-        frozen_decoder=featureless.get("frozen_decoder"),
+        random_source=random,
+        beside=tuple(beside.items()),
     )
+
+
+def _next_seed(made: Made, p: FitPoint) -> str | None:
+    """The same recipe from the next seed, in a ring: no seed is the ceiling of two (metrics/over_seeds.py)."""
+    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
+    plain = [f for f in fits if f.point.cell == p.cell and f.point.documents == "all" and f.point.control == "none"]
+    others = [f for f in plain if f.point.seed != p.seed]
+    return min(others, key=lambda f: (f.point.seed < p.seed, f.point.seed)).key if others else None
 
 
 def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.controls import REFERENCE_SEED
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -25,7 +26,7 @@ from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_dictionaries, control_points
-from deltasae_ray.study.grid import REFERENCE_SEED, grid_points, trials
+from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.state import Made
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
@@ -124,10 +125,10 @@ def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: 
     trial = trials(ADAPTERS, FIT)[0]
     made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
     made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
-    specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference", None)) for f in made.grid[trial]]
-    assert all(s.second and s.second != s.dictionary for s in specs)
-    assert sorted(s.second or "" for s in specs) == sorted(s.dictionary for s in specs)
-    assert {(s.half_a, s.half_b) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
+    specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference")) for f in made.grid[trial]]
+    assert all(s.control("second") not in (None, s.dictionary) for s in specs)
+    assert sorted(s.control("second") or "" for s in specs) == sorted(s.dictionary for s in specs)
+    assert {(s.control("half_a"), s.control("half_b")) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
 
 
 def _fitted(p: FitPoint) -> FittedDictionary:

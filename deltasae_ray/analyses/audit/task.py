@@ -42,7 +42,7 @@ class AuditSpec:
     def of(cls, leaf: LeafSpec, leaves: Sequence[LeafSpec]) -> "AuditSpec":
         """The seeds of the grid, and the one that a control has fitted beside them."""
         alike = [o.dictionary for o in leaves if o.cell == leaf.cell and o.dictionary != leaf.dictionary]
-        return cls(leaf, tuple(dict.fromkeys([*alike, *([leaf.second] if leaf.second else [])])))
+        return cls(leaf, tuple(dict.fromkeys([*alike, *([second] if (second := leaf.control("second")) else [])])))
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class PairSpec:
     @property
     def dictionaries(self) -> tuple[str, str, str | None, str | None]:
         """The one's, the other's, and the second seed of each."""
-        return self.one.dictionary, self.other.dictionary, self.one.second, self.other.second
+        return self.one.dictionary, self.other.dictionary, self.one.control("second"), self.other.control("second")
 
 
 def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
@@ -83,7 +83,7 @@ def measure_pairs(group: PairGroup) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
             second, apart = (
-                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in (pair.one.second, pair.other.second)
+                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in pair.dictionaries[2:]
             )
             found = {
                 "cka_adapters": alike,

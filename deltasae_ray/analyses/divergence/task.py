@@ -50,7 +50,7 @@ def measure_group(group: Group) -> int:
     of_layer, start = layer_measures(layer), _starts(rows)
     together: dict[tuple, list[int]] = defaultdict(list)
     for i, leaf in enumerate(group.leaves):
-        together[leaf.reference, leaf.base_control].append(i)
+        together[leaf.reference, leaf.control("base_control")].append(i)
     for (reference, control), places in together.items():
         with tempfile.TemporaryDirectory() as scratch:
             load = cache(partial(load_dictionary, group.storage, scratch=Path(scratch)))
@@ -90,12 +90,9 @@ def _leaf(
     spec: LeafSpec, load: Callable[[str], Dictionary], start: Callable[[int, int], Float[Tensor, "latent d_model"]]
 ) -> LeafInputs:
     own = load(spec.dictionary)
-    second, random, half_a, half_b, gaussian, frozen = (
-        None if key is None else load(key)
-        for key in (spec.second, spec.random_adapter, spec.half_a, spec.half_b, spec.gaussian, spec.frozen_decoder)
-    )
-    halves = None if half_a is None or half_b is None else (half_a, half_b)
-    return LeafInputs(own, second, random, halves, gaussian, frozen, start(own.d_sae, spec.seed))
+    beside = {role: load(key) for role, key in spec.beside if role != "base_control"}
+    halves = {"halves": (beside.pop("half_a"), beside.pop("half_b"))} if {"half_a", "half_b"} <= beside.keys() else {}
+    return LeafInputs(own, **beside, **halves, untrained=start(own.d_sae, spec.seed))  # type: ignore[arg-type]
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:

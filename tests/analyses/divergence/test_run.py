@@ -88,7 +88,7 @@ def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) 
     leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
     control = save_dictionary(study, "control", atoms("base") + 0.01)
     leaves = (
-        dataclasses.replace(leaf, base_control=control, second=other.dictionary),
+        dataclasses.replace(leaf, beside=(("base_control", control), ("second", other.dictionary))),
         dataclasses.replace(leaf, reference=other.dictionary, dictionary=other.dictionary, seed=1),
     )
     assert leaves[0].shared == leaves[1].shared != other.shared
@@ -104,7 +104,7 @@ def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) 
 def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:
     leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
     source = open_harvest(study, KEY).source("r2").digest
-    beside = dataclasses.replace(leaf, random_adapter=other.dictionary, random_source=source)
+    beside = dataclasses.replace(leaf, beside=(("random_adapter", other.dictionary),), random_source=source)
     measure_group(Group(study, KEY, (beside,), ("measures/beside.json",), CFG))
     measure_group(Group(study, KEY, (other,), ("measures/other.json",), CFG))
     found, own = read_measures(study, "measures/beside.json"), read_measures(study, "measures/other.json")
@@ -162,8 +162,8 @@ def test_the_verdict_reads_the_rows(rows: list) -> None:
 def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the_verdict_is_theirs(study: Storage) -> None:
     first = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
     rows = torch.nn.functional.normalize(atoms("r4") + 0.01 * torch.randn(ATOMS, 32, generator=torch.Generator().manual_seed(1)), dim=1)
-    again = dataclasses.replace(first, seed=1, dictionary=save_dictionary(study, "r4-1-seed1", rows), second=first.dictionary)
-    leaves, shards = [dataclasses.replace(first, second=again.dictionary), again], open_harvest(study, KEY)
+    again = dataclasses.replace(first, seed=1, dictionary=save_dictionary(study, "r4-1-seed1", rows), beside=(("second", first.dictionary),))
+    leaves, shards = [dataclasses.replace(first, beside=(("second", again.dictionary),)), again], open_harvest(study, KEY)
     for leaf in leaves:
         measure_group(Group(study, KEY, (leaf,), (measures_key(study, shards, leaf, CFG),), CFG))
     found = {(r.name, r.flat["seed"]): r for r in diverge_points(study, KEY, leaves, CFG, bar=False)}
