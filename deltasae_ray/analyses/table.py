@@ -175,7 +175,7 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
     """
     try:
         return msgspec.json.decode(storage.read_bytes(JSON), type=list[DivergenceRow])
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
         raise StorageError(f"{storage.path(JSON)} holds no table of this version ({e}): run the report stage again") from e
 
 

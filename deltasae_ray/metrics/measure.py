@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-import msgspec
-
 Part = Literal["value", "null", "ceiling", "ci", "p", "kappa", "kappa_ci", "note"]
 """What a reason is about: a part of a measure that is missing, or `note`, what must be known of one that is there."""
 
@@ -74,13 +72,8 @@ class Measure:
         return replace(self, ci=(low, high))
 
     def to_dict(self) -> dict:
-        """JSON-like, inverse of `from_dict`."""
+        """As a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict) -> "Measure":
-        """Inverse of `to_dict`, also after a round trip through JSON."""
-        return msgspec.convert(value, cls)
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:

@@ -147,5 +147,5 @@ def read_audited(storage: Storage, key: str) -> Audited:
     told = storage.read_json(f"{key}/{FIGURES}")
     try:
         return Audited(key, msgspec.convert(told["audit"], Audit), tuple(told["directions"]), told["first_tokens"])
-    except (msgspec.ValidationError, KeyError, TypeError) as e:
+    except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
         raise StorageError(f"{storage.path(key)}/{FIGURES} holds no audit ({e!r}): delete the folder {key} and run again") from e

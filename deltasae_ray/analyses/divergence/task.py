@@ -75,7 +75,7 @@ def read_measures(storage: Storage, key: str) -> dict[str, Measure]:
     """
     try:
         return msgspec.convert(storage.read_json(key)["measures"], dict[str, Measure])
-    except (msgspec.ValidationError, KeyError, TypeError) as e:
+    except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
         raise StorageError(f"{storage.path(key)} holds no measures ({e!r}): delete it and run again") from e
 
 
