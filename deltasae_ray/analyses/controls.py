@@ -1,6 +1,7 @@
-"""The controls that fit dictionaries, one entry each: what is fitted, what a leaf reads it as, and what it costs.
+"""The controls that fit dictionaries, one entry each: what is fitted, what a leaf reads it as, what it costs.
 
-A control is an entry here and its figure in `analyses/divergence/figures.py`: the plan, the fits and the leaves read this table.
+A control is an entry here and its figure in `analyses/divergence/figures.py`; plan, fits and leaves read
+this table.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.identity import DictionaryId
 
 REFERENCE_SEED, CONTROL_SEED = 1000, 1001
-"""Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for that alone (decoders before
-training at a mean max-cosine of .79, where chance is .39)."""
+"""Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for
+that alone (decoders before training at a mean max-cosine of .79, where chance is .39)."""
 HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
 """Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
 
@@ -26,7 +27,8 @@ class Control:
     name: str
     """As in diverge.controls."""
     compares: tuple[str, ...]
-    """The roles in which a leaf reads what is fitted: names of `LeafInputs`, but for `base_control`, which belongs to the layer."""
+    """The roles in which a leaf reads what is fitted: fields of `LeafInputs`, but for `base_control`, which
+    belongs to the layer, and the halves, which are one field."""
     fits: Callable[[DictionaryId], tuple[FitPoint, ...]]
     """A dictionary of the grid, whatever its seed → what is fitted beside it, a point per role."""
     costs: Literal["per shape", "per dictionary"] = "per dictionary"
@@ -38,7 +40,7 @@ class Control:
 
 
 def _base(one: DictionaryId, seed: int, documents: Literal["A", "B"]) -> FitPoint:
-    """Each shape has its own base dictionaries, so that a size which is added later moves no figure of the others."""
+    # each shape has its own, so that a size which is added later moves no figure of the others
     return FitPoint(BASE, one.layer, *one.shape, seed=seed, documents=documents)
 
 
@@ -54,7 +56,12 @@ SECOND_SEED = Control("seeds", ("second",), lambda one: (_alike(one, 1),))
 """Fitted where the grid has one seed; where it has several, each is read beside the next."""
 CONTROLS = (
     BASE_CONTROL,
-    Control("random_lora", ("random_adapter",), lambda one: (FitPoint(RANDOM, one.layer, *one.shape, seed=0),), "per shape"),
+    Control(
+        "random_lora",
+        ("random_adapter",),
+        lambda one: (FitPoint(RANDOM, one.layer, *one.shape, seed=0),),
+        "per shape",
+    ),
     SECOND_SEED,
     Control("gaussian", ("gaussian",), lambda one: (_alike(one, 0, control="gaussian"),)),
     Control("frozen_decoder", ("frozen_decoder",), lambda one: (_alike(one, 0, control="frozen_decoder"),)),

@@ -44,7 +44,10 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class DivergenceRow(DictionaryId):
-    """One figure of one dictionary, or of all seeds of one; `seed` is then that of the first, and null in divergence.parquet."""
+    """One figure of one dictionary, or of all its seeds.
+
+    Over seeds, `seed` is that of the first, and null in divergence.parquet.
+    """
 
     rank: int | None
     adapter_seed: int | None

@@ -1,4 +1,4 @@
-"""Which dictionary is meant: the adapter and layer whose rows it is of, its shape, and the seed of its training."""
+"""The identity of a dictionary: the adapter and layer whose rows it is of, its shape, and its seed."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,4 +79,5 @@ class DictionaryId:
         return self.place, self.shape
 
     def __str__(self) -> str:
-        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
+        size = f"d_sae {self.d_sae} k {self.k} {self.architecture}"
+        return f"{self.adapter} layer {self.layer} {size} seed {self.seed}"
