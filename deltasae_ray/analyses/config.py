@@ -5,9 +5,9 @@ from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 
-Control = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"]
+ControlName = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"]
 
-BUDGETS: dict[str, tuple[Control, ...]] = {
+BUDGETS: dict[str, tuple[ControlName, ...]] = {
     "fast": ("random_lora", "base"),
     "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"),
 }
@@ -18,7 +18,7 @@ BUDGETS: dict[str, tuple[Control, ...]] = {
 class DivergeConfig:
     """Nulls, draws and budgets of the divergence stage."""
 
-    controls: tuple[Literal["fast", "full"] | Control, ...] = ("fast",)
+    controls: tuple[Literal["fast", "full"] | ControlName, ...] = ("fast",)
     """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
     (a second dictionary of base activations, by the recipe of the grid also beside a reference that was given), seeds (a second seed of
     every delta dictionary: the ceiling), split_half (dictionaries of two halves of the documents), gaussian (dictionaries of Gaussian rows

@@ -10,6 +10,7 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.sae.dictionary import CFG, Dictionary
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
@@ -17,56 +18,43 @@ METRICS_VERSION = 15
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
 
 
-_DICTIONARIES = ("dictionary", "reference", "base_control", "random_adapter", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
+_ROLES_IN_KEYS = ("base_control", "random_adapter", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
+"""Roles that stand in every key, also where nothing was fitted for them; one that came later stands there only where something was, so
+that what is measured already keeps its key."""
 
 
 @dataclass(frozen=True)
-class LeafSpec:
+class LeafSpec(DictionaryId):
     """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root, or by any folder."""
 
-    adapter: str
-    """Name of the source of deltas."""
     rank: int | None
+    """Of the adapter."""
     adapter_seed: int | None
-    layer: int
-    d_sae: int
-    k: int
-    architecture: str
-    seed: int
+    """Of the adapter's training."""
     dictionary: str
     """Of the deltas."""
     reference: str
     """What it is held against."""
     reference_name: str = "base dictionary"
     """What the reference is called in tables, such as `toy reference (15,000 tokens)`."""
-    base_control: str | None = None
-    """A dictionary of base activations, on other documents, from another seed; by the grid's recipe, whatever the reference's is."""
-    random_adapter: str | None = None
-    """The same recipe on a random adapter's deltas."""
     random_source: str | None = None
     """Digest of the random adapter among the harvest's sources, whose deltas are read beside its dictionary."""
-    second: str | None = None
-    """The same recipe on the same deltas with another seed: the ceiling."""
-    half_a: str | None = None
-    """The same recipe on one half of the training documents, ..."""
-    half_b: str | None = None
-    """... and on the other."""
-    gaussian: str | None = None
-    """The same recipe on Gaussian rows with the moments of the deltas."""
-    frozen_decoder: str | None = None
-    """The same recipe with random decoder rows that stay as they are."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """Role → the dictionary of a control that stands beside this one in it, as `analyses/controls.py` names roles."""
+
+    def control(self, role: str) -> str | None:
+        """The dictionary that stands beside this one in a role, where it was fitted."""
+        return dict(self.beside).get(role)
 
     @property
     def shared(self) -> tuple:
         """Leaves that agree in this read the same rows, and are measured by one task."""
-        return self.adapter, self.layer, self.random_source or ""
+        return self.place, self.random_source or ""
 
     @property
     def dictionaries(self) -> dict[str, str | None]:
-        return {name: getattr(self, name) for name in _DICTIONARIES}
-
-    def __str__(self) -> str:
-        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}"
+        """Role → key, the own dictionary and the reference included."""
+        return {"dictionary": self.dictionary, "reference": self.reference} | dict.fromkeys(_ROLES_IN_KEYS) | dict(self.beside)
 
 
 def settings_of(cfg: DivergeConfig) -> Settings:

@@ -53,9 +53,13 @@ class Block:
 class Judged:
     """A dictionary of one adapter at one layer: of those of its size, the first seed's, with the figures over all seeds."""
 
-    adapter: str
     rank: int | None
+    """Of the adapter."""
     figures: LeafFigures
+
+    @property
+    def adapter(self) -> str:
+        return self.figures.adapter
 
 
 def paper_blocks(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Behaviour]] | None = None) -> list[Block]:
@@ -67,9 +71,9 @@ def paper_blocks(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Beha
     """
     blocks = []
     for shape in sorted({j.figures.shape for j in judged}):
-        here, d_sae, k, architecture = [j for j in judged if j.figures.shape == shape], *shape
+        here = [j for j in judged if j.figures.shape == shape]
         adapters = list(dict.fromkeys(j.adapter for j in here))
-        blocks.append(_block(f"d_sae {d_sae:,}, k {k}, {architecture}; {', '.join(adapters)}", _of_dictionaries(here)))
+        blocks.append(_block(f"d_sae {shape.d_sae:,}, k {shape.k}, {shape.architecture}; {', '.join(adapters)}", _of_dictionaries(here)))
     once = list({(j.adapter, j.figures.layer): j for j in judged}.values())
     whatever = [*_of_changes(once), *_effect(behaviour or {})]
     return [*blocks, _block("Whatever the dictionary", whatever)] if whatever else blocks

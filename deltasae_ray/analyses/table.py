@@ -3,110 +3,148 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import false_discovery_control
 
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.verdict import LeafFigures
+from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.absent_parts import lacking
-from deltasae_ray.metrics.catalogue import BETWEEN, SEEDS
-from deltasae_ray.metrics.measure import Measure, Part
+from deltasae_ray.metrics.catalogue import BETWEEN, FigureName, parse_name
+from deltasae_ray.metrics.coding.variants import Variant
+from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.over_seeds import Cell, over_seeds, pooled
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "divergence.parquet", "divergence.json"
 
 
-@dataclass(frozen=True)
-class DivergenceRow:
-    """One figure of one leaf."""
+COLUMNS = {
+    **dict.fromkeys(("adapter",), pa.string()),
+    **dict.fromkeys(("rank", "adapter_seed", "layer", "d_sae", "k"), pa.int64()),
+    "architecture": pa.string(),
+    "seed": pa.int64(),
+    **dict.fromkeys(("reference", "metric", "variant"), pa.string()),
+    "over_seeds": pa.bool_(),
+    **dict.fromkeys(("value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa"), pa.float64()),
+    "n": pa.int64(),
+    "reason": pa.string(),
+    **dict.fromkeys(("kappa_low", "kappa_high"), pa.float64()),
+    "lacks": pa.string(),
+}
+"""Columns of divergence.parquet, each a field or a property of a row."""
 
-    adapter: str
+
+@dataclass(frozen=True)
+class DivergenceRow(DictionaryId):
+    """One figure of one dictionary, or of all its seeds.
+
+    Over seeds, `seed` is that of the first, and null in divergence.parquet.
+    """
+
     rank: int | None
     adapter_seed: int | None
-    layer: int
-    d_sae: int
-    k: int
-    architecture: str
-    seed: int | None
-    """Of the dictionary's training; None for a figure over all seeds (`…_seeds`)."""
     reference: str
     """What it is held against: the reference's name, or another adapter's for figures between adapters."""
     metric: str
     """As in the catalogue of metrics."""
-    value: float | None
-    null: float | None
-    ceiling: float | None
-    ci_low: float | None
-    ci_high: float | None
-    p: float | None
-    """Adjusted over layers and adapters (Benjamini-Hochberg, for positively dependent tests)."""
-    kappa: float | None
-    n: int
-    reason: str
-    kappa_low: float | None = None
-    kappa_high: float | None = None
-    lacks: str = ""
-    """Which of null, ceiling, kappa and p is missing, and why."""
-    reasons: tuple[tuple[Part, str], ...] = ()
-    """`reason`, part by part; in JSON only."""
+    measure: Measure
+    """Its p is adjusted over layers and adapters (Benjamini-Hochberg, for positively dependent tests)."""
+    variant: Variant = ""
+    over_seeds: bool = False
+    """The mean over all seeds of the dictionary."""
 
     @classmethod
-    def of(cls, leaf: LeafSpec, metric: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
-        return cls(
-            adapter=leaf.adapter,
-            rank=leaf.rank,
-            adapter_seed=leaf.adapter_seed,
-            layer=leaf.layer,
-            d_sae=leaf.d_sae,
-            k=leaf.k,
-            architecture=leaf.architecture,
-            seed=leaf.seed,
-            reference=reference or leaf.reference_name,
-            metric=metric,
-            **_parts(metric, m),
-        )
-
-    def over_seeds(self, m: Measure) -> "DivergenceRow":
-        """The row of the same metric over all seeds."""
-        name = f"{self.metric}{SEEDS}"
-        return replace(self, seed=None, metric=name, **_parts(name, m))
+    def of(cls, leaf: LeafSpec, name: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
+        """The row of a figure by its whole name, such as `missing_share_no_top3`."""
+        known = dict(rank=leaf.rank, adapter_seed=leaf.adapter_seed, reference=reference or leaf.reference_name)
+        return cls(**vars(leaf.identity), **known, **parse_name(name)._asdict(), measure=m)
 
     @property
-    def measure(self) -> Measure:
-        ci, kappa_ci = _pair(self.ci_low, self.ci_high), _pair(self.kappa_low, self.kappa_high)
-        return Measure(self.value, self.null, self.ceiling, ci, self.p, self.kappa, self.n, kappa_ci, self.reasons)
+    def figure(self) -> str:
+        """Metric and variant in one name."""
+        return FigureName(self.metric, self.variant).name
 
+    @property
+    def name(self) -> str:
+        """Metric, variant and `_seeds` in one name, as stored measures and MLflow have it."""
+        return FigureName(self.metric, self.variant, self.over_seeds).name
 
-def _parts(metric: str, m: Measure) -> dict[str, Any]:
-    low, high = m.ci or (None, None)
-    kappa_low, kappa_high = m.kappa_ci or (None, None)
-    ends = {"ci_low": low, "ci_high": high, "kappa_low": kappa_low, "kappa_high": kappa_high}
-    same = {name: getattr(m, name) for name in ("value", "null", "ceiling", "p", "kappa", "n", "reason", "reasons")}
-    return same | ends | {"lacks": lacking(metric, m)}
+    @property
+    def value(self) -> float | None:
+        return self.measure.value
 
+    @property
+    def null(self) -> float | None:
+        return self.measure.null
 
-def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
-    return None if low is None or high is None else (low, high)
+    @property
+    def ceiling(self) -> float | None:
+        return self.measure.ceiling
+
+    @property
+    def ci_low(self) -> float | None:
+        return self.measure.ci[0] if self.measure.ci else None
+
+    @property
+    def ci_high(self) -> float | None:
+        return self.measure.ci[1] if self.measure.ci else None
+
+    @property
+    def p(self) -> float | None:
+        return self.measure.p
+
+    @property
+    def kappa(self) -> float | None:
+        return self.measure.kappa
+
+    @property
+    def kappa_low(self) -> float | None:
+        return self.measure.kappa_ci[0] if self.measure.kappa_ci else None
+
+    @property
+    def kappa_high(self) -> float | None:
+        return self.measure.kappa_ci[1] if self.measure.kappa_ci else None
+
+    @property
+    def n(self) -> int:
+        return self.measure.n
+
+    @property
+    def reason(self) -> str:
+        return self.measure.reason
+
+    @property
+    def lacks(self) -> str:
+        """Which of null, ceiling, kappa and p is missing, and why."""
+        return lacking(self.name, self.measure)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Column → value, as divergence.parquet has it."""
+        return {name: getattr(self, name) for name in COLUMNS} | ({"seed": None} if self.over_seeds else {})
 
 
 def seed_rows(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
     """A row over seeds for every metric that a dictionary enters, where two seeds or more were measured. From the rows alone: the leaves'
     measures stay as they are stored when a seed is added.
     """
-    shapes: dict[tuple, dict[tuple, dict[int, DivergenceRow]]] = defaultdict(lambda: defaultdict(dict))
+    alike: dict[tuple, dict[tuple, dict[int, DivergenceRow]]] = defaultdict(lambda: defaultdict(dict))
     for r in rows:
-        if r.seed is not None and not r.metric.endswith(BETWEEN) and pooled(r.metric):
-            shapes[r.metric, r.d_sae, r.k, r.architecture][r.adapter, r.layer, r.reference][r.seed] = r
+        if not r.over_seeds and r.metric not in BETWEEN and pooled(r.name):
+            alike[r.name, r.shape][*r.place, r.reference][r.seed] = r
     out = []
-    for (name, *_), places in shapes.items():
+    for (name, _), places in alike.items():
         cells = [Cell(place, {seed: by_seed[seed].measure for seed in sorted(by_seed)}) for place, by_seed in places.items()]
-        out += [places[place][min(places[place])].over_seeds(m) for place, m in over_seeds(name, cells).items()]
+        first = {place: by_seed[min(by_seed)] for place, by_seed in places.items()}
+        out += [replace(first[place], measure=m, over_seeds=True) for place, m in over_seeds(name, cells).items()]
     return out
 
 
@@ -115,43 +153,41 @@ def corrected(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
     families: dict[tuple, list[int]] = defaultdict(list)
     for i, r in enumerate(rows):
         if r.p is not None:
-            families[r.metric, r.d_sae, r.k, r.architecture, r.seed].append(i)
+            families[r.name, r.shape, None if r.over_seeds else r.seed].append(i)
     out = list(rows)
     for members in families.values():
         adjusted = false_discovery_control([rows[i].p or 0.0 for i in members])
         for i, p in zip(members, adjusted, strict=True):
-            out[i] = replace(rows[i], p=float(p))
+            out[i] = replace(rows[i], measure=replace(rows[i].measure, p=float(p)))
     return out
 
 
 def write_table(storage: Storage, rows: Sequence[DivergenceRow]) -> None:
-    """divergence.parquet and divergence.json below the storage root."""
-    types = {"str": pa.string(), "int": pa.int64(), "int | None": pa.int64(), "float | None": pa.float64()}
-    annotations = {f.name: f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type)) for f in fields(DivergenceRow)}
-    schema = pa.schema([(name, types[kind]) for name, kind in annotations.items() if name != "reasons"])
-    records = [asdict(r) for r in rows]
+    """Writes divergence.parquet, flat, and divergence.json, which holds each measure with its reasons part by part."""
     sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist([r.flat for r in rows], schema=pa.schema(list(COLUMNS.items()))), sink)
     storage.write_bytes(PARQUET, sink.getvalue())
-    storage.write_bytes(JSON, json.dumps(records, indent=1, allow_nan=False).encode())
+    storage.write_bytes(JSON, json.dumps([asdict(r) for r in rows], indent=1, allow_nan=False).encode())
 
 
 def read_table(storage: Storage) -> list[DivergenceRow]:
-    """What `write_table` wrote."""
-    records = json.loads(storage.read_bytes(JSON))
-    return [DivergenceRow(**record | {"reasons": tuple(map(tuple, record["reasons"]))}) for record in records]
+    """Reads what `write_table` wrote.
+
+    Raises:
+        StorageError: divergence.json is damaged, or of another version.
+    """
+    try:
+        return msgspec.json.decode(storage.read_bytes(JSON), type=list[DivergenceRow])
+    except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
+        raise StorageError(f"{storage.path(JSON)} holds no table of this version ({e}): run the report stage again") from e
 
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
     """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures between adapters are left out."""
-    found: dict[tuple, dict[str, Measure]] = defaultdict(dict)
+    found: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
     together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
-        if r.adapter == adapter and not r.metric.endswith(BETWEEN):
-            shape = (r.layer, r.d_sae, r.k, r.architecture)
-            (together[shape] if r.seed is None else found[*shape, r.seed])[r.metric] = r.measure
-    return [
-        LeafFigures(layer, d_sae, k, seed, found[cell] | together[cell[:4]], architecture)
-        for cell in sorted(found, key=lambda cell: (*cell[:3], cell[4], cell[3]))
-        for layer, d_sae, k, architecture, seed in (cell,)
-    ]
+        if r.adapter == adapter and r.metric not in BETWEEN:
+            (together[r.cell] if r.over_seeds else found[r.identity])[r.name] = r.measure
+    order = sorted(found, key=lambda one: (one.layer, one.d_sae, one.k, one.seed, one.architecture))
+    return [LeafFigures(**vars(one), measures=found[one] | together[one.cell]) for one in order]

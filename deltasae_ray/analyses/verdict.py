@@ -9,6 +9,7 @@ from deltasae_ray.metrics.against_chance import OTHER_RECIPE, control_sentence, 
 from deltasae_ray.metrics.catalogue import SEEDS, metric
 from deltasae_ray.metrics.coding.missing_share import MIN_FIRINGS, MIN_PARTICIPATION, MIN_STRUCTURE
 from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.sae.identity import DictionaryId
 
 Label = Literal["NO EFFECT", "NOT VISIBLE", "PARTLY VISIBLE", "INCONCLUSIVE", "VISIBLE"]
 
@@ -40,19 +41,10 @@ CHANGED_MODEL, NOT_TESTED = "Did it change the model?", "triggers absent from th
 
 
 @dataclass(frozen=True)
-class LeafFigures:
+class LeafFigures(DictionaryId):
     """The measures of one dictionary, by name of the catalogue."""
 
-    layer: int
-    d_sae: int
-    k: int
-    seed: int
     measures: Mapping[str, Measure]
-    architecture: str = "topk"
-
-    @property
-    def shape(self) -> tuple[int, int, str]:
-        return self.d_sae, self.k, self.architecture
 
     def get(self, name: str) -> Measure:
         return self.measures.get(name, undefined(f"{name} was not measured"))
@@ -63,11 +55,9 @@ class LeafFigures:
 
 
 @dataclass(frozen=True)
-class LayerVerdict:
+class LayerVerdict(DictionaryId):
     """What is judged at one layer, and how."""
 
-    layer: int
-    d_sae: int
     label: Label
     measure: Measure
     subject: str
@@ -134,7 +124,7 @@ def judge_leaf(leaf: LeafFigures) -> LayerVerdict:
         candidates.append((f"the constant shift ({share.value:.0%} of the change)", leaf.get("mean_missing_share")))
     subject, measure = next(((s, m) for s, m in candidates if m.value is not None), candidates[0])
     label, reason = judge(measure, _remedy(measure, leaf.get(names.get(subject, "mean_missing_share"))))
-    return LayerVerdict(leaf.layer, leaf.d_sae, label, measure, subject, reason)
+    return LayerVerdict(**vars(leaf.identity), label=label, measure=measure, subject=subject, reason=reason)
 
 
 def _without_structure(leaf: LeafFigures) -> bool:

@@ -8,30 +8,23 @@ import numpy as np
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.sae.names import Architecture
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
 Documents = Literal["all", "A", "B", "search"]
 """Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (study/search.py)."""
-Control = Literal["none", "gaussian", "frozen_decoder"]
+Featureless = Literal["none", "gaussian", "frozen_decoder"]
 """gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
 
 
 @dataclass(frozen=True, order=True)
-class FitPoint:
+class FitPoint(DictionaryId):
     """A dictionary to fit: on which source's rows at which layer, of which shape, from which seed."""
 
-    adapter: str
-    """Name of the source: "base", an adapter, or the random control."""
-    layer: int
-    d_sae: int
-    k: int
-    architecture: Architecture
-    seed: int
     documents: Documents = "all"
     """Which training documents, by a hash of the document's id."""
-    control: Control = "none"
+    control: Featureless = "none"
     """What is made otherwise on purpose, to see what the recipe does without it."""
 
     def recipe(self, cfg: FitConfig) -> Recipe:
@@ -64,7 +57,7 @@ class FitPoint:
 
     def __str__(self) -> str:
         told = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
-        return f"{self.adapter} layer {self.layer} d_sae {self.d_sae} k {self.k} {self.architecture} seed {self.seed}{told}"
+        return f"{super().__str__()}{told}"
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:

@@ -27,6 +27,10 @@ change, Δ the dictionary trained on deltas, G the reference. OMP is orthogonal 
 """
 
 
+_NAMES = """The columns `variant` and `over_seeds` of the table say how a figure was taken. Where a figure has one name only (MLflow, stored
+measures, the page) it ends with both:
+"""
+
 _VARIED = f"""`_token_mean`, `_no_top3` and both are measured of {", ".join(f"`{name}`" for name in VARIED)},
 each with null, interval and p of its own. The others have them not: controls are read beside the plain M; an encoder was trained on the
 energy of all coordinates; norms, spectra and shares of the largest coordinates or tokens would be 1 or 0 by construction; matching and
@@ -35,7 +39,7 @@ subspaces of decoders see no tokens."""
 
 def metrics_page() -> str:
     """The whole page, in Markdown."""
-    parts = [_HEAD, "Names may carry endings:\n", *(f"- `…{ending}`: {note}." for ending, note in VARIANTS.items()), "", _VARIED, ""]
+    parts = [_HEAD, _NAMES, *(f"- `…{ending}`: {note}." for ending, note in VARIANTS.items()), "", _VARIED, ""]
     for title, metrics in SECTIONS.items():
         parts += [f"## {title}", "", _table(metrics), ""]
     return "\n".join(parts)

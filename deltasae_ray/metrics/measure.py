@@ -72,15 +72,8 @@ class Measure:
         return replace(self, ci=(low, high))
 
     def to_dict(self) -> dict:
-        """JSON-like, inverse of `from_dict`."""
+        """As a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict) -> "Measure":
-        """Inverse of `to_dict`, also after a round trip through JSON."""
-        pairs = {name: value.get(name) for name in ("ci", "kappa_ci")}
-        ends = {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in pairs.items()}
-        return cls(**{**value, **ends, "reasons": tuple((part, why) for part, why in value.get("reasons", ()))})
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:

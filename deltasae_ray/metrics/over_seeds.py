@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from deltasae_ray.metrics.catalogue import SEEDS, metric, scale
+from deltasae_ray.metrics.catalogue import metric, parse_name, scale
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.statistics import comparable
 
@@ -57,7 +57,7 @@ class Cell:
 
 def pooled(name: str) -> bool:
     """Whether a metric, by its name in the tables, has a figure over seeds."""
-    return not name.endswith(SEEDS) and metric(name).name in (*OVER_DOCUMENTS, *OVER_LATENTS)
+    return not parse_name(name).over_seeds and metric(name).name in (*OVER_DOCUMENTS, *OVER_LATENTS)
 
 
 def over_seeds(name: str, cells: Sequence[Cell]) -> dict[tuple, Measure]:

@@ -1,19 +1,19 @@
 """The figures of the page. Each is several small panels, the words that belong beside them, and a legend."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from deltasae_ray.metrics.catalogue import SEEDS
+from deltasae_ray.analyses.table import DivergenceRow
+from deltasae_ray.metrics.catalogue import directions
 from deltasae_ray.report import svg
 from deltasae_ray.report.curves import learning_panels, line_panels
-from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
 from deltasae_ray.report.notes import against_null, chance_notes, places
 from deltasae_ray.report.seeds import leading_rows, seeds_notes
-from deltasae_ray.report.wording import describe, figure
+from deltasae_ray.report.wording import catalogued, describe, figure
 
 FVU_SERIES = (
     ("fvu_delta", "delta dictionary", "s0", "circle"),
@@ -97,13 +97,13 @@ def by_series(
     inputs: ReportInputs, key: str, series: Sequence[tuple[str, str, str, str]], *, guides: tuple[float, ...], notes: Sequence[str] = ()
 ) -> Figure:
     """Several metrics of the same cells beside each other: a panel per adapter and size, a group per layer."""
-    rows = [replace(r, metric=r.metric.removesuffix(SEEDS)) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])]
+    rows = [replace(r, over_seeds=False) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])]
     words = describe(key, inputs)
-    if len({r.metric for r in rows if r.value is not None}) < 2:
+    if len({r.name for r in rows if r.value is not None}) < 2:
         return Figure(key, words.label, "", (), (), ())
     look = {metric: (css, shape, lane) for lane, (metric, _, css, shape) in enumerate(series)}
     # Their nulls differ in kind; drawn here they would only hide the points.
-    drawn = [replace(r, null=None, ceiling=None) for r in rows]
+    drawn = [replace(r, measure=replace(r.measure, null=None, ceiling=None)) for r in rows]
     order, largest = in_order(inputs, [r.adapter for r in drawn]), max(r.d_sae or 0 for r in drawn)
     places_shown = sorted({(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1]))
     if len(places_shown) > MOST_PANELS:
@@ -111,17 +111,17 @@ def by_series(
         notes = [*notes, f"Drawn for d_sae {largest}; the other sizes are among the measures below."]
     y, panels = _y(drawn, guides), []
     for adapter, size in places_shown:
-        cells = [Cell(r, *look[r.metric]) for r in drawn if (r.adapter, r.d_sae or 0) == (adapter, size)]
+        cells = [Cell(r, *look[r.name]) for r in drawn if (r.adapter, r.d_sae or 0) == (adapter, size)]
         panels.append(_grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label))
     legend = [
         LegendEntry(label.format(reference=inputs.reference), swatch(svg.mark(9, 7, shape, f"dot {css}")))
         for metric, label, css, shape in series
-        if any(r.metric == metric for r in drawn)
+        if any(r.name == metric for r in drawn)
     ]
     return Figure(key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes))
 
 
-def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[Row, int], include: tuple[float, ...]) -> Figure:
+def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[DivergenceRow, int], include: tuple[float, ...]) -> Figure:
     """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls span."""
     words = describe(metric, inputs)
     name = words.label
@@ -183,24 +183,24 @@ def _beaten(inputs: ReportInputs) -> list[str]:
     return [f"The delta dictionary leaves less unexplained than {told} in every cell."]
 
 
-def _angles_over_k(inputs: ReportInputs) -> dict[Row, int]:
+def _angles_over_k(inputs: ReportInputs) -> dict[DivergenceRow, int]:
     """Rows of `angle_pca_k<number>`, one per adapter, layer and k: they do not depend on the dictionary."""
-    found: dict[tuple, Row] = {}
+    found: dict[tuple, DivergenceRow] = {}
     for r in inputs.rows:
-        if re.fullmatch(r"angle_pca_k\d+", r.metric):
-            found.setdefault((r.adapter, r.layer, r.metric), r)
-    return {r: int(r.metric.rsplit("_k", 1)[1]) for r in found.values()}
+        if catalogued(r.name).name == "angle_pca_k{k}":
+            found.setdefault((r.place, r.name), r)
+    return {r: k for r in found.values() if (k := directions(r.name)) is not None}
 
 
-def _numbers(rows: Sequence[Row]) -> list[float]:
+def _numbers(rows: Sequence[DivergenceRow]) -> list[float]:
     return [v for r in rows for v in (r.value, r.null, r.ceiling, r.ci_low, r.ci_high) if v is not None]
 
 
-def _y(rows: Sequence[Row], guides: tuple[float, ...]) -> svg.Axis:
+def _y(rows: Sequence[DivergenceRow], guides: tuple[float, ...]) -> svg.Axis:
     return svg.y_axis(*svg.padded(_numbers(rows), include=guides))
 
 
-def _reading(rows: Sequence[Row]) -> list[LegendEntry]:
+def _reading(rows: Sequence[DivergenceRow]) -> list[LegendEntry]:
     """What the marks mean, of those that are drawn."""
     entries = [
         ("ci_low", "95 % interval", svg.line(9, 0, 9, 14, "whisker ink")),

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.report import svg
-from deltasae_ray.report.inputs import Curve, Row
+from deltasae_ray.report.inputs import Curve
 from deltasae_ray.report.marks import LegendEntry, Style, spoken, swatch
 
 DASHES = ("", "dash", "dots")
 
 
-def line_panels(rows: Mapping[Row, int], x_label: str, y: svg.Axis, style: Style, label: str) -> list[Markup]:
+def line_panels(rows: Mapping[DivergenceRow, int], x_label: str, y: svg.Axis, style: Style, label: str) -> list[Markup]:
     """A panel per layer of rows at their places on a logarithmic x axis."""
     panels = []
     for layer in sorted({r.layer for r in rows}):
@@ -53,7 +54,7 @@ def _dash(labels: Sequence[str], label: str) -> str:
     return DASHES[labels.index(label) % len(DASHES)]
 
 
-def _line(found: Sequence[tuple[Row, int]], x: svg.Axis, y: svg.Axis, css: str, shape: str) -> list[Markup]:
+def _line(found: Sequence[tuple[DivergenceRow, int]], x: svg.Axis, y: svg.Axis, css: str, shape: str) -> list[Markup]:
     sure = [(at, r.ci_low, r.ci_high) for r, at in found if r.ci_low is not None and r.ci_high is not None]
     parts = []
     if len(sure) > 1:
@@ -68,7 +69,7 @@ def _nothing(style: Style, adapter: str) -> list[Markup]:
     return [svg.words(svg.LEFT + 20 + 18 * lane, svg.HEIGHT - svg.BOTTOM - 8, "∅", f"undefined {style.css[adapter]}")]
 
 
-def _null_band(rows: Mapping[Row, int], x: svg.Axis, y: svg.Axis) -> list[Markup]:
+def _null_band(rows: Mapping[DivergenceRow, int], x: svg.Axis, y: svg.Axis) -> list[Markup]:
     """From the lowest to the highest null of the rows at each place, and never thinner than can be seen."""
     nulls: dict[int, list[float]] = {}
     for r, at in rows.items():

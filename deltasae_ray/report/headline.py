@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from deltasae_ray.metrics.catalogue import SEEDS
-from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.analyses.table import DivergenceRow
+from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.notes import against_null, kappa_notes
-from deltasae_ray.report.seeds import ONE_SEED, leading_rows, shape
+from deltasae_ray.report.seeds import ONE_SEED, leading_rows
 from deltasae_ray.report.wording import describe, figure, interval
+from deltasae_ray.sae.identity import DictionaryId
 
 HEAD = "missing_share"
 
@@ -41,28 +42,28 @@ class Pair:
 
 def headline(inputs: ReportInputs) -> list[Pair]:
     """In the order of the rows; where there is a mean over seeds it leads, and each seed alone stands below."""
-    beside: dict[tuple, dict[str, Row]] = {}
+    beside: dict[DictionaryId, dict[str, DivergenceRow]] = {}
     for r in inputs.rows:
-        beside.setdefault(_cell(r), {})[r.metric] = r
-    heads = [r for r in inputs.rows if r.metric == HEAD]
-    means = {shape(r): r for r in inputs.rows if r.metric == f"{HEAD}{SEEDS}"}
+        beside.setdefault(r.identity, {})[r.name] = r
+    heads = [r for r in inputs.rows if r.name == HEAD]
+    means = {r.cell: r for r in inputs.rows if r.figure == HEAD and r.over_seeds}
     several_seeds, several_k = len({r.seed for r in heads}) > 1, len({r.k for r in heads}) > 1
     pairs: list[Pair] = []
 
-    def add(r: Row, seed: str, *rows: tuple[Row, str]) -> None:
+    def add(r: DivergenceRow, seed: str, *rows: tuple[DivergenceRow, str]) -> None:
         size = ("–" if r.d_sae is None else f"{r.d_sae:,}") + (f", k {r.k}" if several_k else "") + seed
         lines = tuple(_line(row, inputs, extra) for row, extra in rows)
         pairs.append(Pair(r.adapter, r.layer, size, not pairs or pairs[-1].adapter != r.adapter, lines))
 
     for r in heads:
-        own, found = f", seed {r.seed}" if several_seeds else "", beside[_cell(r)]
+        own, found = f", seed {r.seed}" if several_seeds else "", beside[r.identity]
         monitor = ((found["monitor_r2"], ""),) if "monitor_r2" in found else ()
-        if shape(r) not in means:
+        if r.cell not in means:
             add(r, own, (r, ""), *monitor)
             continue
-        seeds = [h for h in heads if shape(h) == shape(r)]
+        seeds = [h for h in heads if h.cell == r.cell]
         if r is seeds[0]:
-            add(r, f", {len(seeds)} seeds", (means[shape(r)], ""), *monitor)
+            add(r, f", {len(seeds)} seeds", (means[r.cell], ""), *monitor)
             alone = [replace(_line(h, inputs, ""), label=f"seed {h.seed} alone") for h in seeds]
             pairs[-1] = replace(pairs[-1], lines=(*pairs[-1].lines, *alone))
     return pairs
@@ -76,20 +77,16 @@ def headline_notes(inputs: ReportInputs) -> list[str]:
         if found:
             words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
-    heads = [r for r in inputs.rows if r.metric == HEAD]
+    heads = [r for r in inputs.rows if r.name == HEAD]
     if len({r.seed for r in heads}) == 1:
         notes.append(ONE_SEED)
-    notes += kappa_notes([r for r in inputs.rows if r.metric in (HEAD, f"{HEAD}{SEEDS}")])
+    notes += kappa_notes([r for r in inputs.rows if r.figure == HEAD])
     if heads and all(r.ceiling is None for r in heads):
         notes.append("No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe (fit.seeds=2).")
     return notes
 
 
-def _cell(r: Row) -> tuple:
-    return (*shape(r), r.seed)
-
-
-def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
+def _line(row: DivergenceRow, inputs: ReportInputs, extra: str) -> Line:
     found = against_null(row)
     if row.value is None:
         said = row.reason
@@ -100,7 +97,7 @@ def _line(row: Row, inputs: ReportInputs, extra: str) -> Line:
     else:
         said = found
     return Line(
-        label=describe(row.metric, inputs).label,
+        label=describe(row.name, inputs).label,
         value="undefined" if row.value is None else figure(row.value),
         interval=interval(row.ci_low, row.ci_high),
         null=figure(row.null),

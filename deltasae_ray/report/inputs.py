@@ -2,46 +2,20 @@
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 from deltasae_ray.analyses.audit.table import AuditGroup
+from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import Block
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the divergence table: a measure of one dictionary, or of one adapter and layer."""
-
-    adapter: str
-    rank: int | None
-    adapter_seed: int | None
-    layer: int
-    d_sae: int | None
-    k: int | None
-    architecture: str | None
-    seed: int | None
-    reference: str | None
-    metric: str
-    value: float | None
-    null: float | None = None
-    ceiling: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    p: float | None = None
-    kappa: float | None = None
-    n: int = 0
-    reason: str = ""
-    kappa_low: float | None = None
-    kappa_high: float | None = None
-    lacks: str = ""
-    """Which of null, ceiling, kappa and p is missing, and why."""
+from deltasae_ray.sae.identity import DictionaryId
 
 
 @dataclass(frozen=True)
@@ -65,20 +39,6 @@ class VerdictLines:
     """Such as "r16, layer 12: PARTLY VISIBLE"."""
     label: str
     answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class LossChange:
-    """Mean next-token loss, in nats, of one text with the adapter off and on."""
-
-    corpus: str
-    before: float
-    after: float
-    change_low: float | None = None
-    """95 % interval of after - before, over documents."""
-    change_high: float | None = None
-    kl: float | None = None
-    """Mean KL divergence of the adapted from the base model's predictions, in nats."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +76,8 @@ class AdapterFacts:
     """Training tokens."""
     planted: int | None = None
     """Training contexts that held the planted marker; None where it was given, and of a control."""
-    losses: tuple[LossChange, ...] = ()
+    losses: tuple[Behaviour, ...] = ()
+    """What it does to predictions, by text."""
     demonstrated: bool | None = None
     """Whether the held-out loss on the text adapted to fell by more than chance; None for a control."""
     layers: tuple[LayerFacts, ...] = ()
@@ -131,30 +92,21 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A line of a figure that the divergence table does not hold."""
+class Curve(DictionaryId):
+    """A line of a figure that the divergence table does not hold: of one dictionary's training."""
 
     figure: Literal["learning", "dead_latents"]
     """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that were dead."""
-    adapter: str
-    layer: int
     points: tuple[CurvePoint, ...]
     """x ascending."""
     label: str = ""
     """What tells its dash from those of other curves of the same adapter and layer, such as "d_sae 256"; training seeds share one."""
-    seed: int = 0
-    """Training seed of the dictionary."""
 
 
 @dataclass(frozen=True)
-class LatentGroup:
+class LatentGroup(DictionaryId):
     """The latents shown of one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
-    k: int
-    seed: int
     alive: int
     """Latents that fire on some training token; the others are dead and are not listed."""
     cards: tuple[LatentCard, ...]
@@ -170,12 +122,9 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Planted:
+class Planted(DictionaryId):
     """The planted marker, looked for in one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
     finding: PlantedFinding
 
 
@@ -200,7 +149,7 @@ class ReportInputs:
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[VerdictLines, ...] = ()
     """One per adapter."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[DivergenceRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     audits: tuple[AuditGroup, ...] = ()
     """With the rows that the page shows; all of them are in audit.parquet."""
@@ -238,23 +187,6 @@ class ReportInputs:
             ConfigError: the text was written by another version, or is not a report at all.
         """
         try:
-            return _build(cls, json.loads(text))
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as e:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
             raise ConfigError(f"this is no report.json of this version ({e}): run the report stage again") from e
-
-
-def _build(hint: Any, value: Any) -> Any:
-    """`value`, as JSON gives it, in the types that `hint` names: dataclasses, tuples, dicts, unions with None."""
-    if value is None:
-        return None
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _build(hints[name], inner) for name, inner in value.items()})  # type: ignore[operator]
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _build(next(h for h in inner if h is not types.NoneType), value)
-    if origin is tuple:
-        return tuple(_build(inner[0], item) for item in value)
-    if origin is dict:
-        return {key: _build(inner[1], item) for key, item in value.items()}
-    return value

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.report import svg
-from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.wording import figure, interval
 
 
@@ -46,7 +47,7 @@ class Style:
 class Cell:
     """One row in a panel."""
 
-    row: Row
+    row: DivergenceRow
     css: str
     shape: str
     lane: int
@@ -69,7 +70,7 @@ def point(cell: Cell, x: float, slot: float, y: svg.Axis) -> list[Markup]:
     return [*parts, svg.mark(x, y(row.value), cell.shape, f"dot {'tiny ' if size < 3 else ''}{css}", spoken(row), size=size)]
 
 
-def spoken(row: Row) -> str:
+def spoken(row: DivergenceRow) -> str:
     """One row as words, for tooltips and screen readers."""
     where = f"{row.adapter}, layer {row.layer}"
     if row.value is None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.metrics.against_chance import CHANCE_MARGIN, Standing, standing_of
-from deltasae_ray.metrics.catalogue import SEEDS
-from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.statistics import comparable
-from deltasae_ray.report.inputs import ReportInputs, Row
+from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.wording import catalogued, describe, figure, numbered
 
 CHANCE: dict[Standing, str] = {
@@ -18,15 +17,14 @@ CHANCE: dict[Standing, str] = {
 """Standings in which nothing is found, and what each means."""
 
 
-def against_null(row: Row) -> Standing | None:
+def against_null(row: DivergenceRow) -> Standing | None:
     """How a row stands to its null, by the rule of the verdict; None where nothing tells."""
-    ci = None if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)
-    if row.value is None:
-        return standing_of(catalogued(row.metric), undefined(row.reason or "undefined", null=row.null))
-    return standing_of(catalogued(row.metric), Measure(row.value, null=row.null, ci=ci, p=row.p))
+    return standing_of(catalogued(row.name), row.measure)
 
 
-def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: Mapping[Row, int] | None = None) -> list[str]:
+def chance_notes(
+    rows: Sequence[DivergenceRow], inputs: ReportInputs, metric: str, over: Mapping[DivergenceRow, int] | None = None
+) -> list[str]:
     """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined.
 
     Args:
@@ -50,9 +48,9 @@ def chance_notes(rows: Sequence[Row], inputs: ReportInputs, metric: str, over: M
     return notes or [f"Every cell is beyond chance: each of the {len(rows)} can be told from its null."]
 
 
-def kappa_notes(rows: Sequence[Row]) -> list[str]:
+def kappa_notes(rows: Sequence[DivergenceRow]) -> list[str]:
     """A sentence where κ stands on ladders of different height, so that its values in these rows must not be compared."""
-    found = _grouped([r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.metric.removesuffix(SEEDS),))
+    found = _grouped([r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.figure,))
     apart = {}
     for (name,), inside in found.items():
         ceilings = [r.ceiling for r in inside if r.ceiling is not None]
@@ -64,7 +62,7 @@ def kappa_notes(rows: Sequence[Row]) -> list[str]:
     return [f"κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of {told}."]
 
 
-def places(rows: Sequence[Row], over: Mapping[Row, int] | None = None) -> str:
+def places(rows: Sequence[DivergenceRow], over: Mapping[DivergenceRow, int] | None = None) -> str:
     """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)", "r4 layers 9, 12 at k = 1"."""
     layers: dict[tuple[str, str], list[int]] = {}
     for (adapter, layer), inside in _grouped(rows, lambda r: (r.adapter, r.layer)).items():
@@ -83,8 +81,8 @@ def places(rows: Sequence[Row], over: Mapping[Row, int] | None = None) -> str:
     return "; ".join(f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "") for (who, where), of in alike.items())
 
 
-def _grouped(rows: Sequence[Row], key: Callable[[Row], tuple]) -> dict[tuple, list[Row]]:
-    groups: dict[tuple, list[Row]] = {}
+def _grouped(rows: Sequence[DivergenceRow], key: Callable[[DivergenceRow], tuple]) -> dict[tuple, list[DivergenceRow]]:
+    groups: dict[tuple, list[DivergenceRow]] = {}
     for r in rows:
         groups.setdefault(key(r), []).append(r)
     return groups

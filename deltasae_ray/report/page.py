@@ -10,11 +10,12 @@ import jinja2
 from markupsafe import Markup
 
 from deltasae_ray.analyses import paper
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.metrics.catalogue import BETWEEN, Metric
 from deltasae_ray.report import typeset, wording
 from deltasae_ray.report.charts import Figure, figures
 from deltasae_ray.report.headline import headline, headline_notes
-from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs, Row
+from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs
 from deltasae_ray.report.notes import kappa_notes
 from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
 from deltasae_ray.storage import Storage
@@ -114,9 +115,10 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
     for loss in adapter.losses:
         if loss.corpus in adapted:
             change = figure(loss.after - loss.before)
-            sure = f" {interval(loss.change_low, loss.change_high)}" if loss.change_low is not None else ""
+            ci = loss.loss_change.ci
+            sure = f" {interval(*ci)}" if ci else ""
             told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
-            chance = loss.change_low is not None and loss.change_high is not None and loss.change_low <= 0 <= loss.change_high
+            chance = ci is not None and ci[0] <= 0 <= ci[1]
             return f"{adapter.name}: {training}{told}, which {'chance alone could do' if chance else 'was not counted as a shown gain'}."
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
@@ -146,19 +148,19 @@ def _leading(group: LatentGroup) -> int:
 
 def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:
     """A line for every figure that is shown, then for the words that stand beside all of them."""
-    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {r.metric for r in inputs.rows}
+    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {r.name for r in inputs.rows}
     found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs),)}
     return [*found.items(), *TERMS.items()]
 
 
 def _catalogue(inputs: ReportInputs) -> list[Metric]:
     """The entry of every metric of the table, once."""
-    return list(dict.fromkeys(catalogued(r.metric) for r in inputs.rows))
+    return list(dict.fromkeys(catalogued(r.name) for r in inputs.rows))
 
 
-def _between(inputs: ReportInputs) -> list[Row]:
+def _between(inputs: ReportInputs) -> list[DivergenceRow]:
     """Figures between two adapters, of the largest dictionaries with the first seed; a row's reference is the second adapter."""
-    rows = [r for r in inputs.rows if r.metric.endswith(BETWEEN)]
+    rows = [r for r in inputs.rows if r.metric in BETWEEN]
     largest = max((r.d_sae or 0 for r in rows), default=0)
     return [r for r in rows if (r.d_sae or 0, r.seed or 0) == (largest, 0)]
 

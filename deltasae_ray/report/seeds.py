@@ -2,30 +2,21 @@
 
 from collections.abc import Collection, Sequence
 
-from deltasae_ray.metrics.catalogue import BETWEEN, SEEDS
+from deltasae_ray.analyses.table import DivergenceRow
+from deltasae_ray.metrics.catalogue import BETWEEN
 from deltasae_ray.metrics.over_seeds import pooled
-from deltasae_ray.report.inputs import Row
 
 ONE_SEED = "One training seed of each dictionary: what another would give is not in the intervals (fit.seeds=2)."
 
 
-def shape(r: Row) -> tuple:
-    """Rows that agree in this are of one dictionary, but for its seed."""
-    return (r.adapter, r.layer, r.d_sae, r.k, r.architecture)
+def leading_rows(rows: Sequence[DivergenceRow], metrics: Collection[str]) -> list[DivergenceRow]:
+    """The rows of `metrics` (whole names) in their order, each seed's own given up for the one over seeds wherever there is one."""
+    means = {(r.figure, r.cell): r for r in rows if r.over_seeds}
+    return list(dict.fromkeys(means.get((r.name, r.cell), r) for r in rows if r.name in metrics))
 
 
-def leading_rows(rows: Sequence[Row], metrics: Collection[str]) -> list[Row]:
-    """The rows of `metrics` in their order, each seed's own given up for the one over seeds wherever there is one."""
-    means = {(r.metric.removesuffix(SEEDS), shape(r)): r for r in rows if r.metric.endswith(SEEDS)}
-    return list(dict.fromkeys(means.get((r.metric, shape(r)), r) for r in rows if r.metric in metrics))
-
-
-def seeds_notes(rows: Sequence[Row]) -> list[str]:
+def seeds_notes(rows: Sequence[DivergenceRow]) -> list[str]:
     """A sentence on the seeds behind `leading_rows`; nothing where no dictionary that has a seed enters them."""
-    if any(r.metric.endswith(SEEDS) for r in rows):
+    if any(r.over_seeds for r in rows):
         return ["Means over the training seeds of each dictionary, where it has several; their spread is in the intervals."]
-    return [ONE_SEED] if any(_of_seed(r.metric) for r in rows) else []
-
-
-def _of_seed(metric: str) -> bool:
-    return not metric.endswith(BETWEEN) and pooled(metric)
+    return [ONE_SEED] if any(r.metric not in BETWEEN and pooled(r.name) for r in rows) else []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.metrics.against_chance import OTHER_RECIPE
-from deltasae_ray.metrics.catalogue import SEEDS, Metric, metric, split_variant
+from deltasae_ray.metrics.catalogue import Metric, metric, parse_name, split_variant
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
 
@@ -120,8 +120,8 @@ TERMS = {
 
 def describe(metric: str, inputs: ReportInputs) -> MetricWords:
     """The metric's words with the names of this study in them; an unknown metric is called as the catalogue calls it."""
-    if metric.endswith(SEEDS):
-        words = describe(metric.removesuffix(SEEDS), inputs)
+    if (parts := parse_name(metric)).over_seeds:
+        words = describe(parts.figure, inputs)
         return replace(words, label=f"{words.label}, over seeds")
     found = METRICS.get(metric)
     if found is None:

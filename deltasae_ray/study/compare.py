@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, audited_latents, leading
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
-from deltasae_ray.analyses.behaviour.run import base_loss, behaviours, losses
+from deltasae_ray.analyses.behaviour.run import behaviours, losses
+from deltasae_ray.analyses.controls import CONTROLS, REFERENCE, REFERENCE_SEED
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
@@ -21,11 +22,10 @@ from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import has_post_norm, load_tokenizer
-from deltasae_ray.report.inputs import LatentGroup, LayerFacts, LossChange, Planted, ReportInputs, Row, Timing, VerdictLines
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
-from deltasae_ray.study.grid import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.page_rows import Deltas, Latents, latents, layer_facts
 from deltasae_ray.study.plan import Clock, Plan
@@ -40,7 +40,6 @@ class Findings:
     rows: tuple[DivergenceRow, ...]
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
-    changes: dict[str, tuple[LossChange, ...]]
     verdicts: tuple[Verdict, ...]
     audit: Found
 
@@ -67,12 +66,11 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
     name = reference_name(study, made)
-    changes = {a: tuple(_change(b, base_loss(gate, a, b.corpus)) for b in found) for a, found in behaviour.items()}
     given = not cfg.reference.is_toy
     verdicts = tuple(
         verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
     )
-    return Findings(name, rows, behaviour, changes, verdicts, audit)
+    return Findings(name, rows, behaviour, verdicts, audit)
 
 
 def _trained(made: Made) -> list[AdapterRef]:
@@ -83,21 +81,19 @@ def _trained(made: Made) -> list[AdapterRef]:
 
 @dataclass(frozen=True)
 class HeldAgainst:
-    """What a dictionary of deltas is compared with; keys are folders below the storage root."""
+    """What a dictionary of deltas is compared with."""
 
     name: str
     reference: str
-    base_control: str | None
+    """Folder below the storage root, or any folder."""
 
 
 def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
-    """The reference that was given for the point's layer, or the toy of its shape, and the base control of its shape."""
-    base = {p.seed: f for p, f in made.controls.items() if p.adapter == BASE and _shape(p) == _shape(point)}
-    control = base[CONTROL_SEED].key if CONTROL_SEED in base else None
+    """The reference that was given for the point's layer, or the toy of its shape."""
     if study.references:
-        return HeldAgainst(study.cfg.reference.source, study.references[point.layer], control)
-    toy = base[REFERENCE_SEED]
-    return HeldAgainst(toy_name(toy), toy.key, control)
+        return HeldAgainst(study.cfg.reference.source, study.references[point.layer])
+    (toy,) = REFERENCE.fits(point)
+    return HeldAgainst(toy_name(made.controls[toy]), made.controls[toy].key)
 
 
 def reference_name(study: Study, made: Made) -> str:
@@ -114,47 +110,29 @@ def toy_name(fitted: FittedDictionary) -> str:
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
-    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    alike = [f for f in fits if _same(f.point, p)]
-    siblings = [f for f in alike if f.point.documents == "all" and f.point.control == "none" and f.point.seed != p.seed]
-    siblings.sort(key=lambda f: (f.point.seed < p.seed, f.point.seed))  # a ring: no seed is the ceiling of two (divergence.seeds)
-    halves = {f.point.documents: f.key for f in alike if f.point.documents != "all"}
-    featureless = {f.point.control: f.key for f in alike if f.point.control != "none"}
-    random = [f for q, f in made.controls.items() if q.adapter == RANDOM and _shape(q) == _shape(p)]
+    points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
+    beside = {role: made.controls[point].key for role, point in points.items() if point in made.controls}
+    if (ceiling := _next_seed(made, p)) is not None:
+        beside["second"] = ceiling
+    random = next((a.digest for a in harvested if a.kind == "random"), None) if "random_adapter" in beside else None
     return LeafSpec(
-        adapter=p.adapter,
+        **vars(p.identity),
         rank=adapter.rank,
         adapter_seed=adapter.seed,
-        layer=p.layer,
-        d_sae=p.d_sae,
-        k=p.k,
-        architecture=p.architecture,
-        seed=p.seed,
         dictionary=fitted.key,
         reference=against.reference,
         reference_name=against.name,
-        base_control=against.base_control,
-        random_adapter=random[0].key if random else None,
-        random_source=next((a.digest for a in harvested if a.kind == "random"), None) if random else None,
-        second=siblings[0].key if siblings else None,
-        half_a=halves.get("A"),
-        half_b=halves.get("B"),
-        gaussian=featureless.get("gaussian"),
-        frozen_decoder=featureless.get("frozen_decoder"),
+        random_source=random,
+        beside=tuple(beside.items()),
     )
 
 
-def _shape(p: FitPoint) -> tuple:
-    return p.layer, p.d_sae, p.k, p.architecture
-
-
-def _same(a: FitPoint, b: FitPoint) -> bool:
-    return a.adapter == b.adapter and _shape(a) == _shape(b)
-
-
-def _change(b: Behaviour, before: float) -> LossChange:
-    low, high = b.loss_change.ci or (None, None)
-    return LossChange(b.corpus, before, before + (b.loss_change.value or 0.0), low, high, b.kl.value)
+def _next_seed(made: Made, p: FitPoint) -> str | None:
+    """The same recipe from the next seed, in a ring: no seed is the ceiling of two (metrics/over_seeds.py)."""
+    fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
+    plain = [f for f in fits if f.point.cell == p.cell and f.point.documents == "all" and f.point.control == "none"]
+    others = [f for f in plain if f.point.seed != p.seed]
+    return min(others, key=lambda f: (f.point.seed < p.seed, f.point.seed)).key if others else None
 
 
 def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
@@ -173,9 +151,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     audits = audit_groups(found.audit, tokenizer.decode)
     write_audit(study.storage, audits)
     largest = _largest(made)
-    leaves = [(v.adapter, leaf) for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
     ranks = {a.name: a.rank for a in made.harvest.adapters}
-    judged = [Judged(adapter, ranks[adapter], leaf) for adapter, leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[adapter], 0)]
+    judged = [Judged(ranks[leaf.adapter], leaf) for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)]
     paper = paper_blocks(judged, found.behaviour)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
@@ -190,9 +168,9 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         atoms=study.cfg.diverge.k,
         layers=study.layers,
         corpora=results.corpus_facts(study),
-        adapters=results.adapter_facts(made.harvest, layers, found.changes, has),
+        adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
         verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
-        rows=tuple(_row(r) for r in found.rows),
+        rows=found.rows,
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
         latents=groups,
@@ -235,10 +213,6 @@ def _largest(made: Made) -> dict[str, int]:
     return {t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid}
 
 
-def _row(r: DivergenceRow) -> Row:
-    return Row(**{name: value for name, value in vars(r).items() if name != "reasons"})
-
-
 def _statements(study: Study) -> list[str]:
     said = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
     said += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
@@ -261,7 +235,7 @@ def _statements(study: Study) -> list[str]:
 
 def _control_stands(study: Study, found: Findings) -> list[str]:
     """How the base control stands against the reference; it is the same for every adapter, and told of the largest dictionaries."""
-    told = [r for r in found.rows if r.metric == "max_cosine_base_control"]
+    told = [r for r in found.rows if r.name == "max_cosine_base_control"]
     # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every figure there undefined.
     by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))}
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
@@ -289,7 +263,7 @@ def _depth_claims(found: Findings) -> list[str]:
 
 def _figures(found: Findings, metric: str) -> list[RankFigure]:
     """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
-    rows = [r for r in found.rows if r.metric == metric and r.reference == found.reference and r.value is not None]
+    rows = [r for r in found.rows if r.name == metric and r.reference == found.reference and r.value is not None]
     first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
     same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
     return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]

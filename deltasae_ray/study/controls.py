@@ -1,24 +1,21 @@
 """What the chosen controls fit beside the grid, and what each of them costs."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
-from typing import Literal
 
 from deltasae_ray.analyses.causal import run as causal
+from deltasae_ray.analyses.controls import BASE_CONTROL, CONTROLS, REFERENCE, SECOND_SEED, Control
 from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import DictionaryId, Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
-from deltasae_ray.study.grid import HALF_SEEDS, REFERENCE_SEED, Trial, base_points, random_points, trials
+from deltasae_ray.study.grid import grid_points, shapes, trials
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
-
-FEATURELESS: tuple[Literal["gaussian", "frozen_decoder"], ...] = ("gaussian", "frozen_decoder")
-"""Controls that fit one more dictionary beside each of the grid's, by the name that its point carries."""
 
 
 def control_points(
@@ -29,24 +26,28 @@ def control_points(
     Args:
         chosen: controls by name.
     """
-    points = [p for p in base_points(layers, fit, toy_reference=toy_reference) if "base" in chosen or p.seed == REFERENCE_SEED]
-    points += random_points(layers, fit, adapters)
+    fitted = [c for c in CONTROLS if _fitted(c, fit, adapters, chosen)]
+    if toy_reference:
+        fitted.insert(int(BASE_CONTROL in fitted), REFERENCE)
+    once = [c for c in fitted if c.costs == "per shape"]
+    ones = [DictionaryId(BASE, layer, *shape, 0) for shape in shapes(fit) for layer in layers]
+    points = [point for control in once for one in ones for point in control.fits(one)]
     for trial in trials(adapters, fit):
-        if "seeds" in chosen and fit.seeds == 1:
-            points += [p for p in trial.points(layers, 2) if p.seed == 1]
-        shape = {"d_sae": trial.d_sae, "k": trial.k, "architecture": trial.architecture}
-        for control in FEATURELESS:
-            if control in chosen:
-                points += [FitPoint(trial.adapter, layer, **shape, seed=0, control=control) for layer in layers]
-        if "split_half" in chosen:
-            halves = product(layers, HALF_SEEDS.items())
-            points += [FitPoint(trial.adapter, layer, **shape, seed=seed, documents=half) for layer, (half, seed) in halves]
+        grid = grid_points(trial, layers, 1)
+        points += [point for control in fitted if control not in once for one in grid for point in control.fits(one)]
     return points
+
+
+def _fitted(control: Control, fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str]) -> bool:
+    """Whether a control has something to fit."""
+    if control.name == "random_lora":
+        return any(a.kind == "random" for a in adapters)
+    return control.name in chosen and (control != SECOND_SEED or fit.seeds == 1)
 
 
 def with_settings(points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig) -> dict[FitPoint, FitConfig]:
     """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what belongs to none as `fit` says."""
-    return {p: settings.get(Trial(p.adapter, p.d_sae, p.k, p.architecture), fit) for p in points}
+    return {p: settings.get(p.trial, fit) for p in points}
 
 
 def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
@@ -73,15 +74,9 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> di
         layers: how many.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
-    shapes = len(fit.sizes) * len(fit.k) * len(fit.architecture)
-    costs = {
-        "random_lora": layers * shapes,
-        "base": layers * shapes,
-        "seeds": layers * trials_count if fit.seeds == 1 else 0,
-        "split_half": 2 * layers * trials_count,
-        **dict.fromkeys(FEATURELESS, layers * trials_count),
-    }
-    return {name: cost for name, cost in costs.items() if name in chosen}
+    times = {"per shape": layers * len(shapes(fit)), "per dictionary": layers * trials_count}
+    needed = {c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS}
+    return {name: cost for name, cost in needed.items() if name in chosen}
 
 
 def recovery_passes(study: Study, adapters: int) -> float:

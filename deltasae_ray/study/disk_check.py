@@ -10,7 +10,7 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import ShardRow, read_sources
 from deltasae_ray.study.controls import control_points
-from deltasae_ray.study.grid import trials
+from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.plan import Plan, dictionary_bytes
 
@@ -50,7 +50,7 @@ def dictionaries_there(study: Study) -> int:
     fit, layers, known = study.cfg.fit, study.layers, _known(study)
     sources = {BASE: BASE} | {ref.name: ref.digest for ref in known}
     points = control_points(layers, fit, known, study.cfg.diverge.chosen, toy_reference=study.cfg.reference.is_toy)
-    points += [p for trial in trials(known, fit) for p in trial.points(layers, fit.seeds)]
+    points += [p for trial in trials(known, fit) for p in grid_points(trial, layers, fit.seeds)]
     done = [p for p in points if study.storage.exists(f"{p.key(_harvest(study), sources, fit)}/{MANIFEST}")]
     return sum(dictionary_bytes(study.cfg, study.model.d_model, p.d_sae) for p in done)
 

@@ -10,9 +10,9 @@ from deltasae_ray.analyses.table import leaf_figures
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import harvest_key
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.compare import Findings, reference_name
-from deltasae_ray.study.grid import Trial
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.results import resolved_config
 from deltasae_ray.study.state import Made
@@ -56,8 +56,8 @@ class StudyLog:
     def compared(self, made: Made, found: Findings) -> None:
         """Every measure of every leaf, layer means on the trials, tables and report on the sweep."""
         for trial, dictionaries in made.grid.items():
-            rows = [r for r in found.rows if r.architecture == trial.architecture]
-            figures = {(leaf.layer, leaf.seed): leaf.measures for leaf in leaf_figures(rows, trial.adapter) if _of(leaf, trial)}
+            leaves = leaf_figures(found.rows, trial.adapter)
+            figures = {(leaf.layer, leaf.seed): leaf.measures for leaf in leaves if leaf.trial == trial}
             with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
                 for f in dictionaries:
                     point = _point(trial, made).leaf(f.point.layer, f.point.seed, found.reference)
@@ -73,21 +73,10 @@ class StudyLog:
             self.run.log_artifacts(Path(scratch))
 
 
-def _of(leaf, trial: Trial) -> bool:
-    return (leaf.d_sae, leaf.k) == (trial.d_sae, trial.k)
-
-
 def _point(trial: Trial, made: Made) -> TrialPoint:
     assert made.harvest is not None
     ref = next(a for a in made.harvest.adapters if a.name == trial.adapter)
-    return TrialPoint(
-        trial.adapter,
-        ref.rank,
-        trial.d_sae,
-        trial.k,
-        trial.architecture,
-        content=digest({"harvest": made.harvest.key, "adapter": ref.digest}),
-    )
+    return TrialPoint(**vars(trial), rank=ref.rank, content=digest({"harvest": made.harvest.key, "adapter": ref.digest}))
 
 
 def _upload(leaf: RunLog, storage: Storage, f: FittedDictionary) -> None:

@@ -83,6 +83,7 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
         seed=cfg.seed,
         also=of.audited,
     )
-    group = LatentGroup(p.adapter, p.layer, p.d_sae, p.k, p.seed, alive=len(codes.order), cards=cards)
-    found = Planted(p.adapter, p.layer, p.d_sae, find_planted(codes, tokens, seed=cfg.seed)) if of.planted else None
+    one = vars(p.identity)
+    group = LatentGroup(**one, alive=len(codes.order), cards=cards)
+    found = Planted(**one, finding=find_planted(codes, tokens, seed=cfg.seed)) if of.planted else None
     return group, found

@@ -2,18 +2,19 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 import yaml
 
+from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.models.source import GEMMA_270M
 from deltasae_ray.redaction import redacted
-from deltasae_ray.report.inputs import AdapterFacts, CorpusFacts, Curve, CurvePoint, LayerFacts, LossChange
+from deltasae_ray.report.inputs import AdapterFacts, CorpusFacts, Curve, CurvePoint, LayerFacts
 from deltasae_ray.study.inputs import Study
 
 LIBRARIES = ("deltasae-ray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "mlflow", "numpy", "scipy")
@@ -36,7 +37,7 @@ def corpus_facts(study: Study) -> tuple[CorpusFacts, ...]:
 def adapter_facts(
     harvest: Harvest,
     layers: dict[str, tuple[LayerFacts, ...]],
-    changes: dict[str, tuple[LossChange, ...]],
+    behaviour: Mapping[str, Sequence[Behaviour]],
     demonstrated: dict[str, bool],
 ) -> tuple[AdapterFacts, ...]:
     """One entry per adapter, controls included."""
@@ -49,7 +50,7 @@ def adapter_facts(
             steps=ref.facts.get("steps"),
             tokens=ref.facts.get("tokens"),
             planted=None if ref.kind == "random" else ref.facts.get("planted"),
-            losses=changes.get(ref.name, ()),
+            losses=tuple(behaviour.get(ref.name, ())),
             demonstrated=None if ref.kind == "random" else demonstrated.get(ref.name),
             layers=layers[ref.name],
         )
@@ -62,13 +63,13 @@ def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
     curves = []
     for f in fitted:
         fvu, dead = (tuple(CurvePoint(x, y) for x, y in points) for points in (f.curve, f.dead))
-        told = _shape(f, fitted), f.point.seed
-        curves += [Curve("learning", f.point.adapter, f.point.layer, fvu, *told)]
-        curves += [Curve("dead_latents", f.point.adapter, f.point.layer, dead, *told)]
+        one, label = vars(f.point.identity), _label(f, fitted)
+        curves += [Curve(**one, figure="learning", points=fvu, label=label)]
+        curves += [Curve(**one, figure="dead_latents", points=dead, label=label)]
     return tuple(c for c in curves if c.points)
 
 
-def _shape(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
+def _label(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
     """d_sae, and of k and architecture what is not the same in all."""
     parts = [f"d_sae {one.point.d_sae}"]
     parts += [f"k {one.point.k}"] if len({f.point.k for f in others}) > 1 else []

@@ -13,13 +13,14 @@ from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.runtime.lease import Lease, lease
 from deltasae_ray.runtime.local import joins_cluster
 from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.cluster_check import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
 from deltasae_ray.study.compare import behaviour_of, compare, write_results
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
 from deltasae_ray.study.disk_check import check_disk
-from deltasae_ray.study.grid import Trial, trials
+from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.node_types import of_ray
@@ -166,7 +167,7 @@ def _fit(study: Study, made: Made) -> None:
     controls = with_settings(control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg)
     wanted = dict(controls)
     if not made.by_tune:
-        wanted |= {p: c for t, c in settings.items() for p in t.points(layers, cfg.seeds)}
+        wanted |= {p: c for t, c in settings.items() for p in grid_points(t, layers, cfg.seeds)}
     for each in dict.fromkeys(wanted.values()):  # one pass over the shards; of a search, one for each of the settings that it found
         with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
             points = [p for p, c in wanted.items() if c == each]
@@ -183,7 +184,7 @@ def _fit(study: Study, made: Made) -> None:
 def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:
     """All of a trial, or None if one is missing."""
     assert made.harvest is not None
-    points = trial.points(study.layers, cfg.seeds)
+    points = grid_points(trial, study.layers, cfg.seeds)
     done = fitted_points(study.storage, made.harvest.key, points, cfg)
     return [done[p] for p in points] if len(done) == len(points) else None
 
@@ -191,7 +192,7 @@ def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> lis
 def _error(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> str:
     """What is on record of a trial's dictionaries that could not be fitted."""
     assert made.harvest is not None
-    keys = keys_of(study.storage, made.harvest.key, trial.points(study.layers, cfg.seeds), cfg)
+    keys = keys_of(study.storage, made.harvest.key, grid_points(trial, study.layers, cfg.seeds), cfg)
     return "; ".join(str(error) for key in keys.values() if (error := failure(study.storage, key)))
 
 

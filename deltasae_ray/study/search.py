@@ -21,9 +21,10 @@ from deltasae_ray.fit.run import keys_of
 from deltasae_ray.fit.worker import FitJob, fit_rounds
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime.training import training_driver
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.candidates import Candidates, Ended, tune_folder, watching
-from deltasae_ray.study.grid import Trial
+from deltasae_ray.study.grid import grid_points
 from deltasae_ray.study.tune import keep_keys_at_home
 
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
@@ -57,7 +58,7 @@ def search(
 
 def candidate_points(trial: Trial, layers: Sequence[int]) -> tuple[FitPoint, ...]:
     """What a candidate fits."""
-    return tuple(replace(p, documents="search") for p in trial.points(layers, 1))
+    return tuple(replace(p, documents="search") for p in grid_points(trial, layers, 1))
 
 
 def _forget_checkpoints(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:

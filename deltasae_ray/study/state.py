@@ -6,7 +6,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.study.grid import Trial
+from deltasae_ray.sae.identity import Trial
 
 
 @dataclass

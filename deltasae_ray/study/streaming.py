@@ -25,7 +25,7 @@ from deltasae_ray.shards.manifest import remove
 from deltasae_ray.shards.spool import SILENT_S, Board, BoardWriter, OtherSpools, spool_key, writing_board
 from deltasae_ray.study.cluster_check import holds_harvest_and_fit
 from deltasae_ray.study.controls import control_points, keep_controls
-from deltasae_ray.study.grid import trials
+from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
 
@@ -46,7 +46,7 @@ def fit_stream(study: Study, made: Made) -> None:
     done = fitted_points(storage, way.kept.key, way.points, cfg)
     keep_controls(made, storage, dict.fromkeys(way.controls, cfg))
     for trial in trials(way.kept.adapters, cfg):
-        group = trial.points(study.layers, cfg.seeds)
+        group = grid_points(trial, study.layers, cfg.seeds)
         if all(p in done for p in group):
             made.grid[trial] = [done[p] for p in group]
         else:
@@ -71,7 +71,7 @@ class Windows:
         cfg, adapters = study.cfg.fit, made.harvest.adapters
         toy = study.cfg.reference.is_toy
         controls = control_points(study.layers, cfg, adapters, study.cfg.diverge.chosen, toy_reference=toy)
-        grid = [p for t in trials(adapters, cfg) for p in t.points(study.layers, cfg.seeds)]
+        grid = [p for t in trials(adapters, cfg) for p in grid_points(t, study.layers, cfg.seeds)]
         return cls(study, made.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid])))
 
     @property

@@ -18,7 +18,7 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
         k: atoms of the missing share.
     """
     sizes = {r.adapter: max(other.d_sae for other in rows if other.adapter == r.adapter) for r in rows}
-    seeds = len({r.seed for r in rows if r.metric == "missing_share"})
+    seeds = len({r.seed for r in rows if r.name == "missing_share"})
     heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null, p)": 50}
     several_k, several_kinds = (len({getattr(r, of) for r in rows}) > 1 for of in ("k", "architecture"))
     told = "one seed: what another training would give is not known" if seeds == 1 else f"means over {seeds} seeds"

@@ -10,10 +10,11 @@ from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.redaction import is_secret
 from deltasae_ray.runtime.training import training_driver
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.candidates import tune_folder
 from deltasae_ray.study.cluster_check import TRIAL_CPUS
-from deltasae_ray.study.grid import Trial
+from deltasae_ray.study.grid import grid_points
 
 
 def sweep_trials(
@@ -39,7 +40,7 @@ def sweep_trials(
     def run(config: dict[str, Any]) -> None:
         trial = by_name[config["trial"]]
         stalls.watch(f"the trial {trial.name}", limits)
-        fitted = fit_points(storage, harvest_key, trial.points(layers, cfg.seeds), settings[trial], bar=False)
+        fitted = fit_points(storage, harvest_key, grid_points(trial, layers, cfg.seeds), settings[trial], bar=False)
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
@@ -81,7 +82,7 @@ def keys_of_trials(
     storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], seeds: int
 ) -> list[str]:
     """The dictionaries that trials fit with their settings."""
-    return [key for t, cfg in settings.items() for key in keys_of(storage, harvest_key, t.points(layers, seeds), cfg).values()]
+    return [key for t, cfg in settings.items() for key in keys_of(storage, harvest_key, grid_points(t, layers, seeds), cfg).values()]
 
 
 def experiment(keys: Sequence[str]) -> str:

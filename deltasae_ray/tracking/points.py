@@ -1,9 +1,10 @@
 """Where runs are logged, and what each of them stands for."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
+from deltasae_ray.sae.identity import DictionaryId, Trial
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,11 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
-class TrialPoint:
+class TrialPoint(Trial):
     """What one trial run stands for."""
 
-    adapter: str
     rank: int
     """LoRA rank; 0 for a dictionary of base activations."""
-    d_sae: int
-    k: int
-    architecture: str
     content: str = field(default="", kw_only=True)
     """Digest of what the names stand for (adapter, harvest): it tells runs apart, and is no parameter of the run."""
 
@@ -44,17 +41,21 @@ class TrialPoint:
 
     def leaf(self, layer: int, seed: int, reference: str) -> "LeafPoint":
         """The point of one dictionary of this trial, held against `reference`."""
-        return LeafPoint(**asdict(self), layer=layer, seed=seed, reference=reference)
+        one = DictionaryId(self.adapter, layer, *self.shape, seed)
+        return LeafPoint(**vars(one), rank=self.rank, reference=reference, content=self.content)
 
 
 @dataclass(frozen=True)
-class LeafPoint(TrialPoint):
+class LeafPoint(DictionaryId):
     """What one leaf run stands for: a dictionary and the reference it is held against. Its fields are the run's parameters."""
 
-    layer: int
-    seed: int
+    rank: int
+    """LoRA rank; 0 for a dictionary of base activations."""
     reference: str
+    content: str = field(default="", kw_only=True)
+    """As of the trial's run."""
 
     @property
     def name(self) -> str:
-        return f"{super().name} layer={self.layer} seed={self.seed}"
+        trial = TrialPoint(**vars(self.trial), rank=self.rank)
+        return f"{trial.name} layer={self.layer} seed={self.seed}"

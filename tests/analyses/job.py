@@ -58,6 +58,6 @@ def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: py
         for name in ("r4", BASE):
             rows = shards.read(layer, name, split="fit")[shards.tokens("fit").position > 0]
             fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(storage.local(f"dictionaries/{name}-{layer}"))
-        leaves.append(LeafSpec("r4", 4, 0, layer, 48, 4, "topk", 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
+        leaves.append(LeafSpec("r4", layer, 48, 4, "topk", 0, 4, 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
     context = StageContext(storage, cfg, model.digest, texts, GangConfig())
     return Job(context, key, (ref,), tuple(leaves), DivergeConfig(k=4))

@@ -90,7 +90,7 @@ def make_leaves(storage: Storage) -> list[LeafSpec]:
             key = save_dictionary(storage, f"{source.name}-{layer}", atoms(source.name))
             leaves.append(
                 LeafSpec(
-                    source.name, source.rank, source.seed, layer, ATOMS, ACTIVE, "topk", 0, key, reference, "toy reference (1,200 tokens)"
+                    source.name, layer, ATOMS, ACTIVE, "topk", 0, source.rank, source.seed, key, reference, "toy reference (1,200 tokens)"
                 )
             )
     return leaves

@@ -11,7 +11,7 @@ from deltasae_ray.metrics.measure import Measure, undefined
 
 
 def judged(layer: int, rank: int = 4, name: str = "", **measures: Measure) -> Judged:
-    return Judged(name or f"r{rank}", rank, LeafFigures(layer, 512, 8, 0, measures))
+    return Judged(rank, LeafFigures(name or f"r{rank}", layer, 512, 8, "topk", 0, measures))
 
 
 def lines(found: list[Judged], title: str) -> list[Line]:
@@ -56,7 +56,7 @@ def test_dictionaries_of_another_k_or_architecture_have_a_block_of_their_own_and
     figures = {"paper_max_cosine": Measure(0.06), "delta_norm": Measure(3.0, ci=(2.0, 4.0))}
     shapes = ((8, "topk"), (16, "topk"), (8, "batchtopk"))
     found = [
-        Judged(f"r{rank}", rank, LeafFigures(12, 512, k, 0, figures | {"paper_max_cosine": Measure(k / 100)}, architecture))
+        Judged(rank, LeafFigures(f"r{rank}", 12, 512, k, architecture, 0, figures | {"paper_max_cosine": Measure(k / 100)}))
         for rank in (4, 16)
         for k, architecture in shapes
         if (rank, k) != (16, 16)

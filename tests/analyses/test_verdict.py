@@ -23,7 +23,7 @@ OTHERS = {
 
 def leaf(low: float, high: float, layer: int = 12, d_sae: int = 512, seed: int = 0, **others: Measure) -> LeafFigures:
     missing = Measure((low + high) / 2, null=1.0, ci=(low, high), n=77)
-    return LeafFigures(layer, d_sae, 8, seed, {"missing_share": missing, **OTHERS, **others})
+    return LeafFigures("r4", layer, d_sae, 8, "topk", seed, {"missing_share": missing, **OTHERS, **others})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_missing_share_that_few_tokens_carry_is_told() -> None:
 
 def test_seeds_are_counted_and_unknown_repeats_are_said() -> None:
     others = {k: v for k, v in OTHERS.items() if k != "repeat_share"}
-    alone = LeafFigures(12, 512, 8, 0, {"missing_share": Measure(0.5, ci=(0.4, 0.6), n=77), **others})
+    alone = LeafFigures("r4", 12, 512, 8, "topk", 0, {"missing_share": Measure(0.5, ci=(0.4, 0.6), n=77), **others})
     assert "whether latents repeat in another seed is unknown" in verdict("r4", [alone], CHANGED).text
     assert "2 training seeds" in verdict("r4", [leaf(0.4, 0.5, seed=0), leaf(0.4, 0.5, seed=1)], CHANGED).text
 

@@ -26,7 +26,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     tracker = Tracker(TrackingConfig(), Storage(str(root / "study")))
     with tracker.sweep("demo", "study") as sweep:
         for rank, d_sae, layer in GRID:
-            point = TrialPoint(f"r{rank}", rank, d_sae, 8, "topk")
+            point = TrialPoint(f"r{rank}", d_sae, 8, "topk", rank)
             with (
                 tracker.trial(point, sweep.run_id) as trial,
                 tracker.leaf(point.leaf(layer, 0, "toy reference (20,000 tokens)"), trial.run_id) as leaf,

@@ -1,11 +1,16 @@
 """A measure is finite or undefined, survives JSON, and is listed in the catalogue."""
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
-from deltasae_ray.metrics.catalogue import METRICS, SECTIONS, metric, split_variant
+import deltasae_ray
+from deltasae_ray.metrics.catalogue import METRICS, SECTIONS, FigureName, directions, metric, parse_name, split_variant
+from deltasae_ray.metrics.coding.variants import Variant
 from deltasae_ray.metrics.documentation import metrics_page
 from deltasae_ray.metrics.measure import Measure, first_defined, undefined
 
@@ -35,7 +40,7 @@ def test_an_interval_ascends_and_p_is_a_probability() -> None:
 
 def test_a_measure_survives_json() -> None:
     for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, (0.4, 0.6), (("note", "why"),)), undefined("why")):
-        assert Measure.from_dict(json.loads(json.dumps(m.to_dict()))) == m
+        assert msgspec.convert(json.loads(json.dumps(m.to_dict())), Measure) == m
 
 
 def test_a_measure_prints_its_interval_or_its_reason() -> None:
@@ -72,3 +77,20 @@ def test_the_documentation_has_a_row_of_whole_cells_per_metric() -> None:
     rows = [line for line in metrics_page().splitlines() if line.startswith("| `")]
     assert len(rows) == len(METRICS) == sum(map(len, SECTIONS.values())), "a name stands twice"
     assert all(row.replace("\\|", "").count("|") == 10 for row in rows)
+
+
+def test_names_are_their_parts_again_and_no_metric_ends_like_a_variant() -> None:
+    for plain in METRICS:
+        for variant in get_args(Variant):
+            for over_seeds in (False, True):
+                parts = FigureName(plain.replace("{k}", "16"), variant, over_seeds)
+                assert parse_name(parts.name) == parts
+    assert parse_name("missing_share_no_top3_token_mean_seeds") == ("missing_share", "no_top3_token_mean", True)
+    assert [directions(name) for name in ("angle_pca_k16", "missing_share", "angle_pca_k{k}")] == [16, None, None]
+
+
+def test_names_are_taken_apart_in_one_place_only() -> None:
+    endings = ("_seeds", *(f"_{variant}" for variant in get_args(Variant) if variant), "SEEDS", "BETWEEN", "_adapters")
+    ways = re.compile(rf"""(endswith|removesuffix|split|rsplit|partition)\(\(?["']?({"|".join(endings)})\b""")
+    found = [p.name for p in Path(deltasae_ray.__file__).parent.rglob("*.*") if p.suffix in (".py", ".j2") and ways.search(p.read_text())]
+    assert found == ["__init__.py"], "the catalogue's parse_name"

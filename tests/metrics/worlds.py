@@ -203,6 +203,6 @@ def judged(name: str, seed: int) -> tuple[World, Verdict, dict[str, Measure]]:
     inputs = inputs_of(world, g)
     dictionary = fitted(world.deltas[: world.fit_tokens], seed)
     measures = compare(inputs, LeafInputs(dictionary), SETTINGS)
-    leaf = LeafFigures(0, len(dictionary.W_dec), dictionary.k, seed, measures)
+    leaf = LeafFigures("r4", 0, len(dictionary.W_dec), dictionary.k, "topk", seed, measures)
     behaviour = gated(inputs) if world.behaviour is None else world.behaviour
     return world, verdict("r4", [leaf], behaviour, atoms=SETTINGS.k), measures

@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import LeafFigures, verdict
-from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.metrics.catalogue import parse_name
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import (
     AdapterFacts,
@@ -16,10 +19,8 @@ from deltasae_ray.report.inputs import (
     CurvePoint,
     LatentGroup,
     LayerFacts,
-    LossChange,
     Planted,
     ReportInputs,
-    Row,
     Timing,
     VerdictLines,
 )
@@ -71,21 +72,37 @@ def make(**changes: object) -> ReportInputs:
     return replace(inputs, **changes)  # type: ignore[arg-type]
 
 
+def changed(row: DivergenceRow, **changes: Any) -> DivergenceRow:
+    """The row with other parts, named as the table's columns are."""
+    of_measure = {part: changes.pop(part) for part in ("value", "null", "ceiling", "p", "kappa", "n") if part in changes}
+    for pair, ends in {"ci": ("ci_low", "ci_high"), "kappa_ci": ("kappa_low", "kappa_high")}.items():
+        if changes.keys() & set(ends):
+            low, high = (changes.pop(end, getattr(row, end)) for end in ends)
+            of_measure[pair] = None if low is None else (min(low, high), max(low, high))
+    if of_measure.get("kappa", 0) is None:
+        of_measure["kappa_ci"] = None
+    if "reason" in changes:
+        of_measure["reasons"] = (("value", changes.pop("reason")),)
+    if "metric" in changes:
+        changes |= parse_name(changes["metric"])._asdict()
+    return replace(row, measure=replace(row.measure, **of_measure), **changes)
+
+
 def with_seeds(inputs: ReportInputs) -> ReportInputs:
     """The same with a second seed of every dictionary, whose missing share is .04 higher, and the mean of both. The cosine of either seed
     alone reaches into .05 around its null; both agree, and the mean does not."""
     rows = []
     for r in inputs.rows:
         if r.metric == "max_cosine_weighted":
-            r = replace(r, value=0.45, ci_low=0.38, ci_high=0.52, p=0.01)
-            rows.append(replace(r, metric="max_cosine_weighted_seeds", seed=None, ci_low=0.43, ci_high=0.47))
-        rows += [r, replace(r, seed=1)]
+            r = changed(r, value=0.45, ci_low=0.38, ci_high=0.52, p=0.01)
+            rows.append(changed(r, metric="max_cosine_weighted_seeds", ci_low=0.43, ci_high=0.47))
+        rows += [r, changed(r, seed=1)]
         if r.metric == "missing_share" and r.value is None:
-            rows.append(replace(r, metric="missing_share_seeds", seed=None))
+            rows.append(changed(r, metric="missing_share_seeds"))
         elif r.metric == "missing_share" and r.value is not None and r.ci_low is not None and r.ci_high is not None:
-            rows[-1] = replace(r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04)
+            rows[-1] = changed(r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04)
             mean = round(r.value + 0.02, 4)
-            rows.append(replace(r, metric="missing_share_seeds", seed=None, value=mean, ci_low=r.ci_low - 0.08, ci_high=r.ci_high + 0.12))
+            rows.append(changed(r, metric="missing_share_seeds", value=mean, ci_low=r.ci_low - 0.08, ci_high=r.ci_high + 0.12))
     return replace(inputs, rows=tuple(rows))
 
 
@@ -103,11 +120,11 @@ def _verdicts() -> list[VerdictLines]:
         "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
-    elsewhere = LeafFigures(15, 512, 8, 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
+    elsewhere = LeafFigures("r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
     undefined, partly = Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
-        leaf = LeafFigures(layer, 512, 8, 0, seen | {"missing_share": share})
+        leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share})
         found = verdict(name, [leaf, elsewhere], told, reference=REFERENCE)
         judged.append(VerdictLines(found.head, found.label, found.answers))
     return judged
@@ -117,9 +134,9 @@ def _planted() -> list[Planted]:
     missed = "not found: the best latent (31, rank 88 of the latent table) has average precision 0.21 against 0.12 by chance, p = 0.04"
     found = "found at rank 3 of the latent table: latent 204, average precision 0.91 against 0.14 by chance, p = 0.005"
     return [
-        Planted("r4", 12, 256, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
-        Planted("r16", 12, 512, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
-        Planted("random-r16", 12, 512, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
+        Planted("r4", 12, 256, 8, "topk", 0, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
+        Planted("r16", 12, 512, 8, "topk", 0, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
+        Planted("random-r16", 12, 512, 8, "topk", 0, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
     ]
 
 
@@ -128,7 +145,7 @@ def _adapters() -> list[AdapterFacts]:
     adapters = []
     for i, rank in enumerate(RANKS):
         losses = tuple(
-            LossChange(name, before, before + change[i], change[i] - 0.06, change[i] + 0.07, kl)
+            Behaviour(name, Measure(change[i], ci=(change[i] - 0.06, change[i] + 0.07)), Measure(kl), before)
             for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
         )
         snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
@@ -137,25 +154,25 @@ def _adapters() -> list[AdapterFacts]:
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 
 
-def _rows(rng: np.random.Generator) -> list[Row]:
+def _rows(rng: np.random.Generator) -> list[DivergenceRow]:
     rows = []
     for rank in RANKS:
         for layer in LAYERS:
             for d_sae in SIZES:
-                cell = Row(f"r{rank}", rank, 0, layer, d_sae, 8, "topk", 0, REFERENCE, "", None)
+                cell = DivergenceRow(f"r{rank}", layer, d_sae, 8, "topk", 0, rank, 0, REFERENCE, "", undefined("made up"))
                 rows += _cell(cell, rng)
     return rows
 
 
-def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
+def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
     rank, layer, d_sae = cell.rank or 0, cell.layer, cell.d_sae or 0
     share = 0.35 + 0.02 * rank + 0.03 * (layer - 9) + rng.normal(0, 0.03) - d_sae / 4000
     if (rank, layer) == (16, 15):
         share = 0.97
 
-    def row(metric: str, value: float, reach: float | None, **parts: object) -> Row:
+    def row(metric: str, value: float, reach: float | None, **parts: object) -> DivergenceRow:
         sure = {} if reach is None else {"ci_low": round(value - reach, 4), "ci_high": round(value + 1.1 * reach, 4)}
-        return replace(cell, metric=metric, value=round(value, 4), n=77, **sure, **parts)  # type: ignore[arg-type]
+        return changed(replace(cell, measure=Measure(0.0)), metric=metric, value=round(value, 4), n=77, **sure, **parts)
 
     rows = [
         row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001,
@@ -179,8 +196,8 @@ def _cell(cell: Row, rng: np.random.Generator) -> list[Row]:
         for k in (4, 8, 16, 32, 64, 128)
     ]
     if (rank, layer) == (4, 9):
-        rows[0] = replace(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
-        rows[1] = replace(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
+        rows[0] = changed(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
+        rows[1] = changed(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
     return rows
 
 
@@ -192,7 +209,7 @@ def _learning(rng: np.random.Generator) -> list[Curve]:
             for d_sae in SIZES:
                 fvu = tuple(CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps)
                 dead = tuple(CurvePoint(s, float(int(d_sae / 4 * min(s, 300) / 300 * np.exp(-s / 900)))) for s in steps)
-                curves += [Curve(name, f"r{rank}", layer, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
+                curves += [Curve(f"r{rank}", layer, d_sae, 8, "topk", 0, name, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
     return curves
 
 
@@ -202,7 +219,7 @@ def _latents(rng: np.random.Generator) -> list[LatentGroup]:
     for rank in RANKS:
         for layer in LAYERS:
             cards = tuple(_card(i, words, rng) for i in range(1, 11))
-            groups.append(LatentGroup(f"r{rank}", layer, 256, 8, 0, alive=231, cards=cards))
+            groups.append(LatentGroup(f"r{rank}", layer, 256, 8, "topk", 0, alive=231, cards=cards))
     return groups
 
 

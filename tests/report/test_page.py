@@ -8,18 +8,20 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import NOTES, Block, Line
 from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.charts import by_layer
-from deltasae_ray.report.inputs import LossChange, ReportInputs, VerdictLines
+from deltasae_ray.report.inputs import ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
 from deltasae_ray.report.svg import LEFT, RIGHT, WIDTH
 from deltasae_ray.report.wording import figure, interval
 from deltasae_ray.storage import Storage
-from tests.report.made import FEW_DIRECTIONS, REFERENCE, make, with_seeds
+from tests.report.made import FEW_DIRECTIONS, REFERENCE, changed, make, with_seeds
 
 BASELINES = {"max_cosine": 0.4, "max_cosine_random_adapter": 0.38}
 
@@ -81,9 +83,9 @@ def test_the_published_figures_stand_beside_ours_with_what_must_be_known_of_them
 
 
 def test_two_adapters_stand_beside_each_other_with_the_ceiling_of_two_seeds():
-    row = replace(make().rows[0], adapter="r4-s0", reference="r16-s0", metric="cka_adapters", layer=12, d_sae=512, value=0.61, null=0.01)
-    row = replace(row, ceiling=0.84, kappa=0.72, ci_low=None, ci_high=None, reason="the ceiling is that of two training seeds of one rank")
-    rows = (row, replace(row, d_sae=256, value=0.11), replace(row, seed=1, value=0.22))
+    row = changed(make().rows[0], adapter="r4-s0", reference="r16-s0", metric="cka_adapters", layer=12, d_sae=512, value=0.61, null=0.01)
+    row = changed(row, ceiling=0.84, kappa=0.72, ci_low=None, ci_high=None, reason="the ceiling is that of two training seeds of one rank")
+    rows = (row, changed(row, d_sae=256, value=0.11), changed(row, seed=1, value=0.22))
     found = section(render(make(rows=rows)), "figures").split("Every measure")[1].split("Two adapters beside each other")[1]
     told = "0.61 – 0.01 0.84 0.72 the ceiling is that of two training seeds of one rank"
     assert f"r4-s0, r16-s0 12 Deltas of two adapters alike (CKA) {told}" in found
@@ -93,7 +95,7 @@ def test_two_adapters_stand_beside_each_other_with_the_ceiling_of_two_seeds():
 
 def test_nan_cannot_be_saved():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        make(rows=(replace(make().rows[2], value=float("nan")),)).to_json()
+        make(timings=(Timing("fit", float("nan"), None),)).to_json()
 
 
 def test_values_of_another_version_are_a_clear_error():
@@ -109,7 +111,7 @@ def test_an_undefined_figure_stands_with_its_reason(page: str):
 
 
 def test_a_missing_ceiling_is_explained():
-    rows = tuple(replace(r, ceiling=None, kappa=None) for r in make().rows)
+    rows = tuple(changed(r, ceiling=None, kappa=None) for r in make().rows)
     assert "No ceiling, and so no κ, stands beside M" in section(render(make(rows=rows)), "headline")
     assert "No ceiling" not in section(render(make()), "headline")
 
@@ -123,7 +125,7 @@ def test_kappa_stands_with_its_interval(page: str):
 def test_kappas_under_ceilings_that_differ_are_called_not_comparable(page: str):
     assert "not to be compared" not in page
     first = next(i for i, r in enumerate(make().rows) if r.kappa is not None)
-    rows = tuple(replace(r, ceiling=0.3) if i == first else r for i, r in enumerate(make().rows))
+    rows = tuple(changed(r, ceiling=0.3) if i == first else r for i, r in enumerate(make().rows))
     told = "κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of missing share (0.08"
     again = render(make(rows=rows))
     assert told in section(again, "headline") and told in section(again, "figures")
@@ -141,7 +143,7 @@ def test_the_mean_over_seeds_leads_its_seeds():
 
 def test_figures_and_their_standing_are_over_seeds_where_there_are_several():
     inputs = with_seeds(make())
-    alone = [r for r in inputs.rows if r.metric == "max_cosine_weighted"]
+    alone = [r for r in inputs.rows if r.name == "max_cosine_weighted"]
     assert {against_null(r) for r in alone} == {"not to be told from chance"}
     drawn = by_layer(inputs, "max_cosine_weighted", guides=(0.0,))
     told = "Means over the training seeds of each dictionary, where it has several; their spread is in the intervals."
@@ -157,7 +159,7 @@ def test_that_there_is_one_seed_is_said(page: str):
 
 
 def test_the_missing_share_is_named_by_its_atoms_and_not_by_the_dictionaries_k():
-    rows = tuple(replace(r, k=32) for r in make().rows)
+    rows = tuple(changed(r, k=32) for r in make().rows)
     assert "Missing share M(8)" in section(render(make(rows=rows)), "headline")
     assert "M(32)" not in render(make(rows=rows))
 
@@ -191,7 +193,7 @@ def test_a_figure_at_chance_is_said_to_be(page: str):
 
 
 def test_a_figure_without_interval_or_p_is_not_called_more_than_chance():
-    rows = tuple(replace(r, ci_low=None, ci_high=None, p=None) for r in make().rows if r.metric == "missing_share")
+    rows = tuple(changed(r, ci_low=None, ci_high=None, p=None) for r in make().rows if r.name == "missing_share")
     page = render(make(rows=rows))
     assert "Cannot be told from chance in 10 of 12 cells" in section(page, "figures")
     assert "below its null" not in section(page, "headline")
@@ -204,13 +206,13 @@ def test_the_delta_dictionary_not_beating_pca_is_said(page: str):
 def test_the_reference_is_called_by_its_name_everywhere(page: str):
     for name in ("verdicts", "headline", "figures", "run", "reading"):
         assert REFERENCE in section(page, name)
-    other = render(make(reference="gemma-scope-2-270m-pt-res", verdicts=(), rows=tuple(replace(r, reference=None) for r in make().rows)))
+    other = render(make(reference="gemma-scope-2-270m-pt-res", verdicts=(), rows=tuple(changed(r, reference="") for r in make().rows)))
     assert "toy reference" not in text_of(other)
     assert "gemma-scope-2-270m-pt-res" in section(other, "reading")
 
 
 def test_adaptation_that_was_not_demonstrated_leads_the_page():
-    weak = LossChange("domain", 4.127, 4.107, -0.05, 0.01)
+    weak = Behaviour("domain", Measure(-0.02, ci=(-0.05, 0.01)), undefined("not measured"), 4.127)
     r4, r16, control = make().adapters
     page = render(make(adapters=(replace(r4, demonstrated=False, losses=(weak,)), r16, control)))
     assert title(page) == "Adaptation not demonstrated for r4"
@@ -286,9 +288,9 @@ def test_the_planted_truth_is_said_to_be_found_or_not(page: str):
 
 
 def test_baselines_are_drawn_beside_the_delta_dictionary_and_those_that_are_not_beaten_are_named():
-    cells = [r for r in make().rows if r.metric == "fvu_delta"]
-    rows = [replace(r, metric=m, value=v, ci_low=None, ci_high=None) for r in cells for m, v in BASELINES.items()]
-    rows += [replace(r, metric="gain_over_gaussian", value=-0.01, ci_low=-0.02, ci_high=0.0) for r in cells if r.layer == 15]
+    cells = [r for r in make().rows if r.name == "fvu_delta"]
+    rows = [changed(r, metric=m, value=v, ci_low=None, ci_high=None) for r in cells for m, v in BASELINES.items()]
+    rows += [changed(r, metric="gain_over_gaussian", value=-0.01, ci_low=-0.02, ci_high=0.0) for r in cells if r.layer == 15]
     page = render(make(rows=(*make().rows, *rows)))
     title = "Nearest reference latent, where the answer is known"
     assert title in section(page, "figures") and title in section(page, "reading")
@@ -330,7 +332,7 @@ def test_points_keep_to_their_lane_where_others_are_undefined(page: str):
 
 def test_many_adapters_are_drawn_for_the_largest_dictionary_only():
     adapters = tuple(replace(a, name=f"{a.name}-s{s}", seed=s) for a in make().adapters if not a.control for s in (0, 1))
-    rows = tuple(replace(r, adapter=f"{r.adapter}-s{s}") for r in make().rows for s in (0, 1))
+    rows = tuple(changed(r, adapter=f"{r.adapter}-s{s}") for r in make().rows for s in (0, 1))
     figures = section(render(make(adapters=adapters, rows=rows)), "figures")
     assert figures.count("Drawn for d_sae 512; the other sizes are among the measures below.") == 2
 

@@ -2,16 +2,18 @@
 
 import pytest
 
-from deltasae_ray.report.inputs import AdapterFacts, Row
+from deltasae_ray.analyses.table import DivergenceRow
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.report.inputs import AdapterFacts
 from deltasae_ray.report.notes import against_null, places
 from deltasae_ray.report.wording import METRICS, describe, figure, seeds_per_rank, share
-from tests.report.made import make
+from tests.report.made import changed, make
 
-ROW = Row("r4", 4, 0, 9, 256, 8, "topk", 0, None, "missing_share", 0.5)
+ROW = DivergenceRow("r4", 9, 256, 8, "topk", 0, 4, 0, "", "missing_share", Measure(0.5))
 
 
-def row(**changes: object) -> Row:
-    return Row(**{**ROW.__dict__, **changes})
+def row(**changes: object) -> DivergenceRow:
+    return changed(ROW, **changes)
 
 
 @pytest.mark.parametrize(

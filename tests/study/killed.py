@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.runtime.local import start_local
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
-from deltasae_ray.study.grid import Trial
 from deltasae_ray.study.search import search
 from deltasae_ray.study.tune import sweep_trials
 from tests.fit.made import CFG, KEY

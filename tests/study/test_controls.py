@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.controls import REFERENCE_SEED
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -25,7 +26,7 @@ from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_dictionaries, control_points
-from deltasae_ray.study.grid import REFERENCE_SEED, trials
+from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.state import Made
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
@@ -55,7 +56,7 @@ def test_a_shape_is_held_against_base_dictionaries_of_its_own_so_that_a_later_si
 def test_what_deltas_are_held_against_starts_from_other_rows_than_any_dictionary_of_the_grid() -> None:
     """Of one seed and size they would start from the same ones, and match for that alone."""
     rows = torch.randn(500, 24, generator=torch.Generator().manual_seed(0))
-    grid = {p.seed for t in trials(ADAPTERS, FIT) for p in t.points((1,), 8)}
+    grid = {p.seed for t in trials(ADAPTERS, FIT) for p in grid_points(t, (1,), 8)}
     against = {p.seed for p in points("base")}
     start = {seed: start_rows(rows, measure(rows), 64, torch.Generator().manual_seed(seed)) for seed in (*grid, *against)}
     chance = isotropic_max_cosine(64, 24)
@@ -122,12 +123,12 @@ def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[st
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: int) -> None:
     trial = trials(ADAPTERS, FIT)[0]
-    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in trial.points((1,), seeds)]})
+    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
     made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
-    specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference", None)) for f in made.grid[trial]]
-    assert all(s.second and s.second != s.dictionary for s in specs)
-    assert sorted(s.second or "" for s in specs) == sorted(s.dictionary for s in specs)
-    assert {(s.half_a, s.half_b) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
+    specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference")) for f in made.grid[trial]]
+    assert all(s.control("second") not in (None, s.dictionary) for s in specs)
+    assert sorted(s.control("second") or "" for s in specs) == sorted(s.dictionary for s in specs)
+    assert {(s.control("half_a"), s.control("half_b")) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
 
 
 def _fitted(p: FitPoint) -> FittedDictionary:

@@ -12,8 +12,8 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import commit_unit
 from deltasae_ray.shards.records import ShardRow, shard_file
 from deltasae_ray.storage import Storage
+from deltasae_ray.study.controls import control_points
 from deltasae_ray.study.disk_check import check_disk, dictionaries_there, shards_there
-from deltasae_ray.study.grid import base_points
 from deltasae_ray.study.inputs import Study, open_study
 from deltasae_ray.study.plan import Plan, dictionary_bytes, make_plan
 from tests.study.streamed import config
@@ -89,7 +89,7 @@ def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Pa
 
 def test_dictionaries_that_are_there_are_not_asked_for_again(study: Study) -> None:
     key, fit = harvest_key(study.kept, study.model), study.cfg.fit
-    for point in base_points(study.layers, fit, toy_reference=True):
+    for point in control_points(study.layers, fit, (), frozenset({"base"}), toy_reference=True):
         study.storage.write_json(f"{point.key(key, {BASE: BASE}, fit)}/manifest.json", {})
     study.storage.write_json("dictionaries/of-another-study/manifest.json", {})
     assert dictionaries_there(study) == 4 * dictionary_bytes(study.cfg, 32, 48)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.fit.run import fitted_points
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
-from deltasae_ray.study.grid import Trial
+from deltasae_ray.study.grid import grid_points
 from deltasae_ray.study.main import main
 from deltasae_ray.study.tune import sweep_trials
 from tests.fit.made import CFG, KEY, make_harvest
@@ -24,8 +25,8 @@ def test_a_trial_that_always_fails_is_told_and_the_others_are_fitted(ray_cluster
     good, silent = (Trial(adapter, 32, 4, "topk") for adapter in ("r4", "late"))
     failed = sweep_trials(storage, KEY, {silent: cfg, good: cfg}, [1, 3], cfg)
     assert list(failed) == [silent] and "rows are equal" in failed[silent]
-    points = [*good.points([1, 3], 1), *silent.points([3], 1)]
-    assert list(fitted_points(storage, KEY, [*good.points([1, 3], 1), *silent.points([1, 3], 1)], cfg)) == points, "only layer 1 is silent"
+    points = [*grid_points(good, [1, 3], 1), *grid_points(silent, [3], 1)]
+    assert list(fitted_points(storage, KEY, [*grid_points(good, [1, 3], 1), *grid_points(silent, [1, 3], 1)], cfg)) == points, "only layer 1 is silent"
 
 
 @pytest.mark.prove  # the first test here, and what the page and MLflow say of failures: tests/report, tests/tracking

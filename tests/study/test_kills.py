@@ -15,6 +15,7 @@ import pytest
 
 from deltasae_ray.fit.run import FittedDictionary, fitted_points
 from deltasae_ray.storage import Storage
+from deltasae_ray.study.grid import grid_points
 from deltasae_ray.study.search import search
 from tests.fit.ledger import LEDGER, Event, events, started_over
 from tests.fit.made import KEY, make_harvest
@@ -67,7 +68,7 @@ class Victim:
         """Dictionaries of the sweep that are finished, with the settings that were chosen for them."""
         cfg = CASES[self.case]
         settings = search(self.storage, KEY, GRID, LAYERS, cfg)[0] if cfg.search != "none" else dict.fromkeys(GRID, cfg)
-        return [f for trial, c in settings.items() for f in fitted_points(self.storage, KEY, trial.points(LAYERS, c.seeds), c).values()]
+        return [f for trial, c in settings.items() for f in fitted_points(self.storage, KEY, grid_points(trial, LAYERS, c.seeds), c).values()]
 
     def kept(self) -> int:
         return sum(event.what == "keeps" for event in self.happened)

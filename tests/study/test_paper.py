@@ -6,6 +6,7 @@ import pytest
 
 from deltasae_ray.analyses.table import read_table
 from deltasae_ray.metrics.absent_parts import UNKNOWN
+from deltasae_ray.metrics.catalogue import BETWEEN
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.run import run
 from tests.study.streamed import config
@@ -31,13 +32,13 @@ def test_the_preset_makes_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.prove
 def test_the_preset_runs_to_its_table_with_the_papers_figures_beside_ours(tiny_model: Path, tmp_path: Path, ray_cluster: None) -> None:  # noqa: ARG001
     run("sweep", config(preset(tiny_model, tmp_path)))
-    rows = [r for r in read_table(Storage(str(tmp_path))) if not r.metric.endswith("_adapters")]
+    rows = [r for r in read_table(Storage(str(tmp_path))) if r.metric not in BETWEEN]
     assert {(r.adapter, r.layer, r.d_sae, r.architecture) for r in rows} == {(a, n, 64, "standard") for a in ("r2", "r4") for n in (1, 2)}
-    measured = {r.metric for r in rows if r.value is not None}
+    measured = {r.name for r in rows if r.value is not None}
     published = {"paper_max_cosine", "paper_median_cosine", "paper_novel_share", "paper_angle_k4", "paper_relative_error", "density"}
     assert published <= measured
     assert {"max_cosine", "max_cosine_base_control", "max_cosine_random_adapter"} <= {
-        r.metric for r in rows
+        r.name for r in rows
     }
     assert all(r.null is not None for r in rows if r.metric.startswith("paper_") and r.value is not None), "no published figure without a null"
     assert not [r for r in rows if UNKNOWN in r.lacks]

@@ -14,7 +14,7 @@ from deltasae_ray.shards.format import TOKEN_COLUMNS, exponent_column
 from deltasae_ray.shards.records import Source
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.controls import control_points
-from deltasae_ray.study.grid import trials
+from deltasae_ray.study.grid import grid_points, trials
 from tests.fit.made import CFG, HOOKS, KEY, make_harvest
 
 RANKS, LAYERS = (4, 8, 16, 32), tuple(h.layer for h in HOOKS)
@@ -46,7 +46,7 @@ def test_a_sweep_of_4_ranks_3_sizes_and_2_layers_reads_each_column_once_per_tria
     grid = trials([AdapterRef(s.name, "adapters/x", s.digest, s.rank or 0, s.alpha or 0.0) for s in ADAPTERS], GRID)
     assert len(grid) == 12
     for trial in grid:
-        points = trial.points(LAYERS, GRID.seeds)
+        points = grid_points(trial, LAYERS, GRID.seeds)
         read_columns.clear()
         fit_share(FitJob(storage, KEY, tuple(points), GRID), 0, 1, "cpu")
         assert len(fitted_points(storage, KEY, points, GRID)) == 4
@@ -62,7 +62,7 @@ def test_all_adapters_sizes_seeds_and_controls_are_fitted_in_one_pass(tmp_path: 
     storage, adapters = Storage(str(tmp_path)), [AdapterRef(s.name, "adapters/x", s.digest, s.rank or 0, s.alpha or 0.0) for s in ADAPTERS]
     units = make_harvest(storage, units=9, sources=(Source("base", "base", "base"), *ADAPTERS))
     points = control_points(LAYERS, GRID, adapters, frozenset({"base", "gaussian"}), toy_reference=True)
-    points += [p for trial in trials(adapters, GRID) for p in trial.points(LAYERS, GRID.seeds)]
+    points += [p for trial in trials(adapters, GRID) for p in grid_points(trial, LAYERS, GRID.seeds)]
     read_columns.clear()
     fit_share(FitJob(storage, KEY, tuple(points), GRID), 0, 1, "cpu")
     assert len(fitted_points(storage, KEY, points, GRID)) == len(points) == 2 * 3 * (2 + 4 * (2 + 1))

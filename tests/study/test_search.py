@@ -11,11 +11,12 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint, in_documents
 from deltasae_ray.fit.rows import Rows, Tokens
 from deltasae_ray.fit.run import fitted_points, keys_of
+from deltasae_ray.sae.identity import Trial
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.controls import with_settings
-from deltasae_ray.study.grid import Trial
+from deltasae_ray.study.grid import grid_points
 from deltasae_ray.study.search import AUXK, LR_FACTOR, candidate_points, search, search_key
 from deltasae_ray.study.tune import experiment, keys_of_trials
 from tests.fit.made import CFG, KEY, make_harvest
@@ -74,7 +75,7 @@ def test_the_best_settings_on_documents_of_the_training_split_are_found(ray_clus
     assert cfg.lr / LR_FACTOR <= settings[TRIAL].lr <= cfg.lr * LR_FACTOR and settings[TRIAL].auxk in AUXK
     (judged,) = fitted_points(storage, KEY, candidate_points(TRIAL, [1]), settings[TRIAL]).values()
     assert judged.metrics["fvu"] == best["fvu"]
-    assert not fitted_points(storage, KEY, TRIAL.points([1], 1), settings[TRIAL]), "the trial's own are fitted to all documents"
+    assert not fitted_points(storage, KEY, grid_points(TRIAL, [1], 1), settings[TRIAL]), "the trial's own are fitted to all documents"
     assert not [name for name in storage.list("dictionaries") if "checkpoint" in name]
     assert list(failed) == hopeless and all("rows are equal" in error for error in failed.values())
     before = storage.list("dictionaries")
@@ -85,7 +86,7 @@ def test_settings_are_judged_by_training_documents_that_they_were_not_fitted_to_
     shards = open_harvest(storage, KEY)
     tokens = Tokens.read(shards)
     rows = Rows.read(shards, tokens, "r4", 1)
-    ((candidate,), (final,)) = candidate_points(TRIAL, [1]), TRIAL.points([1], 1)
+    ((candidate,), (final,)) = candidate_points(TRIAL, [1]), grid_points(TRIAL, [1], 1)
     fitted, judged = ({row.tobytes() for row in part} for part in (rows.training(candidate).numpy(), rows.judging(candidate)))
     assert fitted and judged and not fitted & judged
     assert fitted | judged == {row.tobytes() for row in rows.training(final).numpy()}

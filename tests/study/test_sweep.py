@@ -25,7 +25,7 @@ from tests.study.words import words
 
 pytestmark = pytest.mark.slow
 MEASURED = ("behaviour", "measures", "audit")
-COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
+COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "variant", "over_seeds", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
 
 
 PLANTED = {
@@ -62,9 +62,11 @@ def test_the_sweep_prints_plan_table_and_where_the_report_is(study: tuple[Path, 
 def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -> None:
     root, _ = study
     rows = json.loads((root / "divergence.json").read_text())
-    assert {row["layer"] for row in rows} == {1, 2} and set(rows[0]) >= COLUMNS
-    assert all(row["reason"] for row in rows if row["value"] is None)
-    numbers = [row[c] for row in rows for c in ("value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa") if row[c] is not None]
+    assert {row["layer"] for row in rows} == {1, 2} and set(pq.read_table(root / "divergence.parquet").column_names) >= COLUMNS
+    measures = [row["measure"] for row in rows]
+    assert all(m["reasons"] for m in measures if m["value"] is None)
+    numbers = [n for m in measures for c in ("value", "null", "ceiling", "p", "kappa") if (n := m[c]) is not None]
+    numbers += [n for m in measures for n in m["ci"] or ()]
     assert numbers and all(math.isfinite(n) for n in numbers)
     assert pq.read_table(root / "divergence.parquet").num_rows == len(rows)
     page = (root / "report.html").read_text()

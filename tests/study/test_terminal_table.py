@@ -8,7 +8,7 @@ from deltasae_ray.analyses.table import DivergenceRow, seed_rows
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.study.terminal_table import printed_table
 
-LEAF = LeafSpec("r4", 4, 0, 9, 256, 8, "topk", 0, "dictionary", "reference")
+LEAF = LeafSpec("r4", 9, 256, 8, "topk", 0, 4, 0, "dictionary", "reference")
 SHARE = Measure(0.5, null=1.0, ci=(0.45, 0.55), p=0.01)
 UNCLEAR = Measure(0.8, null=0.5, ci=(0.3, 0.9), p=0.01)
 """A few loud latents carry the figure of one dictionary: resampled over latents, it says little."""
@@ -43,9 +43,9 @@ def test_of_one_seed_its_own_figure_is_printed_with_what_it_cannot_tell() -> Non
 
 def test_the_longest_marks_leave_room_between_columns() -> None:
     near = Measure(0.512, null=0.5, ci=(-0.499, 0.501), p=0.000123)
-    rows = [replace(r, **vars(DivergenceRow.of(LEAF, r.metric, near))) if r.metric in ("max_cosine_weighted", "monitor_r2") else r for r in rows_of(1)]
+    rows = [DivergenceRow.of(LEAF, r.name, near) if r.name in ("max_cosine_weighted", "monitor_r2") else r for r in rows_of(1)]
     for p in (0.000123, 0.99):
-        line = printed_table([replace(r, p=p) for r in rows], "toy reference", 8)[2]
+        line = printed_table([replace(r, measure=replace(r.measure, p=p)) for r in rows], "toy reference", 8)[2]
         assert ")0" not in line, line
 
 

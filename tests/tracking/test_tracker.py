@@ -131,7 +131,7 @@ def test_a_changed_value_becomes_the_current_one_and_a_defined_one_loses_its_tag
 
 def test_another_reference_or_content_is_another_leaf(tracker: Tracker):
     with tracker.sweep("demo", "study") as sweep, tracker.trial(TRIAL, sweep.run_id) as trial:
-        points = [LEAF, TRIAL.leaf(9, 0, "gemma scope"), LeafPoint("r4", 4, 256, 8, "topk", 9, 0, LEAF.reference, content="other")]
+        points = [LEAF, TRIAL.leaf(9, 0, "gemma scope"), LeafPoint("r4", 9, 256, 8, "topk", 0, 4, LEAF.reference, content="other")]
         ids = set()
         for point in points:
             with tracker.leaf(point, trial.run_id) as leaf:

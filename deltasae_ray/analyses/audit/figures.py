@@ -51,17 +51,17 @@ class AuditInputs:
 
 @dataclass(frozen=True)
 class AuditedLatent:
-    """One row of the audit."""
+    """What is measured of one direction; ranks and energies are None where it stands beside the ranking."""
 
     latent: int | None
     """Index in the dictionary; None for the mean change."""
-    rank: int
+    rank: int | None
     """By energy × reproducibility (by energy alone with one seed); 0 for the mean change."""
-    peak_rank: int
+    peak_rank: int | None
     """By peak energy."""
-    energy_share: float
+    energy_share: float | None
     """Its E[z²] on the training tokens over that of all living latents; of the mean change ‖μ‖² / E‖δ‖²."""
-    peak_energy: float
+    peak_energy: float | None
     """The largest energy it gives one evaluation token, in units of the mean energy of a delta."""
     invisibility: Measure
     """1 - R² by k atoms of the reference; the null flips signs in the eigenbasis of base activations; p: of being less visible."""
@@ -69,7 +69,7 @@ class AuditedLatent:
     """Share of its own flips that are more visible than it is."""
     percentile_haar: float | None
     """The same of Haar-random directions: what a rotation of everything would do."""
-    blind_spot: float
+    blind_spot: float | None
     """Energy share × invisibility."""
     reproducibility: Measure
     """Mean over the other seeds of |cos| with its best match there; the null are as many rows drawn from N(0, Σ_δ)."""

@@ -73,12 +73,7 @@ def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -
         rows.insert(1, _first_tokens(lens, text))
     blind, again = (audited.audit.totals[name] for name in TOTALS)
     return AuditGroup(
-        adapter=leaf.adapter,
-        layer=leaf.layer,
-        d_sae=leaf.d_sae,
-        k=leaf.k,
-        architecture=leaf.architecture,
-        seed=leaf.seed,
+        **vars(leaf.identity),
         reference=leaf.reference_name,
         alive=audited.audit.alive,
         rows=tuple(rows),
@@ -92,25 +87,7 @@ def _row(
     row: AuditedLatent, name: str, lens: Mapping[str, Reading], effects: Mapping[str, dict[str, Measure]] | None, text: TokensToText
 ) -> AuditRow:
     tried = dict.fromkeys((ABLATED, ADDED), UNASKED) if effects is None else effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
-    return AuditRow(
-        name=name,
-        latent=row.latent,
-        rank=row.rank,
-        peak_rank=row.peak_rank,
-        energy_share=row.energy_share,
-        peak_energy=row.peak_energy,
-        invisibility=row.invisibility,
-        percentile=row.percentile,
-        percentile_haar=row.percentile_haar,
-        blind_spot=row.blind_spot,
-        reproducibility=row.reproducibility,
-        repeats=row.repeats,
-        nearest=row.nearest,
-        nearest_cosine=row.nearest_cosine,
-        ablated=tried[ABLATED],
-        added=tried[ADDED],
-        **_words(lens.get(name), text),
-    )
+    return AuditRow(**vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **_words(lens.get(name), text))
 
 
 def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
@@ -118,7 +95,7 @@ def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
     beside = undefined("a baseline that is only read through the lens")
     return AuditRow(
         name=FIRST, latent=None, rank=None, peak_rank=None, energy_share=None, peak_energy=None, invisibility=beside, percentile=None,
-        percentile_haar=None, blind_spot=None, reproducibility=beside, repeats=None, nearest=None, nearest_cosine=None, ablated=beside,
+        percentile_haar=None, blind_spot=None, reproducibility=beside, nearest=None, nearest_cosine=None, ablated=beside,
         added=beside, **_words(lens.get(FIRST), text),
     )  # fmt: skip
 

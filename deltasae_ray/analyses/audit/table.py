@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deltasae_ray.analyses.audit.figures import AuditedLatent
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "audit.parquet", "audit.json"
@@ -18,25 +20,11 @@ _PARTS = {"": "value", "_null": "null", "_ceiling": "ceiling", "_p": "p", "_reas
 
 
 @dataclass(frozen=True)
-class AuditRow:
+class AuditRow(AuditedLatent):
     """One direction: a latent, the mean change, or the mean change on the first tokens of unrelated text."""
 
     name: str
     """As in `Audited.directions`."""
-    latent: int | None
-    rank: int | None
-    """By energy × reproducibility; 0 is the mean change, and None stands beside the ranking."""
-    peak_rank: int | None
-    energy_share: float | None
-    peak_energy: float | None
-    invisibility: Measure
-    percentile: float | None
-    percentile_haar: float | None
-    blind_spot: float | None
-    reproducibility: Measure
-    repeats: bool | None
-    nearest: int | None
-    nearest_cosine: float | None
     lens_peak: Measure
     ablated: Measure
     added: Measure
@@ -50,15 +38,9 @@ class AuditRow:
 
 
 @dataclass(frozen=True)
-class AuditGroup:
+class AuditGroup(DictionaryId):
     """The audit of one dictionary."""
 
-    adapter: str
-    layer: int
-    d_sae: int
-    k: int
-    architecture: str
-    seed: int
     reference: str
     alive: int
     rows: tuple[AuditRow, ...]
@@ -86,13 +68,19 @@ def write_audit(storage: Storage, groups: Sequence[AuditGroup]) -> None:
     storage.write_bytes(JSON, json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
-_OF_GROUP = ("adapter", "layer", "d_sae", "k", "architecture", "seed", "reference")
+_OF_GROUP = {"adapter": str, "layer": int, "d_sae": int, "k": int, "architecture": str, "seed": int, "reference": str}
+_OF_ROW = {
+    "name": str, "latent": int, "rank": int, "peak_rank": int, "energy_share": float, "peak_energy": float, "invisibility": Measure,
+    "percentile": float, "percentile_haar": float, "blind_spot": float, "reproducibility": Measure, "repeats": bool, "nearest": int,
+    "nearest_cosine": float, "lens_peak": Measure, "ablated": Measure, "added": Measure, "promoted": tuple, "suppressed": tuple,
+}  # fmt: skip
+"""Columns in their order, with their types; a measure has a column for each of its parts."""
 
 
 def _records(group: AuditGroup) -> Iterable[dict[str, Any]]:
     for row in group.rows:
         record = {name: getattr(group, name) for name in _OF_GROUP}
-        for name, value in ((f.name, getattr(row, f.name)) for f in fields(row)):
+        for name, value in ((name, getattr(row, name)) for name in _OF_ROW):
             record |= _columns(name, value) if isinstance(value, Measure) else {name: list(value) if isinstance(value, tuple) else value}
         yield record
 
@@ -103,11 +91,11 @@ def _columns(name: str, measure: Measure) -> dict[str, Any]:
 
 
 def _schema() -> pa.Schema:
-    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), tuple[str, ...]: pa.list_(pa.string())}
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), tuple: pa.list_(pa.string())}
     columns: list[tuple[str, pa.DataType]] = []
-    for f in (*(f for f in fields(AuditGroup) if f.name in _OF_GROUP), *fields(AuditRow)):
-        if f.type is Measure:
-            columns += [(name, pa.string() if name.endswith("_reason") else pa.float64()) for name in _columns(f.name, Measure(0.0))]
+    for column, kind in (_OF_GROUP | _OF_ROW).items():
+        if kind is Measure:
+            columns += [(name, pa.string() if name == f"{column}_reason" else pa.float64()) for name in _columns(column, Measure(0.0))]
         else:
-            columns.append((f.name, next(arrow for kind, arrow in kinds.items() if f.type in (kind, kind | None))))
+            columns.append((column, kinds[kind]))
     return pa.schema(columns)

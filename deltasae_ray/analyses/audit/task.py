@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
-from deltasae_ray.analyses.audit.figures import Audit, AuditedLatent, AuditInputs, audit
+from deltasae_ray.analyses.audit.figures import Audit, AuditInputs, audit
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
-from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.tasks import run_tasks
@@ -42,12 +41,8 @@ class AuditSpec:
     @classmethod
     def of(cls, leaf: LeafSpec, leaves: Sequence[LeafSpec]) -> "AuditSpec":
         """The seeds of the grid, and the one that a control has fitted beside them."""
-        alike = [o.dictionary for o in leaves if _recipe(o) == _recipe(leaf) and o.dictionary != leaf.dictionary]
-        return cls(leaf, tuple(dict.fromkeys([*alike, *([leaf.second] if leaf.second else [])])))
-
-
-def _recipe(leaf: LeafSpec) -> tuple:
-    return leaf.adapter, leaf.layer, leaf.d_sae, leaf.k, leaf.architecture
+        alike = [o.dictionary for o in leaves if o.cell == leaf.cell and o.dictionary != leaf.dictionary]
+        return cls(leaf, tuple(dict.fromkeys([*alike, *([second] if (second := leaf.control("second")) else [])])))
 
 
 @dataclass(frozen=True)
@@ -139,17 +134,18 @@ def audit_leaf(task: AuditTask) -> None:
 def shown_latents(found: Audit, count: int) -> list[int]:
     """The first `count` latents by rank, then those of the first `count` peaks that are not among them."""
     latents = [row for row in found.rows if row.latent is not None]
-    loudest = sorted(latents, key=lambda row: row.peak_rank)[:count]
+    loudest = sorted(latents, key=lambda row: row.peak_rank or 0)[:count]
     return list(dict.fromkeys(row.latent for row in latents[:count] + loudest if row.latent is not None))
 
 
 def read_audited(storage: Storage, key: str) -> Audited:
+    """The audit that is stored under a key.
+
+    Raises:
+        StorageError: the file is damaged, or of another version.
+    """
     told = storage.read_json(f"{key}/{FIGURES}")
-    found = told["audit"]
-    rows, totals = tuple(map(_row, found["rows"])), {name: Measure.from_dict(m) for name, m in found["totals"].items()}
-    return Audited(key, Audit(rows, found["alive"], totals), tuple(told["directions"]), told["first_tokens"])
-
-
-def _row(told: dict[str, Any]) -> AuditedLatent:
-    measures: dict[str, Any] = {name: Measure.from_dict(told[name]) for name in ("invisibility", "reproducibility")}
-    return AuditedLatent(**told | measures)
+    try:
+        return Audited(key, msgspec.convert(told["audit"], Audit), tuple(told["directions"]), told["first_tokens"])
+    except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
+        raise StorageError(f"{storage.path(key)}/{FIGURES} holds no audit ({e!r}): delete the folder {key} and run again") from e

@@ -20,6 +20,13 @@ class Behaviour:
     """Cross-entropy with the adapter less without, nats per token."""
     kl: Measure
     """KL(adapted ‖ base), nats per token."""
+    before: float = 0.0
+    """Cross-entropy of the base model, nats per token."""
+
+    @property
+    def after(self) -> float:
+        """Cross-entropy with the adapter, nats per token."""
+        return self.before + (self.loss_change.value or 0.0)
 
 
 def changes_model(behaviour: Sequence[Behaviour]) -> bool:

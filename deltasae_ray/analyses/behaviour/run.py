@@ -84,11 +84,6 @@ def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int)
         own, n = np.arange(len(documents)), len(documents)
         counts = bootstrap_counts(n, bootstrap, np.random.default_rng([seed, 7]))
         change, divergence = (Ratio.share(x, positions, own, n).measure(counts, null=0.0) for x in (ce - base, kl))
-        found.append(Behaviour(corpus, change, divergence))
+        before = sum(r["ce_base"] for r in documents) / sum(r["positions"] for r in documents)
+        found.append(Behaviour(corpus, change, divergence, before))
     return found
-
-
-def base_loss(rows: Sequence[dict], adapter: str, corpus: str) -> float:
-    """Mean loss of the base model on a text, nats per token."""
-    mine = [r for r in rows if r["adapter"] == adapter and r["corpus"] == corpus]
-    return sum(r["ce_base"] for r in mine) / sum(r["positions"] for r in mine)

@@ -68,7 +68,7 @@ def compare_leaves(context: Context, leaves: list[LeafInputs], of_layer: dict[st
     """
     if context.layer.rows.silent:
         silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1])
-        names = [m for m in METRICS if "{" not in m and not m.endswith(BETWEEN) and not m.startswith((*PATCHED, AUDITED))]
+        names = [m for m in METRICS if "{" not in m and m not in BETWEEN and not m.startswith((*PATCHED, AUDITED))]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | of_layer for _ in leaves]
     shared = of_layer | reference_measures(context)
@@ -114,7 +114,7 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         for suffix, without_top3, average in VARIANTS:
             if without_top3 == trimmed:
                 found = compare_structure(pair, average)
-                measures |= _of_pair(found, suffix) | _beside_control(context, pair, found, suffix)
+                measures |= _of_pair(found, suffix) | _beside_control(context, pair, found, suffix, trimmed=trimmed)
                 measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
             measures |= _between_halves(context, *leaf.halves) if leaf.halves else {}
@@ -140,9 +140,9 @@ def _between_halves(context: Context, one: DictionaryLike, other: DictionaryLike
     return {"missing_share_halves": compare_structure(pair).missing}
 
 
-def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str) -> dict[str, Measure]:
+def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str, *, trimmed: bool) -> dict[str, Measure]:
     """M of a second dictionary of base activations, of the size that the reference has in M, and how far M differs from it."""
-    control = context.trimmed_control_coding if "_no_top3" in suffix else context.control_coding
+    control = context.trimmed_control_coding if trimmed else context.control_coding
     if control is None:
         return {}
     other = compare_structure(pair.against("base control", control), found.average)

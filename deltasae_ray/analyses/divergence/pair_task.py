@@ -33,19 +33,18 @@ class PairSpec:
     @property
     def place(self) -> tuple:
         """Layer and shape, in which both agree."""
-        one = self.one
-        return one.layer, one.d_sae, one.k, one.architecture, one.seed
+        return self.one.layer, self.one.shape, self.one.seed
 
     @property
     def dictionaries(self) -> tuple[str, str, str | None, str | None]:
         """The one's, the other's, and the second seed of each."""
-        return self.one.dictionary, self.other.dictionary, self.one.second, self.other.second
+        return self.one.dictionary, self.other.dictionary, self.one.control("second"), self.other.control("second")
 
 
 def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
     """Every two adapters, at every layer and shape that both have."""
-    shape = {leaf: (leaf.layer, leaf.d_sae, leaf.k, leaf.architecture, leaf.seed) for leaf in leaves}
-    return [PairSpec(a, b) for a, b in combinations(leaves, 2) if shape[a] == shape[b] and a.adapter != b.adapter]
+    pairs = (PairSpec(a, b) for a, b in combinations(leaves, 2) if a.adapter != b.adapter)
+    return [p for p in pairs if replace(p.one.identity, adapter=p.other.adapter) == p.other.identity]
 
 
 def pair_key(storage: Storage, shards: ShardSet, pair: PairSpec, cfg: DivergeConfig) -> str:
@@ -84,7 +83,7 @@ def measure_pairs(group: PairGroup) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
             second, apart = (
-                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in (pair.one.second, pair.other.second)
+                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in pair.dictionaries[2:]
             )
             found = {
                 "cka_adapters": alike,

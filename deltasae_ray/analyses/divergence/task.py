@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary, settings_of
+from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.adapter_layer import AdapterLayer
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.inputs import LayerRows
@@ -48,7 +50,7 @@ def measure_group(group: Group) -> int:
     of_layer, start = layer_measures(layer), _starts(rows)
     together: dict[tuple, list[int]] = defaultdict(list)
     for i, leaf in enumerate(group.leaves):
-        together[leaf.reference, leaf.base_control].append(i)
+        together[leaf.reference, leaf.control("base_control")].append(i)
     for (reference, control), places in together.items():
         with tempfile.TemporaryDirectory() as scratch:
             load = cache(partial(load_dictionary, group.storage, scratch=Path(scratch)))
@@ -66,7 +68,15 @@ def write_measures(storage: Storage, key: str, spec: LeafSpec, measures: dict[st
 
 
 def read_measures(storage: Storage, key: str) -> dict[str, Measure]:
-    return {name: Measure.from_dict(m) for name, m in storage.read_json(key)["measures"].items()}
+    """Name → measure, as `write_measures` stored them.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    try:
+        return msgspec.convert(storage.read_json(key)["measures"], dict[str, Measure])
+    except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
+        raise StorageError(f"{storage.path(key)} holds no measures ({e!r}): delete it and run again") from e
 
 
 def _starts(rows: LayerRows) -> Callable[[int, int], Float[Tensor, "latent d_model"]]:
@@ -80,12 +90,9 @@ def _leaf(
     spec: LeafSpec, load: Callable[[str], Dictionary], start: Callable[[int, int], Float[Tensor, "latent d_model"]]
 ) -> LeafInputs:
     own = load(spec.dictionary)
-    second, random, half_a, half_b, gaussian, frozen = (
-        None if key is None else load(key)
-        for key in (spec.second, spec.random_adapter, spec.half_a, spec.half_b, spec.gaussian, spec.frozen_decoder)
-    )
-    halves = None if half_a is None or half_b is None else (half_a, half_b)
-    return LeafInputs(own, second, random, halves, gaussian, frozen, start(own.d_sae, spec.seed))
+    beside = {role: load(key) for role, key in spec.beside if role != "base_control"}
+    halves = {"halves": (beside.pop("half_a"), beside.pop("half_b"))} if {"half_a", "half_b"} <= beside.keys() else {}
+    return LeafInputs(own, **beside, **halves, untrained=start(own.d_sae, spec.seed))  # type: ignore[arg-type]
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:

@@ -4,6 +4,7 @@ A metric is entered in the file of its section; `SECTIONS` has them in the order
 """
 
 import re
+from typing import NamedTuple, get_args
 
 from deltasae_ray.metrics.catalogue.audit import AUDIT
 from deltasae_ray.metrics.catalogue.description import AS_PUBLISHED, CHANGE, DICTIONARY
@@ -11,6 +12,7 @@ from deltasae_ray.metrics.catalogue.entry import Metric as Metric
 from deltasae_ray.metrics.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
 from deltasae_ray.metrics.catalogue.patched import LOSS
 from deltasae_ray.metrics.catalogue.sight import MEAN_CHANGE, RECONSTRUCTION, SIGHT
+from deltasae_ray.metrics.coding.variants import Variant
 
 SEEDS = "_seeds"
 """Ending of a figure over all seeds of a dictionary (`divergence.seeds`)."""
@@ -48,11 +50,45 @@ PATCHED = ("loss_recovered", "loss_reached")
 AUDITED = "latent_"
 """How the names of figures begin that come from the audit of single latents."""
 
-BETWEEN = "_adapters"
-"""How the names of figures between two adapters end."""
+BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
+"""Figures between two adapters."""
 
 METRICS = {m.name: m for section in SECTIONS.values() for m in section}
 """By name, `{k}` included."""
+
+
+class FigureName(NamedTuple):
+    """The name of a figure, part by part: `missing_share_no_top3_seeds` is missing_share, in the variant no_top3, over seeds."""
+
+    metric: str
+    """As in the catalogue, with its number for `{k}`."""
+    variant: Variant = ""
+    over_seeds: bool = False
+
+    @property
+    def figure(self) -> str:
+        """The name that figures of single seeds have, as MLflow and stored measures use it."""
+        return f"{self.metric}_{self.variant}" if self.variant else self.metric
+
+    @property
+    def name(self) -> str:
+        """The whole name."""
+        return f"{self.figure}{SEEDS}" if self.over_seeds else self.figure
+
+
+def parse_name(name: str) -> FigureName:
+    """The parts of a whole name: the one place where names are taken apart."""
+    figure, over_seeds = name.removesuffix(SEEDS), name.endswith(SEEDS)
+    for variant in sorted(filter(None, get_args(Variant)), key=len, reverse=True):
+        if figure.endswith(f"_{variant}"):
+            return FigureName(figure.removesuffix(f"_{variant}"), variant, over_seeds)
+    return FigureName(figure, "", over_seeds)
+
+
+def directions(name: str) -> int | None:
+    """The k in the name of a figure of k directions, such as 16 in `angle_pca_k16`; None for any other."""
+    plain = parse_name(name).metric
+    return None if plain in METRICS or not (found := re.search(r"_k(\d+)$", plain)) else int(found[1])
 
 
 def metric(name: str) -> Metric:
@@ -61,7 +97,7 @@ def metric(name: str) -> Metric:
     Raises:
         KeyError: no metric has this name.
     """
-    plain, _ = split_variant(name)
+    plain = parse_name(name).metric
     if plain in METRICS:
         return METRICS[plain]
     return METRICS[re.sub(r"\d+$", "{k}", plain)]
@@ -74,9 +110,6 @@ def scale(name: str) -> float:
 
 def split_variant(name: str) -> tuple[str, str]:
     """(plain name, what is different about the variant)."""
-    notes = []
-    for ending, note in VARIANTS.items():
-        if name.endswith(ending):
-            name = name.removesuffix(ending)
-            notes.append(note)
-    return name, ", ".join(reversed(notes))
+    found = parse_name(name)
+    endings = name.removeprefix(found.metric)
+    return found.metric, ", ".join(note for ending, note in reversed(VARIANTS.items()) if ending in endings)

@@ -45,7 +45,7 @@ def leaves_of(job: Job) -> list[LeafSpec]:  # noqa: F811
     shards = open_harvest(job.storage, job.harvest_key)
     rows = shards.read(1, "r4", split="fit")[shards.tokens("fit").position > 0]
     fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=1).save(job.storage.local("dictionaries/r4-1-again"))
-    return [replace(leaf, second="dictionaries/r4-1-again") if leaf.layer == 1 else leaf for leaf in job.leaves]
+    return [replace(leaf, beside=(("second", "dictionaries/r4-1-again"),)) if leaf.layer == 1 else leaf for leaf in job.leaves]
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_another_seed_or_reference_is_another_audit(job: Job) -> None:  # noqa: 
     leaf = leaves_of(job)[0]
     keys = {
         audit_leaves(job.storage, job.harvest_key, [AuditSpec.of(each, [each])], job.cfg)[each].key
-        for each in (leaf, replace(leaf, second=None), replace(leaf, reference=leaf.dictionary))
+        for each in (leaf, replace(leaf, beside=()), replace(leaf, reference=leaf.dictionary))
     }
     assert len(keys) == 3
 

@@ -18,7 +18,7 @@ def row(latent: int | None, rank: int, cosine: float | None, **changes: object) 
     made = AuditRow(
         name="mean" if latent is None else str(latent), latent=latent, rank=rank, peak_rank=rank, energy_share=0.031, peak_energy=4.5,
         invisibility=Measure(0.62, null=0.55, p=0.04), percentile=0.96, percentile_haar=0.4, blind_spot=0.019, reproducibility=again,
-        repeats=None if cosine is None else cosine >= 0.7, nearest=17, nearest_cosine=-0.41, lens_peak=Measure(6.1, null=4.2, p=0.02),
+        nearest=17, nearest_cosine=-0.41, lens_peak=Measure(6.1, null=4.2, p=0.02),
         ablated=Measure(0.0123, null=0.0007, ceiling=0.2, ci=(0.01, 0.015), p=0.03), added=undefined("not asked for (controls=causal)"),
         promoted=(" thou", "\n", "<b>"),
     )  # fmt: skip

@@ -22,7 +22,7 @@ ALIKE = {
 
 
 def leaf(rank: int, seed: int | None, layer: int = 1, d_sae: int = 64) -> LeafSpec:
-    return LeafSpec(f"r{rank}-s{seed}", rank, seed, layer, d_sae, 4, "topk", 0, f"dictionaries/{rank}-{seed}", "reference")
+    return LeafSpec(f"r{rank}-s{seed}", layer, d_sae, 4, "topk", 0, rank, seed, f"dictionaries/{rank}-{seed}", "reference")
 
 
 def found(leaves: list[LeafSpec]) -> dict[PairSpec, dict[str, Measure]]:

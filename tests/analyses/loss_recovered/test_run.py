@@ -10,8 +10,8 @@ from tests.harvest.study import run_units_here
 
 
 def test_only_the_largest_dictionaries_of_the_first_seed_are_judged() -> None:
-    leaves = [LeafSpec("r2", 2, 0, 1, d, 4, "topk", seed, f"{d}-{seed}", "ref") for d in (32, 64) for seed in (0, 1)]
-    left = LeafSpec("r4", 4, 0, 1, 32, 4, "topk", 0, "r4's 64 failed", "ref")
+    leaves = [LeafSpec("r2", 1, d, 4, "topk", seed, 2, 0, f"{d}-{seed}", "ref") for d in (32, 64) for seed in (0, 1)]
+    left = LeafSpec("r4", 1, 32, 4, "topk", 0, 4, 0, "r4's 64 failed", "ref")
     assert [leaf.dictionary for leaf in judged([*leaves, left])] == ["64-0", "r4's 64 failed"]
 
 

@@ -41,11 +41,11 @@ def test_an_untrained_decoder_meets_a_random_reference_at_the_papers_figure_and_
     found = max_cosine(untrained(1024, 3584), reference)
     assert found.value == pytest.approx(0.0663, abs=5e-4) and found.null == pytest.approx(0.0663, abs=1e-4)
     missing = Measure(0.5, null=1.0, ci=(0.4, 0.6), n=77)
-    untrained_leaf = LeafFigures(12, 1024, 8, 0, {"missing_share": missing, "paper_max_cosine": found})
+    untrained_leaf = LeafFigures("r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, "paper_max_cosine": found})
     said = verdict("r4", [untrained_leaf], CHANGED).text
     assert f"Mean max-cosine as published {found:.3f}, isotropic chance 0.066: at chance" in said and "aligned" not in said
     trained = {"paper_max_cosine": replace(found, value=0.071, ci=(0.070, 0.072)), "paper_max_cosine_untrained": found}
-    said = verdict("r4", [LeafFigures(12, 1024, 8, 0, {"missing_share": missing, **trained})], CHANGED).text
+    said = verdict("r4", [LeafFigures("r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, **trained})], CHANGED).text
     assert f"0.071 [0.070, 0.072], isotropic chance 0.066, the decoder before training {found.value:.3f}: at chance" in said
 
 
