@@ -106,7 +106,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 log.compared(made, found)
-            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.k)))
+            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say(f"\n{v.text}")
             say(f"\nReport: {study.storage.path('report.html')}")
