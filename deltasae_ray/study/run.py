@@ -25,6 +25,7 @@ from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.node_types import of_ray
 from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.study.remedies import check_fits
+from deltasae_ray.study.root_layout import check_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
@@ -69,6 +70,7 @@ def _stages(stage: str) -> tuple[str, ...]:
 
 def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Plan]:
     """The study, checked, and its plan, printed."""
+    check_layout(storage, write=not cfg.dry_run)
     study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
