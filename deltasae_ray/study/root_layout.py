@@ -8,28 +8,28 @@ LAYOUT = 1
 """Raise it when a change of the code could misread, or make twice, what earlier versions left below a root."""
 
 
-def check_layout(storage: Storage, *, write: bool) -> None:
-    """Refuses a root that another layout was written in; a root that is still empty is marked with this one.
+def check_layout(storage: Storage) -> None:
+    """Refuses a root that another layout was written in; writes nothing.
 
-    A root without a mark that holds a harvest or dictionaries is of layout 0, which wrote none.
-
-    Args:
-        write: whether an empty root is marked: a dry run writes nothing.
+    A root without a mark that holds a harvest or dictionaries is of layout 0, which had none.
 
     Raises:
         LayoutError: names the layout found, the layout needed, and what to do.
         StorageError: the mark cannot be read.
     """
     found = _found(storage)
-    if found is None:
-        if write:
-            storage.write_json(LAYOUT_FILE, {"layout": LAYOUT})
-    elif found != LAYOUT:
+    if found is not None and found != LAYOUT:
         which = "an earlier" if found < LAYOUT else "a later"
         raise LayoutError(
             f"storage.root={storage.root} was made by {which} version: it has layout {found}, and this version needs layout {LAYOUT}. Give "
-            f"another storage.root, where the study is made anew, or continue this one with the version that made it"
+            "another storage.root, where the study is made anew, or continue this one with the version that made it"
         )
+
+
+def mark_layout(storage: Storage) -> None:
+    """Marks a root that was checked with this layout, before the first harvest is written there."""
+    if not storage.exists(LAYOUT_FILE):
+        storage.write_json(LAYOUT_FILE, {"layout": LAYOUT})
 
 
 def _found(storage: Storage) -> int | None:

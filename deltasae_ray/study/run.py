@@ -25,7 +25,7 @@ from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.node_types import of_ray
 from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.study.remedies import check_fits
-from deltasae_ray.study.root_layout import check_layout
+from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
@@ -70,7 +70,7 @@ def _stages(stage: str) -> tuple[str, ...]:
 
 def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Plan]:
     """The study, checked, and its plan, printed."""
-    check_layout(storage, write=not cfg.dry_run)
+    check_layout(storage)
     study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
@@ -81,6 +81,7 @@ def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Pl
 
 
 def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
+    mark_layout(study.storage)
     connect()
     check_cluster(study.cfg, study.storage)
     _check_machines(study)
