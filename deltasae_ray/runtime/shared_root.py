@@ -39,8 +39,8 @@ def check_root(storage: Storage, nodes: int) -> None:
         storage.local(key).unlink(missing_ok=True)
     if blind:
         raise StorageError(
-            f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: give s3:// or gs://, or mount "
-            "one folder (NFS) on every node under this path"
+            f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: mount it on every node "
+            "under the same path (NFS), or give s3:// or gs://"
         )
 
 

@@ -15,7 +15,7 @@ def test_a_folder_is_no_root_for_several_nodes_or_for_a_cluster_that_grows(tmp_p
     check_root(local, 1)
     check_root(Storage("s3://bucket/study"), 9)
     monkeypatch.setattr(shared, "blind_nodes", lambda _: ["10.0.0.2"])
-    with pytest.raises(StorageError, match=r"another folder, or none, on 10\.0\.0\.2: give s3://.*NFS"):
+    with pytest.raises(StorageError, match=r"another folder, or none, on 10\.0\.0\.2: mount it on every node.*or give s3://"):
         check_root(local, 2)
     monkeypatch.setattr(shared, "blind_nodes", lambda _: [])
     check_root(local, 2)
