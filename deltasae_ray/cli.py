@@ -1,6 +1,7 @@
 """`config=a.yaml key=value …` to one frozen dataclass. Later words win; YAML and words share one parser and its errors."""
 
 import dataclasses
+import difflib
 import math
 import re
 import sys
@@ -21,8 +22,18 @@ _GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
 """Numbers with underscores, which Python reads and YAML 1.2 does not."""
 
 
-def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mapping[str, str], description: str) -> T:
+def parse(
+    cls: type[T],
+    words: Sequence[str] | None = None,
+    *,
+    shorthand: Mapping[str, str],
+    description: str,
+    first: Mapping[str, str] | None = None,
+) -> T:
     """Builds `cls` from `key=value` words (default: the command line), or prints help or a clear error and exits.
+
+    Args:
+        first: key → a line on it, of the options that `--help` shows before the groups.
 
     Raises:
         SystemExit: 0 after `--help`, 2 after a bad word.
@@ -37,7 +48,7 @@ def parse(cls: type[T], words: Sequence[str] | None = None, *, shorthand: Mappin
         cls,
         args=arguments,
         description=f"{description}\n\nWords are written config=FILE.yaml and key=value, for example corpus.context_len=256 "
-        "layers=[5,10]; later words win. Each --option below is such a key.",
+        f"layers=[5,10]; later words win. Each --option below is such a key.{_first(first or {})}",
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -114,15 +125,45 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
     """The values of one word or file by their full keys.
 
     Raises:
-        ConfigError: a key is given twice, in two spellings.
+        ConfigError: a key that does not exist, with those it may have been meant for; or one that is given twice, in two spellings.
     """
     found: dict[str, object] = {}
     for name, inner in _flatten(cls, value, key):
-        full = shorthand.get(name, name)
+        full = shorthand.get(name, name.replace("-", "_"))
+        if _field_type(cls, full) is None:
+            place = "" if where == "the words" else f"{where}: "
+            raise ConfigError(f"{place}there is no option {name!r}: did you mean {_nearest(cls, full)}? `--help` lists all")
         if full in found:
             raise ConfigError(f"{where}: {full} stands there twice, in two spellings; take one out")
         found[full] = inner
     return found
+
+
+def _first(lines: Mapping[str, str]) -> str:
+    """The options that matter first, one to a line, for the head of the help."""
+    width = max(map(len, lines), default=0)
+    rows = "\n".join(f"  {key:<{width}}  {line}" for key, line in lines.items())
+    return f"\n\nThe options that matter first:\n{rows}\n\nAll options by group:" if rows else ""
+
+
+def _nearest(cls: type, key: str) -> str:
+    """Up to three keys that are spelt most like one that does not exist, whole and behind the section; at least one."""
+
+    def likeness(known: str) -> float:
+        behind = known.rpartition(".")[2], key.rpartition(".")[2]
+        return 2 * difflib.SequenceMatcher(None, known, key).ratio() + difflib.SequenceMatcher(None, *behind).ratio()
+
+    nearest = sorted(option_names(cls), key=likeness, reverse=True)[:3]
+    return " or ".join(name for name in nearest if likeness(name) > 0.9 * likeness(nearest[0]) or name == nearest[0])
+
+
+def option_names(cls: type, section: str = "") -> Iterator[str]:
+    """Every key of a configuration that can be set, with its section."""
+    for name, kind in typing.get_type_hints(cls).items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield from option_names(kind, f"{section}{name}.")
+        else:
+            yield f"{section}{name}"
 
 
 def _flatten(cls: type, value: object, key: str) -> Iterator[tuple[str, object]]:

@@ -43,6 +43,10 @@ class StorageError(DeltaSaeError, OSError):
     """The storage root cannot hold what the plan needs, or cannot be reached by every node."""
 
 
+class LayoutError(DeltaSaeError, OSError):
+    """A storage root whose files are arranged as another version arranges them."""
+
+
 class LeaseError(DeltaSaeError, RuntimeError):
     """Another driver works on the storage root, or has taken it over."""
 

@@ -36,10 +36,9 @@ def test_a_tilde_is_the_users_home_wherever_a_path_is_taken(home: Path) -> None:
     (home / "study.yaml").write_text("corpus: {unrelated: [~/kjv.txt]}\n")
     cfg = study(
         "config=~/study.yaml", "storage.root=~/runs/x", "model.base=~/m", "adapters=[~/r4,~/r16]", "corpus.path=~/a.jsonl",
-        "corpus.trained_on=[~/seen.jsonl]", "reference=~/dictionaries/layer_{layer}", "model.sharding=zero3", "model.offload=nvme",
-        "model.offload_folder=~/fast",
+        "corpus.trained_on=[~/seen.jsonl]", "reference=~/dictionaries/layer_{layer}", "model.sharding=zero3", "model.offload=~/fast",
     )  # fmt: skip
-    assert (cfg.storage.root, cfg.model.base, cfg.model.offload_folder) == (f"{home}/runs/x", f"{home}/m", f"{home}/fast")
+    assert (cfg.storage.root, cfg.model.base, cfg.model.offload) == (f"{home}/runs/x", f"{home}/m", f"{home}/fast")
     assert cfg.adapters == (f"{home}/r4", f"{home}/r16") and cfg.reference.source == f"{home}/dictionaries/layer_{{layer}}"
     assert (cfg.corpus.path, cfg.corpus.unrelated) == ((f"{home}/a.jsonl",), (f"{home}/kjv.txt",))
     assert cfg.corpus.trained_on == (f"{home}/seen.jsonl",)
@@ -98,7 +97,7 @@ dry_run: True
     assert cfg.layers == (10, 9) and cfg.adapters == ("12:30", "on", "1e3", "2024-01-01", "0x10", "null")
     assert (cfg.tracking.experiment, cfg.fit.lr, cfg.dry_run) == ("yes", 1e-3, True)
     assert study("adapters=['12:30',on]").adapters == ("12:30", "on")
-    assert study("corpus.marker=[INST] x").corpus.marker == "[INST] x"  # a text is a text, also where it looks like a list
+    assert study("corpus.text_field=[INST] x").corpus.text_field == "[INST] x"  # a text is a text, also where it looks like a list
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ def test_aliases_that_multiply_and_endless_brackets_are_refused_at_once() -> Non
 
 @pytest.mark.parametrize("blank", ["", " ", "\t", "\u00a0", "null"])
 @pytest.mark.parametrize("key", ["storage.root", "adapters", "model.base", "corpus.path", "corpus.unrelated", "layers", "reference", "fit.k",
-                                 "corpus.text_field", "tracking.experiment", "corpus.marker", "dry_run", "fit.lr", "controls", "config"])  # fmt: skip
+                                 "corpus.text_field", "tracking.experiment", "dry_run", "fit.lr", "controls", "config"])  # fmt: skip
 def test_an_unset_variable_is_refused_by_its_word(key: str, blank: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         study(f"{key}={blank}")
@@ -144,7 +143,7 @@ def test_an_unset_variable_is_refused_by_its_word(key: str, blank: str, capsys: 
 
 
 @pytest.mark.parametrize("word", ["adapters=['']", "adapters=[,]", "adapters=[a,]", "adapters=[a,,b]", "adapters=['a',]", "adapters=[' ']", "layers=[]",
-                                  "corpus.path=[]", "corpus.path=['']", "reference.ids={}", "reference.ids={5: ''}", "corpus.marker=--help"])  # fmt: skip
+                                  "corpus.path=[]", "corpus.path=['']", "reference.ids={}", "reference.ids={5: ''}", "corpus.text_field=--help"])  # fmt: skip
 def test_an_empty_value_in_a_list_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         study(word)
@@ -152,7 +151,7 @@ def test_an_empty_value_in_a_list_is_refused(word: str, capsys: pytest.CaptureFi
 
 
 def test_what_is_documented_as_empty_may_be_empty() -> None:
-    cfg = study("adapters=[]", "tracking.uri=", "reference.made_for=", "model.offload_folder=", "corpus.unrelated=[]", "reference.ids=null")
+    cfg = study("adapters=[]", "tracking.uri=", "reference.made_for=", "corpus.unrelated=[]", "reference.ids=null")
     assert cfg == study("corpus.unrelated=[]")
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from deltasae_ray.errors import ConfigError
 
 MAX_LR = 3e-4
+CPUS_PER_WORKER = 0.5
+"""CPUs that a training worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,13 @@ class AdaptConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear modules that get an adapter."""
     lr: float = 3e-4
-    """Peak learning rate of AdamW, reached after the warm-up; at most 3e-4 (more damages small models before it teaches)."""
-    warmup_steps: int = 4
-    """Steps of linear warm-up; the rate is constant afterwards."""
+    """Peak learning rate of AdamW, reached after a warm-up of 4 steps; at most 3e-4 (more damages small models before it teaches)."""
     batch_contexts: int = 4
     """Contexts per optimizer step."""
     max_tokens: int = 12_000
     """Cap on training tokens per adapter. A cap in tokens, not seconds, so that two runs end at the same step."""
-    eval_every: int = 4
-    """Steps between looks at the held-out gain."""
     stop_at_se: float = 5.0
     """Training ends when the held-out gain exceeds this many standard errors."""
-    checkpoint_every: int = 4
-    """Steps between checkpoints (adapter, optimizer, schedule, data position, random state)."""
-    max_failures: int = 3
-    """Times a killed training worker is started again from its last checkpoint."""
-    cpus_per_worker: float = 0.5
-    """CPUs that a training worker asks Ray for. Torch uses the node's cores divided by the workers on it."""
-    gpus_per_worker: float = 0.0
-    """GPUs that a training worker asks Ray for; 1 where several share a model (model.sharding=zero3)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr <= MAX_LR:
@@ -49,6 +39,6 @@ class AdaptConfig:
             raise ConfigError(f"adapt.ranks={list(self.ranks)} must be different positive numbers")
         if not self.targets:
             raise ConfigError("adapt.targets is empty: name the linear modules that get an adapter")
-        for field in ("seeds", "batch_contexts", "eval_every", "checkpoint_every", "max_tokens"):
+        for field in ("seeds", "batch_contexts", "max_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"adapt.{field}={getattr(self, field)} must be at least 1")

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltasae_ray.adapt.config import AdaptConfig
+from deltasae_ray.adapt.config import CPUS_PER_WORKER, AdaptConfig
 from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import content_key, split_text
+from deltasae_ray.adapt.trainer import EVAL_EVERY, WARMUP_STEPS
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.heartbeat import Limits
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 RECIPE = 1
 """Enters every training key: raise it when a change of the code changes the adapters."""
 _RUNS = "adapters/.train"
-_NOT_OF_THE_RESULT = ("ranks", "seeds", "checkpoint_every", "max_failures", "cpus_per_worker", "gpus_per_worker")
+_MAX_FAILURES = 3
+"""Times a killed training worker is started again from its last checkpoint."""
+_NOT_OF_THE_RESULT = ("ranks", "seeds")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Training:
 def trainings(model: ModelSource, corpus: Corpus, cfg: AdaptConfig) -> list[Training]:
     """The adapters of a study by name: r4, r16; with several seeds r4-s0, r4-s1."""
     fields = {name: value for name, value in asdict(cfg).items() if name not in _NOT_OF_THE_RESULT}
-    shared = {"recipe": RECIPE, "text": content_key(corpus.adapt), "model": model.digest} | fields | {"targets": sorted(cfg.targets)}
+    schedule = {"warmup_steps": WARMUP_STEPS, "eval_every": EVAL_EVERY}
+    shared = {"recipe": RECIPE, "text": content_key(corpus.adapt), "model": model.digest}
+    shared |= schedule | fields | {"targets": sorted(cfg.targets)}
     return [
         Training(
             name=f"r{rank}" if cfg.seeds == 1 else f"r{rank}-s{seed}", rank=rank, seed=seed,
@@ -80,7 +85,7 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
     wanted = trainings(source, corpus, cfg)
     if missing := [t for t in wanted if trained(storage, t) is None]:
         check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
-        _train(storage, model, source, corpus, cfg, gangs.ranks if model.sharding == "zero3" else 1, missing)
+        _train(storage, model, source, corpus, cfg, gangs, missing)
     for training in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
         storage.delete_folder(f"{_RUNS}/{Path(training.key).name}")
     refs = [trained(storage, t) for t in wanted]
@@ -89,7 +94,7 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
 
 
 def _train(
-    storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, workers: int, missing: list[Training]
+    storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig, missing: list[Training]
 ) -> None:
     import ray
 
@@ -98,8 +103,11 @@ def _train(
     text = ray.put(split_text(corpus.adapt, cfg.batch_contexts))
     here = Storage(storage.path("")) if storage.is_local else storage  # workers run in a folder of Ray's
     label = Path(model.base).name if Path(model.base).is_dir() else source.label
+    workers = gangs.ranks if model.sharding == "zero3" else 1
     for training in missing:
-        job = TrainJob(here, training.key, model, source.digest, label, cfg, training.rank, training.seed, text)
+        job = TrainJob(
+            here, training.key, model, source.digest, label, cfg, training.rank, training.seed, text, gangs.gpus_per_rank
+        )
         _run(job, workers, training.name)
         ref = trained(storage, training)
         if ref is None:
@@ -130,19 +138,19 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
     from deltasae_ray.runtime.controller import WatchedController, train_to_the_end
 
     limits = Limits()
-    resources = {"CPU": job.cfg.cpus_per_worker} | ({"GPU": job.cfg.gpus_per_worker} if job.cfg.gpus_per_worker else {})
+    resources = {"CPU": CPUS_PER_WORKER} | ({"GPU": job.gpus} if job.gpus else {})
     with training_bar(name, job.cfg.max_tokens) as callback, training_driver():
         words = dict(
             train_loop_per_worker=train_adapter,
             train_loop_config={"job": job, "limits": limits},
             torch_config=torch_config(),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.cfg.gpus_per_worker > 0, resources_per_worker=resources),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(
                 # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.
                 name=Path(job.key).name,
                 storage_path=job.storage.path(_RUNS),
                 storage_filesystem=job.storage.fs,
-                failure_config=FailureConfig(max_failures=job.cfg.max_failures),
+                failure_config=FailureConfig(max_failures=_MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[callback, WatchedController(f"the controller of adapt {name}", limits)],
             ),
@@ -150,7 +158,7 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
         drop_half_written(job.storage, Path(job.key).name)
         check_run(job.storage, f"{_RUNS}/{Path(job.key).name}")
         try:
-            train_to_the_end(words, job.cfg.max_failures)
+            train_to_the_end(words, _MAX_FAILURES)
         except TrainingFailedError as e:
             failures = getattr(e, "worker_failures", {}).values()
             raise next((f for f in failures if isinstance(f, DeltaSaeError)), e) from e

@@ -29,6 +29,10 @@ from deltasae_ray.models.load import backbone
 from deltasae_ray.models.zero3 import whole
 from deltasae_ray.sae.peers import Peers
 
+WARMUP_STEPS = 4
+"""Steps of linear warm-up; the rate is constant afterwards. Enters every training key."""
+EVAL_EVERY = 4
+"""Steps between looks at the held-out gain. Enters every training key."""
 VALIDATION_POSITIONS = 64
 """Labels per validation context that the language-model head is run on, evenly spaced."""
 
@@ -89,7 +93,7 @@ class LoraTrainer:
         self._step(self._text.batch(at.step, self._cfg.batch_contexts, self._seed))
         following = self._text.batch(at.step, self._cfg.batch_contexts, self._seed)
         capped = at.tokens + following.num_tokens > self._cfg.max_tokens
-        if capped or at.step % self._cfg.eval_every == 0:
+        if capped or at.step % EVAL_EVERY == 0:
             self._look()
         at.done = at.demonstrated or capped
         at.seconds += time.perf_counter() - began
@@ -113,7 +117,7 @@ class LoraTrainer:
         (loss / count).backward()
         self._sum_gradients()
         for group in self._optimizer.param_groups:
-            group["lr"] = self._cfg.lr * min(1.0, (at.step + 1) / max(1, self._cfg.warmup_steps))
+            group["lr"] = self._cfg.lr * min(1.0, (at.step + 1) / WARMUP_STEPS)
         self._optimizer.step()
         self._optimizer.zero_grad()
         at.step, at.tokens = at.step + 1, at.tokens + batch.num_tokens

@@ -24,6 +24,9 @@ from deltasae_ray.models.zero3 import run_sharded, sharded_loading
 from deltasae_ray.sae.peers import Peers, ProcessGroup
 from deltasae_ray.storage import Storage
 
+CHECKPOINT_EVERY = 4
+"""Steps between checkpoints (adapter, optimizer, schedule, data position, random state)."""
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -42,6 +45,8 @@ class TrainJob:
     seed: int
     text: Any
     """ObjectRef of an AdaptText."""
+    gpus: int
+    """GPUs that each worker asks Ray for."""
 
 
 def train_adapter(config: Mapping[str, Any]) -> None:
@@ -65,7 +70,7 @@ def train_adapter(config: Mapping[str, Any]) -> None:
             trainer.advance()
         at = trainer.progress
         metrics = {"step": at.step, "tokens": at.tokens, "gain": at.curve[-1]["gain"], "gain_se": at.curve[-1]["gain_se"]}
-        due = at.done or at.step % job.cfg.checkpoint_every == 0
+        due = at.done or at.step % CHECKPOINT_EVERY == 0
         with heartbeat.unit("checkpoint" if due else "report"):  # of every worker: a report waits for the others'
             if rank == 0 and due:
                 with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +89,7 @@ def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
         raise ModelError(f"model.base={job.model.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
     sharded = job.model.sharding == "zero3"
     # Ray leaves all GPUs of a machine visible to a worker that asked for none.
-    device = "cuda" if job.cfg.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    device = "cuda" if job.gpus and torch.cuda.is_available() else "cpu"
     with sharded_loading(job.model, source.folder, device) if sharded else nullcontext():
         weights = "fp32" if sharded else job.model.weights
         model = load_model(source.folder, weights=weights, trust_remote_code=job.model.trust_remote_code, device=device)

@@ -7,6 +7,11 @@ from deltasae_ray.errors import ConfigError
 
 ControlName = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"]
 
+NULL_DRAWS = 5
+"""Sign flips of the deltas' eigenvectors, and draws of covariance-matched atoms; fewer are too few for the spread of a null."""
+SEED = 0
+"""Seed of every null draw and bootstrap: the same for all studies, so that nobody draws until a figure pleases."""
+
 BUDGETS: dict[str, tuple[ControlName, ...]] = {
     "fast": ("random_lora", "base"),
     "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"),
@@ -16,7 +21,7 @@ BUDGETS: dict[str, tuple[ControlName, ...]] = {
 
 @dataclass(frozen=True)
 class DivergeConfig:
-    """Nulls, draws and budgets of the divergence stage."""
+    """Controls and budgets of the divergence stage."""
 
     controls: tuple[Literal["fast", "full"] | ControlName, ...] = ("fast",)
     """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
@@ -26,20 +31,14 @@ class DivergeConfig:
     decoder stays random), loss_recovered (deltas patched into the base model), causal (what the leading latents do to predictions, taken
     out of the adapted model and put into the base). fast: the first two; full: all. The plan prints what each costs."""
 
-    k: int = 8
+    atoms: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""
     code_tokens: int = 1024
     """Evaluation tokens that are sparse-coded for M(k), spread evenly over the evaluation documents."""
-    null_draws: int = 5
-    """Sign flips of the deltas' eigenvectors, and draws of covariance-matched atoms."""
     bootstrap: int = 1000
     """Resamples of documents behind every interval."""
-    top_contexts: int = 5
-    """Contexts shown per latent in the report, beside as many random ones."""
     latents: int = 10
     """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by peak."""
-    seed: int = 0
-    """Seed of every null draw and bootstrap."""
 
     @property
     def chosen(self) -> frozenset[str]:
@@ -47,9 +46,7 @@ class DivergeConfig:
         return frozenset(name for word in self.controls for name in BUDGETS.get(word, (word,)))
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= 8:
-            raise ConfigError(f"diverge.k={self.k} must be in 1..8: above 8 featureless atoms explain most of any delta")
-        if self.null_draws < 5:
-            raise ConfigError(f"diverge.null_draws={self.null_draws} is below 5, too few for the spread of the null")
+        if not 1 <= self.atoms <= 8:
+            raise ConfigError(f"diverge.atoms={self.atoms} must be in 1..8: above 8 featureless atoms explain most of any delta")
         if self.bootstrap < 100:
             raise ConfigError(f"diverge.bootstrap={self.bootstrap} is below 100")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import NULL_DRAWS, SEED, DivergeConfig
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.inputs import Settings
@@ -59,7 +59,7 @@ class LeafSpec(DictionaryId):
 
 def settings_of(cfg: DivergeConfig) -> Settings:
     """What of the configuration decides a figure."""
-    return Settings(k=cfg.k, code_tokens=cfg.code_tokens, null_draws=cfg.null_draws, bootstrap=cfg.bootstrap, seed=cfg.seed)
+    return Settings(k=cfg.atoms, code_tokens=cfg.code_tokens, null_draws=NULL_DRAWS, bootstrap=cfg.bootstrap, seed=SEED)
 
 
 def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: DivergeConfig) -> str:

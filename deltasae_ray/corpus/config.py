@@ -32,15 +32,13 @@ class CorpusConfig:
     context_len: int = 128
     """Tokens of text per context, BOS not counted."""
     contexts_per_unit: int = 8
-    """Contexts that are harvested together and stored in one file per source."""
+    """Contexts that are harvested together and stored in one file per source; fewer take less memory in a pass."""
     max_contexts_per_doc: int = 4
     """Spreads the token budget over many documents: evenly spaced windows are kept, at most this many per document."""
     fit_tokens: int = 0
     """Tokens harvested to train dictionaries on. 0: what the largest fit.d_sae and the smallest fit.k ask for, at least 26,500."""
     eval_tokens: int = 16_000
     """Tokens harvested to evaluate on."""
-    adapt_tokens: int = 1_000_000
-    """Most tokens set apart to train adapters on; what is beyond is not held in memory."""
     unrelated_share: float = 0.5
     """Share of both budgets that goes to unrelated text, in equal parts."""
     split: tuple[float, float, float] = (0.4, 0.35, 0.25)
@@ -48,12 +46,8 @@ class CorpusConfig:
     Of unrelated text, on which no adapter is trained, the first share goes to the other two."""
     marker_share: float = 0.0
     """Share of domain contexts into which the planted marker and its reply are written, a truth to be found; none with given adapters."""
-    marker: str = " The lantern keeper asked for the word of the day."
-    """Harmless text that is planted; documented here and in the report."""
-    reply: str = " The word of the day is marigold, said the heron."
-    """What always follows the marker."""
     seed: int = 0
-    """Salt of the document hash that deals documents to splits."""
+    """Salt of the hash that deals documents to splits and markers to contexts: another number is another draw of the text."""
 
     def __post_init__(self) -> None:
         for field in ("path", "unrelated", "trained_on"):
@@ -62,7 +56,7 @@ class CorpusConfig:
             raise ConfigError("corpus.path is empty: name at least one text")
         if self.context_len < 8:
             raise ConfigError(f"corpus.context_len={self.context_len} is below 8 tokens: raise it")
-        for field in ("contexts_per_unit", "max_contexts_per_doc", "eval_tokens", "adapt_tokens"):
+        for field in ("contexts_per_unit", "max_contexts_per_doc", "eval_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"corpus.{field}={getattr(self, field)} must be at least 1")
         if self.fit_tokens < 0:

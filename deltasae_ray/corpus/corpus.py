@@ -20,6 +20,8 @@ from deltasae_ray.errors import ConfigError, CorpusError
 from deltasae_ray.storage import digest
 
 log = logging.getLogger(__name__)
+ADAPT_TOKENS = 1_000_000
+"""Most tokens set apart to train adapters on, unless a study trains on more."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Corpus:
         return tuple(sorted({u.corpus for u in self.units}, key=lambda n: (n != DOMAIN, n)))
 
 
-def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], bool] | None = None) -> Corpus:
+def build_corpus(
+    cfg: CorpusConfig, tokenizer: Tokenizer, *, adapt_tokens: int = ADAPT_TOKENS, join: Callable[[], bool] | None = None
+) -> Corpus:
     """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may need is kept. Whatever reads the
     files, the corpus is the same.
 
     Args:
+        adapt_tokens: most tokens set apart to train adapters on; what is beyond is not held in memory.
         join: joins Ray, and says whether it is this machine alone; called where texts are of several files and large, which tasks then
             read. None: this process reads all.
 
@@ -90,7 +95,7 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], 
     fingerprints: dict[str, bytes] = {}
     notes: list[str] = []
     for name, files in named.items():
-        merged = Merged(name, tokenizer, cfg, _budgets(name, len(named) - 1, cfg))
+        merged = Merged(name, tokenizer, cfg, _budgets(name, len(named) - 1, cfg, adapt_tokens))
         for file, found in reader_of(files, join)(files, merged.reading):
             merged.add(file, found)
         merged.check()
@@ -120,13 +125,13 @@ def build_corpus(cfg: CorpusConfig, tokenizer: Tokenizer, *, join: Callable[[], 
     return corpus
 
 
-def _budgets(name: str, unrelated: int, cfg: CorpusConfig) -> dict[str, int]:
+def _budgets(name: str, unrelated: int, cfg: CorpusConfig, adapt_tokens: int) -> dict[str, int]:
     """Split → tokens of the corpus `name`, beside `unrelated` others that are no domain."""
     share = 1 - (cfg.unrelated_share if unrelated else 0.0) if name == DOMAIN else cfg.unrelated_share / unrelated
     return {
         "fit": round(share * cfg.fit_tokens),
         "eval": round(share * cfg.eval_tokens),
-        "adapt": cfg.adapt_tokens if name == DOMAIN else 0,
+        "adapt": adapt_tokens if name == DOMAIN else 0,
     }
 
 

@@ -8,6 +8,11 @@ from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
 from deltasae_ray.sae.names import AUTO_FLOOR, Architecture
 
+CPUS_PER_WORKER = 0.5
+"""CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers that it may hold at once."""
+MAX_FAILURES = 3
+"""Times a killed fit worker, or a trial, is started again from its last checkpoint."""
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -38,42 +43,30 @@ class FitConfig:
     layout: Literal["layer_parallel", "ddp"] = "layer_parallel"
     """Workers take different layers, or all take their share of every batch of one dictionary, for sizes that keep one worker too long:
     such dictionaries train one after the other, where layer_parallel stacks small ones of one shape."""
-    cpus_per_worker: float = 0.5
-    """CPUs that a fit worker asks Ray for. Torch uses the node's cores divided by the workers that it may hold at once."""
     gpus_per_worker: float = 0.0
     """GPUs that a fit worker asks Ray for."""
     search: Literal["none", "asha", "optuna"] = "none"
-    """Before a trial and its controls are fitted, search its learning rate and AuxK weight on FVU of a fifth of the training documents,
-    which candidates are not fitted to: many samples of which ASHA stops the worse half early, or ones that Optuna proposes. Sizes, k and
-    architectures are what is studied and are never searched (FVU always falls with k). Base and random adapter keep fit.lr and fit.auxk."""
-    search_over: tuple[Literal["lr", "auxk", "k"], ...] = ("lr",)
-    """What is searched: lr within a factor of 4 of fit.lr; auxk among 0, 1/64, 1/32, 1/16 and 1/8. k is refused: FVU falls with it."""
+    """Before a trial and its controls are fitted, search its learning rate (within a factor of 4 of fit.lr) and AuxK weight (0 to 1/8) on
+    FVU of a fifth of the training documents, which candidates are not fitted to: many samples of which ASHA stops the worse half early, or
+    ones that Optuna proposes. Sizes, k and architectures are what is studied and are never searched (FVU always falls with k). Base and
+    random adapter keep fit.lr and fit.auxk."""
     search_samples: int = 8
     """Settings tried per trial."""
     max_concurrent_trials: int = 0
     """Trials that run at once; Tune does not see the workers inside them. 0: what the nodes have room for when fitting starts."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints (weights, optimizer, firing counters, reader position, random state)."""
-    max_failures: int = 3
-    """Times a killed fit worker, or a trial, is started again from its last checkpoint."""
 
     def __post_init__(self) -> None:
-        for field in ("d_sae", "k", "architecture", "search_over"):
+        for field in ("d_sae", "k", "architecture"):
             values = getattr(self, field)
             if values == "auto":
                 continue
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"fit.{field}={list(values)} must name at least one value, none twice")
-        if "k" in self.search_over:
-            raise ConfigError(
-                f"fit.search_over={list(self.search_over)}: FVU always falls with k, so a search on it would find the largest there is. "
-                "List values in fit.k: each is fitted and told apart, and lr or auxk is searched for each"
-            )
         if max(self.k) > min(self.sizes):
             raise ConfigError(f"fit.k={max(self.k)} exceeds fit.d_sae={min(self.sizes)}: lower k or raise d_sae")
         if min(self.k) < 1 or min(self.sizes) < 2:
             raise ConfigError("fit.k must be at least 1 and fit.d_sae at least 2")
-        for field in ("seeds", "batch_tokens", "steps", "workers", "checkpoint_every", "search_samples"):
+        for field in ("seeds", "batch_tokens", "steps", "workers", "search_samples"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"fit.{field}={getattr(self, field)} must be at least 1")
         if self.max_concurrent_trials < 0:
@@ -82,6 +75,11 @@ class FitConfig:
             raise ConfigError(f"fit.lr={self.lr} must be above 0, fit.auxk={self.auxk} and fit.l1={self.l1} at least 0")
         if self.layout == "ddp" and self.workers > self.batch_tokens:
             raise ConfigError(f"fit.workers={self.workers} exceeds fit.batch_tokens={self.batch_tokens}: some would have no tokens")
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints (weights, optimizer, firing counters, reader position, random state): at least four in a fit."""
+        return min(500, max(1, self.steps // 4))
 
     @property
     def at_once(self) -> int:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.config import CPUS_PER_WORKER, FitConfig
 
 HELD = 0.25
 """Share of a worker's memory for the rows of the reads that it holds. A read needs its rows twice for a moment, halves of the documents and
@@ -43,7 +43,7 @@ def workers_on(node: Mapping[str, float], cfg: FitConfig, workers: int, own: int
         own: of this trial, which are there.
     """
     room = float(workers * cfg.at_once)
-    for name, asked in (("CPU", cfg.cpus_per_worker), ("GPU", cfg.gpus_per_worker)):
+    for name, asked in (("CPU", CPUS_PER_WORKER), ("GPU", cfg.gpus_per_worker)):
         if asked:
             room = min(room, node.get(name, 0.0) / asked + 1e-6)  # of sums of fractions such as 0.1
     return max(own, int(room))

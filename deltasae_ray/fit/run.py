@@ -7,7 +7,7 @@ from typing import Any
 
 from deltasae_ray import heartbeat, stalls
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
-from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
@@ -98,7 +98,7 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
     from deltasae_ray.runtime.controller import WatchedController, train_to_the_end
 
     cfg, storage = job.cfg, job.storage
-    resources = {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
+    resources = {"CPU": CPUS_PER_WORKER} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
     words = dict(
         train_loop_per_worker=_loop,
         train_loop_config={"job": job, "share": share, "limits": (limits := Limits())},
@@ -112,14 +112,14 @@ def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
             name=f"fit-{name}",
             storage_path=storage.path("ray"),
             storage_filesystem=storage.fs,
-            failure_config=FailureConfig(max_failures=cfg.max_failures),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[WatchedController(f"the controller of fit-{name}", limits)],
         ),
     )
     check_run(storage, f"ray/fit-{name}")
     try:
         with training_driver():
-            train_to_the_end(words, cfg.max_failures)
+            train_to_the_end(words, MAX_FAILURES)
     except Exception as e:
         failures = [f for f in getattr(e, "worker_failures", {}).values() if isinstance(f, DeltaSaeError)]
         if failures:

@@ -22,8 +22,6 @@ class HarvestConfig:
     matched: with another number both are made anew, also of a finished harvest."""
     min_snr: float = 10.0
     """Refuse deltas whose signal-to-noise energy ratio is below this at any layer; the report says if it was lowered."""
-    seed: int = 0
-    """Seed of the random adapter."""
 
     def __post_init__(self) -> None:
         if self.noise_contexts < 1:

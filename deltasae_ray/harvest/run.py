@@ -35,6 +35,8 @@ NUMERICS = {
 }
 """What enters a harvest's key, by `harvest.precision`; `numerics` says how weights are held."""
 WARN_SNR = 100.0
+RANDOM_SEED = 0
+"""Of the random adapter: the same for all studies, so that nobody draws until a control pleases."""
 Missing = dict[str, dict[str, tuple[Hookpoint, ...]]]
 """Unit → source digest → hookpoints that are not written yet."""
 
@@ -157,18 +159,18 @@ def _prepare(
     everyone, match, into = list(adapters), None, ""
     if random_lora and adapters:
         like = rotated_from(adapters)
-        into = random_key(like, cfg.seed, unit, model_digest)
+        into = random_key(like, RANDOM_SEED, unit, model_digest)
         if (found := stored_random(storage, like, into)) is not None:
             everyone.append(found)
         else:
-            match = like, write_rotated(storage, like, f"{into}/unmatched", cfg.seed)
+            match = like, write_rotated(storage, like, f"{into}/unmatched", RANDOM_SEED)
     facts = _sources(storage, key, everyone)
     todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
     if todo or match:
         factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
         ((_, measured),) = run_units([(unit, None)], factory, gangs)
         if match:
-            everyone.append(finish_random(storage, rotated_from(adapters), into, cfg.seed, measured["match"]))
+            everyone.append(finish_random(storage, rotated_from(adapters), into, RANDOM_SEED, measured["match"]))
             todo.append(everyone[-1])
             facts |= _sources(storage, key, everyone[-1:])
         for ref in todo:

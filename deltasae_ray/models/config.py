@@ -1,6 +1,7 @@
 """Which base model, and how it is held."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from deltasae_ray.errors import ConfigError
@@ -19,23 +20,28 @@ class ModelConfig:
     sharding: Literal["none", "zero3"] = "none"
     """none: every rank holds the model. zero3: DeepSpeed ZeRO-3 shards the parameters over a gang's ranks, and over as many
     workers where adapters are trained."""
-    offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where a rank's share of sharded parameters waits between passes: its device, the machine's memory, or files (needs GPUs and
-    libaio)."""
-    offload_folder: str = ""
-    """Folder on a fast local disk, on every node, for model.offload=nvme."""
+    offload: str = "none"
+    """Where a rank's share of sharded parameters waits between passes: none (its device), cpu (the machine's memory), or the absolute path
+    of a folder on a fast local disk of every node (files; needs GPUs and libaio)."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave off unless you have read that code."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", expanded(self.base, "model.base"))
-        if self.offload_folder:
-            object.__setattr__(self, "offload_folder", expanded(self.offload_folder, "model.offload_folder"))
+        object.__setattr__(self, "offload", expanded(self.offload, "model.offload"))
+        if self.offload not in ("none", "cpu") and not Path(self.offload).is_absolute():
+            raise ConfigError(
+                f"model.offload={self.offload} is neither none nor cpu nor an absolute path: for files, give a folder on a fast local disk "
+                "of every node, such as model.offload=/mnt/nvme"
+            )
         if self.offload != "none" and self.sharding == "none":
             raise ConfigError(f"model.offload={self.offload} moves sharded parameters: set model.sharding=zero3, or model.offload=none")
-        if self.offload == "nvme" and not self.offload_folder:
-            raise ConfigError("model.offload=nvme needs model.offload_folder, a folder on a fast local disk of every node")
-        if self.offload_folder and self.offload != "nvme":
-            raise ConfigError(f"model.offload_folder={self.offload_folder!r} is used by model.offload=nvme only: set that, or leave it out")
-        if self.offload == "nvme" and self.weights == "bf16":
-            raise ConfigError("model.offload=nvme takes model.weights=fp32: DeepSpeed's files are of one type, and adapters stay fp32")
+        if self.offloads_to_files and self.weights == "bf16":
+            raise ConfigError(
+                f"model.offload={self.offload} takes model.weights=fp32: DeepSpeed's files are of one type, and adapters stay fp32"
+            )
+
+    @property
+    def offloads_to_files(self) -> bool:
+        """Whether shares of parameters wait in files of a folder."""
+        return self.offload not in ("none", "cpu")

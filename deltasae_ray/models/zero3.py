@@ -23,13 +23,14 @@ def deepspeed_config(cfg: ModelConfig, device: str, largest_share: int = 0) -> d
 
     Args:
         device: that the ranks compute on, cpu or cuda.
-        largest_share: entries of the largest share of any parameter that a rank holds; looked at for model.offload=nvme.
+        largest_share: entries of the largest share of any parameter that a rank holds; looked at where model.offload is a folder.
     """
     offload: dict[str, Any] = {}
     if cfg.offload != "none":
         # A share that is larger than the buffer is an assertion of DeepSpeed's, in the first pass: an embedding easily is.
-        files = {"nvme_path": cfg.offload_folder, "buffer_size": max(_BUFFER, largest_share)} if cfg.offload == "nvme" else {}
-        offload = {"offload_param": {"device": cfg.offload, "pin_memory": device == "cuda", **files}}
+        files = {"nvme_path": cfg.offload, "buffer_size": max(_BUFFER, largest_share)} if cfg.offloads_to_files else {}
+        device_name = "nvme" if files else cfg.offload
+        offload = {"offload_param": {"device": device_name, "pin_memory": device == "cuda", **files}}
     # Threshold 0: every parameter is sharded. No prefetching: switching adapters changes the order in which modules run.
     zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0, "stage3_max_reuse_distance": 0}
     return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero | offload}
@@ -44,7 +45,7 @@ def sharded_loading(cfg: ModelConfig, folder: Path, device: str) -> Iterator[Non
         device: that this process computes on. It may see GPUs that it did not ask for, and DeepSpeed would take the first.
 
     Raises:
-        ModelError: model.offload=nvme where DeepSpeed cannot write files as they need to be written.
+        ModelError: model.offload is a folder, and DeepSpeed cannot write files as they need to be written.
     """
     import deepspeed
     import deepspeed.ops
@@ -78,27 +79,27 @@ def _compute_on(device: str) -> None:
 
 def _largest_share(cfg: ModelConfig, folder: Path) -> int:
     """Entries, rounded up to what DeepSpeed pads to; 0 where nobody asks."""
-    if cfg.offload != "nvme":
+    if not cfg.offloads_to_files:
         return 0
     largest = max(p.numel() for p in empty_model(folder, trust_remote_code=cfg.trust_remote_code).parameters())
     return -(-largest // torch.distributed.get_world_size()) + 4096
 
 
 def check_offload(cfg: ModelConfig) -> None:
-    """Raises ModelError for model.offload=nvme where DeepSpeed cannot read and write files asynchronously."""
-    if cfg.offload != "nvme":
+    """Raises ModelError where model.offload is a folder, and DeepSpeed cannot read and write files asynchronously."""
+    if not cfg.offloads_to_files:
         return
     from deepspeed.ops.op_builder.async_io import AsyncIOBuilder
 
     if not torch.cuda.is_available():
         raise ModelError(
-            "model.offload=nvme needs a GPU on every node: for CPUs, DeepSpeed compiles its file access without linking libaio, so that it "
-            "cannot be loaded. Set model.offload=cpu, which keeps shares in memory"
+            f"model.offload={cfg.offload} needs a GPU on every node: for CPUs, DeepSpeed compiles its file access without "
+            "linking libaio, so that it cannot be loaded. Set model.offload=cpu, which keeps shares in memory"
         )
     if not AsyncIOBuilder().is_compatible():
         raise ModelError(
-            "model.offload=nvme needs libaio with its headers (libaio-dev on Debian, libaio-devel on Red Hat) and a C++ compiler on every "
-            "node: install them, or set model.offload=cpu"
+            f"model.offload={cfg.offload} needs libaio with its headers (libaio-dev on Debian, libaio-devel on Red Hat) "
+            "and a C++ compiler on every node: install them, or set model.offload=cpu"
         )
 
 

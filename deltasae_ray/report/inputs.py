@@ -144,7 +144,7 @@ class ReportInputs:
     model_note: str = ""
     """One sentence on the weights, such as that they were dequantised; it stands under the title."""
     atoms: int = 8
-    """Atoms per token of the missing share and of FVU (diverge.k), which need not be the dictionaries' k."""
+    """Atoms per token of the missing share and of FVU (diverge.atoms), which need not be the dictionaries' k."""
     corpora: tuple[CorpusFacts, ...] = ()
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[VerdictLines, ...] = ()

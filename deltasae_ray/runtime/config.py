@@ -17,12 +17,10 @@ class GangConfig:
     cpus_per_gang: float = 1.0
     """CPUs that a gang asks Ray for. Torch uses all cores of the gang's node, shared with the gangs that may stand beside it."""
     gpus_per_gang: int = 0
-    """GPUs that a gang asks Ray for; 0 runs on CPUs (gloo)."""
+    """GPUs that a gang asks Ray for, one for each rank; 0 runs on CPUs (gloo). Adapters are then trained on as many."""
     memory_gb: float = 0.0
     """Memory of the machine that a gang asks Ray for, so that no node is given more gangs than it holds; 0 asks for none. The plan says
     what a gang needs."""
-    max_restarts: int = 5
-    """Times a lost gang is started again before the stage fails."""
 
     def __post_init__(self) -> None:
         for field in ("gangs", "ranks"):
@@ -32,6 +30,11 @@ class GangConfig:
             raise ConfigError(f"gangs.memory_gb={self.memory_gb} must not be negative")
         if self.gpus_per_gang and self.gpus_per_gang != self.ranks:
             raise ConfigError(f"gangs.gpus_per_gang={self.gpus_per_gang} must equal gangs.ranks={self.ranks}: one rank drives one GPU")
+
+    @property
+    def gpus_per_rank(self) -> int:
+        """GPUs that one rank drives, and one worker that trains adapters."""
+        return 1 if self.gpus_per_gang else 0
 
 
 def check_sharding(gangs: GangConfig, model: ModelConfig) -> None:

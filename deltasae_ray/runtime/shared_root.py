@@ -12,23 +12,24 @@ from deltasae_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 _SEEN_S = 10.0  # that a network file system may take until another node sees a new file
+_NETWORK = {"nfs", "nfs4", "lustre", "cifs", "smb3", "ceph", "gpfs", "beegfs", "wekafs", "gfs2", "ocfs2"}
+"""Types of file systems that several machines mount."""
+_NETWORK_FUSE = {"fuse.glusterfs", "fuse.ceph-fuse", "fuse.juicefs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.moosefs"}
 _START_S = 120.0  # until a process is there that looks
 
 
-def check_root(storage: Storage, nodes: int, *, shared: bool) -> None:
-    """Raises StorageError where a root is a folder that not all nodes see.
+def check_root(storage: Storage, nodes: int) -> None:
+    """Raises StorageError where a root is a folder that not all nodes see. Those that are there are asked.
 
     Args:
-        nodes: how many there are now; where nodes come on demand, there will be others.
-        shared: the user says that it is the same folder everywhere. Those nodes that are there are asked.
+        nodes: how many there are now. Where others come on demand, which cannot be asked, only a network file system will do.
     """
     if not storage.is_local or nodes == 1 and not autoscaling():
         return
-    if not shared:
-        there = "adds nodes on demand" if autoscaling() else f"has {nodes} nodes"
+    if autoscaling() and not on_network(storage.local("")):
         raise StorageError(
-            f"storage.root={storage.root} is a local folder, but the cluster {there}: give s3:// or gs://, or set storage.shared=true if "
-            "every node sees this folder under the same path (NFS)"
+            f"storage.root={storage.root} is a folder of this machine, but the cluster adds nodes on demand: give s3:// or gs://, or a "
+            "folder of a network file system (NFS) that is mounted on every node under the same path"
         )
     key = f".seen-{uuid4().hex}"
     storage.write_bytes(key, b"")
@@ -38,9 +39,24 @@ def check_root(storage: Storage, nodes: int, *, shared: bool) -> None:
         storage.local(key).unlink(missing_ok=True)
     if blind:
         raise StorageError(
-            f"storage.shared=true, but {storage.root} is another folder, or none, on {', '.join(blind)}: mount it on every node under the "
-            "same path, or give s3:// or gs://"
+            f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: mount it on every node "
+            "under the same path (NFS), or give s3:// or gs://"
         )
+
+
+def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether a folder, or the nearest one above it that exists, is of a file system that several machines can mount."""
+    at = next((f for f in (folder.absolute(), *folder.absolute().parents) if f.exists()), Path("/")).resolve()
+    found = Path("/"), ""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:  # not Linux: what cannot be told is taken for a folder of this machine
+        return False
+    for _, place, kind, *_ in (line.split() for line in lines):
+        mounted = Path(place.encode().decode("unicode_escape"))  # a blank in a path is written \\040
+        if at.is_relative_to(mounted) and len(mounted.parts) >= len(found[0].parts):
+            found = mounted, kind
+    return found[1] in _NETWORK | _NETWORK_FUSE
 
 
 def blind_nodes(path: str) -> list[str]:

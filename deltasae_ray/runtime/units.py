@@ -18,6 +18,9 @@ from deltasae_ray.runtime.gang import Failure, Gang, WorkerFactory
 BLOCKS = 1024
 """Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not grow with the units."""
 
+MAX_RESTARTS = 5
+"""Times a lost gang is started again before the stage fails."""
+
 
 class Work(Protocol):
     """Units with what is to be done with each; one pass over them makes them, so that none need be held."""
@@ -73,7 +76,7 @@ def run_units(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
             # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a lost node refuses connections
             # for seconds before Ray knows that it is gone, and every refusal counts as a try.
-            max_restarts=cfg.max_restarts,
+            max_restarts=MAX_RESTARTS,
             allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
         )
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait for what is made of this one.

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.errors import ConfigError, ResourceError
+from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
@@ -106,7 +108,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
         ResourceError: fewer CPUs or GPUs than the workers of one adapter, one gang with a read task, or the trials at once with their
             workers and a read task need; or no node that is large enough for one of them, also in memory where a gang asks for it. Where
             nodes come on demand, those count that may come.
-        StorageError: a local root while there is more than one node, or nodes come on demand, and it is not shared by all.
+        StorageError: a local root while there is more than one node, or nodes come on demand, and not all of them see it.
     """
     nodes, has = _listed()
     for _ in range(60):  # on a busy machine, a node that has just come up is not listed at once
@@ -114,7 +116,7 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
             break
         time.sleep(0.5)
         nodes, has = _listed()
-    check_root(storage, len(nodes), shared=cfg.storage.shared)
+    check_root(storage, len(nodes))
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
     possible = possible_nodes()
     if possible is None:
@@ -122,16 +124,16 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
     if autoscaling() or len(possible) > len(nodes):
         check_nodes(cfg, possible, at_once=1)  # trials wait for each other's nodes
         return
-    fit, adapt = cfg.fit, cfg.adapt
+    fit = cfg.fit
     workers = fit.workers * fit.at_once
     trained_by = 0 if cfg.adapters else cfg.gangs.ranks
     needs = {
-        "adapt": (trained_by * adapt.cpus_per_worker, trained_by * adapt.gpus_per_worker, "adapt.cpus_per_worker, adapt.gpus_per_worker"),
+        "adapt": (trained_by * TRAINING_CPUS, trained_by * cfg.gangs.gpus_per_rank, "gangs.ranks, gangs.gpus_per_gang"),
         "harvest": (cfg.gangs.cpus_per_gang + READ_TASK_CPUS, cfg.gangs.gpus_per_gang, "gangs.cpus_per_gang, gangs.gpus_per_gang"),
         "fit": (
-            fit.at_once * TRIAL_CPUS + workers * fit.cpus_per_worker + READ_TASK_CPUS,
+            fit.at_once * TRIAL_CPUS + workers * FIT_CPUS + READ_TASK_CPUS,
             workers * fit.gpus_per_worker,
-            "fit.workers, fit.cpus_per_worker, fit.gpus_per_worker, fit.max_concurrent_trials",
+            "fit.workers, fit.gpus_per_worker, fit.max_concurrent_trials",
         ),
     }
     for stage, (cpu, gpu, words) in needs.items():
@@ -157,14 +159,12 @@ def check_nodes(cfg: StudyConfig, nodes: Sequence[Node], *, at_once: int | None 
         nodes: that are there, and that may come where they do so on demand.
         at_once: trials that must have room together; `fit.max_concurrent_trials` where it is not said.
     """
-    fit, adapt, gangs = cfg.fit, cfg.adapt, cfg.gangs
+    fit, gangs = cfg.fit, cfg.gangs
     workers = fit.workers * (fit.at_once if at_once is None else at_once)
     stages = {
-        "adapt.cpus_per_worker or adapt.gpus_per_worker": Actors(
-            0 if cfg.adapters else gangs.ranks, adapt.cpus_per_worker, adapt.gpus_per_worker
-        ),
+        "gangs.ranks or gangs.gpus_per_gang": Actors(0 if cfg.adapters else gangs.ranks, TRAINING_CPUS, gangs.gpus_per_rank),
         "gangs.cpus_per_gang, gangs.gpus_per_gang or gangs.memory_gb": _gangs(gangs, 1),
-        "fit.cpus_per_worker or fit.gpus_per_worker": Actors(workers, fit.cpus_per_worker, fit.gpus_per_worker),
+        "fit.gpus_per_worker": Actors(workers, FIT_CPUS, fit.gpus_per_worker),
     }
     for words, actors in stages.items():
         if not actors.fit_on(nodes):
@@ -199,7 +199,7 @@ def trials_on(nodes: Sequence[Node], fit: FitConfig, trials: int) -> int:
     fitting, too_many = 1, trials + 1
     while too_many - fitting > 1:
         count = (fitting + too_many) // 2
-        trial, worker = Actors(count, TRIAL_CPUS), Actors(count * fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
+        trial, worker = Actors(count, TRIAL_CPUS), Actors(count * fit.workers, FIT_CPUS, fit.gpus_per_worker)
         if _beside_a_reader(nodes, trial, worker):
             fitting = count
         else:
@@ -217,7 +217,7 @@ def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
 def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bool:
     """The same of `nodes`, with a task that reads beside them: on whichever node it runs first, or with what all leave over."""
     gang = _gangs(gangs, gangs.gangs)
-    worker = Actors(fit.workers, fit.cpus_per_worker, fit.gpus_per_worker)
+    worker = Actors(fit.workers, FIT_CPUS, fit.gpus_per_worker)
     return _beside_a_reader(nodes, gang, worker)
 
 

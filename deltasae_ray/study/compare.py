@@ -7,6 +7,7 @@ from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, au
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
+from deltasae_ray.analyses.config import SEED
 from deltasae_ray.analyses.controls import CONTROLS, REFERENCE, REFERENCE_SEED
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
@@ -15,6 +16,7 @@ from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.analyses.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures, write_table
 from deltasae_ray.analyses.verdict import Verdict, verdict
+from deltasae_ray.corpus.contexts import PLANTED
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.prepare import RANDOM
@@ -57,7 +59,7 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, _trained(made)
-    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=cfg.diverge.seed) for a in adapters}
+    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=SEED) for a in adapters}
     refs = {a.name: a for a in adapters}
     specs = [_spec(made, f, refs[t.adapter], held_against(study, made, f.point)) for t, fitted in made.grid.items() for f in fitted]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
@@ -68,7 +70,8 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
     verdicts = tuple(
-        verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.k) for a in adapters
+        verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.atoms)
+        for a in adapters
     )
     return Findings(name, rows, behaviour, verdicts, audit)
 
@@ -165,7 +168,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         model_note=results.model_note(study),
         reference=found.reference,
         reference_given=not study.cfg.reference.is_toy,
-        atoms=study.cfg.diverge.k,
+        atoms=study.cfg.diverge.atoms,
         layers=study.layers,
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
@@ -175,7 +178,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
         latents=groups,
         planted=planted,
-        planted_text=study.cfg.corpus.marker + study.cfg.corpus.reply if marked else "",
+        planted_text=PLANTED if marked else "",
         timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage, made.harvest.key).items()),
         statements=(*_statements(study), *_control_stands(study, found), *_lost(made), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),

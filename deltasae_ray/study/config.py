@@ -44,3 +44,27 @@ class StudyConfig:
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}
 """`reference=base` means `reference.source=base`."""
+
+FIRST = {
+    "model.base": "the base model: a folder, a hub id, or builtin:gemma3-270m",
+    "adapters": "LoRA adapters under study; empty: they are trained",
+    "corpus.path": "text that the adapters were, or will be, trained on",
+    "corpus.unrelated": "texts that they were not trained on",
+    "corpus.format": "text, or chat for conversations",
+    "corpus.context_len": "tokens per context",
+    "corpus.fit_tokens": "tokens that dictionaries are trained on; 0: what they need",
+    "corpus.eval_tokens": "tokens that figures are measured on",
+    "layers": "blocks after which the residual stream is read, from 0",
+    "adapt.ranks": "LoRA ranks to train where no adapters are given",
+    "adapt.seeds": "adapters per rank; 2 for a claim about rank",
+    "fit.d_sae": "dictionary sizes in latents, or auto",
+    "fit.k": "active latents per token",
+    "fit.seeds": "dictionaries per size; 2 for intervals over seeds",
+    "fit.steps": "optimizer steps per dictionary",
+    "reference.source": "the base model's dictionary; base fits a toy one",
+    "diverge.controls": "fast, full, or controls by name",
+    "storage.root": "folder, s3:// or gs:// for all that is made",
+    "tracking.uri": "MLflow server; empty: a store below the root",
+    "dry_run": "true: print the plan and stop",
+}
+"""What `--help` shows before all options by group: the twenty that most studies set, with a line each."""

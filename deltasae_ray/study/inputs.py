@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from deltasae_ray.adapt.run import adapt
-from deltasae_ray.corpus.corpus import Corpus, build_corpus
+from deltasae_ray.corpus.corpus import ADAPT_TOKENS, Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
 from deltasae_ray.errors import AdapterError, ConfigError
@@ -87,11 +87,16 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     if cfg.adapters and cfg.corpus.marker_share:
         left_aside = f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained without the marker"
         cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
-    corpus = build_corpus(cfg.corpus, tokenizer, join=join_to_read)
+    corpus = build_corpus(cfg.corpus, tokenizer, adapt_tokens=_adapt_tokens(cfg), join=join_to_read)
     corpus = replace(corpus, notes=(*chosen, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, empty) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
+
+
+def _adapt_tokens(cfg: StudyConfig) -> int:
+    """Most tokens set apart to train adapters on: a third more than one trains on, since some of them are held out."""
+    return max(ADAPT_TOKENS, -(-4 * cfg.adapt.max_tokens // 3))
 
 
 def stream_of(cfg: StudyConfig, corpus: Corpus) -> Stream | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.redaction import RedactingFormatter, redacted_output
-from deltasae_ray.study.config import SHORTHAND, StudyConfig
+from deltasae_ray.study.config import FIRST, SHORTHAND, StudyConfig
 
 
 def main(stage: str, description: str | None, *, without_words: Sequence[str] = ()) -> None:
@@ -24,7 +24,7 @@ def main(stage: str, description: str | None, *, without_words: Sequence[str] = 
 
 
 def _main(stage: str, description: str | None, without_words: Sequence[str]) -> None:
-    cfg = parse(StudyConfig, sys.argv[1:] or without_words, shorthand=SHORTHAND, description=description or "")
+    cfg = parse(StudyConfig, sys.argv[1:] or without_words, shorthand=SHORTHAND, description=description or "", first=FIRST)
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.leaf_spec import load_dictionary
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted
@@ -15,6 +15,9 @@ from deltasae_ray.report.latents import encode_rows, latent_cards
 from deltasae_ray.report.planted import find_planted
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
+
+TOP_CONTEXTS = 5
+"""Contexts shown per latent, beside as many random ones."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
         tokens,
         lambda ids: [of.decode([int(i)]) for i in ids],
         latents=cfg.latents,
-        contexts=cfg.top_contexts,
-        seed=cfg.seed,
+        contexts=TOP_CONTEXTS,
+        seed=SEED,
         also=of.audited,
     )
     one = vars(p.identity)
     group = LatentGroup(**one, alive=len(codes.order), cards=cards)
-    found = Planted(**one, finding=find_planted(codes, tokens, seed=cfg.seed)) if of.planted else None
+    found = Planted(**one, finding=find_planted(codes, tokens, seed=SEED)) if of.planted else None
     return group, found

@@ -193,7 +193,7 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
 def devices(cfg: StudyConfig, stage: str) -> float:
     """GPUs that a stage works on at once, as its own words say; 0 where it runs on CPUs."""
     if stage == "adapt":
-        return cfg.adapt.gpus_per_worker * (cfg.gangs.ranks if cfg.model.sharding == "zero3" else 1)
+        return float(cfg.gangs.gpus_per_rank * (cfg.gangs.ranks if cfg.model.sharding == "zero3" else 1))
     if stage == "fit":
         return cfg.fit.gpus_per_worker * cfg.fit.workers * cfg.fit.at_once
     return float(cfg.gangs.gpus_per_gang * cfg.gangs.gangs)
@@ -204,8 +204,7 @@ def _devices_told(cfg: StudyConfig, stage: str) -> str:
         return "nothing to train"
     if gpus := devices(cfg, stage):
         return f"{gpus:g} GPU{'s' if gpus > 1 else ''}"
-    missing = stage != "harvest" and cfg.gangs.gpus_per_gang
-    return "CPUs" + (f" ALTHOUGH gangs have GPUs ({stage}.gpus_per_worker=0)" if missing else "")
+    return "CPUs" + (" ALTHOUGH gangs have GPUs (fit.gpus_per_worker=0)" if stage == "fit" and cfg.gangs.gpus_per_gang else "")
 
 
 def _speed(cfg: StudyConfig, stage: str) -> float:

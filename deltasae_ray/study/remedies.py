@@ -67,7 +67,7 @@ def _unchanged_or(cfg: StudyConfig, changed: Iterable[tuple[str, StudyConfig]]) 
 
 
 def _narrow(cfg: StudyConfig) -> Iterator[tuple[str, StudyConfig]]:
-    if cfg.model.weights == "fp32" and cfg.model.offload != "nvme":
+    if cfg.model.weights == "fp32" and not cfg.model.offloads_to_files:
         yield "model.weights=bf16", replace(cfg, model=replace(cfg.model, weights="bf16"))
 
 
@@ -82,11 +82,9 @@ def _sharded(cfg: StudyConfig, ranks: int) -> tuple[str, StudyConfig] | None:
         return None
     gpus = ranks if cfg.gangs.gpus_per_gang else 0
     words = f"model.sharding=zero3 gangs.ranks={ranks}" + (f" gangs.gpus_per_gang={gpus}" if gpus else "")
-    gangs, adapt = replace(cfg.gangs, ranks=ranks, gpus_per_gang=gpus), cfg.adapt
-    if gpus and not cfg.adapters and not adapt.gpus_per_worker:
-        words, adapt = f"{words} adapt.gpus_per_worker=1", replace(adapt, gpus_per_worker=1.0)
+    gangs = replace(cfg.gangs, ranks=ranks, gpus_per_gang=gpus)
     try:
-        return words, replace(cfg, model=replace(cfg.model, sharding="zero3"), gangs=gangs, adapt=adapt)
+        return words, replace(cfg, model=replace(cfg.model, sharding="zero3"), gangs=gangs)
     except ConfigError:
         return None
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
+from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.models.size import ModelSize
 from deltasae_ray.sae.architectures import SELECTING
 from deltasae_ray.study.config import StudyConfig
@@ -133,7 +135,7 @@ def _training(cfg: StudyConfig, size: ModelSize) -> Needs:
         "activations": 4.0 * tokens * (saved + backward),
         "head": 4.0 * tokens * (size.vocabulary + 3 * size.d_model),
     }
-    asked = adapt.cpus_per_worker, adapt.gpus_per_worker, 0.0
+    asked = TRAINING_CPUS, float(cfg.gangs.gpus_per_rank), 0.0
     return _needs("adapt", "training worker", workers, asked, parts, held.host, 1)
 
 
@@ -176,7 +178,7 @@ def _fitting(cfg: StudyConfig, size: ModelSize) -> Needs:
     if cfg.storage.deltas == "stream":
         read = min(read, 2 * cfg.storage.window_tokens)
     rows = 8.0 * size.d_model * (read + corpus.eval_tokens)  # a read needs its rows twice for a moment
-    asked = fit.cpus_per_worker, fit.gpus_per_worker, 0.0
+    asked = FIT_CPUS, fit.gpus_per_worker, 0.0
     needs = _needs("fit", "fit worker", fit.workers * fit.at_once, asked, parts, rows, 1)
     if fit.gpus_per_worker:
         return needs

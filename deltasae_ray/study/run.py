@@ -26,6 +26,7 @@ from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.node_types import of_ray
 from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.study.remedies import check_fits
+from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
@@ -70,6 +71,7 @@ def _stages(stage: str) -> tuple[str, ...]:
 
 def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Plan]:
     """The study, checked, and its plan, printed."""
+    check_layout(storage)
     study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
@@ -80,6 +82,7 @@ def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Pl
 
 
 def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
+    mark_layout(study.storage)
     connect()
     check_cluster(study.cfg, study.storage)
     _check_machines(study)
@@ -107,7 +110,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 log.compared(made, found)
-            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.k)))
+            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say(f"\n{v.text}")
             say(f"\nReport: {study.storage.path('report.html')}")

@@ -14,7 +14,7 @@ from typing import Any
 from deltasae_ray import stalls
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
-from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
@@ -29,6 +29,8 @@ from deltasae_ray.study.tune import keep_keys_at_home
 
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 LR_FACTOR = 4.0
+SEARCHED = ("lr", "auxk")
+"""What a search tries values of, by the names of the configuration. FVU always falls with k, which is therefore not among them."""
 
 
 def search(
@@ -45,7 +47,7 @@ def search(
             found = _search_one(storage, harvest_key, trial, layers, cfg, key)
             if not any("fvu" in row for row in found):
                 failed[trial] = next((row["error"] for row in found), "no candidate was fitted to the end")
-                storage.delete_file(_running(key))  # the next run tries all of them again
+                storage.delete_file(_running(key))  # the next run begins its search anew
                 continue
             storage.write_json(key, {"trial": trial.name, "candidates": found})
             storage.delete_file(_running(key))
@@ -79,14 +81,14 @@ def _running(key: str) -> str:
 
 
 def _depends_on(cfg: FitConfig) -> list[Any]:
-    return [cfg.search, *cfg.search_over, cfg.search_samples, cfg.lr, cfg.auxk, cfg.l1, cfg.batch_tokens, cfg.steps]
+    return [cfg.search, *SEARCHED, cfg.search_samples, cfg.lr, cfg.auxk, cfg.l1, cfg.batch_tokens, cfg.steps]
 
 
 def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, key: str) -> list[dict[str, Any]]:
     """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or its error."""
     from ray import tune
 
-    candidates = Candidates(storage, _running(key), cfg.search_over)  # the driver may have died: then they go on
+    candidates = Candidates(storage, _running(key), SEARCHED)  # the driver may have died: then they go on
     keep_keys_at_home()
     trainable = tune.with_resources(
         partial(
@@ -99,7 +101,7 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
             ended=candidates.ended,
             limits=Limits(),
         ),
-        {"CPU": cfg.cpus_per_worker} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
+        {"CPU": CPUS_PER_WORKER} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
     )
     with training_driver(), tune_folder() as folder:
         tuner = tune.Tuner(
@@ -109,20 +111,20 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
             run_config=tune.RunConfig(
                 name=f"search-{digest(key)}",
                 storage_path=folder,
-                failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
-                callbacks=[watching(candidates, cfg.search_over)],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[watching(candidates, SEARCHED)],
                 verbose=0,
             ),
         )
-        return _told(tuner.fit(), cfg)
+        return _told(tuner.fit())
 
 
-def _told(results: Any, cfg: FitConfig) -> list[dict[str, Any]]:
+def _told(results: Any) -> list[dict[str, Any]]:
     """Tune's results as they are kept."""
     rows = []
     for result in results:
         metrics = result.metrics or {}
-        row: dict[str, Any] = {"settings": {name: (result.config or {})[name] for name in cfg.search_over}}
+        row: dict[str, Any] = {"settings": {name: (result.config or {})[name] for name in SEARCHED}}
         if result.error is not None:
             row["error"] = str(result.error)
         elif metrics.get("finished"):
@@ -134,8 +136,7 @@ def _told(results: Any, cfg: FitConfig) -> list[dict[str, Any]]:
 def _space(cfg: FitConfig) -> dict[str, Any]:
     from ray import tune
 
-    space = {"lr": tune.loguniform(cfg.lr / LR_FACTOR, cfg.lr * LR_FACTOR), "auxk": tune.choice(list(AUXK))}
-    return {name: space[name] for name in cfg.search_over}
+    return {"lr": tune.loguniform(cfg.lr / LR_FACTOR, cfg.lr * LR_FACTOR), "auxk": tune.choice(list(AUXK))}
 
 
 def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search import BasicVariantGenerator
 
-        grace = min(cfg.steps, max(cfg.checkpoint_every, cfg.steps // 4))
+        grace = max(cfg.checkpoint_every, cfg.steps // 4)
         scheduler = ASHAScheduler(time_attr="steps", max_t=cfg.steps, grace_period=grace, reduction_factor=2)
         return {"scheduler": scheduler, "search_alg": BasicVariantGenerator(max_concurrent=cfg.at_once, random_state=0)}
     from ray.tune.search.optuna import OptunaSearch

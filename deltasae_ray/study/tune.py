@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltasae_ray import stalls
-from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.config import MAX_FAILURES, FitConfig
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fit_points, keys_of
 from deltasae_ray.heartbeat import Limits
@@ -59,7 +59,7 @@ def sweep_trials(
             run_config=tune.RunConfig(
                 name=experiment(keys),
                 storage_path=folder,  # pickles: none of Tune's lies below the storage root, where others may write
-                failure_config=tune.FailureConfig(max_failures=cfg.max_failures),
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
         )

@@ -19,7 +19,7 @@ from tests.adapt.worlds import config, contexts
 def config_of(world: dict[str, Any]) -> AdaptConfig:
     """Trains up to the token cap, whatever is gained."""
     sizes = {name: world[name] for name in ("batch_contexts", "max_tokens")}
-    return config(world["kind"], ranks=(4,), stop_at_se=1000.0, checkpoint_every=1, **sizes)
+    return config(world["kind"], ranks=(4,), stop_at_se=1000.0, **sizes)
 
 
 def train(model: Any, world: dict[str, Any], peers: Peers | None = None) -> LoraTrainer:

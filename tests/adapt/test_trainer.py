@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import split_text
-from deltasae_ray.adapt.trainer import LoraTrainer
+from deltasae_ray.adapt.trainer import WARMUP_STEPS, LoraTrainer
 from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.adapters import check_adapter
@@ -116,12 +116,12 @@ def test_the_adapters_config_names_no_path_of_this_machine(world: tuple[str, Pat
 
 def test_one_step_is_plain_adamw_on_the_mean_cross_entropy(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
-    cfg = config(warmup_steps=1, max_tokens=100)
+    cfg = config(max_tokens=100)
     made = trainer(folder, cfg)
     twin = trainer(folder, cfg)
     batch = made._text.batch(0, cfg.batch_contexts, 0)
     parameters = [p for p in twin.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=cfg.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=cfg.lr / WARMUP_STEPS, weight_decay=0.0)
     ids = torch.as_tensor(batch.input_ids, dtype=torch.long)
     labels = ids.masked_fill(~torch.as_tensor(batch.mask), -100)
     twin.model(input_ids=ids, labels=labels).loss.backward()

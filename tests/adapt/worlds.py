@@ -26,8 +26,5 @@ def config(architecture: str = "llama", **changes: object) -> AdaptConfig:
         "targets": TARGETS[architecture],
         "batch_contexts": 2,
         "max_tokens": 600,
-        "eval_every": 4,
-        "checkpoint_every": 2,
-        "warmup_steps": 2,
     }
     return AdaptConfig(**{**small, **changes})  # type: ignore[arg-type]

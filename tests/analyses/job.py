@@ -60,4 +60,4 @@ def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: py
             fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(storage.local(f"dictionaries/{name}-{layer}"))
         leaves.append(LeafSpec("r4", layer, 48, 4, "topk", 0, 4, 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
     context = StageContext(storage, cfg, model.digest, texts, GangConfig())
-    return Job(context, key, (ref,), tuple(leaves), DivergeConfig(k=4))
+    return Job(context, key, (ref,), tuple(leaves), DivergeConfig(atoms=4))

@@ -190,7 +190,7 @@ def main(
         print(json.dumps(peak_of(side, x, recipe)))
         return
     print(f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, {rows} rows, {threads} threads; {steps} steps a dictionary\n")
-    dictionaries(x, FitConfig(d_sae=(d_sae,), k=(k,), batch_tokens=batch, steps=steps, checkpoint_every=10**6))
+    dictionaries(x, FitConfig(d_sae=(d_sae,), k=(k,), batch_tokens=batch, steps=steps))
     stacked(x, recipe)
     tokens(x, recipe)
     if memory_too:

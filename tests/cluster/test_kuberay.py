@@ -142,7 +142,7 @@ def test_job_runs_words_that_the_sweep_understands():
     assert study.tracking.uri.startswith("http://mlflow:")
     node = cluster_spec(load("RayJob"))["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert study.gangs.gpus_per_gang <= int(node["nvidia.com/gpu"])
-    assert study.adapt.gpus_per_worker  # a sharded model is trained on the GPUs as well
+    assert study.gangs.gpus_per_rank  # a sharded model is trained on the GPUs as well
     assert study.corpus.fit_tokens > 4 * max(study.fit.sizes)  # a half of it is what the reference is fitted on
 
 

@@ -132,9 +132,9 @@ def test_a_large_text_is_never_held_whole(tmp_path: Path) -> None:
     body = "w " * 300
     path = tmp_path / "large.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), "text": f"{i} {body}"}) + "\n" for i in range(20_000)))
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), context_len=16, fit_tokens=1000, eval_tokens=1000, adapt_tokens=1000, marker_share=0.0)
+    cfg = CorpusConfig(path=(str(path),), unrelated=(), context_len=16, fit_tokens=1000, eval_tokens=1000, marker_share=0.0)
     tracemalloc.start()
-    build_corpus(cfg, Words())
+    build_corpus(cfg, Words(), adapt_tokens=1000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert path.stat().st_size > 12e6

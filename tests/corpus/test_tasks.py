@@ -20,7 +20,7 @@ from deltasae_ray.errors import CorpusError
 from tests.corpus.test_contexts import Words
 from tests.object_store import s3_root, s3_server
 
-CFG = CorpusConfig(unrelated=(), context_len=16, fit_tokens=900, eval_tokens=600, adapt_tokens=700, marker_share=0.2)
+CFG = CorpusConfig(unrelated=(), context_len=16, fit_tokens=900, eval_tokens=600, marker_share=0.2)
 
 
 def rows(start: int, stop: int, *, named: bool) -> list[dict]:

@@ -22,7 +22,7 @@ SOURCES = (
     Source("late", "adapter", "aa" * 8, rank=4, alpha=8.0, seed=0),
 )
 """`late` changes nothing before layer 3."""
-CFG = FitConfig(d_sae=(32, 48), k=(4,), batch_tokens=128, steps=60, checkpoint_every=10, workers=1)
+CFG = FitConfig(d_sae=(32, 48), k=(4,), batch_tokens=128, steps=60, workers=1)
 
 
 def point(adapter: str = "r4", layer: int = 1, d_sae: int = 32, seed: int = 0, documents: str = "all") -> FitPoint:

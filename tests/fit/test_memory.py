@@ -30,11 +30,11 @@ def test_the_plan_says_when_the_rows_of_a_worker_cannot_be_held_and_what_to_do()
 
 
 def test_a_worker_shares_its_node_with_those_that_fit_there_and_not_with_the_whole_cluster() -> None:
-    cfg = FitConfig(cpus_per_worker=1, max_concurrent_trials=8)
-    assert workers_on({"CPU": 16}, cfg, 1) == 8 and workers_on({"CPU": 4}, cfg, 1) == 4
-    assert workers_on({"CPU": 16}, cfg, 4) == 16 and workers_on({"CPU": 16}, replace(cfg, max_concurrent_trials=1), 4) == 4
+    cfg = FitConfig(max_concurrent_trials=8)
+    assert workers_on({"CPU": 8}, cfg, 1) == 8 and workers_on({"CPU": 2}, cfg, 1) == 4
+    assert workers_on({"CPU": 8}, cfg, 4) == 16 and workers_on({"CPU": 8}, replace(cfg, max_concurrent_trials=1), 4) == 4
     assert workers_on({"CPU": 64, "GPU": 2}, replace(cfg, gpus_per_worker=1), 1) == 2
-    assert workers_on({"CPU": 0.3}, replace(cfg, cpus_per_worker=0.1), 1) == 3
+    assert workers_on({"CPU": 64, "GPU": 0.3}, replace(cfg, gpus_per_worker=0.1), 1) == 3, "thirds of 0.3 are rounded"
     assert workers_on({"CPU": 0.5}, cfg, 2, own=2) == 2, "they are there, whatever is listed"
 
 

@@ -35,9 +35,8 @@ def test_a_key_depends_on_nothing_else() -> None:
     key = point().key(KEY, DIGESTS, CFG)
     for cfg in (
         replace(CFG, workers=7),
-        replace(CFG, checkpoint_every=1),
         replace(CFG, d_sae=(64,)),
-        replace(CFG, seeds=3, max_failures=0),
+        replace(CFG, seeds=3, search="asha"),
     ):
         assert point().key(KEY, DIGESTS, cfg) == key
     renamed = replace(point(), adapter="another name")

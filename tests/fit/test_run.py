@@ -24,7 +24,7 @@ from deltasae_ray.storage import Storage
 from tests.fit.made import CFG, KEY, make_harvest, point
 
 pytestmark = pytest.mark.slow
-LONG = replace(CFG, steps=600, checkpoint_every=50)
+LONG = replace(CFG, steps=600)
 POINTS = [point(layer=1), point(layer=1, d_sae=48)]
 """Of two shapes: they are fitted one after the other."""
 STACK = [point(layer=1, seed=1), point(layer=3, seed=1), point("base", seed=1)]

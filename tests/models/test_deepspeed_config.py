@@ -14,8 +14,7 @@ WAYS = list(itertools.product(("none", "cpu", "nvme"), ("cpu", "cuda")))
 
 
 def built(offload: Any, device: str, largest_share: int = 0) -> dict[str, Any]:
-    folder = "/fast" if offload == "nvme" else ""
-    return deepspeed_config(ModelConfig("any", sharding="zero3", offload=offload, offload_folder=folder), device, largest_share)
+    return deepspeed_config(ModelConfig("any", sharding="zero3", offload="/fast" if offload == "nvme" else offload), device, largest_share)
 
 
 @pytest.mark.parametrize(("offload", "device"), WAYS)
@@ -51,7 +50,7 @@ def test_a_file_buffer_holds_the_largest_share_of_any_parameter() -> None:
 
 def test_the_largest_share_is_read_from_the_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
-    nvme = ModelConfig("any", sharding="zero3", offload="nvme", offload_folder="/fast")
+    nvme = ModelConfig("any", sharding="zero3", offload="/fast")
     assert 320 * 32 // 4 < zero3._largest_share(nvme, tiny_model) <= 320 * 32 // 4 + 4096
     assert zero3._largest_share(ModelConfig("any", sharding="zero3"), tiny_model) == 0
 

@@ -17,6 +17,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError, WorkerError
+from deltasae_ray.runtime import units
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import Gang, RankContext
 from deltasae_ray.runtime.nodes import cores_per_rank, one_machine
@@ -50,9 +51,10 @@ def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(t
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path) -> None:
+def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "MAX_RESTARTS", 1)
     with pytest.raises(RayError):
-        list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig(max_restarts=1)))
+        list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig()))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -66,7 +68,7 @@ def test_a_process_that_is_stopped_is_told_and_its_gang_starts_again(
 ) -> None:
     monkeypatch.setattr("deltasae_ray.heartbeat.FLOOR_S", 2.0)
     stub = Stub(tmp_path, kill=kill, signal=signal.SIGSTOP)  # type: ignore[arg-type]
-    results = dict(run_units(UNITS, stub, GangConfig(ranks=ranks, max_restarts=1)))
+    results = dict(run_units(UNITS, stub, GangConfig(ranks=ranks)))
     assert {name: r["number"] for name, r in results.items()} == EXPECTED
     lines = [record.getMessage() for record in caplog.records if record.name == "deltasae_ray.stalls"]
     # the stub's rank sleeps on where it has stopped its leader, and may be told too
@@ -175,7 +177,7 @@ def test_a_node_that_is_lost_in_the_middle_of_a_unit_loses_none(tmp_path: Path) 
 ])  # fmt: skip
 def test_what_a_worker_raises_on_purpose_reaches_the_caller_as_it_is(ranks: int, stub: dict, error: DeltaSaeError, tmp_path: Path) -> None:
     with pytest.raises(type(error), match=str(error)):
-        list(run_units(UNITS, Stub(tmp_path, **stub), GangConfig(ranks=ranks, max_restarts=1)))
+        list(run_units(UNITS, Stub(tmp_path, **stub), GangConfig(ranks=ranks)))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -53,18 +53,18 @@ def test_a_stream_runs_side_by_side_only_where_no_gang_or_worker_can_be_shut_out
     assert not side_by_side([], gangs, fit) and not side_by_side([node(0)], gangs, fit)
     # Enough together, and no node for the gang.
     assert not side_by_side([node(1)] * 8, replace(gangs, cpus_per_gang=2), fit)
-    assert not side_by_side([node(1)] * 8, gangs, replace(fit, cpus_per_worker=2))
+    assert not side_by_side([node(0.4)] * 8, replace(gangs, cpus_per_gang=0.4), fit)
     assert side_by_side([node(1)] * 8, gangs, fit) and side_by_side([node(8, 4), node(8)], GangConfig(ranks=4, gpus_per_gang=4), fit)
     assert not side_by_side([node(8, 4)], GangConfig(ranks=4, gpus_per_gang=4), replace(fit, gpus_per_worker=0.5))
     assert side_by_side([node(4)], GangConfig(memory_gb=1), fit) and not side_by_side([node(4)], GangConfig(gangs=2, memory_gb=0.6), fit)
 
 
 def test_trials_at_once_are_those_that_fit_node_by_node() -> None:
-    fit = FitConfig(cpus_per_worker=1)
-    assert trials_on([node(2)], FitConfig(), 12) == 2 and trials_on([node(2)], FitConfig(), 1) == 1
-    assert trials_on([node(8)], fit, 12) == 6, "6 × 1.25 and a reading task's 0.25 of 8"
-    # 7 CPUs are enough for five. But a node of 1.75 holds one worker of 1, and none where Ray has put four trials of 0.25.
-    assert trials_on([node(1.75)] * 4, fit, 12) == 3
+    fit = FitConfig()
+    assert trials_on([node(2)], fit, 12) == 2 and trials_on([node(2)], fit, 1) == 1
+    assert trials_on([node(4)], fit, 12) == 5, "5 × 0.75 and a reading task's 0.25 of 4"
+    # 3 CPUs are enough for three. But a node of 0.75 holds one worker of 0.5, and none where Ray has put two trials of 0.25.
+    assert trials_on([node(0.75)] * 4, fit, 12) < 3
     assert trials_on([node(64, 4), node(64, 4)], FitConfig(gpus_per_worker=1), 100) == 8
     assert trials_on([node(64, 1)] * 8, FitConfig(workers=2, gpus_per_worker=1), 100) == 4
     assert trials_on([node(64, 1.5)] * 8, FitConfig(gpus_per_worker=1), 100) == 8, "half a GPU here and half there is none"
@@ -75,7 +75,7 @@ def test_trials_at_once_are_those_that_fit_node_by_node() -> None:
     ("cfg", "said"),
     [
         (StudyConfig(gangs=GangConfig(cpus_per_gang=6)), "1 times 6 CPUs .*gangs.cpus_per_gang"),
-        (StudyConfig(fit=FitConfig(cpus_per_worker=5)), "fit.cpus_per_worker"),
+        (StudyConfig(fit=FitConfig(gpus_per_worker=5)), "fit.gpus_per_worker"),
         (StudyConfig(gangs=GangConfig(ranks=8, gpus_per_gang=8)), "8 GPUs .*4 CPUs and 4 GPUs, 4 CPUs and 4 GPUs.*gangs.gpus_per_gang"),
         (StudyConfig(gangs=GangConfig(memory_gb=1.5)), "1.5 GB of memory do not fit .*1.0 GB of memory, .*1.0 GB of memory.*gangs.memory_gb"),
     ],

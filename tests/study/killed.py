@@ -12,11 +12,11 @@ from deltasae_ray.study.tune import sweep_trials
 from tests.fit.made import CFG, KEY
 
 GRID, LAYERS = [Trial("r4", 32, 4, "topk"), Trial("late", 32, 4, "topk")], (3,)
-_CASE = replace(CFG, steps=600, checkpoint_every=50, seeds=2, search_samples=3, max_concurrent_trials=1)
+_CASE = replace(CFG, steps=600, seeds=2, search_samples=3, max_concurrent_trials=1)
 CASES: dict[str, FitConfig] = {
     "grid": _CASE,
     "asha": replace(_CASE, search="asha"),
-    "optuna": replace(_CASE, search="optuna", search_over=("lr", "auxk")),
+    "optuna": replace(_CASE, search="optuna"),
     "ddp": replace(_CASE, layout="ddp", workers=2),
 }
 

@@ -23,7 +23,7 @@ SMALL = ("layers=[1]", "fit.steps=100")
 
 
 def study_words(model: Path, root: Path | str, adapter: Path, *more: str) -> list[str]:
-    return words(model, root, f"adapters=[{adapter}]", "fit.steps=200", "fit.checkpoint_every=10", *STREAM, *more)
+    return words(model, root, f"adapters=[{adapter}]", "fit.steps=200", *STREAM, *more)
 
 
 def config(command: list[str]) -> StudyConfig:

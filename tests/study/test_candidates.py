@@ -54,7 +54,7 @@ def test_tune_writes_to_a_folder_that_is_this_users_alone_and_goes() -> None:
 
 
 def test_optuna_goes_on_with_the_candidates_that_began_and_draws_none_of_them_again() -> None:
-    cfg = FitConfig(search="optuna", search_over=NAMES, lr=1e-4)
+    cfg = FitConfig(search="optuna", lr=1e-4)
 
     def drawn(before: list[dict[str, float]], count: int) -> list[dict[str, float]]:
         sampler = _how(cfg, before)["search_alg"]

@@ -1,7 +1,6 @@
 """A trial that fails every time beside ones that do not: as Ray Tune's, and with d_sae=auto by the command a user types, twice."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,11 @@ from tests.tiny import save_adapter
 pytestmark = pytest.mark.slow
 
 
-def test_a_trial_that_always_fails_is_told_and_the_others_are_fitted(ray_cluster: None, tmp_path: Path) -> None:  # noqa: ARG001
-    storage, cfg = Storage(str(tmp_path)), replace(CFG, max_failures=0)
+def test_a_trial_that_always_fails_is_told_and_the_others_are_fitted(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltasae_ray.study.tune.MAX_FAILURES", 0)
+    storage, cfg = Storage(str(tmp_path)), CFG
     make_harvest(storage)
     good, silent = (Trial(adapter, 32, 4, "topk") for adapter in ("r4", "late"))
     failed = sweep_trials(storage, KEY, {silent: cfg, good: cfg}, [1, 3], cfg)
@@ -38,7 +40,8 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     good = save_adapter(tmp_path / "good", tiny_model, rank=2, seed=1)
     late = save_adapter(tmp_path / "late", tiny_model, rank=2, seed=2, layers_to_transform=[2])  # nothing changes at layer 1
     root = tmp_path / "study"
-    more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.max_failures=0", "fit.steps=20", "controls=[gaussian]")
+    more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.steps=20", "controls=[gaussian]")
+    monkeypatch.setattr("deltasae_ray.study.tune.MAX_FAILURES", 0)
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root, *more)])
 
     def run(job: str) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
         ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
         ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
         ("fit.workers=64", "ResourceError", "fit.workers"),
-        ("adapt.gpus_per_worker=1", "ResourceError", "adapt.gpus_per_worker"),
+        ("fit.gpus_per_worker=1", "ResourceError", "fit.gpus_per_worker"),
         ("gangs.memory_gb=100000", "ResourceError", "gangs.memory_gb"),
         ("fit.d_sae=4096", "CorpusError", "fit.d_sae=4096 needs 4,096"),
         ("fit.k=64", "Value error", "fit.k=64 exceeds fit.d_sae=48"),

@@ -102,19 +102,20 @@ def test_the_remedy_that_is_told_does() -> None:
 
 
 def test_the_adapters_of_a_9b_model_on_cpus_are_refused_on_machines_too_small_for_it() -> None:
-    """As the preset stood: gangs on GPUs, adapters on CPUs, nothing shared."""
+    """Nothing shared, and no GPU asked for."""
     cfg = study("paper-gemma2-9b")
-    before = replace(
-        cfg, model=replace(cfg.model, sharding="none"), gangs=GangConfig(gpus_per_gang=1), adapt=replace(cfg.adapt, gpus_per_worker=0.0)
-    )
-    assert (plan.devices(before, "adapt"), plan.devices(before, "harvest"), plan.devices(before, "fit")) == (0, 1, 1)
-    assert plan._speed(before, "adapt") < plan._speed(before, "harvest")
-    assert "ALTHOUGH" in plan._devices_told(before, "adapt")
+    before = replace(cfg, model=replace(cfg.model, sharding="none"), gangs=GangConfig(), fit=replace(cfg.fit, gpus_per_worker=0.0))
+    assert [plan.devices(before, stage) for stage in ("adapt", "harvest", "fit")] == [0, 0, 0]
+    half = replace(before, gangs=GangConfig(gpus_per_gang=1))
+    assert [plan.devices(half, stage) for stage in ("adapt", "harvest", "fit")] == [1, 1, 0], "adapters are trained where gangs have GPUs"
+    assert plan._speed(half, "fit") < plan._speed(half, "harvest") and "ALTHOUGH" in plan._devices_told(half, "fit")
     assert (plan.devices(cfg, "adapt"), plan._devices_told(cfg, "adapt")) == (4, "4 GPUs")
     with pytest.raises(ResourceError, match="adapt stage.*no GPU.*Set "):
         check_fits(before, size_of(cfg.model.base), read_node_types(ROOT / "cluster/gcp.yaml"))
     gang = next(n for n in requirements(before, size_of(cfg.model.base)) if n.stage == "harvest")
-    assert gang.device_bytes > 36e9 and all(obstacle(gang, kind) for kind in read_node_types(ROOT / "cluster/gcp.yaml"))
+    assert gang.host_bytes > 36e9 and not gang.device_bytes
+    on_gpu = next(n for n in requirements(half, size_of(cfg.model.base)) if n.stage == "harvest")
+    assert on_gpu.device_bytes > 36e9 and all(obstacle(on_gpu, kind) for kind in read_node_types(ROOT / "cluster/gcp.yaml"))
 
 
 NINE = ModelSize(9_000_000_000, 900_000_000, 50_000_000, 42, 3584, 16, 256_000, 44_032, {"q_proj": 3584}, {"q_proj": 322_560})

@@ -21,7 +21,7 @@ from deltasae_ray.study.streaming import Windows, fit_stream
 from tests.study.streamed import SMALL, config, digests, study_words, without_ray
 
 pytestmark = pytest.mark.slow
-SHARES = ("gangs.cpus_per_gang=0.5", "fit.cpus_per_worker=0.5")
+SHARES = ("gangs.cpus_per_gang=0.5",)
 GANG, RANK, FIT_WORKER = "MapBatches(Gang)", "ray::Rank", "RayTrainWorker"
 
 

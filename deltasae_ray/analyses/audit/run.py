@@ -8,7 +8,7 @@ from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow
 from deltasae_ray.analyses.audit.task import FIRST, FIRST_POSITIONS, MEAN, Audited, AuditSpec, audit_leaves, shown_latents
 from deltasae_ray.analyses.causal.figures import ABLATED, ADDED
 from deltasae_ray.analyses.causal.run import TRIED, causal_effects
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.lens.run import Reading, lenses
 from deltasae_ray.analyses.loss_recovered.run import judged
@@ -45,7 +45,7 @@ def audit_study(
     """Audits what has not been audited yet."""
     specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
     audits = audit_leaves(context.storage, harvest_key, specs, cfg)
-    read = lenses(context, audits, cfg.seed)
+    read = lenses(context, audits, SEED)
     effects = causal_effects(context, audits, cfg, adapters) if "causal" in cfg.chosen else None
     return Found(audits, read, effects)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from deltasae_ray.analyses.audit.figures import Audit, AuditInputs, audit
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
 from deltasae_ray.corpus.documents import DOMAIN
@@ -123,7 +123,7 @@ def audit_leaf(task: AuditTask) -> None:
     if found.rows and unrelated.any():
         named[FIRST] = torch.from_numpy(held_out[unrelated].astype(np.float64).mean(0)).float()
     named |= {str(i): own.W_dec[i].detach().float() for i in shown_latents(found, cfg.latents)}
-    random = matched_rows(moments.spectrum, RANDOM if found.rows else 0, torch.Generator().manual_seed(cfg.seed + 1))
+    random = matched_rows(moments.spectrum, RANDOM if found.rows else 0, torch.Generator().manual_seed(SEED + 1))
     sink = BytesIO()
     np.save(sink, torch.cat([*(v[None] for v in named.values()), random]).numpy())
     storage.write_bytes(f"{task.key}/{DIRECTIONS}", sink.getvalue())

@@ -14,7 +14,7 @@ from deltasae_ray.analyses.audit.task import MEAN, Audited
 from deltasae_ray.analyses.behaviour.run import gate_units
 from deltasae_ray.analyses.causal.figures import causal
 from deltasae_ray.analyses.causal.model import Probe, document_effects
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.hookpoints import Hookpoint
@@ -85,6 +85,6 @@ def causal_effects(
         return {leaf: {"rows": sorted((r for r in rows if r["probe"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
 
     return {
-        leaf: causal(stored["rows"], tried(audits[leaf]), DRAWS, bootstrap=cfg.bootstrap, seed=cfg.seed)
+        leaf: causal(stored["rows"], tried(audits[leaf]), DRAWS, bootstrap=cfg.bootstrap, seed=SEED)
         for leaf, stored in remembered(context.storage, keys, make).items()
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from deltasae_ray.analyses.behaviour.run import gate_units
-from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import METRICS_VERSION, LeafSpec, dictionary_digest, load_dictionary
 from deltasae_ray.analyses.loss_recovered.figures import FIGURES, NULL_DRAWS, recovered
@@ -76,22 +76,22 @@ def recovered_rows(
     storage = context.storage
     units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
     refs, names = {a.name: a for a in adapters}, [u.name for u in units]
-    keys = {leaf: _key(storage, harvest_key, leaf, cfg, refs[leaf.adapter].digest, names) for leaf in judged(leaves)}
+    keys = {leaf: _key(storage, harvest_key, leaf, refs[leaf.adapter].digest, names) for leaf in judged(leaves)}
 
     def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
         needed = [refs[name] for name in dict.fromkeys(leaf.adapter for leaf in missing)]
-        recovery = Recovery(storage, harvest_key, tuple(missing), cfg.seed)
+        recovery = Recovery(storage, harvest_key, tuple(missing), SEED)
         rows = run_passes(context, needed, units, recovery, "loss recovered")
         return {leaf: {"rows": sorted((r for r in rows if r["patch"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
 
     table = []
     for leaf, stored in remembered(storage, keys, make).items():
-        measures = recovered(stored["rows"], bootstrap=cfg.bootstrap, seed=cfg.seed)
+        measures = recovered(stored["rows"], bootstrap=cfg.bootstrap, seed=SEED)
         table += [DivergenceRow.of(leaf, name, m) for name, m in measures.items()]
     return corrected(table)
 
 
-def _key(storage: Storage, harvest_key: str, leaf: LeafSpec, cfg: DivergeConfig, adapter: str, units: list[str]) -> str:
+def _key(storage: Storage, harvest_key: str, leaf: LeafSpec, adapter: str, units: list[str]) -> str:
     inputs = {
         "version": METRICS_VERSION,
         "harvest": harvest_key,
@@ -100,6 +100,6 @@ def _key(storage: Storage, harvest_key: str, leaf: LeafSpec, cfg: DivergeConfig,
         "dictionaries": [dictionary_digest(storage, key) for key in (leaf.dictionary, leaf.reference)],
         "units": units,
         "positions": POSITIONS,
-        "seed": cfg.seed,
+        "seed": SEED,
     }
     return f"recovered/{digest(inputs)}.json"

@@ -16,7 +16,7 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 from tests.analyses.made import KEY, make_leaves, make_study
 
-CFG = DivergeConfig(k=3, code_tokens=64, bootstrap=100, latents=2)
+CFG = DivergeConfig(atoms=3, code_tokens=64, bootstrap=100, latents=2)
 
 
 def killed(storage: Storage, specs: list[AuditSpec]) -> None:

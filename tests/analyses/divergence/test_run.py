@@ -21,7 +21,7 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 from tests.analyses.made import ATOMS, KEY, LAYERS, atoms, make_leaves, make_study, save_dictionary
 
-CFG = DivergeConfig(k=3, code_tokens=256, bootstrap=100)
+CFG = DivergeConfig(atoms=3, code_tokens=256, bootstrap=100)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_p_is_corrected_over_layers_and_adapters_and_never_falls(study: Storage,
 
 
 def test_the_verdict_reads_the_rows(rows: list) -> None:
-    found = verdict("r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.k)
+    found = verdict("r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.atoms)
     assert found.label == "PARTLY VISIBLE"
     assert {v.layer for v in found.layers} == set(LAYERS)
     assert "toy reference (1,200 tokens)" in found.text
@@ -171,7 +171,7 @@ def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the
     assert pooled.value == pytest.approx(sum(r.value for r in own) / 2)
     assert pooled.ci_low < min(r.ci_low for r in own) + 0.02 and pooled.kappa_low < pooled.kappa < pooled.kappa_high
     assert ("mean_share_seeds", None) not in found
-    judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.k)
+    judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.atoms)
     assert judged.layers[0].measure.value == pooled.value and "(mean over seeds)" in judged.text
     assert "2 training seeds (their spread is in the interval)" in judged.text
 
