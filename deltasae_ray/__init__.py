@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deltasae_ray.sae.fitting import fit_dictionary
     from deltasae_ray.shards.opening import open_shards
     from deltasae_ray.shards.reader import ShardSet
+    from deltasae_ray.visibility.pooled import pooled_missing_share
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
@@ -29,6 +30,7 @@ _HOMES = {
     "missing_share": "divergence.missing",
     "module_deltas": "models.local",
     "open_shards": "shards.opening",
+    "pooled_missing_share": "visibility.pooled",
     "principal_angles": "divergence.subspaces",
     "principal_subspace": "divergence.subspaces",
 }
@@ -44,6 +46,7 @@ __all__ = [  # noqa: F822 - loaded on first use, so that importing the package i
     "missing_share",
     "module_deltas",
     "open_shards",
+    "pooled_missing_share",
     "principal_angles",
     "principal_subspace",
 ]

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "deltasae_ray"
 FLOORS = (
-    {"sae", "divergence", "batches", "hookpoints", "errors", "fingerprints", "storage", "cli", "paths", "redaction"},
+    {"sae", "divergence", "visibility", "batches", "hookpoints", "errors", "fingerprints", "storage", "cli", "paths", "redaction"},
     {"corpus", "models", "shards", "tracking"},
     {"gangs", "interventions"},
     {"adapt", "harvest", "fit", "diverge", "audit", "report"},
