@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from deltasae_ray.shards.opening import open_shards
     from deltasae_ray.shards.reader import ShardSet
     from deltasae_ray.visibility.pooled import pooled_missing_share
+    from deltasae_ray.visibility.visible import LatentVisibility, Visibility, visibility
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
+    "LatentVisibility": "visibility.visible",
     "Measure": "divergence.measure",
     "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
+    "Visibility": "visibility.visible",
     "fit_dictionary": "sae.fitting",
     "linear_cka": "divergence.cka",
     "max_cosine": "divergence.matching",
@@ -33,13 +36,16 @@ _HOMES = {
     "pooled_missing_share": "visibility.pooled",
     "principal_angles": "divergence.subspaces",
     "principal_subspace": "divergence.subspaces",
+    "visibility": "visibility.visible",
 }
 
 __all__ = [  # noqa: F822 - loaded on first use, so that importing the package imports no torch
     "Dictionary",
+    "LatentVisibility",
     "Measure",
     "ModuleDelta",
     "ShardSet",
+    "Visibility",
     "fit_dictionary",
     "linear_cka",
     "max_cosine",
@@ -49,6 +55,7 @@ __all__ = [  # noqa: F822 - loaded on first use, so that importing the package i
     "pooled_missing_share",
     "principal_angles",
     "principal_subspace",
+    "visibility",
 ]
 
 

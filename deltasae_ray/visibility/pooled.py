@@ -1,8 +1,8 @@
 """The pooled missing share: what the delta dictionary still adds beside the reference, with everything dense coded alike.
 
-The plain missing share divides by each dictionary's own flips, so it moves with how much of the deltas is dense.
-Here every coding holds the same pool of N(0, Σ) atoms, which codes what is dense, and one difference is divided by
-another of the same kind.
+The plain missing share divides by each dictionary's own flips, so it moves with how much of the deltas is
+dense. Here every coding holds the same pool of N(0, Σ) atoms, which codes what is dense, and one difference
+is divided by another of the same kind.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,8 @@ from deltasae_ray.errors import GeometryError
 POOL = 4
 """Pool atoms for each atom of the larger dictionary."""
 MIN_GAIN = 0.02
-"""Lower bound of the share of the residual that the delta dictionary must take beside flipped reference atoms."""
+"""Lower bound of the share of the residual that the delta dictionary must take beside flipped reference
+atoms."""
 
 
 def pooled_missing_share(
@@ -48,8 +49,9 @@ def pooled_missing_share(
 ) -> Measure:
     """Computes what the delta dictionary adds beside the reference, over what it adds beside the flipped reference.
 
-    M_p = [FVU(P+G+ΔS) − FVU(P+G+Δ)] / [FVU(P+GS'+ΔS) − FVU(P+GS'+Δ)], P a pool of N(0, Σ) atoms, G the reference, Δ the
-    delta dictionary, S and S' random sign flips of atoms in the eigenbasis of Σ. 0: all that it adds is in the reference;
+    M_p = [FVU(P+G+ΔS) − FVU(P+G+Δ)] / [FVU(P+GS'+ΔS) − FVU(P+GS'+Δ)], P a pool of N(0, Σ) atoms, G the
+    reference, Δ the delta dictionary, S and S' random sign flips of atoms in the eigenbasis of Σ. 0: all
+    that it adds is in the reference;
     1: none of it.
 
     Args:
@@ -57,23 +59,27 @@ def pooled_missing_share(
         dictionary: decoder of the dictionary that was trained on deltas [latent, d_model], alive rows.
         reference: decoder that is held against it [latent, d_model].
         k: atoms per token, 1..8 (above, featureless atoms explain most of any delta).
-        doc_ids: document of each row; without it every row counts as a document of its own, and intervals are too
-            short.
-        training: training deltas, whose mean and covariance make pool and flips; without them those of `deltas`.
-        second: decoder of another delta dictionary (another seed); its M_p in the place of the reference is the ceiling.
+        doc_ids: document of each row; without it every row counts as a document of its own, and
+            intervals are too short.
+        training: training deltas, whose mean and covariance make pool and flips; without them those of
+            `deltas`.
+        second: decoder of another delta dictionary (another seed); its M_p in the place of the
+            reference is the ceiling.
         draws: pairs of sign flips.
         max_tokens: rows that are coded, spread evenly.
 
     Returns:
-        The share with its interval over documents and flips. Undefined where the deltas have fewer than 4 directions,
-        where the dictionary adds nothing even beside flipped reference atoms, and where cutting the larger dictionary
-        changes the answer.
+        The share with its interval over documents and flips. Undefined where the deltas have fewer than 4
+        directions, where the dictionary adds nothing even beside flipped reference atoms, and where cutting
+        the larger dictionary changes the answer.
 
     Raises:
         GeometryError: k outside 1..8, fewer than 2 flips, or matrices of different d_model.
     """
     if not 1 <= k <= 8:
-        raise GeometryError(f"k={k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any delta")
+        raise GeometryError(
+            f"k={k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any delta"
+        )
     if draws < 2:
         raise GeometryError(f"draws={draws} sign flips: at least 2 are needed to know how much flips differ")
     x = matrix(deltas, "deltas", None)
@@ -90,7 +96,8 @@ def pooled_missing_share(
 
 
 def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0) -> Measure:
-    """Computes M_p of two dictionaries of matched sizes; the ceiling is that of the pair's second delta dictionary, if it has one."""
+    """Computes M_p of two dictionaries of matched sizes; the ceiling is that of the pair's second delta
+    dictionary, if it has one."""
     coder, n = pair.delta.whole.coder, pair.delta.whole.coder.sample.num_docs
     if pair.participation < MIN_PARTICIPATION:
         return too_few_directions(pair.participation, n)
@@ -98,7 +105,9 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
         if refused := sized.refused(average):
             told = f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes"
             return undefined(told, null=1.0, n=n)
-    delta, reference = (_atoms(coder, sized.used.atoms, sized.used.size) for sized in (pair.delta, pair.reference))
+    delta, reference = (
+        _atoms(coder, sized.used.atoms, sized.used.size) for sized in (pair.delta, pair.reference)
+    )
     found = _added(coder, delta, reference, average, seed)
     value, share_draws, gain, gain_draws = found
     lower = float(np.quantile(gain_draws, 0.025))
@@ -119,7 +128,8 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
 
 
 def _atoms(coder: Coder, atoms: Float[Tensor, "atom d_model"], size: int) -> Float[Tensor, "atom d_model"]:
-    """All atoms, or those that carry most on the training deltas; a cut is made once, so that flips turn the same atoms."""
+    """All atoms, or those that carry most on the training deltas; a cut is made once, so that flips turn
+    the same atoms."""
     if size >= len(atoms):
         return atoms
     return atoms[most_used(use_of(coder.chooser.x, atoms, min(coder.k, len(atoms))), size)]
@@ -136,13 +146,18 @@ def _added(
     """M_p, its resamples, the share that Δ takes of what P + GS' + ΔS leaves, and the resamples of that."""
     spectrum, sample, flips = coder.rest.spectrum, coder.sample, len(coder.sample.flipped)
     rng = np.random.default_rng([seed, 7])
-    pool = matched_rows(spectrum, POOL * max(len(delta), len(reference)), torch.Generator().manual_seed(seed + 7))
+    pool = matched_rows(
+        spectrum, POOL * max(len(delta), len(reference)), torch.Generator().manual_seed(seed + 7)
+    )
     left = partial(_left, coder, average, pool)
     whole = left(reference, delta)
     without, beside_flipped, flipped = [], [], []
     for _ in range(flips):
         signs = rng.choice([-1.0, 1.0], size=(2, len(spectrum.values)))
-        delta_turned, reference_turned = _turned(delta, spectrum, signs[0]), _turned(reference, spectrum, signs[1])
+        delta_turned, reference_turned = (
+            _turned(delta, spectrum, signs[0]),
+            _turned(reference, spectrum, signs[1]),
+        )
         without.append(left(reference, delta_turned))
         beside_flipped.append(left(reference_turned, delta))
         flipped.append(left(reference_turned, delta_turned))
@@ -152,7 +167,10 @@ def _added(
 
     def figures(counts: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first = counts @ whole
-        a, b, c = (np.take_along_axis(counts @ np.stack(x, 1), picks, 1).mean(1) for x in (without, beside_flipped, flipped))
+        a, b, c = (
+            np.take_along_axis(counts @ np.stack(x, 1), picks, 1).mean(1)
+            for x in (without, beside_flipped, flipped)
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             return (a - first) / (c - b), (c - b) / c
 

@@ -1,0 +1,114 @@
+"""From scores to labels: which latents are visible, what share is not, and what that says about the
+features."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+from scipy.stats import false_discovery_control
+
+from deltasae_ray.visibility.expression import Scale
+
+Label = Literal["VISIBLE", "PARTLY VISIBLE", "NOT VISIBLE", "INCONCLUSIVE"]
+LatentLabel = Literal["visible", "partly", "not visible", "cannot be judged"]
+
+RATE = 0.05
+"""False discovery rate at which a latent counts as one that base latents do not resemble."""
+FEWEST = 10
+"""Judged latents below which the label is INCONCLUSIVE."""
+VISIBLE, NOT_VISIBLE, PARTLY = 0.1, 0.5, (0.05, 0.9)
+"""Upper end of f for VISIBLE, lower end for NOT VISIBLE, and the range that its interval lies inside for
+PARTLY VISIBLE."""
+GRID = np.linspace(0, 1, 51)
+"""Shares of the features in the reference at which mixtures are planted."""
+MIXTURES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Latents against the scale: probabilities, corrected ones, and what they say."""
+
+    p: Float[np.ndarray, " latent"]
+    q: Float[np.ndarray, " latent"]
+    labels: tuple[LatentLabel, ...]
+    lost: Bool[np.ndarray, " latent"]
+    """Not expressed, whether or not base latents score as low: these cannot be judged where they do."""
+
+    @property
+    def named(self) -> Bool[np.ndarray, " latent"]:
+        return np.array([label == "not visible" for label in self.labels], dtype=bool)
+
+
+def judge(scores: Float[np.ndarray, " latent"], scale: Scale) -> Judged:
+    """Labels latents by their scores.
+
+    Not visible: base latents score as low too rarely (q at most .05), and no more is expressed than of
+    absent ones.
+    Partly: too low as well, but some of it is expressed. Visible: as base latents are.
+    """
+    p = scale.p(scores)
+    q = false_discovery_control(p) if len(p) else p
+    lost = scores < scale.bar
+    labels: list[LatentLabel] = []
+    for unlike, gone in zip(q <= RATE, lost, strict=True):
+        if gone:
+            labels.append("not visible" if unlike else "cannot be judged")
+        else:
+            labels.append("partly" if unlike else "visible")
+    return Judged(p, q, tuple(labels), lost)
+
+
+def share_interval(low_count: float, high_count: float, n: float) -> tuple[float, float]:
+    """Exact 95 % interval of a share of n latents of which between `low_count` and `high_count` are not
+    visible."""
+    low = float(stats.beta.ppf(0.025, low_count, n - low_count + 1)) if low_count > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, high_count + 1, n - high_count)) if high_count < n else 1.0
+    return low, high
+
+
+def label_of(interval: tuple[float, float], judged: int) -> Label:
+    """The one rule, from the interval of the share of judged latents that are not visible."""
+    low, high = interval
+    if judged < FEWEST:
+        return "INCONCLUSIVE"
+    if high <= VISIBLE:
+        return "VISIBLE"
+    if low >= NOT_VISIBLE:
+        return "NOT VISIBLE"
+    return "PARTLY VISIBLE" if low > PARTLY[0] and high < PARTLY[1] else "INCONCLUSIVE"
+
+
+def features_held(f: float, effective: float, scale: Scale, rng: np.random.Generator) -> tuple[float, float]:
+    """Reads the share of latents that are not visible through the calibration curve: an interval of the share of features
+    that the reference holds.
+
+    Mixtures are planted: of `effective` latents a share scores as base latents do, the others as flipped
+    ones, and both are judged by the same rule. The interval holds every share whose mixtures give f in the
+    middle 95 %.
+
+    Args:
+        effective: latents judged, those of one feature counted once.
+    """
+    n = max(1, round(effective))
+    fits = [x for x in GRID if _consistent(f, n, x, scale, rng)]
+    curve = [_mixture(n, x, scale, rng).mean() for x in GRID] if not fits else []
+    nearest = float(GRID[int(np.argmin(np.abs(np.array(curve) - f)))]) if curve else 0.0
+    step = float(GRID[1] - GRID[0]) / 2
+    low, high = (min(fits), max(fits)) if fits else (nearest, nearest)
+    return max(0.0, float(low) - step), min(1.0, float(high) + step)
+
+
+def _mixture(n: int, share: float, scale: Scale, rng: np.random.Generator) -> Float[np.ndarray, " draw"]:
+    """Share of not visible latents in each of some mixtures."""
+    held = rng.random((MIXTURES, n)) < share
+    present, absent = (rng.choice(x, size=(MIXTURES, n)) for x in (scale.present, scale.absent))
+    scores = np.where(held, present, absent)
+    q = false_discovery_control(scale.p(scores.ravel()).reshape(scores.shape), axis=1)
+    return ((q <= RATE) & (scores < scale.bar)).mean(1)
+
+
+def _consistent(f: float, n: int, share: float, scale: Scale, rng: np.random.Generator) -> bool:
+    low, high = np.quantile(_mixture(n, share, scale, rng), [0.025, 0.975])
+    return bool(low - 1e-9 <= f <= high + 1e-9)

@@ -1,0 +1,111 @@
+"""How far the atoms of a reference can express a direction, beside what they express of directions that
+they cannot know."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.divergence.arrays import unit_rows
+from deltasae_ray.divergence.moments import Moments, Spectrum, outside
+from deltasae_ray.divergence.omp import pursue
+
+ATOMS = 2
+"""Reference atoms that may express one latent: a child is parent + child less the parent."""
+NEARER = 0.3
+"""Place, from the absent median (0) to the present one (1), under which a latent is not expressed.
+
+Planted: absent features lie at -.4 to 0, mixtures of two features of which the reference has one at .3
+    and above.
+"""
+ALONG_MEAN = 0.5
+"""Length that a unit row must keep outside the direction of the mean change, which is scored by itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """Two ways to measure how much of a direction is expressed; the better one counts, for latents and for nulls alike.
+
+    plain: as it stands. soft: directions in which the deltas vary more than on average count less,
+        since latents of a short training lean towards them.
+    """
+
+    mean: Float[Tensor, " d_model"]
+    soft: Float[Tensor, "d_model d_model"]
+    spectrum: Spectrum
+    """Of the training deltas outside the direction of their mean."""
+
+    @classmethod
+    def of(cls, moments: Moments) -> "Metric":
+        spectrum = moments.outside_mean().spectrum
+        scale = 1 / (1 + spectrum.values / spectrum.values.mean()).sqrt()
+        return cls(moments.mean.float(), (spectrum.vectors * scale @ spectrum.vectors.T).float(), spectrum)
+
+    def kept(self, rows: Float[Tensor, "row d_model"]) -> Float[np.ndarray, " row"]:
+        """Length of unit rows outside the direction of the mean."""
+        return outside(unit_rows(rows), self.mean).norm(dim=1).double().numpy()
+
+    def expressed(
+        self, rows: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int = ATOMS
+    ) -> Float[np.ndarray, " row"]:
+        """Multiple correlation, 0..1, of each row with the k atoms that express it best, of any sign."""
+        rows, atoms = (unit_rows(outside(unit_rows(x.float()), self.mean)) for x in (rows, atoms))
+        k = min(k, len(atoms))
+        best = torch.zeros(len(rows), dtype=torch.float64)
+        for x, held in ((rows, atoms), (rows @ self.soft, atoms @ self.soft)):
+            energy = pursue(x, held, k).residual_energy.double()
+            left = energy[:, -1] / energy[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+            best = torch.maximum(best, (1 - left).clamp(0, 1))
+        return best.sqrt().numpy()
+
+    def flipped(
+        self, rows: Float[Tensor, "row d_model"], draws: int, seed: int
+    ) -> Float[Tensor, "flip d_model"]:
+        """Rows turned by random sign flips in the eigenbasis of the deltas: as likely, and in no
+        dictionary."""
+        rng, basis = np.random.default_rng([seed, 11]), self.spectrum.vectors.float()
+        inside = unit_rows(outside(unit_rows(rows.float()), self.mean)) @ basis
+        signs = rng.choice([-1.0, 1.0], size=(draws, len(rows), basis.shape[1])).astype(np.float32)
+        return (inside * torch.from_numpy(signs)).flatten(0, 1) @ basis.T
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """What latents score that the reference has, and what directions score that it cannot have."""
+
+    present: Float[np.ndarray, " base_latent"]
+    """Of repeating latents of held-out base dictionaries, ascending."""
+    absent: Float[np.ndarray, " flip"]
+    """Of flipped latents, ascending."""
+
+    @property
+    def bar(self) -> float:
+        """Score under which a latent is no more expressed than an absent one."""
+        low, high = float(np.median(self.absent)), float(np.median(self.present))
+        return low + NEARER * (high - low)
+
+    @property
+    def unseen(self) -> float:
+        """Share of the base latents that the reference does not express either."""
+        return float((self.present < self.bar).mean())
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the reference expresses base latents better than what it cannot know."""
+        return float(np.median(self.present)) > float(np.quantile(self.absent, 0.99)) + 0.1
+
+    def p(self, scores: Float[np.ndarray, " latent"]) -> Float[np.ndarray, " latent"]:
+        """Probability that a latent which the reference has scores as low.
+
+        The rank among base latents; below the lowest tenth's reach an exponential tail, so that one latent
+        far below all of them can stand a correction for many.
+        """
+        missed = 1 - self.present[::-1]  # ascending: what base latents lack
+        lack, n = 1 - np.asarray(scores), len(missed)
+        above = n - np.searchsorted(missed, lack, side="left")
+        worst = missed[-max(2, n // 10) :]
+        step = max(float((worst - worst[0]).mean()), 1e-3)
+        beyond = np.exp(-np.maximum(lack - missed[-1], 0) / step)
+        return np.clip((above + beyond) / (n + 1), 0, 1)
