@@ -98,7 +98,7 @@ def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluatio
     A strong and rare feature is often shared out among several latents, differently in each seed. So a
     latent counts too if rows move with it in a direction, the same in both halves of the rows, in which
     rows also move with a latent of every other seed (|cos| at least .9). Of several such with one direction
-    the one that carries most is kept.
+    the one whose own row is nearest to it is kept.
 
     Args:
         training: centred rows.
@@ -110,9 +110,9 @@ def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluatio
     again = ~found & (agreement >= REPEATS) & own.often
     for other in others:
         again &= best_cosines(moved, other.moved(training, evaluation)[0], absolute=True) >= MOVES_ALIKE
-    energy = own.power_sum(2)
     kept, directions = list(np.flatnonzero(found)), own.rows[found]
-    for i in sorted(np.flatnonzero(again), key=lambda i: -energy[i]):
+    leaning = (own.rows * moved).sum(1).abs().numpy()
+    for i in sorted(np.flatnonzero(again), key=lambda i: -leaning[i]):
         if not len(kept) or float((directions @ moved[i]).abs().max()) < REPEATS:
             kept.append(i)
             directions = torch.cat([directions, moved[i][None]])

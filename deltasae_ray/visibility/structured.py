@@ -19,7 +19,7 @@ RIDGE = 0.1
 FLIPS, DRAWN = 8, 1000
 """Sign flips of every latent behind the null of structure, and how many there are at least of all
 latents together."""
-RATE = 0.01
+RATE = 0.05
 """False discovery rate at which a direction counts as one with structure."""
 _CLIP = 4.0
 """Robust standard deviations at which projections are cut, so that no few rows hide what is common."""
@@ -31,7 +31,11 @@ _FEWEST = 50
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Evaluation rows of each corpus in the eigenbasis of that corpus, divided by eigenvalue + ridge."""
+    """Evaluation rows of each corpus in the eigenbasis of that corpus, divided by √(eigenvalue + ridge).
+
+    Projections then weigh what is dense neither as it stands (it would hide a feature that leans towards it) nor by the
+    inverse covariance (which would find the feature in a dense direction that leans towards it).
+    """
 
     rows: tuple[Float[Tensor, "token d_model"], ...]
     basis: tuple[Float[Tensor, "d_model d_model"], ...]
@@ -46,7 +50,7 @@ class Texts:
                 continue
             spectrum = Moments.of(training if text is None else some).spectrum
             inside = (some.double() - some.double().mean(0)) @ spectrum.vectors
-            rows.append((inside / (spectrum.values + RIDGE * spectrum.values.mean())).float())
+            rows.append((inside / (spectrum.values + RIDGE * spectrum.values.mean()).sqrt()).float())
             bases.append(spectrum.vectors.float())
         return cls(tuple(rows), tuple(bases))
 
