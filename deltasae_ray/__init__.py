@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from deltasae_ray.sae.fitting import fit_dictionary
     from deltasae_ray.shards.opening import open_shards
     from deltasae_ray.shards.reader import ShardSet
+    from deltasae_ray.visibility.answer import LatentVisibility, Visibility
     from deltasae_ray.visibility.pooled import pooled_missing_share
-    from deltasae_ray.visibility.visible import LatentVisibility, Visibility, visibility
+    from deltasae_ray.visibility.visible import visibility
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
-    "LatentVisibility": "visibility.visible",
+    "LatentVisibility": "visibility.answer",
     "Measure": "divergence.measure",
     "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
-    "Visibility": "visibility.visible",
+    "Visibility": "visibility.answer",
     "fit_dictionary": "sae.fitting",
     "linear_cka": "divergence.cka",
     "max_cosine": "divergence.matching",

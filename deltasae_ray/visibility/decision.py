@@ -60,11 +60,15 @@ def judge(scores: Float[np.ndarray, " latent"], scale: Scale) -> Judged:
     return Judged(p, q, tuple(labels), lost)
 
 
-def share_interval(low_count: float, high_count: float, n: float) -> tuple[float, float]:
-    """Exact 95 % interval of a share of n latents of which between `low_count` and `high_count` are not
-    visible."""
-    low = float(stats.beta.ppf(0.025, low_count, n - low_count + 1)) if low_count > 0 else 0.0
-    high = float(stats.beta.ppf(0.975, high_count + 1, n - high_count)) if high_count < n else 1.0
+def share_interval(low_count: int, high_count: int, n: int, comparisons: int = 1) -> tuple[float, float]:
+    """Computes the 95 % interval (Jeffreys) of a share of n latents of which between two counts are not visible.
+
+    Args:
+        comparisons: intervals that are to hold at once, such as one for each layer (Bonferroni).
+    """
+    tail = 0.025 / comparisons
+    low = float(stats.beta.ppf(tail, low_count + 0.5, n - low_count + 0.5)) if low_count > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, high_count + 0.5, n - high_count + 0.5)) if high_count < n else 1.0
     return low, high
 
 

@@ -20,42 +20,41 @@ NEARER = 0.3
 Planted: absent features lie at -.4 to 0, mixtures of two features of which the reference has one at .3
     and above.
 """
-ALONG_MEAN = 0.5
-"""Length that a unit row must keep outside the direction of the mean change, which is scored by itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """Two ways to measure how much of a direction is expressed; the better one counts, for latents and for nulls alike.
+    """Three ways to measure how much of a direction is expressed; the best one counts, for latents and for nulls alike.
 
-    plain: as it stands. soft: directions in which the deltas vary more than on average count less,
-        since latents of a short training lean towards them.
+    As it stands; outside the direction of the mean change, towards which fitted latents lean; and there
+    with directions in which the deltas vary more than on average counting less, since latents of a short
+    training lean towards those too.
     """
 
     mean: Float[Tensor, " d_model"]
     soft: Float[Tensor, "d_model d_model"]
-    spectrum: Spectrum
-    """Of the training deltas outside the direction of their mean."""
+    base: Spectrum
+    """Of the base activations."""
 
     @classmethod
-    def of(cls, moments: Moments) -> "Metric":
-        spectrum = moments.outside_mean().spectrum
+    def of(cls, deltas: Moments, base: Moments) -> "Metric":
+        """From moments of the training deltas and of the base activations on the same rows."""
+        spectrum = deltas.outside_mean().spectrum
         scale = 1 / (1 + spectrum.values / spectrum.values.mean()).sqrt()
-        return cls(moments.mean.float(), (spectrum.vectors * scale @ spectrum.vectors.T).float(), spectrum)
-
-    def kept(self, rows: Float[Tensor, "row d_model"]) -> Float[np.ndarray, " row"]:
-        """Length of unit rows outside the direction of the mean."""
-        return outside(unit_rows(rows), self.mean).norm(dim=1).double().numpy()
+        return cls(
+            deltas.mean.float(), (spectrum.vectors * scale @ spectrum.vectors.T).float(), base.spectrum
+        )
 
     def expressed(
         self, rows: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int = ATOMS
     ) -> Float[np.ndarray, " row"]:
         """Multiple correlation, 0..1, of each row with the k atoms that express it best, of any sign."""
-        rows, atoms = (unit_rows(outside(unit_rows(x.float()), self.mean)) for x in (rows, atoms))
+        rows, atoms = unit_rows(rows.float()), unit_rows(atoms.float())
+        x, held = (unit_rows(outside(some, self.mean)) for some in (rows, atoms))
         k = min(k, len(atoms))
         best = torch.zeros(len(rows), dtype=torch.float64)
-        for x, held in ((rows, atoms), (rows @ self.soft, atoms @ self.soft)):
-            energy = pursue(x, held, k).residual_energy.double()
+        for one, other in ((rows, atoms), (x, held), (x @ self.soft, held @ self.soft)):
+            energy = pursue(one, other, k).residual_energy.double()
             left = energy[:, -1] / energy[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
             best = torch.maximum(best, (1 - left).clamp(0, 1))
         return best.sqrt().numpy()
@@ -63,10 +62,13 @@ class Metric:
     def flipped(
         self, rows: Float[Tensor, "row d_model"], draws: int, seed: int
     ) -> Float[Tensor, "flip d_model"]:
-        """Rows turned by random sign flips in the eigenbasis of the deltas: as likely, and in no
-        dictionary."""
-        rng, basis = np.random.default_rng([seed, 11]), self.spectrum.vectors.float()
-        inside = unit_rows(outside(unit_rows(rows.float()), self.mean)) @ basis
+        """Turns rows by random sign flips in the eigenbasis of the base activations, where the reference lives.
+
+        What they share with the base's second moments they keep, and they are in no dictionary. The deltas'
+        own eigenbasis would not do: flips there turn nothing where the deltas live in few directions.
+        """
+        rng, basis = np.random.default_rng([seed, 11]), self.base.vectors.float()
+        inside = unit_rows(rows.float()) @ basis
         signs = rng.choice([-1.0, 1.0], size=(draws, len(rows), basis.shape[1])).astype(np.float32)
         return (inside * torch.from_numpy(signs)).flatten(0, 1) @ basis.T
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy import stats
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
@@ -21,6 +22,10 @@ FLIPS, DRAWN = 8, 1000
 latents together."""
 RATE = 0.05
 """False discovery rate at which a direction counts as one with structure."""
+NARROW = 12.0
+"""Participation ratio under which the statistic is held against its distribution on Gaussian rows too."""
+CLUSTERED = 5.0
+"""By which rows of one document may inflate it there."""
 _CLIP = 4.0
 """Robust standard deviations at which projections are cut, so that no few rows hide what is common."""
 _FOR_MEDIANS = 500
@@ -33,26 +38,30 @@ _FEWEST = 50
 class Texts:
     """Evaluation rows of each corpus in the eigenbasis of that corpus, divided by √(eigenvalue + ridge).
 
-    Projections then weigh what is dense neither as it stands (it would hide a feature that leans towards it) nor by the
-    inverse covariance (which would find the feature in a dense direction that leans towards it).
+    Projections then weigh what is dense neither as it stands (it would hide a feature that leans towards
+    it) nor by the inverse covariance (which would find the feature in a dense direction that leans towards
+    it).
     """
 
     rows: tuple[Float[Tensor, "token d_model"], ...]
     basis: tuple[Float[Tensor, "d_model d_model"], ...]
+    narrow: bool = False
+    """Whether the rows live in so few directions that flips turn little."""
 
     @classmethod
     def of(cls, evaluation: Tensor, training: Tensor, corpora: np.ndarray | None) -> "Texts":
         """Whitens by the training rows; by its own evaluation rows where a corpus is one of several."""
-        rows, bases = [], []
+        rows, bases, widest = [], [], 0.0
         for text in [None] if corpora is None else np.unique(corpora):
             some = evaluation if text is None else evaluation[torch.from_numpy(corpora == text)]
             if len(some) < _FEWEST:
                 continue
             spectrum = Moments.of(training if text is None else some).spectrum
+            widest = max(widest, spectrum.participation_ratio)
             inside = (some.double() - some.double().mean(0)) @ spectrum.vectors
             rows.append((inside / (spectrum.values + RIDGE * spectrum.values.mean()).sqrt()).float())
             bases.append(spectrum.vectors.float())
-        return cls(tuple(rows), tuple(bases))
+        return cls(tuple(rows), tuple(bases), widest < NARROW)
 
     def structured(
         self, directions: Float[Tensor, "latent d_model"], seed: int
@@ -78,6 +87,8 @@ class Texts:
             drawn = np.sort(null[:, way].ravel())
             rank = np.searchsorted(drawn, own, side="left")
             p = np.minimum(p, 2 * (1 + len(drawn) - rank) / (len(drawn) + 1))
+        if self.narrow:
+            p = np.minimum(p, stats.chi2.sf(found[0] / CLUSTERED, 2 * len(self.rows)))
         return false_discovery_control(np.minimum(1, p)) <= RATE
 
 

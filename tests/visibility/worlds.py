@@ -338,6 +338,53 @@ def scaled(
     return _planted(line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known, kinds=kinds)
 
 
+def module(
+    seed: int,
+    *,
+    rank: int = 4,
+    share: float = 1.0,
+    d: int = 128,
+    fit: int = 8000,
+    rows: int = 11000,
+    per_document: int = 40,
+    base_features: int = 128,
+    active: int = 8,
+    amplitude: tuple[float, float] = (0.5, 1.5),
+    leak: float = 0.1,
+    noise: float = 0.001,
+) -> Planted:
+    """One adapted module: each of its few components reads one base feature and writes one direction.
+
+    Args:
+        rank: of the adapter; 1, 2, 4, 8, 16.
+        share: of the written directions that the reference holds, rounded; 0, .5, 1.
+        d: width; 64–256.
+        fit: training rows; 4,000–16,000.
+        rows: of both splits; evaluation rows are 2,000–4,000.
+        per_document: rows of a document; 20–60.
+        base_features: that base activations are made of; the reference holds all of them; 96–256.
+        active: base features on each row; 8–16.
+        amplitude: of a firing, uniform; base activations are 10 times that.
+        leak: what each component reads of all other features, in standard deviations of what it should read; 0–.3.
+        noise: white, per coordinate, of the deltas; 0–.01.
+    """
+    g = torch.Generator().manual_seed(seed)
+    line = Rows(rows, per_document, g)
+    known = units(base_features, d, g)
+    codes = line.codes(base_features, active, amplitude)
+    base = 10 * codes @ known + 10 * noise * torch.randn(rows, d, generator=g) + 3.0
+    order = torch.randperm(base_features, generator=g)
+    read, written = order[:rank], order[rank : 2 * rank]
+    held = np.arange(rank) < round(share * rank)
+    atoms = torch.where(torch.from_numpy(held)[:, None], known[written], units(rank, d, g))
+    values = codes[:, read]
+    others = (base - base.mean(0)) @ units(rank, d, g).T
+    values = values + leak * values.std(0) * others / others.std(0)
+    strength = 0.5 + 1.5 * torch.rand(rank, generator=g)
+    deltas = (values * strength) @ atoms + noise * torch.randn(rows, d, generator=g)
+    return _planted(line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known)
+
+
 def dictionary_of(atoms: Tensor, rows: Tensor, k: int = 8) -> Dictionary:
     """A TopK dictionary that knows these atoms, with what its latents do on `rows`."""
     ones = torch.ones(len(atoms))
