@@ -61,11 +61,26 @@ class Rows:
                     f"{name} has {len(x)} entries for {len(made['deltas'])} rows of deltas: give one per row"
                 )
         arrays = {name: None if x is None else np.asarray(x) for name, x in known.items()}
+        for name, x in arrays.items():
+            if x is not None and x.ndim != 1:
+                raise GeometryError(f"{name} has shape {x.shape}: give one entry per row")
+        for name in ("base", "training_base"):
+            if not _varies(made[name]):
+                raise GeometryError(f"{name} is the same on every row: base activations that vary are needed")
         return cls(**made, **arrays)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def silent(self) -> bool:
+        """Whether the deltas are the same on every row, so that there is nothing to judge."""
+        return not (_varies(self.deltas) and _varies(self.training))
 
     @property
     def width(self) -> int:
         return self.deltas.shape[1]
+
+
+def _varies(x: Tensor) -> bool:
+    return bool((x != x[0]).any())
 
 
 def check_dictionaries(

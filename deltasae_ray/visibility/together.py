@@ -27,6 +27,8 @@ before."""
 SIGNS = 1999
 RATE = 0.05
 """False discovery rate at which a latent counts as firing with its partner."""
+FEWEST_DOCUMENTS = 8
+"""Documents below which signs cannot be drawn in ways enough."""
 ENOUGH = 20
 """Evaluation firings from which a latent that does not fire with its partner is said not to."""
 
@@ -131,6 +133,8 @@ def firing_apart(
     if rows.token_ids is None:
         return nowhere, ["no token_ids: whether latents fire with the reference is undefined"]
     stratum = strata(rows.token_ids, rows.positions)
+    if document_codes(rows.doc_ids)[1] < FEWEST_DOCUMENTS:
+        return nowhere, [f"fewer than {FEWEST_DOCUMENTS} documents: whether latents fire with the reference is undefined"]
     if np.bincount(stratum).max() < 2:
         return nowhere, [
             "no token comes twice in a band of positions: whether latents fire with the reference is undefined"

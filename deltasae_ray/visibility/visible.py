@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from deltasae_ray.divergence.arrays import Matrix
 from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
+from deltasae_ray.divergence.measure import undefined
 from deltasae_ray.divergence.moments import Moments
 from deltasae_ray.visibility.answer import Findings, LatentVisibility, Visibility, answer
 from deltasae_ray.visibility.decision import LatentLabel, judge
@@ -64,6 +65,9 @@ def visibility(
     others = tuple(second) if isinstance(second, Sequence) else (second,)
     bases = tuple(base_dictionaries)
     check_dictionaries(rows.width, dictionary, reference, bases, others)
+    if rows.silent:
+        told = "the deltas are the same on every row: the change is none, or a constant that the mean change holds"
+        return Visibility("INCONCLUSIVE", undefined(told), (0.0, 1.0), (), (told,))
     reasons = []
     if len(bases) < FEW_BASES:
         reasons.append(f"{len(bases)} base dictionaries: {FEW_BASES} or more make the scale surer")
