@@ -8,12 +8,12 @@ import numpy as np
 
 from deltasae_ray.divergence.measure import Measure, undefined
 from deltasae_ray.divergence.shares import REPEATS
+from deltasae_ray.visibility.calibration import Calibration
 from deltasae_ray.visibility.decision import (
     FEWEST,
     Judged,
     Label,
     LatentLabel,
-    features_held,
     label_of,
     share_interval,
 )
@@ -56,6 +56,8 @@ class Visibility:
     """What limits the answer, in words."""
     directions: tuple[DirectionVisibility, ...] = ()
     """Principal directions with a tenth of the variance or more, each judged by itself."""
+    calibration: Calibration | None = None
+    """The curve that `features` is read from; None where there is no share to read."""
 
     @property
     def named(self) -> tuple[LatentVisibility, ...]:
@@ -108,9 +110,8 @@ def answer(
     rows = kept.directions[kept.able]
     once = 1 / ((rows @ rows.T).abs() >= REPEATS).sum(1).double().numpy()  # latents of one feature count once
     f = float((once * found.judged.named).sum() / once.sum())
-    rng = np.random.default_rng([seed, 15])
-    features = features_held(f, float(once.sum()), found.scale, rng)
-    return Visibility(label, share, features, latents, tuple(told), directions)
+    curve = Calibration.planted(float(once.sum()), found.scale, np.random.default_rng([seed, 15]))
+    return Visibility(label, share, curve.read(f), latents, tuple(told), directions, curve)
 
 
 def _latents(kept: Kept, found: Findings | None) -> tuple[LatentVisibility, ...]:

@@ -21,9 +21,6 @@ FEWEST = 10
 VISIBLE, NOT_VISIBLE, PARTLY = 0.1, 0.5, (0.05, 0.9)
 """Upper end of f for VISIBLE, lower end for NOT VISIBLE, and the range that its interval lies inside for
 PARTLY VISIBLE."""
-GRID = np.linspace(0, 1, 51)
-"""Shares of the features in the reference at which mixtures are planted."""
-MIXTURES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,37 +79,3 @@ def label_of(interval: tuple[float, float], judged: int) -> Label:
     if low >= NOT_VISIBLE:
         return "NOT VISIBLE"
     return "PARTLY VISIBLE" if low > PARTLY[0] and high < PARTLY[1] else "INCONCLUSIVE"
-
-
-def features_held(f: float, effective: float, scale: Scale, rng: np.random.Generator) -> tuple[float, float]:
-    """Reads the share of latents that are not visible through the calibration curve: an interval of the share of features
-    that the reference holds.
-
-    Mixtures are planted: of `effective` latents a share scores as base latents do, the others as flipped
-    ones, and both are judged by the same rule. The interval holds every share whose mixtures give f in the
-    middle 95 %.
-
-    Args:
-        effective: latents judged, those of one feature counted once.
-    """
-    n = max(1, round(effective))
-    fits = [x for x in GRID if _consistent(f, n, x, scale, rng)]
-    curve = [_mixture(n, x, scale, rng).mean() for x in GRID] if not fits else []
-    nearest = float(GRID[int(np.argmin(np.abs(np.array(curve) - f)))]) if curve else 0.0
-    step = float(GRID[1] - GRID[0]) / 2
-    low, high = (min(fits), max(fits)) if fits else (nearest, nearest)
-    return max(0.0, float(low) - step), min(1.0, float(high) + step)
-
-
-def _mixture(n: int, share: float, scale: Scale, rng: np.random.Generator) -> Float[np.ndarray, " draw"]:
-    """Share of not visible latents in each of some mixtures."""
-    held = rng.random((MIXTURES, n)) < share
-    present, absent = (rng.choice(x, size=(MIXTURES, n)) for x in (scale.present, scale.absent))
-    scores = np.where(held, present, absent)
-    q = false_discovery_control(scale.p(scores.ravel()).reshape(scores.shape), axis=1)
-    return ((q <= RATE) & (scores < scale.bar)).mean(1)
-
-
-def _consistent(f: float, n: int, share: float, scale: Scale, rng: np.random.Generator) -> bool:
-    low, high = np.quantile(_mixture(n, share, scale, rng), [0.025, 0.975])
-    return bool(low - 1e-9 <= f <= high + 1e-9)

@@ -134,7 +134,9 @@ def firing_apart(
         return nowhere, ["no token_ids: whether latents fire with the reference is undefined"]
     stratum = strata(rows.token_ids, rows.positions)
     if document_codes(rows.doc_ids)[1] < FEWEST_DOCUMENTS:
-        return nowhere, [f"fewer than {FEWEST_DOCUMENTS} documents: whether latents fire with the reference is undefined"]
+        return nowhere, [
+            f"fewer than {FEWEST_DOCUMENTS} documents: whether latents fire with the reference is undefined"
+        ]
     if np.bincount(stratum).max() < 2:
         return nowhere, [
             "no token comes twice in a band of positions: whether latents fire with the reference is undefined"

@@ -22,6 +22,7 @@ from tests.visibility.worlds import (
 )
 
 SMALL = {"fit": 4000, "rows": 6000}
+TINY = {"fit": 3000, "rows": 4500, "d": 96}
 
 
 def share_held(found: ds.Visibility, world: Planted) -> bool:
@@ -31,7 +32,7 @@ def share_held(found: ds.Visibility, world: Planted) -> bool:
 @pytest.mark.parametrize(("share", "label"), [(1.0, "VISIBLE"), (0.5, "PARTLY VISIBLE"), (0.0, "NOT VISIBLE")])
 @pytest.mark.parametrize("dense", [0.0, 0.6])
 def test_the_label_and_the_share_of_features_are_those_of_the_world(share: float, label: str, dense: float) -> None:
-    world = mixture(0, share=share, dense=dense, active=4, **SMALL)
+    world = mixture(0, share=share, dense=dense, active=4, **TINY)
     found = decided(world, known_all(world, 0))
     assert found.label == label and share_held(found, world)
     assert found.share.value == pytest.approx(1 - share, abs=0.03) and found.share.n == 64
@@ -41,7 +42,7 @@ def test_the_label_and_the_share_of_features_are_those_of_the_world(share: float
 
 
 def test_padding_moves_nothing_and_a_sign_is_no_difference() -> None:
-    few, many = (mixture(1, share=0.75, active=4, padding=n, **SMALL) for n in (48, 256))
+    few, many = (mixture(1, share=0.75, active=4, padding=n, **TINY) for n in (48, 256))
     shares = [decided(w, known_all(w, 0)).share.value for w in (few, many)]
     assert shares[0] == pytest.approx(0.25, abs=0.03) and shares[1] == pytest.approx(shares[0], abs=0.03)
     found = known_all(few, 0)
@@ -73,32 +74,32 @@ def test_a_change_of_base_features_names_none_and_classes_are_right() -> None:
 
 @pytest.mark.parametrize("parents_held", [True, False])
 def test_a_child_that_the_reference_holds_with_its_parent_is_not_missing(parents_held: bool) -> None:
-    world = absorbed(4, parents_held=parents_held, **SMALL)
+    world = absorbed(4, parents_held=parents_held, **TINY)
     assert decided(world, known_all(world, 0)).label != "NOT VISIBLE"
 
 
 def test_corpora_without_features_are_inconclusive_though_their_covariances_differ() -> None:
-    world = featureless(5, **SMALL)
+    world = featureless(5, **TINY)
     leading = [torch.linalg.svd(world.deltas[torch.from_numpy(world.corpora == c)], full_matrices=False)[2][:16] for c in "012"]
     made = known_all(world, 0)
     own = dictionary_of(torch.cat(leading), world.deltas[: world.fit])
     found = decided(world, Fitted(own, (own,), made.reference, made.base_dictionaries))
     assert found.label == "INCONCLUSIVE" and found.share.value is None and any("Gaussian" in x for x in found.reasons)
-    real = mixture(5, share=0.5, active=4, **SMALL)
+    real = mixture(5, share=0.5, active=4, **TINY)
     texts = (real.doc_ids % 3).astype(str)
     apart = decided(real, known_all(real, 0), corpora=texts[real.fit :])
     assert apart.share.value == pytest.approx(decided(real, known_all(real, 0)).share.value, abs=0.02)
 
 
 def test_a_reference_that_lacks_base_latents_too_is_called_weak_and_still_never_sees() -> None:
-    world = mixture(6, share=0.5, active=4, base_holds="all", **SMALL)
+    world = mixture(6, share=0.5, active=4, base_holds="all", **TINY)
     found = decided(world, known_all(world, 0))
     assert found.label == "PARTLY VISIBLE" and share_held(found, world) and any("weak" in x for x in found.reasons)
 
 
 def test_latents_of_one_seed_are_not_judged_and_few_latents_give_no_label() -> None:
-    world = mixture(7, share=0.5, active=4, **SMALL)
-    made, other = known_all(world, 0, junk=24), known_all(mixture(8, **SMALL), 0)
+    world = mixture(7, share=0.5, active=4, **TINY)
+    made, other = known_all(world, 0, junk=24), known_all(mixture(8, **TINY), 0)
     found = decided(world, made)
     assert {x.index for x in found.latents} <= set(range(64)), "junk differs between the seeds"
     strange = decided(world, Fitted(made.dictionary, other.second, made.reference, made.base_dictionaries))
@@ -112,7 +113,7 @@ def test_rare_latents_cannot_be_judged() -> None:
 
 
 def test_without_tokens_the_answer_says_that_firing_is_undefined() -> None:
-    world = mixture(0, share=1.0, active=4, **SMALL)
+    world = mixture(0, share=1.0, active=4, **TINY)
     found = decided(world, known_all(world, 0), token_ids=None)
     assert found.label == "VISIBLE" and any("token_ids" in x for x in found.reasons)
     assert {x.label for x in found.latents} == {"visible"}

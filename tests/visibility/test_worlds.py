@@ -41,16 +41,16 @@ def leaning(found: ds.Visibility, dictionary: ds.Dictionary, atom: torch.Tensor)
 
 def test_a_rare_feature_that_fitted_latents_share_out_is_named_once() -> None:
     """With k above what is active, training splits it among latents that none of the seeds has in common."""
-    world = changed(0, novel_rate=0.0056, d=96, base_features=96, features=32, fit=5000, rows=8000)
-    made = half_fitted(world, 0, d_sae=96, steps=250)
+    world = changed(0, novel_rate=0.0056, d=64, base_features=64, features=24, fit=5000, rows=8000)
+    made = half_fitted(world, 0, d_sae=64, steps=200)
     found = decided(world, made)
     assert len(found.named) == 1 and leaning(found, made.dictionary, world.atoms[-1]) > 0.5
     assert found.named[0].scaling == "new" and found.label in ("VISIBLE", "INCONCLUSIVE")
 
 
 def test_a_fitted_dictionary_of_half_the_truth_under_a_dense_part_is_partly_visible() -> None:
-    world = mixture(0, share=0.5, dense=0.6, active=4, d=96, features=48, fit=5000, rows=8000)
-    found = decided(world, half_fitted(world, 0, d_sae=128, steps=250))
+    world = mixture(0, share=0.5, dense=0.6, active=4, d=96, features=48, fit=4000, rows=6000)
+    found = decided(world, half_fitted(world, 0, d_sae=96, steps=250))
     assert found.label == "PARTLY VISIBLE" and found.features[0] <= 0.5 <= found.features[1]
     assert any("Gaussian" in x for x in found.reasons), "latents of the dense part are not judged"
 
@@ -58,7 +58,7 @@ def test_a_fitted_dictionary_of_half_the_truth_under_a_dense_part_is_partly_visi
 @pytest.mark.parametrize("share", [1.0, 0.0])
 @pytest.mark.parametrize("rank", [1, 4, 16])
 def test_latents_and_leading_directions_of_one_module_are_judged_at_any_rank(rank: int, share: float) -> None:
-    world = module(0, rank=rank, share=share, fit=4000, rows=6000)
+    world = module(0, rank=rank, share=share, d=96, fit=3000, rows=4500)
     found = decided(world, known_all(world, 0))
     labels = {x.label for x in found.latents}
     assert labels <= ({"visible", "partly"} if share else {"not visible"}) and len(found.latents) >= rank
@@ -70,7 +70,7 @@ def test_latents_and_leading_directions_of_one_module_are_judged_at_any_rank(ran
 @pytest.mark.parametrize("energy", [0.5, 0.8])
 def test_one_dominant_direction_without_features_hides_nothing(energy: float) -> None:
     for share, value in ((1.0, 0.0), (0.0, 1.0)):
-        world = mixture(1, share=share, dense=energy, dense_rank=1, active=4, fit=4000, rows=6000)
+        world = mixture(1, share=share, dense=energy, dense_rank=1, active=4, d=96, fit=3000, rows=4500)
         found = decided(world, known_all(world, 1))
         assert found.share.value == pytest.approx(value, abs=0.05)
         assert [round(x.variance, 1) for x in found.directions] == [energy] and found.directions[0].label == "not visible"
