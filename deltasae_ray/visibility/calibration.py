@@ -43,7 +43,9 @@ class Calibration:
         drawn = np.where(held, present, absent)
         chance = p[drawn]
         ordered = np.sort(chance, axis=2)
-        passed = ordered <= RATE * np.arange(1, n + 1) / n  # Benjamini and Hochberg: all up to the last that passes
+        passed = (
+            ordered <= RATE * np.arange(1, n + 1) / n
+        )  # Benjamini and Hochberg: all up to the last that passes
         limit = np.where(passed, ordered, -1.0).max(2, keepdims=True)
         found = ((chance <= limit) & lost[drawn]).mean(2)
         low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)

@@ -49,11 +49,11 @@ def judge(scores: Float[np.ndarray, " latent"], scale: Scale) -> Judged:
     q = false_discovery_control(p) if len(p) else p
     lost = scores < scale.bar
     labels: list[LatentLabel] = []
-    for unlike, gone in zip(q <= RATE, lost, strict=True):
+    for unlike, gone, near in zip(q <= RATE, lost, scores >= scale.enough, strict=True):
         if gone:
             labels.append("not visible" if unlike else "cannot be judged")
         else:
-            labels.append("partly" if unlike else "visible")
+            labels.append("partly" if unlike and not near else "visible")
     return Judged(p, q, tuple(labels), lost)
 
 

@@ -14,6 +14,9 @@ from deltasae_ray.divergence.omp import pursue
 
 ATOMS = 2
 """Reference atoms that may express one latent: a child is parent + child less the parent."""
+ENOUGH = 0.9
+"""Place from which a latent counts as expressed: a cosine of .95 is no finding where base latents reach
+.99."""
 NEARER = 0.3
 """Place, from the absent median (0) to the present one (1), under which a latent is not expressed.
 
@@ -87,6 +90,12 @@ class Scale:
         """Score under which a latent is no more expressed than an absent one."""
         low, high = float(np.median(self.absent)), float(np.median(self.present))
         return low + NEARER * (high - low)
+
+    @property
+    def enough(self) -> float:
+        """Score from which a latent is as good as expressed, however close base latents lie together."""
+        low, high = float(np.median(self.absent)), float(np.median(self.present))
+        return low + ENOUGH * (high - low)
 
     @property
     def unseen(self) -> float:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import unit_rows
+from deltasae_ray.divergence.coder import spread
 from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
 from deltasae_ray.divergence.matching import best_cosines
 from deltasae_ray.divergence.shares import REPEATS
@@ -19,6 +20,8 @@ from deltasae_ray.visibility.structured import Texts
 FLIPPED, DRAWN = 6, 100
 """Sign flips of each direction behind the scores of what is absent, and how many there are at least of
 all together."""
+MOST_PRESENT = 1024
+"""Latents of each base dictionary that are looked at, spread evenly."""
 FEWEST_PRESENT = 20
 """Base latents below which nothing is known of what a latent scores that the reference has."""
 WEAK = 0.1
@@ -32,9 +35,13 @@ def present_rows(bases: Sequence[DictionaryLike], rows: Rows, seed: int) -> Floa
     texts, found = Texts.of(rows.base, rows.training_base, rows.corpora), []
     for base in bases:
         own = unit_rows(living_rows(base)).cpu()
-        others = [best_cosines(own, living_rows(o), absolute=True) for o in bases if o is not base]
-        again = own[torch.from_numpy(np.min(others, axis=0) >= REPEATS)]
-        found.append(again[torch.from_numpy(texts.structured(again, seed))])
+        own = own[spread(len(own), MOST_PRESENT)]
+        for other in bases:
+            if other is not base:
+                own = own[torch.from_numpy(best_cosines(own, living_rows(other), absolute=True) >= REPEATS)]
+            if not len(own):
+                break
+        found.append(own[torch.from_numpy(texts.structured(own, seed))])
     return torch.cat(found)
 
 

@@ -13,8 +13,6 @@ from deltasae_ray.divergence.inputs import DictionaryLike
 from deltasae_ray.errors import GeometryError
 
 PerRow = Sequence | np.ndarray
-FEWEST_BASES = 2
-"""Base dictionaries, below which none of their latents is known to repeat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +88,11 @@ def check_dictionaries(
     bases: Sequence[DictionaryLike],
     seconds: Sequence[DictionaryLike],
 ) -> None:
-    """Checks that every dictionary can encode rows of this width, and that there are enough of them.
+    """Checks that every dictionary can encode rows of this width, and that none is missing.
 
     Raises:
-        GeometryError: a bare decoder, another width, no second delta dictionary, fewer than two base
-            dictionaries.
+        GeometryError: a bare decoder, another width, no second delta dictionary, no base
+            dictionary.
     """
     named = {"dictionary": dictionary, "reference": reference}
     named |= {f"second[{i}]": x for i, x in enumerate(seconds)} | {
@@ -115,7 +113,7 @@ def check_dictionaries(
         raise GeometryError(
             "second is empty: give a delta dictionary of another seed, which decides what repeats"
         )
-    if len(bases) < FEWEST_BASES:
+    if not bases:
         raise GeometryError(
-            f"{len(bases)} base dictionaries: give at least {FEWEST_BASES}, three or more for a sure scale, of other seeds"
+            "base_dictionaries is empty: give three or more, fitted to base activations with other seeds"
         )

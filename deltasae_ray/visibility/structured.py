@@ -13,6 +13,7 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from deltasae_ray.divergence.arrays import unit_rows
+from deltasae_ray.divergence.coder import spread
 from deltasae_ray.divergence.moments import Moments
 
 RIDGE = 0.1
@@ -30,6 +31,8 @@ _CLIP = 4.0
 """Robust standard deviations at which projections are cut, so that no few rows hide what is common."""
 _FOR_MEDIANS = 500
 """Rows from which medians are taken."""
+_MOST = 8192
+"""Rows of a corpus that are looked at, spread evenly."""
 _FEWEST = 50
 """Rows of a corpus, below which it says nothing about shapes."""
 
@@ -56,6 +59,7 @@ class Texts:
             some = evaluation if text is None else evaluation[torch.from_numpy(corpora == text)]
             if len(some) < _FEWEST:
                 continue
+            some = some[spread(len(some), _MOST)]
             spectrum = Moments.of(training if text is None else some).spectrum
             widest = max(widest, spectrum.participation_ratio)
             inside = (some.double() - some.double().mean(0)) @ spectrum.vectors

@@ -25,6 +25,8 @@ BANDS = (1, 5, 16, 64, 256)
 """Positions at which a new band begins: the first is apart, then each band is about four times the one
 before."""
 SIGNS = 1999
+_AT_ONCE = 256
+"""Latents whose firings are held dense at a time."""
 RATE = 0.05
 """False discovery rate at which a latent counts as firing with its partner."""
 FEWEST_DOCUMENTS = 8
@@ -128,8 +130,8 @@ def firing_apart(
         training: codes of the delta latents on the training rows, by which partners are chosen.
         evaluation: the same on the evaluation rows.
     """
-    own = evaluation.toarray() > 0
-    nowhere = np.zeros(own.shape[1], dtype=bool)
+    often = np.asarray(fires(evaluation).sum(0)).ravel()
+    nowhere = np.zeros(len(often), dtype=bool)
     if rows.token_ids is None:
         return nowhere, ["no token_ids: whether latents fire with the reference is undefined"]
     stratum = strata(rows.token_ids, rows.positions)
@@ -144,8 +146,11 @@ def firing_apart(
     places = FiringRows(np.arange(len(rows.training_base)), np.arange(len(rows.base))[None], 0)
     others = Firings.of(reference, rows.training_base.numpy(), rows.base.numpy(), places)
     partner = partners(fires(training), fires(others.training))
-    seen = csr_array(fires(others.evaluation)[:, np.maximum(partner, 0)]).toarray() > 0
-    p = Surplus.of(own, seen & (partner >= 0), stratum, rows.doc_ids).p(np.random.default_rng([seed, 16]))
-    apart = (false_discovery_control(p) > RATE) & (own.sum(0) >= ENOUGH)
+    rng, p = np.random.default_rng([seed, 16]), np.ones(len(often))
+    for some in np.array_split(np.arange(len(often)), -(-len(often) // _AT_ONCE)):
+        own = csr_array(evaluation[:, some]).toarray() > 0
+        seen = csr_array(others.evaluation[:, np.maximum(partner[some], 0)]).toarray() > 0
+        p[some] = Surplus.of(own, seen & (partner[some] >= 0), stratum, rows.doc_ids).p(rng)
+    apart = (false_discovery_control(p) > RATE) & (often >= ENOUGH)
     told = f"{int(apart.sum())} of {len(apart)} judged latents do not fire with the reference beyond token and position"
     return apart, [told] if apart.any() else []

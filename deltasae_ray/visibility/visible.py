@@ -46,7 +46,7 @@ def visibility(
         base: base activations on the same rows.
         dictionary: fitted to the training deltas.
         reference: the base model's dictionary that is held against it.
-        base_dictionaries: two or more others, fitted to base activations: their latents are visible by
+        base_dictionaries: three or more others, fitted to base activations: their latents are visible by
             construction, and say what a visible latent scores.
         second: delta dictionaries of other seeds; a latent is judged if each of them has it too.
         training: training deltas.
@@ -58,7 +58,7 @@ def visibility(
         corpora: text that each evaluation row is from; structure is then looked for within each.
 
     Raises:
-        GeometryError: matrices that do not fit each other, a bare decoder, fewer than two base dictionaries.
+        GeometryError: matrices that do not fit each other, a bare decoder, no base dictionary.
         PrecisionError: NaN or infinity.
     """
     rows = Rows.of(deltas, base, training, training_base, doc_ids, token_ids, positions, corpora)

@@ -95,6 +95,8 @@ def test_a_reference_that_lacks_base_latents_too_is_called_weak_and_still_never_
     world = mixture(6, share=0.5, active=4, base_holds="all", **TINY)
     found = decided(world, known_all(world, 0))
     assert found.label == "PARTLY VISIBLE" and share_held(found, world) and any("weak" in x for x in found.reasons)
+    alone = decided(world, replace(known_all(world, 0), base_dictionaries=known_all(world, 0).base_dictionaries[:1]))
+    assert alone.share.value == found.share.value and any("1 base dictionaries" in x for x in alone.reasons)
 
 
 def test_latents_of_one_seed_are_not_judged_and_few_latents_give_no_label() -> None:
@@ -126,8 +128,8 @@ def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
     made = known_all(world, 0)
     with pytest.raises(GeometryError, match="encoder.*deltasae_ray.Dictionary"):
         decided(world, Fitted(made.dictionary, made.second, made.reference.W_dec, made.base_dictionaries))  # type: ignore[arg-type]
-    with pytest.raises(GeometryError, match="at least 2"):
-        decided(world, Fitted(made.dictionary, made.second, made.reference, made.base_dictionaries[:1]))
+    with pytest.raises(GeometryError, match="base_dictionaries is empty"):
+        decided(world, Fitted(made.dictionary, made.second, made.reference, ()))
     with pytest.raises(GeometryError, match="second is empty"):
         decided(world, made, second=())
     with pytest.raises(GeometryError, match="doc_ids has 3 entries"):
@@ -141,6 +143,19 @@ def test_what_does_not_fit_is_refused_with_the_remedy() -> None:
     with pytest.raises(GeometryError, match="d_model"):
         narrow = known_all(mixture(0, d=16, features=16, padding=8, fit=400, rows=600), 0)
         decided(world, Fitted(made.dictionary, narrow.second, made.reference, made.base_dictionaries))
+
+
+def test_a_change_that_is_the_same_everywhere_is_inconclusive_and_ids_must_be_one_per_row() -> None:
+    world = mixture(0, share=0.5, active=4, d=32, features=16, padding=16, fit=600, rows=900)
+    made = known_all(world, 0)
+    for deltas in (0 * world.deltas, 0 * world.deltas + 1):
+        found = decided(replace(world, deltas=deltas), made)
+        assert found.label == "INCONCLUSIVE" and "same on every row" in found.reasons[0] and not found.latents
+    with pytest.raises(GeometryError, match="base is the same on every row"):
+        decided(replace(world, base=0 * world.base), made)
+    with pytest.raises(GeometryError, match="one entry per row"):
+        decided(world, made, token_ids=np.zeros((300, 2), int))
+    assert any("fewer than 8 documents" in x for x in decided(world, made, doc_ids=[0] * 300).reasons)
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
