@@ -55,7 +55,7 @@ class Texts:
     def of(cls, evaluation: Tensor, training: Tensor, corpora: np.ndarray | None) -> "Texts":
         """Whitens by the training rows; by its own evaluation rows where a corpus is one of several."""
         rows, bases, widest = [], [], 0.0
-        for text in [None] if corpora is None else np.unique(corpora):
+        for text in [None] if corpora is None or len(np.unique(corpora)) == 1 else np.unique(corpora):
             some = evaluation if text is None else evaluation[torch.from_numpy(corpora == text)]
             if len(some) < _FEWEST:
                 continue
