@@ -28,8 +28,9 @@ class Calibration:
 
     @classmethod
     def planted(cls, effective: float, scale: Scale, rng: np.random.Generator) -> "Calibration":
-        """Plants mixtures on the scale of the study: of the latents a share scores as base latents do, the others as flipped
-        ones do, and both are judged by the rule that judges the change.
+        """Plants mixtures on the scale of the study, and judges them by the rule that judges the change.
+
+        Of the latents a share scores as base latents do, the others as flipped ones.
 
         Args:
             effective: latents judged, those of one feature counted once.

@@ -58,7 +58,7 @@ def judge(scores: Float[np.ndarray, " latent"], scale: Scale) -> Judged:
 
 
 def share_interval(low_count: int, high_count: int, n: int, comparisons: int = 1) -> tuple[float, float]:
-    """Computes the 95 % interval (Jeffreys) of a share of n latents of which between two counts are not visible.
+    """Computes the 95 % interval (Jeffreys) of a share of n latents: between two counts are not visible.
 
     Args:
         comparisons: intervals that are to hold at once, such as one for each layer (Bonferroni).

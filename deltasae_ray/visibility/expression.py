@@ -27,7 +27,7 @@ Planted: absent features lie at -.4 to 0, mixtures of two features of which the 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """Three ways to measure how much of a direction is expressed; the best one counts, for latents and for nulls alike.
+    """Three ways to measure how much of a direction is expressed; the best counts, for latents and nulls alike.
 
     As it stands; outside the direction of the mean change, towards which fitted latents lean; and there
     with directions in which the deltas vary more than on average counting less, since latents of a short
@@ -65,7 +65,7 @@ class Metric:
     def flipped(
         self, rows: Float[Tensor, "row d_model"], draws: int, seed: int
     ) -> Float[Tensor, "flip d_model"]:
-        """Turns rows by random sign flips in the eigenbasis of the base activations, where the reference lives.
+        """Turns rows by random sign flips in the eigenbasis of the base activations.
 
         What they share with the base's second moments they keep, and they are in no dictionary. The deltas'
         own eigenbasis would not do: flips there turn nothing where the deltas live in few directions.

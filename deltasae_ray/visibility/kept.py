@@ -49,7 +49,8 @@ class Kept:
         shaped = Texts.of(rows.deltas, rows.training, rows.corpora).structured(directions, seed)
         able = often & shaped
         reasons = [
-            f"{len(latent)} of {len(own.index)} latents repeat (cosine {REPEATS:g}), {able.sum()} can be judged"
+            f"{len(latent)} of {len(own.index)} latents repeat (cosine {REPEATS:g}), "
+            f"{able.sum()} can be judged"
         ]
         seldom = f"fire fewer than {MIN_FIRINGS} times, or on fewer than {MIN_STRONG} rows with strength"
         dense = "are not told from Gaussian rows of the same covariance"

@@ -65,7 +65,7 @@ class Active:
         return (self.firings >= MIN_FIRINGS) & (effective >= MIN_STRONG)
 
     def moved(self, training: Tensor, evaluation: Tensor) -> tuple[Tensor, Float[np.ndarray, " latent"]]:
-        """Direction in which rows move with each latent, Σ z x / Σ z², and how well two halves of the rows agree on it.
+        """Finds the direction in which rows move with each latent, Σ z x / Σ z², and how well two halves agree.
 
         Args:
             training: rows, centred; the codes' order.
@@ -93,7 +93,7 @@ class Repeating:
 
 
 def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluation: Tensor) -> Repeating:
-    """Latents with a counterpart, |cos| at least .7, in every other dictionary.
+    """Finds latents with a counterpart, |cos| at least .7, in every other dictionary.
 
     A strong and rare feature is often shared out among several latents, differently in each seed. So a
     latent counts too if rows move with it in a direction, the same in both halves of the rows, in which

@@ -1,4 +1,4 @@
-"""The pooled missing share: what the delta dictionary still adds beside the reference, with everything dense coded alike.
+"""The pooled missing share: what the delta dictionary adds beside the reference, with what is dense coded alike.
 
 The plain missing share divides by each dictionary's own flips, so it moves with how much of the deltas is
 dense. Here every coding holds the same pool of N(0, Σ) atoms, which codes what is dense, and one difference
@@ -47,9 +47,10 @@ def pooled_missing_share(
     max_tokens: int = 4096,
     seed: int = 0,
 ) -> Measure:
-    """Computes what the delta dictionary adds beside the reference, over what it adds beside the flipped reference.
+    """Computes what the delta dictionary adds beside the reference, over what it adds beside a flipped one.
 
-    M_p = [FVU(P+G+ΔS) − FVU(P+G+Δ)] / [FVU(P+GS'+ΔS) − FVU(P+GS'+Δ)], P a pool of N(0, Σ) atoms, G the
+    M_p = [FVU(P+G+ΔS) − FVU(P+G+Δ)] / [FVU(P+GS'+ΔS) − FVU(P+GS'+Δ)].
+    P is a pool of N(0, Σ) atoms, G the
     reference, Δ the delta dictionary, S and S' random sign flips of atoms in the eigenbasis of Σ. 0: all
     that it adds is in the reference;
     1: none of it.
@@ -113,8 +114,9 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
     lower = float(np.quantile(gain_draws, 0.025))
     if not lower >= MIN_GAIN:
         return undefined(
-            f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound {lower:.3f}, "
-            f"{MIN_GAIN:g} is needed): the delta dictionary is weak, so train it on more tokens or with a larger k",
+            f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound "
+            f"{lower:.3f}, {MIN_GAIN:g} is needed): the delta dictionary is weak, so train it on more tokens or with "
+            "a larger k",
             null=1.0,
             n=n,
         )

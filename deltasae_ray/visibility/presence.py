@@ -53,7 +53,7 @@ def scale_of(
     seed: int,
     k: int = ATOMS,
 ) -> tuple[Scale | None, list[str]]:
-    """Scores present latents and flipped directions against the atoms of a reference; None and why where that is no scale.
+    """Scores present latents and flipped directions against a reference; None and why where that is no scale.
 
     Args:
         directions: that are to be judged; the scores of their flips are what an absent one scores.
@@ -69,12 +69,12 @@ def scale_of(
     scale = Scale(np.sort(metric.expressed(present, atoms, k)), np.sort(metric.expressed(absent, atoms, k)))
     if not scale.told_apart:
         high, low = np.median(scale.present), np.median(scale.absent)
-        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than directions that it cannot know"
-        return None, [f"{told} ({low:.2f})"]
+        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than directions"
+        return None, [f"{told} that it cannot know ({low:.2f})"]
     if scale.unseen < WEAK:
         return scale, []
     told = (
-        f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not expressed by it either; "
-        "they are left out of the scale, and a feature of the change may be missing for the same cause"
+        f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not expressed "
+        "by it either; they are left out of the scale, and a feature of the change may be missing for the same cause"
     )
     return Scale(scale.present[scale.present >= scale.bar], scale.absent), [told]

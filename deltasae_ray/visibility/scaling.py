@@ -1,4 +1,4 @@
-"""What a latent does to the base activations: amplifies, suppresses or turns a base feature, or adds something new.
+"""What a latent does to the base activations: amplifies, suppresses or turns a base feature, or adds to them.
 
 Latent scaling (Minder et al. 2025, arXiv 2504.02922) asks in closed form how much of a latent's direction
 the base activations hold when it fires. Here the whole vector is taken, β = Σ z h / Σ z²: its length
@@ -53,7 +53,7 @@ def tie(
     groups: list[np.ndarray],
     seed: int,
 ) -> Tie:
-    """Ties latents to base activations: the training rows on one side, the evaluation rows within groups on the other.
+    """Ties latents to base activations, training rows on one side, evaluation rows within groups on the other.
 
     Args:
         training: codes [row, latent] and base rows.
@@ -118,7 +118,7 @@ def _exchanged(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def classes(found: Tie, expressed: Bool[np.ndarray, " latent"]) -> list[Scaling | None]:
-    """The class of each latent.
+    """Classes each latent.
 
     Without a tie a latent is new, unless the reference has its direction or too few firings leave a tie
     unseen: None.

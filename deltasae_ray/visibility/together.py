@@ -1,4 +1,4 @@
-"""Does a latent fire with a latent of the reference on the same rows, beyond what token and position alone bring about?
+"""Does a latent fire with a latent of the reference, beyond what token and position alone bring about?
 
 The null exchanges the partner's firings among rows of the same token and the same band of positions. Its
 mean is exact: in a stratum of n rows with a firings of the one and b of the other, a b / n rows have both.
@@ -86,7 +86,7 @@ def coactivation_within(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Measure:
-    """Σ e φ / Σ e, φ the correlation of firing with the partner and e a latent's energy; null: token and position alone.
+    """Computes Σ e φ / Σ e, φ the correlation of firing with the partner, e energy; null: token and position.
 
     Args:
         own: codes of the latents on the evaluation rows.
@@ -124,7 +124,7 @@ def coactivation_within(
 def firing_apart(
     training: csr_array, evaluation: csr_array, reference: DictionaryLike, rows: Rows, seed: int
 ) -> tuple[Bool[np.ndarray, " latent"], list[str]]:
-    """Which latents fire often enough to be asked, and yet not with the latent of the reference that they fire with most.
+    """Tells which latents fire often, and yet not with the reference latent that they fire with most.
 
     Args:
         training: codes of the delta latents on the training rows, by which partners are chosen.
@@ -141,7 +141,8 @@ def firing_apart(
         ]
     if np.bincount(stratum).max() < 2:
         return nowhere, [
-            "no token comes twice in a band of positions: whether latents fire with the reference is undefined"
+            "no token comes twice in a band of positions: whether latents fire with the reference is "
+            "undefined"
         ]
     places = FiringRows(np.arange(len(rows.training_base)), np.arange(len(rows.base))[None], 0)
     others = Firings.of(reference, rows.training_base.numpy(), rows.base.numpy(), places)
@@ -152,5 +153,5 @@ def firing_apart(
         seen = csr_array(others.evaluation[:, np.maximum(partner[some], 0)]).toarray() > 0
         p[some] = Surplus.of(own, seen & (partner[some] >= 0), stratum, rows.doc_ids).p(rng)
     apart = (false_discovery_control(p) > RATE) & (often >= ENOUGH)
-    told = f"{int(apart.sum())} of {len(apart)} judged latents do not fire with the reference beyond token and position"
+    told = f"{apart.sum()} of {len(apart)} judged latents fire with no reference latent beyond token and position"
     return apart, [told] if apart.any() else []

@@ -39,7 +39,7 @@ def visibility(
     corpora: PerRow | None = None,
     seed: int = 0,
 ) -> Visibility:
-    """Decides which latents of a delta dictionary the reference can see, and what that says of the whole change.
+    """Decides which latents of a delta dictionary the reference can see, and what that says of the change.
 
     Args:
         deltas: evaluation deltas, float32 [token, d_model].
@@ -66,7 +66,7 @@ def visibility(
     bases = tuple(base_dictionaries)
     check_dictionaries(rows.width, dictionary, reference, bases, others)
     if rows.silent:
-        told = "the deltas are the same on every row: the change is none, or a constant that the mean change holds"
+        told = "the deltas are the same on every row: no change, or one that the mean change holds whole"
         return Visibility("INCONCLUSIVE", undefined(told), (0.0, 1.0), (), (told,))
     reasons = []
     if len(bases) < FEW_BASES:
