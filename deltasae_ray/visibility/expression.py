@@ -27,7 +27,7 @@ Planted: absent features lie at -.4 to 0, mixtures of two features of which the 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """Three ways to measure how much of a direction is expressed; the best counts, for latents and nulls alike.
+    """Three ways to measure how much of a direction is expressed; the best counts, for nulls too.
 
     As it stands; outside the direction of the mean change, towards which fitted latents lean; and there
     with directions in which the deltas vary more than on average counting less, since latents of a short

@@ -65,7 +65,7 @@ class Active:
         return (self.firings >= MIN_FIRINGS) & (effective >= MIN_STRONG)
 
     def moved(self, training: Tensor, evaluation: Tensor) -> tuple[Tensor, Float[np.ndarray, " latent"]]:
-        """Finds the direction in which rows move with each latent, Σ z x / Σ z², and how well two halves agree.
+        """Finds which way rows move with each latent, Σ z x / Σ z², and how well two halves agree.
 
         Args:
             training: rows, centred; the codes' order.

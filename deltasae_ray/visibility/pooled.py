@@ -1,4 +1,4 @@
-"""The pooled missing share: what the delta dictionary adds beside the reference, with what is dense coded alike.
+"""The pooled missing share: what the delta dictionary adds beside the reference, dense parts coded alike.
 
 The plain missing share divides by each dictionary's own flips, so it moves with how much of the deltas is
 dense. Here every coding holds the same pool of N(0, Σ) atoms, which codes what is dense, and one difference
@@ -115,8 +115,8 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
     if not lower >= MIN_GAIN:
         return undefined(
             f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound "
-            f"{lower:.3f}, {MIN_GAIN:g} is needed): the delta dictionary is weak, so train it on more tokens or with "
-            "a larger k",
+            f"{lower:.3f}, {MIN_GAIN:g} is needed): the delta dictionary is weak, so train it on more tokens "
+            "or with a larger k",
             null=1.0,
             n=n,
         )

@@ -69,12 +69,13 @@ def scale_of(
     scale = Scale(np.sort(metric.expressed(present, atoms, k)), np.sort(metric.expressed(absent, atoms, k)))
     if not scale.told_apart:
         high, low = np.median(scale.present), np.median(scale.absent)
-        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than directions"
-        return None, [f"{told} that it cannot know ({low:.2f})"]
+        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
+        return None, [f"{told} directions that it cannot know ({low:.2f})"]
     if scale.unseen < WEAK:
         return scale, []
     told = (
-        f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not expressed "
-        "by it either; they are left out of the scale, and a feature of the change may be missing for the same cause"
+        f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not "
+        "expressed by it either; they are left out of the scale, and a feature of the change may be missing "
+        "for the same cause"
     )
     return Scale(scale.present[scale.present >= scale.bar], scale.absent), [told]

@@ -53,7 +53,7 @@ def tie(
     groups: list[np.ndarray],
     seed: int,
 ) -> Tie:
-    """Ties latents to base activations, training rows on one side, evaluation rows within groups on the other.
+    """Ties latents to base activations: training rows on one side, evaluation rows in groups on the other.
 
     Args:
         training: codes [row, latent] and base rows.

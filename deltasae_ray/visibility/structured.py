@@ -70,7 +70,7 @@ class Texts:
     def structured(
         self, directions: Float[Tensor, "latent d_model"], seed: int
     ) -> Bool[np.ndarray, " latent"]:
-        """Tells which directions have structure within some corpus, against random sign flips of them all there.
+        """Tells which directions have structure within some corpus, against random sign flips there.
 
         So neither corpora that differ, nor tokens that differ in size, nor what is dense looks like a
         feature.

@@ -309,7 +309,7 @@ def scaled(
 
     Args:
         each: features of each kind; 8–16.
-        turn: degrees by which a turned feature's direction moves; 60–120.
+        turn: degrees by which a turned feature's direction moves; 60–90.
         d: width; 64–256.
         fit: training rows; 4,000–16,000.
         rows: of both splits; evaluation rows are 2,000–4,000.
