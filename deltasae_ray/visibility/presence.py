@@ -20,7 +20,7 @@ from deltasae_ray.visibility.structured import Texts
 FLIPPED, DRAWN = 6, 100
 """Sign flips of each direction behind the scores of what is absent, and how many there are at least of
 all together."""
-MOST_PRESENT = 1024
+MOST_PRESENT = 384
 """Latents of each base dictionary that are looked at, spread evenly."""
 FEWEST_PRESENT = 20
 """Base latents below which nothing is known of what a latent scores that the reference has."""
