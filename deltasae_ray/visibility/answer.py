@@ -73,6 +73,8 @@ class Findings:
     labels: Sequence[LatentLabel]
     kinds: Sequence[Scaling | None]
     scale: Scale
+    lost_scale: Scale
+    """The same with flips of the latents that are not expressed, which may lie elsewhere than the others do."""
 
 
 def answer(
@@ -111,7 +113,10 @@ def answer(
     once = 1 / ((rows @ rows.T).abs() >= REPEATS).sum(1).double().numpy()  # latents of one feature count once
     f = float((once * found.judged.named).sum() / once.sum())
     curve = Calibration.planted(float(once.sum()), found.scale, np.random.default_rng([seed, 15]))
-    return Visibility(label, share, curve.read(f), latents, tuple(told), directions, curve)
+    other = Calibration.planted(float(once.sum()), found.lost_scale, np.random.default_rng([seed, 15]))
+    (low, high), (lower, higher) = curve.read(f), other.read(f)
+    features = min(low, lower), max(high, higher)
+    return Visibility(label, share, features, latents, tuple(told), directions, curve)
 
 
 def _latents(kept: Kept, found: Findings | None) -> tuple[LatentVisibility, ...]:

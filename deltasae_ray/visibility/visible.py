@@ -3,6 +3,8 @@ without Ray."""
 
 from collections.abc import Sequence
 
+import torch
+
 from deltasae_ray.divergence.arrays import Matrix
 from deltasae_ray.divergence.inputs import DictionaryLike, living_rows
 from deltasae_ray.divergence.measure import undefined
@@ -85,6 +87,8 @@ def visibility(
     if scale is None:
         return answer(kept, None, leading, reasons, seed)
     judged = judge(metric.expressed(judged_rows, atoms), scale)
+    lost = judged_rows[torch.from_numpy(judged.lost)]
+    lost_scale = scale_of(metric, lost, present, atoms, seed)[0] or scale
     apart, told = firing_apart(kept.training, kept.evaluation, reference, rows, seed)
     labels: tuple[LatentLabel, ...] = tuple(
         "partly" if label == "visible" and a else label for label, a in zip(judged.labels, apart, strict=True)
@@ -92,4 +96,4 @@ def visibility(
     groups = [x for x in (rows.doc_ids, rows.token_ids) if x is not None]
     sides = (kept.training, rows.training_base), (kept.evaluation, rows.base)
     kinds = classes(tie(*sides, judged_rows, groups, seed), ~judged.lost)
-    return answer(kept, Findings(judged, labels, kinds, scale), leading, [*reasons, *told], seed)
+    return answer(kept, Findings(judged, labels, kinds, scale, lost_scale), leading, [*reasons, *told], seed)
