@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from deltasae_ray.metrics.geometry.matching import max_cosine
     from deltasae_ray.metrics.geometry.subspaces import principal_angles, principal_subspace
     from deltasae_ray.metrics.measure import Measure
+    from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility
+    from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
+    from deltasae_ray.metrics.visibility.visible import visibility
     from deltasae_ray.models.local import ModuleDelta, module_deltas
     from deltasae_ray.sae.dictionary import Dictionary
     from deltasae_ray.sae.fitting import fit_dictionary
@@ -20,32 +23,40 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
-    "Measure": "divergence.measure",
+    "LatentVisibility": "metrics.visibility.answer",
+    "Measure": "metrics.measure",
     "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
+    "Visibility": "metrics.visibility.answer",
     "fit_dictionary": "sae.fitting",
-    "linear_cka": "divergence.cka",
-    "max_cosine": "divergence.matching",
-    "missing_share": "divergence.missing",
+    "linear_cka": "metrics.geometry.cka",
+    "max_cosine": "metrics.geometry.matching",
+    "missing_share": "metrics.coding.missing_share",
     "module_deltas": "models.local",
     "open_shards": "shards.opening",
-    "principal_angles": "divergence.subspaces",
-    "principal_subspace": "divergence.subspaces",
+    "pooled_missing_share": "metrics.visibility.pooled",
+    "principal_angles": "metrics.geometry.subspaces",
+    "principal_subspace": "metrics.geometry.subspaces",
+    "visibility": "metrics.visibility.visible",
 }
 
 __all__ = [  # noqa: F822 - loaded on first use, so that importing the package imports no torch
     "Dictionary",
+    "LatentVisibility",
     "Measure",
     "ModuleDelta",
     "ShardSet",
+    "Visibility",
     "fit_dictionary",
     "linear_cka",
     "max_cosine",
     "missing_share",
     "module_deltas",
     "open_shards",
+    "pooled_missing_share",
     "principal_angles",
     "principal_subspace",
+    "visibility",
 ]
 
 

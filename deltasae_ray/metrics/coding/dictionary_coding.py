@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.arrays import Matrix, matrix
 from deltasae_ray.metrics.coding.omp import Pursuit, pursue
 from deltasae_ray.metrics.coding.sample import Average, Coded, Resamples, Sample, coded, most_used, use_of
@@ -110,8 +111,15 @@ class Coder:
         return min(self.training.spectrum.participation_ratio, self.rest.spectrum.participation_ratio)
 
     def outside_mean(self, atoms: Matrix) -> Float[Tensor, "atom d_model"]:
-        """Atoms without what they have along the mean of the training deltas."""
-        return outside(matrix(atoms, "atoms"), self.training.mean)
+        """Atoms without what they have along the mean of the training deltas.
+
+        Raises:
+            GeometryError: atoms of another d_model.
+        """
+        rows, width = matrix(atoms, "atoms"), len(self.training.mean)
+        if rows.shape[1] != width:
+            raise GeometryError(f"atoms live in d_model={rows.shape[1]}, the deltas in d_model={width}: another model's dictionary?")
+        return outside(rows, self.training.mean)
 
     def code(self, atoms: Matrix) -> Coding:
         """Of the sample with all atoms, all of them outside the direction of the mean."""

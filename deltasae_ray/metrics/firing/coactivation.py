@@ -140,7 +140,7 @@ class _Pairs:
         return float(energy @ phi(both, own, self.partner.sum(0), rows) / energy.sum())
 
 
-def phi(both: np.ndarray, own: np.ndarray, other: np.ndarray, rows: int) -> np.ndarray:
+def phi(both: np.ndarray, own: np.ndarray, other: np.ndarray, rows: int | np.ndarray) -> np.ndarray:
     """Correlation of two indicators from how often both, the one and the other are 1 of `rows` times; 0 where one never varies."""
     both, own, other = (x.astype(np.float64) for x in (both, own, other))
     spread = np.sqrt(own * (rows - own) * other * (rows - other))

@@ -1,0 +1,132 @@
+"""What a decision says: every repeating latent with its label, the share that is not visible, and the
+one rule on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltasae_ray.metrics.geometry.latent_shares import REPEATS
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.visibility.calibration import Calibration
+from deltasae_ray.metrics.visibility.decision import (
+    FEWEST,
+    Judged,
+    Label,
+    LatentLabel,
+    label_of,
+    share_interval,
+)
+from deltasae_ray.metrics.visibility.expression import Scale
+from deltasae_ray.metrics.visibility.kept import Kept
+from deltasae_ray.metrics.visibility.leading import DirectionVisibility
+from deltasae_ray.metrics.visibility.scaling import Scaling
+
+
+@dataclass(frozen=True)
+class LatentVisibility:
+    """What is known of one latent of the delta dictionary."""
+
+    index: int
+    """Position in the dictionary."""
+    label: LatentLabel
+    p: float | None
+    """Probability that a latent of a base dictionary is expressed as badly; None where it was not judged."""
+    q: float | None
+    """p corrected over the judged latents (Benjamini and Hochberg)."""
+    scaling: Scaling | None
+    """What it does to the base activations; None where that cannot be told."""
+    firings: int
+    """On training and evaluation rows together."""
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Whether the reference can see a change, with the latents that decide it."""
+
+    label: Label
+    share: Measure
+    """f, the share of judged latents that are not visible."""
+    features: tuple[float, float]
+    """Share of the change's features that the reference holds, as an interval, read through planted
+    mixtures."""
+    latents: tuple[LatentVisibility, ...]
+    """Every repeating latent, in the dictionary's order."""
+    reasons: tuple[str, ...]
+    """What limits the answer, in words."""
+    directions: tuple[DirectionVisibility, ...] = ()
+    """Principal directions with a tenth of the variance or more, each judged by itself."""
+    calibration: Calibration | None = None
+    """The curve that `features` is read from; None where there is no share to read."""
+
+    @property
+    def named(self) -> tuple[LatentVisibility, ...]:
+        """The latents that are not visible, whatever the label."""
+        return tuple(x for x in self.latents if x.label == "not visible")
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found of the latents that can be judged, in their order."""
+
+    judged: Judged
+    labels: Sequence[LatentLabel]
+    kinds: Sequence[Scaling | None]
+    scale: Scale
+    lost_scale: Scale
+    """The same with flips of the latents that are not expressed, which may lie elsewhere than the others do."""
+
+
+def answer(
+    kept: Kept,
+    found: Findings | None,
+    directions: tuple[DirectionVisibility, ...],
+    reasons: Sequence[str],
+    seed: int,
+) -> Visibility:
+    """Puts labels on the latents, and the rule on their share."""
+    latents = _latents(kept, found)
+    told = [*reasons]
+    if directions:
+        listed = ", ".join(f"{x.variance:.0%} of the variance {x.label}" for x in directions)
+        told.append(f"leading directions, each by itself: {listed}")
+    named = sum(x.label == "not visible" for x in latents)
+    sure = sum(x.label != "cannot be judged" for x in latents)
+    if found is None or sure < FEWEST:
+        told.append(f"{sure} latents are judged, {FEWEST} are needed for a label")
+        return Visibility(
+            "INCONCLUSIVE", undefined(told[-1], n=sure), (0.0, 1.0), latents, tuple(told), directions
+        )
+    unsure = int(found.judged.lost.sum()) - named
+    if unsure:
+        told.append(
+            f"{unsure} latents score as low as absent ones, and so do base latents: they widen the interval"
+        )
+    interval = share_interval(named, named + unsure, len(found.labels))
+    label = label_of(interval, sure)
+    if label == "INCONCLUSIVE":
+        told.append(
+            f"the interval [{interval[0]:.2f}, {interval[1]:.2f}] of the share not visible fits no label"
+        )
+    share = Measure(named / sure, null=0.0, ceiling=1.0, ci=interval, n=sure)
+    rows = kept.directions[kept.able]
+    once = 1 / ((rows @ rows.T).abs() >= REPEATS).sum(1).double().numpy()  # latents of one feature count once
+    f = float((once * found.judged.named).sum() / once.sum())
+    curve = Calibration.planted(float(once.sum()), found.scale, np.random.default_rng([seed, 15]))
+    other = Calibration.planted(float(once.sum()), found.lost_scale, np.random.default_rng([seed, 15]))
+    (low, high), (lower, higher) = curve.read(f), other.read(f)
+    features = min(low, lower), max(high, higher)
+    return Visibility(label, share, features, latents, tuple(told), directions, curve)
+
+
+def _latents(kept: Kept, found: Findings | None) -> tuple[LatentVisibility, ...]:
+    """Every repeating latent; those that could not be judged without figures."""
+    made = [
+        LatentVisibility(int(index), "cannot be judged", None, None, None, int(firings))
+        for index, firings in zip(kept.index, kept.firings, strict=True)
+    ]
+    if found is not None:
+        figures = zip(found.labels, found.judged.p, found.judged.q, found.kinds, strict=True)
+        for at, (label, p, q, kind) in zip(np.flatnonzero(kept.able), figures, strict=True):
+            made[at] = LatentVisibility(made[at].index, label, float(p), float(q), kind, made[at].firings)
+    return tuple(made)

@@ -1,0 +1,186 @@
+"""The pooled missing share: what the delta dictionary adds beside the reference, dense parts coded alike.
+
+The plain missing share divides by each dictionary's own flips, so it moves with how much of the deltas is
+dense. Here every coding holds the same pool of N(0, Σ) atoms, which codes what is dense, and one difference
+is divided by another of the same kind.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltasae_ray.errors import GeometryError
+from deltasae_ray.metrics.arrays import Matrix, matrix
+from deltasae_ray.metrics.coding.dictionary_coding import Coder, make_coder
+from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
+from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, too_few_directions
+from deltasae_ray.metrics.coding.omp import pursue
+from deltasae_ray.metrics.coding.sample import Average, coded, most_used, use_of
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.moments import Moments, Spectrum, matched_rows
+from deltasae_ray.metrics.ratios import with_interval
+from deltasae_ray.metrics.statistics import document_codes
+
+POOL = 4
+"""Pool atoms for each atom of the larger dictionary."""
+MIN_GAIN = 0.02
+"""Lower bound of the share of the residual that the delta dictionary must take beside flipped reference
+atoms."""
+
+
+def pooled_missing_share(
+    deltas: Matrix,
+    dictionary: Matrix,
+    reference: Matrix,
+    k: int = 8,
+    *,
+    doc_ids: Sequence | np.ndarray | None = None,
+    training: Matrix | None = None,
+    second: Matrix | None = None,
+    average: Average = "energy",
+    draws: int = 5,
+    bootstrap: int = 1000,
+    max_tokens: int = 4096,
+    seed: int = 0,
+) -> Measure:
+    """Computes what the delta dictionary adds beside the reference, over what it adds beside a flipped one.
+
+    M_p = [FVU(P+G+ΔS) − FVU(P+G+Δ)] / [FVU(P+GS'+ΔS) − FVU(P+GS'+Δ)].
+    P is a pool of N(0, Σ) atoms, G the
+    reference, Δ the delta dictionary, S and S' random sign flips of atoms in the eigenbasis of Σ. 0: all
+    that it adds is in the reference;
+    1: none of it.
+
+    Args:
+        deltas: evaluation deltas [token, d_model], raw: the mean and its direction are taken off here.
+        dictionary: decoder of the dictionary that was trained on deltas [latent, d_model], alive rows.
+        reference: decoder that is held against it [latent, d_model].
+        k: atoms per token, 1..8 (above, featureless atoms explain most of any delta).
+        doc_ids: document of each row; without it every row counts as a document of its own, and
+            intervals are too short.
+        training: training deltas, whose mean and covariance make pool and flips; without them those of
+            `deltas`.
+        second: decoder of another delta dictionary (another seed); its M_p in the place of the
+            reference is the ceiling.
+        draws: pairs of sign flips.
+        max_tokens: rows that are coded, spread evenly.
+
+    Returns:
+        The share with its interval over documents and flips. Undefined where the deltas have fewer than 4
+        directions, where the dictionary adds nothing even beside flipped reference atoms, and where cutting
+        the larger dictionary changes the answer.
+
+    Raises:
+        GeometryError: k outside 1..8, fewer than 2 flips, or matrices of different d_model.
+    """
+    if not 1 <= k <= 8:
+        raise GeometryError(
+            f"k={k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any delta"
+        )
+    if draws < 2:
+        raise GeometryError(f"draws={draws} sign flips: at least 2 are needed to know how much flips differ")
+    x = matrix(deltas, "deltas", None)
+    fit = x if training is None else matrix(training, "training", None)
+    docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
+    moments = Moments.of(fit)
+    if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
+        return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
+    how = {"k": k, "draws": draws, "bootstrap": bootstrap, "max_tokens": max_tokens, "seed": seed}
+    coder = make_coder(x, fit, docs, moments, **how)
+    twin = None if second is None else coder.code(second)
+    pair = match_sizes(coder.code(dictionary), coder.code(reference), twin)
+    return compare_pooled(pair, average, seed=seed)
+
+
+def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0) -> Measure:
+    """Computes M_p of two dictionaries of matched sizes; the ceiling is that of the pair's second delta
+    dictionary, if it has one."""
+    coder, n = pair.delta.whole.coder, pair.delta.whole.coder.sample.num_docs
+    if pair.participation < MIN_PARTICIPATION:
+        return too_few_directions(pair.participation, n)
+    for sized in (pair.delta, pair.reference):
+        if refused := sized.refused(average):
+            told = f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes"
+            return undefined(told, null=1.0, n=n)
+    delta, reference = (
+        _atoms(coder, sized.used.atoms, sized.used.size) for sized in (pair.delta, pair.reference)
+    )
+    found = _added(coder, delta, reference, average, seed)
+    value, share_draws, gain, gain_draws = found
+    lower = float(np.quantile(gain_draws, 0.025))
+    if not lower >= MIN_GAIN:
+        return undefined(
+            f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound "
+            f"{lower:.3f}, {MIN_GAIN:g} is needed): the delta dictionary is weak, so train it on more tokens "
+            "or with a larger k",
+            null=1.0,
+            n=n,
+        )
+    atoms = POOL * max(len(delta), len(reference))
+    told = f"sizes: {pair.delta} against {pair.reference}; pool of {atoms} N(0, Σ) atoms"
+    ceiling = None
+    if pair.second is not None and not pair.second.refused(average):
+        twin = _atoms(coder, pair.second.used.atoms, pair.second.used.size)
+        ceiling = _added(coder, delta, twin, average, seed)[0]
+    return with_interval(Measure(value, null=1.0, ceiling=ceiling, n=n).because("note", told), share_draws)
+
+
+def _atoms(coder: Coder, atoms: Float[Tensor, "atom d_model"], size: int) -> Float[Tensor, "atom d_model"]:
+    """All atoms, or those that carry most on the training deltas; a cut is made once, so that flips turn
+    the same atoms."""
+    if size >= len(atoms):
+        return atoms
+    return atoms[most_used(use_of(coder.chooser.x, atoms, min(coder.k, len(atoms))), size)]
+
+
+def _turned(atoms: Tensor, spectrum: Spectrum, signs: np.ndarray) -> Tensor:
+    basis = spectrum.vectors.to(atoms.dtype)
+    return (atoms @ basis * torch.from_numpy(signs).to(atoms.dtype)) @ basis.T
+
+
+def _added(
+    coder: Coder, delta: Tensor, reference: Tensor, average: Average, seed: int
+) -> tuple[float, np.ndarray, float, np.ndarray]:
+    """M_p, its resamples, the share that Δ takes of what P + GS' + ΔS leaves, and the resamples of that."""
+    spectrum, sample, flips = coder.rest.spectrum, coder.sample, len(coder.sample.flipped)
+    rng = np.random.default_rng([seed, 7])
+    pool = matched_rows(
+        spectrum, POOL * max(len(delta), len(reference)), torch.Generator().manual_seed(seed + 7)
+    )
+    left = partial(_left, coder, average, pool)
+    whole = left(reference, delta)
+    without, beside_flipped, flipped = [], [], []
+    for _ in range(flips):
+        signs = rng.choice([-1.0, 1.0], size=(2, len(spectrum.values)))
+        delta_turned, reference_turned = (
+            _turned(delta, spectrum, signs[0]),
+            _turned(reference, spectrum, signs[1]),
+        )
+        without.append(left(reference, delta_turned))
+        beside_flipped.append(left(reference_turned, delta))
+        flipped.append(left(reference_turned, delta_turned))
+    counts, picks = coder.resamples.counts, coder.resamples.picks
+    ones = np.ones((1, sample.num_docs))
+    own = np.arange(flips)[None]
+
+    def figures(counts: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = counts @ whole
+        a, b, c = (
+            np.take_along_axis(counts @ np.stack(x, 1), picks, 1).mean(1)
+            for x in (without, beside_flipped, flipped)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (a - first) / (c - b), (c - b) / c
+
+    (share, gain), (share_draws, gain_draws) = figures(ones, own), figures(counts, picks)
+    return float(share[0]), share_draws, float(gain[0]), gain_draws
+
+
+def _left(coder: Coder, average: Average, *atoms: Tensor) -> Float[np.ndarray, " doc"]:
+    """Sums, over documents, of what k atoms of all these leave of the deltas."""
+    together = torch.cat(atoms)
+    return coded(coder.sample, [pursue(coder.sample.x, together, coder.k)], average).left[:, 0]
