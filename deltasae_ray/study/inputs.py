@@ -20,6 +20,7 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.hub import HubName
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
@@ -80,6 +81,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     empty = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     check_blocks(empty, model.num_layers)
+    check_width(empty, model.d_model)
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
