@@ -134,8 +134,8 @@ def how_to_convert(fields: Iterable[str]) -> str:
     if pair:
         a, b = pair[0]
         return (
-            f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and output; where they are lists of turns, "
-            "join them to one list `messages`"
+            f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and output; where they "
+            "are lists of turns, join them to one list `messages`"
         )
     return f"{needed}; it has {', '.join(sorted(map(str, there))[:8]) or 'no fields'}"
 
