@@ -26,7 +26,7 @@ def test_a_stream_of_another_width_is_refused_by_a_plan(tiny_model: Path) -> Non
 
 def test_several_streams_are_refused_by_a_plan_also_where_the_pass_ends_early(tiny_model: Path) -> None:
     model = empty_model(tiny_model)
-    blocks(model)[1].register_forward_hook(lambda _m, _i, out: torch.stack([out] * 4, 2))
+    blocks(model)[1].register_forward_hook(lambda _m, _i, out: out.unsqueeze(2).repeat(1, 1, 4, 1))  # type: ignore[operator, union-attr]
     with pytest.raises(ModelError, match=r"llama: block 1 .*returns \(1, 4, 4, 32\)"):
         check_width(model, D_MODEL)
 
