@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
-    "Measure": "divergence.measure",
+    "Measure": "metrics.measure",
     "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
     "fit_dictionary": "sae.fitting",
-    "linear_cka": "divergence.cka",
-    "max_cosine": "divergence.matching",
-    "missing_share": "divergence.missing",
+    "linear_cka": "metrics.geometry.cka",
+    "max_cosine": "metrics.geometry.matching",
+    "missing_share": "metrics.coding.missing_share",
     "module_deltas": "models.local",
     "open_shards": "shards.opening",
-    "principal_angles": "divergence.subspaces",
-    "principal_subspace": "divergence.subspaces",
+    "principal_angles": "metrics.geometry.subspaces",
+    "principal_subspace": "metrics.geometry.subspaces",
 }
 
 __all__ = [  # noqa: F822 - loaded on first use, so that importing the package imports no torch
