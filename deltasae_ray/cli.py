@@ -228,4 +228,26 @@ def _text(field: object, key: str, value: object, *, may_be_empty: bool = False)
         raise ConfigError(f"{key}={value!r} looks like an option: a value must not begin with two dashes")
     if _holds(field, int, float) and not _holds(field, str) and _GROUPED.fullmatch(value):
         raise ConfigError(f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}")
+    _check_scalar(field, key, value)
     return value
+
+
+def _check_scalar(field: object, key: str, value: str) -> None:
+    """Tells what a number or a truth value must look like, which the parser leaves open."""
+    if field is None or _holds(field, str) or _names(field):
+        return
+    if _holds(field, bool) and not _holds(field, int, float):
+        raise ConfigError(f"{key}={value!r} must be true or false")
+    if _holds(field, int, float) and not _holds(field, bool):
+        whole = not _holds(field, float)
+        try:
+            int(value) if whole else float(value)
+        except ValueError:
+            several = _holds(field, tuple, list)
+            remedy = f". Several are written out, {key}=[1,2]; there are no ranges" if several else ""
+            raise ConfigError(f"{key}={value!r} is no {'whole number' if whole else 'number'}{remedy}") from None
+
+
+def _names(field: object) -> bool:
+    """Whether an annotation names single values, at any depth."""
+    return typing.get_origin(field) is typing.Literal or any(_names(part) for part in typing.get_args(field))

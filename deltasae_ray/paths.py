@@ -8,6 +8,8 @@ from deltasae_ray.errors import ConfigError, StorageError
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _VARIABLE = re.compile(r"\$(\{[^}]*\}|[A-Za-z_]\w*)")
+_HALF_SCHEME = re.compile(r"(s3a?|gs|gcs|hf|file|https?|hdfs|abfss?|az|adl|dbfs|wasbs?):(?!//)", re.IGNORECASE)
+"""Where an address lost slashes, by a slip or by a library that normalised it as a path."""
 
 _NEVER = ("\\", "\0")
 
@@ -78,7 +80,7 @@ def expanded(path: str, word: str = "path") -> str:
 
     Raises:
         ConfigError: the path is blank, has white space around it or control characters in it, holds a variable such as `$HOME`
-            that no shell replaced, or begins with the `~` of a user who is not known.
+            that no shell replaced, begins with the `~` of a user who is not known, or like an address that lost a slash.
     """
     if not isinstance(path, str) or not path.strip():
         raise ConfigError(f"{word}={path!r} is empty: an unset variable? Give a path, or leave {word} out")
@@ -88,6 +90,11 @@ def expanded(path: str, word: str = "path") -> str:
         raise ConfigError(
             f"{word}={path!r} holds the variable {variable[0]}, which no shell has replaced: write the path out, or, in a shell, "
             f'quote the word with double quotes instead of single ones, "{word}={path}"'
+        )
+    if scheme := _HALF_SCHEME.match(path):
+        raise ConfigError(
+            f"{word}={path!r} begins like an address, but has no {scheme[1]}:// and would be a folder called {scheme[0]!r}: write "
+            f"{scheme[1].lower()}://…, or ./{path} for a folder of that name"
         )
     scheme, rest = ("file://", path.removeprefix("file://")) if path.startswith("file://~") else ("", path)
     if not rest.startswith("~"):

@@ -207,3 +207,21 @@ def test_any_file_is_a_study_or_a_clean_end(text: bytes, tmp_path: Path) -> None
 def test_any_words_and_files_at_length(words: list[tuple[str, str]], text: bytes, tmp_path: Path) -> None:
     words_end_cleanly(words)
     files_end_cleanly(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("layers=[1:2]", r"layers='1:2' is no whole number. Several are written out, layers=\[1,2\]; there are no ranges"),
+        ("layers=5..10", "layers='5..10' is no whole number"),
+        ("adapt.ranks=[a]", "adapt.ranks='a' is no whole number"),
+        ("fit.steps=1e3", "fit.steps='1e3' is no whole number"),
+        ("corpus.unrelated_share=half", "corpus.unrelated_share='half' is no number"),
+        ("dry_run=yes", "dry_run='yes' must be true or false"),
+        ("model.trust_remote_code=1", "must be true or false"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_what_to_write(word: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(StudyConfig, [word], shorthand=SHORTHAND, description="")
+    assert ended.value.code == 2 and re.search(said, capsys.readouterr().err)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltasae_ray.errors import StorageError
-from deltasae_ray.paths import inside, inside_local
+from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.paths import expanded, inside, inside_local
 from deltasae_ray.storage import Storage
+from deltasae_ray.study.cluster_check import resolve_root
 from tests.fuzz import LONG, SHORT
 
 OUT = ["../victim", "../../victim", "a/../../victim", "/etc/passwd", "..", "", ".", "a\0b", "..\\victim", "\ud800"]
@@ -126,3 +127,23 @@ def test_no_name_leads_out_of_its_folder(linked: Path, name: str) -> None:
 @given(_NAMES)
 def test_no_name_of_ten_thousand_leads_out_of_its_folder(linked: Path, name: str) -> None:
     _stays(name, linked)
+
+
+@pytest.mark.parametrize("path", ["s3:/bucket/x", "gs:x", "file:runs", "S3:/b", "https:/host/x", "hf:/datasets/a/b"])
+def test_an_address_that_lost_a_slash_is_no_folder(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"begins like an address, but has no .*://.*{path[:2].lower()}.*or ./"):
+        expanded(path, "storage.root")
+
+
+def test_a_root_that_cannot_be_a_folder_is_told_before_any_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    (tmp_path / "nowhere").symlink_to("gone")
+    for root, told in (
+        (file, "is a file"), (file / "x/y", f"since {file} is a file"), (tmp_path / "nowhere/x", "a symlink to nothing"),
+        (tmp_path / ("a" * 300), "a name of 300 bytes.*take 255"), (tmp_path / ("b" * 256) / "x", "256 bytes"),
+    ):  # fmt: skip
+        for text in (str(root), f"file://{root}"):
+            with pytest.raises(ConfigError, match=told):
+                resolve_root(text)
+    assert resolve_root(str(tmp_path / "a/b")).root == str(tmp_path / "a/b") and not (tmp_path / "a").exists()

@@ -1,6 +1,6 @@
 """Conversations: each becomes a prompt, which the model reads, and a response, whose tokens are studied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,11 +97,47 @@ def _messages(row: Mapping[str, Any], where: str, tally: Tally) -> list[dict[str
             f"{where}: a turn of `messages` is {_told(wrong[0])}: each must be an object of role and content"
         )
     if not isinstance(found, list) or len(found) < 2 or found[-1].get("role") != "assistant":
-        raise CorpusError(
-            f"{where} is no conversation: corpus.format=chat takes `messages` that end with the assistant, or "
-            "instruction, input and output"
-        )
+        raise CorpusError(f"{where} is no conversation: {_why_none(found, row)}")
     return [_message(message, f"{where}, turn {number}", tally) for number, message in enumerate(found, 1)]
+
+
+def _why_none(found: Any, row: Mapping[str, Any]) -> str:
+    if isinstance(found, list) and found and "role" not in found[-1] and {"from", "value"} <= found[-1].keys():
+        return f"turns of `messages` have `from` and `value`. {_FROM_SHAREGPT}"
+    if isinstance(found, list) and len(found) < 2:
+        return f"`messages` has {len(found)} turns, and a prompt and a response are needed"
+    if isinstance(found, list):
+        role = found[-1].get("role")
+        return (
+            f"the last turn's role is {role!r}, and must be 'assistant', whose words are studied: rename the role, or cut what comes after "
+            "the last answer"
+        )
+    if found is not None:
+        kind = "JSON within JSON, which must be parsed" if isinstance(found, str) else "no list"
+        return f"`messages` is {_told(found)}: {kind}; a list of objects with role and content is needed"
+    return how_to_convert(row)
+
+
+_FROM_SHAREGPT = (
+    "That is ShareGPT's layout. Convert each row to {\"messages\": [{\"role\": …, \"content\": …}, …]}: `from` human is role user, gpt is "
+    "assistant, system stays, and `value` is content"
+)
+
+
+def how_to_convert(fields: Iterable[str]) -> str:
+    """What rows with these fields lack to be read as conversations, and how they become some."""
+    there = set(fields)
+    needed = "corpus.format=chat takes `messages` that end with the assistant, or instruction, input and output, all text"
+    if "conversations" in there:
+        return f"it has `conversations`, and {needed}. {_FROM_SHAREGPT} (or only rename the field, where turns have role and content)"
+    pair = [(a, b) for a in ("prompt", "question", "query") for b in ("completion", "response", "chosen", "answer") if {a, b} <= there]
+    if pair:
+        a, b = pair[0]
+        return (
+            f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and output; where they "
+            "are lists of turns, join them to one list `messages`"
+        )
+    return f"{needed}; it has {', '.join(sorted(map(str, there))[:8]) or 'no fields'}"
 
 
 def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from deltasae_ray.batches import SPLITS, TokenBatch
 from deltasae_ray.corpus.chat import chat_of
 from deltasae_ray.corpus.config import CorpusConfig
-from deltasae_ray.corpus.contexts import Context, Tokenizer, group, take
+from deltasae_ray.corpus.contexts import MIN_TOKENS, Context, Tokenizer, group, take
 from deltasae_ray.corpus.documents import DOMAIN, corpora
 from deltasae_ray.corpus.files import files_of
 from deltasae_ray.corpus.overlap import TextSearch, fingerprints_in
@@ -105,9 +105,10 @@ def build_corpus(
             fingerprints |= shortlist.fingerprints()
     for split in ("fit", "eval"):
         if not chosen[split]:
+            left_out = "".join(f". {note}" for note in notes)
             raise CorpusError(
-                f"the {split} split holds no document of at least 8 tokens: give more documents, or raise its share in "
-                f"corpus.split={cfg.split}"
+                f"the {split} split holds no document of at least {MIN_TOKENS} tokens: give more documents, raise its share in "
+                f"corpus.split={cfg.split}, or, of conversations, raise corpus.context_len={cfg.context_len}{left_out}"
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
     texts = {split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()}

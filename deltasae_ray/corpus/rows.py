@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deltasae_ray.corpus.chat import CHAT_FIELDS
+from deltasae_ray.corpus.chat import CHAT_FIELDS, how_to_convert
 from deltasae_ray.corpus.files import PYDOC, TextFile, opened, told
 from deltasae_ray.corpus.tally import Tally, briefly
 from deltasae_ray.corpus.unpacked import utf8_chunks
@@ -46,9 +46,12 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
                 text = _text(b"".join(utf8_chunks(f, file.name, tally)), file.name)
                 yield file.name, {"id": file.inner.rsplit("/", 1)[-1], field or "text": text}
             case suffix:
-                raise CorpusError(
-                    f"{file.name} ends in .{suffix}: corpus.path takes .jsonl, .parquet, .arrow or .txt files"
-                )
+                ends = f"ends in .{suffix}" if "." in file.inner.rsplit("/", 1)[-1] else "has no ending"
+                json_ = f". {_ONE_A_LINE}, and end the name in .jsonl" if suffix == "json" else ", by the ends of their names"
+                raise CorpusError(f"{file.name} {ends}: corpus.path takes .jsonl, .parquet, .arrow or .txt files{json_}")
+
+
+_ONE_A_LINE = "JSONL has one object a line; of a file with one long list, write each object on a line of its own"
 
 
 def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
@@ -63,9 +66,10 @@ def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
         except RecursionError:
             yield where, "is nested too deeply to be read"
         except ValueError as e:  # JSONDecodeError, and numbers of more digits than Python reads
-            yield where, f"is not JSON: {briefly(e)}"
+            begins = line.strip()[:16].decode(errors="replace")
+            yield where, f"is not JSON, and begins with {begins!r}: {briefly(e)}"
         else:
-            yield where, row if isinstance(row, dict) else "is no object with fields"
+            yield where, row if isinstance(row, dict) else f"is no object with fields, but a JSON {type(row).__name__}. {_ONE_A_LINE}"
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -91,6 +95,8 @@ def _parquet(file: Any, path: str, field: str | None) -> Rows:
         raise CorpusError(f"{path} is not Parquet, is packed or is damaged: {briefly(e)}") from e
     if field is not None and field not in names:
         raise CorpusError(f"{path} has no column {field!r}, only {names}: set corpus.text_field")
+    if field is None and not {"messages", "instruction"} & set(names):
+        raise CorpusError(f"{path} holds no conversations: {how_to_convert(names)}")
     wanted = {"id", *([field] if field is not None else CHAT_FIELDS)}
     at_once = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
     yield from _batches(

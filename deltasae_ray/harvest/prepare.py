@@ -25,6 +25,7 @@ from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.precision import in_fp64, noise_floor
 from deltasae_ray.models.random_lora import haar_rotated, match_norm, scaled
 from deltasae_ray.models.split import split_deltas
+from deltasae_ray.models.stream import check_stream
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.storage import Storage, digest
@@ -116,6 +117,7 @@ class PrepareWorker:
         self._model = load_with_adapters(
             job.storage, job.model, tuple(held.values()), context.device, deepest=deepest, digest=job.model_digest
         )
+        check_stream(self._model)
         check_sites(self._model, job.hookpoints)
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> dict[str, dict]:  # noqa: ARG002 - what gangs call

@@ -33,10 +33,22 @@ def read_config(folder: Path, *, weights: bool = True) -> dict[str, Any]:
         AdapterError: no LoRA adapter in safetensors, a field that says what it may not, or a base that cannot be had back exactly.
     """
     if not (folder / CONFIG).is_file() or weights and not (folder / WEIGHTS).is_file():
-        raise AdapterError(
-            f"{folder} holds no {CONFIG} with {WEIGHTS}: save the adapter with PEFT's save_pretrained (pickles are never read)"
-        )
+        raise AdapterError(f"{folder} holds no {CONFIG} with {WEIGHTS}: {_instead(folder)}")
     return parse_config(folder / CONFIG)
+
+
+def _instead(folder: Path) -> str:
+    below = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob("*/" + CONFIG))
+    if below:
+        return f"adapters lie below it, give one of them, such as {folder / below[-1]}"
+    if (folder / "adapter_model.bin").is_file():
+        return (
+            "adapter_model.bin is a pickle, which is never read. Load the adapter with PEFT where you trust it, and save it again with "
+            "save_pretrained, which writes safetensors"
+        )
+    if (folder / "config.json").is_file():
+        return "it looks like a whole model. Give it as model.base, or the adapter before it was merged"
+    return "save the adapter with PEFT's save_pretrained (pickles are never read)"
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -79,7 +79,11 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[di
             continue
         path = path.removeprefix(PREFIX)
         if path not in modules:
-            raise AdapterError(f"{folder}: {key} targets no module of this model; its modules are named like {example(model)}")
+            raise AdapterError(
+                f"{folder}: {key} targets no module of this model, whose modules are named like {example(model)}: it was trained "
+                "on another model, or on this one in a wrapper (torch.compile, FSDP, AutoModel, a multimodal model). For the latter "
+                f"rename the keys, so that after {PREFIX!r} they name modules as this model does"
+            )
         if path == head:
             raise AdapterError(_HEAD.format(folder=folder, name=path))
         _check_shape(folder, key, tensor, path, modules[path])

@@ -54,13 +54,18 @@ def adapter_on(model: nn.Module, adapter: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> Iterator[Residuals]:
-    """Inside, every forward pass leaves what stands at the hookpoints in the yielded dict."""
-    taken: Residuals = {}
+def reading(model: nn.Module, hookpoints: Sequence[Hookpoint], into: Residuals | None = None) -> Iterator[Residuals]:
+    """Inside, every forward pass leaves what stands at the hookpoints in the yielded dict, which is `into` where that is given."""
+    taken: Residuals = {} if into is None else into
 
     def reader(hookpoint: Hookpoint):
-        def read(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            taken[hookpoint] = (output[0] if isinstance(output, tuple) else output).detach()
+        def read(_module: nn.Module, _inputs: object, output: Tensor | Sequence[Tensor]) -> None:
+            found = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple | list) and output else None
+            if not isinstance(found, Tensor):
+                raise ModelError(
+                    f"{hookpoint}: this architecture returns a {type(output).__name__} there and no tensor: it is not supported"
+                )
+            taken[hookpoint] = found.detach()
 
         return read
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -15,6 +16,8 @@ from deltasae_ray.errors import AdapterError
 from deltasae_ray.models.adapter_config import parse_config
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, base_name, lora_path, plain_key
 from deltasae_ray.models.peft_names import new_peft_name
+
+log = logging.getLogger(__name__)
 
 
 def peft_config(folder: Path) -> Any:
@@ -33,6 +36,11 @@ def peft_config(folder: Path) -> Any:
                 f"{folder / CONFIG} sets {name}={_short(value)}, which PEFT {version('peft')} does not know and would leave out: the "
                 f"adapter is of a newer PEFT. If it does not matter for the forward pass, remove {name} from the file"
             )
+        if name not in known and value:  # of a newer PEFT's defaults many are numbers and names
+            log.warning(
+                "%s sets %s=%s, which PEFT %s does not know and leaves out: if it changes the forward pass, the deltas are wrong",
+                folder / CONFIG, name, _short(value), version("peft"),
+            )  # fmt: skip
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(loftq|eva|corda)_config.*")

@@ -1,5 +1,6 @@
 """Names on the Hugging Face hub, `owner/name` or `owner/name@revision`, and their files as a local folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,3 +39,22 @@ class HubName:
         if self.revision is None:
             return Path(snapshot_download(self.repo, allow_patterns=patterns))
         return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=patterns))
+
+
+def why_not_had(place: str, error: Exception) -> str:
+    """What a place that is neither a folder here nor on the hub most likely is, and what to give instead."""
+    if place.startswith("file://"):
+        return f"is an address, and folders of this machine are given as paths: give {place.removeprefix('file://')}"
+    if "://" in place:
+        page = re.fullmatch(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+).*", place)
+        give = f"give {page[1]}" if page else "download it, and give the folder"
+        return f"is an address, and only folders of this machine and names on the hub (owner/name) are read: {give}"
+    if Path(place).is_file():
+        return f"is a file: give the folder that holds it, {Path(place).parent}"
+    if place.startswith(("/", ".", "~")) or place.count("/") > 1:
+        return "is no folder of this machine: is the path spelt right, and was it copied here?"
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    misspelt = isinstance(error, ValueError) and "owner/name@" in said
+    asks = ". Is the name right (owner/name)? A gated or private one needs HF_TOKEN, and HF_HUB_OFFLINE=1 reads the hub's cache only"
+    remedy = "" if misspelt else asks
+    return f"is no folder here and cannot be downloaded: {type(error).__name__}: {said}{remedy}"

@@ -202,19 +202,12 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     )
 
 
-_OTHER_STREAMS = ("hy_v4", "lfm3")
-"""Families whose blocks, as tiny models of them showed, do not hand on what plain transformers calls their hidden states."""
-
-
 def check_blocks(model: nn.Module, num_layers: int) -> None:
     """Checks that the blocks of an architecture are found, and are as many as its config says (a model without weights will do).
 
     Raises:
         ModelError: they are not, so that layers would not mean what they say.
     """
-    config: Any = base_of(model).config
-    if config.model_type in _OTHER_STREAMS:
-        raise ModelError(f"the blocks of {config.model_type} do not hand on one residual stream: this architecture is not supported")
     if len(blocks(model)) != num_layers:
         raise ModelError(
             f"{type(base_of(model)).__name__} has {len(blocks(model))} blocks where its config counts "

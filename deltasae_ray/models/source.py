@@ -10,7 +10,7 @@ from uuid import uuid4
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.base_files import check_base, read_object
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.hub import HubName
+from deltasae_ray.models.hub import HubName, why_not_had
 from deltasae_ray.models.shape import shape_of
 from deltasae_ray.paths import cache_folder
 from deltasae_ray.storage import digest, files_digest
@@ -95,7 +95,7 @@ def _download(base: str, *, weights: bool, code: bool) -> Path:
     try:
         return HubName.of(base).fetch(patterns)
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
-        raise ModelError(f"model.base={base!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e
+        raise ModelError(f"model.base={base!r} {why_not_had(base, e)}") from e
 
 
 def _gemma_270m() -> Path:

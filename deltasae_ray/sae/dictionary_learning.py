@@ -7,11 +7,21 @@ import torch
 from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
+from deltasae_ray.sae.metadata import check_metadata
 
 PICKLE, WEIGHTS = "ae.pt", "ae.safetensors"
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 _CLASSES = {"AutoEncoder": "standard", "AutoEncoderTopK": "topk", "BatchTopKSAE": "jumprelu", "JumpReluAutoEncoder": "jumprelu"}
 """Its class → SAELens' architecture; a BatchTopK encodes single tokens by its threshold."""
+
+_KNOWN = """
+trainer buffer trainer_class dict_class layer lm_name submodule_name activation_dim dict_size k lr l1_penalty sparsity_penalty
+warmup_steps sparsity_warmup_steps resample_steps decay_start steps seed device wandb_name auxk_alpha top_k_aux threshold_beta
+threshold_start_step threshold bandwidth target_l0 initial_threshold sparsity_function p_start p_end anneal_start anneal_end
+group_fractions group_weights group_sizes k_anneal_steps apply_b_dec_to_input io d_submodule n_ctxs ctx_len refresh_batch_size
+out_batch_size add_special_tokens max_activation_norm_multiple rescale_acts normalize_activations
+"""
+"""Keys of its configurations that are read here or leave the input as it is."""
 
 
 def as_saelens(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -26,11 +36,19 @@ def as_saelens(folder: Path, config: dict[str, Any], weights: dict[str, Tensor])
         raise DictionaryError(f"{folder}: dict_class={kind!r} of dictionary_learning is not read here: {', '.join(_CLASSES)} are")
     if buffer.get("io", "out") != "out":
         raise DictionaryError(f"{folder}: buffer.io={buffer['io']!r}: one that reads the output of its module (io=out) is needed")
-    if buffer.get("rescale_acts") or trainer.get("normalize_activations") or config.get("normalize_activations"):
+    if any(part.get(name) for part in (buffer, trainer, config) for name in ("rescale_acts", "normalize_activations")):
         raise DictionaryError(f"{folder}: it was trained on rescaled activations: fold the scale into the weights first")
+    told = {**config, **buffer, **trainer}
+    check_metadata({name: value for name, value in told.items() if name not in _KNOWN.split()}, str(folder / "config.json"))
+    stored = weights.get("k")
+    k = stored.flatten().tolist()[0] if stored is not None and stored.numel() == 1 else None
+    if k is not None and trainer.get("k") is not None and k != trainer["k"]:
+        raise DictionaryError(
+            f"{folder}: config.json says k={trainer['k']!r} and {WEIGHTS} holds k={k}: they are not of one dictionary, copy both again"
+        )
     converted, architecture = _weights(folder, kind, weights), _CLASSES[kind]
     d_in, d_sae = converted["W_enc"].shape
-    metadata = {"hook_name": trainer.get("submodule_name"), "model_name": trainer.get("lm_name")}
+    metadata = {"hook_name": trainer.get("submodule_name"), "model_name": trainer.get("lm_name"), "hook_layer": trainer.get("layer")}
     subtracted = kind != "JumpReluAutoEncoder" or bool(trainer.get("apply_b_dec_to_input", False))
     made = {"architecture": architecture, "d_in": trainer.get("activation_dim", d_in), "d_sae": trainer.get("dict_size", d_sae)}
     made |= {"k": trainer.get("k")} if architecture == "topk" else {}

@@ -1,5 +1,6 @@
 """SAELens' configuration and weights, to and from ours: raw units, b_dec subtracted from the input, unit decoder rows."""
 
+import re
 from typing import Any
 
 import torch
@@ -45,7 +46,10 @@ def fields(cfg: dict, weights: dict[str, Tensor], name: str = "cfg.json") -> dic
     architecture, k = _activation(cfg, weights)
     for key in ("normalize_activations", "reshape_activations"):
         if cfg.get(key) not in ("none", None, False):
-            raise DictionaryError(f"{key}={cfg[key]!r} cannot be folded into the weights: raw activations would be encoded wrongly")
+            raise DictionaryError(
+                f"{key}={cfg[key]!r} cannot be folded into the weights: raw activations would be encoded wrongly. Take a dictionary of raw "
+                "activations, or fold a constant scale into the weights with the library that trained it"
+            )
     for key, usual in (("apply_b_dec_to_input", True), ("rescale_acts_by_decoder_norm", False)):
         if not isinstance(cfg.get(key, usual), bool):
             raise DictionaryError(f"{key}={cfg[key]!r} must be true or false")
@@ -105,8 +109,27 @@ def _checked(cfg: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return w
 
 
+def _layer(told: dict, hook: str | None) -> dict[str, str]:
+    """The layer that the metadata count beside, or instead of, a place's name.
+
+    Raises:
+        DictionaryError: another one than the name's.
+    """
+    layer = next((told[key] for key in ("hook_layer", "hook_point_layer") if told.get(key) is not None), None)
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        return {}
+    if not hook:
+        return {"layer": str(layer)}
+    named = re.findall(r"\d{1,9}", hook)
+    if named and layer not in map(int, named):
+        raise DictionaryError(
+            f"hook_name={hook} and hook_layer={layer} of the metadata are two layers: see which is right, and take the other out"
+        )
+    return {}
+
+
 def _made_for(cfg: dict) -> dict[str, str]:
-    """Hookpoint, in the one spelling, and model of the metadata, where they say so.
+    """Hookpoint, in the one spelling, and model of the metadata, where they say so; the layer where they tell no more of the place.
 
     Raises:
         DictionaryError: a name that is no text, or two names of different places.
@@ -120,7 +143,7 @@ def _made_for(cfg: dict) -> dict[str, str]:
     blocks = {place for place in places if place.endswith(("hook_resid_post", "hook_resid_pre"))}
     if len(blocks) > 1:
         raise DictionaryError(f"hook_name={said['hook_name']} and hf_hook_name={said['hf_hook_name']} are two places: {sorted(blocks)}")
-    found = {"hookpoint": places[0] if places else None, "model": said["model_name"]}
+    found = {"hookpoint": places[0] if places else None, "model": said["model_name"], **_layer({**cfg, **metadata}, said["hook_name"])}
     return {name: value for name, value in found.items() if value}
 
 

@@ -104,9 +104,17 @@ def load_reference(reference: Reference, base: BaseModel, made_for: str = "") ->
     if dictionary.d_model != base.d_model:
         raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but {base.label} has {base.d_model}")
     place, wanted = dictionary.meta.get("hookpoint"), str(Hookpoint(reference.layer))
+    if place is None and dictionary.meta.get("layer") not in (None, str(reference.layer)):
+        raise DictionaryError(
+            f"{reference} was made for layer {dictionary.meta['layer']}, but stands for layer {reference.layer}: give the dictionary of "
+            "that layer, or the layer that it was made for in layers=[…]"
+        )
     if place is not None and place_of(place) != wanted:
         same = f" (which is {place_of(place)})" if place_of(place) != place else ""
-        raise DictionaryError(f"{reference} was made for {place}{same}, but stands for {wanted}: a wrong hookpoint reconstructs nothing")
+        raise DictionaryError(
+            f"{reference} was made for {place}{same}, but stands for {wanted}: a wrong hookpoint "
+            "reconstructs nothing. Give the dictionary of that place, or the layer that it was made for in layers=[…]"
+        )
     return dictionary
 
 

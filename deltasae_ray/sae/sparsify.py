@@ -10,6 +10,8 @@ from deltasae_ray.hookpoints import place_of
 
 WEIGHTS = "sae.safetensors"
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+_EMBEDDINGS = ("embed_tokens", "wte", "embed_in")
+"""Whose output is no block's."""
 
 
 def as_saelens(
@@ -32,7 +34,8 @@ def as_saelens(
     known = {name: cfg[name] for name in cfg if name not in ("num_latents", "expansion_factor", "d_in")}
     model = run.get("model")
     place = place_of(folder.name)
-    metadata = {"hook_name": place if place.startswith("blocks.") or "layers." in place or ".h." in place else None}
+    named = place.startswith("blocks.") or "layers." in place or ".h." in place or place.rpartition(".")[2] in _EMBEDDINGS
+    metadata = {"hook_name": place if named else None}
     metadata |= {"model_name": model if isinstance(model, str) else None}
     converted = {_NAMES[name]: tensor.T if name == "encoder.weight" else tensor for name, tensor in weights.items()}
     shape = {"architecture": "topk", "d_in": cfg.get("d_in", d_in), "d_sae": cfg.get("num_latents") or d_sae, "k": cfg.get("k")}

@@ -85,20 +85,44 @@ def _keep_to_log_files() -> None:
             handler.addFilter(lambda record: not record.getMessage().startswith("Progress bars disabled"))
 
 
+_LONGEST_NAME = 255
+"""Bytes of one name in a path, on Linux and macOS."""
+
+
 def resolve_root(root: str) -> Storage:
     """The storage root as every process will see it.
 
     Raises:
-        ConfigError: a relative root under a Ray job, whose working directory is a temporary copy.
+        ConfigError: a relative root under a Ray job, whose working directory is a temporary copy, or a folder that cannot be made.
     """
     if "://" in root or Path(root).is_absolute():
-        return Storage(root)
+        storage = Storage(root)
+        if storage.is_local:
+            _check_folder(root, Path(storage.path("")))
+        return storage
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise ConfigError(
             f"storage.root={root!r} is relative, and a Ray job runs in a temporary copy of the folder: results would be lost. "
             "Give an absolute path or s3://…"
         )
+    _check_folder(root, Path(root).absolute())
     return Storage(str(Path(root).absolute()))
+
+
+def _check_folder(root: str, folder: Path) -> None:
+    """Whether a local root is there or can be made, looked at without making it."""
+    if long := [part for part in folder.parts if len(part.encode()) > _LONGEST_NAME]:
+        raise ConfigError(
+            f"storage.root={root!r} has a name of {len(long[0].encode())} bytes in it, and file systems take {_LONGEST_NAME}: "
+            "give a shorter one"
+        )
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise ConfigError(
+            f"storage.root={root!r} cannot be a folder, since {there} is a file or a symlink to nothing: give another path"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"storage.root={root!r} cannot be written: no permission in {there}. Give a folder of your own")
 
 
 def check_cluster(cfg: StudyConfig, storage: Storage) -> None:

@@ -17,9 +17,10 @@ from deltasae_ray.hookpoints import Hookpoint, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.hub import HubName
+from deltasae_ray.models.hub import HubName, why_not_had
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
+from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
@@ -80,6 +81,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
     empty = empty_model(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     check_blocks(empty, model.num_layers)
+    check_width(empty, model.d_model)
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
@@ -205,4 +207,4 @@ def _download(place: str, files: list[str]) -> Path:
     try:
         return HubName.of(place).fetch(files)
     except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
-        raise AdapterError(f"adapter {place!r} is no folder here and cannot be downloaded: {type(e).__name__}: {e}") from e
+        raise AdapterError(f"adapter {place!r} {why_not_had(place, e)}") from e

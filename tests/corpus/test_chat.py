@@ -95,6 +95,12 @@ def test_a_turn_that_calls_tools_has_empty_content_and_its_calls_are_rendered(tm
         ({"instruction": "x", "input": 0, "output": "z"}, "`input` is int 0"),
         ({"instruction": 3, "input": "", "output": "z"}, "no conversation"),
         ({"instruction": "x", "output": {"a": 1}}, "no conversation"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "has `conversations`.*`from` human is role user, gpt is assistant"),
+        ({"messages": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}, "have `from` and `value`.*ShareGPT"),
+        ({"prompt": "x", "completion": "y"}, "has `prompt` and `completion`.*rename them to instruction and output"),
+        ({"text": "x", "n": 1}, "it has n, text"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "model", "content": "y"}]}, "last turn's role is 'model'.*rename"),
+        ({"messages": json.dumps([ANSWER])}, "JSON within JSON"),
     ],
 )
 def test_a_row_that_is_no_conversation_is_named_or_left_out(row: Any, told: str, tmp_path: Path) -> None:
@@ -143,3 +149,19 @@ def test_a_prompt_that_leaves_no_room_is_told(tmp_path: Path) -> None:
     assert [note.partition(";")[0] for note in build_corpus(cfg, byte_tokenizer(TAGS)).notes] == [
         "domain: 1 conversations were left out whose prompt leaves no room for a response in corpus.context_len"
     ]
+
+
+def test_parquet_without_conversations_is_told_with_how_to_convert(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"id": ["a"], "conversations": [[{"from": "human", "value": "x"}]]}), path)
+    with pytest.raises(CorpusError, match="c.parquet holds no conversations: it has `conversations`.*`from` human is role user"):
+        list(read_documents(str(path), chat=byte_tokenizer(TAGS)))
+
+
+def test_a_split_that_is_empty_since_prompts_leave_no_room_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(json.dumps(asked(f"{i} " + "x" * 99)) for i in range(30)))
+    tokenizer = byte_tokenizer()
+    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", chat_template="alpaca", context_len=16, fit_tokens=99)
+    with pytest.raises(CorpusError, match="raise corpus.context_len=16.*30 conversations were left out whose prompt leaves no room"):
+        build_corpus(cfg, tokenizer)

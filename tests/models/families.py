@@ -15,6 +15,7 @@ from deltasae_ray.models.capture import deltas, residuals
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import check_blocks, empty_model, load_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.models.stream import check_stream, check_width
 from deltasae_ray.storage import Storage
 
 LARGEST = 3_000_000
@@ -34,7 +35,10 @@ SMALL: dict[str, int] = {
 }  # fmt: skip
 """A word of a config → its value here, where the family has the word."""
 
-OVER: dict[str, dict[str, Any]] = {"gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]}}
+OVER: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
+    "lfm3": {"layer_types": ["full_attention", "conv", "full_attention"]},  # the adapter is to move the first block
+}
 """What else a family's config must say."""
 
 # lists
@@ -44,25 +48,34 @@ HOLD = frozenset({
     "cohere", "cohere2", "cohere2_moe", "ctrl", "cwm", "deepseek_v3", "deepseek_v32", "diffllama",
     "doge", "ernie4_5", "ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "falcon_h1", "flex_olmo",
     "flint", "fuyu", "gemma", "gemma2", "gemma3_text", "gemma4", "gemma4_text", "gemma4_unified",
-    "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt-sw3", "gpt2",
-    "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite",
+    "gemma4_unified_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "gpt-sw3",
+    "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_neox_japanese", "gpt_oss", "gptj", "granite",
     "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "helium",
     "hy_v3", "hyperclovax", "inkling2_text", "inkling_text", "internlm3", "iquestcoder", "jais2",
-    "jamba", "jetmoe", "kolibri1", "laguna", "lfm2", "llama", "marian", "mbart", "mellum",
-    "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral3", "mistral",
-    "mixtral", "mpt", "opt",
+    "jamba", "jetmoe", "kolibri1", "laguna", "lfm2", "lfm3", "llama", "marian", "mbart", "mellum",
+    "mimo_v2_flash", "minicpm3", "minimax", "minimax_m2", "minimax_m3_vl_text", "ministral3",
+    "mistral", "mixtral", "mpt", "mvp", "nanochat", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt",
+    "opt", "pegasus", "persimmon", "phi", "phi3", "phimoe", "plbart", "qwen2", "qwen2_moe", "qwen3",
+    "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+    "recurrent_gemma", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2", "trocr",
+    "vaultgemma", "whisper", "xglm", "xlstm", "youtu",
 })  # fmt: skip
 """Families whose deltas are those of plain PEFT."""
 REFUSED = frozenset({
-    "bert", "bert-generation", "big_bird", "camembert", "cpmant", "data2vec-text", "electra", "emu3",
-    "ernie", "hrm_text", "hy_v4", "lfm3", "llama4", "llama4_text", "megatron-bert",
+    "bert", "bert-generation", "big_bird", "camembert", "cpmant", "data2vec-text", "electra",
+    "emu3", "ernie", "hrm_text", "hy_v4", "llama4", "llama4_text", "megatron-bert", "mllama",
+    "modernbert-decoder", "prophetnet", "qwen4_exp", "qwen4_exp_text", "rembert", "roberta",
+    "roberta-prelayernorm", "roformer", "rwkv", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet",
 })  # fmt: skip
-"""Families that the plan refuses: their blocks are not found, or are not as many as the config counts."""
+"""Families that are refused, most by the plan, the others by the first passes: their blocks are not found, are not as many as the config
+counts, or do not hand on one residual stream."""
 UNBUILT = frozenset({
     "bailing_hybrid", "blt", "cohere_compass_text", "dbrx", "deepseek_v2", "deepseek_v4", "dots1",
     "dots3_note", "dots3_note_text", "falcon_mamba", "gemma3", "gemma3n", "gemma3n_text",
     "gemma4_assistant", "gemma4_unified_assistant", "git", "got_ocr2", "hunyuan_v1_dense",
     "hunyuan_v1_moe", "kimi_linear", "lfm2_moe", "longcat_flash", "mamba", "mamba2", "ministral",
+    "moshi", "moss_transcribe_diarize", "musicgen", "musicgen_melody", "nemotron", "nemotron_h",
+    "olmo_hybrid", "phi4_multimodal", "reformer", "roc_bert", "xmod", "zamba", "zamba2", "zaya",
 })  # fmt: skip
 """Families that transformers or PEFT cannot run from a small config: they say so themselves."""
 # end of lists
@@ -77,7 +90,7 @@ def tiny_config(family: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind: Any = CONFIG_MAPPING[family]
-    return kind(**_small(kind().to_dict()), **OVER.get(family, {}))
+    return kind(**{**_small(kind().to_dict()), **OVER.get(family, {})})
 
 
 def _small(default: dict[str, Any]) -> dict[str, Any]:
@@ -131,12 +144,18 @@ def outcome(folder: Path) -> str:
         source = resolve_model(ModelConfig(base=str(base)))
         empty = empty_model(base)
         check_blocks(empty, source.num_layers)
+        check_width(empty, source.d_model)
+    except ModelError:
+        return "refused"
+    loaded = load_model(base)
+    try:
+        check_stream(loaded)
     except ModelError:
         return "refused"
     storage = Storage(str(folder / "root"))
     ref = import_adapter(storage, folder / "adapter", "all", empty, base=str(base))
     hookpoints = [Hookpoint(layer) for layer in range(source.num_layers)]
-    model = attach(load_model(base), {"all": storage.local(ref.key)})
+    model = attach(loaded, {"all": storage.local(ref.key)})
     found = dict(deltas(model, ids(), hookpoints, ["all"]))
     later = ids()
     later[:, 8:] = 5

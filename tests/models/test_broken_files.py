@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from deltasae_ray.errors import AdapterError, DeltaSaeError, ModelError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS
+from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, attach, import_adapter
 from deltasae_ray.models.base_files import check_base
 from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.models.expected import peft_config
 from deltasae_ray.models.load import empty_model, load_model, load_tokenizer
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.storage import Storage
@@ -225,3 +226,26 @@ def test_a_tokenizer_that_is_a_pointer_is_told_by_file(name: str, base: Path) ->
     (base / name).write_bytes(POINTER)
     with pytest.raises(ModelError, match=f"{name} is a Git LFS pointer"):
         load_tokenizer(base)
+
+
+def test_a_folder_without_an_adapter_is_told_by_what_it_holds(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny_adapters[0], tmp_path / "runs/checkpoint-5")
+    with pytest.raises(AdapterError, match=f"adapters lie below it, give one of them, such as {tmp_path / 'runs/checkpoint-5'}"):
+        read_config(tmp_path / "runs")
+    with pytest.raises(AdapterError, match="looks like a whole model"):
+        read_config(tiny_model)
+    pickle = Path(shutil.copytree(tiny_adapters[0], tmp_path / "pickle"))
+    (pickle / "adapter_model.safetensors").rename(pickle / "adapter_model.bin")
+    with pytest.raises(AdapterError, match="adapter_model.bin is a pickle, which is never read.*save_pretrained"):
+        read_config(pickle)
+
+
+@pytest.mark.parametrize("value", [2.0, "vera"])
+def test_a_setting_of_a_newer_peft_that_may_matter_is_told(
+    value: object, tiny_adapters: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(tiny_adapters[0], tmp_path / "r"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_novelty": value}))
+    peft_config(folder)
+    assert "lora_novelty" in caplog.text and "the deltas are wrong" in caplog.text

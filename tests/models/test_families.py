@@ -76,8 +76,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_o
         load_ends(folder)
 
 
-SAMPLE = ("gpt_neo", "mpt", "falcon", "bart", "bert", "gptj", "opt")
-"""Families whose configs use words of their own, and one that is refused."""
+SAMPLE = ("gpt_neo", "mpt", "falcon", "bart", "bert", "gptj", "opt", "openai-gpt", "lfm3", "rwkv")
+"""Families whose configs use words of their own or whose blocks return lists, and two that are refused."""
 
 
 @pytest.mark.parametrize("family", SAMPLE)

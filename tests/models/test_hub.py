@@ -6,9 +6,12 @@ import huggingface_hub
 import pytest
 
 from deltasae_ray.errors import ModelError
+from deltasae_ray.models.adapters import attach, import_adapter
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.hub import HubName
+from deltasae_ray.models.load import empty_model, load_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.storage import Storage
 from tests.tiny import save_model
 
 
@@ -45,3 +48,46 @@ def test_two_revisions_are_two_models_and_equal_content_is_one(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     first, second, newest = (resolve_model(ModelConfig(f"owner/name{at}")).digest for at in ("@v1", "@v2", ""))
     assert first == newest != second
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("https://huggingface.co/owner/name/tree/main", "is an address.*give owner/name$"),
+        ("s3://bucket/model", "is an address.*download it, and give the folder"),
+        ("file:///data/model", "give /data/model$"),
+        ("/no/such/model", "is no folder of this machine"),
+        ("some/owner/name", "is no folder of this machine"),
+        ("owner/name", "cannot be downloaded.*Is the name right .owner/name.. A gated or private one needs HF_TOKEN"),
+    ],
+)
+def test_what_is_neither_a_folder_nor_on_the_hub_is_told_with_what_to_give(place: str, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        resolve_model(ModelConfig(place))
+
+
+def test_a_file_is_told_with_its_folder(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=f"is a file: give the folder that holds it, {tiny_model}$"):
+        resolve_model(ModelConfig(str(tiny_model / "model.safetensors")))
+
+
+def in_hub_cache(source: Path, cache: Path) -> Path:
+    """A copy as the hub's client lays it out: a snapshot of symlinks to blobs."""
+    snapshot, blobs = cache / "models--owner--name/snapshots/0a1b", cache / "models--owner--name/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(source.iterdir())):
+        (blobs / str(i)).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{i}")
+    return snapshot
+
+
+def test_snapshots_of_the_hubs_cache_are_the_folders_that_their_symlinks_lead_to(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = in_hub_cache(tiny_model, tmp_path / "a"), in_hub_cache(tiny_adapters[0], tmp_path / "b")
+    assert resolve_model(ModelConfig(str(base))).digest == resolve_model(ModelConfig(str(tiny_model))).digest
+    storage, empty = Storage(str(tmp_path / "root")), empty_model(base)
+    kept = import_adapter(storage, adapter, "x", empty, base=str(base))
+    assert kept.digest == import_adapter(storage, tiny_adapters[0], "x", empty).digest
+    attach(load_model(base), {"x": adapter})

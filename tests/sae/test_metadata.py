@@ -135,3 +135,13 @@ def test_a_hook_of_hugging_face_is_the_same_place(name: str, tmp_path: Path) -> 
 def test_another_place_is_refused_by_either_name(metadata: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(DictionaryError, match=said):
         load(write(tmp_path / "layer_03", metadata))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [({"hook_layer": 7}, "hook_layer=7 of the metadata are two layers"), ({"hook_name": None, "hook_layer": 5}, "made for layer 5, but stands for layer 3")],
+)
+def test_a_layer_beside_the_name_of_the_place_is_held_against_it(metadata: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(DictionaryError, match=said):
+        load(write(tmp_path / "layer_03", metadata))
+    load(write(tmp_path / "other", {**metadata, "hook_layer": 3}))

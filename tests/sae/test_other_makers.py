@@ -131,7 +131,7 @@ def test_dictionary_learning_is_read_once_its_pickle_is_converted_by_the_recipe(
         ("GatedAutoEncoder", {}, "GatedAutoEncoder"),
         ("AutoEncoder", {"io": "in"}, "io='in'"),
         ("AutoEncoder", {"activation_dim": 7}, "cfg.json says 7"),
-        ("AutoEncoder", {"name": "resid_post_layer_4"}, r"blocks\.4\.hook_resid_post"),
+        ("AutoEncoder", {"name": "resid_post_layer_4", "layer": 4}, r"blocks\.4\.hook_resid_post"),
         ("AutoEncoder", {"name": "mlp_out_layer_3"}, "mlp_out_layer_3"),
         ("AutoEncoder", {"normalize_activations": True}, "rescaled"),
     ],
@@ -231,3 +231,33 @@ def test_any_damaged_folder_is_read_or_refused_by_name(damage: dict[str, Any]) -
 @given(damage=DAMAGE)
 def test_any_damaged_folder_at_length(damage: dict[str, Any]) -> None:
     damaged_folders_are_read_or_refused(damage)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("buffer", {"subtract_mean": True}, "subtract_mean=True, which is not known here and may change the activations"),
+        ("trainer", {"activation_scale": 2.0}, "activation_scale=2.0, which is not known here"),
+        ("", {"norm_factor": 2.5}, "norm_factor=2.5, which is not known here"),
+        ("buffer", {"normalize_activations": True}, "rescaled activations"),
+        ("trainer", {"k": K + 1}, f"config.json says k={K + 1} and ae.safetensors holds k={K}"),
+        ("trainer", {"layer": 2}, "are two layers"),
+        ("trainer", {"layer": 2, "submodule_name": None}, "made for layer 2, but stands for layer 3"),
+    ],
+)
+def test_what_dictionary_learning_says_of_its_input_is_not_dropped(part: str, changed: dict, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "resid_post_layer_3"
+    weights = learned(folder, "AutoEncoderTopK")
+    save_file(weights, folder / "ae.safetensors")
+    load(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config).update(changed)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DictionaryError, match=said):
+        load(tmp_path)
+
+
+def test_a_dictionary_of_the_embedding_is_no_blocks(tmp_path: Path) -> None:
+    sparsify(tmp_path / "3" / "embed_tokens")
+    with pytest.raises(DictionaryError, match="made for embed_tokens"):
+        load(f"{tmp_path}/{{layer}}/embed_tokens")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
     [
         ("layers=[9]", "HookpointError", "layers 0 to 3"),
         ("corpus.path=/no/such.jsonl", "CorpusError", "does not exist"),
-        ("adapters=[/no/such/adapter]", "AdapterError", "cannot be downloaded"),
+        ("adapters=[/no/such/adapter]", "AdapterError", "is no folder of this machine"),
         ("reference=/no/such/folder", "DictionaryError", "/no/such/folder"),
         ("fit.workers=64", "ResourceError", "fit.workers"),
         ("fit.gpus_per_worker=1", "ResourceError", "fit.gpus_per_worker"),
