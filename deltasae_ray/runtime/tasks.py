@@ -10,7 +10,7 @@ from deltasae_ray import stalls
 from deltasae_ray.errors import DeltaSaeError, ResourceError
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime.allocation import keep_freed_memory
-from deltasae_ray.runtime.node_types import Node, possible_nodes
+from deltasae_ray.runtime.node_types import NodeType, possible_types
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run_tasks(
     import ray
     from ray.exceptions import RayTaskError
 
-    options = {"num_cpus": cpus, "memory": memory_asked(possible_nodes(), cpus, memory), "max_retries": 3}
+    options = {"num_cpus": cpus, "memory": memory_asked(possible_types(), cpus, memory), "max_retries": 3}
     task, limits = ray.remote(**options)(_with_threads), Limits()
     asked = left = [task.remote(function, argument, max(1, int(cpus)), limits) for function, argument in work]
     with tqdm(total=len(left), desc=bar, unit="task", disable=bar is None) as progress, stalls.told():
@@ -53,7 +53,7 @@ def run_tasks(
     return ray.get(asked)
 
 
-def memory_asked(nodes: Sequence[Node] | None, cpus: float, memory: int) -> int:
+def memory_asked(nodes: Sequence[NodeType] | None, cpus: float, memory: int) -> int:
     """What a task of so many CPUs that may take `memory` bytes is to ask for: no more than the largest node has that could run it.
 
     Args:
@@ -64,9 +64,9 @@ def memory_asked(nodes: Sequence[Node] | None, cpus: float, memory: int) -> int:
     """
     if nodes is None:
         return memory
-    able = [int(node.get("memory", 0)) for node in nodes if node.get("CPU", 0.0) >= cpus]
+    able = [int(node.memory) for node in nodes if node.cpus >= cpus]
     if not able:
-        most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+        most = max((node.cpus for node in nodes), default=0.0)
         raise ResourceError(
             f"a task of {cpus:g} CPUs fits no node of this cluster, of those that are there or may come; the largest has {most:g}: add a "
             "node with more CPUs; Ray would wait for ever"
