@@ -19,11 +19,13 @@ class HubName:
         """Parses `owner/name[@revision]`.
 
         Raises:
-            ValueError: an @ with nothing before or after it.
+            ValueError: an @ with nothing before or after it, or a revision that is a path out of the hub's cache.
         """
         repo, at, revision = text.partition("@")
         if at and not (repo and revision):
             raise ValueError(f"{text!r} is not owner/name@revision: name a branch, tag or commit after the @, or leave the @ out")
+        if ".." in revision.split("/") or revision.startswith("/"):  # the hub's cache looks for a file of that name
+            raise ValueError(f"{text!r}: a revision is a branch, tag or commit, and {revision!r} is a path that leads elsewhere")
         return cls(repo, revision or None)
 
     @property

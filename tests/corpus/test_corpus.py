@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,16 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
         list(read_documents(str(tmp_path / "image.png")))
     with pytest.raises(CorpusError, match="shakespeare, kjv and pydoc"):
         list(read_documents("builtin:bible"))
+
+
+def test_a_name_of_a_text_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"text": "a file elsewhere"}')
+    for path in (f"builtin:{tmp_path}/mine", f"builtin:../{os.path.relpath(tmp_path, '/')}/mine", "builtin:../data/kjv"):
+        with pytest.raises(CorpusError, match="builtin texts are shakespeare, kjv and pydoc"):
+            list(read_documents(path))
+    for path in ("owner/name/../../../../etc", "owner/name@../../x", "owner", "../name", "owner/name@v1/a/.."):
+        with pytest.raises(CorpusError, match="of which no part is"):
+            list(read_documents(f"hf://datasets/{path}"))
 
 
 def test_a_repeated_document_id_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ def test_a_name_may_carry_a_revision() -> None:
     assert named == HubName("owner/name", "refs/pr/1") and named.name == "name"
 
 
+@pytest.mark.parametrize("revision", ["../../../victim", "refs/../../x", "/tmp/x", ".."])
+def test_a_revision_that_is_a_path_out_of_the_cache_is_refused(revision: str) -> None:
+    with pytest.raises(ModelError, match="a revision is a branch, tag or commit"):
+        resolve_model(ModelConfig(f"owner/name@{revision}"))
+
+
 @pytest.mark.parametrize("text", ["owner/name@", "@main"])
 def test_half_a_revision_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ModelError, match="is not owner/name@revision: name a branch, tag or commit"):
