@@ -77,9 +77,9 @@ def files_of(path: str) -> tuple[TextFile, ...]:
     """
     if path.startswith(BUILTIN):
         return (_builtin(path),)
-    if not path.startswith(_HUB):
-        return _listed(path, path, _READABLE)
     with told(path):
+        if not path.startswith(_HUB):
+            return _listed(path, path, _READABLE)
         root, access = _commit(path)
         return _listed(path, root, _ON_HUB, access)
 

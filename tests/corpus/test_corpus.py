@@ -70,6 +70,12 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
         list(read_documents("builtin:bible"))
 
 
+def test_a_store_that_does_not_answer_is_a_typed_error_without_the_key() -> None:
+    path = "s3://ann:hidden0001@texts/x.jsonl?scheme=http&endpoint_override=127.0.0.1:9"
+    with pytest.raises(CorpusError, match=r"s3://\*\*\*@texts/x.jsonl.* cannot be read"):
+        list(read_documents(path))
+
+
 def test_a_name_of_a_text_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"text": "a file elsewhere"}')
     for path in (f"builtin:{tmp_path}/mine", f"builtin:../{os.path.relpath(tmp_path, '/')}/mine", "builtin:../data/kjv"):
