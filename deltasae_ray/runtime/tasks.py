@@ -71,8 +71,8 @@ def _tell_of_quiet(seconds: float, left: int, cpus: float) -> None:
     """Raises ResourceError after a day."""
     if seconds >= _NOTHING_S:
         raise ResourceError(
-            f"none of {left} tasks of {cpus:g} CPUs has ended for {seconds / 3600:g} hours: see `ray status` for nodes that do not come, then "
-            "run the same command again; what is stored stays"
+            f"none of {left} tasks of {cpus:g} CPUs has ended for {seconds / 3600:g} hours: see `ray status` for nodes that do not come, "
+            "then run the same command again; what is stored stays"
         )
     minutes, look = seconds / 60, "`ray status` tells whether they run, or wait for nodes"
     log.warning("none of %d tasks of %g CPUs has ended for %.0f minutes: %s", left, cpus, minutes, look)
