@@ -44,6 +44,7 @@ def search(
             found = _search_one(storage, harvest_key, trial, layers, cfg, key)
             if not any("fvu" in row for row in found):
                 failed[trial] = next((row["error"] for row in found), "no candidate was fitted to the end")
+                storage.delete_file(_running(key))  # the next run tries all of them again
                 continue
             storage.write_json(key, {"trial": trial.name, "candidates": found})
             storage.delete_file(_running(key))

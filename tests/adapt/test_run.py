@@ -179,7 +179,7 @@ def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new
     for each in refs:
         folder = root / each.key
         assert each.digest == content_digest(folder)
-        assert check_adapter(folder, empty_model(tiny_model))["base_model_name_or_path"] == tiny_model.name
+        assert check_adapter(folder, empty_model(tiny_model))[0]["base_model_name_or_path"] == tiny_model.name
         assert {"steps", "tokens", "gain", "gain_se", "demonstrated", "curve", "planted", "seconds"} <= each.facts.keys()
     assert not list((root / "adapters/.train").iterdir()), "checkpoints of finished adapters are thrown away"
 

@@ -65,7 +65,7 @@ def test_the_best_settings_on_documents_of_the_training_split_are_found(ray_clus
     settings, failed = search(storage, KEY, [TRIAL, *hopeless], [1], cfg)
     assert not storage.local("executed").exists(), "a pickle below the root was read"
     assert {n for n in storage.list("") if n.endswith((".pkl", ".pt", ".pickle"))} == planted, "no pickle is written below the root either"
-    assert len(storage.list("searching")) == len(hopeless), "the record of a running search is gone once it has a result"
+    assert not storage.list("searching"), "the record of the running search is gone with it"
     record = storage.read_json(storage.list("searches")[0])
     finished = [row for row in record["candidates"] if "fvu" in row]
     best = min(finished, key=lambda row: row["fvu"])
