@@ -94,8 +94,10 @@ def reach(uri: str) -> None:
 class _KeepsLogin(urllib.request.HTTPRedirectHandler):
     """Follows redirects, and gives user and password to no other host: urllib sends every header on."""
 
-    def redirect_request(self, req: urllib.request.Request, *others: Any) -> urllib.request.Request | None:
-        following = super().redirect_request(req, *others)
+    def redirect_request(  # noqa: PLR0913 - urllib's signature
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None and (following.host, following.type) not in ((req.host, req.type), (req.host, "https")):
             following.remove_header("Authorization")
         return following
