@@ -66,11 +66,12 @@ def _told_folder() -> str:
 
 
 def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
-    """Processes whose environment carries the mark, or which write below the folder, and their descendants;
-    each with its start, which tells it from a later one.
+    """Processes whose environment carries the mark, or is wiped while they write below the folder, and their
+    descendants; each with its start, which tells it from a later one.
 
-    A process that sets its title, as Ray's agents and workers do, wipes what /proc shows of its environment; and
-    the kernel ends their parent, which still has it, together with the driver.
+    A process that sets its title, as Ray's agents do, wipes what /proc shows of its environment; and the kernel
+    ends their parent, which still has it, together with the driver. Another driver that joined this Ray writes
+    there too, and has its own environment.
     """
     wanted, children, found = f"{MARK}={mark}".encode(), {}, []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -78,7 +79,9 @@ def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
             pid = int(entry.name)
             parent, _ = _stat(pid)
             children.setdefault(parent, []).append(pid)
-            if wanted in (entry / "environ").read_bytes().split(b"\0") or folder and _writes_below(entry, folder):
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            wiped = b"=" not in environment[0]
+            if wanted in environment or wiped and folder and _writes_below(entry, folder):
                 found.append(pid)
     every: set[int] = set()
     while found:
