@@ -15,7 +15,7 @@ import tyro
 from deltasae_ray import yaml_core
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
-from deltasae_ray.redaction import redact
+from deltasae_ray.redaction import redact, redacted
 
 T = TypeVar("T")
 _GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
@@ -90,6 +90,9 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
             values.update(_taken(cls, _word_value(_field_type(cls, field), word, text), key, shorthand, "the words"))
     arguments: list[str] = []
     for key, value in values.items():
+        if _field_type(cls, key) is None and not str(value).isdigit() and redacted({key: value}) != {key: value}:
+            # The parser would show it, apart from the name that tells that it is a secret.
+            raise ConfigError(f"there is no {key}, and no word takes a secret by its name: set the variable of the environment that it has")
         arguments += [f"--{key}", *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == "")]
     return arguments
 

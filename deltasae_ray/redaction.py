@@ -35,6 +35,8 @@ _URI_USER = re.compile(
 _URI_USER_WITH_SLASH = re.compile(
     r"""([a-z][a-z0-9+.-]*://)((?!\[)[^\s/@:'"<>]*:(?!\d{1,5}(?:[/\s?#]|$))[^\s@'"<>]*@)""", re.I
 )
+_URI_USER_OF_A_PATH = re.compile(r"""([a-z][a-z0-9+.-]+:/)((?!/)[^\s/@:'"<>]*:[^\s/@'"<>]+@)""", re.I)
+"""A path library makes one slash of an address's two."""
 _URI_USER_QUOTED = re.compile(r"(%3A%2F%2F)((?:(?!%2F)[^\s&'\"@/])*?%40)", re.I)
 _QUERY = re.compile(r"""((?:[?&]|%3F|%26|&amp;)([\w.\-]+)(?:=|%3D))((?:(?!%26)[^\s&#'"<>])+)""", re.I)
 _ASSIGNED = re.compile(
@@ -72,6 +74,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     if "@" in text:
         text = _URI_USER.sub(rf"\1{HIDDEN}@", text)
         text = _URI_USER_WITH_SLASH.sub(rf"\1{HIDDEN}@", text)
+        text = _URI_USER_OF_A_PATH.sub(rf"\1{HIDDEN}@", text)
     text = _URI_USER_QUOTED.sub(rf"\1{HIDDEN}%40", text)
     text = _QUERY.sub(
         lambda m: m[1] + HIDDEN if is_secret(m[2]) or m[2].lower() in ("key", "auth") else m[0], text

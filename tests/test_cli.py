@@ -74,6 +74,19 @@ def test_a_bad_word_is_named_with_a_remedy(word: str, said: str, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["storage.password=hidden0001", "hf_token=hidden0001", "storage={password: hidden0001}", "x={a: {api_key: hidden0001}}"])
+def test_a_secret_under_an_unknown_word_is_not_shown(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text("{" + word.replace("=", ": ", 1) + "}")
+    for words in (word, f"config={tmp_path / 'a.yaml'}"):
+        with pytest.raises(SystemExit) as ended:
+            study(words)
+        told = capsys.readouterr()
+        assert ended.value.code == 2 and "hidden0001" not in told.out + told.err and "environment" in told.err
+    with pytest.raises(SystemExit):
+        study("corpus.fit_token=2400")
+    assert "corpus.fit_tokens" in capsys.readouterr().err, "a misspelt word is told as one"
+
+
 def test_help_explains_every_field_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         study("--help")

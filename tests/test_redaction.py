@@ -26,6 +26,7 @@ HIDES = [
     (f"s3://{KEY}:{SECRET}@bucket/prefix", "s3://***@bucket/prefix"),
     (f"s3://id:{SECRET}@bucket/prefix, gs://a:b@c", "s3://***@bucket/prefix, gs://***@c"),
     ("S3://id:abc@bucket", "S3://***@bucket"),
+    ("https:/ann:hunter2@host/t.jinja cannot be read", "https:/***@host/t.jinja cannot be read"),
     ('{"root": "s3://id:abc@bucket"}', '{"root": "s3://***@bucket"}'),
     ("endpoint_override=http%3A%2F%2Fann%3Ahunter2%40host", "endpoint_override=http%3A%2F%2F***%40host"),
     (

@@ -1,6 +1,10 @@
 """Conversations: each becomes a prompt, which the model reads, and a response, whose tokens are studied."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +17,8 @@ ALPACA = "alpaca"
 """Value of `corpus.chat_template` for the plain format of the Alpaca data, which needs no chat template."""
 CHAT_FIELDS = ("messages", "instruction", "input", "output", "tools")
 """Columns that a conversation may have."""
+RENDER_S = 60.0
+"""Seconds that a template may take over one conversation; one that ends takes thousandths."""
 _PLAIN = "### Instruction:\n{instruction}\n\n### Response:\n"
 
 
@@ -44,10 +50,11 @@ class Chat:
             return _plain(messages, where)
         tools = {"tools": row["tools"]} if row.get("tools") else {}
         try:
-            whole = self.tokenizer.apply_chat_template(messages, tokenize=False, **tools)
-            prompt = self.tokenizer.apply_chat_template(
-                messages[:-1], tokenize=False, add_generation_prompt=True, **tools
-            )
+            with _at_most(RENDER_S):
+                whole = self.tokenizer.apply_chat_template(messages, tokenize=False, **tools)
+                prompt = self.tokenizer.apply_chat_template(
+                    messages[:-1], tokenize=False, add_generation_prompt=True, **tools
+                )
         except Exception as e:  # a template is a program that came with the tokenizer, and may raise anything
             raise CorpusError(
                 f"{where}: the chat template refuses the conversation: {type(e).__name__}: {briefly(e)}"
@@ -57,6 +64,25 @@ class Chat:
                 f"{where}: the chat template changes the prompt once it is answered; render the text yourself"
             )
         return prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or ""), whole[len(prompt) :]
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside after some seconds; in the main thread alone, which is where texts are read."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(*_: object) -> None:
+        raise TimeoutError(f"it does not come to an end within {seconds:g} s; choose another by corpus.chat_template")
+
+    began, before = time.monotonic(), signal.signal(signal.SIGALRM, over)
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, max(0.001, others - (time.monotonic() - began)) if others else 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def chat_of(cfg: CorpusConfig, tokenizer: Any) -> Chat | None:

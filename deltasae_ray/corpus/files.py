@@ -77,9 +77,9 @@ def files_of(path: str) -> tuple[TextFile, ...]:
     """
     if path.startswith(BUILTIN):
         return (_builtin(path),)
-    if not path.startswith(_HUB):
-        return _listed(path, path, _READABLE)
     with told(path):
+        if not path.startswith(_HUB):
+            return _listed(path, path, _READABLE)
         root, access = _commit(path)
         return _listed(path, root, _ON_HUB, access)
 
@@ -115,7 +115,7 @@ def _builtin(path: str) -> TextFile:
     if path == PYDOC:
         return TextFile(path, BUILTIN, "", path)
     name = f"{path.removeprefix(BUILTIN)}.jsonl"
-    if not (resources.files("deltasae_ray.corpus") / "data" / name).is_file():
+    if "/" in name or "\\" in name or not (resources.files("deltasae_ray.corpus") / "data" / name).is_file():
         raise CorpusError(f"{path} does not exist: builtin texts are shakespeare, kjv and pydoc")
     return TextFile(path, BUILTIN, name, path)
 
@@ -127,8 +127,11 @@ def _commit(path: str) -> tuple[str, HubAccess | None]:
     from huggingface_hub import HfApi, get_token, snapshot_download
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
-    owner, name, *inside = path.removeprefix(_HUB).split("/")
-    name, _, revision = name.partition("@")
+    owner, *rest = path.removeprefix(_HUB).split("/")
+    name, _, revision = (rest or [""])[0].partition("@")
+    inside = rest[1:]
+    if not (owner and name) or ".." in (owner, name, revision, *inside):
+        raise CorpusError(f"{path} is not hf://datasets/owner/name[@revision][/inside], of which no part is ..")
     if HF_HUB_OFFLINE:
         root, access = snapshot_download(f"{owner}/{name}", repo_type="dataset", revision=revision or None), None
     else:

@@ -16,6 +16,8 @@ from deltasae_ray.errors import CorpusError
 Rows = Iterator[tuple[str, dict[str, Any] | str]]
 """(file and row, for errors; the row, or why it cannot be read)."""
 
+_UNREADABLE = (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError)
+"""What Arrow raises for a broken file, and a library's extension types for settings that they cannot read."""
 _BATCH_ROWS, _BATCH_BYTES = 1024, 64 * 2**20
 """Most rows of Parquet that are decoded at once, and about how many bytes."""
 
@@ -41,7 +43,7 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
             case "parquet":
                 yield from _parquet(f, file.name, field)
             case "arrow":
-                yield from _batches(_arrow(f, file.name), file.name)
+                yield from _batches(_arrow(f, file.name), file.name, _wanted(field))
             case "txt" | "md":
                 text = _text(b"".join(utf8_chunks(f, file.name, tally)), file.name)
                 yield file.name, {"id": file.inner.rsplit("/", 1)[-1], field or "text": text}
@@ -91,17 +93,22 @@ def _parquet(file: Any, path: str, field: str | None) -> Rows:
         table = pq.ParquetFile(file)
         names, rows = table.schema_arrow.names, max(1, table.metadata.num_rows)
         size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.num_row_groups))
-    except (pa.ArrowException, UnicodeDecodeError) as e:
+    except _UNREADABLE as e:
         raise CorpusError(f"{path} is not Parquet, is packed or is damaged: {briefly(e)}") from e
     if field is not None and field not in names:
         raise CorpusError(f"{path} has no column {field!r}, only {names}: set corpus.text_field")
     if field is None and not {"messages", "instruction"} & set(names):
         raise CorpusError(f"{path} holds no conversations: {how_to_convert(names)}")
-    wanted = {"id", *([field] if field is not None else CHAT_FIELDS)}
+    wanted = _wanted(field)
     at_once = max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
     yield from _batches(
-        table.iter_batches(batch_size=at_once, columns=[c for c in names if c in wanted]), path
+        table.iter_batches(batch_size=at_once, columns=[c for c in names if c in wanted]), path, wanted
     )
+
+
+def _wanted(field: str | None) -> set[str]:
+    """The columns that a document is made of."""
+    return {"id", *([field] if field is not None else CHAT_FIELDS)}
 
 
 def _arrow(file: Any, path: str) -> Iterator[pa.RecordBatch]:
@@ -117,17 +124,43 @@ def _arrow(file: Any, path: str) -> Iterator[pa.RecordBatch]:
         yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
-def _batches(batches: Iterable[pa.RecordBatch], path: str) -> Rows:
+def _batches(batches: Iterable[pa.RecordBatch], path: str, wanted: set[str]) -> Rows:
     number = 0
     try:
         for batch in batches:
-            for row in _values(batch):
+            for row in _values(_data_only(batch, path, wanted)):
                 number += 1
                 yield f"{path}, row {number}", row
-    except (pa.ArrowException, UnicodeDecodeError) as e:
+    except CorpusError:
+        raise
+    except _UNREADABLE as e:
         raise CorpusError(
             f"{path} is damaged after row {number}: {briefly(e)}. Copy or make the file again"
         ) from e
+
+
+def _data_only(batch: pa.RecordBatch, path: str, wanted: set[str]) -> pa.RecordBatch:
+    """Drops columns whose values a library's own code would make: Ray's, of pickled objects, would run what a file says.
+
+    Raises:
+        CorpusError: such a column is one that documents are made of.
+    """
+    made_by_code = [f.name for f in batch.schema if _made_by_code(f.type)]
+    for name in made_by_code:
+        if name in wanted:
+            raise CorpusError(
+                f"{path}: column {name!r} is of the type {batch.schema.field(name).type}, whose values are made by code and could run "
+                "what the file says: nothing of it was read. Write the column as plain strings, lists and structs"
+            )
+    return batch.select([name for name in batch.schema.names if name not in made_by_code]) if made_by_code else batch
+
+
+def _made_by_code(kind: pa.DataType) -> bool:
+    """Whether a type, or one inside it, is an extension that some Python library registered."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    inner += [kind.value_type] if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else []
+    inner += [kind.storage_type] if isinstance(kind, pa.BaseExtensionType) else []
+    return isinstance(kind, pa.ExtensionType) or any(map(_made_by_code, inner))
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

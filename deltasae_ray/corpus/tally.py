@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from deltasae_ray.errors import CorpusError
+from deltasae_ray.redaction import redact
 
 BadRows = Literal["error", "skip"]
 
@@ -57,7 +58,7 @@ class Tally:
         self.first = other.first | self.first
 
     def notes(self) -> tuple[str, ...]:
-        """What was counted: a clause for each kind, with the first place."""
+        """What was counted: a clause for each kind, with the first place, whose address may hold a key that the page must not."""
         return tuple(
-            f"{count:,} {kind}; the first: {self.first[kind]}" for kind, count in sorted(self.counts.items())
+            redact(f"{count:,} {kind}; the first: {self.first[kind]}") for kind, count in sorted(self.counts.items())
         )

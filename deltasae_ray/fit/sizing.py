@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 
 from deltasae_ray import stalls
-from deltasae_ray.errors import PrecisionError
+from deltasae_ray.errors import PrecisionError, WorkerError
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.sae.fitting import auto_size, effective_rank
 from deltasae_ray.sae.recipe import finite_rows
@@ -24,9 +24,10 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
     Raises:
         PrecisionError: there are no others.
         ShardError: a harvest that is incomplete or damaged.
+        WorkerError: a task's process was lost again and again.
     """
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     task, limits = cast(Any, ray.remote(num_cpus=1)(stalls.watched)), Limits()
     ranks, unfit = [], []
@@ -38,6 +39,8 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
                 if not isinstance(e.cause, PrecisionError):
                     raise e.cause from None
                 unfit.append(e.cause)
+            except RayError as e:
+                raise WorkerError(f"a task that reads deltas was lost again and again: {e}. The same command tries it again") from e
     if not ranks:
         raise unfit[0]
     return auto_size(max(ranks))

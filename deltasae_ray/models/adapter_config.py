@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deltasae_ray.errors import AdapterError
+from deltasae_ray.models.slow_patterns import patterns_of
 from deltasae_ray.models.weight_files import refuse_pointer
 
 _ALTERS_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
@@ -72,15 +73,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _check_patterns(path: Path, config: dict[str, Any]) -> None:
     """PEFT reads these as regular expressions, which may not compile."""
-    texts = [
-        (name, config[name])
-        for name in ("target_modules", "exclude_modules")
-        if isinstance(config.get(name), str)
-    ]
-    texts += [(name, key) for name in ("rank_pattern", "alpha_pattern") for key in config.get(name) or ()]
-    layers = config.get("layers_pattern") or []
-    texts += [("layers_pattern", each) for each in ([layers] if isinstance(layers, str) else layers)]
-    for name, text in texts:
+    for name, text in patterns_of(config):
         try:
             re.compile(text)
         except (re.error, RecursionError, OverflowError) as e:

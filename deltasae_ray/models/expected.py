@@ -16,6 +16,7 @@ from deltasae_ray.errors import AdapterError
 from deltasae_ray.models.adapter_config import parse_config
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, base_name, lora_path, plain_key
 from deltasae_ray.models.peft_names import new_peft_name
+from deltasae_ray.models.slow_patterns import check_patterns_end
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
 
     config, bare = peft_config(folder), copy.deepcopy(model).to("meta")
     name = new_peft_name(bare)
+    check_patterns_end(folder / CONFIG, parse_config(folder / CONFIG), (name for name, _ in bare.named_modules()))
     try:
         built = get_peft_model(bare, config, adapter_name=name, low_cpu_mem_usage=True)  # type: ignore[arg-type]
     except Exception as e:  # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt

@@ -20,11 +20,15 @@ class HubName:
         """Parses `owner/name[@revision]`.
 
         Raises:
-            ValueError: an @ with nothing before or after it.
+            ValueError: an address, an @ with nothing before or after it, or a revision that is a path out of the hub's cache.
         """
+        if ":" in text.partition("@")[0]:
+            raise ValueError(f"{text!r} is an address: a folder, or owner/name[@revision] of the Hugging Face hub, is read")
         repo, at, revision = text.partition("@")
         if at and not (repo and revision):
             raise ValueError(f"{text!r} is not owner/name@revision: name a branch, tag or commit after the @, or leave the @ out")
+        if ".." in revision.split("/") or revision.startswith("/"):  # the hub's cache looks for a file of that name
+            raise ValueError(f"{text!r}: a revision is a branch, tag or commit, and {revision!r} is a path that leads elsewhere")
         return cls(repo, revision or None)
 
     @property

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -46,10 +46,11 @@ def start_local(**options: Any) -> None:
     mark = uuid4().hex
     os.environ[watch.MARK] = mark
     try:
-        if sys.platform.startswith("linux"):
-            _start_watch(mark)
+        guard = _start_watch(mark) if sys.platform.startswith("linux") else None
         with _on_loopback(), _bare_command_line():
             ray.init(address="local", **options)
+        if guard is not None:
+            _tell_folder(guard)
     finally:
         del os.environ[watch.MARK]  # what else this process starts is none of Ray's
     _started_here.append(mark)
@@ -112,16 +113,26 @@ def _bare_command_line() -> Iterator[None]:
         utils.get_entrypoint_name = whole
 
 
-def _start_watch(mark: str) -> None:
+def _tell_folder(guard: subprocess.Popen) -> None:
+    """Says where all processes of this Ray write, and nobody else does."""
+    from ray._private import worker
+
+    node: Any = worker.global_worker.node
+    folder = os.path.realpath(node.get_session_dir_path())
+    with suppress(BrokenPipeError), guard.stdin as line:  # type: ignore[union-attr]
+        line.write(f"{folder}\n".encode())
+
+
+def _start_watch(mark: str) -> subprocess.Popen:
     """In a session of its own: neither Ctrl-C nor a signal to the driver's group may end it first."""
     command = [sys.executable, "-I", "-S", str(Path(watch.__file__)), str(os.getpid()), mark]
     clean = {name: value for name, value in os.environ.items() if name != watch.MARK}
-    subprocess.Popen(
+    return subprocess.Popen(
         command,
         env=clean,
         cwd="/",
         start_new_session=True,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

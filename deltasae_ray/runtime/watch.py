@@ -19,20 +19,21 @@ _LOOKS_S = 50.0
 
 def main(driver: int, mark: str, grace_s: float = _GRACE_S) -> None:
     """Waits for the end of the driver, then ends the marked processes and their children for as long as
-    there are any."""
+    there are any. The folder that only they write to may come on stdin meanwhile."""
     wait_for(driver)
-    left = marked(mark)
+    folder = _told_folder()
+    left = marked(mark, folder)
     deadline = time.monotonic() + grace_s
     while left and time.monotonic() < deadline:
         time.sleep(0.5)
-        left = living(left) | marked(mark)
+        left = living(left) | marked(mark, folder)
     deadline = time.monotonic() + _LOOKS_S
     while left and time.monotonic() < deadline:
         for pid, _ in living(left):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.5)
-        left = living(left) | marked(mark)
+        left = living(left) | marked(mark, folder)
 
 
 def wait_for(pid: int) -> None:
@@ -56,16 +57,31 @@ def wait_for(pid: int) -> None:
         os.close(handle)
 
 
-def marked(mark: str) -> set[tuple[int, str]]:
-    """Processes whose environment carries the mark, and their descendants; each with its start, which tells
-    it from a later one."""
+def _told_folder() -> str:
+    """What the driver wrote before it ended; without waiting, since another process may hold the other end."""
+    with suppress(OSError, ValueError):
+        os.set_blocking(0, False)
+        return (os.read(0, 4096) or b"").decode().strip()
+    return ""
+
+
+def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
+    """Processes whose environment carries the mark, or is wiped while they write below the folder, and their
+    descendants; each with its start, which tells it from a later one.
+
+    A process that sets its title, as Ray's agents do, wipes what /proc shows of its environment; and the kernel
+    ends their parent, which still has it, together with the driver. Another driver that joined this Ray writes
+    there too, and has its own environment.
+    """
     wanted, children, found = f"{MARK}={mark}".encode(), {}, []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
-            pid = int(folder.name)
+            pid = int(entry.name)
             parent, _ = _stat(pid)
             children.setdefault(parent, []).append(pid)
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            wiped = b"=" not in environment[0]
+            if wanted in environment or wiped and folder and _writes_below(entry, folder):
                 found.append(pid)
     every: set[int] = set()
     while found:
@@ -74,6 +90,18 @@ def marked(mark: str) -> set[tuple[int, str]]:
             every.add(pid)
             found += children.get(pid, [])
     return living({(pid, "") for pid in every})
+
+
+def _writes_below(process: Path, folder: str) -> bool:
+    """Whether a process has a file below the folder open to write: who only reads there is somebody else."""
+    for link in (process / "fd").iterdir():
+        with suppress(OSError, ValueError, StopIteration):
+            if os.readlink(link).startswith(f"{folder}/"):
+                lines = (process / "fdinfo" / link.name).read_text().splitlines()
+                flags = next(line.split()[1] for line in lines if line.startswith("flags:"))
+                if int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                    return True
+    return False
 
 
 def living(processes: set[tuple[int, str]]) -> set[tuple[int, str]]:

@@ -13,7 +13,7 @@ from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
-from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.runtime.node_types import each_node, possible_types
 from deltasae_ray.runtime.nodes import autoscaling, one_machine
 from deltasae_ray.runtime.placement import Actors, Node, never_in_each_others_way
 from deltasae_ray.runtime.shared_root import check_root
@@ -142,9 +142,10 @@ def check_cluster(cfg: StudyConfig, storage: Storage) -> None:
         nodes, has = _listed()
     check_root(storage, len(nodes))
     cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
-    possible = possible_nodes()
-    if possible is None:
+    kinds = possible_types()
+    if kinds is None:
         return  # nodes come on demand, and nobody says of what kind
+    possible = each_node(kinds)
     if autoscaling() or len(possible) > len(nodes):
         check_nodes(cfg, possible, at_once=1)  # trials wait for each other's nodes
         return

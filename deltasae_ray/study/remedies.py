@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.models.size import ModelSize
+from deltasae_ray.runtime.node_types import NodeType
 from deltasae_ray.study.config import StudyConfig
-from deltasae_ray.study.node_types import NodeType
 from deltasae_ray.study.requirements import Needs, fits, obstacle, requirements
 
 
@@ -21,7 +21,8 @@ def check_fits(cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], giv
     for each in needs:
         hindered = [(kind, obstacle(each, kind)) for kind in kinds]
         if all(why for _, why in hindered):
-            there = "; ".join(f"{kind} ({why})" for kind, why in hindered) or "none"
+            alike = {(kind.cpus, kind.gpus, kind.gpu, why): f"{kind} ({why})" for kind, why in reversed(hindered)}
+            there = "; ".join(reversed(alike.values())) or "none"
             raise ResourceError(
                 f"the {each.stage} stage can never be placed on this cluster. It needs {each}. Node types: {there}. "
                 f"{_remedy(cfg, size, kinds, given_ranks, each)}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.models.size import ModelSize
+from deltasae_ray.runtime.node_types import NodeType
 from deltasae_ray.sae.architectures import SELECTING
 from deltasae_ray.study.config import StudyConfig
-from deltasae_ray.study.node_types import NodeType
 from deltasae_ray.study.token_check import tokens_to_fit
 
 PROCESS = 2.0e9
@@ -70,8 +70,11 @@ def obstacle(needs: Needs, kind: NodeType) -> str:
     room = None if kind.gpu_bytes is None else kind.gpu_bytes * (min(1.0, needs.gpus) or 1.0)
     if needs.gpus and room is not None and needs.device_bytes > room:
         return f"its GPUs hold {room / 1e9:.1f} GB, fewer than {needs.device_bytes / 1e9:.1f} GB"
-    if kind.memory and max(needs.host_bytes, needs.asked_bytes) > kind.memory:
-        return f"its memory of {kind.memory / 1e9:.1f} GB is less than {max(needs.host_bytes, needs.asked_bytes) / 1e9:.1f} GB"
+    if kind.memory and needs.asked_bytes > kind.memory:
+        return f"its memory of {kind.memory / 1e9:.1f} GB is less than the {needs.asked_bytes / 1e9:.1f} GB that Ray is asked for"
+    machine = kind.memory + kind.object_store  # an actor may take what Ray keeps for objects too, where it asks Ray for less
+    if kind.memory and needs.host_bytes > machine:
+        return f"its memory of {machine / 1e9:.1f} GB is less than {needs.host_bytes / 1e9:.1f} GB"
     return ""
 
 

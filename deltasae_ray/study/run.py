@@ -12,7 +12,7 @@ from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_p
 from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.runtime.lease import Lease, lease
 from deltasae_ray.runtime.local import joins_cluster
-from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.runtime.node_types import possible_types
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.cluster_check import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
@@ -23,7 +23,6 @@ from deltasae_ray.study.disk_check import check_disk
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.mlflow_runs import tracked
-from deltasae_ray.study.node_types import of_ray
 from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
@@ -128,11 +127,9 @@ def _check_machines(study: Study) -> None:
     Raises:
         ResourceError: an actor that none of them can ever hold; with what to change.
     """
-    for_all = possible_nodes()
-    if for_all is None:  # nodes come on demand, and nobody says of what kind
-        return
-    kinds = {tuple(sorted(has.items())): of_ray(f"node {i}", has) for i, has in enumerate(for_all)}
-    check_fits(study.cfg, size_of(study), tuple(kinds.values()), [a.rank for a in study.given])
+    kinds = possible_types()
+    if kinds is not None:  # else nodes come on demand, and nobody says of what kind
+        check_fits(study.cfg, size_of(study), kinds, [a.rank for a in study.given])
 
 
 def _adapt(study: Study, made: Made) -> None:

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from deltasae_ray.errors import ConfigError
@@ -78,7 +79,8 @@ def reach(uri: str) -> None:
         ConfigError: nothing answers, or it asks for a user and password that it was not given; any other answer is one.
     """
     try:
-        urllib.request.urlopen(urllib.request.Request(f"{uri.rstrip('/')}/health", headers=_login()), timeout=10).close()
+        asked = urllib.request.Request(f"{uri.rstrip('/')}/health", headers=_login())
+        urllib.request.build_opener(_KeepsLogin).open(asked, timeout=10).close()
     except urllib.error.HTTPError as e:
         if e.code == 401:
             raise ConfigError(
@@ -87,6 +89,18 @@ def reach(uri: str) -> None:
             ) from e
     except (OSError, ValueError, http.client.HTTPException) as e:
         raise ConfigError(f"tracking.uri={uri!r} does not answer within 10 s ({e}): start the server, or leave tracking.uri empty") from e
+
+
+class _KeepsLogin(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and gives user and password to no other host: urllib sends every header on."""
+
+    def redirect_request(  # noqa: PLR0913 - urllib's signature
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and (following.host, following.type) not in ((req.host, req.type), (req.host, "https")):
+            following.remove_header("Authorization")
+        return following
 
 
 def _login() -> dict[str, str]:

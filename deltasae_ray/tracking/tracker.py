@@ -79,7 +79,7 @@ class Tracker:
     def experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        name = self.cfg.experiment
+        name = redact(self.cfg.experiment)
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -206,7 +206,7 @@ class Tracker:
 
     @property
     def _store(self) -> str:
-        return self.cfg.uri or "embedded"  # not the path: a study whose folder was moved keeps its runs
+        return redact(self.cfg.uri) or "embedded"  # not the path: a study whose folder was moved keeps its runs
 
     @property
     def _artifact_root(self) -> str:

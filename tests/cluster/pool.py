@@ -13,7 +13,7 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ResourceError
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.node_types import possible_nodes
+from deltasae_ray.runtime.node_types import each_node, possible_types
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.study.cluster_check import check_nodes
 from deltasae_ray.study.config import StudyConfig
@@ -49,8 +49,9 @@ class PatientWorker:
 def too_large(gpus: int) -> str:
     """How a gang of twice the GPUs of the only node type is refused while that has no node."""
     cfg = StudyConfig(adapters=("given",), gangs=GangConfig(ranks=2 * gpus, gpus_per_gang=2 * gpus))
-    nodes = possible_nodes()
-    assert nodes is not None
+    kinds = possible_types()
+    assert kinds is not None
+    nodes = each_node(kinds)
     check_nodes(replace(cfg, gangs=GangConfig(ranks=gpus, gpus_per_gang=gpus)), nodes, at_once=1)
     try:
         check_nodes(cfg, nodes, at_once=1)

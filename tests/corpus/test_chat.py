@@ -1,6 +1,7 @@
 """Conversations: content in parts, no content, turns and fields that are no text, and templates that refuse a row."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,17 @@ def test_a_split_that_is_empty_since_prompts_leave_no_room_says_so(tmp_path: Pat
     cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", chat_template="alpaca", context_len=16, fit_tokens=99)
     with pytest.raises(CorpusError, match="raise corpus.context_len=16.*30 conversations were left out whose prompt leaves no room"):
         build_corpus(cfg, tokenizer)
+
+
+def test_a_template_that_never_ends_is_refused_and_timers_of_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox limits what a template may reach, and each of its loops, but not loops in loops."""
+    monkeypatch.setattr("deltasae_ray.corpus.chat.RENDER_S", 0.5)
+    (tmp_path / "c.jsonl").write_text(json.dumps(asked("what is it")))
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+    before, signal_handler = signal.setitimer(signal.ITIMER_REAL, 900), signal.getsignal(signal.SIGALRM)
+    try:
+        with pytest.raises(CorpusError, match=r"c.jsonl, line 1: the chat template .*not come to an end within 0.5 s.*corpus.chat_template"):
+            list(read_documents(str(tmp_path / "c.jsonl"), chat=byte_tokenizer(endless)))
+        assert 800 < signal.getitimer(signal.ITIMER_REAL)[0] < 900 and signal.getsignal(signal.SIGALRM) is signal_handler
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,33 @@ def test_bad_text_is_named(tmp_path: Path) -> None:
         list(read_documents(str(tmp_path / "image.png")))
     with pytest.raises(CorpusError, match="shakespeare, kjv and pydoc"):
         list(read_documents("builtin:bible"))
+
+
+def test_a_store_that_does_not_answer_is_a_typed_error_without_the_key() -> None:
+    path = "s3://ann:hidden0001@texts/x.jsonl?scheme=http&endpoint_override=127.0.0.1:9"
+    with pytest.raises(CorpusError, match=r"s3://\*\*\*@texts/x.jsonl.* cannot be read"):
+        list(read_documents(path))
+
+
+def test_what_is_told_of_a_text_holds_no_key_of_its_address(tmp_path: Path) -> None:
+    """The plan, the page and MLflow show it."""
+    folder = tmp_path / "texts?sig=hidden0001&x"
+    folder.mkdir()
+    path = jsonl(folder / "t.jsonl", [{"text": f"{i} " + "w " * 200} for i in range(40)] + [{"text": 5}])
+    cfg = CorpusConfig(path=(path,), unrelated=(), fit_tokens=300, eval_tokens=300, bad_rows="skip")
+    notes = " ".join(build_corpus(cfg, Words()).notes)
+    assert "t.jsonl, row" in notes or "t.jsonl, line 41" in notes
+    assert "hidden0001" not in notes
+
+
+def test_a_name_of_a_text_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"text": "a file elsewhere"}')
+    for path in (f"builtin:{tmp_path}/mine", f"builtin:../{os.path.relpath(tmp_path, '/')}/mine", "builtin:../data/kjv"):
+        with pytest.raises(CorpusError, match="builtin texts are shakespeare, kjv and pydoc"):
+            list(read_documents(path))
+    for path in ("owner/name/../../../../etc", "owner/name@../../x", "owner", "../name", "owner/name@v1/a/.."):
+        with pytest.raises(CorpusError, match="of which no part is"):
+            list(read_documents(f"hf://datasets/{path}"))
 
 
 def test_a_repeated_document_id_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import json
 import lzma
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -252,3 +253,57 @@ def test_what_was_skipped_stands_in_the_corpus_and_in_what_is_said_where_nothing
         build_corpus(
             CorpusConfig(path=(str(empty),), unrelated=(), bad_rows="skip", fit_tokens=30_000), Words()
         )
+
+
+class _Runs:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return open, (self.mark, "w")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_column_that_would_be_unpickled_is_refused_and_beside_the_text_left_alone(
+    ending: str, nested: bool, tmp_path: Path
+) -> None:
+    """Ray registers the type in every process that imports Ray Data, and unpickles each of its values."""
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    mark, kind = tmp_path / "ran", ArrowPythonObjectType()
+    pickled = pa.array([pickle.dumps(_Runs(str(mark)))] * 2, kind.storage_type)
+    objects: pa.Array = pa.ExtensionArray.from_storage(kind, pickled)
+    if nested:
+        objects = pa.StructArray.from_arrays([pa.ListArray.from_arrays([0, 1, 2], objects)], ["inner"])
+    texts = pa.array(["one", "two"])
+
+    def file(**columns: pa.Array) -> Path:
+        path, table = tmp_path / f"{'-'.join(columns)}.{ending}", pa.table(columns)
+        if ending == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(path, table.schema) as out:
+                out.write_table(table)
+        return path
+
+    for name, path in (("text", file(text=objects)), ("id", file(id=objects, text=texts))):
+        with pytest.raises(CorpusError, match=rf"{path.name}: column '{name}' .*could run .*Write the column as plain"):
+            read(path)
+    assert [text for _, text in read(file(text=texts, other=objects))] == ["one", "two"]
+    assert not mark.exists()
+
+
+def test_a_type_whose_settings_cannot_be_read_is_a_typed_error(tmp_path: Path) -> None:
+    """Ray's own type of tensors raises ValueError while Arrow opens the file."""
+    import ray.data  # noqa: F401 - registers it
+
+    schema = pa.schema([pa.field("text", pa.string(), metadata={b"ARROW:extension:name": b"ray.data.arrow_tensor", b"ARROW:extension:metadata": b"\x80\x05."})])
+    pq.write_table(pa.table({"text": ["one"]}, schema=schema), tmp_path / "a.parquet")
+    with pa.ipc.new_file(tmp_path / "b.arrow", schema) as out:
+        out.write_table(pa.table({"text": ["one"]}, schema=schema))
+    for name in ("a.parquet", "b.arrow"):
+        with pytest.raises(CorpusError, match=name):
+            read(tmp_path / name)

@@ -21,6 +21,20 @@ def test_a_name_may_carry_a_revision() -> None:
     assert named == HubName("owner/name", "refs/pr/1") and named.name == "name"
 
 
+@pytest.mark.parametrize("base", ["https://ann:hidden0001@host/a.git", "git+ssh://git:hidden0001@host/a"])
+def test_an_address_is_no_name_on_the_hub_and_its_password_is_not_shown(base: str) -> None:
+    """Cut at the @ it would lose what tells a password from a name."""
+    with pytest.raises(ModelError, match="owner/name") as raised:
+        resolve_model(ModelConfig(base))
+    assert "hidden0001" not in str(raised.value)
+
+
+@pytest.mark.parametrize("revision", ["../../../victim", "refs/../../x", "/tmp/x", ".."])
+def test_a_revision_that_is_a_path_out_of_the_cache_is_refused(revision: str) -> None:
+    with pytest.raises(ModelError, match="a revision is a branch, tag or commit"):
+        resolve_model(ModelConfig(f"owner/name@{revision}"))
+
+
 @pytest.mark.parametrize("text", ["owner/name@", "@main"])
 def test_half_a_revision_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ModelError, match="is not owner/name@revision: name a branch, tag or commit"):

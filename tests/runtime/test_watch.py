@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -50,6 +51,44 @@ def test_a_process_that_outlives_its_driver_is_ended_and_another_s_is_not(end: s
             process.kill()
             process.wait()
         for pid, _ in watch.marked(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
+DRIVER_OF_ONE_WITHOUT_MARK = f"""
+import os, subprocess, sys, time
+with open(sys.argv[1] + "/worker.out", "a") as log:
+    subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], env={{}}, start_new_session=True, stdout=log)
+print("started", flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_process_that_wiped_its_environment_is_known_by_the_folder_it_writes_to_and_others_there_are_not_ended(tmp_path: Path) -> None:
+    """Setting a title wipes it, and the parent that still has it ends in the same moment as the driver."""
+    session = tmp_path / "session_1"
+    session.mkdir()
+    (session / "other.log").write_text("")
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER_OF_ONE_WITHOUT_MARK, str(session)], stdout=subprocess.PIPE)
+    with (session / "other.log").open() as read:
+        reader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdin=read, env={})
+    with (session / "driver.log").open("w") as own:
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdout=own)  # joined that Ray
+    guard = subprocess.Popen([sys.executable, "-I", "-S", watch.__file__, str(driver.pid), "nobody", "0.2"], stdin=subprocess.PIPE)
+    assert guard.stdin and driver.stdout
+    try:
+        with guard.stdin as line:
+            line.write(f"{session}\n".encode())
+        assert driver.stdout.readline() == b"started\n"
+        ((stubborn, _),) = watch.marked("nobody", str(session))
+        driver.kill()
+        driver.wait()
+        assert guard.wait(20) == 0
+        assert not watch.living({(stubborn, "")}) and reader.poll() is None is other.poll()
+    finally:
+        for process in (guard, driver, reader, other):
+            process.kill()
+            process.wait()
+        for pid, _ in watch.marked("nobody", str(session)):
             os.kill(pid, signal.SIGKILL)
 
 

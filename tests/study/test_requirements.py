@@ -20,9 +20,9 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, empty_model, load_model
 from deltasae_ray.models.size import ModelSize, model_size
 from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.node_types import NodeType, gpu_name, of_ray, read_node_types
 from deltasae_ray.study import plan
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
-from deltasae_ray.study.node_types import NodeType, gpu_name, of_ray, read_node_types
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.requirements import Needs, fits, obstacle, requirements
 from tests.tiny import ARCHITECTURES, FAMILIES, TARGETS, config, save_model

@@ -188,6 +188,35 @@ def test_a_wrong_password_is_told_as_such_and_not_shown(guarded: str, tmp_path: 
     assert "wrongpassword" not in str(raised.value) and "(401)" in str(raised.value)
 
 
+def test_a_server_that_sends_elsewhere_does_not_send_the_password_there(guarded: str, tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Elsewhere(_Guarded):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+    class Sends(_Guarded):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{other.server_address[1]}/health")
+            self.end_headers()
+
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (Elsewhere, Sends)]
+    other, first = servers
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://{quote(USER)}:{quote(PASSWORD, safe='')}@127.0.0.1:{first.server_address[1]}"
+        with pytest.raises(ConfigError, match="refuses user and password"):
+            Tracker(TrackingConfig(uri=address), Storage(str(tmp_path))).client  # noqa: B018
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+    assert seen == [None]
+
+
 def test_keys_of_a_root_go_to_the_environment_of_a_ray_of_one_s_own_and_are_refused_on_a_cluster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,6 +20,7 @@ from deltasae_ray.shards import ShardSet, open_shards
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.main import main
+from tests.processes import end_orphans
 from tests.study.submitted import REPOSITORY, ray_head, submit
 from tests.study.words import words
 
@@ -111,10 +112,11 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     shutil.copytree(study[0] / "adapters", tmp_path / "adapters")
     first = start(command, tmp_path / "first.log")
     until(lambda: any(tmp_path.glob("harvest/*/rows/*.json")), first)
-    os.killpg(first.pid, signal.SIGKILL)
+    first.kill()  # the driver alone: nothing tells its Ray
     first.wait()
     shards = {p: p.stat().st_mtime_ns for p in harvested_files(tmp_path)}
     assert 0 < len(shards) < len(harvested_files(study[0])), "the kill fell outside the harvest"
+    assert left_of(tmp_path / "first.log") == []
 
     second = start(command, tmp_path / "second.log")
     controls = len(list(study[0].glob("dictionaries/*/manifest.json"))) - 2  # the grid is one adapter at two layers
@@ -124,11 +126,13 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert second.wait(300) == 130, (tmp_path / "second.log").read_text()[-3000:]
     assert "the same command continues" in (tmp_path / "second.log").read_text()
     assert counted, "the controls are fitted before the trials"
+    assert left_of(tmp_path / "second.log") == []
 
     # What is measured of dictionaries of the same bytes is found by their content: that is made once.
     for folder in MEASURED:
         shutil.copytree(study[0] / folder, tmp_path / folder)
     assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
+    assert left_of(tmp_path / "third.log") == []
     for folder in MEASURED:
         assert {p.name for p in (tmp_path / folder).rglob("*")} == {p.name for p in (study[0] / folder).rglob("*")}
     assert (tmp_path / "divergence.json").read_bytes() == (study[0] / "divergence.json").read_bytes()
@@ -140,11 +144,39 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert len(columns) == len(set(columns)) and set(columns) == set(harvested(study[0])), "each unit once"
 
 
+@pytest.mark.prove  # make test: above, a kill of a driver alone, its interruption and its end
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGHUP", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("during", "at_least"),
+    [("harvest/*/rows/*.json", 1), ("ray/fit-*", 1), ("ray/fit-*", 2)],
+    ids=["harvest", "controls", "trial"],
+)
+def test_a_minute_after_a_driver_was_ended_nothing_of_it_runs(
+    tiny_model: Path, tmp_path: Path, during: str, at_least: int, end: str
+) -> None:
+    log = tmp_path / "driver.log"
+    driver = start(words(tiny_model, tmp_path), log)
+    until(lambda: len([*tmp_path.glob(during)]) >= at_least, driver)
+    time.sleep(1)
+    if end == "Ctrl-C":
+        os.killpg(driver.pid, signal.SIGINT)  # as a terminal sends it, to all that is in the foreground
+    else:
+        driver.send_signal(getattr(signal, end))
+    assert driver.wait(60) == (130 if end == "Ctrl-C" else -getattr(signal, end)), log.read_text()[-3000:]
+    assert left_of(log) == []
+
+
+def left_of(log: Path) -> list[str]:
+    """What still runs, a minute after the end of the driver that wrote this log, of all that it started; it is ended then."""
+    return end_orphans("DELTASAE_TEST_LOG", str(log), within_s=60)
+
+
 def start(command: list[str], log: Path) -> subprocess.Popen:
     """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run in the background."""
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, "DELTASAE_TEST_LOG": str(log)},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 

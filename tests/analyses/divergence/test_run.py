@@ -16,6 +16,7 @@ from deltasae_ray.analyses.verdict import verdict
 from deltasae_ray.errors import DictionaryError, GeometryError, ResourceError
 from deltasae_ray.metrics.absent_parts import UNKNOWN
 from deltasae_ray.metrics.catalogue import BETWEEN, metric
+from deltasae_ray.runtime.node_types import NodeType
 from deltasae_ray.runtime.tasks import memory_asked, run_tasks
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
@@ -124,7 +125,7 @@ def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(
 
 
 def test_a_task_is_cut_to_the_memory_of_a_node_that_can_run_it_and_refused_where_there_is_none() -> None:
-    head, small, large = {"memory": 5e9}, {"CPU": 2, "memory": 16e9}, {"CPU": 8, "memory": 128e9}
+    head, small, large = NodeType("head", 0, memory=5e9), NodeType("small", 2, memory=16e9), NodeType("large", 8, memory=128e9)
     assert memory_asked([head, large], 1, int(27e9)) == int(27e9), "the head runs nothing, whatever memory it has"
     assert memory_asked([head, small], 1, int(27e9)) == int(16e9) and memory_asked([head, small, large], 4, int(200e9)) == int(128e9)
     assert memory_asked(None, 1, int(27e9)) == int(27e9), "nodes come on demand, and nobody says of what kind"
