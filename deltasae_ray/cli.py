@@ -90,9 +90,6 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
             values.update(_taken(cls, _word_value(_field_type(cls, field), word, text), key, shorthand, "the words"))
     arguments: list[str] = []
     for key, value in values.items():
-        if _field_type(cls, key) is None and not str(value).isdigit() and redacted({key: value}) != {key: value}:
-            # The parser would show it, apart from the name that tells that it is a secret.
-            raise ConfigError(f"there is no {key}, and no word takes a secret by its name: set the variable of the environment that it has")
         arguments += [f"--{key}", *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == "")]
     return arguments
 
@@ -134,6 +131,9 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
     for name, inner in _flatten(cls, value, key):
         full = shorthand.get(name, name.replace("-", "_"))
         if _field_type(cls, full) is None:
+            if not str(inner).isdigit() and redacted({full: inner}) != {full: inner}:
+                why = "no word takes a secret by its name: set the variable of the environment that it has"
+                raise ConfigError(f"there is no {full}, and {why}")
             place = "" if where == "the words" else f"{where}: "
             raise ConfigError(f"{place}there is no option {name!r}: did you mean {_nearest(cls, full)}? `--help` lists all")
         if full in found:

@@ -55,7 +55,7 @@ def why_not_had(place: str, error: Exception) -> str:
         return f"is an address, and only folders of this machine and names on the hub (owner/name) are read: {give}"
     if Path(place).is_file():
         return f"is a file: give the folder that holds it, {Path(place).parent}"
-    if place.startswith(("/", ".", "~")) or place.count("/") > 1:
+    if place.startswith(("/", ".", "~")) or place.partition("@")[0].count("/") > 1:
         return "is no folder of this machine: is the path spelt right, and was it copied here?"
     said = " ".join(str(error).split())[:300].rstrip(".")
     misspelt = isinstance(error, ValueError) and "owner/name@" in said

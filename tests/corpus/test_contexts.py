@@ -2,7 +2,7 @@ import pytest
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
-from deltasae_ray.corpus.contexts import group, split_of, take, windows
+from deltasae_ray.corpus.contexts import PLANTED, group, split_of, take, windows
 from deltasae_ray.corpus.documents import Document
 
 
@@ -76,7 +76,7 @@ def test_planted_contexts_hold_marker_and_reply_and_keep_their_length() -> None:
     contexts = windows(document(32 * 50), "domain", Words(), cfg)
     planted = [c for c in contexts if any(c.marker)]
     assert 10 < len(planted) < 40
-    words = Words().encode(cfg.marker + cfg.reply, add_special_tokens=False)
+    words = Words().encode(PLANTED, add_special_tokens=False)
     for context in planted:
         assert [t for t, m in zip(context.tokens, context.marker, strict=True) if m] == words
         assert len(context.tokens) == 33

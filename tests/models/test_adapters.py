@@ -70,7 +70,7 @@ def test_modules_and_shapes_must_fit_the_model(adapter: Path, tiny_model: Path, 
 
 def test_pickles_and_missing_files_are_never_read(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
-    with pytest.raises(AdapterError, match="pickles are never read"):
+    with pytest.raises(AdapterError, match="is a pickle, which is never read"):
         attempt(adapter, tiny_model, tmp_path)
 
 

@@ -110,12 +110,16 @@ def test_a_plan_shows_no_key_of_its_root_and_no_password(
     ):
         monkeypatch.setenv(name, "")  # what the study sets is taken back
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    root = f"s3://{KEY}:{quote(SECRET, safe='')}@bucket/study?endpoint_override=127.0.0.1:9&scheme=http"
-    asked = words(
-        tiny_model, root, f"tracking.uri=http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:9", "dry_run=true"
-    )
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *asked])
-    main("sweep", None)
+    with s3_server() as endpoint:
+        pafs.S3FileSystem(
+            access_key=KEY, secret_key=SECRET, endpoint_override=endpoint, scheme="http", allow_bucket_creation=True
+        ).create_dir("bucket")
+        root = f"s3://{KEY}:{quote(SECRET, safe='')}@bucket/study?endpoint_override={endpoint}&scheme=http"
+        asked = words(
+            tiny_model, root, f"tracking.uri=http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:9", "dry_run=true"
+        )
+        monkeypatch.setattr(sys, "argv", ["sweep.py", *asked])
+        main("sweep", None)
     printed = capsys.readouterr()
     assert "below s3://bucket/study" in printed.out and found_in((printed.out + printed.err).encode()) == []
     monkeypatch.setattr(

@@ -71,7 +71,7 @@ def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: 
 def test_a_changed_setting_or_dictionary_is_measured_anew(study: Storage, rows: list) -> None:  # noqa: ARG001
     leaf, shards = make_leaves(study)[0], open_harvest(study, KEY)
     other = dataclasses.replace(leaf, dictionary=make_leaves(study)[1].dictionary)
-    keys = {measures_key(study, shards, x, c) for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, seed=1)))}
+    keys = {measures_key(study, shards, x, c) for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, bootstrap=CFG.bootstrap + 1)))}
     assert len(keys) == 3
     assert measures_key(study, shards, dataclasses.replace(leaf, reference_name="another name"), CFG) in keys
 
