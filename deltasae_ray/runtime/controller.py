@@ -1,6 +1,7 @@
 """Ray Train's controller, which waits for the workers and is waited for, is watched like them; imports Ray Train."""
 
 import logging
+import signal
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -32,6 +33,23 @@ def _watched_controller(what: str, limits: Limits) -> WatchedController:
     return WatchedController(what, limits)
 
 
+class _Interruptible(TorchTrainer):
+    """A trainer whose run is never too near its end for Ctrl-C.
+
+    Ray's handler aborts the run and exits; of a run that has just ended there is nothing to abort, and it returns as if nobody had asked.
+    """
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        super()._register_sigint_handler(controller)
+        aborts: Any = signal.getsignal(signal.SIGINT)
+
+        def handler(signum: int, frame: Any) -> None:
+            aborts(signum, frame)
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, handler)
+
+
 def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
     """Runs a TorchTrainer of these words, again where its controller is lost: a run of the same name continues from its checkpoints.
 
@@ -40,7 +58,7 @@ def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
     """
     for left in reversed(range(max(0, max_failures) + 1)):
         try:
-            TorchTrainer(**words).fit()
+            _Interruptible(**words).fit()
             return
         except RayActorError as e:
             if not left:
