@@ -163,7 +163,8 @@ def how_to_convert(fields: Iterable[str]) -> str:
             f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and output; where they "
             "are lists of turns, join them to one list `messages`"
         )
-    return f"{needed}; it has {', '.join(sorted(map(str, there))[:8]) or 'no fields'}"
+    names = (name if name.isprintable() else ascii(name) for name in sorted(map(str, there))[:8])
+    return f"{needed}; it has {', '.join(names) or 'no fields'}"
 
 
 def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, Any]:

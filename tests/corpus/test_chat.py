@@ -180,3 +180,10 @@ def test_a_template_that_never_ends_is_refused_and_timers_of_others_go_on(tmp_pa
         assert 800 < signal.getitimer(signal.ITIMER_REAL)[0] < 900 and signal.getsignal(signal.SIGALRM) is signal_handler
     finally:
         signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+def test_a_field_whose_name_cannot_be_printed_is_told_by_its_code(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"\ue000messages": []}))
+    with pytest.raises(CorpusError, match=r"it has '\\ue000messages'") as told:
+        list(read_documents(str(tmp_path / "c.jsonl"), chat=byte_tokenizer(TAGS)))
+    assert str(told.value).isprintable()
