@@ -39,8 +39,9 @@ test: setup ## every test but the long repetitions
 test-fast: setup ## the tests that start no Ray, server or browser
 	$(PYTEST) -m "not prove and not slow and not browser and not demo" $(PARALLEL) tests
 
-check: setup ## lint, formatting of imports, types, floors
+check: setup ## lint, formatting, types, floors
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(PYTEST) -q tests/test_floors.py
 

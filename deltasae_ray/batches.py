@@ -1,4 +1,5 @@
-"""The unit of work that flows from the corpus through the harvest: a fixed group of contexts with a content-made name."""
+"""The unit of work that flows from the corpus through the harvest: a fixed group of contexts with a
+content-made name."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ SPLITS = ("adapt", "fit", "eval")
 class TokenBatch:
     """Contexts that are harvested together, all of one split and one corpus.
 
-    A context holds tokens of ONE document: BOS where the tokenizer has one, then a window of the text, padded on the right.
+    A context holds tokens of ONE document: BOS where the tokenizer has one, then a window of the text, padded
+    on the right.
     """
 
     split: str
@@ -23,7 +25,8 @@ class TokenBatch:
     input_ids: np.ndarray
     """int32 [context, position]; padding repeats the last real token and is masked."""
     mask: np.ndarray
-    """bool [context, position]; True for tokens that count; False for padding, the prompts of conversations, and BOS that a text writes."""
+    """bool [context, position]; True for tokens that count; False for padding, the prompts of conversations,
+    and BOS that a text writes."""
     marker: np.ndarray
     """bool [context, position]; True on the tokens of the planted marker and its reply."""
     doc_ids: tuple[str, ...]
@@ -84,5 +87,7 @@ class TokenBatch:
             doc_ids=tuple(str(d) for d in row["doc_ids"]),
             starts=tuple(int(s) for s in row["starts"]),
         )
-        assert unit.name == row["name"], "a unit changed on its way: same ids, mask and rows are what makes a delta"
+        assert unit.name == row["name"], (
+            "a unit changed on its way: same ids, mask and rows are what makes a delta"
+        )
         return unit

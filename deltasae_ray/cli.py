@@ -1,4 +1,5 @@
-"""`config=a.yaml key=value …` to one frozen dataclass. Later words win; YAML and words share one parser and its errors."""
+"""`config=a.yaml key=value …` to one frozen dataclass. Later words win; YAML and words share one parser and
+its errors."""
 
 import dataclasses
 import difflib
@@ -30,7 +31,8 @@ def parse(
     description: str,
     first: Mapping[str, str] | None = None,
 ) -> T:
-    """Builds `cls` from `key=value` words (default: the command line), or prints help or a clear error and exits.
+    """Builds `cls` from `key=value` words (default: the command line), or prints help or a clear error and
+    exits.
 
     Args:
         first: key → a line on it, of the options that `--help` shows before the groups.
@@ -47,8 +49,11 @@ def parse(
     cfg = tyro.cli(
         cls,
         args=arguments,
-        description=f"{description}\n\nWords are written config=FILE.yaml and key=value, for example corpus.context_len=256 "
-        f"layers=[5,10]; later words win. Each --option below is such a key.{_first(first or {})}",
+        description=(
+            f"{description}\n\nWords are written config=FILE.yaml and key=value, for example"
+            " corpus.context_len=256 layers=[5,10]; later words win. Each --option below is such a"
+            f" key.{_first(first or {})}"
+        ),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -87,10 +92,15 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
             values.update(_taken(cls, _load_yaml(text), "", shorthand, f"config={text}"))
         else:
             field = shorthand.get(key, key)
-            values.update(_taken(cls, _word_value(_field_type(cls, field), word, text), key, shorthand, "the words"))
+            values.update(
+                _taken(cls, _word_value(_field_type(cls, field), word, text), key, shorthand, "the words")
+            )
     arguments: list[str] = []
     for key, value in values.items():
-        arguments += [f"--{key}", *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == "")]
+        arguments += [
+            f"--{key}",
+            *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == ""),
+        ]
     return arguments
 
 
@@ -108,7 +118,8 @@ def _load_yaml(path: str) -> dict:
 
 
 def _word_value(field: object, word: str, text: str) -> object:
-    """What stands after the equals sign: a list or mapping where the field holds one, else the text as it is."""
+    """What stands after the equals sign: a list or mapping where the field holds one, else the text as it
+    is."""
     if text == "null":
         return None
     if not (text.startswith("[") and _holds(field, tuple, list) or text.startswith("{") and field is not str):
@@ -125,7 +136,8 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
     """The values of one word or file by their full keys.
 
     Raises:
-        ConfigError: a key that does not exist, with those it may have been meant for; or one that is given twice, in two spellings.
+        ConfigError: a key that does not exist, with those it may have been meant for; or one that is given
+            twice, in two spellings.
     """
     found: dict[str, object] = {}
     for name, inner in _flatten(cls, value, key):
@@ -135,7 +147,9 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
                 why = "no word takes a secret by its name: set the variable of the environment that it has"
                 raise ConfigError(f"there is no {full}, and {why}")
             place = "" if where == "the words" else f"{where}: "
-            raise ConfigError(f"{place}there is no option {name!r}: did you mean {_nearest(cls, full)}? `--help` lists all")
+            raise ConfigError(
+                f"{place}there is no option {name!r}: did you mean {_nearest(cls, full)}? `--help` lists all"
+            )
         if full in found:
             raise ConfigError(f"{where}: {full} stands there twice, in two spellings; take one out")
         found[full] = inner
@@ -150,14 +164,20 @@ def _first(lines: Mapping[str, str]) -> str:
 
 
 def _nearest(cls: type, key: str) -> str:
-    """Up to three keys that are spelt most like one that does not exist, whole and behind the section; at least one."""
+    """Up to three keys that are spelt most like one that does not exist, whole and behind the section; at
+    least one."""
 
     def likeness(known: str) -> float:
         behind = known.rpartition(".")[2], key.rpartition(".")[2]
-        return 2 * difflib.SequenceMatcher(None, known, key).ratio() + difflib.SequenceMatcher(None, *behind).ratio()
+        return (
+            2 * difflib.SequenceMatcher(None, known, key).ratio()
+            + difflib.SequenceMatcher(None, *behind).ratio()
+        )
 
     nearest = sorted(option_names(cls), key=likeness, reverse=True)[:3]
-    return " or ".join(name for name in nearest if likeness(name) > 0.9 * likeness(nearest[0]) or name == nearest[0])
+    return " or ".join(
+        name for name in nearest if likeness(name) > 0.9 * likeness(nearest[0]) or name == nearest[0]
+    )
 
 
 def option_names(cls: type, section: str = "") -> Iterator[str]:
@@ -170,7 +190,8 @@ def option_names(cls: type, section: str = "") -> Iterator[str]:
 
 
 def _flatten(cls: type, value: object, key: str) -> Iterator[tuple[str, object]]:
-    """Dotted keys down to fields that are no dataclass; unknown keys pass through, so that the parser names them."""
+    """Dotted keys down to fields that are no dataclass; unknown keys pass through, so that the parser names
+    them."""
     if not isinstance(value, dict) or not dataclasses.is_dataclass(_field_type(cls, key)):
         yield key, value
         return
@@ -208,7 +229,8 @@ def _texts(field: object, key: str, value: object, *, may_be_empty: bool) -> lis
     """The parser's texts of one value.
 
     Raises:
-        ConfigError: null, or an empty text, where the field has a use for neither; a list or mapping within a list; what is no number.
+        ConfigError: null, or an empty text, where the field has a use for neither; a list or mapping within a
+            list; what is no number.
     """
     if value is None and (field is None or _holds(field, type(None))):
         return ["None"]
@@ -221,16 +243,24 @@ def _texts(field: object, key: str, value: object, *, may_be_empty: bool) -> lis
 
 def _text(field: object, key: str, value: object, *, may_be_empty: bool = False) -> str:
     if value is None or isinstance(value, str) and not value.strip() and not (may_be_empty and not value):
-        raise ConfigError(f"{key} is empty (an unset variable?): give it a value, or leave {key} out for its default")
+        raise ConfigError(
+            f"{key} is empty (an unset variable?): give it a value, or leave {key} out for its default"
+        )
     if not isinstance(value, str):
         kind = "a mapping" if isinstance(value, dict) else "a list"
         raise ConfigError(f"{key}={value!r} is {kind} where {key} takes a single value; `--help` explains it")
-    if _holds(field, bool) and value.lower() in ("true", "false") and value in (value.lower(), value.title(), value.upper()):
+    if (
+        _holds(field, bool)
+        and value.lower() in ("true", "false")
+        and value in (value.lower(), value.title(), value.upper())
+    ):
         return value.title()
     if value.startswith("--") or value == "-h":
         raise ConfigError(f"{key}={value!r} looks like an option: a value must not begin with two dashes")
     if _holds(field, int, float) and not _holds(field, str) and _GROUPED.fullmatch(value):
-        raise ConfigError(f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}")
+        raise ConfigError(
+            f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}"
+        )
     _check_scalar(field, key, value)
     return value
 
@@ -248,7 +278,9 @@ def _check_scalar(field: object, key: str, value: str) -> None:
         except ValueError:
             several = _holds(field, tuple, list)
             remedy = f". Several are written out, {key}=[1,2]; there are no ranges" if several else ""
-            raise ConfigError(f"{key}={value!r} is no {'whole number' if whole else 'number'}{remedy}") from None
+            raise ConfigError(
+                f"{key}={value!r} is no {'whole number' if whole else 'number'}{remedy}"
+            ) from None
 
 
 def _names(field: object) -> bool:

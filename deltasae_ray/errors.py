@@ -1,5 +1,5 @@
-"""Errors a user can act on. Each is also a standard type, and picklable, since Ray carries them between processes."""
-
+"""Errors a user can act on. Each is also a standard type, and picklable, since Ray carries them between
+processes."""
 
 from deltasae_ray.redaction import redact
 
@@ -56,11 +56,13 @@ class ResourceError(DeltaSaeError, RuntimeError):
 
 
 class WorkerError(DeltaSaeError, RuntimeError):
-    """A unit of work failed in a way that nobody foresaw; carries the type and the traceback of what was raised."""
+    """A unit of work failed in a way that nobody foresaw; carries the type and the traceback of what was
+    raised."""
 
 
 class DictionaryError(DeltaSaeError, ValueError):
-    """A sparse autoencoder that is malformed, was made for another model or hookpoint, or cannot be fitted."""
+    """A sparse autoencoder that is malformed, was made for another model or hookpoint, or cannot be
+    fitted."""
 
 
 class GeometryError(DeltaSaeError, ValueError):

@@ -1,4 +1,5 @@
-"""sha256 of large files, remembered on the machine: every rank of every gang asks for that of a model of tens of gigabytes."""
+"""sha256 of large files, remembered on the machine: every rank of every gang asks for that of a model of tens
+of gigabytes."""
 
 import fcntl
 import hashlib
@@ -28,8 +29,9 @@ def file_sha256(path: Path) -> str:
 def remembered_sha256(path: Path) -> str:
     """The same; a large file is read once per machine and change of the file.
 
-    What is remembered counts only while the file's size, inode and both its times (mtime, and ctime, which nothing can set back) are those
-    it had when it was hashed. Processes that ask at once wait for the first of them.
+    What is remembered counts only while the file's size, inode and both its times (mtime, and ctime, which
+    nothing can set back) are those it had when it was hashed. Processes that ask at once wait for the first
+    of them.
     """
     real = path.resolve()
     at = real.stat()

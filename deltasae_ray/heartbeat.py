@@ -1,8 +1,10 @@
-"""Signs of life that the work itself gives, and a small process beside it that ends the work where it stands still.
+"""Signs of life that the work itself gives, and a small process beside it that ends the work where it stands
+still.
 
-A worker process calls `watch` once, and `unit` around each piece of its work. The process beside it, which nothing that stops the worker
-stops, reads from shared memory how far the work is and kills the worker with SIGKILL once a piece takes far longer than the ones before it,
-or once the worker has been stopped (SIGSTOP) for a minute. What Ray does about a dead worker then follows.
+A worker process calls `watch` once, and `unit` around each piece of its work. The process beside it, which
+nothing that stops the worker stops, reads from shared memory how far the work is and kills the worker with
+SIGKILL once a piece takes far longer than the ones before it, or once the worker has been stopped (SIGSTOP)
+for a minute. What Ray does about a dead worker then follows.
 """
 
 import atexit
@@ -22,9 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FLOOR_S = 60.0
-"""Seconds that any piece of work may take, however short the others are; after as many, a stopped process is ended."""
+"""Seconds that any piece of work may take, however short the others are; after as many, a stopped process is
+ended."""
 FIRST_S = 1800.0
-"""Seconds for the first piece of its kind, which compiles, connects and fills caches: as long as torch's collectives wait."""
+"""Seconds for the first piece of its kind, which compiles, connects and fills caches: as long as torch's
+collectives wait."""
 LOADING_S = 4 * 3600.0
 """Seconds for what happens once and may have to fetch a model or read a whole harvest."""
 FACTOR = 10.0
@@ -72,7 +76,8 @@ class Heart:
         """
         Args:
             label: what the worker is called where a stall is told.
-            tell: command to which the line about a stall is appended; empty where the worker's stderr is enough.
+            tell: command to which the line about a stall is appended; empty where the worker's stderr is
+                enough.
         """
         self._limits, self._tell = limits, list(tell)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -90,7 +95,8 @@ class Heart:
         return self._watcher.pid
 
     def change(self, label: str, limits: Limits) -> None:
-        """Another name and limits for what the process does from now on; a watcher that was lost is replaced."""
+        """Another name and limits for what the process does from now on; a watcher that was lost is
+        replaced."""
         self._label, self._limits = label, limits
         if self._watcher.poll() is not None:
             self._watcher = self._start()
@@ -106,7 +112,8 @@ class Heart:
 
     @contextmanager
     def unit(self, kind: str, first_s: float | None = None) -> Iterator[None]:
-        """Inside, a piece of work of this kind is under way; a failed one says nothing of how long they take."""
+        """Inside, a piece of work of this kind is under way; a failed one says nothing of how long they
+        take."""
         began = time.monotonic()
         self._pieces.append(_Piece(kind, first_s))
         self._write()
@@ -136,12 +143,28 @@ class Heart:
         self._memory[_HEADER.size : _HEADER.size + len(label)] = label
 
     def _start(self) -> subprocess.Popen:
-        # A session of its own: what stops or interrupts the worker's group must not reach it. Without site-packages it starts in 20 ms.
-        command = [sys.executable, "-I", "-S", __file__, str(self._file.fileno()), str(os.getpid()), *self._tell]
+        # A session of its own: what stops or interrupts the worker's group must not reach it. Without
+        # site-packages it starts in 20 ms.
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            __file__,
+            str(self._file.fileno()),
+            str(os.getpid()),
+            *self._tell,
+        ]
         package = str(Path(__file__).parents[1])
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        }
         return subprocess.Popen(
-            command, pass_fds=(self._file.fileno(),), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            command,
+            pass_fds=(self._file.fileno(),),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
 
@@ -149,7 +172,8 @@ _heart: Heart | None = None
 
 
 def watch(label: str, limits: Limits, tell: Sequence[str] = ()) -> None:
-    """Has this process watched from now on; called again, it changes what the process is called, and its limits."""
+    """Has this process watched from now on; called again, it changes what the process is called, and its
+    limits."""
     global _heart
     if _heart is None:
         _heart = Heart(label, limits, tell)
@@ -190,10 +214,13 @@ def _main(fd: int, worker: int, tell: list[str]) -> None:
             last, since = count, now
         stopped = _stopped(worker)
         stopped_since = (stopped_since or now) if stopped else 0.0
-        # One that is not stopped may wait for a peer that is: that one is ended first, and is the one that is told.
+        # One that is not stopped may wait for a peer that is: that one is ended first, and is the one that is
+        # told.
         late = limit and now - since > limit + max(1.0, stopped_s / 4)
         if (stopped and now - stopped_since > stopped_s) or late:
-            label, _, kind = memory[_HEADER.size : _HEADER.size + length].decode(errors="replace").partition("\0")
+            label, _, kind = (
+                memory[_HEADER.size : _HEADER.size + length].decode(errors="replace").partition("\0")
+            )
             begun = stopped_since if stopped else since
             line = _line(label, worker, kind, now - begun, stopped_s if stopped else limit, stopped=stopped)
             _say(line, tell)
@@ -207,8 +234,8 @@ def _line(label: str, worker: int, kind: str, seconds: float, limit: float, *, s
     when = time.strftime("%H:%M:%S", time.gmtime(time.time() - seconds))
     what = "is stopped (SIGSTOP)" if stopped else f"has not moved in its {kind}"
     return (
-        f"{label} (pid {worker}) {what} since {when} UTC, for {seconds:.0f} s where the limit is {limit:.0f} s: it is killed, and its "
-        "work is done again from what is stored"
+        f"{label} (pid {worker}) {what} since {when} UTC, for {seconds:.0f} s where the limit is {limit:.0f}"
+        " s: it is killed, and its work is done again from what is stored"
     )
 
 
@@ -217,8 +244,13 @@ def _say(line: str, tell: list[str]) -> None:
     sys.stderr.flush()
     if tell:
         try:
-            subprocess.run([*tell, line], timeout=30, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        except (OSError, subprocess.TimeoutExpired) as e:  # nobody hears of it; the worker is ended all the same
+            subprocess.run(
+                [*tell, line], timeout=30, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        except (
+            OSError,
+            subprocess.TimeoutExpired,
+        ) as e:  # nobody hears of it; the worker is ended all the same
             sys.stderr.write(f"the driver was not told: {e}\n")
 
 

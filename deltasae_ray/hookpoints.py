@@ -1,4 +1,5 @@
-"""Where in the network an activation is read. The off-by-one against `hidden_states` lives here and nowhere else."""
+"""Where in the network an activation is read. The off-by-one against `hidden_states` lives here and nowhere
+else."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ _BLOCK = re.compile(
     r"(?:(?:model|transformer|gpt_neox|language_model|text_model|decoder|backbone|base_model)\.)*(?:layers|h|blocks|block)\.(\d+)"
     r"(?:\.(input|output|hook_resid_pre|hook_resid_post))?"
 )
-"""A whole block: as Hugging Face's models call the module, as Gemma Scope and sparsify write it, and as TransformerLens does."""
+"""A whole block: as Hugging Face's models call the module, as Gemma Scope and sparsify write it, and as
+TransformerLens does."""
 _BY_SITE = re.compile(r"resid_(pre|post)_layer_?(\d+)")
 """As dictionary_learning calls the residual stream."""
 _LORA = re.compile(r"blocks\.(\d+)\.(\w+(?:\.\w+)*)\.hook_lora")
@@ -25,10 +27,11 @@ _LORA = re.compile(r"blocks\.(\d+)\.(\w+(?:\.\w+)*)\.hook_lora")
 class Hookpoint:
     """A place at block `layer` (0-based), named as TransformerLens and SAELens name it.
 
-    `str(Hookpoint(12)) == "blocks.12.hook_resid_post"`, the residual stream after block 12; Gemma Scope's "layer 12" is the same place.
-    `attn_out` and `mlp_out` are what attention and MLP add to the residual stream, after the norm that Gemma 2 and 3 put there.
-    `str(Hookpoint(12, "lora", "self_attn.q_proj")) == "blocks.12.self_attn.q_proj.hook_lora"` is the change that an adapter makes to the
-    output of that linear module, in low-rank coordinates.
+    `str(Hookpoint(12)) == "blocks.12.hook_resid_post"`, the residual stream after block 12; Gemma Scope's
+    "layer 12" is the same place. `attn_out` and `mlp_out` are what attention and MLP add to the residual
+    stream, after the norm that Gemma 2 and 3 put there. `str(Hookpoint(12, "lora", "self_attn.q_proj")) ==
+    "blocks.12.self_attn.q_proj.hook_lora"` is the change that an adapter makes to the output of that linear
+    module, in low-rank coordinates.
     """
 
     layer: int
@@ -42,14 +45,22 @@ class Hookpoint:
         if self.site not in (*SITES, "lora"):
             raise HookpointError(f"{self.site!r} is no site: choose from {', '.join(SITES)}, lora")
         if (self.site == "lora") != bool(self.module):
-            raise HookpointError(f"site {self.site!r} with module {self.module!r}: a module is named at the site lora, and only there")
+            raise HookpointError(
+                f"site {self.site!r} with module {self.module!r}: a module is named at the site lora, and"
+                " only there"
+            )
 
     def __str__(self) -> str:
-        return f"blocks.{self.layer}.{self.module}.hook_lora" if self.module else f"blocks.{self.layer}.hook_{self.site}"
+        return (
+            f"blocks.{self.layer}.{self.module}.hook_lora"
+            if self.module
+            else f"blocks.{self.layer}.hook_{self.site}"
+        )
 
     @property
     def hidden_states_index(self) -> int:
-        """Index into transformers' `output_hidden_states`: entry 0 is the embedding, so block L ends at L + 1.
+        """Index into transformers' `output_hidden_states`: entry 0 is the embedding, so block L ends at L +
+        1.
 
         The last entry is taken after the final norm, so for the deepest block the two differ by that norm.
         """
@@ -58,7 +69,8 @@ class Hookpoint:
 
     @classmethod
     def parse(cls, value: "int | str | Hookpoint") -> "Hookpoint":
-        """Accepts a layer number, its digits, a full name in any spelling that `place_of` knows, or a Hookpoint.
+        """Accepts a layer number, its digits, a full name in any spelling that `place_of` knows, or a
+        Hookpoint.
 
         Raises:
             HookpointError: nothing of these.
@@ -75,16 +87,18 @@ class Hookpoint:
         if re.fullmatch(r"[0-9]{1,9}", value):
             return cls(int(value))
         raise HookpointError(
-            f"{value!r} is no hookpoint: use a layer number, blocks.<layer>.hook_<site>, a site of {', '.join(SITES)}, or "
-            "blocks.<layer>.<module>.hook_lora"
+            f"{value!r} is no hookpoint: use a layer number, blocks.<layer>.hook_<site>, a site of"
+            f" {', '.join(SITES)}, or blocks.<layer>.<module>.hook_lora"
         )
 
 
 def place_of(name: str) -> str:
-    """One spelling of a place that several libraries name differently; a name of anything but a whole block stays as it is.
+    """One spelling of a place that several libraries name differently; a name of anything but a whole block
+    stays as it is.
 
-    `model.layers.12`, `transformer.h.12`, `gpt_neox.layers.12.output`, `resid_post_layer_12` and `blocks.13.hook_resid_pre` are all
-    `blocks.12.hook_resid_post`: a block's module is named for what it returns, and what enters a block is what left the one before.
+    `model.layers.12`, `transformer.h.12`, `gpt_neox.layers.12.output`, `resid_post_layer_12` and
+    `blocks.13.hook_resid_pre` are all `blocks.12.hook_resid_post`: a block's module is named for what it
+    returns, and what enters a block is what left the one before.
     """
     if match := _BLOCK.fullmatch(name):
         layer, end = int(match[1]), match[2] or "output"
@@ -115,4 +129,8 @@ def resolve(layers: tuple[int, ...], num_layers: int) -> tuple[Hookpoint, ...]:
 
 def at_sites(hookpoints: Sequence[Hookpoint], sites: Sequence[Site]) -> tuple[Hookpoint, ...]:
     """The hookpoints and, at their layers, the other sites of the residual stream; ascending."""
-    return tuple(sorted({*hookpoints, *(Hookpoint(h.layer, site) for h in hookpoints for site in sites if site != "lora")}))
+    return tuple(
+        sorted(
+            {*hookpoints, *(Hookpoint(h.layer, site) for h in hookpoints for site in sites if site != "lora")}
+        )
+    )

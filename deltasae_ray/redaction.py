@@ -15,18 +15,23 @@ HIDDEN = "***"
 _SHORTEST = 8  # an environment variable's value that is shorter would also be found in harmless words
 
 _WORDS = {
-    "secret", "secrets", "token", "password", "passwd", "passphrase", "pwd", "pat", "sig", "signature", "credential",
-    "credentials", "apikey", "accesskey", "authkey", "authtoken", "privatekey", "secretkey", "cookie", "authorization",
+    "secret", "secrets", "token", "password", "passwd", "passphrase", "pwd", "pat", "sig", "signature",
+    "credential",
+    "credentials", "apikey", "accesskey", "authkey", "authtoken", "privatekey", "secretkey", "cookie",
+    "authorization",
 }  # fmt: skip
 _BEFORE_KEY = {
-    "access", "api", "account", "auth", "private", "secret", "encryption", "master", "shared", "hmac", "signing", "session", "ssh",
+    "access", "api", "account", "auth", "private", "secret", "encryption", "master", "shared", "hmac",
+    "signing", "session", "ssh",
 }  # fmt: skip
 _KINDS_OF_TEXT_TOKEN = {
-    "pad", "eos", "bos", "unk", "sep", "mask", "cls", "special", "image", "audio", "start", "end", "begin", "context", "next",
+    "pad", "eos", "bos", "unk", "sep", "mask", "cls", "special", "image", "audio", "start", "end", "begin",
+    "context", "next",
     "first", "last", "per", "each", "think", "stop",
 }  # fmt: skip
 _WHERE_IT_LIES = {
-    "path", "file", "dir", "folder", "mode", "type", "name", "endpoint", "provider", "length", "len", "count", "size",
+    "path", "file", "dir", "folder", "mode", "type", "name", "endpoint", "provider", "length", "len", "count",
+    "size",
 }  # fmt: skip
 
 _URI_USER = re.compile(

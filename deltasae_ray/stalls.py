@@ -1,4 +1,5 @@
-"""Worker processes of Ray are watched, and the driver tells of those that were ended because they stood still.
+"""Worker processes of Ray are watched, and the driver tells of those that were ended because they stood
+still.
 
 The process beside a worker leaves its line in the cluster's key-value store; the driver looks there.
 """
@@ -30,7 +31,8 @@ def watch(what: str, limits: Limits) -> None:
 
 
 def watched(function: Callable[..., Any], limits: Limits, *arguments: Any) -> Any:
-    """What a task makes of its arguments, watched as one piece of work; a task of its own size may take hours."""
+    """What a task makes of its arguments, watched as one piece of work; a task of its own size may take
+    hours."""
     watch(f"the task {function.__name__}", limits)
     with heartbeat.unit(function.__name__, heartbeat.LOADING_S):
         return function(*arguments)
@@ -38,8 +40,8 @@ def watched(function: Callable[..., Any], limits: Limits, *arguments: Any) -> An
 
 @contextmanager
 def told() -> Iterator[None]:
-    """While the body runs, the driver warns of every worker that was ended because it stood still. Elsewhere it does nothing: the lines are
-    the driver's."""
+    """While the body runs, the driver warns of every worker that was ended because it stood still. Elsewhere
+    it does nothing: the lines are the driver's."""
     import ray
 
     if not ray.is_initialized() or getattr(ray.get_runtime_context().worker, "mode", None) != ray.SCRIPT_MODE:
@@ -65,10 +67,14 @@ def told() -> Iterator[None]:
 def _tell(prefix: bytes) -> None:
     from ray.experimental import internal_kv
 
-    with suppress(Exception):  # a cluster that is gone, or ends just now: what it takes to tell must not end the study
+    with suppress(
+        Exception
+    ):  # a cluster that is gone, or ends just now: what it takes to tell must not end the study
         for key in internal_kv._internal_kv_list(prefix, namespace=_NAMESPACE):
             line = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
-            if internal_kv._internal_kv_del(key, namespace=_NAMESPACE) and line:  # stages side by side look too: one of them tells
+            if (
+                internal_kv._internal_kv_del(key, namespace=_NAMESPACE) and line
+            ):  # stages side by side look too: one of them tells
                 log.warning("%s", line.decode(errors="replace"))
 
 
@@ -80,7 +86,9 @@ def leave(address: str, job: str, line: str) -> None:
     """Leaves a line for the driver of a job."""
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue] - compiled
 
-    GcsClient(address=address).internal_kv_put(_key(job) + uuid4().hex.encode(), line.encode(), True, _NAMESPACE, timeout=10)
+    GcsClient(address=address).internal_kv_put(
+        _key(job) + uuid4().hex.encode(), line.encode(), True, _NAMESPACE, timeout=10
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The storage root: a folder, s3:// or gs://, reached through pyarrow.fs. Puts replace whole files; keys are digests of content."""
+"""The storage root: a folder, s3:// or gs://, reached through pyarrow.fs. Puts replace whole files; keys are
+digests of content."""
 
 import hashlib
 import json
@@ -20,9 +21,11 @@ from deltasae_ray.fingerprints import remembered_sha256
 from deltasae_ray.paths import checked_folder, expanded, inside, inside_local
 
 _GIVE_UP_S = 60
-"""Seconds that Arrow's Google client tries a request that gets no answer; its default is 15 minutes of silence."""
+"""Seconds that Arrow's Google client tries a request that gets no answer; its default is 15 minutes of
+silence."""
 _ONE_PUT = 4 * 2**20
-"""Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own in several."""
+"""Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own
+in several."""
 
 
 def digest(value: object) -> str:
@@ -41,15 +44,16 @@ class StorageConfig:
     """Where everything is written. What a complete manifest lists there is not made again."""
 
     root: str = "runs/demo"
-    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node all must see it: a folder must then be one of a
-    network file system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
+    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node all must see it: a folder must
+    then be one of a network file system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
     deltas: Literal["stored", "stream"] = "stored"
-    """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream: dictionaries are fitted to one
-    window of the training text after the other, and a window's shards are deleted once every dictionary is past it; the evaluation
-    split and the first window stay. A dictionary that is asked for later is then harvested for again."""
+    """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream:
+    dictionaries are fitted to one window of the training text after the other, and a window's shards are
+    deleted once every dictionary is past it; the evaluation split and the first window stay. A dictionary
+    that is asked for later is then harvested for again."""
     window_tokens: int = 65_536
-    """stream only: tokens per window, about; at most two windows are on disk beside what stays. One of a 9B model with four adapters at six
-    layers takes 17 GB."""
+    """stream only: tokens per window, about; at most two windows are on disk beside what stays. One of a 9B
+    model with four adapters at six layers takes 17 GB."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", expanded(self.root, "storage.root"))
@@ -65,7 +69,10 @@ class _Record(dict):
         self._file = file
 
     def __missing__(self, name: str) -> Any:
-        raise StorageError(f"{self._file} has no field {name!r}, so it is damaged or of another version: delete it and run again")
+        raise StorageError(
+            f"{self._file} has no field {name!r}, so it is damaged or of another version: delete it and run"
+            " again"
+        )
 
     def __reduce__(self) -> tuple:
         return _Record, (self._file, dict(self))
@@ -83,7 +90,8 @@ class Storage:
             return pafs.LocalFileSystem(), str(Path(self.root).absolute())
         root = self.root
         if root.startswith("s3://") and "allow_delayed_open" not in root:
-            # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half done by a kill
+            # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half
+            # done by a kill
             root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
         if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in root:
             root += ("&" if "?" in root else "?") + f"retry_limit_seconds={_GIVE_UP_S}"
@@ -108,7 +116,8 @@ class Storage:
     def path(self, key: str) -> str:
         """The file system's path of a key (`fs.open_input_file(storage.path(key))`).
 
-        Every access goes through it, so that nothing outside the root is read, written or deleted whatever a record below it says.
+        Every access goes through it, so that nothing outside the root is read, written or deleted whatever a
+        record below it says.
 
         Raises:
             StorageError: the key leads out of the root, by its text or by a symlink below a local root.
@@ -148,21 +157,32 @@ class Storage:
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below a prefix, sorted; none if it is not there."""
-        if self.fs.type_name == "gcs":  # knows objects only, and Arrow makes up folders from their names nowhere but in a whole listing
-            parts = [key.removeprefix(f"{prefix}/" if prefix else "").split("/") for key in self.sizes(prefix)]
+        if (
+            self.fs.type_name == "gcs"
+        ):  # knows objects only, and Arrow makes up folders from their names nowhere but in a whole listing
+            parts = [
+                key.removeprefix(f"{prefix}/" if prefix else "").split("/") for key in self.sizes(prefix)
+            ]
             return tuple(sorted({first for first, *rest in parts if rest}))
         found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
         return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
 
     def written(self, starts: str) -> dict[str, float]:
-        """When each file directly below the root whose name starts so was last written: seconds by the store's own clock."""
+        """When each file directly below the root whose name starts so was last written: seconds by the
+        store's own clock."""
         found = self._info(pafs.FileSelector(self.path(""), allow_not_found=True))
-        return {i.base_name: (i.mtime_ns or 0) / 1e9 for i in found if i.type == pafs.FileType.File and i.base_name.startswith(starts)}
+        return {
+            i.base_name: (i.mtime_ns or 0) / 1e9
+            for i in found
+            if i.type == pafs.FileType.File and i.base_name.startswith(starts)
+        }
 
     def _info(self, what: str | pafs.FileSelector) -> Any:
         """Raises StorageError where the store does not answer."""
         try:
-            with suppress(FileNotFoundError):  # a folder was made between Arrow's failed listing and its look whether there is one
+            with suppress(
+                FileNotFoundError
+            ):  # a folder was made between Arrow's failed listing and its look whether there is one
                 return self.fs.get_file_info(what)
             return self.fs.get_file_info(what)
         except OSError as e:
@@ -179,9 +199,10 @@ class Storage:
     def write_bytes(self, key: str, data: bytes | memoryview) -> None:
         """Atomic in a folder: a reader sees the old content or the new, never a part.
 
-        On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which the store shows once all are
-        there; a client cannot take it back through pyarrow, so that what an error should leave under the name is deleted here, if the
-        store still answers. Who must be sure holds a file against the size and hash in its record.
+        On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which
+        the store shows once all are there; a client cannot take it back through pyarrow, so that what an
+        error should leave under the name is deleted here, if the store still answers. Who must be sure holds
+        a file against the size and hash in its record.
 
         Raises:
             StorageError: full disk, or no permission; names the file.
@@ -203,7 +224,9 @@ class Storage:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as e:
-            raise StorageError(f"{path} cannot be written: {e}. Free space or choose another storage.root, then run again") from e
+            raise StorageError(
+                f"{path} cannot be written: {e}. Free space or choose another storage.root, then run again"
+            ) from e
 
     def _upload(self, path: str, data: bytes | memoryview) -> None:
         size = memoryview(data).nbytes
@@ -233,10 +256,15 @@ class Storage:
         path, data = self.path(key), self.read_bytes(key)
         try:
             found = json.loads(data, object_hook=lambda fields: _Record(path, fields))
-        except (ValueError, RecursionError) as e:  # bytes that are no text, half a document, a thousand brackets
+        except (
+            ValueError,
+            RecursionError,
+        ) as e:  # bytes that are no text, half a document, a thousand brackets
             raise StorageError(f"{path} is not valid JSON: delete it and run again") from e
         if not isinstance(found, dict):
-            raise StorageError(f"{path} holds a {type(found).__name__} and no JSON object: delete it and run again")
+            raise StorageError(
+                f"{path} holds a {type(found).__name__} and no JSON object: delete it and run again"
+            )
         return found
 
     def write_json(self, key: str, value: object) -> None:
@@ -260,7 +288,8 @@ class Storage:
         self._delete(self.fs.delete_file, key)
 
     def delete_folder(self, key: str) -> None:
-        """Deletes everything below `key`; a folder that is not there is no error. Symlinks below it go, what they point to stays.
+        """Deletes everything below `key`; a folder that is not there is no error. Symlinks below it go, what
+        they point to stays.
 
         Raises:
             StorageError: no permission, or the whole root; names the folder.
@@ -268,7 +297,9 @@ class Storage:
         if not key.strip("/."):
             raise StorageError(f"{self.root} itself is never deleted: name a folder below it")
         if self.fs.type_name == "gcs":
-            with suppress(OSError):  # Arrow's raises, in the end, for a folder of which no object bears the name
+            with suppress(
+                OSError
+            ):  # Arrow's raises, in the end, for a folder of which no object bears the name
                 self.fs.delete_dir(self.path(key))
             for name in self.sizes(key):
                 self._delete(self.fs.delete_file, name)
@@ -289,7 +320,8 @@ class Storage:
             self.write_bytes(f"{key}/{path.relative_to(local).as_posix()}", path.read_bytes())
 
     def get_folder(self, key: str, scratch: Path) -> Path:
-        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`. StorageError where a name leads out."""
+        """The folder `key` as a local path: itself for a local root, else a copy below `scratch`.
+        StorageError where a name leads out."""
         if self.is_local:
             return checked_folder(self.local(key), self.local(""))
         for name in self.list(key):

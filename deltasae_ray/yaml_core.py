@@ -1,4 +1,5 @@
-"""YAML as version 1.2 reads it, with scalars kept as they were written, so that each field's own type decides what a text means.
+"""YAML as version 1.2 reads it, with scalars kept as they were written, so that each field's own type decides
+what a text means.
 
 PyYAML's loaders follow version 1.1, which reads 5:10 as 310, 010 as 8, `on` as true and 2024-01-01 as a date.
 """
@@ -11,7 +12,9 @@ import yaml
 from deltasae_ray.errors import ConfigError
 
 _NULL = ("", "~", "null", "Null", "NULL")
-_CORE_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")} | {"!"}
+_CORE_TAGS = {
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")
+} | {"!"}
 _MAX_VALUES = 100_000
 """More than any configuration has; anchors that name each other would multiply without an end."""
 
@@ -28,11 +31,13 @@ def load(text: str, where: str) -> Value:
         where: what the text is called in errors.
 
     Raises:
-        ConfigError: the text is no YAML, holds several documents, a key twice, a merge key, a tag of its own, or an anchor that holds
-            itself.
+        ConfigError: the text is no YAML, holds several documents, a key twice, a merge key, a tag of its own,
+            or an anchor that holds itself.
     """
     if len(text) > _MAX_CHARACTERS or _depth(text) > _MAX_DEPTH:
-        raise ConfigError(f"{where} is nested deeper or is longer than any configuration: a bracket that is never closed?")
+        raise ConfigError(
+            f"{where} is nested deeper or is longer than any configuration: a bracket that is never closed?"
+        )
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
         return None if node is None else _Reading(where).value(node, ())
@@ -63,9 +68,14 @@ class _Reading:
         self.values += 1
         place = f"{self.where}, line {node.start_mark.line + 1}"
         if self.values > _MAX_VALUES or any(node is other for other in above):
-            raise ConfigError(f"{place}: anchors (&) and aliases (*) that hold themselves, or too many values: write the values out")
+            raise ConfigError(
+                f"{place}: anchors (&) and aliases (*) that hold themselves, or too many values: write the"
+                " values out"
+            )
         if node.tag not in _CORE_TAGS:
-            raise ConfigError(f"{place}: the tag {node.tag!r} is none that a configuration may have: write the plain value")
+            raise ConfigError(
+                f"{place}: the tag {node.tag!r} is none that a configuration may have: write the plain value"
+            )
         inside = (*above, node)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, inside) for item in node.value]
@@ -82,7 +92,10 @@ class _Reading:
             if not isinstance(key, str):
                 raise ConfigError(f"{place}: the key {key!r} is no name")
             if key == "<<":
-                raise ConfigError(f"{place}: merge keys (<<) are not of YAML 1.2: write the values out, or give several config= files")
+                raise ConfigError(
+                    f"{place}: merge keys (<<) are not of YAML 1.2: write the values out, or give several"
+                    " config= files"
+                )
             if key in found:
                 raise ConfigError(f"{place}: the key {key!r} stands there twice; take one out")
             found[key] = self.value(value_node, inside)

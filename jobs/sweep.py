@@ -1,4 +1,5 @@
-"""The whole study: adapt, harvest, fit over rank × dictionary size, compare, report. Without words it runs the demo."""
+"""The whole study: adapt, harvest, fit over rank × dictionary size, compare, report. Without words it runs
+the demo."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Fixtures: one Ray for each test process, and tiny models with adapters. Long files start first, so that none runs alone at the end."""
+"""Fixtures: one Ray for each test process, and tiny models with adapters. Long files start first, so that
+none runs alone at the end."""
 
 import gc
 import os
@@ -11,25 +12,33 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-# A bare ray.init() joins whatever cluster wrote its address last on this machine, which may be another test process's.
+# A bare ray.init() joins whatever cluster wrote its address last on this machine, which may be another test
+# process's.
 os.environ.setdefault("RAY_ADDRESS", "local")
-# Test processes share the cores: threads that spin while they wait for each other take them from whoever has work to do.
+# Test processes share the cores: threads that spin while they wait for each other take them from whoever has
+# work to do.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray's log monitor lists all log files ten times a second, which took half a minute of processors from every Ray that lived for a quarter of
-# an hour.
+# Ray's log monitor lists all log files ten times a second, which took half a minute of processors from every
+# Ray that lived for a quarter of an hour.
 os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
 os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "5")
-# A Ray starts a process for each of its CPUs before any is asked for; actors with an environment of their own, as most here are, use none.
+# A Ray starts a process for each of its CPUs before any is asked for; actors with an environment of their
+# own, as most here are, use none.
 os.environ.setdefault("RAY_enable_worker_prestart", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent / "quick"), os.environ.get("PYTHONPATH")]))
-os.environ["DELTASAE_TESTS"] = uuid.uuid4().hex  # on all that this test process starts, and all that those start
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "quick"), os.environ.get("PYTHONPATH")])
+)
+os.environ["DELTASAE_TESTS"] = (
+    uuid.uuid4().hex
+)  # on all that this test process starts, and all that those start
 gc.set_threshold(100_000, 50, 50)  # as tests/quick has it in the processes that this one starts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays. What needs a Ray is slow."""
+    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays.
+    What needs a Ray is slow."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -39,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_lives_on() -> Iterator[None]:
-    """Fails where a process that these tests started has lost its parent and still runs a minute after the last of them."""
+    """Fails where a process that these tests started has lost its parent and still runs a minute after the
+    last of them."""
     from tests.processes import end_orphans
 
     yield
@@ -74,4 +84,6 @@ def tiny_adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from tests.tiny import save_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
-    return save_adapter(folder / "r2", tiny_model, rank=2, seed=1), save_adapter(folder / "r4", tiny_model, rank=4, seed=2)
+    return save_adapter(folder / "r2", tiny_model, rank=2, seed=1), save_adapter(
+        folder / "r4", tiny_model, rank=4, seed=2
+    )

@@ -1,4 +1,5 @@
-"""Local servers of S3 and of Google Cloud Storage, and roots in them that Arrow's own clients open over HTTP."""
+"""Local servers of S3 and of Google Cloud Storage, and roots in them that Arrow's own clients open over
+HTTP."""
 
 import json
 import os
@@ -27,7 +28,8 @@ def s3_server() -> Iterator[str]:
 
 
 def s3_root(endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a folder in a new bucket; its credentials are in the environment until the monkeypatch is undone."""
+    """The URI of a folder in a new bucket; its credentials are in the environment until the monkeypatch is
+    undone."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -42,7 +44,9 @@ def gs_server() -> Iterator[str]:
 
     It is a process of its own: Arrow's client holds Python's lock while it waits for the size of a file.
     """
-    server = subprocess.Popen([sys.executable, "-m", "tests.object_store"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.object_store"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         yield f"127.0.0.1:{int(server.stdout.readline())}"
@@ -54,7 +58,9 @@ def gs_server() -> Iterator[str]:
 def gs_root(endpoint: str, bucket: str) -> str:
     """The URI of a folder in a new bucket."""
     data = json.dumps({"name": bucket}).encode()
-    request = urllib.request.Request(f"http://{endpoint}/storage/v1/b?project=p", data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://{endpoint}/storage/v1/b?project=p", data, {"Content-Type": "application/json"}
+    )
     urllib.request.urlopen(request, timeout=30).close()
     return f"gs://anonymous@{bucket}/some/study?scheme=http&endpoint_override={endpoint}"
 

@@ -1,7 +1,8 @@
-"""Whether two roots hold the same study: `python -m tests.same_study ROOT_A ROOT_B`, which exits with 1 on any difference.
+"""Whether two roots hold the same study: `python -m tests.same_study ROOT_A ROOT_B`, which exits with 1 on
+any difference.
 
-Shards are compared byte for byte, the tables in the rows and columns that both have. Names of figures with endings, as the table had
-them before it had the columns `variant` and `over_seeds`, are the same rows.
+Shards are compared byte for byte, the tables in the rows and columns that both have. Names of figures with
+endings, as the table had them before it had the columns `variant` and `over_seeds`, are the same rows.
 """
 
 import hashlib
@@ -19,7 +20,18 @@ from deltasae_ray.metrics.catalogue import parse_name
 SHOWN = 20
 """So many differences are printed."""
 KEYS = {
-    "divergence.parquet": ("adapter", "layer", "d_sae", "k", "architecture", "seed", "reference", "metric", "variant", "over_seeds"),
+    "divergence.parquet": (
+        "adapter",
+        "layer",
+        "d_sae",
+        "k",
+        "architecture",
+        "seed",
+        "reference",
+        "metric",
+        "variant",
+        "over_seeds",
+    ),
     "audit.parquet": ("adapter", "layer", "d_sae", "k", "architecture", "seed", "reference", "name"),
 }
 """Table → the columns that name a row."""
@@ -40,7 +52,10 @@ class Compared:
 
     def told(self) -> str:
         """All of it in words."""
-        lines = [f"compared {self.files:,} files of shards, {self.rows:,} rows and {self.values:,} values of tables"]
+        lines = [
+            f"compared {self.files:,} files of shards, {self.rows:,} rows and {self.values:,} values of"
+            " tables"
+        ]
         lines += [f"only in one: {what} {a:,} and {b:,}" for what, (a, b) in self.only.items() if a or b]
         lines += [f"DIFFERENT {d}" for d in self.differences[:SHOWN]]
         return "\n".join([*lines, f"{len(self.differences):,} differences"])
@@ -116,7 +131,8 @@ def _columns(rows: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def compare_roots(a: Path, b: Path, say: Callable[[str], None] = print) -> int:
-    """0 where shards and tables are the same, else 1; a root without a table, or two without shards, are a difference."""
+    """0 where shards and tables are the same, else 1; a root without a table, or two without shards, are a
+    difference."""
     found = Compared()
     compare_shards(a, b, found)
     if not found.files:

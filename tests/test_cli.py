@@ -18,14 +18,24 @@ def study(*words: str) -> StudyConfig:
 
 def test_the_words_of_the_readme() -> None:
     cfg = study(
-        "model.base=google/gemma-2-9b", "adapters=[runs/r4,runs/r16]", "corpus.path=s3://bucket/alpaca.jsonl", "corpus.context_len=256",
+        "model.base=google/gemma-2-9b", "adapters=[runs/r4,runs/r16]", "corpus.path=s3://bucket/alpaca.jsonl",
+        "corpus.context_len=256",
         "layers=[5,10,18]", "fit.d_sae=[4096,16384]", "fit.k=32", "fit.seeds=2", "reference=base", "storage.root=s3://bucket/study",
         "tracking.uri=http://mlflow:5000",
     )  # fmt: skip
     assert cfg.adapters == ("runs/r4", "runs/r16")
     assert cfg.corpus.path == ("s3://bucket/alpaca.jsonl",) and cfg.corpus.context_len == 256
-    assert cfg.layers == (5, 10, 18) and cfg.fit.d_sae == (4096, 16384) and cfg.fit.k == (32,) and cfg.fit.seeds == 2
-    assert (cfg.reference.source, cfg.storage.root, cfg.tracking.uri) == ("base", "s3://bucket/study", "http://mlflow:5000")
+    assert (
+        cfg.layers == (5, 10, 18)
+        and cfg.fit.d_sae == (4096, 16384)
+        and cfg.fit.k == (32,)
+        and cfg.fit.seeds == 2
+    )
+    assert (cfg.reference.source, cfg.storage.root, cfg.tracking.uri) == (
+        "base",
+        "s3://bucket/study",
+        "http://mlflow:5000",
+    )
 
 
 def test_a_size_that_follows_the_deltas_is_a_word_of_its_own(tmp_path: Path) -> None:
@@ -36,10 +46,9 @@ def test_a_size_that_follows_the_deltas_is_a_word_of_its_own(tmp_path: Path) -> 
 
 
 def test_reference_ids_by_layer() -> None:
-    assert study("reference=some-release", "reference.ids={5: layer_5/width_16k, 10: other}").reference.ids == {
-        5: "layer_5/width_16k",
-        10: "other",
-    }
+    assert study(
+        "reference=some-release", "reference.ids={5: layer_5/width_16k, 10: other}"
+    ).reference.ids == {5: "layer_5/width_16k", 10: "other"}
 
 
 def test_a_later_word_wins_over_a_file_and_over_an_earlier_word(tmp_path: Path) -> None:
@@ -74,8 +83,18 @@ def test_a_bad_word_is_named_with_a_remedy(word: str, said: str, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["storage.password=hidden0001", "hf_token=hidden0001", "storage={password: hidden0001}", "x={a: {api_key: hidden0001}}"])
-def test_a_secret_under_an_unknown_word_is_not_shown(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "word",
+    [
+        "storage.password=hidden0001",
+        "hf_token=hidden0001",
+        "storage={password: hidden0001}",
+        "x={a: {api_key: hidden0001}}",
+    ],
+)
+def test_a_secret_under_an_unknown_word_is_not_shown(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.yaml").write_text("{" + word.replace("=", ": ", 1) + "}")
     for words in (word, f"config={tmp_path / 'a.yaml'}"):
         with pytest.raises(SystemExit) as ended:
@@ -110,10 +129,16 @@ def test_the_papers_presets_train_at_its_learning_rate_and_leave_dead_rows_dead(
     fit = study(f"config={path}").fit
     (size,), (k,), (architecture,) = fit.sizes, fit.k, fit.architecture
     recipe = FitPoint("r4", 10, size, k, architecture, 0).recipe(fit)
-    assert recipe.rate(recipe.steps // 2) == pytest.approx(1e-3, rel=1e-3) and recipe.l1 == 0.15 and recipe.auxk == 0
+    assert (
+        recipe.rate(recipe.steps // 2) == pytest.approx(1e-3, rel=1e-3)
+        and recipe.l1 == 0.15
+        and recipe.auxk == 0
+    )
 
 
-@pytest.mark.parametrize("words", [("reference.source=a", "reference=b"), ("reference=a", "reference.source=b")])
+@pytest.mark.parametrize(
+    "words", [("reference.source=a", "reference=b"), ("reference=a", "reference.source=b")]
+)
 def test_the_last_of_a_word_and_its_short_form_wins(words: tuple[str, str], tmp_path: Path) -> None:
     assert study(*words).reference.source == "b"
     (tmp_path / "a.yaml").write_text("{reference: {source: base}, diverge: {controls: [full]}}")
@@ -138,4 +163,8 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     parts = re.split(r"(?m)^\W*--(?=[a-z0-9_.]+ )", printed)
     told = {part.split(" ", 1)[0]: " ".join(part.replace("│", " ").split()[1:]) for part in parts[1:]}
     assert set(told) >= set(fields(StudyConfig))
-    assert not [name for name, text in told.items() if len(re.sub(r"[({\[].*?[)}\]]|[A-Z|.]+\b", "", text).split()) < 3]
+    assert not [
+        name
+        for name, text in told.items()
+        if len(re.sub(r"[({\[].*?[)}\]]|[A-Z|.]+\b", "", text).split()) < 3
+    ]

@@ -1,10 +1,13 @@
-"""Model, harvest, fit, training and interventions on a device that is not the CPU, without one (`tests/elsewhere.py`).
+"""Model, harvest, fit, training and interventions on a device that is not the CPU, without one
+(`tests/elsewhere.py`).
 
-Under torch's FakeTensorMode: passes of the base and of adapters, one by one and together, in fp32, bf16 and fp64, splits, low-rank coordinates,
-and passes that go on from another residual stream. What branches on numbers cannot run in it, and runs in `pretended`: the harvest to its shards
-with the noise floor and the random adapter's strength (counts of tokens, files), the behaviour gate and patching (documents, `nonzero`), LoRA
-training (losses that must be finite), dictionaries (dead latents, `bincount`). In neither: ZeRO-3 and gangs (tests marked gpu), mixtures of experts
-(transformers counts tokens an expert by a function that the CPU has for floats only), memory of a device (`torch.cuda.mem_get_info`).
+Under torch's FakeTensorMode: passes of the base and of adapters, one by one and together, in fp32, bf16 and
+fp64, splits, low-rank coordinates, and passes that go on from another residual stream. What branches on
+numbers cannot run in it, and runs in `pretended`: the harvest to its shards with the noise floor and the
+random adapter's strength (counts of tokens, files), the behaviour gate and patching (documents, `nonzero`),
+LoRA training (losses that must be finite), dictionaries (dead latents, `bincount`). In neither: ZeRO-3 and
+gangs (tests marked gpu), mixtures of experts (transformers counts tokens an expert by a function that the CPU
+has for floats only), memory of a device (`torch.cuda.mem_get_info`).
 """
 
 import sys
@@ -61,7 +64,9 @@ def attached(model: Path, adapters: tuple[Path, Path], weights: Any = "fp32") ->
     return attach(load_model(model, weights=weights), {"r2": adapters[0], "r4": adapters[1]})
 
 
-@pytest.mark.parametrize(("architecture", "weights"), [pytest.param("llama", "fp32", marks=pytest.mark.prove), ("gemma2", "bf16")])
+@pytest.mark.parametrize(
+    ("architecture", "weights"), [pytest.param("llama", "fp32", marks=pytest.mark.prove), ("gemma2", "bf16")]
+)
 def test_every_pass_of_a_model_runs_under_fakes(architecture: str, weights: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", architecture)
     r2, r4 = (save_adapter(tmp_path / f"r{rank}", folder, architecture, rank=rank) for rank in (2, 4))
@@ -70,7 +75,11 @@ def test_every_pass_of_a_model_runs_under_fakes(architecture: str, weights: str,
         ids = torch.ones(2, 9, dtype=torch.int64, device=DEVICE)
         found = [x for _, by_hook in deltas(model, ids, HOOKPOINTS, ["r2", "r4"]) for x in by_hook.values()]
         for bf16 in (False, True):
-            found += [x for _, by_hook in deltas_together(model, ids, HOOKPOINTS, ["r2", "r4"], bf16=bf16) for x in by_hook.values()]
+            found += [
+                x
+                for _, by_hook in deltas_together(model, ids, HOOKPOINTS, ["r2", "r4"], bf16=bf16)
+                for x in by_hook.values()
+            ]
         found += list(split_deltas(model, ids, HOOKPOINTS, "r2").injected.values())
         found += [m.change for m in module_deltas(model, ids, "r2").values()]
         taken, last = whole_pass(model, ids, HOOKPOINTS, "r2")
@@ -89,7 +98,11 @@ def loaded_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Models that gangs load onto the device keep their numbers there; gives what loads them else."""
     load = worker.load_with_adapters
     for module in (worker, prepare):
-        monkeypatch.setattr(module, "load_with_adapters", lambda s, cfg, refs, _device, **how: moved(load(s, cfg, refs, "cpu", **how)))
+        monkeypatch.setattr(
+            module,
+            "load_with_adapters",
+            lambda s, cfg, refs, _device, **how: moved(load(s, cfg, refs, "cpu", **how)),
+        )
     return load
 
 
@@ -102,22 +115,31 @@ def test_a_harvest_writes_the_shards_of_one_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
     loaded_elsewhere: Any,
 ) -> None:
-    few = build_corpus(CorpusConfig(context_len=12, fit_tokens=50, eval_tokens=25, contexts_per_unit=2), load_tokenizer(tiny_model))
+    few = build_corpus(
+        CorpusConfig(context_len=12, fit_tokens=50, eval_tokens=25, contexts_per_unit=2),
+        load_tokenizer(tiny_model),
+    )
     monkeypatch.setattr(study, "corpus", lambda _: few)
     how: dict[str, Any] = {"precision": precision, "noise_contexts": 1, "sites": ("resid_post", "lora")}
     monkeypatch.setattr(stage, "run_units", partial(run_units_here, device=DEVICE))
     with pretended():
-        ours = open_shards(f"{tmp_path}/there/{run(tmp_path / 'there', tiny_model, list(tiny_adapters), **how).key}")
+        ours = open_shards(
+            f"{tmp_path}/there/{run(tmp_path / 'there', tiny_model, list(tiny_adapters), **how).key}"
+        )
     monkeypatch.setattr(stage, "run_units", run_units_here)
     for module in (worker, prepare):
         monkeypatch.setattr(module, "load_with_adapters", loaded_elsewhere)
-    theirs = open_shards(f"{tmp_path}/cpu/{run(tmp_path / 'cpu', tiny_model, list(tiny_adapters), **how).key}")
+    theirs = open_shards(
+        f"{tmp_path}/cpu/{run(tmp_path / 'cpu', tiny_model, list(tiny_adapters), **how).key}"
+    )
     for source in ("base", "r2", "r4", "random"):
         a, b = ours.read(2, source), theirs.read(2, source)
         assert np.linalg.norm(a - b) <= 1e-2 * np.linalg.norm(b), source
 
 
-def test_gate_lens_and_patching_give_the_figures_of_the_cpu(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+def test_gate_lens_and_patching_give_the_figures_of_the_cpu(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
     own, other = (fit_dictionary(X, d_sae=64, k=4, steps=5, seed=seed) for seed in (0, 1))
     made = stand_ins(own, other, TrainingRows(Moments.of(X.numpy()), X, X.flip(0)), 0)
 
@@ -125,7 +147,10 @@ def test_gate_lens_and_patching_give_the_figures_of_the_cpu(tiny_model: Path, ti
         patches = [Patched("r4", "r4", AT, {name: made[name] for name in ("encoder", "monitor")})]
         directions = torch.eye(32)[:3]
         lens = [(found.promoted[0], found.peak) for found in logit_lens(model, directions)]
-        rows = [*document_losses(model, unit(2), ["r2", "r4"], 8), *document_recovery(model, unit(2), patches, positions=8)]
+        rows = [
+            *document_losses(model, unit(2), ["r2", "r4"], 8),
+            *document_recovery(model, unit(2), patches, positions=8),
+        ]
         return [rows, document_effects(model, unit(2), probes, positions=4), lens]
 
     here = attached(tiny_model, tiny_adapters)
@@ -169,11 +194,17 @@ def test_lora_training_learns_the_same(tiny_model: Path) -> None:
 @pytest.fixture
 def fused_there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Adam's fused step, which GPUs have."""
-    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", DEVICE])
+    monkeypatch.setattr(
+        sys.modules["torch.optim.optimizer"],
+        "_get_fused_kernels_supported_devices",
+        lambda: ["cpu", "cuda", DEVICE],
+    )
     yield
 
 
-X = torch.randn(300, 32, generator=torch.Generator().manual_seed(0)) @ torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
+X = torch.randn(300, 32, generator=torch.Generator().manual_seed(0)) @ torch.randn(
+    32, 32, generator=torch.Generator().manual_seed(1)
+)
 
 
 def recipe(architecture: str) -> Recipe:
@@ -181,7 +212,9 @@ def recipe(architecture: str) -> Recipe:
 
 
 @pytest.mark.usefixtures("fused_there")
-@pytest.mark.parametrize("architecture", ["topk", *(pytest.param(a, marks=pytest.mark.prove) for a in REST), "standard"])
+@pytest.mark.parametrize(
+    "architecture", ["topk", *(pytest.param(a, marks=pytest.mark.prove) for a in REST), "standard"]
+)
 def test_a_dictionary_is_trained_resumed_and_measured(architecture: str) -> None:
     def fitted(device: str) -> Any:
         first = Trainer(X, recipe(architecture), 0, device)
@@ -216,7 +249,9 @@ class _Two(Peers):
 
 
 @pytest.mark.usefixtures("fused_there")
-@pytest.mark.parametrize("architecture", [*(pytest.param(a, marks=pytest.mark.prove) for a in ("topk", "standard")), "batchtopk"])
+@pytest.mark.parametrize(
+    "architecture", [*(pytest.param(a, marks=pytest.mark.prove) for a in ("topk", "standard")), "batchtopk"]
+)
 def test_peers_share_a_batch(architecture: str) -> None:
     with pretended():
         made = Trainer(X, recipe(architecture), 0, DEVICE, _Two())
@@ -229,8 +264,13 @@ def test_a_tensor_left_on_the_cpu_is_an_error(tiny_model: Path, tiny_adapters: t
     """So that the tests above can fail."""
     ids = unit_ids(corpus(tiny_model).of("eval")[0])
     faint = load_model(tiny_model).to(DEVICE)
-    with faked(), pytest.raises(RuntimeError, match="same device"):  # ids on the CPU pass: torch's fakes look rows up by any index
-        continued(faint, torch.ones(2, 9, dtype=torch.int64, device=DEVICE), HOOKPOINTS[0], torch.zeros(2, 9, 32))
+    with (
+        faked(),
+        pytest.raises(RuntimeError, match="same device"),
+    ):  # ids on the CPU pass: torch's fakes look rows up by any index
+        continued(
+            faint, torch.ones(2, 9, dtype=torch.int64, device=DEVICE), HOOKPOINTS[0], torch.zeros(2, 9, 32)
+        )
     model = moved(attached(tiny_model, tiny_adapters))
     with pretended():
         with pytest.raises(RuntimeError, match="same device"):

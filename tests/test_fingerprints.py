@@ -33,7 +33,9 @@ def test_a_large_file_is_hashed_once_and_again_after_every_change(tmp_path: Path
     assert remembered_sha256(link) == first and len(reads) == 1, "what the hub keeps are links"
     before = path.stat()
     path.write_bytes(b"b" * 2000)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times does: only ctime tells
+    os.utime(
+        path, ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # as a copy that keeps times does: only ctime tells
     time.sleep(0.1)
     assert remembered_sha256(path) == file_sha256(path) != first
 
@@ -55,7 +57,9 @@ def test_a_lock_that_a_stopped_process_keeps_is_not_waited_for_without_end(
         assert not fingerprints.locked(held.open(), 0.1)
 
 
-def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_just_written_is_not_remembered(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fingerprints, "_SETTLED_S", 60.0)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a" * 2000)

@@ -1,4 +1,5 @@
-"""Walks the imports and holds the floors of the house: no arrow upwards, and each heavy library in its own room only."""
+"""Walks the imports and holds the floors of the house: no arrow upwards, and each heavy library in its own
+room only."""
 
 import ast
 from pathlib import Path
@@ -7,8 +8,21 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "deltasae_ray"
 FLOORS = (
-    {"sae", "metrics", "batches", "hookpoints", "errors", "fingerprints", "storage", "cli", "paths", "redaction", "credentials",
-     "yaml_core", "heartbeat"},
+    {
+        "sae",
+        "metrics",
+        "batches",
+        "hookpoints",
+        "errors",
+        "fingerprints",
+        "storage",
+        "cli",
+        "paths",
+        "redaction",
+        "credentials",
+        "yaml_core",
+        "heartbeat",
+    },
     {"corpus", "models", "shards", "tracking", "stalls"},
     {"runtime"},
     {"adapt", "harvest", "fit"},
@@ -24,7 +38,9 @@ ONLY_IN = {  # a room or a file
 HEAVY = {"ray", "mlflow", "deepspeed", "transformers"}
 """Never on the lowest floor, and never in a file of figures."""
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc"}
-FILES = sorted(p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+FILES = sorted(
+    p.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE
+)
 
 
 def room(path: Path) -> str:
@@ -46,7 +62,8 @@ def floor_of(name: str) -> int:
 
 
 def is_pure(path: Path) -> bool:
-    """Whether a file may know neither Ray, MLflow, DeepSpeed nor transformers: the lowest floor, and figures of any analysis."""
+    """Whether a file may know neither Ray, MLflow, DeepSpeed nor transformers: the lowest floor, and figures
+    of any analysis."""
     return room(path) in FLOORS[0] or path.stem.endswith("figures") or path.stem == "verdict"
 
 
@@ -57,7 +74,9 @@ def test_no_import_points_upwards_or_sideways_between_rooms(path: Path) -> None:
         if not module.startswith("deltasae_ray."):
             continue
         other = module.split(".")[1]
-        if other == here or module.endswith(".config"):  # a room's config is plain data that the root config gathers
+        if other == here or module.endswith(
+            ".config"
+        ):  # a room's config is plain data that the root config gathers
             continue
         assert floor_of(other) <= floor_of(here), f"{path} imports {module}, a floor above it"
         if floor_of(other) == floor_of(here) > 1:
@@ -69,7 +88,9 @@ def test_heavy_libraries_stay_in_their_rooms(path: Path) -> None:
     modules = imports(path)
     roots = {module.split(".")[0] for module in modules}
     for library, homes in ONLY_IN.items():
-        assert library not in roots or {str(path), room(path)} & homes, f"{path} imports {library}, whose only home is {homes}"
+        assert library not in roots or {str(path), room(path)} & homes, (
+            f"{path} imports {library}, whose only home is {homes}"
+        )
     if is_pure(path):
         assert not roots & HEAVY, f"{path} is pure, and imports {roots & HEAVY}"
         ours = {Path(*m.split(".")[1:]) for m in modules if m.startswith("deltasae_ray.")}

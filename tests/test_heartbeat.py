@@ -1,4 +1,5 @@
-"""Work that stands still is ended by the process beside it, and told; work that moves, and a worker that waits for work, are left alone."""
+"""Work that stands still is ended by the process beside it, and told; work that moves, and a worker that
+waits for work, are left alone."""
 
 import signal
 import subprocess
@@ -24,28 +25,41 @@ exec(sys.argv[2])
 def worker(tmp_path: Path, work: str) -> tuple[subprocess.Popen, int, Path]:
     """A watched process, its watcher, and the file where a stall is told."""
     told = tmp_path / "told"
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(told), work], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(told), work], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     return process, int(process.stdout.readline()), told
 
 
-def test_a_stopped_process_is_told_and_killed_in_the_middle_of_a_unit_and_between_units(tmp_path: Path) -> None:
-    for name, work in (("at-work", "with heartbeat.unit('unit', 100): time.sleep(60)"), ("idle", "time.sleep(60)")):
+def test_a_stopped_process_is_told_and_killed_in_the_middle_of_a_unit_and_between_units(
+    tmp_path: Path,
+) -> None:
+    for name, work in (
+        ("at-work", "with heartbeat.unit('unit', 100): time.sleep(60)"),
+        ("idle", "time.sleep(60)"),
+    ):
         (tmp_path / name).mkdir()
         process, watcher, told = worker(tmp_path / name, work)
         time.sleep(0.3)
         process.send_signal(signal.SIGSTOP)
         assert process.wait(10) == -signal.SIGKILL
         line = told.read_text()
-        assert line.startswith(f"rank 1 of 2 of gang ab12 on node 10.0.0.3 (pid {process.pid}) is stopped (SIGSTOP) since "), line
+        assert line.startswith(
+            f"rank 1 of 2 of gang ab12 on node 10.0.0.3 (pid {process.pid}) is stopped (SIGSTOP) since "
+        ), line
         gone(watcher)
 
 
-def test_a_unit_far_longer_than_those_before_it_is_a_stall_and_a_first_one_has_its_own_limit(tmp_path: Path) -> None:
+def test_a_unit_far_longer_than_those_before_it_is_a_stall_and_a_first_one_has_its_own_limit(
+    tmp_path: Path,
+) -> None:
     slow_first = "for s in (0.4, 0.01, 0.01, 0.01, 60):\n  with heartbeat.unit('fit step', 5): time.sleep(s)"
     process, _, told = worker(tmp_path, slow_first)
     assert process.wait(15) == -signal.SIGKILL
-    assert "has not moved in its fit step since" in told.read_text() and "the limit is 0 s" in told.read_text()
+    assert (
+        "has not moved in its fit step since" in told.read_text() and "the limit is 0 s" in told.read_text()
+    )
 
 
 def test_work_that_moves_and_a_worker_without_work_are_left_alone(tmp_path: Path) -> None:
@@ -87,6 +101,11 @@ def gone(pid: int) -> None:
 
 @pytest.mark.parametrize("tell", ["false", "/no/such/command"])
 def test_a_stall_that_cannot_be_told_is_ended_all_the_same(tell: str) -> None:
-    code = f"from deltasae_ray import heartbeat; heartbeat.watch('w', heartbeat.Limits(0.2, 0.2, 0.2), ['{tell}'])\nwith heartbeat.unit('u'): import time; time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    code = (
+        "from deltasae_ray import heartbeat; heartbeat.watch('w', heartbeat.Limits(0.2, 0.2, 0.2),"
+        f" ['{tell}'])\nwith heartbeat.unit('u'): import time; time.sleep(60)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False
+    )
     assert done.returncode == -signal.SIGKILL and "w (pid" in done.stderr

@@ -29,7 +29,9 @@ def dictionary(rows: np.ndarray) -> ds.Dictionary:
     return ds.fit_dictionary(rows, d_sae=24, k=2, architecture="topk", seed=0)
 
 
-def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(rows: np.ndarray, dictionary: ds.Dictionary, tmp_path: Path) -> None:
+def test_a_dictionary_is_fitted_saved_and_used_in_raw_units(
+    rows: np.ndarray, dictionary: ds.Dictionary, tmp_path: Path
+) -> None:
     assert dictionary.W_enc.shape == (32, 24) and dictionary.W_dec.shape == (24, 32)
     codes = dictionary.encode(torch.from_numpy(rows))
     assert codes.shape == (4000, 24) and int((codes != 0).sum(dim=1).max()) <= 2
@@ -52,25 +54,31 @@ def test_figures_of_arrays_come_with_their_null(rows: np.ndarray, dictionary: ds
 
 def test_importing_the_library_and_fitting_needs_no_ray() -> None:
     code = (
-        "import sys, numpy as np, deltasae_ray as ds\n"
-        "x = np.random.default_rng(0).normal(size=(300, 16)).astype('float32')\n"
-        "d = ds.fit_dictionary(x, d_sae=16, k=2, seed=0)\n"
-        "ds.max_cosine(d.W_dec, d.W_dec); ds.linear_cka(x, x); ds.principal_angles(ds.principal_subspace(x, 2), ds.principal_subspace(x, 2))\n"
-        "loaded = {'ray', 'mlflow', 'transformers', 'deepspeed', 'sae_lens'} & set(sys.modules)\n"
-        "assert not loaded, loaded\n"
+        "import sys, numpy as np, deltasae_ray as ds\nx = np.random.default_rng(0).normal(size=(300,"
+        " 16)).astype('float32')\nd = ds.fit_dictionary(x, d_sae=16, k=2, seed=0)\nds.max_cosine(d.W_dec,"
+        " d.W_dec); ds.linear_cka(x, x); ds.principal_angles(ds.principal_subspace(x, 2),"
+        " ds.principal_subspace(x, 2))\nloaded = {'ray', 'mlflow', 'transformers', 'deepspeed', 'sae_lens'} &"
+        " set(sys.modules)\nassert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_change_of_every_adapted_module_comes_in_low_rank_coordinates(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+def test_the_change_of_every_adapted_module_comes_in_low_rank_coordinates(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tiny_adapters[1]), adapter_name="r4").eval()
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_model), str(tiny_adapters[1]), adapter_name="r4"
+    ).eval()
     ids = torch.arange(3, 27).reshape(2, 12)
     found = ds.module_deltas(model, ids, "r4")
     modules = dict(model.get_base_model().named_modules())
-    assert set(found) == {name for name, m in modules.items() if "r4" in getattr(m, "lora_A", {})} and len(found) > 2
+    assert (
+        set(found) == {name for name, m in modules.items() if "r4" in getattr(m, "lora_A", {})}
+        and len(found) > 2
+    )
     seen: dict[str, torch.Tensor] = {}
 
     def reader(name: str):

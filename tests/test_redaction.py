@@ -51,10 +51,14 @@ HIDES = [
     ("-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----", "***"),
 ]
 KEEPS = [
-    "corpus.fit_tokens=2400 adapt.max_tokens=400 fit.batch_tokens=256", "pad_token='<pad>'", "http://127.0.0.1:5000/#/experiments/1", "key=value words",
-    "http://host:8080/a@b", "owner/name@revision", "s3://bucket/prefix?region=eu-west-1", "tokens: fit 2,400", "HF_TOKEN_PATH=/a/b",
-    "http://[::1]:5000/x@y", "hf_hub_download", "the token: give one by HF_TOKEN", "Basic arithmetic", "keys of what was fitted", "RAY_AUTH_MODE=token",
-    "HarvestError at harvest/0123456789abcdef/rows/00001.json", "reference=base layers=[1,2]", "digest: 0123456789abcdef0123456789abcdef01234567",
+    "corpus.fit_tokens=2400 adapt.max_tokens=400 fit.batch_tokens=256", "pad_token='<pad>'",
+    "http://127.0.0.1:5000/#/experiments/1", "key=value words",
+    "http://host:8080/a@b", "owner/name@revision", "s3://bucket/prefix?region=eu-west-1", "tokens: fit 2,400",
+    "HF_TOKEN_PATH=/a/b",
+    "http://[::1]:5000/x@y", "hf_hub_download", "the token: give one by HF_TOKEN", "Basic arithmetic",
+    "keys of what was fitted", "RAY_AUTH_MODE=token",
+    "HarvestError at harvest/0123456789abcdef/rows/00001.json", "reference=base layers=[1,2]",
+    "digest: 0123456789abcdef0123456789abcdef01234567",
 ]  # fmt: skip
 
 
@@ -142,8 +146,10 @@ SECRETS = (
     .filter(lambda s: len(s) >= 6 and any(c.isalpha() for c in s))
 )
 PLACES = (
-    "http://ann:{quoted}@host:5000/a", "see 's3://ann:{quoted}@bucket/prefix' now", "postgresql://ann:{quoted}@db/x?a=b", "https://{quoted}@host",
-    "https://host/o?region=eu&X-Amz-Signature={quoted}&a=b", '{{"password": "{raw}"}}', "MY_TOKEN='{raw}'", "{{'env_vars': {{'DB_PASSWORD': '{raw}'}}}}",
+    "http://ann:{quoted}@host:5000/a", "see 's3://ann:{quoted}@bucket/prefix' now",
+    "postgresql://ann:{quoted}@db/x?a=b", "https://{quoted}@host",
+    "https://host/o?region=eu&X-Amz-Signature={quoted}&a=b", '{{"password": "{raw}"}}', "MY_TOKEN='{raw}'",
+    "{{'env_vars': {{'DB_PASSWORD': '{raw}'}}}}",
     "it was {raw}.", "https://host/{quoted}/x",
 )  # fmt: skip
 

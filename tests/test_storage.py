@@ -80,7 +80,9 @@ class BrokenUploads:
 
 @pytest.mark.parametrize("leaves_half", [True, False])
 @pytest.mark.parametrize("size", [100, 5_000_000])
-def test_a_failed_upload_leaves_no_half_and_takes_nothing_away(size: int, leaves_half: bool, tmp_path: Path) -> None:
+def test_a_failed_upload_leaves_no_half_and_takes_nothing_away(
+    size: int, leaves_half: bool, tmp_path: Path
+) -> None:
     storage = Storage("s3://bucket")
     storage.__dict__["_opened"] = (BrokenUploads(leaves_half=leaves_half), str(tmp_path))
     (tmp_path / "old.jsonl").write_bytes(b"what was there before")
@@ -124,18 +126,27 @@ def test_digests_follow_values_and_not_the_order_of_keys() -> None:
 
 def test_hookpoints_have_the_names_of_the_field() -> None:
     assert str(Hookpoint(12)) == "blocks.12.hook_resid_post"
-    assert Hookpoint.parse("blocks.12.hook_resid_post") == Hookpoint.parse(12) == Hookpoint.parse("12") == Hookpoint(12)
+    assert (
+        Hookpoint.parse("blocks.12.hook_resid_post")
+        == Hookpoint.parse(12)
+        == Hookpoint.parse("12")
+        == Hookpoint(12)
+    )
     assert Hookpoint(12).hidden_states_index == 13
     assert resolve((3, 1), 4) == (Hookpoint(1), Hookpoint(3))
     module = Hookpoint(12, "lora", "self_attn.q_proj")
     assert Hookpoint.parse(str(module)) == module and str(module) == "blocks.12.self_attn.q_proj.hook_lora"
-    assert at_sites([Hookpoint(1)], ("resid_post", "lora")) == (Hookpoint(1),), "the residual stream's only: modules are an adapter's own"
+    assert at_sites([Hookpoint(1)], ("resid_post", "lora")) == (Hookpoint(1),), (
+        "the residual stream's only: modules are an adapter's own"
+    )
     for site, path in (("lora", ""), ("resid_post", "mlp")):
         with pytest.raises(HookpointError, match="a module is named at the site lora"):
             Hookpoint(1, site, path)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("layers", "said"), [((), "layers 0 to 3|between 0 and 3"), ((4,), "layers 0 to 3"), ((1, 1), "twice")])
+@pytest.mark.parametrize(
+    ("layers", "said"), [((), "layers 0 to 3|between 0 and 3"), ((4,), "layers 0 to 3"), ((1, 1), "twice")]
+)
 def test_layers_the_model_has_not_are_refused(layers: tuple[int, ...], said: str) -> None:
     with pytest.raises(HookpointError, match=said):
         resolve(layers, 4)

@@ -22,9 +22,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": {},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
-    "gemma4_text": {"head_dim": 8, "global_head_dim": 16, "vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8},
+    "gemma4_text": {
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "vocab_size_per_layer_input": VOCAB,
+        "hidden_size_per_layer_input": 8,
+    },
 }
-"""transformers' name of an architecture → what its config has beside the usual: those that differ in how blocks are built."""
+"""transformers' name of an architecture → what its config has beside the usual: those that differ in how
+blocks are built."""
 
 
 def config(architecture: str) -> Any:
@@ -39,18 +45,36 @@ def config(architecture: str) -> Any:
         "max_position_embeddings": 256,
     }
     if architecture in FAMILIES:
-        return AutoConfig.for_model(architecture, **ids, **shape, num_key_value_heads=2, **FAMILIES[architecture])
+        return AutoConfig.for_model(
+            architecture, **ids, **shape, num_key_value_heads=2, **FAMILIES[architecture]
+        )
     if architecture == "llama":
         return LlamaConfig(**ids, **shape, num_key_value_heads=2)
     if architecture == "gemma2":  # softcaps attention, which torch's fused attention cannot
-        return Gemma2Config(**ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
+        return Gemma2Config(
+            **ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8
+        )
     if architecture == "gemma3":
-        return Gemma3TextConfig(**ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8)
-    return GPT2Config(**ids, n_embd=D_MODEL, n_layer=LAYERS, n_head=4, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        return Gemma3TextConfig(
+            **ids, **shape, num_key_value_heads=1, head_dim=8, sliding_window=16, query_pre_attn_scalar=8
+        )
+    return GPT2Config(
+        **ids,
+        n_embd=D_MODEL,
+        n_layer=LAYERS,
+        n_head=4,
+        n_positions=256,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
 
 
-def save_model(folder: Path, architecture: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A randomly initialised model of 4 blocks, 32 wide, with its tokenizer; residuals are made large enough to be real work."""
+def save_model(
+    folder: Path, architecture: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A randomly initialised model of 4 blocks, 32 wide, with its tokenizer; residuals are made large enough
+    to be real work."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
@@ -74,7 +98,9 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
 
 
 _PLAIN = ["q_proj", "o_proj", "down_proj"]
@@ -99,14 +125,21 @@ def save_adapter(
     targets: Sequence[str] = (),
     **lora: Any,
 ) -> Path:
-    """A LoRA adapter with random A and B (PEFT's own start has B = 0, which changes nothing); `scale=0` gives that start."""
+    """A LoRA adapter with random A and B (PEFT's own start has B = 0, which changes nothing); `scale=0` gives
+    that start."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    settings: dict[str, Any] = {"lora_alpha": 2 * rank, "task_type": "CAUSAL_LM", "fan_in_fan_out": architecture == "gpt2"} | lora
-    peft_model = get_peft_model(model, LoraConfig(r=rank, target_modules=list(targets) or TARGETS[architecture], **settings))
+    settings: dict[str, Any] = {
+        "lora_alpha": 2 * rank,
+        "task_type": "CAUSAL_LM",
+        "fan_in_fan_out": architecture == "gpt2",
+    } | lora
+    peft_model = get_peft_model(
+        model, LoraConfig(r=rank, target_modules=list(targets) or TARGETS[architecture], **settings)
+    )
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():

@@ -24,11 +24,13 @@ class AdaptConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear modules that get an adapter."""
     lr: float = 3e-4
-    """Peak learning rate of AdamW, reached after a warm-up of 4 steps; at most 3e-4 (more damages small models before it teaches)."""
+    """Peak learning rate of AdamW, reached after a warm-up of 4 steps; at most 3e-4 (more damages small
+    models before it teaches)."""
     batch_contexts: int = 4
     """Contexts per optimizer step."""
     max_tokens: int = 12_000
-    """Cap on training tokens per adapter. A cap in tokens, not seconds, so that two runs end at the same step."""
+    """Cap on training tokens per adapter. A cap in tokens, not seconds, so that two runs end at the same
+    step."""
     stop_at_se: float = 5.0
     """Training ends when the held-out gain exceeds this many standard errors."""
 

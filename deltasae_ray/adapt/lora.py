@@ -15,33 +15,55 @@ from deltasae_ray.models.load import blocks
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Checks that every target names linear modules of the blocks, and of nothing else (a model without weights will do).
+    """Checks that every target names linear modules of the blocks, and of nothing else (a model without
+    weights will do).
 
     Raises:
         AdapterError: names what there is.
     """
-    inside = {name.rsplit(".", 1)[-1] for block in blocks(model) for name, module in block.named_modules() if _is_linear(module)}
+    inside = {
+        name.rsplit(".", 1)[-1]
+        for block in blocks(model)
+        for name, module in block.named_modules()
+        if _is_linear(module)
+    }
     inner = {id(module) for block in blocks(model) for module in block.modules()}
-    outside = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module) and id(module) not in inner}
+    outside = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if _is_linear(module) and id(module) not in inner
+    }
     there = ", ".join(sorted(inside))
     missing = [t for t in targets if t not in inside]
     if missing:
-        raise AdapterError(f"adapt.targets={list(targets)}: this model's blocks have no linear module {missing}; they have: {there}")
+        raise AdapterError(
+            f"adapt.targets={list(targets)}: this model's blocks have no linear module {missing}; they have:"
+            f" {there}"
+        )
     if both := [t for t in targets if t in outside]:
-        raise AdapterError(f"adapt.targets={list(targets)}: {both} also names modules outside the blocks; choose from: {there}")
+        raise AdapterError(
+            f"adapt.targets={list(targets)}: {both} also names modules outside the blocks; choose from:"
+            f" {there}"
+        )
 
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def new_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], seed: int) -> nn.Module:
-    """The model with one trainable adapter: A from the seed, B zero. Evaluation mode; everything else stays frozen."""
+def new_lora(
+    model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], seed: int
+) -> nn.Module:
+    """The model with one trainable adapter: A from the seed, B zero. Evaluation mode; everything else stays
+    frozen."""
     from peft import LoraConfig, get_peft_model
 
-    transposed = any(type(m).__name__ == "Conv1D" for block in blocks(model) for m in block.modules())  # GPT-2
+    transposed = any(
+        type(m).__name__ == "Conv1D" for block in blocks(model) for m in block.modules()
+    )  # GPT-2
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(targets), fan_in_fan_out=transposed, task_type="CAUSAL_LM"  # type: ignore[arg-type]
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(targets),
+        fan_in_fan_out=transposed, task_type="CAUSAL_LM"  # type: ignore[arg-type]
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -61,7 +83,9 @@ def save_lora(model: nn.Module, folder: Path, label: str) -> None:
     """
     from peft import get_peft_model_state_dict
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}  # type: ignore[arg-type]
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()
+    }  # type: ignore[arg-type]
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     config: Any = model.peft_config
     facts = config["default"].to_dict() | {"base_model_name_or_path": label, "inference_mode": True}

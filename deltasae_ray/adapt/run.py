@@ -1,4 +1,5 @@
-"""Adapters of several ranks and seeds: what a manifest lists is not trained again, the rest goes through Ray Train one by one."""
+"""Adapters of several ranks and seeds: what a manifest lists is not trained again, the rest goes through Ray
+Train one by one."""
 
 import json
 import logging
@@ -68,14 +69,23 @@ def trained(storage: Storage, training: Training) -> AdapterRef | None:
         return None
     found = storage.read_json(f"{training.key}/manifest.json")
     return AdapterRef(
-        training.name, training.key, found["digest"], rank=found["rank"], alpha=found["alpha"], seed=found["seed"], facts=found["facts"]
+        training.name,
+        training.key,
+        found["digest"],
+        rank=found["rank"],
+        alpha=found["alpha"],
+        seed=found["seed"],
+        facts=found["facts"],
     )
 
 
-def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig) -> list[AdapterRef]:
+def adapt(
+    storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig
+) -> list[AdapterRef]:
     """Trains the adapters that are missing; needs an initialised Ray only if there are any.
 
-    A worker holds the whole base model, as `model.weights` says; with `model.sharding=zero3`, `gangs.ranks` workers hold a share each.
+    A worker holds the whole base model, as `model.weights` says; with `model.sharding=zero3`, `gangs.ranks`
+    workers hold a share each.
 
     Raises:
         AdapterError: targets that the model has not, or a loss that is no number.
@@ -86,7 +96,9 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
     if missing := [t for t in wanted if trained(storage, t) is None]:
         check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
         _train(storage, model, source, corpus, cfg, gangs, missing)
-    for training in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
+    for (
+        training
+    ) in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
         storage.delete_folder(f"{_RUNS}/{Path(training.key).name}")
     refs = [trained(storage, t) for t in wanted]
     assert all(refs), "an adapter is missing after its training"
@@ -94,7 +106,13 @@ def adapt(storage: Storage, model: ModelConfig, corpus: Corpus, cfg: AdaptConfig
 
 
 def _train(
-    storage: Storage, model: ModelConfig, source: ModelSource, corpus: Corpus, cfg: AdaptConfig, gangs: GangConfig, missing: list[Training]
+    storage: Storage,
+    model: ModelConfig,
+    source: ModelSource,
+    corpus: Corpus,
+    cfg: AdaptConfig,
+    gangs: GangConfig,
+    missing: list[Training],
 ) -> None:
     import ray
 
@@ -106,19 +124,33 @@ def _train(
     workers = gangs.ranks if model.sharding == "zero3" else 1
     for training in missing:
         job = TrainJob(
-            here, training.key, model, source.digest, label, cfg, training.rank, training.seed, text, gangs.gpus_per_rank
+            here,
+            training.key,
+            model,
+            source.digest,
+            label,
+            cfg,
+            training.rank,
+            training.seed,
+            text,
+            gangs.gpus_per_rank,
         )
         _run(job, workers, training.name)
         ref = trained(storage, training)
         if ref is None:
-            raise StorageError(f"{training.name} is trained, but {storage.root}/{training.key} has no manifest: can all nodes write there?")
+            raise StorageError(
+                f"{training.name} is trained, but {storage.root}/{training.key} has no manifest: can all"
+                " nodes write there?"
+            )
         verdict = "adaptation demonstrated" if ref.facts["demonstrated"] else "adaptation NOT demonstrated"
-        log.info("%s: held-out gain %.3f, SE %.3f: %s", ref.name, ref.facts["gain"], ref.facts["gain_se"], verdict)
+        log.info(
+            "%s: held-out gain %.3f, SE %.3f: %s", ref.name, ref.facts["gain"], ref.facts["gain_se"], verdict
+        )
 
 
 def drop_half_written(storage: Storage, run: str) -> None:
-    """Ray Train writes its list of checkpoints in place: a kill in that moment leaves half of it, of which the next run would die.
-    Without the list training begins again, and ends with the same adapter.
+    """Ray Train writes its list of checkpoints in place: a kill in that moment leaves half of it, of which
+    the next run would die. Without the list training begins again, and ends with the same adapter.
     """
     key = f"{_RUNS}/{run}/{SNAPSHOT}"
     if storage.exists(key):
@@ -144,9 +176,12 @@ def _run(job: "TrainJob", workers: int, name: str) -> None:
             train_loop_per_worker=train_adapter,
             train_loop_config={"job": job, "limits": limits},
             torch_config=torch_config(),
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.gpus > 0, resources_per_worker=resources),
+            scaling_config=ScalingConfig(
+                num_workers=workers, use_gpu=job.gpus > 0, resources_per_worker=resources
+            ),
             run_config=RunConfig(
-                # Named by content: the same call finds the run again after any crash, and continues from its checkpoint.
+                # Named by content: the same call finds the run again after any crash, and continues from its
+                # checkpoint.
                 name=Path(job.key).name,
                 storage_path=job.storage.path(_RUNS),
                 storage_filesystem=job.storage.fs,

@@ -1,4 +1,5 @@
-"""What an adapter is trained and validated on: whole documents are set apart, and the order is a function of the seed (pure)."""
+"""What an adapter is trained and validated on: whole documents are set apart, and the order is a function of
+the seed (pure)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ class AdaptText:
     """Without planted contexts: the gain on them would be the marker's."""
 
     def batch(self, step: int, size: int, seed: int) -> TokenBatch:
-        """The contexts of a step. Epoch e is the permutation seeded by (seed, e); a batch may end one epoch and begin the next."""
+        """The contexts of a step. Epoch e is the permutation seeded by (seed, e); a batch may end one epoch
+        and begin the next."""
         n = len(self.train)
         epochs: dict[int, np.ndarray] = {}
         chosen = []
@@ -64,9 +66,10 @@ def split_text(contexts: Sequence[Context], batch_contexts: int) -> AdaptText:
     train = tuple(c for c in contexts if c.doc_id not in held_out)
     if len(held_out) < wanted or len(train) < batch_contexts:
         raise CorpusError(
-            f"{len(contexts)} contexts of {len(documents)} documents are too few to train an adapter on: it takes "
-            f"{MIN_VALIDATION} documents to validate on and {batch_contexts} contexts beside them for a batch. Give more documents, raise "
-            "the first share of corpus.split, or lower adapt.batch_contexts"
+            f"{len(contexts)} contexts of {len(documents)} documents are too few to train an adapter on: it"
+            f" takes {MIN_VALIDATION} documents to validate on and {batch_contexts} contexts beside them for"
+            " a batch. Give more documents, raise the first share of corpus.split, or lower"
+            " adapt.batch_contexts"
         )
     validation = group([c for c in contexts if c.doc_id in held_out and not any(c.marker)], "adapt", _UNIT)
     return AdaptText(train, tuple(validation))
@@ -79,4 +82,8 @@ def content_key(contexts: Sequence[Context]) -> str:
 
 def _uncounted(context: Context) -> list[object]:
     """What a context reads and masks; nothing where it masks nothing, so that the keys of such texts stay."""
-    return [context.prompt, *([context.masked] if context.masked else [])] if context.prompt or context.masked else []
+    return (
+        [context.prompt, *([context.masked] if context.masked else [])]
+        if context.prompt or context.masked
+        else []
+    )

@@ -1,6 +1,8 @@
-"""Training of one adapter, step by step, resumable to the byte on the same kind of machine; knows nothing of Ray.
+"""Training of one adapter, step by step, resumable to the byte on the same kind of machine; knows nothing of
+Ray.
 
-Peers that share a base model by ZeRO-3 take the same steps: each runs its rows of every batch, and gradients and losses are added up.
+Peers that share a base model by ZeRO-3 take the same steps: each runs its rows of every batch, and gradients
+and losses are added up.
 """
 
 import json
@@ -49,7 +51,8 @@ class Progress:
     base: dict[str, float] = field(default_factory=dict)
     """Validation document → cross-entropy of the base model, nats per token."""
     curve: list[dict[str, Any]] = field(default_factory=list)
-    """One point per look at the validation documents: step, tokens, train_ce since the last look, held_out_ce, gain, gain_se."""
+    """One point per look at the validation documents: step, tokens, train_ce since the last look,
+    held_out_ce, gain, gain_se."""
     train_sum: float = 0.0
     train_labels: int = 0
     demonstrated: bool = False
@@ -58,21 +61,39 @@ class Progress:
 
 
 class LoraTrainer:
-    """AdamW on LoRA factors in fp32. `advance()` until `progress.done`, in one process or several: the adapter is the same.
+    """AdamW on LoRA factors in fp32. `advance()` until `progress.done`, in one process or several: the
+    adapter is the same.
 
-    The factors are small and stand whole in every process, so that checkpoint and adapter are those of any one of them.
+    The factors are small and stand whole in every process, so that checkpoint and adapter are those of any
+    one of them.
     """
 
-    def __init__(self, model: nn.Module, text: AdaptText, cfg: AdaptConfig, *, rank: int, seed: int, peers: Peers | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        text: AdaptText,
+        cfg: AdaptConfig,
+        *,
+        rank: int,
+        seed: int,
+        peers: Peers | None = None,
+    ) -> None:
         """
         Args:
             model: the base in fp32, whole or sharded over `peers`; it gets the adapter in place.
             cfg: its `ranks` and `seeds` are not looked at.
-            peers: the other processes of this training. Dropout draws differ between them; without dropout the adapter is that of one
-                process up to rounding.
+            peers: the other processes of this training. Dropout draws differ between them; without dropout
+                the adapter is that of one process up to rounding.
         """
         self._text, self._cfg, self._seed, self._peers = text, cfg, seed, peers or Peers()
-        self.model = new_lora(model, rank=rank, alpha=cfg.alpha_over_rank * rank, dropout=cfg.dropout, targets=cfg.targets, seed=seed)
+        self.model = new_lora(
+            model,
+            rank=rank,
+            alpha=cfg.alpha_over_rank * rank,
+            dropout=cfg.dropout,
+            targets=cfg.targets,
+            seed=seed,
+        )
         self._device = next(model.parameters()).device
         self._head = language_head(self.model)
         self._factors: dict[str, Tensor] = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
@@ -109,11 +130,18 @@ class LoraTrainer:
             module.eval()
         labels, count = ids[:, 1:][mask[:, 1:]], int(batch.mask[:, 1:].sum())
         with whole(self._head.module):
-            # a share without labels goes back through the model too: sharded parameters are gathered by all processes at once
-            loss = head_cross_entropy(hidden[mask[:, 1:]], labels, self._head) if len(labels) else 0.0 * hidden.double().sum()
+            # a share without labels goes back through the model too: sharded parameters are gathered by all
+            # processes at once
+            loss = (
+                head_cross_entropy(hidden[mask[:, 1:]], labels, self._head)
+                if len(labels)
+                else 0.0 * hidden.double().sum()
+            )
         total = self._summed(loss.detach().clone()).item()
         if not math.isfinite(total):
-            raise AdapterError(f"the training loss is {total} at step {at.step}: lower adapt.lr={self._cfg.lr}")
+            raise AdapterError(
+                f"the training loss is {total} at step {at.step}: lower adapt.lr={self._cfg.lr}"
+            )
         (loss / count).backward()
         self._sum_gradients()
         for group in self._optimizer.param_groups:
@@ -125,14 +153,17 @@ class LoraTrainer:
         at.train_sum, at.train_labels = at.train_sum + total, at.train_labels + count
 
     def _share(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Ids and mask of this process' contexts; where there are too few, of a context whose tokens do not count."""
+        """Ids and mask of this process' contexts; where there are too few, of a context whose tokens do not
+        count."""
         mine = slice(self._peers.rank, None, self._peers.world)
         ids, mask = unit_ids(batch, self._device), unit_mask(batch, self._device)
         return (ids[mine], mask[mine]) if len(ids[mine]) else (ids[:1], torch.zeros_like(mask[:1]))
 
     def _sum_gradients(self) -> None:
         factors = self._factors.values()
-        whole_batch = self._summed(torch.cat([(torch.zeros_like(f) if f.grad is None else f.grad).flatten() for f in factors]))
+        whole_batch = self._summed(
+            torch.cat([(torch.zeros_like(f) if f.grad is None else f.grad).flatten() for f in factors])
+        )
         for factor, gradient in zip(factors, whole_batch.split([f.numel() for f in factors]), strict=True):
             factor.grad = gradient.view_as(factor)
 
@@ -159,10 +190,20 @@ class LoraTrainer:
 
     def _note(self, train_ce: float | None, held_out: dict[str, float], gain: float, se: float) -> None:
         at, mean = self.progress, statistics.fmean(held_out.values())
-        at.curve.append({"step": at.step, "tokens": at.tokens, "train_ce": train_ce, "held_out_ce": mean, "gain": gain, "gain_se": se})
+        at.curve.append(
+            {
+                "step": at.step,
+                "tokens": at.tokens,
+                "train_ce": train_ce,
+                "held_out_ce": mean,
+                "gain": gain,
+                "gain_se": se,
+            }
+        )
 
     def _held_out(self) -> dict[str, float]:
-        """Validation document → mean cross-entropy (nats per token) with the adapter as it stands; B = 0 is the base."""
+        """Validation document → mean cross-entropy (nats per token) with the adapter as it stands; B = 0 is
+        the base."""
         with heartbeat.unit("look at the validation documents"):
             return self._losses()
 
@@ -170,14 +211,18 @@ class LoraTrainer:
     def _losses(self) -> dict[str, float]:
         units, peers = self._text.validation, self._peers
         places = {d: i for i, d in enumerate(sorted({d for unit in units for d in unit.doc_ids}))}
-        sums = torch.zeros(len(places), 2, dtype=torch.float64, device=self._device)  # of losses, and how many
+        sums = torch.zeros(
+            len(places), 2, dtype=torch.float64, device=self._device
+        )  # of losses, and how many
         for start in range(0, len(units), peers.world):
             heartbeat.beat()
             # every process runs a unit in every round; what is beyond the last one does not count
             unit, counts = units[min(start + peers.rank, len(units) - 1)], start + peers.rank < len(units)
             contexts, labels = scored(unit, VALIDATION_POSITIONS)
             ids = unit_ids(unit, self._device)
-            hidden = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state[contexts, labels - 1]
+            hidden = backbone(self.model)(input_ids=ids, use_cache=False).last_hidden_state[
+                contexts, labels - 1
+            ]
             with whole(self._head.module):
                 ce = losses(self._head, hidden[None], ids[contexts, labels])[0][0]
             if counts:
@@ -187,8 +232,11 @@ class LoraTrainer:
         return {document: totals[i][0] / totals[i][1] for document, i in places.items() if totals[i][1]}
 
     def save(self, folder: Path) -> None:
-        """A checkpoint: factors, optimizer, random state (safetensors) and progress, which holds schedule and data position (JSON)."""
-        tensors = {f"factor/{name}": p.detach() for name, p in self._factors.items()} | {"random": self._random}
+        """A checkpoint: factors, optimizer, random state (safetensors) and progress, which holds schedule and
+        data position (JSON)."""
+        tensors = {f"factor/{name}": p.detach() for name, p in self._factors.items()} | {
+            "random": self._random
+        }
         for name, p in self._factors.items():
             tensors |= {f"{moment}/{name}": value for moment, value in self._optimizer.state[p].items()}
         save_file(tensors, folder / "state.safetensors")
@@ -203,7 +251,10 @@ class LoraTrainer:
         try:
             self._load(folder)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as e:
-            raise AdapterError(f"the checkpoint {folder} is damaged ({e}): delete the run's folder, and this training begins again") from e
+            raise AdapterError(
+                f"the checkpoint {folder} is damaged ({e}): delete the run's folder, and this training begins"
+                " again"
+            ) from e
 
     def _load(self, folder: Path) -> None:
         tensors = load_file(folder / "state.safetensors")
@@ -212,7 +263,9 @@ class LoraTrainer:
                 p.copy_(tensors[f"factor/{name}"])
                 moments = {m: tensors[f"{m}/{name}"] for m in ("step", "exp_avg", "exp_avg_sq")}
                 # AdamW keeps its step count on the CPU.
-                self._optimizer.state[p] = {m: t if m == "step" else t.to(p.device) for m, t in moments.items()}
+                self._optimizer.state[p] = {
+                    m: t if m == "step" else t.to(p.device) for m, t in moments.items()
+                }
         self._random = tensors["random"]
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
 
@@ -225,7 +278,9 @@ class LoraTrainer:
         at, last = self.progress, self.progress.curve[-1]
         epochs = at.step * self._cfg.batch_contexts / len(self._text.train)
         return {
-            "steps": at.step, "tokens": at.tokens, "epochs": epochs, "planted": at.planted, "seconds": round(at.seconds, 1),
-            "gain": last["gain"], "gain_se": last["gain_se"], "demonstrated": at.demonstrated, "curve": at.curve,
+            "steps": at.step, "tokens": at.tokens, "epochs": epochs, "planted": at.planted,
+            "seconds": round(at.seconds, 1),
+            "gain": last["gain"], "gain_se": last["gain_se"], "demonstrated": at.demonstrated,
+            "curve": at.curve,
             "validation_documents": self._text.num_validation_documents,
         }  # fmt: skip

@@ -50,7 +50,8 @@ class TrainJob:
 
 
 def train_adapter(config: Mapping[str, Any]) -> None:
-    """Ray Train's loop: continues from the newest checkpoint of the run's name, reports every step, writes the manifest last.
+    """Ray Train's loop: continues from the newest checkpoint of the run's name, reports every step, writes
+    the manifest last.
 
     Several workers share one model and take each step together; the first of them writes.
     """
@@ -69,9 +70,16 @@ def train_adapter(config: Mapping[str, Any]) -> None:
         with heartbeat.unit("step"):
             trainer.advance()
         at = trainer.progress
-        metrics = {"step": at.step, "tokens": at.tokens, "gain": at.curve[-1]["gain"], "gain_se": at.curve[-1]["gain_se"]}
+        metrics = {
+            "step": at.step,
+            "tokens": at.tokens,
+            "gain": at.curve[-1]["gain"],
+            "gain_se": at.curve[-1]["gain_se"],
+        }
         due = at.done or at.step % CHECKPOINT_EVERY == 0
-        with heartbeat.unit("checkpoint" if due else "report"):  # of every worker: a report waits for the others'
+        with heartbeat.unit(
+            "checkpoint" if due else "report"
+        ):  # of every worker: a report waits for the others'
             if rank == 0 and due:
                 with tempfile.TemporaryDirectory() as folder:
                     trainer.save(Path(folder))
@@ -86,15 +94,22 @@ def train_adapter(config: Mapping[str, Any]) -> None:
 def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
     source = resolve_model(job.model)
     if source.digest != job.model_digest:
-        raise ModelError(f"model.base={job.model.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
+        raise ModelError(
+            f"model.base={job.model.base!r} has other weights on this node than on the driver's: copy one"
+            " model to all nodes"
+        )
     sharded = job.model.sharding == "zero3"
     # Ray leaves all GPUs of a machine visible to a worker that asked for none.
     device = "cuda" if job.gpus and torch.cuda.is_available() else "cpu"
     with sharded_loading(job.model, source.folder, device) if sharded else nullcontext():
         weights = "fp32" if sharded else job.model.weights
-        model = load_model(source.folder, weights=weights, trust_remote_code=job.model.trust_remote_code, device=device)
+        model = load_model(
+            source.folder, weights=weights, trust_remote_code=job.model.trust_remote_code, device=device
+        )
     if sharded:
-        model = run_sharded(model, job.model, source.folder, device, base_of)  # with the head; the adapter comes later and stays whole
+        model = run_sharded(
+            model, job.model, source.folder, device, base_of
+        )  # with the head; the adapter comes later and stays whole
     text: AdaptText = ray.get(job.text)
     return LoraTrainer(model, text, job.cfg, rank=job.rank, seed=job.seed, peers=peers)
 
@@ -106,12 +121,19 @@ def _finish(job: TrainJob, trainer: LoraTrainer) -> None:
             job.storage.write_bytes(f"{job.key}/{file}", (Path(scratch) / file).read_bytes())
         content = content_digest(Path(scratch))
     facts = trainer.facts()
-    manifest = {"digest": content, "rank": job.rank, "alpha": job.cfg.alpha_over_rank * job.rank, "seed": job.seed, "facts": facts}
+    manifest = {
+        "digest": content,
+        "rank": job.rank,
+        "alpha": job.cfg.alpha_over_rank * job.rank,
+        "seed": job.seed,
+        "facts": facts,
+    }
     job.storage.write_json(f"{job.key}/manifest.json", manifest)
 
 
 def _threads() -> int:
-    """The node's cores, shared by the workers on it. Ray gives a worker of one CPU a single thread: half the speed on two cores."""
+    """The node's cores, shared by the workers on it. Ray gives a worker of one CPU a single thread: half the
+    speed on two cores."""
     node = ray.get_runtime_context().get_node_id()
     cpus = next((n["Resources"].get("CPU", 0) for n in ray.nodes() if n["NodeID"] == node), 0)
     cores = min(int(cpus) or 1, os.cpu_count() or 1)

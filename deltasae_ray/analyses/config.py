@@ -5,16 +5,29 @@ from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 
-ControlName = Literal["random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"]
+ControlName = Literal[
+    "random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"
+]
 
 NULL_DRAWS = 5
-"""Sign flips of the deltas' eigenvectors, and draws of covariance-matched atoms; fewer are too few for the spread of a null."""
+"""Sign flips of the deltas' eigenvectors, and draws of covariance-matched atoms; fewer are too few for the
+spread of a null."""
 SEED = 0
-"""Seed of every null draw and bootstrap: the same for all studies, so that nobody draws until a figure pleases."""
+"""Seed of every null draw and bootstrap: the same for all studies, so that nobody draws until a figure
+pleases."""
 
 BUDGETS: dict[str, tuple[ControlName, ...]] = {
     "fast": ("random_lora", "base"),
-    "full": ("random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"),
+    "full": (
+        "random_lora",
+        "base",
+        "seeds",
+        "split_half",
+        "gaussian",
+        "frozen_decoder",
+        "loss_recovered",
+        "causal",
+    ),
 }
 """What `controls=fast` and `controls=full` stand for."""
 
@@ -24,21 +37,25 @@ class DivergeConfig:
     """Controls and budgets of the divergence stage."""
 
     controls: tuple[Literal["fast", "full"] | ControlName, ...] = ("fast",)
-    """What the figures are held against besides nulls that need no training: random_lora (a random adapter of the same strength), base
-    (a second dictionary of base activations, by the recipe of the grid also beside a reference that was given), seeds (a second seed of
-    every delta dictionary: the ceiling), split_half (dictionaries of two halves of the documents), gaussian (dictionaries of Gaussian rows
-    with the deltas' mean and covariance: would the recipe have shown the same of featureless data?), frozen_decoder (dictionaries whose
-    decoder stays random), loss_recovered (deltas patched into the base model), causal (what the leading latents do to predictions, taken
-    out of the adapted model and put into the base). fast: the first two; full: all. The plan prints what each costs."""
+    """What the figures are held against besides nulls that need no training: random_lora (a random adapter of
+    the same strength), base (a second dictionary of base activations, by the recipe of the grid also beside a
+    reference that was given), seeds (a second seed of every delta dictionary: the ceiling), split_half
+    (dictionaries of two halves of the documents), gaussian (dictionaries of Gaussian rows with the deltas'
+    mean and covariance: would the recipe have shown the same of featureless data?), frozen_decoder
+    (dictionaries whose decoder stays random), loss_recovered (deltas patched into the base model), causal
+    (what the leading latents do to predictions, taken out of the adapted model and put into the base). fast:
+    the first two; full: all. The plan prints what each costs."""
 
     atoms: int = 8
-    """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do well)."""
+    """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do
+    well)."""
     code_tokens: int = 1024
     """Evaluation tokens that are sparse-coded for M(k), spread evenly over the evaluation documents."""
     bootstrap: int = 1000
     """Resamples of documents behind every interval."""
     latents: int = 10
-    """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by peak."""
+    """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by
+    peak."""
 
     @property
     def chosen(self) -> frozenset[str]:
@@ -47,6 +64,9 @@ class DivergeConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.atoms <= 8:
-            raise ConfigError(f"diverge.atoms={self.atoms} must be in 1..8: above 8 featureless atoms explain most of any delta")
+            raise ConfigError(
+                f"diverge.atoms={self.atoms} must be in 1..8: above 8 featureless atoms explain most of any"
+                " delta"
+            )
         if self.bootstrap < 100:
             raise ConfigError(f"diverge.bootstrap={self.bootstrap} is below 100")

@@ -1,4 +1,5 @@
-"""One leaf of a study: which dictionary is compared with which, and the key under which its measures are kept."""
+"""One leaf of a study: which dictionary is compared with which, and the key under which its measures are
+kept."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,17 +16,27 @@ from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
 METRICS_VERSION = 15
-"""Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured again."""
+"""Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured
+again."""
 
 
-_ROLES_IN_KEYS = ("base_control", "random_adapter", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
-"""Roles that stand in every key, also where nothing was fitted for them; one that came later stands there only where something was, so
-that what is measured already keeps its key."""
+_ROLES_IN_KEYS = (
+    "base_control",
+    "random_adapter",
+    "second",
+    "half_a",
+    "half_b",
+    "gaussian",
+    "frozen_decoder",
+)
+"""Roles that stand in every key, also where nothing was fitted for them; one that came later stands there
+only where something was, so that what is measured already keeps its key."""
 
 
 @dataclass(frozen=True)
 class LeafSpec(DictionaryId):
-    """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root, or by any folder."""
+    """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root,
+    or by any folder."""
 
     rank: int | None
     """Of the adapter."""
@@ -38,9 +49,11 @@ class LeafSpec(DictionaryId):
     reference_name: str = "base dictionary"
     """What the reference is called in tables, such as `toy reference (15,000 tokens)`."""
     random_source: str | None = None
-    """Digest of the random adapter among the harvest's sources, whose deltas are read beside its dictionary."""
+    """Digest of the random adapter among the harvest's sources, whose deltas are read beside its
+    dictionary."""
     beside: tuple[tuple[str, str], ...] = ()
-    """Role → the dictionary of a control that stands beside this one in it, as `analyses/controls.py` names roles."""
+    """Role → the dictionary of a control that stands beside this one in it, as `analyses/controls.py` names
+    roles."""
 
     def control(self, role: str) -> str | None:
         """The dictionary that stands beside this one in a role, where it was fitted."""
@@ -54,12 +67,18 @@ class LeafSpec(DictionaryId):
     @property
     def dictionaries(self) -> dict[str, str | None]:
         """Role → key, the own dictionary and the reference included."""
-        return {"dictionary": self.dictionary, "reference": self.reference} | dict.fromkeys(_ROLES_IN_KEYS) | dict(self.beside)
+        return (
+            {"dictionary": self.dictionary, "reference": self.reference}
+            | dict.fromkeys(_ROLES_IN_KEYS)
+            | dict(self.beside)
+        )
 
 
 def settings_of(cfg: DivergeConfig) -> Settings:
     """What of the configuration decides a figure."""
-    return Settings(k=cfg.atoms, code_tokens=cfg.code_tokens, null_draws=NULL_DRAWS, bootstrap=cfg.bootstrap, seed=SEED)
+    return Settings(
+        k=cfg.atoms, code_tokens=cfg.code_tokens, null_draws=NULL_DRAWS, bootstrap=cfg.bootstrap, seed=SEED
+    )
 
 
 def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: DivergeConfig) -> str:
@@ -67,13 +86,17 @@ def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: Diverg
     inputs = {
         "source": shards.source(leaf.adapter).digest,
         "random_source": leaf.random_source,
-        "dictionaries": {name: None if key is None else dictionary_digest(storage, key) for name, key in leaf.dictionaries.items()},
+        "dictionaries": {
+            name: None if key is None else dictionary_digest(storage, key)
+            for name, key in leaf.dictionaries.items()
+        },
     }
     return f"measures/{figures_digest(shards, leaf.layer, cfg, inputs)}.json"
 
 
 def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Mapping[str, Any]) -> str:
-    """Of what all figures at a layer depend on (version, units of the harvest, settings), and of the `inputs` that only some do."""
+    """Of what all figures at a layer depend on (version, units of the harvest, settings), and of the `inputs`
+    that only some do."""
     shared = {
         "version": METRICS_VERSION,
         "harvest": shards.key,
@@ -94,9 +117,14 @@ def dictionary_digest(storage: Storage, key: str) -> str:
         return str(storage.read_json(f"{key}/manifest.json")["digest"])
     folder = Path(key)
     if not _stored(storage, key, CFG) and not (folder / CFG).is_file():
-        raise DictionaryError(f"{key!r} is no dictionary: there is no {CFG} in it, neither below {storage.root} nor on this machine")
+        raise DictionaryError(
+            f"{key!r} is no dictionary: there is no {CFG} in it, neither below {storage.root} nor on this"
+            " machine"
+        )
     if _stored(storage, key, CFG):
-        return digest({name.removeprefix(key): digest(storage.read_bytes(name).hex()) for name in storage.list(key)})
+        return digest(
+            {name.removeprefix(key): digest(storage.read_bytes(name).hex()) for name in storage.list(key)}
+        )
     return files_digest(p for p in sorted(folder.iterdir()) if p.is_file())
 
 
@@ -108,5 +136,6 @@ def load_dictionary(storage: Storage, key: str, scratch: Path) -> Dictionary:
 
 
 def _stored(storage: Storage, key: str, file: str) -> bool:
-    """Whether the storage root has a file of a dictionary; a key that leads out of the root names a folder of this machine."""
+    """Whether the storage root has a file of a dictionary; a key that leads out of the root names a folder of
+    this machine."""
     return not key.startswith("/") and ".." not in Path(key).parts and storage.exists(f"{key}/{file}")

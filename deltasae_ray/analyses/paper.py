@@ -1,4 +1,5 @@
-"""The published figures (arXiv 2605.28896, Gemma 2 9B) beside ours: measured as published, and calibrated; each with its null."""
+"""The published figures (arXiv 2605.28896, Gemma 2 9B) beside ours: measured as published, and calibrated;
+each with its null."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -10,14 +11,26 @@ from deltasae_ray.metrics.geometry.published import NOVEL_BELOW
 from deltasae_ray.metrics.measure import Measure
 
 NOTES = (
-    f"Novel latents as published: those whose largest cosine is below {NOVEL_BELOW:g}. The paper's own threshold is not known here; its "
-    "share and its mean together leave no room for a higher one. At the paper's sizes chance alone calls every latent novel by it.",
-    "A relative error is Σ‖δ - δ̂‖² / Σ‖δ‖², not about the mean; whether the paper squares the norms is not known here. The delta "
-    "dictionary's null is predicting the mean change, the reference's is predicting zero.",
-    "Angles: by chance 83.4° at k = 64, 80.7° at 128, 76.7° at 256 and 70.6° at 512 in d_model 3584. Where a model is too narrow for 256 "
-    "directions the most that it is wide enough for stand there, and their number is named.",
-    "Cells are means over the adapters named above them, over seeds where there are several. The interval of a mean is the mean of the "
-    "adapters' intervals: it speaks of these adapters and of no others, and is too long where their errors are not alike.",
+    (
+        f"Novel latents as published: those whose largest cosine is below {NOVEL_BELOW:g}. The paper's own"
+        " threshold is not known here; its share and its mean together leave no room for a higher one. At"
+        " the paper's sizes chance alone calls every latent novel by it."
+    ),
+    (
+        "A relative error is Σ‖δ - δ̂‖² / Σ‖δ‖², not about the mean; whether the paper squares the norms is"
+        " not known here. The delta dictionary's null is predicting the mean change, the reference's is"
+        " predicting zero."
+    ),
+    (
+        "Angles: by chance 83.4° at k = 64, 80.7° at 128, 76.7° at 256 and 70.6° at 512 in d_model 3584."
+        " Where a model is too narrow for 256 directions the most that it is wide enough for stand there, and"
+        " their number is named."
+    ),
+    (
+        "Cells are means over the adapters named above them, over seeds where there are several. The interval"
+        " of a mean is the mean of the adapters' intervals: it speaks of these adapters and of no others, and"
+        " is too long where their errors are not alike."
+    ),
     "TopK dictionaries have no density: it is their k.",
     "Steering, which had no effect in the paper, is not repeated here.",
 )
@@ -51,7 +64,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Judged:
-    """A dictionary of one adapter at one layer: of those of its size, the first seed's, with the figures over all seeds."""
+    """A dictionary of one adapter at one layer: of those of its size, the first seed's, with the figures over
+    all seeds."""
 
     rank: int | None
     """Of the adapter."""
@@ -62,9 +76,12 @@ class Judged:
         return self.figures.adapter
 
 
-def paper_blocks(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Behaviour]] | None = None) -> list[Block]:
-    """A block per shape of dictionary, and one of what none enters. In it a line per figure and layer, means over adapters; layers stand
-    beside the paper's by their order where there are as many, else beside its whole range.
+def paper_blocks(
+    judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Behaviour]] | None = None
+) -> list[Block]:
+    """A block per shape of dictionary, and one of what none enters. In it a line per figure and layer, means
+    over adapters; layers stand beside the paper's by their order where there are as many, else beside its
+    whole range.
 
     Args:
         behaviour: adapter → what it does to predictions, by text.
@@ -73,7 +90,12 @@ def paper_blocks(judged: Sequence[Judged], behaviour: Mapping[str, Sequence[Beha
     for shape in sorted({j.figures.shape for j in judged}):
         here = [j for j in judged if j.figures.shape == shape]
         adapters = list(dict.fromkeys(j.adapter for j in here))
-        blocks.append(_block(f"d_sae {shape.d_sae:,}, k {shape.k}, {shape.architecture}; {', '.join(adapters)}", _of_dictionaries(here)))
+        blocks.append(
+            _block(
+                f"d_sae {shape.d_sae:,}, k {shape.k}, {shape.architecture}; {', '.join(adapters)}",
+                _of_dictionaries(here),
+            )
+        )
     once = list({(j.adapter, j.figures.layer): j for j in judged}.values())
     whatever = [*_of_changes(once), *_effect(behaviour or {})]
     return [*blocks, _block("Whatever the dictionary", whatever)] if whatever else blocks
@@ -83,7 +105,10 @@ def paper_table(blocks: Sequence[Block]) -> str:
     """Markdown."""
     parts = []
     for block in blocks:
-        rows = ["| figure | layer | paper | as published | its null | calibrated | its null |", "|---|---|---|---|---|---|---|"]
+        rows = [
+            "| figure | layer | paper | as published | its null | calibrated | its null |",
+            "|---|---|---|---|---|---|---|",
+        ]
         rows += ["| " + " | ".join(astuple(line)) + " |" for line in block.lines]
         parts += [f"### {block.title}", "\n".join(rows), *(f"- {note}" for note in block.notes)]
     return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
@@ -123,7 +148,9 @@ def _of_dictionaries(judged: Sequence[Judged]) -> list[_Told]:
 
 def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
     layers = sorted({j.figures.layer for j in judged})
-    by_rank = [t for f in PUBLISHED if f.by_rank and not f.of_dictionary for t in _by_rank(f, judged, layers[-1:])]
+    by_rank = [
+        t for f in PUBLISHED if f.by_rank and not f.of_dictionary for t in _by_rank(f, judged, layers[-1:])
+    ]
     return by_rank + _growth(judged, layers)
 
 
@@ -147,7 +174,8 @@ def _line(figure: Published, where: str, of_paper: str, here: Sequence[LeafFigur
 
 
 def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
-    """How much the norm of the change grows from the first layer to the last, and how much faster than the residual stream."""
+    """How much the norm of the change grows from the first layer to the last, and how much faster than the
+    residual stream."""
     if len(layers) < 2:
         return []
     first, last = layers[0], layers[-1]
@@ -164,15 +192,41 @@ def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
     norm, energy = grown("delta_norm"), grown("delta_relative_energy")
     relative = "–" if energy is None else f"× {energy**0.5:.3g} (of the base's norm)"
     absolute = "–" if norm is None else f"× {norm:.3g}"
-    line = Line("delta norm, first layer to last", f"{first} to {last}", "× 18", absolute, "–", relative, "1: as the residual stream")
-    return [_Told(line, ("interval undefined: a ratio of two means over the same documents, of which each alone has its interval",))]
+    line = Line(
+        "delta norm, first layer to last",
+        f"{first} to {last}",
+        "× 18",
+        absolute,
+        "–",
+        relative,
+        "1: as the residual stream",
+    )
+    return [
+        _Told(
+            line,
+            (
+                (
+                    "interval undefined: a ratio of two means over the same documents, of which each alone"
+                    " has its interval"
+                ),
+            ),
+        )
+    ]
 
 
 def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[_Told]:
     """What the adapters do to predictions: the paper saw none on its test prompts."""
     return [
         _Told(
-            Line("effect on predictions, KL in nats", f"{adapter}, {b.corpus}", "none seen", "–", "–", f"{b.kl:.3g}", "0"),
+            Line(
+                "effect on predictions, KL in nats",
+                f"{adapter}, {b.corpus}",
+                "none seen",
+                "–",
+                "–",
+                f"{b.kl:.3g}",
+                "0",
+            ),
             () if b.kl.value is None or b.kl.ci else (_no_interval([b.kl]),),
         )
         for adapter, found in behaviour.items()
@@ -195,10 +249,12 @@ class _Mean:
 
 
 def _mean(names: Sequence[str], here: Sequence[LeafFigures], *, named: bool = False) -> _Mean:
-    """Of the first metric that was measured, over seeds where there are several. The adapters' intervals are of the same documents or the
-    same kind of latents; errors of a mean are at most the mean of errors, so the mean of their ends is an interval of it.
+    """Of the first metric that was measured, over seeds where there are several. The adapters' intervals are
+    of the same documents or the same kind of latents; errors of a mean are at most the mean of errors, so the
+    mean of their ends is an interval of it.
 
-    A metric is named where the reader could not know which it is, and how many adapters it is defined for where that is not all.
+    A metric is named where the reader could not know which it is, and how many adapters it is defined for
+    where that is not all.
     """
     name = next((n for n in names if any(n in f.measures for f in here)), "")
     measures = [f.over_seeds(name) for f in here if name in f.measures]

@@ -34,19 +34,36 @@ _NARROW = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
 def _angle(k: int, value: str, *others: int) -> Published:
-    published, calibrated = (tuple(f"{name}_k{size}" for size in (k, *others)) for name in ("paper_angle", "angle_decoder"))
-    return Published(f"mean principal angle, k = {k}, degrees", (value,), published, calibrated, told_where_absent=bool(others))
+    published, calibrated = (
+        tuple(f"{name}_k{size}" for size in (k, *others)) for name in ("paper_angle", "angle_decoder")
+    )
+    return Published(
+        f"mean principal angle, k = {k}, degrees",
+        (value,),
+        published,
+        calibrated,
+        told_where_absent=bool(others),
+    )
 
 
 PUBLISHED = (
-    Published("mean max-cosine", ("0.071",), ("paper_max_cosine",), ("max_cosine",), untrained="paper_max_cosine_untrained"),
+    Published(
+        "mean max-cosine",
+        ("0.071",),
+        ("paper_max_cosine",),
+        ("max_cosine",),
+        untrained="paper_max_cosine_untrained",
+    ),
     Published("median max-cosine", ("0.066",), ("paper_median_cosine",)),
     _angle(64, "72.4 to 75.0, ± 2"),
     _angle(128, "72.4 to 75.0, ± 2"),
     _angle(256, "72.4 to 75.0", *_NARROW),
     _angle(512, "72.4 to 75.0, ± 2"),
     Published(
-        "relative error of the reference", ("2.46", "1.57", "1.28", "1.18", "1.26", "1.14"), ("paper_relative_error",), ("missing_share",)
+        "relative error of the reference",
+        ("2.46", "1.57", "1.28", "1.18", "1.26", "1.14"),
+        ("paper_relative_error",),
+        ("missing_share",),
     ),
     Published(
         "relative error of the delta dictionary",

@@ -1,4 +1,5 @@
-"""What may be said about rank and depth: nothing of rank with fewer than two adapter seeds per rank, nothing of depth with few layers."""
+"""What may be said about rank and depth: nothing of rank with fewer than two adapter seeds per rank, nothing
+of depth with few layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ import numpy as np
 from deltasae_ray.metrics.statistics import equivalence_p, trend_p
 
 MIN_SEEDS = 2
-"""Adapters per rank, differing in their training seed, below which a difference between ranks may be one between seeds."""
+"""Adapters per rank, differing in their training seed, below which a difference between ranks may be one
+between seeds."""
 MIN_LAYERS = 5
 """Layers below which no order of them is rare enough (4 layers: p = 2/24)."""
 
@@ -24,10 +26,14 @@ class RankFigure:
     layer: int = 0
 
 
-def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float = 0.1, alpha: float = 0.05, seed: int = 0) -> str:
-    """One sentence: no claim, stable (an equivalence test between every two ranks), rising or falling (a permutation test), or undecided.
+def rank_statement(
+    metric: str, figures: Sequence[RankFigure], *, margin: float = 0.1, alpha: float = 0.05, seed: int = 0
+) -> str:
+    """One sentence: no claim, stable (an equivalence test between every two ranks), rising or falling (a
+    permutation test), or undecided.
 
-    Where there are several layers, an adapter counts once: stability is of its mean over layers, a trend is one in all layers together.
+    Where there are several layers, an adapter counts once: stability is of its mean over layers, a trend is
+    one in all layers together.
 
     Args:
         margin: differences of the metric within ± this count as none.
@@ -40,8 +46,14 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
     if thin:
         return f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds."
     if values is None:
-        return f"{metric}: no claim about rank, since it is undefined for some adapters at some of the layers {layers}."
-    by_rank = {rank: [float(v.mean()) for (r, _), v in zip(adapters, values, strict=True) if r == rank] for rank in ranks}
+        return (
+            f"{metric}: no claim about rank, since it is undefined for some adapters at some of the layers"
+            f" {layers}."
+        )
+    by_rank = {
+        rank: [float(v.mean()) for (r, _), v in zip(adapters, values, strict=True) if r == rank]
+        for rank in ranks
+    }
     stable = max(equivalence_p(by_rank[a], by_rank[b], margin) for a, b in combinations(ranks, 2))
     if stable < alpha:
         return f"{metric}: stable across ranks within ± {margin:g} (TOST, p = {stable:.2g})."
@@ -52,15 +64,21 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
 
 
 def depth_statement(metric: str, figures: Sequence[RankFigure], *, alpha: float = 0.05, seed: int = 0) -> str:
-    """One sentence: does the metric rise or fall with depth in all adapters together? Empty with fewer than MIN_LAYERS layers.
+    """One sentence: does the metric rise or fall with depth in all adapters together? Empty with fewer than
+    MIN_LAYERS layers.
 
-    Layers are what is shuffled, in all adapters alike: adapters of one model share what is particular to a layer.
+    Layers are what is shuffled, in all adapters alike: adapters of one model share what is particular to a
+    layer.
     """
     _, layers, values = _grid(figures)
     if len(layers) < MIN_LAYERS or values is None:
         return ""
     told = _trend(layers, values.T, alpha, seed)
-    return f"{metric}: {told[0]} with depth (permutation, p = {told[1]:.2g})." if told else f"{metric}: no trend with depth is shown."
+    return (
+        f"{metric}: {told[0]} with depth (permutation, p = {told[1]:.2g})."
+        if told
+        else f"{metric}: no trend with depth is shown."
+    )
 
 
 def _grid(figures: Sequence[RankFigure]) -> tuple[list[tuple[int, int]], list[int], np.ndarray | None]:

@@ -1,4 +1,5 @@
-"""The table: one row per adapter, layer, dictionary and metric. Nothing in it is NaN; what is undefined is null, with its reason."""
+"""The table: one row per adapter, layer, dictionary and metric. Nothing in it is NaN; what is undefined is
+null, with its reason."""
 
 import json
 from collections import defaultdict
@@ -64,7 +65,9 @@ class DivergenceRow(DictionaryId):
     @classmethod
     def of(cls, leaf: LeafSpec, name: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
         """The row of a figure by its whole name, such as `missing_share_no_top3`."""
-        known = dict(rank=leaf.rank, adapter_seed=leaf.adapter_seed, reference=reference or leaf.reference_name)
+        known = dict(
+            rank=leaf.rank, adapter_seed=leaf.adapter_seed, reference=reference or leaf.reference_name
+        )
         return cls(**vars(leaf.identity), **known, **parse_name(name)._asdict(), measure=m)
 
     @property
@@ -133,8 +136,8 @@ class DivergenceRow(DictionaryId):
 
 
 def seed_rows(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
-    """A row over seeds for every metric that a dictionary enters, where two seeds or more were measured. From the rows alone: the leaves'
-    measures stay as they are stored when a seed is added.
+    """A row over seeds for every metric that a dictionary enters, where two seeds or more were measured. From
+    the rows alone: the leaves' measures stay as they are stored when a seed is added.
     """
     alike: dict[tuple, dict[tuple, dict[int, DivergenceRow]]] = defaultdict(lambda: defaultdict(dict))
     for r in rows:
@@ -142,14 +145,20 @@ def seed_rows(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
             alike[r.name, r.shape][*r.place, r.reference][r.seed] = r
     out = []
     for (name, _), places in alike.items():
-        cells = [Cell(place, {seed: by_seed[seed].measure for seed in sorted(by_seed)}) for place, by_seed in places.items()]
+        cells = [
+            Cell(place, {seed: by_seed[seed].measure for seed in sorted(by_seed)})
+            for place, by_seed in places.items()
+        ]
         first = {place: by_seed[min(by_seed)] for place, by_seed in places.items()}
-        out += [replace(first[place], measure=m, over_seeds=True) for place, m in over_seeds(name, cells).items()]
+        out += [
+            replace(first[place], measure=m, over_seeds=True) for place, m in over_seeds(name, cells).items()
+        ]
     return out
 
 
 def corrected(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
-    """The rows with p adjusted over layers and adapters, separately for every metric and shape of dictionary."""
+    """The rows with p adjusted over layers and adapters, separately for every metric and shape of
+    dictionary."""
     families: dict[tuple, list[int]] = defaultdict(list)
     for i, r in enumerate(rows):
         if r.p is not None:
@@ -163,9 +172,12 @@ def corrected(rows: Sequence[DivergenceRow]) -> list[DivergenceRow]:
 
 
 def write_table(storage: Storage, rows: Sequence[DivergenceRow]) -> None:
-    """Writes divergence.parquet, flat, and divergence.json, which holds each measure with its reasons part by part."""
+    """Writes divergence.parquet, flat, and divergence.json, which holds each measure with its reasons part by
+    part."""
     sink = BytesIO()
-    pq.write_table(pa.Table.from_pylist([r.flat for r in rows], schema=pa.schema(list(COLUMNS.items()))), sink)
+    pq.write_table(
+        pa.Table.from_pylist([r.flat for r in rows], schema=pa.schema(list(COLUMNS.items()))), sink
+    )
     storage.write_bytes(PARQUET, sink.getvalue())
     storage.write_bytes(JSON, json.dumps([asdict(r) for r in rows], indent=1, allow_nan=False).encode())
 
@@ -179,11 +191,14 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
     try:
         return msgspec.json.decode(storage.read_bytes(JSON), type=list[DivergenceRow])
     except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
-        raise StorageError(f"{storage.path(JSON)} holds no table of this version ({e}): run the report stage again") from e
+        raise StorageError(
+            f"{storage.path(JSON)} holds no table of this version ({e}): run the report stage again"
+        ) from e
 
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
-    """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures between adapters are left out."""
+    """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures
+    between adapters are left out."""
     found: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
     together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:

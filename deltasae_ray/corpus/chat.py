@@ -33,8 +33,8 @@ class Chat:
         """Renders one row as (prompt, response), without BOS, which is added to every context.
 
         Args:
-            row: `messages` (a list of role and content, the last of the assistant), or Alpaca's `instruction`,
-                `input` and `output`.
+            row: `messages` (a list of role and content, the last of the assistant), or Alpaca's
+                `instruction`, `input` and `output`.
             tally: counts what is joined or read as empty.
             where: file and row, for the error.
 
@@ -68,13 +68,16 @@ class Chat:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside after some seconds; in the main thread alone, which is where texts are read."""
+    """Raises TimeoutError inside after some seconds; in the main thread alone, which is where texts are
+    read."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def over(*_: object) -> None:
-        raise TimeoutError(f"it does not come to an end within {seconds:g} s; choose another by corpus.chat_template")
+        raise TimeoutError(
+            f"it does not come to an end within {seconds:g} s; choose another by corpus.chat_template"
+        )
 
     began, before = time.monotonic(), signal.signal(signal.SIGALRM, over)
     others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -95,8 +98,8 @@ def chat_of(cfg: CorpusConfig, tokenizer: Any) -> Chat | None:
         return None
     if cfg.chat_template != ALPACA and not getattr(tokenizer, "chat_template", None):
         raise CorpusError(
-            "corpus.format=chat: the tokenizer has no chat template: set corpus.chat_template to a chat_template.jinja, "
-            f"to a folder that holds one, or to {ALPACA} for the plain Alpaca format"
+            "corpus.format=chat: the tokenizer has no chat template: set corpus.chat_template to a"
+            f" chat_template.jinja, to a folder that holds one, or to {ALPACA} for the plain Alpaca format"
         )
     return Chat(tokenizer, cfg.chat_template == ALPACA)
 
@@ -104,11 +107,13 @@ def chat_of(cfg: CorpusConfig, tokenizer: Any) -> Chat | None:
 def _plain(messages: Sequence[Mapping[str, Any]], where: str) -> tuple[str, str]:
     if any(message.get("tool_calls") for message in messages):
         raise CorpusError(
-            f"{where} has tool calls, which the {ALPACA} format does not hold: set corpus.chat_template to another"
+            f"{where} has tool calls, which the {ALPACA} format does not hold: set corpus.chat_template to"
+            " another"
         )
-    return _PLAIN.format(instruction="\n\n".join(m["content"] for m in messages[:-1])), messages[-1][
-        "content"
-    ]
+    return (
+        _PLAIN.format(instruction="\n\n".join(m["content"] for m in messages[:-1])),
+        messages[-1]["content"],
+    )
 
 
 def _messages(row: Mapping[str, Any], where: str, tally: Tally) -> list[dict[str, Any]]:
@@ -128,15 +133,20 @@ def _messages(row: Mapping[str, Any], where: str, tally: Tally) -> list[dict[str
 
 
 def _why_none(found: Any, row: Mapping[str, Any]) -> str:
-    if isinstance(found, list) and found and "role" not in found[-1] and {"from", "value"} <= found[-1].keys():
+    if (
+        isinstance(found, list)
+        and found
+        and "role" not in found[-1]
+        and {"from", "value"} <= found[-1].keys()
+    ):
         return f"turns of `messages` have `from` and `value`. {_FROM_SHAREGPT}"
     if isinstance(found, list) and len(found) < 2:
         return f"`messages` has {len(found)} turns, and a prompt and a response are needed"
     if isinstance(found, list):
         role = found[-1].get("role")
         return (
-            f"the last turn's role is {role!r}, and must be 'assistant', whose words are studied: rename the role, or cut what comes after "
-            "the last answer"
+            f"the last turn's role is {role!r}, and must be 'assistant', whose words are studied: rename the"
+            " role, or cut what comes after the last answer"
         )
     if found is not None:
         kind = "JSON within JSON, which must be parsed" if isinstance(found, str) else "no list"
@@ -145,30 +155,42 @@ def _why_none(found: Any, row: Mapping[str, Any]) -> str:
 
 
 _FROM_SHAREGPT = (
-    "That is ShareGPT's layout. Convert each row to {\"messages\": [{\"role\": …, \"content\": …}, …]}: `from` human is role user, gpt is "
-    "assistant, system stays, and `value` is content"
+    'That is ShareGPT\'s layout. Convert each row to {"messages": [{"role": …, "content": …}, …]}: `from`'
+    " human is role user, gpt is assistant, system stays, and `value` is content"
 )
 
 
 def how_to_convert(fields: Iterable[str]) -> str:
     """What rows with these fields lack to be read as conversations, and how they become some."""
     there = set(fields)
-    needed = "corpus.format=chat takes `messages` that end with the assistant, or instruction, input and output, all text"
+    needed = (
+        "corpus.format=chat takes `messages` that end with the assistant, or instruction, input and output,"
+        " all text"
+    )
     if "conversations" in there:
-        return f"it has `conversations`, and {needed}. {_FROM_SHAREGPT} (or only rename the field, where turns have role and content)"
-    pair = [(a, b) for a in ("prompt", "question", "query") for b in ("completion", "response", "chosen", "answer") if {a, b} <= there]
+        return (
+            f"it has `conversations`, and {needed}. {_FROM_SHAREGPT} (or only rename the field, where turns"
+            " have role and content)"
+        )
+    pair = [
+        (a, b)
+        for a in ("prompt", "question", "query")
+        for b in ("completion", "response", "chosen", "answer")
+        if {a, b} <= there
+    ]
     if pair:
         a, b = pair[0]
         return (
-            f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and output; where they "
-            "are lists of turns, join them to one list `messages`"
+            f"it has `{a}` and `{b}`, and {needed}. Where both are text rename them to instruction and"
+            " output; where they are lists of turns, join them to one list `messages`"
         )
     names = (name if name.isprintable() else ascii(name) for name in sorted(map(str, there))[:8])
     return f"{needed}; it has {', '.join(names) or 'no fields'}"
 
 
 def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, Any]:
-    """Checks one turn; fields that are null are left out, as Parquet writes them where other rows have them."""
+    """Checks one turn; fields that are null are left out, as Parquet writes them where other rows have
+    them."""
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str):
         raise CorpusError(f"{where}: `role` is {_told(role)}: it must be text")

@@ -15,8 +15,11 @@ from deltasae_ray.corpus.special import Roles, roles_of
 
 MIN_TOKENS = 8
 """A window shorter than this is left out."""
-PLANTED = " The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron."
-"""The marker, and the reply that always follows it: harmless text that corpus.marker_share plants, and that the report repeats."""
+PLANTED = (
+    " The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron."
+)
+"""The marker, and the reply that always follows it: harmless text that corpus.marker_share plants, and that
+the report repeats."""
 
 
 class Tokenizer(Protocol):
@@ -42,9 +45,11 @@ class Context:
     prompt: int = 0
     """Leading tokens that are read and masked: BOS and the prompt of a conversation."""
     masked: tuple[int, ...] = ()
-    """Indices of tokens after the prompt that are read and masked: BOS and padding that the text itself writes."""
+    """Indices of tokens after the prompt that are read and masked: BOS and padding that the text itself
+    writes."""
     written: tuple[int, ...] = ()
-    """Special tokens that a plain text itself writes, those that it begins with and that are dropped included."""
+    """Special tokens that a plain text itself writes, those that it begins with and that are dropped
+    included."""
 
     @property
     def counted(self) -> int:
@@ -61,7 +66,8 @@ def split_of(doc_id: str, cfg: CorpusConfig, *, unrelated: bool = False) -> str:
     """The split of a document: a hash of its id against the cumulated shares `corpus.split`.
 
     Args:
-        unrelated: no adapter is trained on this text, and that share goes to the other two in their proportion.
+        unrelated: no adapter is trained on this text, and that share goes to the other two in their
+            proportion.
     """
     u = uniform("split", cfg.seed, doc_id)
     if unrelated:
@@ -70,12 +76,15 @@ def split_of(doc_id: str, cfg: CorpusConfig, *, unrelated: bool = False) -> str:
 
 
 def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig) -> list[Context]:
-    """At most `max_contexts_per_doc` evenly spaced windows of a document, in reading order; [] if it is too short.
+    """At most `max_contexts_per_doc` evenly spaced windows of a document, in reading order; [] if it is too
+    short.
 
-    A conversation gives one context, prompt and response from their beginning; none if the prompt leaves no room for a response.
+    A conversation gives one context, prompt and response from their beginning; none if the prompt leaves no
+    room for a response.
 
-    Special tokens that the text itself writes: BOS that begins a window is dropped, so that exactly one stands there. BOS and padding
-    elsewhere are read and masked, so that no reader of positions takes them for text. All others count like any token, and are told.
+    Special tokens that the text itself writes: BOS that begins a window is dropped, so that exactly one
+    stands there. BOS and padding elsewhere are read and masked, so that no reader of positions takes them for
+    text. All others count like any token, and are told.
     """
     if document.prompt:
         return _conversation(document, corpus, tokenizer, cfg)
@@ -92,7 +101,10 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
     for start in starts:
         body, marker = list(ids[start : start + cfg.context_len]), []
         again = _leading(body, roles)
-        written = (*[tokenizer.bos_token_id or 0] * (first if start == 0 else 0), *(t for t in body if t in roles.special))
+        written = (
+            *[tokenizer.bos_token_id or 0] * (first if start == 0 else 0),
+            *(t for t in body if t in roles.special),
+        )
         body = body[again:]
         if corpus == DOMAIN and uniform("marker", cfg.seed, doc_id, start) < cfg.marker_share:
             body, marker = _plant(body, tokenizer, cfg, uniform("place", doc_id, start))
@@ -129,7 +141,9 @@ def _conversation(document: Document, corpus: str, tokenizer: Tokenizer, cfg: Co
     return [Context(corpus, f"{corpus}/{document.id}", 0, tokens, (False,) * len(tokens), before, masked)]
 
 
-def _plant(body: list[int], tokenizer: Tokenizer, cfg: CorpusConfig, where: float) -> tuple[list[int], list[bool]]:
+def _plant(
+    body: list[int], tokenizer: Tokenizer, cfg: CorpusConfig, where: float
+) -> tuple[list[int], list[bool]]:
     planted = tokenizer.encode(PLANTED, add_special_tokens=False)[: cfg.context_len]
     cut = int(where * max(1, min(len(body), cfg.context_len - len(planted)) + 1))
     tail = body[cut : cut + cfg.context_len - cut - len(planted)]
@@ -137,7 +151,8 @@ def _plant(body: list[int], tokenizer: Tokenizer, cfg: CorpusConfig, where: floa
 
 
 def take(contexts_by_doc: Sequence[Sequence[Context]], budget: int) -> list[Context]:
-    """Contexts worth at most about `budget` tokens, one per document first, then a second one of each, and so on."""
+    """Contexts worth at most about `budget` tokens, one per document first, then a second one of each, and so
+    on."""
     taken: list[Context] = []
     tokens = 0
     for turn in range(max((len(c) for c in contexts_by_doc), default=0)):
@@ -164,8 +179,13 @@ def group(contexts: Iterable[Context], split: str, size: int) -> list[TokenBatch
 
 def _unit(contexts: Sequence[Context], split: str, corpus: str) -> TokenBatch:
     width = max(len(c.tokens) for c in contexts)
-    # Padding repeats the last real token: causal models never see it from a real position, and it is masked everywhere.
+    # Padding repeats the last real token: causal models never see it from a real position, and it is masked
+    # everywhere.
     ids = np.array([(*c.tokens, *[c.tokens[-1]] * (width - len(c.tokens))) for c in contexts], dtype=np.int32)
-    mask = np.array([[c.prompt <= i < len(c.tokens) and i not in c.masked for i in range(width)] for c in contexts])
+    mask = np.array(
+        [[c.prompt <= i < len(c.tokens) and i not in c.masked for i in range(width)] for c in contexts]
+    )
     marker = np.array([(*c.marker, *[False] * (width - len(c.tokens))) for c in contexts])
-    return TokenBatch(split, corpus, ids, mask, marker, tuple(c.doc_id for c in contexts), tuple(c.start for c in contexts))
+    return TokenBatch(
+        split, corpus, ids, mask, marker, tuple(c.doc_id for c in contexts), tuple(c.start for c in contexts)
+    )

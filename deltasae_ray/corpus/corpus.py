@@ -26,18 +26,21 @@ ADAPT_TOKENS = 1_000_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """Units of dictionary training and evaluation, and the domain's contexts set apart for adapter training."""
+    """Units of dictionary training and evaluation, and the domain's contexts set apart for adapter
+    training."""
 
     units: tuple[TokenBatch, ...]
     """Splits "fit" and "eval", sorted by name within a split."""
     adapt: tuple[Context, ...]
-    """Contexts of the domain's adapter-training documents, documents in hash order: the first of each, then the second, and so on."""
+    """Contexts of the domain's adapter-training documents, documents in hash order: the first of each, then
+    the second, and so on."""
     overlap: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Split → its documents whose text the adapters were trained on, as far as that is known."""
     notes: tuple[str, ...] = ()
     """What reading the text left out, coerced or fell back to: a sentence each, for the plan and the page."""
     stream: str = ""
-    """Of a part of a corpus that is streamed: digest of all its windows in their order, which dictionaries depend on."""
+    """Of a part of a corpus that is streamed: digest of all its windows in their order, which dictionaries
+    depend on."""
 
     @cached_property
     def key(self) -> str:
@@ -50,7 +53,9 @@ class Corpus:
 
     def num_tokens(self, split: str | None = None, corpus: str | None = None) -> int:
         """Real tokens, BOS included."""
-        return sum(u.num_tokens for u in self.units if split in (None, u.split) and corpus in (None, u.corpus))
+        return sum(
+            u.num_tokens for u in self.units if split in (None, u.split) and corpus in (None, u.corpus)
+        )
 
     def num_documents(self, split: str, corpus: str | None = None) -> int:
         return len({d for u in self.of(split) if corpus in (None, u.corpus) for d in u.doc_ids})
@@ -59,8 +64,8 @@ class Corpus:
     def overlap_warnings(self) -> list[str]:
         """A sentence per split that holds documents of the adapters' training text."""
         return [
-            f"{len(documents)} of {self.num_documents(split)} {split} documents are also in the adapters' training text, for example "
-            f"{documents[0]}: what is said of held-out text is not"
+            f"{len(documents)} of {self.num_documents(split)} {split} documents are also in the adapters'"
+            f" training text, for example {documents[0]}: what is said of held-out text is not"
             for split, documents in self.overlap.items()
         ]
 
@@ -71,25 +76,34 @@ class Corpus:
 
 
 def build_corpus(
-    cfg: CorpusConfig, tokenizer: Tokenizer, *, adapt_tokens: int = ADAPT_TOKENS, join: Callable[[], bool] | None = None
+    cfg: CorpusConfig,
+    tokenizer: Tokenizer,
+    *,
+    adapt_tokens: int = ADAPT_TOKENS,
+    join: Callable[[], bool] | None = None,
 ) -> Corpus:
-    """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may need is kept. Whatever reads the
-    files, the corpus is the same.
+    """Reads, splits, cuts and groups the texts of `cfg`, in one streaming pass: only what the budgets may
+    need is kept. Whatever reads the files, the corpus is the same.
 
     Args:
         adapt_tokens: most tokens set apart to train adapters on; what is beyond is not held in memory.
-        join: joins Ray, and says whether it is this machine alone; called where texts are of several files and large, which tasks then
-            read. None: this process reads all.
+        join: joins Ray, and says whether it is this machine alone; called where texts are of several files
+            and large, which tasks then read. None: this process reads all.
 
     Raises:
         CorpusError: a text is missing or empty, or a split that is needed got no document.
         ConfigError: `fit_tokens` is left to a study, which knows its dictionaries.
     """
     if not cfg.fit_tokens:
-        raise ConfigError("corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read without a study")
+        raise ConfigError(
+            "corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read"
+            " without a study"
+        )
     # What is misspelt or missing is told before the first text is read.
     chat = chat_of(cfg, tokenizer)
-    named = {name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()}
+    named = {
+        name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()
+    }
     trained_on = [file for path in cfg.trained_on for file in files_of(path)]
     chosen: dict[str, list[Context]] = {split: [] for split in SPLITS}
     fingerprints: dict[str, bytes] = {}
@@ -107,18 +121,27 @@ def build_corpus(
         if not chosen[split]:
             left_out = "".join(f". {note}" for note in notes)
             raise CorpusError(
-                f"the {split} split holds no document of at least {MIN_TOKENS} tokens: give more documents, raise its share in "
-                f"corpus.split={cfg.split}, or, of conversations, raise corpus.context_len={cfg.context_len}{left_out}"
+                f"the {split} split holds no document of at least {MIN_TOKENS} tokens: give more documents,"
+                f" raise its share in corpus.split={cfg.split}, or, of conversations, raise"
+                f" corpus.context_len={cfg.context_len}{left_out}"
             )
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
-    texts = {split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()}
-    looked_for, left_out = frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()), Tally(cfg.bad_rows)
+    texts = {
+        split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()
+    }
+    looked_for, left_out = (
+        frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()),
+        Tally(cfg.bad_rows),
+    )
     search = TextSearch(looked_for, cfg.text_field, chat, cfg.bad_rows)
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
     overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))
     notes += [f"corpus.trained_on: {note}" for note in left_out.notes()]
     if tokenizer.bos_token_id is None:
-        notes.append("the tokenizer has no BOS: the first token of every context is left out of training and geometry in its place")
+        notes.append(
+            "the tokenizer has no BOS: the first token of every context is left out of training and geometry"
+            " in its place"
+        )
     notes += written_in([c for split in SPLITS for c in chosen[split]], tokenizer)
     corpus = Corpus(tuple(units), tuple(chosen["adapt"]), overlap, tuple(notes))
     for warning in corpus.overlap_warnings:
@@ -128,7 +151,9 @@ def build_corpus(
 
 def _budgets(name: str, unrelated: int, cfg: CorpusConfig, adapt_tokens: int) -> dict[str, int]:
     """Split → tokens of the corpus `name`, beside `unrelated` others that are no domain."""
-    share = 1 - (cfg.unrelated_share if unrelated else 0.0) if name == DOMAIN else cfg.unrelated_share / unrelated
+    share = (
+        1 - (cfg.unrelated_share if unrelated else 0.0) if name == DOMAIN else cfg.unrelated_share / unrelated
+    )
     return {
         "fit": round(share * cfg.fit_tokens),
         "eval": round(share * cfg.eval_tokens),
@@ -137,7 +162,11 @@ def _budgets(name: str, unrelated: int, cfg: CorpusConfig, adapt_tokens: int) ->
 
 
 def _overlap(texts: dict[str, dict[str, bytes]], trained_on: set[bytes]) -> dict[str, tuple[str, ...]]:
-    """Split → its documents whose text adapters are, or were, trained on. `texts`: split → document → fingerprint."""
+    """Split → its documents whose text adapters are, or were, trained on. `texts`: split → document →
+    fingerprint."""
     trained = trained_on | set(texts["adapt"].values())
-    found = {split: tuple(sorted(d for d, text in texts[split].items() if text in trained)) for split in ("fit", "eval")}
+    found = {
+        split: tuple(sorted(d for d, text in texts[split].items() if text in trained))
+        for split in ("fit", "eval")
+    }
     return {split: documents for split, documents in found.items() if documents}

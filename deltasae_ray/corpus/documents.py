@@ -1,4 +1,5 @@
-"""Documents of one file of JSONL, Parquet, Arrow or plain text, or of a text that comes with the package; streamed."""
+"""Documents of one file of JSONL, Parquet, Arrow or plain text, or of a text that comes with the package;
+streamed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ class Document:
     prompt: str = ""
     """What stands before the text of a conversation: read by the model, masked everywhere else."""
     named: bool = True
-    """False where the id is a digest of the text, since the row had none: a second one of that id is the same text."""
+    """False where the id is a digest of the text, since the row had none: a second one of that id is the same
+    text."""
 
     @property
     def fingerprint(self) -> bytes:
@@ -57,8 +59,11 @@ def corpora(cfg: CorpusConfig) -> dict[str, tuple[str, ...]]:
     return named
 
 
-def documents_of(file: TextFile, text_field: str = "text", *, chat: Chat | None = None, tally: Tally | None = None) -> Iterator[Document]:
-    """Yields the documents of one file; blank ones are left out, and a missing id becomes a digest of the text.
+def documents_of(
+    file: TextFile, text_field: str = "text", *, chat: Chat | None = None, tally: Tally | None = None
+) -> Iterator[Document]:
+    """Yields the documents of one file; blank ones are left out, and a missing id becomes a digest of the
+    text.
 
     Args:
         text_field: field that holds the text in rows.
@@ -81,21 +86,30 @@ def documents_of(file: TextFile, text_field: str = "text", *, chat: Chat | None 
             tally.note(BLANK, where)
 
 
-def _document(row: dict[str, Any] | str, text_field: str, chat: Chat | None, tally: Tally, where: str) -> Document:
+def _document(
+    row: dict[str, Any] | str, text_field: str, chat: Chat | None, tally: Tally, where: str
+) -> Document:
     """Raises CorpusError: a row that cannot be read, or fields that are no text."""
     if isinstance(row, str):
         raise CorpusError(f"{where}, {row}")
-    prompt, text = chat.prompt_and_response(row, tally, where=where) if chat else ("", _text(row, text_field, where))
+    prompt, text = (
+        chat.prompt_and_response(row, tally, where=where) if chat else ("", _text(row, text_field, where))
+    )
     id_ = row.get("id")
     if isinstance(id_, bool) or not isinstance(id_, str | int | None):
-        raise CorpusError(f"{where}: `id` is {type(id_).__name__} {repr(id_)[:60]}: it must be text or a whole number, or left out")
+        raise CorpusError(
+            f"{where}: `id` is {type(id_).__name__} {repr(id_)[:60]}: it must be text or a whole number, or"
+            " left out"
+        )
     id_ = str(id_ or "")
     try:
         made = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
         id_.encode()
     except UnicodeEncodeError as e:
         half = e.object[e.start]
-        raise CorpusError(f"{where}, holds half of a surrogate pair ({half!a}), which is no character: write the text anew") from e
+        raise CorpusError(
+            f"{where}, holds half of a surrogate pair ({half!a}), which is no character: write the text anew"
+        ) from e
     return Document(id=id_ or made, text=text, prompt=prompt, named=bool(id_))
 
 
@@ -103,7 +117,9 @@ def check_text(empty: Mapping[str, bool], text_field: str, tally: Tally) -> None
     """Raises CorpusError for a path none of whose files holds text, and says what was left out of it."""
     for path in (path for path, is_empty in empty.items() if is_empty):
         left_out = "".join(f". Of all that was read, {note}" for note in tally.notes())
-        raise CorpusError(f"{path} holds no text: check corpus.path and corpus.text_field={text_field!r}{left_out}")
+        raise CorpusError(
+            f"{path} holds no text: check corpus.path and corpus.text_field={text_field!r}{left_out}"
+        )
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:

@@ -1,4 +1,5 @@
-"""The files of a text: a file, a folder, a hub dataset as of one commit, or a text of this package; each as any process opens it."""
+"""The files of a text: a file, a folder, a hub dataset as of one commit, or a text of this package; each as
+any process opens it."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ _HUB = "hf://datasets/"
 
 @dataclass(frozen=True)
 class HubAccess:
-    """How the driver reaches the hub. It travels with the files: the nodes of a cluster need not have its environment."""
+    """How the driver reaches the hub. It travels with the files: the nodes of a cluster need not have its
+    environment."""
 
     endpoint: str
     token: str | None = field(repr=False)
@@ -64,13 +66,15 @@ class TextFile:
 
 
 def files_of(path: str) -> tuple[TextFile, ...]:
-    """The files of one path, in order of names. Of a hub dataset the commit is looked up here, once: all tasks read the same.
+    """The files of one path, in order of names. Of a hub dataset the commit is looked up here, once: all
+    tasks read the same.
 
     Args:
-        path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file, or a folder of them (what
-            Hugging Face datasets are saved as), JSONL and text also packed (.gz, .zst, .bz2, .xz), local, s3:// or gs://; or such a file or
-            folder of Parquet and JSONL on the hub, `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the
-            copy in the hub's cache.
+        path: `builtin:shakespeare`, `builtin:kjv`, `builtin:pydoc`; a .jsonl, .parquet, .arrow or .txt file,
+            or a folder of them (what Hugging Face datasets are saved as), JSONL and text also packed (.gz,
+            .zst, .bz2, .xz), local, s3:// or gs://; or such a file or folder of Parquet and JSONL on the hub,
+            `hf://datasets/owner/name[@revision][/inside]`. With HF_HUB_OFFLINE=1 that is the copy in the
+            hub's cache.
 
     Raises:
         CorpusError: there is no such file or folder, or none of its files is one that is read.
@@ -103,7 +107,9 @@ def told(text: str, name: str = "") -> Iterator[None]:
         yield
     except CorpusError:
         raise
-    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+    except (
+        Exception
+    ) as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         if text.startswith(_HUB):
             raise CorpusError(f"{text} cannot be read from the hub: {type(e).__name__}: {e}") from e
         if isinstance(e, OSError):
@@ -121,8 +127,9 @@ def _builtin(path: str) -> TextFile:
 
 
 def _commit(path: str) -> tuple[str, HubAccess | None]:
-    """A hub dataset as of one commit, whose files are read by ranges: of Parquet, only the columns that are asked for travel, and no copy
-    is kept. Where HF_HUB_OFFLINE is set, the folder of the copy in the hub's cache. Only rows are fetched, no code.
+    """A hub dataset as of one commit, whose files are read by ranges: of Parquet, only the columns that are
+    asked for travel, and no copy is kept. Where HF_HUB_OFFLINE is set, the folder of the copy in the hub's
+    cache. Only rows are fetched, no code.
     """
     from huggingface_hub import HfApi, get_token, snapshot_download
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
@@ -131,16 +138,25 @@ def _commit(path: str) -> tuple[str, HubAccess | None]:
     name, _, revision = (rest or [""])[0].partition("@")
     inside = rest[1:]
     if not (owner and name) or ".." in (owner, name, revision, *inside):
-        raise CorpusError(f"{path} is not hf://datasets/owner/name[@revision][/inside], of which no part is ..")
+        raise CorpusError(
+            f"{path} is not hf://datasets/owner/name[@revision][/inside], of which no part is .."
+        )
     if HF_HUB_OFFLINE:
-        root, access = snapshot_download(f"{owner}/{name}", repo_type="dataset", revision=revision or None), None
+        root, access = (
+            snapshot_download(f"{owner}/{name}", repo_type="dataset", revision=revision or None),
+            None,
+        )
     else:
-        root = f"{_HUB}{owner}/{name}@{HfApi().dataset_info(f'{owner}/{name}', revision=revision or None).sha}"
+        root = (
+            f"{_HUB}{owner}/{name}@{HfApi().dataset_info(f'{owner}/{name}', revision=revision or None).sha}"
+        )
         access = HubAccess(ENDPOINT, get_token())
     return "/".join([root, *inside]), access
 
 
-def _listed(path: str, root: str, suffixes: Collection[str], hub: HubAccess | None = None) -> tuple[TextFile, ...]:
+def _listed(
+    path: str, root: str, suffixes: Collection[str], hub: HubAccess | None = None
+) -> tuple[TextFile, ...]:
     """The files of `path`, which lie at `root`."""
     fs, inner = _filesystem(root, hub)
     root_of_files = "" if isinstance(fs, pafs.LocalFileSystem) else root
@@ -149,7 +165,11 @@ def _listed(path: str, root: str, suffixes: Collection[str], hub: HubAccess | No
         return (TextFile(path, root_of_files, inner, root, info.size or 0, hub),)
     below = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
     found = fs.get_file_info(below) if info.type == pafs.FileType.Directory else []
-    files = [TextFile(path, root_of_files, i.path, i.path, i.size or 0, hub) for i in found if i.type == pafs.FileType.File]
+    files = [
+        TextFile(path, root_of_files, i.path, i.path, i.size or 0, hub)
+        for i in found
+        if i.type == pafs.FileType.File
+    ]
     files = sorted((f for f in files if f.suffix in suffixes), key=lambda f: f.inner)
     if not files:
         raise CorpusError(f"{path} does not exist, or holds no .jsonl, .parquet, .arrow or .txt file")
@@ -158,14 +178,17 @@ def _listed(path: str, root: str, suffixes: Collection[str], hub: HubAccess | No
 
 @lru_cache(maxsize=8)
 def _filesystem(root: str, hub: HubAccess | None) -> tuple[pafs.FileSystem, str]:
-    """The file system of a URI or local path, and the path in it. Kept, since opening one may ask the network (for a bucket's region)."""
+    """The file system of a URI or local path, and the path in it. Kept, since opening one may ask the network
+    (for a bucket's region)."""
     if "://" not in root:
         # Absolute: a task runs in a folder of Ray's.
         return pafs.LocalFileSystem(), str(Path(root).absolute())
     if hub:
         from huggingface_hub import HfFileSystem
 
-        return pafs.PyFileSystem(pafs.FSSpecHandler(HfFileSystem(endpoint=hub.endpoint, token=hub.token))), root.removeprefix("hf://")
+        return pafs.PyFileSystem(
+            pafs.FSSpecHandler(HfFileSystem(endpoint=hub.endpoint, token=hub.token))
+        ), root.removeprefix("hf://")
     try:
         return pafs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, OSError) as e:

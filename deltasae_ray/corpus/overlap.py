@@ -39,8 +39,11 @@ class TextSearch:
         return Searched(frozenset(found), empty, tally)
 
 
-def fingerprints_in(searched: Iterable[tuple[TextFile, Searched]], text_field: str, tally: Tally) -> set[bytes]:
-    """Those found in any file, whose counts are added to `tally`. Raises CorpusError for a text none of whose files holds any."""
+def fingerprints_in(
+    searched: Iterable[tuple[TextFile, Searched]], text_field: str, tally: Tally
+) -> set[bytes]:
+    """Those found in any file, whose counts are added to `tally`. Raises CorpusError for a text none of whose
+    files holds any."""
     found: set[bytes] = set()
     empty: dict[str, bool] = {}
     for file, of_file in searched:

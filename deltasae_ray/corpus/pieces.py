@@ -15,7 +15,8 @@ class Encoder(Protocol):
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Cuts a text into pieces of at most PIECE characters, before white space if a piece's second half has any."""
+    """Cuts a text into pieces of at most PIECE characters, before white space if a piece's second half has
+    any."""
     start = 0
     while len(text) - start > PIECE:
         middle, end = start + PIECE // 2, start + PIECE
@@ -31,8 +32,8 @@ def pieces(text: str) -> Iterator[str]:
 def encode(tokenizer: Encoder, text: str, most: int | None = None) -> Sequence[int]:
     """The token ids of a text.
 
-    A text of more than PIECE characters is tokenized piece by piece: its tokens may differ from those of the whole
-    where two pieces meet, and nowhere else.
+    A text of more than PIECE characters is tokenized piece by piece: its tokens may differ from those of the
+    whole where two pieces meet, and nowhere else.
 
     Args:
         most: pieces after the one that reaches so many tokens are not looked at. None: the whole text.

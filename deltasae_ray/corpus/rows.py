@@ -49,11 +49,19 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
                 yield file.name, {"id": file.inner.rsplit("/", 1)[-1], field or "text": text}
             case suffix:
                 ends = f"ends in .{suffix}" if "." in file.inner.rsplit("/", 1)[-1] else "has no ending"
-                json_ = f". {_ONE_A_LINE}, and end the name in .jsonl" if suffix == "json" else ", by the ends of their names"
-                raise CorpusError(f"{file.name} {ends}: corpus.path takes .jsonl, .parquet, .arrow or .txt files{json_}")
+                json_ = (
+                    f". {_ONE_A_LINE}, and end the name in .jsonl"
+                    if suffix == "json"
+                    else ", by the ends of their names"
+                )
+                raise CorpusError(
+                    f"{file.name} {ends}: corpus.path takes .jsonl, .parquet, .arrow or .txt files{json_}"
+                )
 
 
-_ONE_A_LINE = "JSONL has one object a line; of a file with one long list, write each object on a line of its own"
+_ONE_A_LINE = (
+    "JSONL has one object a line; of a file with one long list, write each object on a line of its own"
+)
 
 
 def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
@@ -71,7 +79,14 @@ def _jsonl(chunks: Iterable[bytes], path: str) -> Rows:
             begins = line.strip()[:16].decode(errors="replace")
             yield where, f"is not JSON, and begins with {begins!r}: {briefly(e)}"
         else:
-            yield where, row if isinstance(row, dict) else f"is no object with fields, but a JSON {type(row).__name__}. {_ONE_A_LINE}"
+            yield (
+                where,
+                (
+                    row
+                    if isinstance(row, dict)
+                    else f"is no object with fields, but a JSON {type(row).__name__}. {_ONE_A_LINE}"
+                ),
+            )
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -140,7 +155,8 @@ def _batches(batches: Iterable[pa.RecordBatch], path: str, wanted: set[str]) -> 
 
 
 def _data_only(batch: pa.RecordBatch, path: str, wanted: set[str]) -> pa.RecordBatch:
-    """Drops columns whose values a library's own code would make: Ray's, of pickled objects, would run what a file says.
+    """Drops columns whose values a library's own code would make: Ray's, of pickled objects, would run what a
+    file says.
 
     Raises:
         CorpusError: such a column is one that documents are made of.
@@ -149,10 +165,15 @@ def _data_only(batch: pa.RecordBatch, path: str, wanted: set[str]) -> pa.RecordB
     for name in made_by_code:
         if name in wanted:
             raise CorpusError(
-                f"{path}: column {name!r} is of the type {batch.schema.field(name).type}, whose values are made by code and could run "
-                "what the file says: nothing of it was read. Write the column as plain strings, lists and structs"
+                f"{path}: column {name!r} is of the type {batch.schema.field(name).type}, whose values are"
+                " made by code and could run what the file says: nothing of it was read. Write the column as"
+                " plain strings, lists and structs"
             )
-    return batch.select([name for name in batch.schema.names if name not in made_by_code]) if made_by_code else batch
+    return (
+        batch.select([name for name in batch.schema.names if name not in made_by_code])
+        if made_by_code
+        else batch
+    )
 
 
 def _made_by_code(kind: pa.DataType) -> bool:
@@ -198,6 +219,7 @@ def _text(data: bytes, path: str) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CorpusError(
-            f"{path}, line {line}, holds a NUL byte: it is no text, or UTF-16 without a mark. Save it as UTF-8"
+            f"{path}, line {line}, holds a NUL byte: it is no text, or UTF-16 without a mark. Save it as"
+            " UTF-8"
         )
     return text

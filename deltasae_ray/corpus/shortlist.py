@@ -1,4 +1,5 @@
-"""What the budgets of a corpus may need of its documents: of one file, and of all, which is merged from those (pure)."""
+"""What the budgets of a corpus may need of its documents: of one file, and of all, which is merged from those
+(pure)."""
 
 import hashlib
 import heapq
@@ -20,14 +21,16 @@ from deltasae_ray.errors import CorpusError
 
 
 class Shortlist:
-    """Of documents in hash order, the first ones whose first contexts fill a budget: `take` never reaches those after them.
+    """Of documents in hash order, the first ones whose first contexts fill a budget: `take` never reaches
+    those after them.
 
-    So a larger budget only adds, a corpus of any size needs memory for its budget only, and the shortlist of several files is that of their
-    shortlists.
+    So a larger budget only adds, a corpus of any size needs memory for its budget only, and the shortlist of
+    several files is that of their shortlists.
     """
 
     def __init__(self, budget: int, before: float = 1.0) -> None:
-        """Args: before: documents from this place on are not wanted, since others that fill the budget come before them."""
+        """Args: before: documents from this place on are not wanted, since others that fill the budget come
+        before them."""
         self.budget, self._before, self._tokens = budget, before, 0
         self._last_first: list[tuple[float, str, list[Context], bytes]] = []
 
@@ -52,7 +55,8 @@ class Shortlist:
                 return
 
     def merge(self, other: "Shortlist") -> None:
-        """Adds the documents of another file's. One that is here already stays as it is: it is the same text."""
+        """Adds the documents of another file's. One that is here already stays as it is: it is the same
+        text."""
         here = {doc_id for _, doc_id, _, _ in self._last_first}
         for place, doc_id, contexts, fingerprint in sorted(other._last_first, key=lambda entry: -entry[0]):
             if not self.wants(-place):
@@ -125,7 +129,8 @@ class Shortlisting:
         return Found(shortlists, np.sort(np.asarray(named, dtype=np.uint64)), empty=not seen, tally=tally)
 
     def documents(self, file: TextFile, tally: Tally | None = None) -> Iterator[Document]:
-        """The documents of a file; without a tally, rows that cannot be read are treated as they were before, and not counted again."""
+        """The documents of a file; without a tally, rows that cannot be read are treated as they were before,
+        and not counted again."""
         chat = chat_of(self.cfg, self.tokenizer) if self.corpus == DOMAIN else None
         return documents_of(file, self.cfg.text_field, chat=chat, tally=tally or Tally(self.cfg.bad_rows))
 
@@ -133,7 +138,9 @@ class Shortlisting:
 class Merged:
     """The shortlists of all files of a corpus, merged in the order of the files."""
 
-    def __init__(self, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig, budgets: Mapping[str, int]) -> None:
+    def __init__(
+        self, corpus: str, tokenizer: Tokenizer, cfg: CorpusConfig, budgets: Mapping[str, int]
+    ) -> None:
         self._corpus, self._tokenizer, self._cfg = corpus, tokenizer, cfg
         self.shortlists = {split: Shortlist(budget) for split, budget in budgets.items()}
         self._ids = Ids()
@@ -142,14 +149,18 @@ class Merged:
         """Of all files so far."""
 
     def reading(self) -> Shortlisting:
-        """What reads the files that are still to come: only for documents that the files before them leave room for."""
+        """What reads the files that are still to come: only for documents that the files before them leave
+        room for."""
         wanted = {split: (shortlist.budget, shortlist.before) for split, shortlist in self.shortlists.items()}
         return Shortlisting(self._corpus, self._tokenizer, self._cfg, wanted)
 
     def add(self, file: TextFile, found: Found) -> None:
         """Raises CorpusError where an id of this file stands in one before it."""
         if (twice := self._ids.add(found.ids)) is not None:
-            raise stands_twice(file, next(d.id for d in self.reading().documents(file) if d.named and id_digest(d.id) == twice))
+            raise stands_twice(
+                file,
+                next(d.id for d in self.reading().documents(file) if d.named and id_digest(d.id) == twice),
+            )
         self.tally.add(found.tally)
         self._empty[file.text] = self._empty.get(file.text, True) and found.empty
         for split, shortlist in found.shortlists.items():
@@ -161,10 +172,12 @@ class Merged:
 
 
 class Ids:
-    """The ids that rows gave, of all files: eight bytes of each, 800 MB for a hundred million documents, at which any two of different ids
-    are alike with a chance of 0.0003. Ids that were made of texts are not among them: the same one again is the same text.
+    """The ids that rows gave, of all files: eight bytes of each, 800 MB for a hundred million documents, at
+    which any two of different ids are alike with a chance of 0.0003. Ids that were made of texts are not
+    among them: the same one again is the same text.
 
-    Held in ascending runs, each at least twice as long as the next: there are few to look in, and an id is copied a few times only.
+    Held in ascending runs, each at least twice as long as the next: there are few to look in, and an id is
+    copied a few times only.
     """
 
     def __init__(self) -> None:

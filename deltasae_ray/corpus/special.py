@@ -1,4 +1,5 @@
-"""The roles of special tokens: a text may write them, and a token counts by its role, not its place (pure)."""
+"""The roles of special tokens: a text may write them, and a token counts by its role, not its place
+(pure)."""
 
 import re
 from collections import Counter
@@ -15,7 +16,8 @@ class Roles:
     bos: int | None
     eos: int | None
     masked: frozenset[int]
-    """BOS, which models give many times the energy of any other token, and padding: read, and never counted."""
+    """BOS, which models give many times the energy of any other token, and padding: read, and never
+    counted."""
     special: frozenset[int]
     """All that have a role; the id of unknown words is among them only where it has another role too."""
     written: re.Pattern[str] | None
@@ -51,7 +53,8 @@ def _asked(tokenizer: Any) -> Roles:
 
 
 def written_in(contexts: Iterable[Any], tokenizer: Any) -> list[str]:
-    """Tells for each corpus which special tokens its text writes itself, how often, and what becomes of them."""
+    """Tells for each corpus which special tokens its text writes itself, how often, and what becomes of
+    them."""
     counts: dict[str, Counter[int]] = {}
     for context in contexts:
         counts.setdefault(context.corpus, Counter()).update(context.written)

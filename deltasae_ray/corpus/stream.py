@@ -1,4 +1,5 @@
-"""A corpus in windows: its training text is harvested and fitted piece by piece, in an order that its content decides."""
+"""A corpus in windows: its training text is harvested and fitted piece by piece, in an order that its content
+decides."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from deltasae_ray.storage import digest
 
 @dataclass(frozen=True)
 class Stream:
-    """The training text of a corpus in windows. Each is a corpus by itself, so that it is harvested as any other."""
+    """The training text of a corpus in windows. Each is a corpus by itself, so that it is harvested as any
+    other."""
 
     whole: Corpus
     windows: tuple[Corpus, ...]
@@ -36,9 +38,11 @@ def count_windows(tokens: int, window_tokens: int) -> int:
 
 
 def in_windows(corpus: Corpus, window_tokens: int, seed: int) -> Stream:
-    """Deals the training units to as few windows of about `window_tokens` tokens as hold them, all of nearly one size.
+    """Deals the training units to as few windows of about `window_tokens` tokens as hold them, all of nearly
+    one size.
 
-    The order is a hash of each unit's content and the seed: a window is a sample of the whole text, whatever order that came in.
+    The order is a hash of each unit's content and the seed: a window is a sample of the whole text, whatever
+    order that came in.
     """
     units = sorted(corpus.of("fit"), key=lambda u: uniform("window", seed, u.name))
     total = sum(u.num_tokens for u in units)

@@ -25,7 +25,8 @@ def decoded(how: str) -> str:
 
 
 def briefly(error: Exception) -> str:
-    """Tells an error in one printable line, without the bytes that it is about, which may be the whole text."""
+    """Tells an error in one printable line, without the bytes that it is about, which may be the whole
+    text."""
     if isinstance(error, UnicodeDecodeError):
         return f"byte 0x{error.object[error.start]:02x} at {error.start:,} ({error.reason})"
     text = " ".join(str(error).split())[:300]
@@ -58,7 +59,9 @@ class Tally:
         self.first = other.first | self.first
 
     def notes(self) -> tuple[str, ...]:
-        """What was counted: a clause for each kind, with the first place, whose address may hold a key that the page must not."""
+        """What was counted: a clause for each kind, with the first place, whose address may hold a key that
+        the page must not."""
         return tuple(
-            redact(f"{count:,} {kind}; the first: {self.first[kind]}") for kind, count in sorted(self.counts.items())
+            redact(f"{count:,} {kind}; the first: {self.first[kind]}")
+            for kind, count in sorted(self.counts.items())
         )

@@ -1,4 +1,5 @@
-"""Files are read one after the other in this process, or by Ray Data, a task a file; both yield what was made of each, in order."""
+"""Files are read one after the other in this process, or by Ray Data, a task a file; both yield what was made
+of each, in order."""
 
 import logging
 import pickle
@@ -21,30 +22,37 @@ Read = Callable[[TextFile], T]
 """Makes something small of a file; picklable."""
 
 WORTH_TASKS = 256 * 2**20
-"""Bytes from which on several files are worth tasks. These take some ten seconds to start, and as long again where Ray does not run yet,
-in which one process reads 100 to 200 MB: on two busy cores 160 MB were slower by tasks and 640 MB a little faster; more cores not tried."""
+"""Bytes from which on several files are worth tasks. These take some ten seconds to start, and as long again
+where Ray does not run yet, in which one process reads 100 to 200 MB: on two busy cores 160 MB were slower by
+tasks and 640 MB a little faster; more cores not tried."""
 
 
 class EachFile(Protocol):
-    """Yields every file with what `reading()` made of it, in the order of `files`. `reading` is asked anew now and then: it may ask less of
-    a file by what came of those before."""
+    """Yields every file with what `reading()` made of it, in the order of `files`. `reading` is asked anew
+    now and then: it may ask less of a file by what came of those before."""
 
-    def __call__(self, files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Iterator[tuple[TextFile, T]]: ...
+    def __call__(
+        self, files: Sequence[TextFile], reading: Callable[[], Read[T]]
+    ) -> Iterator[tuple[TextFile, T]]: ...
 
 
 def reader_of(files: Sequence[TextFile], join: Callable[[], bool] | None) -> EachFile:
-    """How files are read best. In this process: one file, or several small ones; and those on this machine where Ray has others too, which
-    would not find them. (Tasks bound to this machine would wait for ever where Ray has no CPU of it, as on the head of many clusters.)
+    """How files are read best. In this process: one file, or several small ones; and those on this machine
+    where Ray has others too, which would not find them. (Tasks bound to this machine would wait for ever
+    where Ray has no CPU of it, as on the head of many clusters.)
 
     Args:
-        join: joins Ray, and says whether it is this machine alone; called only where tasks are worth it. None: there is no Ray.
+        join: joins Ray, and says whether it is this machine alone; called only where tasks are worth it.
+            None: there is no Ray.
     """
     if join is None or len(files) < 2 or sum(file.size for file in files) < WORTH_TASKS:
         return in_process
     alone, local = join(), [file.name for file in files if file.local]
     if local and not alone:
         log.warning(
-            "%s lies on this machine only as far as Ray knows: this process reads it alone, where tasks would read s3:// or hf://", local[0]
+            "%s lies on this machine only as far as Ray knows: this process reads it alone, where tasks would"
+            " read s3:// or hf://",
+            local[0],
         )
         return in_process
     return by_tasks
@@ -56,7 +64,8 @@ def in_process(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Ite
 
 
 def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Iterator[tuple[TextFile, T]]:
-    """Raises DeltaSaeError: what `reading` raised on purpose, of the first file in order that it was raised for."""
+    """Raises DeltaSaeError: what `reading` raised on purpose, of the first file in order that it was raised
+    for."""
     import ray
 
     with tqdm(total=len(files), unit="file", desc="corpus") as bar:
@@ -67,7 +76,8 @@ def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Itera
 
 
 def waves(files: Sequence[TextFile], first: int) -> Iterator[Sequence[TextFile]]:
-    """`first` files, then each time as many as all before: what these leave room for is about one budget in each wave, not in each file."""
+    """`first` files, then each time as many as all before: what these leave room for is about one budget in
+    each wave, not in each file."""
     start, size = 0, max(1, first)
     while start < len(files):
         yield files[start : start + size]
@@ -87,9 +97,12 @@ def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[tuple[int, T]]:
     work = ray.put((files, read, Limits()))
     with ray.data.DataContext.current(context):
         # Small blocks would coalesce into one, and one task would read everything.
-        dataset = ray.data.from_items([{"file": i} for i in range(len(files))], override_num_blocks=len(files))
+        dataset = ray.data.from_items(
+            [{"file": i} for i in range(len(files))], override_num_blocks=len(files)
+        )
         dataset = dataset.map_batches(partial(_read, work), batch_size=1, num_cpus=1)
-    # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it is one at a time.
+    # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it
+    # is one at a time.
     with stalls.told():
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
             for index, told in zip(batch["file"], batch["made"], strict=True):
@@ -100,12 +113,15 @@ def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[tuple[int, T]]:
 
 
 def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
-    """A task. An error that is raised on purpose travels as a result: as an exception Ray would wrap its type away."""
+    """A task. An error that is raised on purpose travels as a result: as an exception Ray would wrap its type
+    away."""
     import ray
 
     files, read, limits = ray.get(work)
     (index,) = batch["file"]
-    stalls.watch(f"the task that reads {files[index].name.rpartition('/')[2]}", limits)  # what stands before may hold a key
+    stalls.watch(
+        f"the task that reads {files[index].name.rpartition('/')[2]}", limits
+    )  # what stands before may hold a key
     try:
         with heartbeat.unit("file", heartbeat.LOADING_S):
             made = read(files[index])

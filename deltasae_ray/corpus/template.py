@@ -1,4 +1,5 @@
-"""The chat template of conversations: the base tokenizer's, the adapters', a named one, or the Alpaca format."""
+"""The chat template of conversations: the base tokenizer's, the adapters', a named one, or the Alpaca
+format."""
 
 import json
 import re
@@ -48,21 +49,23 @@ def set_template(cfg: CorpusConfig, tokenizer: Any, adapters: Mapping[str, Path]
     first, *others = theirs or [""]
     if different := [name for name in others if theirs[name] != theirs[first]]:
         raise CorpusError(
-            f"adapters {first} and {different[0]} come with different chat templates, and one text is read for all: "
-            f"study them apart, or name one template by corpus.chat_template=FOLDER (or {ALPACA})"
+            f"adapters {first} and {different[0]} come with different chat templates, and one text is read"
+            f" for all: study them apart, or name one template by corpus.chat_template=FOLDER (or {ALPACA})"
         )
     if own and cfg.chat_template != ADAPTER:
         if theirs and theirs[first] != own:
             return (
-                f"conversations are rendered by the base tokenizer's chat template; adapter {first} comes with "
-                f"another one, which corpus.chat_template={ADAPTER} takes",
+                (
+                    f"conversations are rendered by the base tokenizer's chat template; adapter {first} comes"
+                    f" with another one, which corpus.chat_template={ADAPTER} takes"
+                ),
             )
         return ()
     if not theirs:
         raise CorpusError(
-            f"corpus.format=chat: {'' if own else 'the base tokenizer has no chat template, and '}no adapter folder holds "
-            "one: set corpus.chat_template to a chat_template.jinja, to a folder that holds one, or to "
-            f"{ALPACA} for the plain Alpaca format"
+            f"corpus.format=chat: {'' if own else 'the base tokenizer has no chat template, and '}no adapter"
+            " folder holds one: set corpus.chat_template to a chat_template.jinja, to a folder that holds"
+            f" one, or to {ALPACA} for the plain Alpaca format"
         )
     without = [name for name in adapters if name not in theirs]
     also = f"; {', '.join(without)} came without one" if without else ""

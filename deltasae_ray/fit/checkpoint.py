@@ -34,7 +34,9 @@ def read(storage: Storage, key: str) -> dict[str, Any] | None:
     try:
         return {"tensors": load(data), **_state(data[8 : 8 + int.from_bytes(data[:8], "little")])}
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise DictionaryError(f"{storage.path(_file(key))} is damaged ({e}): delete it, and this dictionary starts afresh") from e
+        raise DictionaryError(
+            f"{storage.path(_file(key))} is damaged ({e}): delete it, and this dictionary starts afresh"
+        ) from e
 
 
 def steps_done(storage: Storage, key: str) -> int:
@@ -49,12 +51,20 @@ def steps_done(storage: Storage, key: str) -> int:
         with storage.fs.open_input_file(storage.path(_file(key))) as file:
             header = int.from_bytes(file.read(8), "little")
             return int(_state(file.read(min(header, file.size())))["steps_done"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):  # just being finished, or damaged, which `read` tells
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # just being finished, or damaged, which `read` tells
         return 0
     except OSError as e:
         if not storage.exists(_file(key)):  # an object store says so only when it is read
             return 0
-        raise StorageError(f"{storage.path(_file(key))} cannot be read ({e}): the same command continues once it can") from e
+        raise StorageError(
+            f"{storage.path(_file(key))} cannot be read ({e}): the same command continues once it can"
+        ) from e
 
 
 def remove(storage: Storage, key: str) -> None:

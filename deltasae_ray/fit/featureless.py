@@ -1,4 +1,5 @@
-"""Rows with the moments of the deltas and nothing beyond them: what the recipe finds in these, it would have found in anything."""
+"""Rows with the moments of the deltas and nothing beyond them: what the recipe finds in these, it would have
+found in anything."""
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,11 @@ _BLOCK = 8192
 
 
 def gaussian_rows(rows: Float[Tensor, "token d_model"], seed: int) -> Float[Tensor, "token d_model"]:
-    """As many rows from N(μ, Σ) of `rows`, fp32. The same rows and seed give the same draw, whoever makes it again after a kill.
+    """As many rows from N(μ, Σ) of `rows`, fp32. The same rows and seed give the same draw, whoever makes it
+    again after a kill.
 
-    Drawn by the symmetric root of Σ: eigenvectors of near-equal eigenvalues are not the same on every machine, their root is.
+    Drawn by the symmetric root of Σ: eigenvectors of near-equal eigenvalues are not the same on every
+    machine, their root is.
     """
     moments, generator = Moments.of(rows), torch.Generator().manual_seed(seed)
     spectrum = moments.spectrum

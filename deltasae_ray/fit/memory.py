@@ -1,4 +1,5 @@
-"""A fit worker's share of its node: of the memory, and with it how many training rows it may hold, and of the cores."""
+"""A fit worker's share of its node: of the memory, and with it how many training rows it may hold, and of the
+cores."""
 
 import os
 from collections.abc import Mapping
@@ -7,8 +8,9 @@ from pathlib import Path
 from deltasae_ray.fit.config import CPUS_PER_WORKER, FitConfig
 
 HELD = 0.25
-"""Share of a worker's memory for the rows of the reads that it holds. A read needs its rows twice for a moment, halves of the documents and
-featureless controls are copies, and weights, moments and Ray want room too."""
+"""Share of a worker's memory for the rows of the reads that it holds. A read needs its rows twice for a
+moment, halves of the documents and featureless controls are copies, and weights, moments and Ray want room
+too."""
 
 
 def machine_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -23,7 +25,8 @@ def machine_bytes(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def node_bytes() -> int:
-    """What Ray lets the processes of this node use: its object store's part is another's, and `ray start --memory` may say less."""
+    """What Ray lets the processes of this node use: its object store's part is another's, and `ray start
+    --memory` may say less."""
     return min(machine_bytes(), int(node_resources().get("memory", machine_bytes())))
 
 
@@ -36,7 +39,8 @@ def node_resources() -> Mapping[str, float]:
 
 
 def workers_on(node: Mapping[str, float], cfg: FitConfig, workers: int, own: int = 1) -> int:
-    """How many fit workers may stand on a node at once: those of all trials, or as many as the node holds, where that is fewer.
+    """How many fit workers may stand on a node at once: those of all trials, or as many as the node holds,
+    where that is fewer.
 
     Args:
         workers: of one trial.
@@ -62,7 +66,8 @@ def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:
     if num_bytes * reads <= room:
         return f"{said}, more where dictionaries train together, up to {room / 1e6:,.0f} MB"
     return (
-        f"{said}, which CANNOT BE HELD where all workers are on one node with the memory of this machine: {HELD:.0%} of "
-        f"{memory / 1e6:,.0f} MB is {room / 1e6:,.0f} MB where {workers} share it. Take storage.deltas=stream, a smaller "
-        "corpus.fit_tokens, fewer fit.workers or fit.max_concurrent_trials, or nodes with more memory"
+        f"{said}, which CANNOT BE HELD where all workers are on one node with the memory of this machine:"
+        f" {HELD:.0%} of {memory / 1e6:,.0f} MB is {room / 1e6:,.0f} MB where {workers} share it. Take"
+        " storage.deltas=stream, a smaller corpus.fit_tokens, fewer fit.workers or"
+        " fit.max_concurrent_trials, or nodes with more memory"
     )

@@ -13,9 +13,11 @@ from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
 Documents = Literal["all", "A", "B", "search"]
-"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the last fifth (study/search.py)."""
+"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the
+last fifth (study/search.py)."""
 Featureless = Literal["none", "gaussian", "frozen_decoder"]
-"""gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at random."""
+"""gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at
+random."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,9 +44,11 @@ class FitPoint(DictionaryId):
         )
 
     def key(self, harvest_key: str, sources: Mapping[str, str], cfg: FitConfig) -> str:
-        """Folder of the dictionary below the storage root; `sources` maps names to digests, since a name is not content."""
+        """Folder of the dictionary below the storage root; `sources` maps names to digests, since a name is
+        not content."""
         recipe = asdict(self.recipe(cfg))
-        del recipe["train_decoder"]  # `control` tells it, and only where there is one: what was fitted before there were any keeps its key
+        # Only controls have it, and `control` tells: other dictionaries keep their keys.
+        del recipe["train_decoder"]
         inputs = {
             "harvest": harvest_key,
             "source": sources[self.adapter],
@@ -61,7 +65,8 @@ class FitPoint(DictionaryId):
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
-    """bool [token]: rows whose document is in the half, or part; by a hash of its id, so that no document is on both sides."""
+    """bool [token]: rows whose document is in the half, or part; by a hash of its id, so that no document is
+    on both sides."""
     if documents == "all":
         return np.ones(len(doc_ids), dtype=bool)
     if documents == "search":

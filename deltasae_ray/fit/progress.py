@@ -1,4 +1,5 @@
-"""A progress bar in optimizer steps, read from manifests and checkpoints: the only truth about what is fitted."""
+"""A progress bar in optimizer steps, read from manifests and checkpoints: the only truth about what is
+fitted."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,11 @@ from deltasae_ray.storage import Storage
 
 
 @contextmanager
-def progress(storage: Storage, keys: Sequence[str], steps: int, description: str, *, show: bool) -> Iterator[None]:
-    """Shows how far the dictionaries `keys`, of `steps` optimizer steps each, have come while the body runs."""
+def progress(
+    storage: Storage, keys: Sequence[str], steps: int, description: str, *, show: bool
+) -> Iterator[None]:
+    """Shows how far the dictionaries `keys`, of `steps` optimizer steps each, have come while the body
+    runs."""
     if not show:
         yield
         return
@@ -25,7 +29,11 @@ def progress(storage: Storage, keys: Sequence[str], steps: int, description: str
             with suppress(StorageError):  # what a bar cannot see now it sees later; it decides nothing
                 for key in keys:
                     if done[key] < steps:
-                        done[key] = steps if storage.exists(f"{key}/manifest.json") else checkpoint.steps_done(storage, key)
+                        done[key] = (
+                            steps
+                            if storage.exists(f"{key}/manifest.json")
+                            else checkpoint.steps_done(storage, key)
+                        )
             bar.update(sum(done.values()) - bar.n)
 
         def watch() -> None:

@@ -1,4 +1,5 @@
-"""What a dictionary is fitted to: one read of a source's rows at a hookpoint, shared by all dictionaries of it."""
+"""What a dictionary is fitted to: one read of a source's rows at a hookpoint, shared by all dictionaries of
+it."""
 
 import logging
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What every read of a harvest shares: which rows are used (position 0, BOS, is not), and of which document each is."""
+    """What every read of a harvest shares: which rows are used (position 0, BOS, is not), and of which
+    document each is."""
 
     used: dict[str, np.ndarray]
     """Split → bool [token]."""
@@ -51,10 +53,14 @@ class Rows:
     """Digest of the source that they are of."""
 
     @classmethod
-    def read(cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int, *, evaluated: bool = True) -> "Rows":
+    def read(
+        cls, shards: ShardSet, tokens: Tokens, adapter: str, layer: int, *, evaluated: bool = True
+    ) -> "Rows":
         """evaluated: with the evaluation rows, which only a dictionary that is finished needs."""
         fit, fit_kept = usable_rows(shards, tokens, adapter, layer, "fit")
-        evaluation, kept = usable_rows(shards, tokens, adapter, layer, "eval") if evaluated else (fit[:0], fit_kept[:0])
+        evaluation, kept = (
+            usable_rows(shards, tokens, adapter, layer, "eval") if evaluated else (fit[:0], fit_kept[:0])
+        )
         dropped = {"fit": int((~fit_kept).sum()), "eval": int((~kept).sum())}
         if any(dropped.values()):
             log.warning("%s layer %d: rows with NaN or infinity are left out: %s", adapter, layer, dropped)
@@ -65,19 +71,32 @@ class Rows:
 
     def training(self, point: FitPoint) -> torch.Tensor:
         """The rows [token, d_model] that a point is fitted to."""
-        chosen = torch.from_numpy(self.fit if point.documents == "all" else self.fit[in_documents(self.fit_docs, point.documents)])
+        chosen = torch.from_numpy(
+            self.fit if point.documents == "all" else self.fit[in_documents(self.fit_docs, point.documents)]
+        )
         if point.control != "gaussian":
             return chosen
-        # Seeded by what the rows are of, not by the dictionary: every size and architecture is fitted to the same draw.
-        return gaussian_rows(chosen, int(digest(["gaussian", self.source, str(Hookpoint(point.layer)), point.seed])[:15], 16))
+        # Seeded by what the rows are of, not by the dictionary: every size and architecture is fitted to the
+        # same draw.
+        return gaussian_rows(
+            chosen, int(digest(["gaussian", self.source, str(Hookpoint(point.layer)), point.seed])[:15], 16)
+        )
 
     def judging(self, point: FitPoint) -> np.ndarray:
-        """The rows [token, d_model] that a point's held-out figures are of: a search leaves the evaluation split unseen."""
-        return self.evaluation if point.documents != "search" else self.fit[~in_documents(self.fit_docs, "search")]
+        """The rows [token, d_model] that a point's held-out figures are of: a search leaves the evaluation
+        split unseen."""
+        return (
+            self.evaluation
+            if point.documents != "search"
+            else self.fit[~in_documents(self.fit_docs, "search")]
+        )
 
 
-def usable_rows(shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not, DictionaryError for none."""
+def usable_rows(
+    shards: ShardSet, tokens: Tokens, adapter: str, layer: int, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(rows without position 0, which of them are finite). Raises PrecisionError where too many are not,
+    DictionaryError for none."""
     rows = shards.read(layer, adapter, split=split)[tokens.used[split]]
     if not len(rows):
         raise DictionaryError(f"there are no {split} tokens beyond position 0: raise corpus.{split}_tokens")

@@ -40,34 +40,50 @@ class FittedDictionary:
     """Training rows."""
 
 
-def keys_of(storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig) -> dict[FitPoint, str]:
+def keys_of(
+    storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig
+) -> dict[FitPoint, str]:
     """The folder of every point, finished or not."""
     shards = open_harvest(storage, harvest_key)
     sources = {name: shards.source(name).digest for name in {p.adapter for p in points}}
     return {p: p.key(harvest_key, sources, cfg) for p in points}
 
 
-def fitted_points(storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig) -> dict[FitPoint, FittedDictionary]:
+def fitted_points(
+    storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig
+) -> dict[FitPoint, FittedDictionary]:
     """Those of `points` that are finished."""
     found = {}
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
         if storage.exists(f"{key}/{MANIFEST}"):
             row = storage.read_json(f"{key}/{MANIFEST}")
-            curve, dead = (tuple((int(step), float(value)) for step, value in row[name]) for name in ("curve", "dead"))
-            found[point] = FittedDictionary(point, key, row["digest"], row["metrics"], curve, dead, row["rows"])
+            curve, dead = (
+                tuple((int(step), float(value)) for step, value in row[name]) for name in ("curve", "dead")
+            )
+            found[point] = FittedDictionary(
+                point, key, row["digest"], row["metrics"], curve, dead, row["rows"]
+            )
     return found
 
 
 def fit_points(
-    storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig, *, description: str = "fit", bar: bool = True
+    storage: Storage,
+    harvest_key: str,
+    points: Sequence[FitPoint],
+    cfg: FitConfig,
+    *,
+    description: str = "fit",
+    bar: bool = True,
 ) -> list[FittedDictionary]:
-    """Fits the points that no manifest lists, by one Ray Train run named after them; returns all, in the order of `points`.
+    """Fits the points that no manifest lists, by one Ray Train run named after them; returns all, in the
+    order of `points`.
 
-    Every dictionary has its own checkpoint below its folder, so a killed worker or driver continues where it was, whatever the
-    run it belonged to.
+    Every dictionary has its own checkpoint below its folder, so a killed worker or driver continues where it
+    was, whatever the run it belonged to.
 
     Raises:
-        DictionaryError, PrecisionError: rows that no dictionary can be fitted to; the other points are fitted and stay.
+        DictionaryError, PrecisionError: rows that no dictionary can be fitted to; the other points are fitted
+        and stay.
         ShardError: a harvest that is incomplete or damaged.
     """
     done = fitted_points(storage, harvest_key, points, cfg)
@@ -75,19 +91,26 @@ def fit_points(
     if missing:
         keys = keys_of(storage, harvest_key, missing, cfg)
         with progress(storage, list(keys.values()), cfg.steps, description, show=bar):
-            _train(FitJob(storage, harvest_key, tuple(missing), cfg), fit_share, digest(sorted(keys.values())))
+            _train(
+                FitJob(storage, harvest_key, tuple(missing), cfg), fit_share, digest(sorted(keys.values()))
+            )
         done |= fitted_points(storage, harvest_key, missing, cfg)
         raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
     return [done[p] for p in points]
 
 
 def fit_points_to_windows(run: WindowJob) -> None:
-    """Takes every point of the run's job to the end of its last window, by one Ray Train run; finished ones are left alone."""
+    """Takes every point of the run's job to the end of its last window, by one Ray Train run; finished ones
+    are left alone."""
     keys = keys_of(run.job.storage, run.job.harvest_key, run.job.points, run.job.cfg)
-    _train(run.job, partial(_fit_windows, run), digest([sorted(keys.values()), [w.index for w in run.windows]]))
+    _train(
+        run.job, partial(_fit_windows, run), digest([sorted(keys.values()), [w.index for w in run.windows]])
+    )
 
 
-def _fit_windows(run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None, memory: int) -> None:
+def _fit_windows(
+    run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None, memory: int
+) -> None:
     fit_windows(run, rank, world, device, peers, memory)
 
 
@@ -132,7 +155,9 @@ def failure(storage: Storage, key: str) -> DictionaryError | PrecisionError | No
     if not storage.exists(f"{key}/{FAILED}"):
         return None
     found = storage.read_json(f"{key}/{FAILED}")
-    return (PrecisionError if found["type"] == PrecisionError.__name__ else DictionaryError)(str(found["message"]))
+    return (PrecisionError if found["type"] == PrecisionError.__name__ else DictionaryError)(
+        str(found["message"])
+    )
 
 
 def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None:
@@ -140,7 +165,9 @@ def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None
     if not unfinished:
         return
     found = [error for key in unfinished.values() if (error := failure(storage, key))]
-    assert found, f"Ray Train ended well, but {[str(p) for p in unfinished]} have neither a manifest nor an error"
+    assert found, (
+        f"Ray Train ended well, but {[str(p) for p in unfinished]} have neither a manifest nor an error"
+    )
     also = f" ({len(found)} dictionaries could not be fitted; all others are)" if len(found) > 1 else ""
     raise type(found[0])(f"{found[0]}{also}")
 
@@ -164,7 +191,8 @@ def _loop(config: dict[str, Any]) -> None:
         limits = replace(limits, floor_s=max(limits.floor_s, limits.first_s))
     stalls.watch(f"fit worker {rank} of {world}", limits)
     with heartbeat.unit("reading of rows", LOADING_S):
-        # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how far each one is.
+        # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how
+        # far each one is.
         if shared:
             config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)
         else:

@@ -1,4 +1,5 @@
-"""Which dictionaries train together, and what becomes of each: checkpoints, manifests and errors stay its own."""
+"""Which dictionaries train together, and what becomes of each: checkpoints, manifests and errors stay its
+own."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,26 +19,39 @@ if TYPE_CHECKING:
 
 
 def sizes(
-    points: Sequence[FitPoint], cfg: FitConfig, d_model: int, num_bytes: int, memory: int, device: torch.device | str
+    points: Sequence[FitPoint],
+    cfg: FitConfig,
+    d_model: int,
+    num_bytes: int,
+    memory: int,
+    device: torch.device | str,
 ) -> dict[Recipe, int]:
-    """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`, by a worker that has `memory`
-    bytes. One, where peers share the batches: such dictionaries are too large for one worker, whose product fills it without a stack.
+    """Recipe → how many dictionaries of it are best trained together, each on rows of up to `num_bytes`, by a
+    worker that has `memory` bytes. One, where peers share the batches: such dictionaries are too large for
+    one worker, whose product fills it without a stack.
     """
     if cfg.layout == "ddp" and cfg.workers > 1:
         return {p.recipe(cfg): 1 for p in points}
     share = min(1.0, cfg.gpus_per_worker or 1.0)  # of an accelerator that several workers are on
     room = max(1, int(HELD * memory) // max(1, num_bytes))
-    return {recipe: min(room, at_once(recipe, d_model, device, share)) for recipe in {p.recipe(cfg) for p in points}}
+    return {
+        recipe: min(room, at_once(recipe, d_model, device, share))
+        for recipe in {p.recipe(cfg) for p in points}
+    }
 
 
-def held_together(reads: Sequence[Sequence[FitPoint]], size: Mapping[Recipe, int]) -> Iterator[list[FitPoint]]:
+def held_together(
+    reads: Sequence[Sequence[FitPoint]], size: Mapping[Recipe, int]
+) -> Iterator[list[FitPoint]]:
     """Points whose reads are held in memory at once: those of one read where nothing is stacked."""
     most = max(size.values())
     for i in range(0, len(reads), most):
         yield [p for read in reads[i : i + most] for p in read]
 
 
-def of_one_recipe(points: Sequence[FitPoint], cfg: FitConfig, size: Mapping[Recipe, int]) -> Iterator[list[FitPoint]]:
+def of_one_recipe(
+    points: Sequence[FitPoint], cfg: FitConfig, size: Mapping[Recipe, int]
+) -> Iterator[list[FitPoint]]:
     """Stacks of at most as many as `size` allows."""
     alike: dict[Recipe, list[FitPoint]] = {}
     for p in points:
@@ -53,7 +67,8 @@ def fit(
     make: Callable[[FitPoint], "Fitting"],
     fail: Callable[[FitPoint, DeltaSaeError], None],
 ) -> None:
-    """Makes and trains the dictionaries of points whose reads are held, stack by stack. `fail` is told which cannot be fitted, and why."""
+    """Makes and trains the dictionaries of points whose reads are held, stack by stack. `fail` is told which
+    cannot be fitted, and why."""
     for stack in of_one_recipe(points, cfg, size):
         fittings = []
         for point in stack:
@@ -66,8 +81,8 @@ def fit(
 
 
 def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", DeltaSaeError]]:
-    """Trains all of a stack as far as these rows go, and finishes what has taken its last step; gives those that cannot be fitted, with
-    the error.
+    """Trains all of a stack as far as these rows go, and finishes what has taken its last step; gives those
+    that cannot be fitted, with the error.
     """
     going = list(stack)
     while any(not f.through for f in going):
@@ -83,9 +98,11 @@ def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", Delt
 
 
 def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
-    """Takes a stack to its next checkpoint or its end; gives those whose training ran off to infinity, with the error.
+    """Takes a stack to its next checkpoint or its end; gives those whose training ran off to infinity, with
+    the error.
 
-    Rows may be too few for a whole batch: then not all of one shape can step together, and each such part goes by itself.
+    Rows may be too few for a whole batch: then not all of one shape can step together, and each such part
+    goes by itself.
     """
     waiting, lost = [f for f in stack if not f.through], []
     while waiting:
@@ -94,7 +111,8 @@ def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError
         furthest = max(f.trainer.steps_done for f in alike)
         behind = [f for f in alike if f.trainer.steps_done < furthest]
         if behind or len(alike) == 1:
-            # A kill while a round's checkpoints were written leaves members behind: they catch up alone, and the others wait.
+            # A kill while a round's checkpoints were written leaves members behind: they catch up alone, and
+            # the others wait.
             lost += [found for f in behind or alike if (found := _alone(f))]
         else:
             lost += _stacked(alike)

@@ -1,8 +1,8 @@
 """What a fit worker does with a stream: every dictionary takes its steps on one window, then on the next.
 
-A dictionary's mean, scale and start come from the first window, which stays stored. A worker whose shares do not fit its memory together
-reads it again with each later one. A checkpoint says how many steps, and so which windows, are behind a dictionary; that is all a later
-run needs to know.
+A dictionary's mean, scale and start come from the first window, which stays stored. A worker whose shares do
+not fit its memory together reads it again with each later one. A checkpoint says how many steps, and so which
+windows, are behind a dictionary; that is all a later run needs to know.
 """
 
 import logging
@@ -42,7 +42,8 @@ class Window:
 
 
 def schedule(harvest_key: str, spool: str, tokens: Sequence[int], steps: int) -> tuple[Window, ...]:
-    """Deals `steps` to windows in proportion to their `tokens`: each row is seen equally often, inside its window."""
+    """Deals `steps` to windows in proportion to their `tokens`: each row is seen equally often, inside its
+    window."""
     total, passed, windows = sum(tokens), 0, []
     for index, count in enumerate(tokens):
         begins, ends = steps * passed // total, steps * (passed + count) // total
@@ -52,7 +53,8 @@ def schedule(harvest_key: str, spool: str, tokens: Sequence[int], steps: int) ->
 
 
 def steps_behind(storage: Storage, key: str, steps: int) -> int:
-    """Optimizer steps of `steps` that the dictionary `key` has behind it; all where it is finished, or cannot be fitted."""
+    """Optimizer steps of `steps` that the dictionary `key` has behind it; all where it is finished, or cannot
+    be fitted."""
     if storage.exists(f"{key}/{MANIFEST}") or storage.exists(f"{key}/{FAILED}"):
         return steps
     return checkpoint.steps_done(storage, key)
@@ -71,11 +73,14 @@ class WindowJob:
     """Windows of the whole stream."""
 
 
-def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers | None = None, memory: int | None = None) -> None:
-    """Fits every `world`-th group of the job to the windows of the run, each as soon as the stream's board says it is complete.
-    Dictionaries of one shape train stacked where that is faster.
+def fit_windows(
+    run: WindowJob, rank: int, world: int, device: str, peers: Peers | None = None, memory: int | None = None
+) -> None:
+    """Fits every `world`-th group of the job to the windows of the run, each as soon as the stream's board
+    says it is complete. Dictionaries of one shape train stacked where that is faster.
 
-    Ends early where the stream was stopped. A point whose rows cannot be fitted is written down and the others go on.
+    Ends early where the stream was stopped. A point whose rows cannot be fitted is written down and the
+    others go on.
 
     Args:
         memory: bytes that this worker may use; all of the machine's where it is not said.
@@ -100,7 +105,9 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
             resident.keep({(p.adapter, p.layer) for p in held})
             rows = cache(reading.rows)
 
-            def made(p: FitPoint, window: Window = window, rows: Callable[[str, int], WindowRows] = rows) -> WindowFitting:
+            def made(
+                p: FitPoint, window: Window = window, rows: Callable[[str, int], WindowRows] = rows
+            ) -> WindowFitting:
                 return WindowFitting(run, window, p, keys[p], rows(p.adapter, p.layer), device, peers)
 
             stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
@@ -108,9 +115,11 @@ def fit_windows(run: WindowJob, rank: int, world: int, device: str, peers: Peers
 
 
 def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:
-    """Whether all peers saw the window complete: one that went on alone would wait for the others in its first sum.
+    """Whether all peers saw the window complete: one that went on alone would wait for the others in its
+    first sum.
 
-    None of them goes on before all are here, either: it would read a checkpoint that the writing one has not replaced yet.
+    None of them goes on before all are here, either: it would read a checkpoint that the writing one has not
+    replaced yet.
     """
     if peers is None:
         return here
@@ -120,7 +129,8 @@ def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:
 
 
 class Resident:
-    """The rows that stay, by source and hookpoint: a worker whose whole share is held at once reads them once and not per window."""
+    """The rows that stay, by source and hookpoint: a worker whose whole share is held at once reads them once
+    and not per window."""
 
     def __init__(self, kept: ShardSet) -> None:
         self.shards, self.tokens = kept, Tokens.read(kept)
@@ -135,7 +145,10 @@ class Resident:
         with_evaluation, rows = self._rows.pop((adapter, layer), (False, None))
         if rows is None or (evaluated and not with_evaluation):
             del rows  # freed before it is read anew
-            with_evaluation, rows = evaluated, Rows.read(self.shards, self.tokens, adapter, layer, evaluated=evaluated)
+            with_evaluation, rows = (
+                evaluated,
+                Rows.read(self.shards, self.tokens, adapter, layer, evaluated=evaluated),
+            )
         self._rows[adapter, layer] = with_evaluation, rows
         return rows
 
@@ -185,7 +198,13 @@ class Reading:
         fit, kept = usable_rows(self.shards, self.tokens, first.source, layer, "fit")
         docs, dropped = self.tokens.fit_docs, int((~kept).sum())
         if dropped:
-            log.warning("%s layer %d: %d rows of window %d with NaN or infinity are left out", adapter, layer, dropped, self.window.index)
+            log.warning(
+                "%s layer %d: %d rows of window %d with NaN or infinity are left out",
+                adapter,
+                layer,
+                dropped,
+                self.window.index,
+            )
             fit, docs = fit[kept], docs[kept]
         # Featureless rows of a window are a draw of its own.
         source = f"{first.source}, window {self.window.index}"
@@ -211,7 +230,10 @@ class WindowFitting(Fitting):
         self.end = window.ends
         chosen = rows.own.training(point) if window.index else self.trainer.x
         if not len(chosen):
-            raise DictionaryError(f"window {window.index} has no training row of documents {point.documents}: raise storage.window_tokens")
+            raise DictionaryError(
+                f"window {window.index} has no training row of documents {point.documents}: raise"
+                " storage.window_tokens"
+            )
         assert window.begins <= self.trainer.steps_done <= window.ends, "windows are fitted in order"
         if window.index:
             self.trainer.take_window(chosen, window.begins, self._before["rows"])

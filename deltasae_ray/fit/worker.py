@@ -1,4 +1,5 @@
-"""What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own checkpoint."""
+"""What a fit worker does: one read per (source, layer), every dictionary of it, each resumed from its own
+checkpoint."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,24 +45,32 @@ def groups(points: Sequence[FitPoint]) -> list[list[FitPoint]]:
     return [list(group) for _, group in groupby(sorted(points), key=lambda p: (p.adapter, p.layer))]
 
 
-def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | None = None, memory: int | None = None) -> None:
-    """Fits every `world`-th group of the job, by itself or together with `peers`, of whom the first writes. Dictionaries of one shape train
-    stacked where that is faster.
+def fit_share(
+    job: FitJob, rank: int, world: int, device: str, peers: Peers | None = None, memory: int | None = None
+) -> None:
+    """Fits every `world`-th group of the job, by itself or together with `peers`, of whom the first writes.
+    Dictionaries of one shape train stacked where that is faster.
 
-    A point whose rows cannot be fitted is written down and the others go on: another attempt would end the same, while what
-    is wrong with a machine or a disk is raised, for Ray Train to try again.
+    A point whose rows cannot be fitted is written down and the others go on: another attempt would end the
+    same, while what is wrong with a machine or a disk is raised, for Ray Train to try again.
 
     Args:
         memory: bytes that this worker may use; all of the machine's where it is not said.
     """
     shards = open_harvest(job.storage, job.harvest_key)
     sources = {name: shards.source(name).digest for name in {p.adapter for p in job.points}}
-    keys = {p: p.key(job.harvest_key, sources, job.cfg) for group in groups(job.points)[rank::world] for p in group}
+    keys = {
+        p: p.key(job.harvest_key, sources, job.cfg)
+        for group in groups(job.points)[rank::world]
+        for p in group
+    }
     missing = [p for p in keys if not job.storage.exists(f"{keys[p]}/{MANIFEST}")]
     if not missing:
         return
     tokens = Tokens.read(shards)
-    size = stacks.sizes(missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), memory or machine_bytes(), device)
+    size = stacks.sizes(
+        missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), memory or machine_bytes(), device
+    )
     for held in stacks.held_together(groups(missing), size):
         rows = cache(partial(Rows.read, shards, tokens))
 
@@ -71,18 +80,23 @@ def fit_share(job: FitJob, rank: int, world: int, device: str, peers: Peers | No
         stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
 
 
-def note_failure(storage: Storage, keys: Mapping[FitPoint, str], peers: Peers | None, point: FitPoint, error: DeltaSaeError) -> None:
+def note_failure(
+    storage: Storage, keys: Mapping[FitPoint, str], peers: Peers | None, point: FitPoint, error: DeltaSaeError
+) -> None:
     """Writes down that a point's rows cannot be fitted; of peers, the first does."""
     if not (peers and peers.rank):
-        storage.write_json(f"{keys[point]}/{FAILED}", {"type": type(error).__name__, "message": f"{point}: {error}"})
+        storage.write_json(
+            f"{keys[point]}/{FAILED}", {"type": type(error).__name__, "message": f"{point}: {error}"}
+        )
 
 
 def fit_rounds(job: FitJob, device: str, memory: int | None = None) -> Iterator[tuple[int, float]]:
-    """Fits all points of the job in lock step, so that the whole job can be judged and stopped early; all of their rows are held.
+    """Fits all points of the job in lock step, so that the whole job can be judged and stopped early; all of
+    their rows are held.
 
     Yields:
-        (optimizer steps, FVU meaned over the points): of the training rows after each round of `checkpoint_every` steps, and last,
-        with all manifests written, of the rows that they are judged by.
+        (optimizer steps, FVU meaned over the points): of the training rows after each round of
+        `checkpoint_every` steps, and last, with all manifests written, of the rows that they are judged by.
 
     Raises:
         DictionaryError, PrecisionError: rows that cannot be fitted.
@@ -95,7 +109,9 @@ def fit_rounds(job: FitJob, device: str, memory: int | None = None) -> Iterator[
     tokens = Tokens.read(shards)
     rows = cache(partial(Rows.read, shards, tokens))
     missing = [p for p in keys if p not in done]
-    size = stacks.sizes(missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), memory or machine_bytes(), device)
+    size = stacks.sizes(
+        missing, job.cfg, shards.d_model, tokens.num_bytes(shards.d_model), memory or machine_bytes(), device
+    )
     together = [
         [Fitting(job, p, keys[p], rows(p.adapter, p.layer), device) for p in points]
         for points in stacks.of_one_recipe(missing, job.cfg, size)
@@ -113,9 +129,12 @@ def fit_rounds(job: FitJob, device: str, memory: int | None = None) -> Iterator[
 
 
 class Fitting:
-    """One dictionary in the making: from its last checkpoint on, and a new checkpoint every `checkpoint_every` steps."""
+    """One dictionary in the making: from its last checkpoint on, and a new checkpoint every
+    `checkpoint_every` steps."""
 
-    def __init__(self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None) -> None:
+    def __init__(
+        self, job: FitJob, point: FitPoint, key: str, rows: Rows, device: str, peers: Peers | None = None
+    ) -> None:
         chosen = rows.training(point)
         self.job, self.point, self.key, self.rows = job, point, key, rows
         self.check_size(len(chosen))
@@ -128,11 +147,18 @@ class Fitting:
         self.noted: dict[str, Any] = {} if state is None else state.get("note", {})
 
     def check_size(self, rows: int) -> None:
-        """Raises DictionaryError where there are fewer training rows than latents, or a search has none to judge by."""
+        """Raises DictionaryError where there are fewer training rows than latents, or a search has none to
+        judge by."""
         if self.point.documents == "search" and not len(self.rows.judging(self.point)):
-            raise DictionaryError("no document of the fit split is left to judge settings by: give more documents, or set fit.search=none")
+            raise DictionaryError(
+                "no document of the fit split is left to judge settings by: give more documents, or set"
+                " fit.search=none"
+            )
         if rows < self.point.d_sae:
-            raise DictionaryError(f"{rows} training rows for {self.point.d_sae} latents: raise corpus.fit_tokens or lower fit.d_sae")
+            raise DictionaryError(
+                f"{rows} training rows for {self.point.d_sae} latents: raise corpus.fit_tokens or lower"
+                " fit.d_sae"
+            )
 
     @property
     def through(self) -> bool:
@@ -156,7 +182,8 @@ class Fitting:
             checkpoint.write(self.job.storage, self.key, self.trainer.state_dict())
 
     def finish(self) -> HeldOut | None:
-        """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a peer that does not write."""
+        """Writes the folder, and last the manifest that makes it count; the held-out figures, or None from a
+        peer that does not write."""
         if not self.writes:
             return None
         with heartbeat.unit("writing of a dictionary"):
@@ -164,8 +191,14 @@ class Fitting:
 
     def _finish(self) -> HeldOut:
         point = self.point
-        told = {"hookpoint": str(Hookpoint(point.layer)), "adapter": point.adapter, "documents": point.documents}
-        dictionary = self.trainer.finish(**told, **({} if point.control == "none" else {"control": point.control}))
+        told = {
+            "hookpoint": str(Hookpoint(point.layer)),
+            "adapter": point.adapter,
+            "documents": point.documents,
+        }
+        dictionary = self.trainer.finish(
+            **told, **({} if point.control == "none" else {"control": point.control})
+        )
         held = held_out(dictionary, self.rows.judging(point), dictionary.mean)
         _write(self, dictionary, held)
         checkpoint.remove(self.job.storage, self.key)

@@ -1,4 +1,5 @@
-"""Before the first shard: the random adapter is made, and every adapter's deltas are held against their noise."""
+"""Before the first shard: the random adapter is made, and every adapter's deltas are held against their
+noise."""
 
 import json
 import math
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest, plain_config, read_config, read_tensors, weights_bytes
+from deltasae_ray.models.adapter_files import (
+    CONFIG,
+    WEIGHTS,
+    content_digest,
+    plain_config,
+    read_config,
+    read_tensors,
+    weights_bytes,
+)
 from deltasae_ray.models.adapters import AdapterRef, fetch
 from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.capture import Residuals, check_sites, deltas, unit_ids, unit_mask
@@ -39,14 +48,20 @@ def sample(units: Sequence[TokenBatch], num_contexts: int) -> TokenBatch:
     unit = min(units, key=lambda u: u.name)
     n = min(num_contexts, len(unit.doc_ids))
     return replace(
-        unit, input_ids=unit.input_ids[:n], mask=unit.mask[:n], marker=unit.marker[:n], doc_ids=unit.doc_ids[:n], starts=unit.starts[:n]
+        unit,
+        input_ids=unit.input_ids[:n],
+        mask=unit.mask[:n],
+        marker=unit.marker[:n],
+        doc_ids=unit.doc_ids[:n],
+        starts=unit.starts[:n],
     )
 
 
 def random_key(adapter: AdapterRef, seed: int, unit: TokenBatch, model_digest: str) -> str:
-    """Where the random adapter made from `adapter` lies. Its strength is matched on the model, but on all layers: those of the study do not
-    enter."""
-    return f"adapters/random-{digest({'of': adapter.digest, 'seed': seed, 'matched_on': unit.name, 'model': model_digest})}"
+    """Where the random adapter made from `adapter` lies. Its strength is matched on the model, but on all
+    layers: those of the study do not enter."""
+    made_of = {"of": adapter.digest, "seed": seed, "matched_on": unit.name, "model": model_digest}
+    return f"adapters/random-{digest(made_of)}"
 
 
 def stored_random(storage: Storage, adapter: AdapterRef, key: str) -> AdapterRef | None:
@@ -54,11 +69,16 @@ def stored_random(storage: Storage, adapter: AdapterRef, key: str) -> AdapterRef
     if not storage.exists(f"{key}/manifest.json"):
         return None
     facts = storage.read_json(f"{key}/manifest.json")
-    return AdapterRef(RANDOM, key, facts["digest"], rank=adapter.rank, alpha=adapter.alpha, kind="random", facts=facts)
+    return AdapterRef(
+        RANDOM, key, facts["digest"], rank=adapter.rank, alpha=adapter.alpha, kind="random", facts=facts
+    )
 
 
-def write_rotated(storage: Storage, adapter: AdapterRef, key: str, seed: int, factor: float = 1.0) -> AdapterRef:
-    """Writes the adapter with Haar-rotated singular vectors, times `factor`; it counts once its manifest is written."""
+def write_rotated(
+    storage: Storage, adapter: AdapterRef, key: str, seed: int, factor: float = 1.0
+) -> AdapterRef:
+    """Writes the adapter with Haar-rotated singular vectors, times `factor`; it counts once its manifest is
+    written."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(storage, [adapter], Path(scratch))[adapter.name]
         weights = scaled(haar_rotated(read_tensors(folder), seed), factor)
@@ -68,7 +88,8 @@ def write_rotated(storage: Storage, adapter: AdapterRef, key: str, seed: int, fa
 
 
 def _plain(folder: Path) -> bytes:
-    """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are rotated."""
+    """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are
+    rotated."""
     found = read_config(folder)
     plain = plain_config(found)
     if all(found.get(name) in (plain[name], None, []) for name in plain):
@@ -76,7 +97,9 @@ def _plain(folder: Path) -> bytes:
     return json.dumps(plain).encode()
 
 
-def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]) -> AdapterRef:
+def finish_random(
+    storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]
+) -> AdapterRef:
     """Writes the random adapter at the matched strength, then the manifest that makes it count."""
     write_rotated(storage, adapter, key, seed, facts["factor"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +112,8 @@ def finish_random(storage: Storage, adapter: AdapterRef, key: str, seed: int, fa
 
 @dataclass(frozen=True)
 class PrepareFactory:
-    """Makes the worker that finds the random adapter's strength and measures noise floors: one gang, and the model loaded once."""
+    """Makes the worker that finds the random adapter's strength and measures noise floors: one gang, and the
+    model loaded once."""
 
     storage: Storage
     model: ModelConfig
@@ -98,7 +122,8 @@ class PrepareFactory:
     hookpoints: tuple[Hookpoint, ...]
     precision: Literal["fp32", "mixed"] = "fp32"
     match: tuple[AdapterRef, AdapterRef] | None = None
-    """A trained adapter, and its rotation that is to move the model as far; its noise is measured too, at the strength found."""
+    """A trained adapter, and its rotation that is to move the model as far; its noise is measured too, at the
+    strength found."""
     model_digest: str | None = None
     """Of the driver's model: a node with another one refuses. None checks nothing."""
 
@@ -107,15 +132,24 @@ class PrepareFactory:
 
 
 class PrepareWorker:
-    """Callable of (unit, todo) → as JSON: under "match" the random adapter's factor and the ratio of mean delta norms it reaches (geometric
-    mean over all blocks); under "noise" adapter → hookpoint → NoiseFloor; under "injected" the share of energy likewise."""
+    """Callable of (unit, todo) → as JSON: under "match" the random adapter's factor and the ratio of mean
+    delta norms it reaches (geometric mean over all blocks); under "noise" adapter → hookpoint → NoiseFloor;
+    under "injected" the share of energy likewise.
+    """
 
     def __init__(self, job: PrepareFactory, context: RankContext) -> None:
         self._job, self._device = job, context.device
         held = {ref.name: ref for ref in (*job.adapters, *(job.match or ()))}
-        deepest = job.hookpoints[-1].layer if job.match is None else None  # strength is a matter of every block
+        deepest = (
+            job.hookpoints[-1].layer if job.match is None else None
+        )  # strength is a matter of every block
         self._model = load_with_adapters(
-            job.storage, job.model, tuple(held.values()), context.device, deepest=deepest, digest=job.model_digest
+            job.storage,
+            job.model,
+            tuple(held.values()),
+            context.device,
+            deepest=deepest,
+            digest=job.model_digest,
         )
         check_stream(self._model)
         check_sites(self._model, job.hookpoints)
@@ -127,10 +161,15 @@ class PrepareWorker:
         if self._job.match is not None:
             matched = self._match(ids, mask, self._job.match[0].name)
             names.append(RANDOM)
-        floors = noise_floor(lambda x: self._harvested(x, names), lambda x: self._higher(x, names), ids, mask, names)
+        floors = noise_floor(
+            lambda x: self._harvested(x, names), lambda x: self._higher(x, names), ids, mask, names
+        )
         return {
             "match": matched,
-            "noise": {name: {str(h): floor.to_dict() for h, floor in by_hook.items()} for name, by_hook in floors.items()},
+            "noise": {
+                name: {str(h): floor.to_dict() for h, floor in by_hook.items()}
+                for name, by_hook in floors.items()
+            },
             "injected": {name: self._injected(ids, mask, name) for name in names},
         }
 
@@ -154,13 +193,20 @@ class PrepareWorker:
 
         target = norm(trained)
         if not math.isfinite(target):
-            raise AdapterError(f"adapter {trained} changes nothing: every delta is exactly 0, and no random adapter can match it")
+            raise AdapterError(
+                f"adapter {trained} changes nothing: every delta is exactly 0, and no random adapter can"
+                " match it"
+            )
         factor = match_norm(measure, target)
         return {"factor": factor, "norm_ratio": measure(factor) / target}
 
     def _harvested(self, ids: Tensor, names: list[str]) -> dict[str, Residuals]:
         job, together = self._job, self._job.model.sharding != "none"
-        return dict(harvested_deltas(self._model, ids, job.hookpoints, names, together=together, bf16=job.precision == "mixed"))
+        return dict(
+            harvested_deltas(
+                self._model, ids, job.hookpoints, names, together=together, bf16=job.precision == "mixed"
+            )
+        )
 
     def _higher(self, ids: Tensor, names: list[str]) -> dict[str, Residuals]:
         """fp64 for fp32; fp32 for bf16 products."""
@@ -175,13 +221,17 @@ class PrepareWorker:
         parts = split_deltas(self._model, ids, streams, adapter)
         shares = {}
         for h in streams:
-            injected, whole = parts.injected[h][mask].double(), (parts.injected[h] + parts.propagated[h])[mask].double()
+            injected, whole = (
+                parts.injected[h][mask].double(),
+                (parts.injected[h] + parts.propagated[h])[mask].double(),
+            )
             if float(energy := whole.square().sum()):
                 shares[str(h)] = float(injected.square().sum() / energy)
         return shares
 
 
 def _scaling(module: nn.Module) -> dict[str, float]:
-    """PEFT's name of an adapter → s of a LoRA layer; empty for other modules (attention keeps a number under the same name)."""
+    """PEFT's name of an adapter → s of a LoRA layer; empty for other modules (attention keeps a number under
+    the same name)."""
     found = getattr(module, "scaling", None)
     return found if isinstance(found, dict) else {}

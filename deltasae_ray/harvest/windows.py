@@ -1,4 +1,5 @@
-"""The windows of a stream, harvested one after the other by one run of gangs: their models are loaded once."""
+"""The windows of a stream, harvested one after the other by one run of gangs: their models are loaded
+once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest, is_committed
-from deltasae_ray.shards.records import Unit, read_record, read_sources, write_harvest, write_source, write_units
+from deltasae_ray.shards.records import (
+    Unit,
+    read_record,
+    read_sources,
+    write_harvest,
+    write_source,
+    write_units,
+)
 from deltasae_ray.shards.spool import wait_until_open, window_key
 from deltasae_ray.storage import Storage
 
@@ -34,13 +42,15 @@ def harvest_windows(
     spool: str,
     windows: Mapping[int, Corpus],
 ) -> Iterator[int]:
-    """Writes what is missing of `windows` below `spool`, in their order, and yields each one as soon as it is complete.
+    """Writes what is missing of `windows` below `spool`, in their order, and yields each one as soon as it is
+    complete.
 
-    A window is begun only when the stream's board has opened it. Adapters, noise floor and random adapter are those of `kept`.
+    A window is begun only when the stream's board has opened it. Adapters, noise floor and random adapter are
+    those of `kept`.
 
     Raises:
-        DeltaSaeError: what a worker raised on purpose; ResourceError where the stream was stopped meanwhile; StorageError where gangs
-            have told of units that are not here.
+        DeltaSaeError: what a worker raised on purpose; ResourceError where the stream was stopped meanwhile;
+            StorageError where gangs have told of units that are not here.
     """
     if not windows:
         return
@@ -53,7 +63,9 @@ def harvest_windows(
     yield from _complete(storage, kept, spool, windows, left)
     digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
     plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision, digest)
-    tokens = sum(u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index])
+    tokens = sum(
+        u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index]
+    )
     with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
         work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
         for _, done in run_units(work, factory, gangs, part=_window, parts=max(1, len(left))):
@@ -66,12 +78,17 @@ def _window(todo: dict[str, Any]) -> int:
     return todo["window"]
 
 
-def _complete(storage: Storage, kept: Harvest, spool: str, windows: Mapping[int, Corpus], left: dict[int, int]) -> Iterator[int]:
-    """Takes the leading windows that lack nothing out of `left`, and makes each a harvest that can be opened."""
+def _complete(
+    storage: Storage, kept: Harvest, spool: str, windows: Mapping[int, Corpus], left: dict[int, int]
+) -> Iterator[int]:
+    """Takes the leading windows that lack nothing out of `left`, and makes each a harvest that can be
+    opened."""
     while left and not left[first := next(iter(left))]:
         del left[first]
         key, corpus = window_key(spool, first), windows[first]
-        write_harvest(storage, key, {**read_record(storage, f"{kept.key}/harvest.json"), "corpus": corpus.key})
+        write_harvest(
+            storage, key, {**read_record(storage, f"{kept.key}/harvest.json"), "corpus": corpus.key}
+        )
         write_units(storage, key, map(Unit.of, corpus.units))
         wanted = dict.fromkeys([BASE, *(a.digest for a in kept.adapters)], kept.hookpoints)
         for source in read_sources(storage, kept.key):
@@ -97,7 +114,13 @@ class WindowsLeft:
         for index, corpus in self.windows.items():
             for unit in corpus.units:
                 if todo := self.missing[index].get(unit.name):
-                    yield unit, {"window": index, "missing": {source: _names(hooks) for source, hooks in todo.items()}}
+                    yield (
+                        unit,
+                        {
+                            "window": index,
+                            "missing": {source: _names(hooks) for source, hooks in todo.items()},
+                        },
+                    )
 
 
 def _names(hookpoints: Sequence[Hookpoint]) -> list[str]:
@@ -105,7 +128,8 @@ def _names(hookpoints: Sequence[Hookpoint]) -> list[str]:
 
 
 class WindowWorker:
-    """Callable of (unit, todo): a HarvestWorker that waits until the unit's window is open, so that disk stays bounded."""
+    """Callable of (unit, todo): a HarvestWorker that waits until the unit's window is open, so that disk
+    stays bounded."""
 
     def __init__(self, plan: HarvestPlan, spool: str, context: RankContext) -> None:
         self._storage, self._spool = plan.storage, spool
@@ -114,7 +138,10 @@ class WindowWorker:
     def __call__(self, unit: TokenBatch, todo: dict[str, Any], *, keep: bool) -> dict[str, int]:
         """Writes and commits the unit's shards; its window and its tokens."""
         if not wait_until_open(self._storage, self._spool, todo["window"]):
-            raise ResourceError(f"window {todo['window'] + 1} of the stream was not harvested: the fit has ended, or its driver is gone")
+            raise ResourceError(
+                f"window {todo['window'] + 1} of the stream was not harvested: the fit has ended, or its"
+                " driver is gone"
+            )
         tokens = self._worker.write(unit, todo["missing"], window_key(self._spool, todo["window"]), keep=keep)
         return {"window": todo["window"], "tokens": tokens}
 
@@ -128,7 +155,9 @@ class WindowFactory:
 
     def done(self, unit: TokenBatch, todo: dict[str, Any]) -> dict[str, int] | None:
         """The unit's window and tokens, if its shards count already."""
-        if not is_committed(self.plan.storage, window_key(self.spool, todo["window"]), unit.name, todo["missing"]):
+        if not is_committed(
+            self.plan.storage, window_key(self.spool, todo["window"]), unit.name, todo["missing"]
+        ):
             return None
         return {"window": todo["window"], "tokens": unit.num_tokens}
 

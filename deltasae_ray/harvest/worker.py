@@ -26,7 +26,8 @@ class HarvestPlan:
     key: str
     model: ModelConfig
     adapters: tuple[AdapterRef, ...]
-    """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives stay in step."""
+    """Adapters with work left in this run. Every rank runs all of them on every unit, so that collectives
+    stay in step."""
     hookpoints: tuple[Hookpoint, ...]
     """Of the residual stream: those of every source."""
     precision: Literal["fp32", "mixed"] = "fp32"
@@ -42,13 +43,19 @@ class HarvestPlan:
 
 
 class HarvestWorker:
-    """Callable of (unit, todo): todo maps a source's digest to the hookpoints that are missing for this unit."""
+    """Callable of (unit, todo): todo maps a source's digest to the hookpoints that are missing for this
+    unit."""
 
     def __init__(self, plan: HarvestPlan, context: RankContext) -> None:
         self._plan = plan
         self._device = context.device
         self._model = load_with_adapters(
-            plan.storage, plan.model, plan.adapters, context.device, deepest=plan.deepest, digest=plan.model_digest
+            plan.storage,
+            plan.model,
+            plan.adapters,
+            context.device,
+            deepest=plan.deepest,
+            digest=plan.model_digest,
         )
         self._digests = {BASE: BASE} | {ref.name: ref.digest for ref in plan.adapters}
 
@@ -62,7 +69,8 @@ class HarvestWorker:
         written = []
         with reading_coordinates(self._model, self._plan.lora) as coordinates:
             sources = harvested_deltas(
-                self._model, unit_ids(unit, self._device), self._plan.hookpoints, [a.name for a in self._plan.adapters],
+                self._model, unit_ids(unit, self._device), self._plan.hookpoints,
+                [a.name for a in self._plan.adapters],
                 # sharded parameters are gathered for every pass: one pass shares the gathers
                 together=self._plan.model.sharding != "none", bf16=self._plan.precision == "mixed",
             )  # fmt: skip
@@ -70,7 +78,9 @@ class HarvestWorker:
                 missing = todo.get(self._digests[name], [])
                 if keep and missing:
                     wanted = taken | {h: coordinates[name, h] for h in self._plan.lora.get(name, ())}
-                    vectors = {h: wanted[h].float().cpu()[mask].numpy() for h in map(Hookpoint.parse, missing)}
+                    vectors = {
+                        h: wanted[h].float().cpu()[mask].numpy() for h in map(Hookpoint.parse, missing)
+                    }
                     written.append(write_shard(self._plan.storage, key, self._digests[name], unit, vectors))
         if written:
             commit_unit(self._plan.storage, key, written)

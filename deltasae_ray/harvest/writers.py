@@ -1,4 +1,5 @@
-"""What low-rank coordinates are coordinates of: B of every module that an adapter adapts, kept beside its shards."""
+"""What low-rank coordinates are coordinates of: B of every module that an adapter adapts, kept beside its
+shards."""
 
 import hashlib
 import tempfile
@@ -16,7 +17,8 @@ from deltasae_ray.storage import Storage
 
 
 def keep_writers(storage: Storage, key: str, adapter: AdapterRef, model: nn.Module) -> tuple[Hookpoint, ...]:
-    """Writes B of all modules of an adapter whose source is on record, where it is not written yet; their hookpoints, ascending.
+    """Writes B of all modules of an adapter whose source is on record, where it is not written yet; their
+    hookpoints, ascending.
 
     Args:
         model: the base, without weights.
@@ -26,7 +28,10 @@ def keep_writers(storage: Storage, key: str, adapter: AdapterRef, model: nn.Modu
     if not writers:
         return ()
     data = save({str(h): writer for h, writer in writers.items()})
-    told = {"sha256": hashlib.sha256(data).hexdigest(), "ranks": {str(h): writer.shape[1] for h, writer in writers.items()}}
+    told = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "ranks": {str(h): writer.shape[1] for h, writer in writers.items()},
+    }
     source = next(s for s in read_sources(storage, key) if s.digest == adapter.digest)
     if source.facts.get("lora") != told or not storage.exists(writers_file(key, adapter.digest)):
         storage.write_bytes(writers_file(key, adapter.digest), data)

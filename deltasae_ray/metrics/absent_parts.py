@@ -9,14 +9,20 @@ UNKNOWN = "not measured here"
 
 
 def lacking(name: str, m: Measure) -> str:
-    """Which of null, ceiling, kappa and p a defined figure lacks, each with why: `ceiling: it takes a second seed of …; kappa: …`.
+    """Which of null, ceiling, kappa and p a defined figure lacks, each with why: `ceiling: it takes a second
+    seed of …; kappa: …`.
 
     An undefined figure lacks nothing but its value, whose reason it has.
     """
     if m.value is None:
         return ""
     entry = metric(name)
-    found = {"null": (m.null, _null), "ceiling": (m.ceiling, _ceiling), "kappa": (m.kappa, _kappa), "p": (m.p, _p)}
+    found = {
+        "null": (m.null, _null),
+        "ceiling": (m.ceiling, _ceiling),
+        "kappa": (m.kappa, _kappa),
+        "p": (m.p, _p),
+    }
     return "; ".join(f"{part}: {why(entry, m)}" for part, (value, why) in found.items() if value is None)
 
 

@@ -1,4 +1,5 @@
-"""What all dictionaries of one adapter and layer share, whatever they are held against: moments, null draws, coded tokens."""
+"""What all dictionaries of one adapter and layer share, whatever they are held against: moments, null draws,
+coded tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from deltasae_ray.metrics.statistics import bootstrap_counts, document_codes
 GROUPS = 10
 """Groups of documents that a jackknife deletes in turn."""
 _RECENT = 4
-"""Dictionaries, or sizes of them, whose part is kept: a leaf's second seed is the next leaf's own, and its nulls are those of its size."""
+"""Dictionaries, or sizes of them, whose part is kept: a leaf's second seed is the next leaf's own, and its
+nulls are those of its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,14 @@ class AdapterLayer:
 
     @cached_property
     def _fit_groups(self) -> tuple[Int[np.ndarray, " token"], int]:
-        """Training rows by groups of documents, dealt at random: what the jackknife deletes. And the number of groups."""
+        """Training rows by groups of documents, dealt at random: what the jackknife deletes. And the number
+        of groups."""
         codes, num_docs = self.fit_documents
         groups = min(GROUPS, num_docs)
-        return np.random.default_rng([self.settings.seed, 2]).permutation(np.arange(num_docs) % groups)[codes], groups
+        return (
+            np.random.default_rng([self.settings.seed, 2]).permutation(np.arange(num_docs) % groups)[codes],
+            groups,
+        )
 
     @cached_property
     def delta_groups(self) -> list[Moments]:
@@ -75,7 +81,9 @@ class AdapterLayer:
     @cached_property
     def counts(self) -> Float[np.ndarray, "draw doc"]:
         """Bootstrap resamples of all evaluation documents."""
-        return bootstrap_counts(self.documents[1], self.settings.bootstrap, np.random.default_rng([self.settings.seed, 1]))
+        return bootstrap_counts(
+            self.documents[1], self.settings.bootstrap, np.random.default_rng([self.settings.seed, 1])
+        )
 
     @cached_property
     def coded_rows(self) -> Int[np.ndarray, " token"]:
@@ -107,7 +115,9 @@ class AdapterLayer:
     def firings(self) -> Callable[[DictionaryLike], Firings]:
         """Of a dictionary of deltas on the deltas of those rows."""
         rows = self.rows
-        return lru_cache(_RECENT)(lambda dictionary: Firings.of(dictionary, rows.delta_fit, rows.delta_eval, self.firing_rows))
+        return lru_cache(_RECENT)(
+            lambda dictionary: Firings.of(dictionary, rows.delta_fit, rows.delta_eval, self.firing_rows)
+        )
 
     @cached_property
     def coder(self) -> Coder:
@@ -155,12 +165,16 @@ class AdapterLayer:
 
     def code(self, atoms: Float[Tensor, "latent d_model"], *, trimmed: bool) -> Coding:
         """The coded rows by these atoms, with or without the three largest coordinates."""
-        return self.trimmed_coder.code(atoms[:, self.other_coordinates]) if trimmed else self.coder.code(atoms)
+        return (
+            self.trimmed_coder.code(atoms[:, self.other_coordinates]) if trimmed else self.coder.code(atoms)
+        )
 
     @cached_property
     def coding(self) -> Callable[[DictionaryLike, bool], Coding]:
         """The coded rows by the living latents of a dictionary, and whether they are trimmed."""
-        return lru_cache(2 * _RECENT)(lambda dictionary, trimmed: self.code(living_rows(dictionary), trimmed=trimmed))
+        return lru_cache(2 * _RECENT)(
+            lambda dictionary, trimmed: self.code(living_rows(dictionary), trimmed=trimmed)
+        )
 
     @cached_property
     def baselines(self) -> Callable[[int, bool], Baselines]:
@@ -171,7 +185,9 @@ class AdapterLayer:
     @cached_property
     def spectrum_of(self) -> Callable[[DictionaryLike], Spectrum]:
         """Of a dictionary's living rows, weighted by their energies on its own data."""
-        return lru_cache(_RECENT)(lambda dictionary: decoder_spectrum(living_rows(dictionary), living_energy(dictionary)))
+        return lru_cache(_RECENT)(
+            lambda dictionary: decoder_spectrum(living_rows(dictionary), living_energy(dictionary))
+        )
 
     @cached_property
     def drawn(self) -> Callable[[int], list[Float[Tensor, "row d_model"]]]:
@@ -180,7 +196,9 @@ class AdapterLayer:
 
     def _drawn(self, num_rows: int) -> list[Float[Tensor, "row d_model"]]:
         generator = torch.Generator().manual_seed(self.settings.seed)
-        return [matched_rows(self.delta.spectrum, num_rows, generator) for _ in range(self.settings.null_draws)]
+        return [
+            matched_rows(self.delta.spectrum, num_rows, generator) for _ in range(self.settings.null_draws)
+        ]
 
     @cached_property
     def carried(self) -> Callable[[int], Float[np.ndarray, "draw row"]]:
@@ -189,11 +207,17 @@ class AdapterLayer:
 
     def _carried(self, num_rows: int) -> Float[np.ndarray, "draw row"]:
         coder, k = self.coder, min(self.coder.k, num_rows)
-        return np.stack([use_of(coder.chooser.x, coder.outside_mean(a), k).double().cpu().numpy() for a in self.drawn(num_rows)])
+        return np.stack(
+            [
+                use_of(coder.chooser.x, coder.outside_mean(a), k).double().cpu().numpy()
+                for a in self.drawn(num_rows)
+            ]
+        )
 
     @cached_property
     def mean_vector(self) -> Callable[[bool, Average], MeanVector]:
-        """The mean change, whether without the three largest coordinates, and of changes as they are or of their directions."""
+        """The mean change, whether without the three largest coordinates, and of changes as they are or of
+        their directions."""
         return lru_cache(len(VARIANTS))(self._mean_vector)
 
     def _mean_vector(self, trimmed: bool, average: Average) -> MeanVector:
@@ -201,7 +225,11 @@ class AdapterLayer:
         rows = torch.from_numpy(np.asarray(self.rows.delta_eval))[:, columns]
         base = (self.trimmed_base if trimmed else self.base).spectrum
         return MeanVector.of(
-            unit_rows(rows) if average == "token" else rows, self.documents[0], base, self.counts, seed=self.settings.seed
+            unit_rows(rows) if average == "token" else rows,
+            self.documents[0],
+            base,
+            self.counts,
+            seed=self.settings.seed,
         )
 
     def _coder(self, columns: Tensor, moments: Moments) -> Coder:
@@ -213,5 +241,13 @@ class AdapterLayer:
         training = matrix(fit[spread(len(fit), s.code_tokens)], "training deltas")[:, columns]
         docs = self.documents[0][self.coded_rows]
         return make_coder(
-            rows, training, docs, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed
+            rows,
+            training,
+            docs,
+            moments,
+            k=s.k,
+            draws=s.null_draws,
+            bootstrap=s.bootstrap,
+            max_tokens=s.code_tokens,
+            seed=s.seed,
         )

@@ -20,11 +20,16 @@ def matrix(x: Matrix, name: str, dtype: torch.dtype | None = torch.float32) -> F
     """
     t = x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     if t.ndim != 2 or 0 in t.shape:
-        raise GeometryError(f"{name} has shape {tuple(t.shape)}: a matrix with at least one row and one column is needed")
+        raise GeometryError(
+            f"{name} has shape {tuple(t.shape)}: a matrix with at least one row and one column is needed"
+        )
     t = t.to(dtype or (t.dtype if t.is_floating_point() else torch.float32))
-    # one NaN or infinity makes the sum one, at a fifth of the time; a sum that overflowed is looked at number by number
+    # one NaN or infinity makes the sum one, at a fifth of the time; a sum that overflowed is looked at number
+    # by number
     if not bool(torch.isfinite(t.sum())) and (bad := int((~torch.isfinite(t)).any(1).sum())):
-        raise PrecisionError(f"{name} holds NaN or infinity in {bad} of {len(t)} rows: drop them or harvest again")
+        raise PrecisionError(
+            f"{name} holds NaN or infinity in {bad} of {len(t)} rows: drop them or harvest again"
+        )
     return t
 
 
@@ -37,7 +42,9 @@ def vector(x: np.ndarray | Tensor, name: str, length: int) -> Float[Tensor, " ro
     """
     t = (x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))).to(torch.float64).cpu()
     if t.shape != (length,):
-        raise GeometryError(f"{name} has shape {tuple(t.shape)}, not ({length},): one entry per row is needed")
+        raise GeometryError(
+            f"{name} has shape {tuple(t.shape)}, not ({length},): one entry per row is needed"
+        )
     if not bool(torch.isfinite(t).all()):
         raise PrecisionError(f"{name} holds NaN or infinity")
     return t

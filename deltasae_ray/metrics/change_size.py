@@ -1,5 +1,5 @@
-"""How large a change is and how many directions it fills. Descriptive: the nulls say what base activations are like."""
-
+"""How large a change is and how many directions it fills. Descriptive: the nulls say what base activations
+are like."""
 
 import numpy as np
 import torch
@@ -28,19 +28,25 @@ def size_of_change(layer: AdapterLayer) -> dict[str, Measure]:
         "delta_relative_energy": ratio.measure(layer.counts, null=0.0, why="the base activations are zero"),
     }
     if layer.rows.silent:
-        return measures | {name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs) for name in _UNDEFINED}
+        return measures | {
+            name: undefined("the deltas are zero: the adapter changes nothing here", n=num_docs)
+            for name in _UNDEFINED
+        }
     measures["delta_participation_ratio"] = participation_ratio(layer)
     measures["mean_direction_share"] = _along_mean(layer, deltas)
     return measures
 
 
 def participation_ratio(layer: AdapterLayer) -> Measure:
-    """Directions that share the energy of the training deltas, (Σλ)²/Σλ²; null: those of the base activations.
+    """Directions that share the energy of the training deltas, (Σλ)²/Σλ²; null: those of the base
+    activations.
 
     The interval is by a jackknife over tenths of the training documents.
     """
     spectrum, num_docs = layer.delta.spectrum, layer.fit_documents[1]
-    measure = Measure(spectrum.participation_ratio, null=layer.base.spectrum.participation_ratio, n=layer.delta.n)
+    measure = Measure(
+        spectrum.participation_ratio, null=layer.base.spectrum.participation_ratio, n=layer.delta.n
+    )
     if num_docs < MIN_DOCUMENTS:
         return measure.because("ci", TOO_FEW_TRAINING_DOCUMENTS.format(n=num_docs))
     if not bool(spectrum.values[0] > 0):
@@ -56,9 +62,12 @@ def _directions(covariance: Float[Tensor, "d_model d_model"]) -> float:
 
 
 def _along_mean(layer: AdapterLayer, deltas: Float[Tensor, "token d_model"]) -> Measure:
-    """Share of the variation of the deltas that lies along their mean: it is set aside when they are coded."""
+    """Share of the variation of the deltas that lies along their mean: it is set aside when they are
+    coded."""
     document, num_docs = layer.documents
     centred = [block.double() - layer.delta.mean for block in deltas.split(2048)]
     left = np.concatenate([row_energy(outside(block, layer.delta.mean)) for block in centred])
     total = np.concatenate([row_energy(block) for block in centred])
-    return Ratio.share(total - left, total, document, num_docs).measure(layer.counts, null=1 / deltas.shape[1])
+    return Ratio.share(total - left, total, document, num_docs).measure(
+        layer.counts, null=1 / deltas.shape[1]
+    )

@@ -1,4 +1,5 @@
-"""What all dictionaries of one adapter and layer share that are held against one reference: its own codings, firings and spectra."""
+"""What all dictionaries of one adapter and layer share that are held against one reference: its own codings,
+firings and spectra."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +53,11 @@ class Context:
 
     @cached_property
     def drawn_matches(self) -> Callable[[int], list[Matches]]:
-        """How covariance-matched dictionaries of that size match the reference: the primary null of matching."""
-        return lru_cache(4)(lambda num_rows: [match(drawn, self.reference_rows) for drawn in self.layer.drawn(num_rows)])
+        """How covariance-matched dictionaries of that size match the reference: the primary null of
+        matching."""
+        return lru_cache(4)(
+            lambda num_rows: [match(drawn, self.reference_rows) for drawn in self.layer.drawn(num_rows)]
+        )
 
     @cached_property
     def reference_coding(self) -> Coding:
@@ -65,15 +69,22 @@ class Context:
 
     @cached_property
     def control_coding(self) -> Coding | None:
-        return None if self.base_control is None else self.layer.code(living_rows(self.base_control), trimmed=False)
+        return (
+            None
+            if self.base_control is None
+            else self.layer.code(living_rows(self.base_control), trimmed=False)
+        )
 
     @cached_property
     def trimmed_control_coding(self) -> Coding | None:
-        return None if self.base_control is None else self.layer.code(living_rows(self.base_control), trimmed=True)
+        return (
+            None
+            if self.base_control is None
+            else self.layer.code(living_rows(self.base_control), trimmed=True)
+        )
 
     @cached_property
     def random_reference_coding(self) -> Coding | None:
         """Of the random adapter's deltas by the reference."""
         coder = self.layer.random_coder
         return None if coder is None else coder.code(self.reference_rows)
-

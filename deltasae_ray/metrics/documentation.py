@@ -1,4 +1,5 @@
-"""docs/metrics.md, written from the catalogue: `python -m deltasae_ray.metrics.documentation docs/metrics.md`."""
+"""docs/metrics.md, written from the catalogue: `python -m deltasae_ray.metrics.documentation
+docs/metrics.md`."""
 
 import sys
 from collections.abc import Sequence
@@ -39,14 +40,24 @@ subspaces of decoders see no tokens."""
 
 def metrics_page() -> str:
     """The whole page, in Markdown."""
-    parts = [_HEAD, _NAMES, *(f"- `…{ending}`: {note}." for ending, note in VARIANTS.items()), "", _VARIED, ""]
+    parts = [
+        _HEAD,
+        _NAMES,
+        *(f"- `…{ending}`: {note}." for ending, note in VARIANTS.items()),
+        "",
+        _VARIED,
+        "",
+    ]
     for title, metrics in SECTIONS.items():
         parts += [f"## {title}", "", _table(metrics), ""]
     return "\n".join(parts)
 
 
 def _table(metrics: Sequence[Metric]) -> str:
-    rows = ["| metric | what | formula | null | ceiling | κ | p, tail | unit | source |", "|---|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| metric | what | formula | null | ceiling | κ | p, tail | unit | source |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for m in metrics:
         null, ceiling = m.null or _none(m.no_null), m.ceiling or _none(m.no_ceiling)
         kappa = _none(m.no_kappa) if m.no_kappa else "yes" if m.null and m.ceiling else "–"

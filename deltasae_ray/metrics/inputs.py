@@ -1,4 +1,5 @@
-"""What a comparison is made of: rows of one adapter and layer, dictionaries, and how much is drawn and coded."""
+"""What a comparison is made of: rows of one adapter and layer, dictionaries, and how much is drawn and
+coded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from deltasae_ray.errors import GeometryError
 
 
 class DictionaryLike(Protocol):
-    """What is asked of a dictionary: a sparse autoencoder in raw units, with what its latents did on its own training tokens."""
+    """What is asked of a dictionary: a sparse autoencoder in raw units, with what its latents did on its own
+    training tokens."""
 
     @property
     def W_dec(self) -> Float[Tensor, "latent d_model"]: ...  # noqa: N802
@@ -48,7 +50,8 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class LayerRows:
-    """One adapter at one layer. Rows at position 0 are already dropped; base rows are those of the deltas, in the same order."""
+    """One adapter at one layer. Rows at position 0 are already dropped; base rows are those of the deltas, in
+    the same order."""
 
     delta_fit: Float[np.ndarray, "token d_model"]
     delta_eval: Float[np.ndarray, "eval_token d_model"]
@@ -58,23 +61,31 @@ class LayerRows:
     """Document of each training row."""
     eval_docs: Sequence | np.ndarray
     """Document of each evaluation row."""
-    random_deltas: tuple[Float[np.ndarray, "token d_model"], Float[np.ndarray, "eval_token d_model"]] | None = field(
-        default=None, kw_only=True
-    )
+    random_deltas: (
+        tuple[Float[np.ndarray, "token d_model"], Float[np.ndarray, "eval_token d_model"]] | None
+    ) = field(default=None, kw_only=True)
     """Training and evaluation deltas of a random adapter of the same strength, on the same tokens."""
 
     def __post_init__(self) -> None:
         if self.delta_fit.shape != self.base_fit.shape or self.delta_eval.shape != self.base_eval.shape:
             raise GeometryError(
-                f"deltas {self.delta_fit.shape} and {self.delta_eval.shape} against base rows {self.base_fit.shape} and "
-                f"{self.base_eval.shape}: same tokens, same rows is what makes a delta"
+                f"deltas {self.delta_fit.shape} and {self.delta_eval.shape} against base rows"
+                f" {self.base_fit.shape} and {self.base_eval.shape}: same tokens, same rows is what makes a"
+                " delta"
             )
         for mine, random in zip((self.delta_fit, self.delta_eval), self.random_deltas or (), strict=False):
             if mine.shape != random.shape:
-                raise GeometryError(f"a random adapter's deltas {random.shape} beside {mine.shape}: the same rows are needed")
-        for docs, rows, split in ((self.fit_docs, self.delta_fit, "training"), (self.eval_docs, self.delta_eval, "evaluation")):
+                raise GeometryError(
+                    f"a random adapter's deltas {random.shape} beside {mine.shape}: the same rows are needed"
+                )
+        for docs, rows, split in (
+            (self.fit_docs, self.delta_fit, "training"),
+            (self.eval_docs, self.delta_eval, "evaluation"),
+        ):
             if len(docs) != len(rows):
-                raise GeometryError(f"{len(docs)} document ids for {len(rows)} {split} rows: one per row is needed")
+                raise GeometryError(
+                    f"{len(docs)} document ids for {len(rows)} {split} rows: one per row is needed"
+                )
 
     @cached_property
     def silent(self) -> bool:
@@ -88,8 +99,8 @@ class LayerInputs(LayerRows):
 
     reference: DictionaryLike
     base_control: DictionaryLike | None = None
-    """A dictionary of base activations of other documents and another seed: what agreement between two base dictionaries looks like. By
-    the grid's recipe, which a reference that was given does not share."""
+    """A dictionary of base activations of other documents and another seed: what agreement between two base
+    dictionaries looks like. By the grid's recipe, which a reference that was given does not share."""
 
 
 def living_rows(dictionary: DictionaryLike) -> Float[Tensor, "latent d_model"]:

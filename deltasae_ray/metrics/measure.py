@@ -1,4 +1,5 @@
-"""What every figure of this product is: a value that never stands without its null and, where one exists, its ceiling."""
+"""What every figure of this product is: a value that never stands without its null and, where one exists, its
+ceiling."""
 
 import math
 from collections.abc import Iterable
@@ -6,15 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Part = Literal["value", "null", "ceiling", "ci", "p", "kappa", "kappa_ci", "note"]
-"""What a reason is about: a part of a measure that is missing, or `note`, what must be known of one that is there."""
+"""What a reason is about: a part of a measure that is missing, or `note`, what must be known of one that is
+there."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """One figure with everything it must be read against. Nothing in it is ever NaN or infinite.
 
-    `value is None` means undefined, and then a reason says why. A defined value may carry reasons too: why a part beside it (an interval,
-    a kappa) is missing, or which ceiling it was given.
+    `value is None` means undefined, and then a reason says why. A defined value may carry reasons too: why a
+    part beside it (an interval, a kappa) is missing, or which ceiling it was given.
     """
 
     value: float | None
@@ -22,7 +24,8 @@ class Measure:
     null: float | None = None
     """The same figure when there is nothing to find (the catalogue says how the null is made)."""
     ceiling: float | None = None
-    """The best that could be expected: the same figure between two dictionaries or halves that should agree."""
+    """The best that could be expected: the same figure between two dictionaries or halves that should
+    agree."""
     ci: tuple[float, float] | None = None
     """95 % interval of the value; None where it is undefined (under 30 evaluation documents)."""
     p: float | None = None
@@ -39,10 +42,14 @@ class Measure:
     def __post_init__(self) -> None:
         intervals = [pair for pair in (self.ci, self.kappa_ci) if pair is not None]
         ends = [x for pair in intervals for x in pair]
-        numbers = [x for x in (self.value, self.null, self.ceiling, *ends, self.p, self.kappa) if x is not None]
+        numbers = [
+            x for x in (self.value, self.null, self.ceiling, *ends, self.p, self.kappa) if x is not None
+        ]
         assert all(math.isfinite(x) for x in numbers), f"a measure must be finite or undefined: {self}"
         assert all(low <= high for low, high in intervals), f"an interval must ascend: {intervals}"
-        assert self.kappa_ci is None or self.kappa is not None, f"an interval of a kappa that is undefined: {self.kappa_ci}"
+        assert self.kappa_ci is None or self.kappa is not None, (
+            f"an interval of a kappa that is undefined: {self.kappa_ci}"
+        )
         assert self.p is None or 0 <= self.p <= 1, f"p must be in [0, 1]: {self.p}"
         assert self.value is not None or self.reasons, "an undefined measure must say why"
 

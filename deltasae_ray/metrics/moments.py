@@ -1,4 +1,5 @@
-"""First and second moments in fp64, mergeable: what covariances, spectra and covariance-matched nulls are made from."""
+"""First and second moments in fp64, mergeable: what covariances, spectra and covariance-matched nulls are
+made from."""
 
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -29,7 +30,9 @@ class Spectrum:
     @property
     def rank(self) -> int:
         """Directions that hold more than rounding."""
-        return int((self.values > self.values[0] * len(self.values) * torch.finfo(self.values.dtype).eps).sum())
+        return int(
+            (self.values > self.values[0] * len(self.values) * torch.finfo(self.values.dtype).eps).sum()
+        )
 
     @property
     def participation_ratio(self) -> float:
@@ -42,17 +45,25 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and scatter over rows, in fp64. Adding two is the same as having seen all rows at once (Chan et al. 1983)."""
+    """Mean and scatter over rows, in fp64. Adding two is the same as having seen all rows at once (Chan et
+    al. 1983)."""
 
     n: int
     mean: Float[Tensor, " d_model"]
     scatter: Float[Tensor, "d_model d_model"]
-    """Σ (x - mean)(x - mean)ᵀ: about the mean, since a massive activation's square would swallow the variance."""
+    """Σ (x - mean)(x - mean)ᵀ: about the mean, since a massive activation's square would swallow the
+    variance."""
 
     @classmethod
     def of(cls, x: Matrix, *, block_rows: int = 8192) -> "Moments":
         """Moments of the rows of `x`, in blocks, so that no fp64 copy of all rows is made."""
-        return reduce(add, (cls._of_block(block.to(torch.float64)) for block in matrix(x, "x", dtype=None).split(block_rows)))
+        return reduce(
+            add,
+            (
+                cls._of_block(block.to(torch.float64))
+                for block in matrix(x, "x", dtype=None).split(block_rows)
+            ),
+        )
 
     @classmethod
     def _of_block(cls, block: Float[Tensor, "row d_model"]) -> "Moments":
@@ -64,7 +75,11 @@ class Moments:
             raise GeometryError(f"moments of d_model {len(self.mean)} and {len(other.mean)} cannot be merged")
         n = self.n + other.n
         gap = other.mean - self.mean
-        return Moments(n, self.mean + gap * (other.n / n), self.scatter + other.scatter + torch.outer(gap, gap) * (self.n * other.n / n))
+        return Moments(
+            n,
+            self.mean + gap * (other.n / n),
+            self.scatter + other.scatter + torch.outer(gap, gap) * (self.n * other.n / n),
+        )
 
     def __sub__(self, other: "Moments") -> "Moments":
         """Moments of the rows that are in this but not in `other`, which must be a part of it, not all."""
@@ -116,9 +131,11 @@ def _gram(x: Float[Tensor, "row column"], parts: int = 4) -> Float[Tensor, "colu
     return gram
 
 
-def outside(rows: Float[Tensor, "row d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "row d_model"]:
-    """Rows less what they have along a direction of any length (zero: all of them stay). Where next to nothing is left, that is rounding,
-    and becomes zero.
+def outside(
+    rows: Float[Tensor, "row d_model"], direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, "row d_model"]:
+    """Rows less what they have along a direction of any length (zero: all of them stay). Where next to
+    nothing is left, that is rounding, and becomes zero.
     """
     along = unit_rows(direction[None]).to(rows)[0]
     left = rows - torch.outer(rows @ along, along)
@@ -132,14 +149,16 @@ def with_signs(vectors: Float[Tensor, "d_model k"]) -> Float[Tensor, "d_model k"
 
 
 def moments_by_group(x: Matrix, group: Int[np.ndarray, " row"], num_groups: int) -> list[Moments]:
-    """Moments of the rows of each group; their sum is that of all rows, and what is left without one is a subtraction away."""
+    """Moments of the rows of each group; their sum is that of all rows, and what is left without one is a
+    subtraction away."""
     return [Moments.of(x[group == g]) for g in range(num_groups)]
 
 
 def refined_subspace(
     covariance: Float[Tensor, "d_model d_model"], start: Float[Tensor, "d_model k"], steps: int = 4
 ) -> Float[Tensor, "d_model k"]:
-    """Leading eigenvectors of a covariance that is close to one whose leading eigenvectors are `start`, by subspace iteration."""
+    """Leading eigenvectors of a covariance that is close to one whose leading eigenvectors are `start`, by
+    subspace iteration."""
     basis = start
     for _ in range(steps):
         basis = torch.linalg.qr(covariance @ basis).Q
@@ -147,10 +166,10 @@ def refined_subspace(
     return basis @ inside.flip(1)
 
 
-def matched_rows(spectrum: Spectrum, num_rows: int, generator: torch.Generator) -> Float[Tensor, "row d_model"]:
+def matched_rows(
+    spectrum: Spectrum, num_rows: int, generator: torch.Generator
+) -> Float[Tensor, "row d_model"]:
     """Unit rows drawn from N(0, Σ): featureless atoms that share the second moments of the data (fp32)."""
     noise = torch.randn(num_rows, len(spectrum.values), generator=generator, dtype=torch.float32)
     rows = (noise * spectrum.values.sqrt().float()) @ spectrum.vectors.T.float()
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-
-

@@ -1,4 +1,5 @@
-"""Shares of energy, summed over documents, with their bootstrap intervals: every reconstruction figure is one of these."""
+"""Shares of energy, summed over documents, with their bootstrap intervals: every reconstruction figure is one
+of these."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,14 @@ from scipy import stats
 from torch import Tensor
 
 from deltasae_ray.metrics.measure import Measure, undefined
-from deltasae_ray.metrics.statistics import MIN_DOCUMENTS, TOO_FEW_DOCUMENTS, Tail, document_sums, draws_p, percentile_interval
+from deltasae_ray.metrics.statistics import (
+    MIN_DOCUMENTS,
+    TOO_FEW_DOCUMENTS,
+    Tail,
+    document_sums,
+    draws_p,
+    percentile_interval,
+)
 
 Sums = Float[np.ndarray, "doc column"]
 Counts = Float[np.ndarray, "draw doc"]
@@ -30,7 +38,9 @@ class Ratio:
     """Rows of summed columns to values; not finite where undefined."""
 
     @classmethod
-    def share(cls, left: np.ndarray, total: np.ndarray, document: Int[np.ndarray, " token"], num_docs: int) -> "Ratio":
+    def share(
+        cls, left: np.ndarray, total: np.ndarray, document: Int[np.ndarray, " token"], num_docs: int
+    ) -> "Ratio":
         """Σ left / Σ total from values per token."""
         return cls(document_sums(np.stack([left, total], 1), document, num_docs), _quotient)
 
@@ -43,7 +53,12 @@ class Ratio:
         return self.of(counts @ self.sums)
 
     def measure(
-        self, counts: Counts, *, null: float | None = None, ceiling: float | None = None, why: str = "no energy to take a share of"
+        self,
+        counts: Counts,
+        *,
+        null: float | None = None,
+        ceiling: float | None = None,
+        why: str = "no energy to take a share of",
     ) -> Measure:
         """The value with its interval over documents."""
         n = len(self.sums)
@@ -58,7 +73,8 @@ def _quotient(sums: Sums) -> np.ndarray:
 
 
 def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
-    """`measure` with the 95 % interval of its bootstrap draws, or with the reason why there is none; `measure.n` counts documents."""
+    """`measure` with the 95 % interval of its bootstrap draws, or with the reason why there is none;
+    `measure.n` counts documents."""
     if measure.n < MIN_DOCUMENTS:
         return measure.because("ci", TOO_FEW_DOCUMENTS.format(n=measure.n))
     interval = percentile_interval(draws)
@@ -70,7 +86,8 @@ def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measur
 
 
 def with_kappa_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
-    """`measure` with the interval of its kappa, if it has one, from draws of (value - null)/(ceiling - null) in which all three move."""
+    """`measure` with the interval of its kappa, if it has one, from draws of (value - null)/(ceiling - null)
+    in which all three move."""
     if measure.kappa is None or measure.n < MIN_DOCUMENTS:
         return measure
     interval = percentile_interval(draws)
@@ -79,8 +96,11 @@ def with_kappa_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> 
     return replace(measure, kappa_ci=interval)
 
 
-def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: Tail, ceiling: float | None = None) -> Measure:
-    """`observed` with its interval; the null is the mean of a handful of draws, and p a t test against them."""
+def against_draws(
+    observed: Ratio, null: list[Ratio], counts: Counts, *, tail: Tail, ceiling: float | None = None
+) -> Measure:
+    """`observed` with its interval; the null is the mean of a handful of draws, and p a t test against
+    them."""
     values = np.array([r.value for r in null])
     measure = observed.measure(counts, ceiling=ceiling)
     if measure.value is None or not np.isfinite(values).all():
@@ -91,14 +111,16 @@ def against_draws(observed: Ratio, null: list[Ratio], counts: Counts, *, tail: T
 
 
 def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: str = "") -> Measure:
-    """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no difference (bootstrap).
+    """Mean of `high` less `low`, paired over documents: positive where `low` leaves less. p is that of no
+    difference (bootstrap).
 
-    Several of `high` are draws of a null, and what others would have given enters as variance (`stretched`): into the interval that of
-    their mean, into p that of one more draw besides, since "no better than the null" means that `low` is such a draw itself.
+    Several of `high` are draws of a null, and what others would have given enters as variance (`stretched`):
+    into the interval that of their mean, into p that of one more draw besides, since "no better than the
+    null" means that `low` is such a draw itself.
 
     Args:
-        one_of_many: what the only `high` is, where it is one draw of a null (such as a training), whose variance nobody knows. There is
-            then no p, and the interval is over documents alone.
+        one_of_many: what the only `high` is, where it is one draw of a null (such as a training), whose
+            variance nobody knows. There is then no p, and the interval is over documents alone.
     """
     values = np.array([r.value for r in high])
     value, n = float(values.mean()) - low.value, len(low.sums)
@@ -115,8 +137,8 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
 def stretched(
     draws: Float[np.ndarray, " draw"], null: Float[np.ndarray, " null_draw"], *, and_one_more: bool = False
 ) -> Float[np.ndarray, " draw"]:
-    """Resamples of documents as wide as if the null were drawn anew each time: stretched about their mean by √(1 + t²s²/(R z² v)), with v
-    their variance over documents, s² that of R draws, t and z quantiles.
+    """Resamples of documents as wide as if the null were drawn anew each time: stretched about their mean by
+    √(1 + t²s²/(R z² v)), with v their variance over documents, s² that of R draws, t and z quantiles.
 
     Args:
         and_one_more: also by the variance of a single draw, which is what is held against their mean.
@@ -130,7 +152,8 @@ def stretched(
 
 
 def bootstrap_p(draws: Float[np.ndarray, " draw"], tail: Tail) -> float | None:
-    """p of "no difference from 0" from resamples of a difference; None where it is undefined in one of them."""
+    """p of "no difference from 0" from resamples of a difference; None where it is undefined in one of
+    them."""
     if not np.isfinite(draws).all():
         return None
     low, high = ((1 + int(beyond.sum())) / (len(draws) + 1) for beyond in (draws <= 0, draws >= 0))

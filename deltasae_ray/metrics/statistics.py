@@ -1,4 +1,5 @@
-"""Intervals, p-values and corrections. Documents are the unit of resampling: tokens of one document are not independent."""
+"""Intervals, p-values and corrections. Documents are the unit of resampling: tokens of one document are not
+independent."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -27,7 +28,8 @@ TOO_FEW_TRAINING_DOCUMENTS = f"interval undefined: {{n}} training documents, {MI
 
 
 def document_codes(doc_ids: Sequence | np.ndarray) -> tuple[Int[np.ndarray, " token"], int]:
-    """Every token's document as an integer from 0 up, in order of first appearance, and the number of documents."""
+    """Every token's document as an integer from 0 up, in order of first appearance, and the number of
+    documents."""
     seen: dict = {}
     if isinstance(doc_ids, np.ndarray) and doc_ids.dtype != object:
         _, first, place = np.unique(doc_ids, return_index=True, return_inverse=True)
@@ -36,13 +38,17 @@ def document_codes(doc_ids: Sequence | np.ndarray) -> tuple[Int[np.ndarray, " to
     return codes, len(seen)
 
 
-def document_sums(values: Float[np.ndarray, "token ..."], codes: Int[np.ndarray, " token"], num_docs: int) -> Float[np.ndarray, "doc ..."]:
+def document_sums(
+    values: Float[np.ndarray, "token ..."], codes: Int[np.ndarray, " token"], num_docs: int
+) -> Float[np.ndarray, "doc ..."]:
     """Sums of the tokens' values over each document, in fp64."""
     if values.ndim == 1:
         return np.bincount(codes, values, num_docs)
     if values.shape[1] <= _FEW_COLUMNS:
         return np.stack([np.bincount(codes, column, num_docs) for column in values.T], 1)
-    of_document = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(num_docs, len(codes)))
+    of_document = csr_array(
+        (np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(num_docs, len(codes))
+    )
     return of_document @ values.astype(np.float64, copy=False)
 
 
@@ -73,8 +79,11 @@ def jackknife_interval(
     return (value - reach, value + reach), se
 
 
-def permutation_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail, rng: np.random.Generator) -> float:
-    """(1 + #{null as extreme as observed}) / (B + 1); ties are broken at random, so that p is uniform under the null."""
+def permutation_p(
+    observed: float, null: Float[np.ndarray, " draw"], tail: Tail, rng: np.random.Generator
+) -> float:
+    """(1 + #{null as extreme as observed}) / (B + 1); ties are broken at random, so that p is uniform under
+    the null."""
     if tail == "two-sided":
         center = float(np.median(null))
         return permutation_p(abs(observed - center), np.abs(null - center), "greater", rng)
@@ -84,11 +93,13 @@ def permutation_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail,
     return float((1 + (null > observed).sum() + rng.integers(0, ties + 1)) / (len(null) + 1))
 
 
-def draws_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail, sampling_variance: float = 0.0) -> float:
+def draws_p(
+    observed: float, null: Float[np.ndarray, " draw"], tail: Tail, sampling_variance: float = 0.0
+) -> float:
     """p from a handful of null draws: a t test of one value against draws of the same kind.
 
-    The variance of (observed - mean of draws) is s²(1 + 1/R), or `sampling_variance` (of that difference, over documents) where that
-    is larger: few draws can lie close together by luck.
+    The variance of (observed - mean of draws) is s²(1 + 1/R), or `sampling_variance` (of that difference,
+    over documents) where that is larger: few draws can lie close together by luck.
     """
     r = len(null)
     variance = max(float(null.var(ddof=1)) * (1 + 1 / r), sampling_variance)
@@ -96,11 +107,18 @@ def draws_p(observed: float, null: Float[np.ndarray, " draw"], tail: Tail, sampl
     if variance == 0:
         return 1.0 if gap == 0 else float(tail == ("less" if gap > 0 else "greater"))
     t = gap / np.sqrt(variance)
-    return float({"greater": stats.t.sf(t, r - 1), "less": stats.t.cdf(t, r - 1), "two-sided": 2 * stats.t.sf(abs(t), r - 1)}[tail])
+    return float(
+        {
+            "greater": stats.t.sf(t, r - 1),
+            "less": stats.t.cdf(t, r - 1),
+            "two-sided": 2 * stats.t.sf(abs(t), r - 1),
+        }[tail]
+    )
 
 
 def welch_p(a: Numbers, b: Numbers, tail: Literal["greater", "less"], *, shift: float = 0.0) -> float:
-    """Welch's t test of "mean(a) - mean(b) is greater (less) than `shift`", from independent numbers; 1 where neither varies."""
+    """Welch's t test of "mean(a) - mean(b) is greater (less) than `shift`", from independent numbers; 1 where
+    neither varies."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if min(len(x), len(y)) < 2:
         return 1.0
@@ -114,7 +132,8 @@ def welch_p(a: Numbers, b: Numbers, tail: Literal["greater", "less"], *, shift: 
 
 
 def equivalence_p(a: Numbers, b: Numbers, margin: float) -> float:
-    """TOST, two one-sided Welch tests: p of "the means of a and b differ by less than the margin"; 1 with fewer than two of either."""
+    """TOST, two one-sided Welch tests: p of "the means of a and b differ by less than the margin"; 1 with
+    fewer than two of either."""
     return max(welch_p(a, b, "greater", shift=-margin), welch_p(a, b, "less", shift=margin))
 
 
@@ -122,8 +141,9 @@ def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 99
     """Permutation p of "y rises with x", by Kendall's tau; ties broken at random.
 
     Args:
-        y: one value per x, or [x, block]: several that belong to each x, such as the layers of an adapter. Blocks are shuffled as one,
-            since what is measured twice of the same thing is not two observations.
+        y: one value per x, or [x, block]: several that belong to each x, such as the layers of an adapter.
+            Blocks are shuffled as one, since what is measured twice of the same thing is not two
+            observations.
     """
     level, value = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     values = value.reshape(len(level), -1)
@@ -136,13 +156,16 @@ def trend_p(x: Numbers, y: Numbers, rng: np.random.Generator, *, draws: int = 99
 
 def comparable(ceilings: Numbers, scale: float = 1.0) -> bool:
     """Whether kappas with these ceilings may be compared: places on ladders of different height are not."""
-    return len(ceilings) == 0 or float(np.ptp(np.asarray(ceilings, dtype=np.float64))) <= MAX_CEILING_GAP * scale
+    return (
+        len(ceilings) == 0 or float(np.ptp(np.asarray(ceilings, dtype=np.float64))) <= MAX_CEILING_GAP * scale
+    )
 
 
 def kappa(
     value: float, null: float | None, ceiling: float | None, gap_se: float, better: Literal["greater", "less"]
 ) -> tuple[float | None, str]:
-    """(value - null) / (ceiling - null), or None and why: no ceiling, or one that is not `better` than the null by 5 standard errors.
+    """(value - null) / (ceiling - null), or None and why: no ceiling, or one that is not `better` than the
+    null by 5 standard errors.
 
     Args:
         gap_se: standard error of ceiling - null.
@@ -151,6 +174,9 @@ def kappa(
         return None, ""
     gap = ceiling - null
     if (gap if better == "greater" else -gap) <= 5 * gap_se:
-        told = f"the ceiling, {ceiling:.3g}, is not 5 standard errors ({gap_se:.2g} each) better than the null, {null:.3g}"
+        told = (
+            f"the ceiling, {ceiling:.3g}, is not 5 standard errors ({gap_se:.2g} each) better than the null,"
+            f" {null:.3g}"
+        )
         return None, f"kappa undefined: {told}"
     return (value - null) / gap, ""

@@ -1,4 +1,5 @@
-"""What an adapter_config.json may say: every field that this program reads is checked for its type before any work."""
+"""What an adapter_config.json may say: every field that this program reads is checked for its type before any
+work."""
 
 import json
 import math
@@ -14,10 +15,13 @@ from deltasae_ray.models.weight_files import refuse_pointer
 _ALTERS_THE_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Initialisations that write other weights into the base, and with which PEFT does so again on loading."""
 _LEAVES_THE_BASE = ("gaussian", "eva", "orthogonal", "mica")
-"""Initialisations of A and B alone: what was trained from them is plain LoRA, and its tensors replace whatever it began with."""
+"""Initialisations of A and B alone: what was trained from them is plain LoRA, and its tensors replace
+whatever it began with."""
 _UNSUPPORTED = (
-    "layer_replication", "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora",
-    "arrow_config", "monteclora_config", "kasa_config", "velora_config", "ensure_weight_tying", "megatron_config",
+    "layer_replication", "trainable_token_indices", "target_parameters", "alora_invocation_tokens",
+    "use_qalora", "use_bdlora",
+    "arrow_config", "monteclora_config", "kasa_config", "velora_config", "ensure_weight_tying",
+    "megatron_config",
 )  # fmt: skip
 """Settings that this program has no exact path for, when set."""
 
@@ -36,7 +40,8 @@ def parse_config(path: Path) -> dict[str, Any]:
     for name, (allowed, fits) in _FIELDS.items():
         if name not in config and name in ("r", "lora_alpha"):
             raise AdapterError(
-                f"{path} lacks {name}, without which the adapter's strength is unknown: copy it from the training's settings"
+                f"{path} lacks {name}, without which the adapter's strength is unknown: copy it from the"
+                " training's settings"
             )
         value = config.get(name)
         if name in config and not (value is None and name not in _NEEDED) and not fits(value):
@@ -66,7 +71,8 @@ def _object(path: Path) -> dict[str, Any]:
         raise AdapterError(f"{path} is not valid JSON ({e}): was it cut off? Copy it again") from e
     if not isinstance(config, dict):
         raise AdapterError(
-            f"{path} holds a JSON {type(config).__name__} where an object with peft_type, r and lora_alpha belongs"
+            f"{path} holds a JSON {type(config).__name__} where an object with peft_type, r and lora_alpha"
+            " belongs"
         )
     return config
 
@@ -144,22 +150,27 @@ _NEEDED = ("peft_type", "r", "lora_alpha")
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "r": ("a whole number of at least 1", lambda v: _whole(v, 1)),
     "lora_alpha": ("a number other than 0", lambda v: _number(v) and v != 0),
-    "target_modules": ("a list of module names or a regular expression", lambda v: isinstance(v, str) and bool(v) or _texts(v) and bool(v)),
-    "exclude_modules": ("a list of module names or a regular expression", lambda v: isinstance(v, str) or _texts(v)),
+    "target_modules": ("a list of module names or a regular expression",
+        lambda v: isinstance(v, str) and bool(v) or _texts(v) and bool(v)),
+    "exclude_modules": ("a list of module names or a regular expression",
+        lambda v: isinstance(v, str) or _texts(v)),
     "modules_to_save": ("a list of module names", _texts),
     "rank_pattern": ("a map from module names to ranks of at least 1", _map_to(lambda v: _whole(v, 1))),
     "alpha_pattern": ("a map from module names to numbers", _map_to(_number)),
     "layers_to_transform": (
-        "a layer number or a list of them", lambda v: _whole(v, 0) or isinstance(v, list) and all(_whole(x, 0) for x in v)
+        "a layer number or a list of them", lambda v: _whole(v, 0) or isinstance(v,
+            list) and all(_whole(x, 0) for x in v)
     ),
     "layers_pattern": ("a name or a list of names", lambda v: isinstance(v, str) or _texts(v)),
     "lora_dropout": ("a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
     "bias": ("none, all or lora_only", lambda v: v in ("none", "all", "lora_only")),
-    "init_lora_weights": ("true, false or the name of an initialisation", lambda v: isinstance(v, bool | str)),
+    "init_lora_weights": ("true, false or the name of an initialisation",
+        lambda v: isinstance(v, bool | str)),
     "base_model_name_or_path": ("a folder or hub id", lambda v: isinstance(v, str)),
     "use_dora": ("true or false", _flag),
     "use_rslora": ("true or false", _flag),
     "lora_bias": ("true or false", _flag),
     "fan_in_fan_out": ("true or false", _flag),
 }  # fmt: skip
-"""Field → what it may hold, and the check; null stands for PEFT's own default, but not of those in `_NEEDED`."""
+"""Field → what it may hold, and the check; null stands for PEFT's own default, but not of those in
+`_NEEDED`."""

@@ -1,4 +1,5 @@
-"""An adapter's two files: what its config may say, what its tensors are, and the digest that both have together."""
+"""An adapter's two files: what its config may say, what its tensors are, and the digest that both have
+together."""
 
 import hashlib
 import re
@@ -30,7 +31,8 @@ def read_config(folder: Path, *, weights: bool = True) -> dict[str, Any]:
         weights: also ask for the file that holds them.
 
     Raises:
-        AdapterError: no LoRA adapter in safetensors, a field that says what it may not, or a base that cannot be had back exactly.
+        AdapterError: no LoRA adapter in safetensors, a field that says what it may not, or a base that cannot
+            be had back exactly.
     """
     if not (folder / CONFIG).is_file() or weights and not (folder / WEIGHTS).is_file():
         raise AdapterError(f"{folder} holds no {CONFIG} with {WEIGHTS}: {_instead(folder)}")
@@ -43,8 +45,8 @@ def _instead(folder: Path) -> str:
         return f"adapters lie below it, give one of them, such as {folder / below[-1]}"
     if (folder / "adapter_model.bin").is_file():
         return (
-            "adapter_model.bin is a pickle, which is never read. Load the adapter with PEFT where you trust it, and save it again with "
-            "save_pretrained, which writes safetensors"
+            "adapter_model.bin is a pickle, which is never read. Load the adapter with PEFT where you trust"
+            " it, and save it again with save_pretrained, which writes safetensors"
         )
     if (folder / "config.json").is_file():
         return "it looks like a whole model. Give it as model.base, or the adapter before it was merged"
@@ -54,10 +56,12 @@ def _instead(folder: Path) -> str:
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The adapter's tensors by the names that PEFT's save_pretrained gives them.
 
-    A key that still holds PEFT's default adapter name (`….lora_A.default.weight`) means what PEFT takes it for: the key without it.
+    A key that still holds PEFT's default adapter name (`….lora_A.default.weight`) means what PEFT takes it
+    for: the key without it.
 
     Raises:
-        AdapterError: a file that is not whole, a key that PEFT would not read, or a tensor that is no finite floating point.
+        AdapterError: a file that is not whole, a key that PEFT would not read, or a tensor that is no finite
+            floating point.
     """
     path = folder / WEIGHTS
     check_weights(path, AdapterError)
@@ -71,15 +75,23 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             )
         name = plain_key(key)
         if name in found:
-            raise AdapterError(f"{path} holds {name!r} twice, with and without the adapter's name in its key: remove one of them")
+            raise AdapterError(
+                f"{path} holds {name!r} twice, with and without the adapter's name in its key: remove one of"
+                " them"
+            )
         if tensor.dtype not in _DTYPES:
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise AdapterError(f"{path}: {key!r} holds {dtype}; float32, float16 or bfloat16 belong there")
         if not torch.isfinite(tensor).all():
-            raise AdapterError(f"{path}: {key!r} holds NaN or infinity: the training diverged, or the file is damaged")
+            raise AdapterError(
+                f"{path}: {key!r} holds NaN or infinity: the training diverged, or the file is damaged"
+            )
         found[name] = tensor
     if not found:
-        raise AdapterError(f"{path} holds no tensors: was the adapter saved before it was attached, or by a rank that held none?")
+        raise AdapterError(
+            f"{path} holds no tensors: was the adapter saved before it was attached, or by a rank that held"
+            " none?"
+        )
     return found
 
 
@@ -91,7 +103,9 @@ def plain_key(key: str, adapter: str = "default") -> str:
     kind, *rest = key.removeprefix(f"{path}.").split(".")
     rest = rest[1:] if rest[:1] == [adapter] else rest
     # files call a magnitude `lora_magnitude_vector`, models `lora_magnitude_vector.weight`
-    return ".".join([path, kind] if kind == "lora_magnitude_vector" and rest == ["weight"] else [path, kind, *rest])
+    return ".".join(
+        [path, kind] if kind == "lora_magnitude_vector" and rest == ["weight"] else [path, kind, *rest]
+    )
 
 
 def lora_path(key: str) -> str | None:
@@ -127,7 +141,16 @@ def content_digest(folder: Path, weights: bytes | None = None) -> str:
         weights: the file's content, where it is to be another than the folder's.
     """
     config = parse_config(folder / CONFIG)
-    telling = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "layers_to_transform", "layers_pattern")
+    telling = (
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+        "fan_in_fan_out",
+        "layers_to_transform",
+        "layers_pattern",
+    )
     facts = {name: config.get(name) for name in telling}
     targets = config.get("target_modules")
     facts["target_modules"] = sorted(targets) if isinstance(targets, list) else targets

@@ -1,4 +1,5 @@
-"""LoRA adapters: read from a folder, checked against the model before any long work, kept in the storage under their content."""
+"""LoRA adapters: read from a folder, checked against the model before any long work, kept in the storage
+under their content."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -33,6 +34,7 @@ from deltasae_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class AdapterRef:
     """An adapter that lies in the storage."""
@@ -52,15 +54,18 @@ class AdapterRef:
     """What is known of its training: steps, tokens, losses."""
 
 
-def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def check_adapter(
+    folder: Path, model: nn.Module, *, base: str = ""
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Checks an adapter against a model's modules (a model without weights will do).
 
     Returns:
-        Its config, and its tensors by PEFT's keys, but for copies of base parameters that equal the base's: PEFT may save them
-        beside an adapter, and they are no change.
+        Its config, and its tensors by PEFT's keys, but for copies of base parameters that equal the base's:
+        PEFT may save them beside an adapter, and they are no change.
 
     Raises:
-        AdapterError: modules the model has not, tensors of another shape, too few or too many, NaN, or weights that change nothing.
+        AdapterError: modules the model has not, tensors of another shape, too few or too many, NaN, or
+            weights that change nothing.
     """
     config = read_config(folder)
     named = config.get("base_model_name_or_path")
@@ -68,7 +73,9 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[di
         log.warning("%s says it was trained on %s; it is applied to %s", folder, named, base)
     tensors = without_copies(read_tensors(folder), model)
     values, head = replacements(tensors), _head(model)
-    if head and any(head == name or head.endswith(f".{name}") for name in config.get("modules_to_save") or ()):
+    if head and any(
+        head == name or head.endswith(f".{name}") for name in config.get("modules_to_save") or ()
+    ):
         raise AdapterError(_HEAD.format(folder=folder, name=head))
     _check_replacements(folder, values, model, head)
     modules = dict(model.named_modules())
@@ -80,17 +87,25 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[di
         path = path.removeprefix(PREFIX)
         if path not in modules:
             raise AdapterError(
-                f"{folder}: {key} targets no module of this model, whose modules are named like {example(model)}: it was trained "
-                "on another model, or on this one in a wrapper (torch.compile, FSDP, AutoModel, a multimodal model). For the latter "
-                f"rename the keys, so that after {PREFIX!r} they name modules as this model does"
+                f"{folder}: {key} targets no module of this model, whose modules are named like"
+                f" {example(model)}: it was trained on another model, or on this one in a wrapper"
+                " (torch.compile, FSDP, AutoModel, a multimodal model). For the latter rename the keys, so"
+                f" that after {PREFIX!r} they name modules as this model does"
             )
         if path == head:
             raise AdapterError(_HEAD.format(folder=folder, name=path))
         _check_shape(folder, key, tensor, path, modules[path])
         moves |= factor.startswith(("B", "embedding_B")) and bool(tensor.any())
     check_whole(folder, tensors, expected_shapes(folder, model))
-    if missing := [name for name in _saved_modules(config, model, head) if name not in values and name not in _names(folder)]:
-        raise AdapterError(f"{folder} has no tensor for {missing[0]}, which its config asks for (modules_to_save): was it saved whole?")
+    if missing := [
+        name
+        for name in _saved_modules(config, model, head)
+        if name not in values and name not in _names(folder)
+    ]:
+        raise AdapterError(
+            f"{folder} has no tensor for {missing[0]}, which its config asks for (modules_to_save): was it"
+            " saved whole?"
+        )
     if not moves:
         raise AdapterError(f"{folder} changes nothing: every lora_B is zero. Was it saved before training?")
     return config, tensors
@@ -98,11 +113,19 @@ def check_adapter(folder: Path, model: nn.Module, *, base: str = "") -> tuple[di
 
 def _check_shape(folder: Path, key: str, tensor: torch.Tensor, path: str, module: nn.Module) -> None:
     wanted, factor = _features(module), key.rpartition(".lora_")[2]
-    if not factor.startswith(("A", "B", "embedding_A", "embedding_B")) or factor.endswith("bias") or wanted is None:
+    if (
+        not factor.startswith(("A", "B", "embedding_A", "embedding_B"))
+        or factor.endswith("bias")
+        or wanted is None
+    ):
         return
     if tensor.ndim != 2:
-        raise AdapterError(f"{folder}: {key} has shape {tuple(tensor.shape)}; a LoRA factor has two dimensions")
-    got, there = (tensor.shape[1], wanted[0]) if "A" in factor.partition(".")[0] else (tensor.shape[0], wanted[1])
+        raise AdapterError(
+            f"{folder}: {key} has shape {tuple(tensor.shape)}; a LoRA factor has two dimensions"
+        )
+    got, there = (
+        (tensor.shape[1], wanted[0]) if "A" in factor.partition(".")[0] else (tensor.shape[0], wanted[1])
+    )
     if isinstance(module, nn.Embedding) and got != there and "A" in factor.partition(".")[0]:
         raise AdapterError(_resized(folder, key, got, there))
     if got != there:
@@ -113,7 +136,8 @@ def _check_shape(folder: Path, key: str, tensor: torch.Tensor, path: str, module
 
 
 def _saved_modules(config: dict[str, Any], model: nn.Module, head: str | None) -> list[str]:
-    """Parameters of the modules that the config says were trained whole, but for the head, which is not kept."""
+    """Parameters of the modules that the config says were trained whole, but for the head, which is not
+    kept."""
     names = tuple(config.get("modules_to_save") or ())
     return [
         f"{path}.{leaf}"
@@ -140,8 +164,8 @@ def _resized(folder: Path, name: str, rows: int, there: int) -> str:
 
 
 _HEAD = (
-    "{folder} changes the language-model head ({name}): no residual stream shows that, and the behaviour gate scores all sources with one "
-    "head. Train the adapter without it"
+    "{folder} changes the language-model head ({name}): no residual stream shows that, and the behaviour gate"
+    " scores all sources with one head. Train the adapter without it"
 )
 
 
@@ -156,13 +180,24 @@ def _check_replacements(folder: Path, values: Replacements, model: nn.Module, he
     for name, value in values.items():
         if name not in parameters:
             raise AdapterError(f"{folder}: {name} is no parameter of this model")
-        ends: Iterable[Any] = (getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output"))
-        wanted, vocabulary = parameters[name].shape, {id(end.weight) for end in ends if end is not None and hasattr(end, "weight")}
-        if id(parameters[name]) in vocabulary and value.ndim == 2 and value.shape[1:] == wanted[1:] and value.shape != wanted:
+        ends: Iterable[Any] = (
+            getattr(model, f"get_{which}_embeddings", lambda: None)() for which in ("input", "output")
+        )
+        wanted, vocabulary = (
+            parameters[name].shape,
+            {id(end.weight) for end in ends if end is not None and hasattr(end, "weight")},
+        )
+        if (
+            id(parameters[name]) in vocabulary
+            and value.ndim == 2
+            and value.shape[1:] == wanted[1:]
+            and value.shape != wanted
+        ):
             raise AdapterError(_resized(folder, name, value.shape[0], wanted[0]))
         if parameters[name].shape != value.shape:
             raise AdapterError(
-                f"{folder}: {name} has shape {tuple(value.shape)}, the model's has {tuple(parameters[name].shape)}: made for another model"
+                f"{folder}: {name} has shape {tuple(value.shape)}, the model's has"
+                f" {tuple(parameters[name].shape)}: made for another model"
             )
         if name.rpartition(".")[0] == head:
             raise AdapterError(_HEAD.format(folder=folder, name=name))
@@ -182,7 +217,9 @@ def _features(module: nn.Module) -> tuple[int, int] | None:
 _TAKEN = ("base", "random")
 
 
-def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, *, base: str = "", copy: bool = True) -> AdapterRef:
+def import_adapter(
+    storage: Storage, folder: Path, name: str, model: nn.Module, *, base: str = "", copy: bool = True
+) -> AdapterRef:
     """Checks a user's adapter and copies it into the storage, where every node finds it.
 
     Args:
@@ -204,13 +241,18 @@ def import_adapter(storage: Storage, folder: Path, name: str, model: nn.Module, 
 
 
 def shown_name(name: str) -> str:
-    """What the user calls an adapter, in a form that every table and file can hold; another name than those of the sources without one."""
-    text = "".join(c if c.isprintable() else "\ufffd" for c in name.encode(errors="replace").decode()) or "adapter"
+    """What the user calls an adapter, in a form that every table and file can hold; another name than those
+    of the sources without one."""
+    text = (
+        "".join(c if c.isprintable() else "\ufffd" for c in name.encode(errors="replace").decode())
+        or "adapter"
+    )
     return f"{text} (adapter)" if text in _TAKEN else text
 
 
 def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:
-    """The model with all adapters (name → folder) loaded, none merged, frozen; weights for blocks that were cut off are left out.
+    """The model with all adapters (name → folder) loaded, none merged, frozen; weights for blocks that were
+    cut off are left out.
 
     Returns:
         A PeftModel, or the model itself when there are no adapters.
@@ -226,9 +268,12 @@ def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:
                 peft_model = get_peft_model(model, config, adapter_name=inner)  # type: ignore[arg-type]
             else:
                 peft_model.add_adapter(inner, config)
-        except ValueError as e:  # PEFT's word for: no module matches; blocks after the deepest hookpoint were cut off
+        except (
+            ValueError
+        ) as e:  # PEFT's word for: no module matches; blocks after the deepest hookpoint were cut off
             raise AdapterError(
-                f"adapter {name} changes nothing at layers this shallow, none of its modules is there: choose deeper layers ({e})"
+                f"adapter {name} changes nothing at layers this shallow, none of its modules is there: choose"
+                f" deeper layers ({e})"
             ) from e
         keep_peft_name(peft_model, name, inner)
         _load(peft_model, name, folder)
@@ -251,10 +296,15 @@ def _load(peft_model: Any, name: str, folder: Path) -> None:
     }
     here = {key: tensor for key, tensor in tensors.items() if key in rooms}
     if empty := sorted(rooms - here.keys()):
-        raise AdapterError(f"{folder} has no tensor for {empty[0]}, which its config asks for: was it saved whole?")
+        raise AdapterError(
+            f"{folder} has no tensor for {empty[0]}, which its config asks for: was it saved whole?"
+        )
     result = set_peft_model_state_dict(peft_model, here, adapter_name=inner)
     if not here or result.unexpected_keys:
-        raise AdapterError(f"{folder}: PEFT took none or not all of the adapter's tensors: {sorted(result.unexpected_keys)[:1] or 'none'}")
+        raise AdapterError(
+            f"{folder}: PEFT took none or not all of the adapter's tensors:"
+            f" {sorted(result.unexpected_keys)[:1] or 'none'}"
+        )
     keep_replacements(peft_model, name, replacements(tensors))
 
 

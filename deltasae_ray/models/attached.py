@@ -26,7 +26,10 @@ def model_meant(cfg: ModelConfig, digest: str | None) -> ModelSource:
     """
     source = resolve_model(cfg)
     if digest is not None and source.digest != digest:
-        raise ModelError(f"model.base={cfg.base!r} has other weights on this node than on the driver's: copy one model to all nodes")
+        raise ModelError(
+            f"model.base={cfg.base!r} has other weights on this node than on the driver's: copy one model to"
+            " all nodes"
+        )
     return source
 
 
@@ -45,7 +48,8 @@ def load_with_adapters(
     Args:
         deepest: last block that is kept; None keeps all blocks.
         digest: of the model that is meant; None takes whichever is found here.
-        root: the module that forward passes go through: the backbone, or `base_of` where the language-model head is needed too.
+        root: the module that forward passes go through: the backbone, or `base_of` where the language-model
+            head is needed too.
 
     Raises:
         ModelError: this node has another model under the same name.
@@ -54,7 +58,13 @@ def load_with_adapters(
 
     def load() -> nn.Module:
         weights = cfg.weights if cfg.sharding == "none" else "fp32"
-        model = load_model(source.folder, deepest=deepest, weights=weights, trust_remote_code=cfg.trust_remote_code, device=device)
+        model = load_model(
+            source.folder,
+            deepest=deepest,
+            weights=weights,
+            trust_remote_code=cfg.trust_remote_code,
+            device=device,
+        )
         return attach(model, folders)
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,5 @@
-"""Copies of base parameters that PEFT saves beside an adapter: where they equal the base's, they are no change."""
+"""Copies of base parameters that PEFT saves beside an adapter: where they equal the base's, they are no
+change."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ def without_copies(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dic
     """An adapter's tensors but for those that stand in place of a base parameter and hold its very values.
 
     Args:
-        model: knows the folder that it was made from; where that holds no weights, as for a plan of a hub model, nothing is left out.
+        model: knows the folder that it was made from; where that holds no weights, as for a plan of a hub
+            model, nothing is left out.
     """
     copies = {key for key in tensors if lora_path(key) is None}
     folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", "") or ""))
@@ -37,7 +39,8 @@ def _equals(copy: torch.Tensor, candidates: Iterator[torch.Tensor]) -> bool:
 
 
 class _Stored:
-    """The tensors of a base's safetensors, looked up by the ends of their names: checkpoints prefix them in several ways."""
+    """The tensors of a base's safetensors, looked up by the ends of their names: checkpoints prefix them in
+    several ways."""
 
     def __init__(self, folder: Path) -> None:
         self._files: dict[str, Path] = {}

@@ -25,7 +25,8 @@ def check_base(folder: Path, *, weights: bool, given: bool = True) -> dict[str, 
 
     Args:
         weights: also ask for the weights; where they are there, they are checked in any case.
-        given: the folder is the user's own; False for one of the hub's cache, into which the rest is downloaded later.
+        given: the folder is the user's own; False for one of the hub's cache, into which the rest is
+            downloaded later.
 
     Raises:
         ModelError: names the file, what is wrong with it and what to do.
@@ -45,7 +46,8 @@ def check_base(folder: Path, *, weights: bool, given: bool = True) -> dict[str, 
         )
     if weights and not found:
         raise ModelError(
-            f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with save_pretrained"
+            f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with"
+            " save_pretrained"
         )
     there = [path for path in found if path.exists()]
     for path in found if weights or (given and there) else there:

@@ -1,7 +1,8 @@
-"""Did it change the model? Next-token losses and KL divergence of adapters against their base, document by document.
+"""Did it change the model? Next-token losses and KL divergence of adapters against their base, document by
+document.
 
-The language-model head is the cost here (262,144 rows in Gemma 3), so it runs on few positions, and vocabulary block by
-vocabulary block for all sources: logits of the whole vocabulary are never held.
+The language-model head is the cost here (262,144 rows in Gemma 3), so it runs on few positions, and
+vocabulary block by vocabulary block for all sources: logits of the whole vocabulary are never held.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from deltasae_ray.models.capture import BASE, adapter_active, unit_ids
 from deltasae_ray.models.load import backbone, base_of
 
 _BLOCK = 1 << 20
-"""Logits held at once (4 MB in fp32): they stay in a core's cache, which makes the softmax four times faster."""
+"""Logits held at once (4 MB in fp32): they stay in a core's cache, which makes the softmax four times
+faster."""
 _checked: WeakSet[nn.Module] = WeakSet()
 
 
@@ -33,7 +35,8 @@ class LanguageHead:
     scale: float
 
     def blocks(self, hidden: Float[Tensor, "n d_model"]) -> Iterator[tuple[int, Float[Tensor, "block n"]]]:
-        """Yields (first token id, logits) of consecutive vocabulary blocks; logits are overwritten by the next block."""
+        """Yields (first token id, logits) of consecutive vocabulary blocks; logits are overwritten by the
+        next block."""
         weight: Tensor = self.module.weight  # type: ignore[assignment]
         if weight.ndim != 2:  # sharded over ranks: only the module's own call gathers it
             yield 0, self._finish(self.module(hidden).T)
@@ -44,7 +47,10 @@ class LanguageHead:
         for start in range(0, len(weight), size):
             rows = weight[start : start + size].to(hidden.dtype)  # they may be held in bf16
             logits = torch.mm(rows, columns, out=buffer[: len(rows)])
-            yield start, self._finish(logits if bias is None else logits.add_(bias[start : start + size, None]))
+            yield (
+                start,
+                self._finish(logits if bias is None else logits.add_(bias[start : start + size, None])),
+            )
 
     def _finish(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0:
@@ -62,7 +68,9 @@ def language_head(model: nn.Module) -> LanguageHead:
     config: Any = inner.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    head = LanguageHead(inner.get_output_embeddings(), getattr(config, "final_logit_softcapping", None), scale)  # type: ignore[operator]
+    head = LanguageHead(
+        inner.get_output_embeddings(), getattr(config, "final_logit_softcapping", None), scale
+    )  # type: ignore[operator]
     if inner not in _checked:
         _check(inner, head)
         _checked.add(inner)
@@ -77,7 +85,8 @@ def _check(model: nn.Module, head: LanguageHead) -> None:
     got = torch.cat([logits.clone() for _, logits in head.blocks(hidden)])
     if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-3, atol=1e-3):
         raise ModelError(
-            f"{type(model).__name__}: its logits are more than scale, bias and softcap of one matrix product; losses would be wrong"
+            f"{type(model).__name__}: its logits are more than scale, bias and softcap of one matrix product;"
+            " losses would be wrong"
         )
 
 
@@ -85,10 +94,11 @@ def _check(model: nn.Module, head: LanguageHead) -> None:
 def losses(
     head: LanguageHead, hidden: Float[Tensor, "source n d_model"], labels: Int[Tensor, " n"]
 ) -> tuple[Float64[Tensor, "source n"], Float64[Tensor, "adapter n"]]:
-    """Cross-entropy (nats) of every source, and KL(adapter‖base) of every source after the first, which is the base.
+    """Cross-entropy (nats) of every source, and KL(adapter‖base) of every source after the first, which is
+    the base.
 
-    One pass over the vocabulary with a running log-sum-exp in fp64. Sources go through the same operations on the same shapes, so
-    that equal hidden states have equal losses and a KL of exactly 0.
+    One pass over the vocabulary with a running log-sum-exp in fp64. Sources go through the same operations on
+    the same shapes, so that equal hidden states have equal losses and a KL of exactly 0.
     """
     sources, n, _ = hidden.shape
     label = torch.zeros(sources, n, dtype=torch.float64, device=hidden.device)
@@ -103,16 +113,22 @@ def losses(
             at = torch.maximum(lse[i].float(), logits.amax(0))
             e = logits.sub_(at).exp_()
             new = at + ((lse[i] - at).exp() + e.sum(0)).log()
-            if i:  # mean of the logits' change under the adapter's own distribution, as far as the vocabulary was read
-                shift[i - 1] = shift[i - 1] * (lse[i] - new).exp() + (e * gaps[i - 1]).sum(0) * (at - new).exp()
+            # mean of the logits' change under the adapter's own distribution, as far as the vocabulary was
+            # read
+            if i:
+                shift[i - 1] = (
+                    shift[i - 1] * (lse[i] - new).exp() + (e * gaps[i - 1]).sum(0) * (at - new).exp()
+                )
             lse[i] = new
     return lse - label, shift - lse[1:] + lse[:1]
 
 
 def scored(unit: TokenBatch, positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """(context, position) of at most `positions` evenly spaced labels of every context; planted contexts have none.
+    """(context, position) of at most `positions` evenly spaced labels of every context; planted contexts have
+    none.
 
-    Each label is the middle of its stretch: ends would give the first token of a text, which changes most, four times its weight.
+    Each label is the middle of its stretch: ends would give the first token of a text, which changes most,
+    four times its weight.
     """
     contexts, labels = [], []
     for i, (mask, marker) in enumerate(zip(unit.mask, unit.marker, strict=True)):
@@ -126,18 +142,22 @@ def scored(unit: TokenBatch, positions: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def document_losses(model: nn.Module, unit: TokenBatch, adapters: Sequence[str], positions: int = 32) -> list[dict[str, Any]]:
-    """One row per document of the unit and adapter; sums over the scored positions, so that rows of several units add up.
+def document_losses(
+    model: nn.Module, unit: TokenBatch, adapters: Sequence[str], positions: int = 32
+) -> list[dict[str, Any]]:
+    """One row per document of the unit and adapter; sums over the scored positions, so that rows of several
+    units add up.
 
-    Every call makes the same forward passes whatever the unit holds, so that ranks of a sharded model stay in step.
+    Every call makes the same forward passes whatever the unit holds, so that ranks of a sharded model stay in
+    step.
 
     Args:
         model: all blocks and the head, adapters attached.
         positions: scored labels per context, evenly spaced.
 
     Returns:
-        `{doc_id, corpus, adapter, ce, ce_base, kl, positions}`: nats summed over `positions` labels; KL is KL(adapter‖base).
-        Documents of which only planted contexts are in the unit are left out.
+        `{doc_id, corpus, adapter, ce, ce_base, kl, positions}`: nats summed over `positions` labels; KL is
+        KL(adapter‖base). Documents of which only planted contexts are in the unit are left out.
     """
     head = language_head(model)
     contexts, places = scored(unit, positions)
@@ -145,7 +165,9 @@ def document_losses(model: nn.Module, unit: TokenBatch, adapters: Sequence[str],
     hidden = []
     for source in (BASE, *adapters):
         with adapter_active(model, source):
-            hidden.append(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[contexts, places - 1])
+            hidden.append(
+                backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[contexts, places - 1]
+            )
     ce, kl = (x.cpu().numpy() for x in losses(head, torch.stack(hidden), ids[contexts, places]))
     documents = np.asarray(unit.doc_ids, dtype=object)[contexts]
     rows = []
@@ -155,7 +177,8 @@ def document_losses(model: nn.Module, unit: TokenBatch, adapters: Sequence[str],
             rows.append(
                 {
                     "doc_id": doc_id, "corpus": unit.corpus, "adapter": adapter, "positions": int(mine.sum()),
-                    "ce": float(ce[i + 1, mine].sum()), "ce_base": float(ce[0, mine].sum()), "kl": float(kl[i, mine].sum()),
+                    "ce": float(ce[i + 1, mine].sum()), "ce_base": float(ce[0, mine].sum()),
+                    "kl": float(kl[i, mine].sum()),
                 }
             )  # fmt: skip
     return rows

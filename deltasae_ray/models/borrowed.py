@@ -13,7 +13,8 @@ _OF_ADAPTERS = ("_active_adapter", "_disable_adapters", "_adapters_disabled", "a
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Inside, the whole model is in evaluation mode, and may be switched between adapters.
 
-    Afterwards, also after an error, every module has the mode, the active adapters and the gradients that it had.
+    Afterwards, also after an error, every module has the mode, the active adapters and the gradients that it
+    had.
     """
     modules = list(model.modules())
     modes = [module.training for module in modules]

@@ -23,7 +23,8 @@ Residuals = dict[Hookpoint, Float[Tensor, "context position d_model"]]
 
 @contextmanager
 def adapter_active(model: nn.Module, adapter: str) -> Iterator[None]:
-    """Inside, the model is the base (`"base"`) or the base with one adapter, unmerged, in evaluation mode; afterwards it is as before.
+    """Inside, the model is the base (`"base"`) or the base with one adapter, unmerged, in evaluation mode;
+    afterwards it is as before.
 
     Raises:
         ValueError: the model holds no adapter of this name (PEFT's own message).
@@ -42,7 +43,8 @@ def adapter_active(model: nn.Module, adapter: str) -> Iterator[None]:
 
 @contextmanager
 def adapter_on(model: nn.Module, adapter: str) -> Iterator[None]:
-    """Inside, the model has this one adapter, whatever it is called, also where all were switched off; otherwise as `adapter_active`."""
+    """Inside, the model has this one adapter, whatever it is called, also where all were switched off;
+    otherwise as `adapter_active`."""
     assert hasattr(model, "peft_config"), f"{adapter} was never attached"
     with borrowed(model):
         model.set_adapter(peft_name(model, adapter))  # type: ignore[operator]
@@ -54,16 +56,26 @@ def adapter_on(model: nn.Module, adapter: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(model: nn.Module, hookpoints: Sequence[Hookpoint], into: Residuals | None = None) -> Iterator[Residuals]:
-    """Inside, every forward pass leaves what stands at the hookpoints in the yielded dict, which is `into` where that is given."""
+def reading(
+    model: nn.Module, hookpoints: Sequence[Hookpoint], into: Residuals | None = None
+) -> Iterator[Residuals]:
+    """Inside, every forward pass leaves what stands at the hookpoints in the yielded dict, which is `into`
+    where that is given."""
     taken: Residuals = {} if into is None else into
 
     def reader(hookpoint: Hookpoint):
         def read(_module: nn.Module, _inputs: object, output: Tensor | Sequence[Tensor]) -> None:
-            found = output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple | list) and output else None
+            found = (
+                output
+                if isinstance(output, Tensor)
+                else output[0]
+                if isinstance(output, tuple | list) and output
+                else None
+            )
             if not isinstance(found, Tensor):
                 raise ModelError(
-                    f"{hookpoint}: this architecture returns a {type(output).__name__} there and no tensor: it is not supported"
+                    f"{hookpoint}: this architecture returns a {type(output).__name__} there and no tensor:"
+                    " it is not supported"
                 )
             taken[hookpoint] = found.detach()
 
@@ -80,7 +92,8 @@ def reading(model: nn.Module, hookpoints: Sequence[Hookpoint], into: Residuals |
 
 @torch.no_grad()
 def check_sites(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> None:
-    """Whether what is read at attention and MLP outputs is what they add to the residual stream; one pass over four tokens.
+    """Whether what is read at attention and MLP outputs is what they add to the residual stream; one pass
+    over four tokens.
 
     Raises:
         ModelError: a block does more than add the two, so that its sites would not mean what they say.
@@ -89,33 +102,43 @@ def check_sites(model: nn.Module, hookpoints: Sequence[Hookpoint]) -> None:
     entered: dict[int, Tensor] = {}
 
     def keep(layer: int):
-        return lambda _module, args, kwargs: entered.update({layer: args[0] if args else kwargs["hidden_states"]})
+        return lambda _module, args, kwargs: entered.update(
+            {layer: args[0] if args else kwargs["hidden_states"]}
+        )
 
     stack = blocks(model)
     handles = [stack[layer].register_forward_pre_hook(keep(layer), with_kwargs=True) for layer in layers]
     try:
         ids = torch.tensor([[1, 2, 3, 4]], device=next(model.parameters()).device)
-        taken = residuals(model, ids, at_sites([Hookpoint(layer) for layer in layers], SITES)) if layers else {}
+        taken = (
+            residuals(model, ids, at_sites([Hookpoint(layer) for layer in layers], SITES)) if layers else {}
+        )
     finally:
         for handle in handles:
             handle.remove()
     for layer in layers:
-        whole, parts = taken[Hookpoint(layer)], entered[layer] + taken[Hookpoint(layer, "attn_out")] + taken[Hookpoint(layer, "mlp_out")]
+        whole, parts = (
+            taken[Hookpoint(layer)],
+            entered[layer] + taken[Hookpoint(layer, "attn_out")] + taken[Hookpoint(layer, "mlp_out")],
+        )
         if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(whole.abs().mean())):
             raise ModelError(
-                f"{type(stack[layer]).__name__}: block {layer} does more than add attention and MLP outputs to the stream, so those sites "
-                "are not known for this architecture; use resid_post"
+                f"{type(stack[layer]).__name__}: block {layer} does more than add attention and MLP outputs"
+                " to the stream, so those sites are not known for this architecture; use resid_post"
             )
 
 
 @torch.no_grad()
 def residuals(
-    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], adapter: str = BASE
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    hookpoints: Sequence[Hookpoint],
+    adapter: str = BASE,
 ) -> Residuals:
     """One forward pass up to the last block the model still has; no language-model head.
 
-    Padding stands on the right, where a causal model never sees it, so no attention mask is needed: a context's residuals
-    are the same whatever it is batched with.
+    Padding stands on the right, where a causal model never sees it, so no attention mask is needed: a
+    context's residuals are the same whatever it is batched with.
 
     Returns:
         Hookpoint → activations there, in the precision of the model (fp32).
@@ -136,11 +159,16 @@ def unit_mask(unit: TokenBatch, device: torch.device | str = "cpu") -> Bool[Tens
 
 
 def deltas(
-    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], adapters: Sequence[str]
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    hookpoints: Sequence[Hookpoint],
+    adapters: Sequence[str],
 ) -> Iterator[tuple[str, Residuals]]:
-    """Yields the base's residuals under "base", then h_adapted − h_base of every adapter, subtracted in the residuals' precision.
+    """Yields the base's residuals under "base", then h_adapted − h_base of every adapter, subtracted in the
+    residuals' precision.
 
-    The base runs once and every adapter once, on the same ids, one after the other; `together.deltas_together` runs them in one pass.
+    The base runs once and every adapter once, on the same ids, one after the other;
+    `together.deltas_together` runs them in one pass.
     """
     base = residuals(model, input_ids, hookpoints)
     yield BASE, base

@@ -1,7 +1,9 @@
-"""Weights that are held in a narrow type and used in a wider one: each module casts its own while its forward pass runs.
+"""Weights that are held in a narrow type and used in a wider one: each module casts its own while its forward
+pass runs.
 
-A bf16 value is an fp32 value, so a bf16 checkpoint held in bf16 gives the activations of the same checkpoint held in fp32, bit by bit, in
-half the memory. Modules cast inside their own call, where ZeRO-3 has gathered what they need.
+A bf16 value is an fp32 value, so a bf16 checkpoint held in bf16 gives the activations of the same checkpoint
+held in fp32, bit by bit, in half the memory. Modules cast inside their own call, where ZeRO-3 has gathered
+what they need.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 
 def widen(model: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
-    """From now on forward passes use parameters and buffers that are narrower than `dtype` in it; they stay held as they are.
+    """From now on forward passes use parameters and buffers that are narrower than `dtype` in it; they stay
+    held as they are.
 
     Training keeps no wide weight for the backward pass, which casts it again.
 
@@ -23,7 +26,12 @@ def widen(model: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
     ends = [
         replace_forward(module, _wide_forward(module, dtype))
         for module in model.modules()
-        if any(_narrower(t, dtype) for holder in _holders(module) for kind in _kinds(holder) for t in kind.values())
+        if any(
+            _narrower(t, dtype)
+            for holder in _holders(module)
+            for kind in _kinds(holder)
+            for t in kind.values()
+        )
     ]
 
     def end() -> None:
@@ -34,7 +42,8 @@ def widen(model: nn.Module, dtype: torch.dtype) -> Callable[[], None]:
 
 
 def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
-    """From now on the module's own forward pass is `forward`; its hooks stay. Returns what ends it; may be nested."""
+    """From now on the module's own forward pass is `forward`; its hooks stay. Returns what ends it; may be
+    nested."""
     before = vars(module).get("forward")
     vars(module)["forward"] = forward
 
@@ -59,7 +68,9 @@ def _wide_forward(module: nn.Module, dtype: torch.dtype) -> Callable[..., Any]:
             return own(*args, **kwargs)
 
     def product(x: Tensor) -> Tensor:
-        return _Product.apply(x, module, forward) if x.requires_grad and torch.is_grad_enabled() else forward(x)  # type: ignore[return-value]
+        return (
+            _Product.apply(x, module, forward) if x.requires_grad and torch.is_grad_enabled() else forward(x)
+        )  # type: ignore[return-value]
 
     def rows(ids: Tensor) -> Tensor:
         weight: Any = module._parameters["weight"]
@@ -94,7 +105,13 @@ class _Product(torch.autograd.Function):
 
 @contextmanager
 def _wide(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    held = [(kind, name, t) for holder in _holders(module) for kind in _kinds(holder) for name, t in kind.items() if _narrower(t, dtype)]
+    held = [
+        (kind, name, t)
+        for holder in _holders(module)
+        for kind in _kinds(holder)
+        for name, t in kind.items()
+        if _narrower(t, dtype)
+    ]
     for kind, name, t in held:
         wide = t.detach().to(dtype)
         kind[name] = nn.Parameter(wide, requires_grad=False) if isinstance(t, nn.Parameter) else wide
@@ -107,7 +124,10 @@ def _wide(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 def _holders(module: nn.Module) -> list[nn.Module]:
     """The module, and the containers of tensors that it reads itself since nobody calls them."""
-    return [module, *(child for child in module.children() if isinstance(child, nn.ParameterDict | nn.ParameterList))]
+    return [
+        module,
+        *(child for child in module.children() if isinstance(child, nn.ParameterDict | nn.ParameterList)),
+    ]
 
 
 def _kinds(holder: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

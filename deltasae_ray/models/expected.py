@@ -1,4 +1,5 @@
-"""Which tensors an adapter's config asks for, found by letting PEFT build the adapter on the model's modules, without weights."""
+"""Which tensors an adapter's config asks for, found by letting PEFT build the adapter on the model's modules,
+without weights."""
 
 import copy
 import dataclasses
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def peft_config(folder: Path) -> Any:
-    """PEFT's own object of an adapter's config, with nothing in it that touches the base: trained biases and modules are held apart, and
-    what A and B begin with does not matter, since the file's tensors replace it.
+    """PEFT's own object of an adapter's config, with nothing in it that touches the base: trained biases and
+    modules are held apart, and what A and B begin with does not matter, since the file's tensors replace it.
 
     Raises:
         AdapterError: PEFT refuses it.
@@ -34,12 +35,14 @@ def peft_config(folder: Path) -> Any:
     for name, value in parse_config(folder / CONFIG).items():
         if name not in known and (value is True or value and isinstance(value, dict | list)):
             raise AdapterError(
-                f"{folder / CONFIG} sets {name}={_short(value)}, which PEFT {version('peft')} does not know and would leave out: the "
-                f"adapter is of a newer PEFT. If it does not matter for the forward pass, remove {name} from the file"
+                f"{folder / CONFIG} sets {name}={_short(value)}, which PEFT {version('peft')} does not know"
+                " and would leave out: the adapter is of a newer PEFT. If it does not matter for the forward"
+                f" pass, remove {name} from the file"
             )
         if name not in known and value:  # of a newer PEFT's defaults many are numbers and names
             log.warning(
-                "%s sets %s=%s, which PEFT %s does not know and leaves out: if it changes the forward pass, the deltas are wrong",
+                "%s sets %s=%s, which PEFT %s does not know and leaves out: if it changes the forward pass, "
+                "the deltas are wrong",
                 folder / CONFIG, name, _short(value), version("peft"),
             )  # fmt: skip
     try:
@@ -54,7 +57,8 @@ def peft_config(folder: Path) -> Any:
 
 
 def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """LoRA tensor, by its key in a file → shape, of every module of the model that the config adapts; never none.
+    """LoRA tensor, by its key in a file → shape, of every module of the model that the config adapts; never
+    none.
 
     Args:
         model: one without weights will do; it is left as it is.
@@ -66,10 +70,13 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
 
     config, bare = peft_config(folder), copy.deepcopy(model).to("meta")
     name = new_peft_name(bare)
-    check_patterns_end(folder / CONFIG, parse_config(folder / CONFIG), (name for name, _ in bare.named_modules()))
+    check_patterns_end(
+        folder / CONFIG, parse_config(folder / CONFIG), (name for name, _ in bare.named_modules())
+    )
     try:
         built = get_peft_model(bare, config, adapter_name=name, low_cpu_mem_usage=True)  # type: ignore[arg-type]
-    except Exception as e:  # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt
+    # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt
+    except Exception as e:
         raise AdapterError(
             f"{folder / CONFIG} does not fit this model: {_said(e)} "
             f"(target_modules={_short(config.target_modules)}; the model's modules are "
@@ -95,7 +102,8 @@ def check_whole(
     """Holds an adapter's LoRA tensors against what its config asks for on this model.
 
     Raises:
-        AdapterError: one too few, which would stay at what PEFT drew; one too many, which PEFT would leave out; or another rank.
+        AdapterError: one too few, which would stay at what PEFT drew; one too many, which PEFT would leave
+            out; or another rank.
     """
     path = folder / WEIGHTS
     for key, tensor in tensors.items():

@@ -1,4 +1,5 @@
-"""Base models in evaluation mode that compute in fp32, cut after the deepest hookpoint; and the few facts of architectures we rely on."""
+"""Base models in evaluation mode that compute in fp32, cut after the deepest hookpoint; and the few facts of
+architectures we rely on."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     with _told(folder):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
 
 
 def load_model(
@@ -38,12 +41,14 @@ def load_model(
 
     Args:
         folder: config, tokenizer and safetensors.
-        deepest: keep blocks 0..deepest only; nothing after the deepest hookpoint is ever computed. None keeps all.
-        weights: how they are held; bf16 ones are cast to fp32 as they are used. Shards are rounded by `zero3.run_sharded`.
+        deepest: keep blocks 0..deepest only; nothing after the deepest hookpoint is ever computed. None keeps
+            all.
+        weights: how they are held; bf16 ones are cast to fp32 as they are used. Shards are rounded by
+            `zero3.run_sharded`.
 
     Raises:
-        ModelError: an architecture whose blocks are not found, a checkpoint that lacks weights of it, or code of the model's own, which was
-            not asked for.
+        ModelError: an architecture whose blocks are not found, a checkpoint that lacks weights of it, or code
+            of the model's own, which was not asked for.
     """
     from transformers import AutoModelForCausalLM
 
@@ -72,8 +77,8 @@ def load_model(
 
 
 def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
-    """Embedding, first block, final norm and language-model head, in fp32 on the CPU: what directions are read with. Nothing else of the
-    checkpoint is read.
+    """Embedding, first block, final norm and language-model head, in fp32 on the CPU: what directions are
+    read with. Nothing else of the checkpoint is read.
 
     Raises:
         ModelError: a checkpoint that lacks one of them, or code of the model's own, which was not asked for.
@@ -85,7 +90,9 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     logging.set_verbosity_error()  # it would list every weight that is left out
     try:
         with _told(folder):
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
             text: Any = config.get_text_config()
             text.num_hidden_layers = 1
             if getattr(text, "layer_types", None):
@@ -98,7 +105,8 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # some of Gemma 4 is shaped by its depth, none of which directions are read with
+                # some of Gemma 4 is shaped by its depth, none of which directions are read with
+                ignore_mismatched_sizes=True,
             )
     finally:
         logging.set_verbosity(verbosity)
@@ -108,11 +116,14 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
 
 
 def _refuse_gaps(folder: Path, model: nn.Module, lacking: Iterable[str]) -> None:
-    """Raises ModelError where parameters are `lacking` from the checkpoint: transformers starts those at random and only warns."""
+    """Raises ModelError where parameters are `lacking` from the checkpoint: transformers starts those at
+    random and only warns."""
     if lost := sorted(lacking):
         raise ModelError(
-            f"{folder}: its checkpoint lacks {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''} of what "
-            f"{type(model).__name__} has, which would be random: is the checkpoint whole, and config.json its own?"
+            f"{folder}: its checkpoint lacks"
+            f" {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''} of what"
+            f" {type(model).__name__} has, which would be random: is the checkpoint whole, and config.json"
+            " its own?"
         )
 
 
@@ -124,7 +135,8 @@ def ends_bytes(folder: Path, *, trust_remote_code: bool = False) -> int:
 
 
 def _restore_buffers(model: nn.Module) -> None:
-    """Constants of the architecture that no checkpoint holds, such as Gemma's scale of embeddings, in fp32: loading rounded them."""
+    """Constants of the architecture that no checkpoint holds, such as Gemma's scale of embeddings, in fp32:
+    loading rounded them."""
     for module in model.modules():
         lost = [n for n, b in module.named_buffers(recurse=False) if b.dtype is torch.bfloat16]
         if lost:
@@ -151,14 +163,18 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """Raises ModelError for whatever transformers says of a model's files, of which it raises dozens of types."""
+    """Raises ModelError for whatever transformers says of a model's files, of which it raises dozens of
+    types."""
     try:
         yield
     except (DeltaSaeError, MemoryError, torch.OutOfMemoryError):  # the last two are no fault of the files
         raise
     except Exception as e:
         if isinstance(e, ValueError) and "trust_remote_code" in str(e):
-            raise ModelError(f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to run it") from e
+            raise ModelError(
+                f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to"
+                " run it"
+            ) from e
         said = " ".join(str(e).split())[:400]
         check_texts(folder)  # what transformers says of a pointer or half a file does not name it
         raise ModelError(f"{folder} cannot be loaded: {type(e).__name__}: {said}") from e
@@ -181,7 +197,8 @@ def backbone(model: nn.Module) -> nn.Module:
         decoder = getattr(inner, getattr(inner, "base_model_prefix", ""), None)
     if not isinstance(decoder, nn.Module):
         raise ModelError(
-            f"{type(inner).__name__}: no decoder found; supported are models with get_decoder(), such as Llama, Gemma and GPT-2"
+            f"{type(inner).__name__}: no decoder found; supported are models with get_decoder(), such as"
+            " Llama, Gemma and GPT-2"
         )
     return decoder
 
@@ -198,12 +215,14 @@ def blocks(model: nn.Module) -> nn.ModuleList:
         if isinstance(found, nn.ModuleList):
             return found
     raise ModelError(
-        f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture is not supported"
+        f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture"
+        " is not supported"
     )
 
 
 def check_blocks(model: nn.Module, num_layers: int) -> None:
-    """Checks that the blocks of an architecture are found, and are as many as its config says (a model without weights will do).
+    """Checks that the blocks of an architecture are found, and are as many as its config says (a model
+    without weights will do).
 
     Raises:
         ModelError: they are not, so that layers would not mean what they say.
@@ -216,8 +235,12 @@ def check_blocks(model: nn.Module, num_layers: int) -> None:
         )
 
 
-_POST_NORMS = (("post_attention_layernorm", "post_feedforward_layernorm"), ("post_self_attn_layernorm", "post_mlp_layernorm"))
-"""Norms that stand between attention or MLP and the residual stream: of Gemma 2 and 3 and OLMo 2; of GLM 4."""
+_POST_NORMS = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+)
+"""Norms that stand between attention or MLP and the residual stream: of Gemma 2 and 3 and OLMo 2; of GLM
+4."""
 
 
 def site_module(block: nn.Module, site: Site) -> nn.Module:
@@ -237,15 +260,20 @@ def site_module(block: nn.Module, site: Site) -> nn.Module:
         found = getattr(block, name, None)
         if isinstance(found, nn.Module):
             return found
-    raise ModelError(f"{type(block).__name__} has no {' or '.join(names)}: {site} is not known for this architecture; use resid_post")
+    raise ModelError(
+        f"{type(block).__name__} has no {' or '.join(names)}: {site} is not known for this architecture; use"
+        " resid_post"
+    )
 
 
 def truncate(model: nn.Module, deepest: int) -> None:
-    """Drops every block after `deepest`, in place; the config keeps the true depth, which positions and masks depend on."""
+    """Drops every block after `deepest`, in place; the config keeps the true depth, which positions and masks
+    depend on."""
     del blocks(model)[deepest + 1 :]
 
 
 def has_post_norm(folder: Path, *, trust_remote_code: bool = False) -> bool:
-    """Whether blocks norm what attention and MLP write to the residual stream (Gemma 2 and 3): then δ = s·B·A·u never holds."""
+    """Whether blocks norm what attention and MLP write to the residual stream (Gemma 2 and 3): then δ =
+    s·B·A·u never holds."""
     stack = blocks(empty_model(folder, trust_remote_code=trust_remote_code))
     return any(hasattr(block, mlp) for block in stack for _, mlp in _POST_NORMS)

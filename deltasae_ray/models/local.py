@@ -1,7 +1,8 @@
-"""Each adapted module's own change s·B·A·u, in low-rank coordinates: what its A gives in a forward pass, scaled. Nothing is subtracted.
+"""Each adapted module's own change s·B·A·u, in low-rank coordinates: what its A gives in a forward pass,
+scaled. Nothing is subtracted.
 
-In a model where one adapted module alone writes straight to the residual stream, its change is the delta; wherever a norm or another
-adapted module stands before that, it is not (`load.has_post_norm`).
+In a model where one adapted module alone writes straight to the residual stream, its change is the delta;
+wherever a norm or another adapted module stands before that, it is not (`load.has_post_norm`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,16 +38,21 @@ class ModuleDelta:
 
 
 @torch.no_grad()
-def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], adapter: str) -> dict[str, ModuleDelta]:
-    """The local change of every linear module that a plain LoRA adapter adapts, by the module's name in the base model.
+def module_deltas(
+    model: nn.Module, input_ids: Int[Tensor, "context position"], adapter: str
+) -> dict[str, ModuleDelta]:
+    """The local change of every linear module that a plain LoRA adapter adapts, by the module's name in the
+    base model.
 
     Args:
-        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is that of the coordinates. The
-            pass is made in evaluation mode, without dropout; afterwards the model's modes, active adapters and gradients are as before.
+        model: as `peft.PeftModel.from_pretrained` gives it, whole on its device; its parameters' precision is
+            that of the coordinates. The pass is made in evaluation mode, without dropout; afterwards the
+            model's modes, active adapters and gradients are as before.
 
     Raises:
-        AdapterError: the model has no such adapter, adapters are merged into its weights, or this one adapts no linear module by plain
-            LoRA (DoRA scales the base's weights too, a bias beside B is no product).
+        AdapterError: the model has no such adapter, adapters are merged into its weights, or this one adapts
+            no linear module by plain LoRA (DoRA scales the base's weights too, a bias beside B is no
+            product).
     """
     known = peft_name(model, adapter)
     if known not in getattr(model, "peft_config", {}):
@@ -55,23 +61,38 @@ def module_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], 
     layers = {
         name: layer
         for name, layer in modules
-        if known in getattr(layer, "lora_A", {}) and known not in getattr(layer, "lora_variant", {}) and not layer.lora_bias.get(known)
+        if known in getattr(layer, "lora_A", {})
+        and known not in getattr(layer, "lora_variant", {})
+        and not layer.lora_bias.get(known)
     }
     if not layers:
-        raise AdapterError(f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank coordinates")
-    if merged := sorted({str(name) for module in model.modules() for name in getattr(module, "merged_adapters", ())}):
         raise AdapterError(
-            f"adapters {merged} are merged into the model's weights, which hides their changes: call model.unmerge_adapter() first"
+            f"adapter {adapter!r} adapts no linear module by plain LoRA: its change has no low-rank"
+            " coordinates"
+        )
+    if merged := sorted(
+        {str(name) for module in model.modules() for name in getattr(module, "merged_adapters", ())}
+    ):
+        raise AdapterError(
+            f"adapters {merged} are merged into the model's weights, which hides their changes: call"
+            " model.unmerge_adapter() first"
         )
     with ExitStack() as exits:
-        exits.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))  # a model's own code may draw
-        taken = exits.enter_context(_reading({(adapter, name): layer for name, layer in layers.items()}, {adapter: known}))
+        exits.enter_context(
+            torch.random.fork_rng(devices=_cuda_devices(model))
+        )  # a model's own code may draw
+        taken = exits.enter_context(
+            _reading({(adapter, name): layer for name, layer in layers.items()}, {adapter: known})
+        )
         exits.enter_context(adapter_on(model, adapter))
         backbone(model)(input_ids=input_ids, use_cache=False)
     if not taken:
-        raise AdapterError(f"adapter {adapter!r}: none of the modules that it adapts ran, such as {next(iter(layers))}")
+        raise AdapterError(
+            f"adapter {adapter!r}: none of the modules that it adapts ran, such as {next(iter(layers))}"
+        )
     return {
-        name: ModuleDelta(found, layers[name].lora_B[known].weight.to(found.dtype, copy=True)) for (_, name), found in taken.items()
+        name: ModuleDelta(found, layers[name].lora_B[known].weight.to(found.dtype, copy=True))
+        for (_, name), found in taken.items()
     }
 
 
@@ -80,8 +101,8 @@ def _cuda_devices(model: nn.Module) -> list[int]:
 
 
 def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor, "out rank"]]:
-    """B of every linear module in the blocks that a plain LoRA adapter adapts, in fp32 on the CPU; none where the change is more than
-    s·B·A·u (DoRA, a bias beside B).
+    """B of every linear module in the blocks that a plain LoRA adapter adapts, in fp32 on the CPU; none where
+    the change is more than s·B·A·u (DoRA, a bias beside B).
 
     Args:
         folder: of an adapter that was checked (`adapters.check_adapter`).
@@ -91,7 +112,11 @@ def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor
     if config.get("use_dora") or config.get("lora_bias"):
         return {}
     index = {id(block): layer for layer, block in enumerate(blocks(model))}
-    names = {f"{name}.": index[id(module)] for name, module in base_of(model).named_modules() if id(module) in index}
+    names = {
+        f"{name}.": index[id(module)]
+        for name, module in base_of(model).named_modules()
+        if id(module) in index
+    }
     found = {}
     for key, tensor in read_tensors(folder).items():
         path = key.removeprefix(PREFIX).removesuffix(".lora_B.weight")
@@ -105,14 +130,16 @@ def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor
 def reading_coordinates(
     model: nn.Module, hookpoints: Mapping[str, Sequence[Hookpoint]]
 ) -> Iterator[dict[tuple[str, Hookpoint], Float[Tensor, "context position rank"]]]:
-    """Inside, every forward pass leaves s·A·u in the yielded dict, by adapter and hookpoint, of each adapter that takes part in it, be it
-    alone or beside the base and others in one batch.
+    """Inside, every forward pass leaves s·A·u in the yielded dict, by adapter and hookpoint, of each adapter
+    that takes part in it, be it alone or beside the base and others in one batch.
 
     Args:
         hookpoints: adapter → its hookpoints of the site `lora` (`lora_writers`).
     """
     stack = blocks(model)
-    layers = {(a, h): stack[h.layer].get_submodule(h.module) for a, hooks in hookpoints.items() for h in hooks}
+    layers = {
+        (a, h): stack[h.layer].get_submodule(h.module) for a, hooks in hookpoints.items() for h in hooks
+    }
     with _reading(layers, {a: peft_name(model, a) for a in hookpoints}) as taken:
         yield taken
 

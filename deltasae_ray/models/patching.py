@@ -19,11 +19,17 @@ Hidden = Float[Tensor, "context position d_model"]
 
 
 def whole_pass(
-    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], source: str = BASE
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    hookpoints: Sequence[Hookpoint],
+    source: str = BASE,
 ) -> tuple[Residuals, Hidden]:
-    """One pass of the base or of one adapter: the residual streams, and what the language-model head reads (after the final norm)."""
+    """One pass of the base or of one adapter: the residual streams, and what the language-model head reads
+    (after the final norm)."""
     seen: list[Hidden] = []
-    handle = backbone(model).register_forward_hook(lambda _module, _inputs, output: seen.append(output.last_hidden_state))
+    handle = backbone(model).register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output.last_hidden_state)
+    )
     try:
         taken = residuals(model, input_ids, hookpoints, source)
     finally:
@@ -33,10 +39,14 @@ def whole_pass(
 
 @torch.no_grad()
 def continued(
-    model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoint: Hookpoint, residual: Hidden, source: str = BASE
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    hookpoint: Hookpoint,
+    residual: Hidden,
+    source: str = BASE,
 ) -> Hidden:
-    """What the head reads when the base, or the model with one adapter, goes on from `residual` after block `hookpoint.layer`; earlier
-    blocks are not run.
+    """What the head reads when the base, or the model with one adapter, goes on from `residual` after block
+    `hookpoint.layer`; earlier blocks are not run.
 
     `continued(model, ids, h, residuals(model, ids, [h])[h])` is the model's own pass.
     """
@@ -71,7 +81,8 @@ def _skipped(model: nn.Module, hookpoint: Hookpoint, residual: Hidden) -> Iterat
 
 
 def _returns_tuples(model: nn.Module) -> bool:
-    """Whether blocks return the residual stream as the first of a tuple (Bloom, Falcon, OPT): seen in one pass, once per model."""
+    """Whether blocks return the residual stream as the first of a tuple (Bloom, Falcon, OPT): seen in one
+    pass, once per model."""
     inner = base_of(model)
     if inner not in _tuples:
 
@@ -80,7 +91,10 @@ def _returns_tuples(model: nn.Module) -> bool:
 
         handle = blocks(model)[0].register_forward_hook(see)
         try:
-            backbone(model)(input_ids=torch.ones(1, 1, dtype=torch.int64, device=next(inner.parameters()).device), use_cache=False)
+            backbone(model)(
+                input_ids=torch.ones(1, 1, dtype=torch.int64, device=next(inner.parameters()).device),
+                use_cache=False,
+            )
         finally:
             handle.remove()
     return _tuples[inner]
@@ -92,8 +106,8 @@ def losses_beside(
 ) -> tuple[Float64[Tensor, "variant n"], Float64[Tensor, "variant n"]]:
     """Cross-entropy of every variant, and KL(first variant ‖ variant), both in nats.
 
-    One pass over the vocabulary with running sums in fp64; logits of the whole vocabulary are never held. A variant equal to the first
-    has a KL of exactly 0.
+    One pass over the vocabulary with running sums in fp64; logits of the whole vocabulary are never held. A
+    variant equal to the first has a KL of exactly 0.
     """
     label = torch.zeros(hidden.shape[:2], dtype=torch.float64, device=hidden.device)
     lse = torch.full_like(label, -torch.inf)
@@ -107,7 +121,9 @@ def losses_beside(
         whole = peak + ((lse[0] - peak).exp() + weight.sum(0)).log()
         for i, (_, logits) in enumerate(blocks_of):
             label[i, here] = logits[labels[here] - start, here].double()
-            gap[i] = gap[i] * (lse[0] - whole).exp() + (weight * (first - logits)).sum(0) * (peak - whole).exp()
+            gap[i] = (
+                gap[i] * (lse[0] - whole).exp() + (weight * (first - logits)).sum(0) * (peak - whole).exp()
+            )
         for i, (_, logits) in enumerate(blocks_of[1:], start=1):
             lse[i] = torch.logaddexp(lse[i], logits.double().logsumexp(0))
         lse[0] = whole

@@ -1,4 +1,5 @@
-"""The names that PEFT knows adapters by: its own grammar reads names as parts of keys and attributes, so users' names never reach it."""
+"""The names that PEFT knows adapters by: its own grammar reads names as parts of keys and attributes, so
+users' names never reach it."""
 
 from itertools import count
 
@@ -8,7 +9,8 @@ _NAMES = "peft_names"
 
 
 def peft_name(model: nn.Module, adapter: str) -> str:
-    """The name inside PEFT of an adapter that `attach` attached; of a model that came with its adapters, the name itself."""
+    """The name inside PEFT of an adapter that `attach` attached; of a model that came with its adapters, the
+    name itself."""
     return getattr(model, _NAMES, {}).get(adapter, adapter)
 
 

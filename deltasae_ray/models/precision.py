@@ -1,4 +1,5 @@
-"""How exact a delta is: the same rows in a higher precision, and under another batch layout (science.md A, precision)."""
+"""How exact a delta is: the same rows in a higher precision, and under another batch layout (science.md A,
+precision)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ Measurement = Callable[[Tensor], dict[str, Residuals]]
 
 
 class Float64Casts(TorchDispatchMode):
-    """Turns every cast to fp32 into one to fp64: models cast to fp32 inside their norms and rotary embeddings."""
+    """Turns every cast to fp32 into one to fp64: models cast to fp32 inside their norms and rotary
+    embeddings."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002 - the signature is torch's
         kwargs = dict(kwargs or {})
@@ -30,7 +32,8 @@ class Float64Casts(TorchDispatchMode):
 
 @contextmanager
 def in_fp64(model: nn.Module) -> Iterator[None]:
-    """Inside, forward passes run in fp64; one module at a time is held in it, also where parameters are sharded."""
+    """Inside, forward passes run in fp64; one module at a time is held in it, also where parameters are
+    sharded."""
     end = widen(model, torch.float64)
     try:
         with Float64Casts():
@@ -52,7 +55,8 @@ class NoiseFloor:
     relative: float
     """√(E‖δ‖² / E‖h_base‖²)."""
     median_token_snr: float | None
-    """Median over tokens of ‖δ‖²/‖noise‖²: a single massive token can carry nearly all error energy. None: no noise at all."""
+    """Median over tokens of ‖δ‖²/‖noise‖²: a single massive token can carry nearly all error energy. None: no
+    noise at all."""
 
     @property
     def snr(self) -> float | None:
@@ -90,12 +94,16 @@ def noise_floor(
         floors[adapter] = {}
         for h, delta in batched[adapter].items():
             other = torch.cat([single[adapter][h] for single in alone])
-            floors[adapter][h] = _floor(delta[mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask])
+            floors[adapter][h] = _floor(
+                delta[mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask]
+            )
     return floors
 
 
 def _floor(delta: Float[Tensor, "token d"], exact: Tensor, other: Tensor, base: Tensor) -> NoiseFloor:
-    rounding, layout, signal = (_energy(x) for x in (delta.double() - exact, delta.double() - other.double(), delta))
+    rounding, layout, signal = (
+        _energy(x) for x in (delta.double() - exact, delta.double() - other.double(), delta)
+    )
     noise = torch.maximum(rounding, layout)
     snr = (signal / noise)[noise > 0]
     return NoiseFloor(

@@ -1,4 +1,5 @@
-"""The random-LoRA control (science: nulls, 4): what an adapter of the same shape and strength does that learnt nothing."""
+"""The random-LoRA control (science: nulls, 4): what an adapter of the same shape and strength does that
+learnt nothing."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-"""PEFT state: `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]; `….lora_embedding_A` and `_B` of embeddings."""
+"""PEFT state: `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]; `….lora_embedding_A` and `_B`
+of embeddings."""
 _A, _B = re.compile(r"\.lora_(embedding_|)A(\.weight|$)"), re.compile(r"\.lora_(embedding_|)B(\.weight|$)")
 
 
@@ -28,14 +30,18 @@ def haar_rotated(weights: Weights, seed: int) -> Weights:
         a, b = weights[name].double(), weights[partner].double()
         generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
         values = singular_values(a, b)
-        left, right = _orthonormal(b.shape[0], len(values), generator), _orthonormal(a.shape[1], len(values), generator)
+        left, right = (
+            _orthonormal(b.shape[0], len(values), generator),
+            _orthonormal(a.shape[1], len(values), generator),
+        )
         rotated[partner] = (left * values.sqrt()).to(weights[partner].dtype).contiguous()
         rotated[name] = (right * values.sqrt()).T.to(weights[name].dtype).contiguous()
     return rotated
 
 
 def singular_values(a: Float[Tensor, "rank in"], b: Float[Tensor, "out rank"]) -> Float[Tensor, " rank"]:
-    """Singular values of b·a, from the small cores of two QR factorisations; never forms the [out, in] product."""
+    """Singular values of b·a, from the small cores of two QR factorisations; never forms the [out, in]
+    product."""
     return torch.linalg.svdvals(torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T)
 
 
@@ -46,7 +52,7 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Float[T
 
 def scaled(weights: Weights, factor: float) -> Weights:
     """Every B times `factor`: the change to every module's output scales alike."""
-    return {name: (t * factor if _B.search(name) else t) for name, t in weights.items()}
+    return {name: t * factor if _B.search(name) else t for name, t in weights.items()}
 
 
 def match_norm(measure: Callable[[float], float], target: float, *, rounds: int = 4) -> float:

@@ -1,7 +1,8 @@
 """Base parameters that an adapter brings its own values of: trained biases and `modules_to_save`.
 
-PEFT writes trained biases over the base's, so that switching the adapter off does not give the base back. Here both sets of values
-are kept, and an adapter's stand in the model only while it is active: the base stays the base, bit by bit.
+PEFT writes trained biases over the base's, so that switching the adapter off does not give the base back.
+Here both sets of values are kept, and an adapter's stand in the model only while it is active: the base stays
+the base, bit by bit.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from deltasae_ray.models.load import base_of
 
 Replacements = dict[str, Tensor]
-"""Parameter of the base model, by its name before PEFT wraps anything → the value that an adapter gives it, used in fp32."""
+"""Parameter of the base model, by its name before PEFT wraps anything → the value that an adapter gives it,
+used in fp32."""
 _Slot = tuple[nn.Module, str]
 _KEPT = "replaced_by_adapter"
 _OF_BASE = None
@@ -27,11 +29,15 @@ def keep_replacements(model: nn.Module, adapter: str, values: Replacements) -> N
     """
     slots = _slots(model)
     kept = _kept(model)
-    for name in sorted(values.keys() & slots.keys()):  # one order on every rank: sharding numbers them as they come
+    for name in sorted(
+        values.keys() & slots.keys()
+    ):  # one order on every rank: sharding numbers them as they come
         module, leaf = slots[name]
         base: Any = module._parameters[leaf]
         kept.setdefault(_OF_BASE, {})[module, leaf] = base
-        kept.setdefault(adapter, {})[module, leaf] = nn.Parameter(values[name].to(base.device).float(), requires_grad=False)
+        kept.setdefault(adapter, {})[module, leaf] = nn.Parameter(
+            values[name].to(base.device).float(), requires_grad=False
+        )
     setattr(model, _KEPT, kept)
 
 
@@ -42,7 +48,12 @@ def replaces(model: nn.Module, adapter: str) -> bool:
 
 def replacing(model: nn.Module) -> list[nn.Parameter]:
     """All values that adapters bring, which are no parameters of the model's modules."""
-    return [value for adapter, values in _kept(model).items() if adapter is not _OF_BASE for value in values.values()]
+    return [
+        value
+        for adapter, values in _kept(model).items()
+        if adapter is not _OF_BASE
+        for value in values.values()
+    ]
 
 
 @contextmanager

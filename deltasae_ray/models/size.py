@@ -28,7 +28,8 @@ class ModelSize:
     block_outputs: int
     """Numbers per token that the linear layers of a block give, in the block that gives most."""
     inputs: Mapping[str, int]
-    """Name of a linear module, such as q_proj → numbers per token that it reads, in the block where they are most."""
+    """Name of a linear module, such as q_proj → numbers per token that it reads, in the block where they are
+    most."""
     per_rank: Mapping[str, int]
     """Name of a linear module, such as q_proj → parameters that LoRA adds for each rank, over all blocks."""
 
@@ -47,7 +48,11 @@ def model_size(model: nn.Module) -> ModelSize:
     read: Counter[str] = Counter()
     outputs = []
     for block in stack:
-        linear = [(name.rpartition(".")[2], *_features(module)) for name, module in block.named_modules() if is_linear(module)]
+        linear = [
+            (name.rpartition(".")[2], *_features(module))
+            for name, module in block.named_modules()
+            if is_linear(module)
+        ]
         outputs.append(sum(given for _, _, given in linear))
         here: Counter[str] = Counter()
         for name, taken, given in linear:

@@ -1,4 +1,5 @@
-"""Regular expressions of an adapter are tried on the model's names by a process that can be ended: some never come to an end."""
+"""Regular expressions of an adapter are tried on the model's names by a process that can be ended: some never
+come to an end."""
 
 import json
 import re
@@ -25,7 +26,8 @@ for name in names:
 
 
 def patterns_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The field and text of everything in an adapter's configuration that PEFT reads as a regular expression."""
+    """The field and text of everything in an adapter's configuration that PEFT reads as a regular
+    expression."""
     for field in ("target_modules", "exclude_modules"):
         if isinstance(text := config.get(field), str):
             yield field, text
@@ -36,7 +38,8 @@ def patterns_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def check_patterns_end(path: Path, config: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raises AdapterError where a pattern of the configuration at `path` does not come to an end on the names of the model's modules."""
+    """Raises AdapterError where a pattern of the configuration at `path` does not come to an end on the names
+    of the model's modules."""
     there = list(names)
     for field, text in patterns_of(config):
         if not _REPEATS.search(text):
@@ -44,9 +47,16 @@ def check_patterns_end(path: Path, config: Mapping[str, Any], names: Iterable[st
         command = [sys.executable, "-I", "-S", "-c", _TRY]
         try:
             # What does not compile in one of the forms ends at once, and PEFT says so.
-            subprocess.run(command, input=json.dumps([text, there]).encode(), timeout=TRIED_S, capture_output=True, check=False)
+            subprocess.run(
+                command,
+                input=json.dumps([text, there]).encode(),
+                timeout=TRIED_S,
+                capture_output=True,
+                check=False,
+            )
         except subprocess.TimeoutExpired as e:
             raise AdapterError(
-                f"{path}: {field} holds {text[:80]!r}, which does not come to an end on this model's names within {TRIED_S:g} s: it "
-                "repeats what is repeated already. Name the modules in a list, or write it without the outer repetition"
+                f"{path}: {field} holds {text[:80]!r}, which does not come to an end on this model's names"
+                f" within {TRIED_S:g} s: it repeats what is repeated already. Name the modules in a list, or"
+                " write it without the outer repetition"
             ) from e

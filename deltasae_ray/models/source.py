@@ -27,8 +27,8 @@ class ModelSource:
     label: str
     """What the report calls it."""
     digest: str
-    """Of config.json and all safetensors, and of how weights are held where they may be rounded, so that two copies in different folders
-    are one model; empty for a plan."""
+    """Of config.json and all safetensors, and of how weights are held where they may be rounded, so that two
+    copies in different folders are one model; empty for a plan."""
     num_layers: int
     d_model: int
     weights: Literal["fp32", "bf16"] = "fp32"
@@ -42,11 +42,12 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     """Finds, downloads or converts the model of `cfg.base`.
 
     Args:
-        weights: False for a plan: of a hub model config and tokenizer alone are downloaded, and no digest is taken.
+        weights: False for a plan: of a hub model config and tokenizer alone are downloaded, and no digest is
+            taken.
 
     Raises:
-        ModelError: no such folder or hub model, weights that are not safetensors, not whole or quantised, a config without layers
-            or width, or the extra [demo] is missing.
+        ModelError: no such folder or hub model, weights that are not safetensors, not whole or quantised, a
+            config without layers or width, or the extra [demo] is missing.
     """
     label = cfg.base
     if cfg.base == GEMMA_270M:
@@ -62,7 +63,11 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
     return ModelSource(
         folder=folder,
         label=label,
-        digest=content if cfg.weights == "fp32" or not content else digest({"model": content, "weights": cfg.weights}),
+        digest=(
+            content
+            if cfg.weights == "fp32" or not content
+            else digest({"model": content, "weights": cfg.weights})
+        ),
         num_layers=num_layers,
         d_model=d_model,
         weights=cfg.weights,
@@ -72,7 +77,8 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
 
 
 def _hub_name(base: str, folder: Path) -> str:
-    """Of a folder: what its config says that it was saved from, or whose snapshot in the hub's cache it is."""
+    """Of a folder: what its config says that it was saved from, or whose snapshot in the hub's cache it
+    is."""
     if base == GEMMA_270M:
         return "google/gemma-3-270m"
     if not Path(base).is_dir():
@@ -91,10 +97,19 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _download(base: str, *, weights: bool, code: bool) -> Path:
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else []), *(["*.py"] if code else [])]
+    patterns = [
+        "*.json",
+        "*.model",
+        "*.txt",
+        "*.jinja",
+        *(["*.safetensors"] if weights else []),
+        *(["*.py"] if code else []),
+    ]
     try:
         return HubName.of(base).fetch(patterns)
-    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+    except (
+        Exception
+    ) as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise ModelError(f"model.base={base!r} {why_not_had(base, e)}") from e
 
 

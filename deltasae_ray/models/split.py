@@ -1,6 +1,7 @@
 """What a block itself adds to a delta, and what it passes on.
 
-δ = [F_b(h_a) − F_b(h_b)] propagated + [F_a(h_a) − F_b(h_a)] injected, F the block, a adapted, b base: an identity (science: deltas).
+δ = [F_b(h_a) − F_b(h_b)] propagated + [F_a(h_a) − F_b(h_a)] injected, F the block, a adapted, b base: an
+identity (science: deltas).
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,12 @@ class Split:
 
 
 @torch.no_grad()
-def split_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], hookpoints: Sequence[Hookpoint], adapter: str) -> Split:
+def split_deltas(
+    model: nn.Module,
+    input_ids: Int[Tensor, "context position"],
+    hookpoints: Sequence[Hookpoint],
+    adapter: str,
+) -> Split:
     """Two passes, and each hookpoint's block once more without the adapter on the adapted pass's input."""
     assert all(h.site == "resid_post" for h in hookpoints), "a block is split where it ends"
     base = residuals(model, input_ids, hookpoints)
@@ -36,7 +42,12 @@ def split_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], h
     unadapted: Residuals = {}
 
     def run_again(hookpoint: Hookpoint):
-        def run(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor | tuple[Tensor, ...]) -> None:
+        def run(
+            block: nn.Module,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            output: Tensor | tuple[Tensor, ...],
+        ) -> None:
             adapted[hookpoint] = _first(output)
             with adapter_active(model, BASE):
                 unadapted[hookpoint] = _first(block.forward(*args, **kwargs))
@@ -45,11 +56,14 @@ def split_deltas(model: nn.Module, input_ids: Int[Tensor, "context position"], h
 
     with ExitStack() as exits:
         for h in hookpoints:
-            exits.callback(blocks(model)[h.layer].register_forward_hook(run_again(h), with_kwargs=True).remove)
+            exits.callback(
+                blocks(model)[h.layer].register_forward_hook(run_again(h), with_kwargs=True).remove
+            )
         exits.enter_context(adapter_active(model, adapter))
         backbone(model)(input_ids=input_ids, use_cache=False)
     return Split(
-        propagated={h: unadapted[h] - base[h] for h in hookpoints}, injected={h: adapted[h] - unadapted[h] for h in hookpoints}
+        propagated={h: unadapted[h] - base[h] for h in hookpoints},
+        injected={h: adapted[h] - unadapted[h] for h in hookpoints},
     )
 
 

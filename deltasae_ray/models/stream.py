@@ -1,4 +1,5 @@
-"""Whether the blocks of an architecture hand on one residual stream, as every figure here takes for granted; seen on four tokens."""
+"""Whether the blocks of an architecture hand on one residual stream, as every figure here takes for granted;
+seen on four tokens."""
 
 import inspect
 from typing import Any
@@ -38,8 +39,8 @@ def check_width(model: nn.Module, d_model: int) -> None:
 
 
 def check_stream(model: nn.Module) -> None:
-    """Checks what every block returns, in two passes over four tokens: its width, that it is what transformers calls the hidden state
-    there, and that no position sees a later one.
+    """Checks what every block returns, in two passes over four tokens: its width, that it is what
+    transformers calls the hidden state there, and that no position sees a later one.
 
     Raises:
         ModelError: it is not, so that a delta at a layer would not mean what it says; names the block.
@@ -54,10 +55,17 @@ def check_stream(model: nn.Module) -> None:
     _pass(model, later, changed)
     for h, stream in found.items():
         if not _close(stream[:, :-1], changed[h][:, :-1]):
-            raise _unsupported(model, h, "lets positions see later ones, so that padding and what follows would change a token's delta")
+            raise _unsupported(
+                model,
+                h,
+                "lets positions see later ones, so that padding and what follows would change a token's"
+                " delta",
+            )
         # the last entry is taken after the final norm
         if h.hidden_states_index < len(hidden) - 1 and not _close(stream, hidden[h.hidden_states_index]):
-            raise _unsupported(model, h, "returns something else than transformers' hidden state at that layer")
+            raise _unsupported(
+                model, h, "returns something else than transformers' hidden state at that layer"
+            )
 
 
 def width_of(model: nn.Module) -> int | None:
@@ -73,8 +81,12 @@ def _ids(model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _pass(model: nn.Module, ids: Tensor, found: Residuals) -> tuple[Tensor, ...]:
-    """Puts what every block returns in `found`, also if a later one fails, and gives transformers' hidden states where they are shown."""
-    with reading(model, [Hookpoint(layer) for layer in range(len(blocks(model)))], found), adapter_active(model, BASE):
+    """Puts what every block returns in `found`, also if a later one fails, and gives transformers' hidden
+    states where they are shown."""
+    with (
+        reading(model, [Hookpoint(layer) for layer in range(len(blocks(model)))], found),
+        adapter_active(model, BASE),
+    ):
         stack: Any = backbone(model)
         # a model's own code need not know the argument
         shown = {"output_hidden_states": True} if _takes_hidden_states(stack) else {}
@@ -90,7 +102,10 @@ def _takes_hidden_states(stack: nn.Module) -> bool:
 def _check_shapes(model: nn.Module, found: Residuals, d_model: int | None) -> None:
     for h, stream in found.items():
         if stream.shape[:-1] != (1, len(_IDS)) or d_model not in (None, stream.shape[-1]):
-            told = f"{tuple(stream.shape)} for {len(_IDS)} tokens, where a residual stream of width {d_model} is needed"
+            told = (
+                f"{tuple(stream.shape)} for {len(_IDS)} tokens, where a residual stream of width {d_model} is"
+                " needed"
+            )
             raise _unsupported(model, h, f"returns {told}")
 
 
@@ -101,6 +116,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _unsupported(model: nn.Module, h: Hookpoint, told: str) -> ModelError:
     kind = getattr(base_of(model).config, "model_type", "?")
     return ModelError(
-        f"{kind}: block {h.layer} ({type(blocks(model)[h.layer]).__name__}) {told}. Layers of this architecture do not mean what they say "
-        "here, so it is not supported: give a model whose blocks hand on one residual stream, such as Llama, Gemma, Qwen or GPT-2"
+        f"{kind}: block {h.layer} ({type(blocks(model)[h.layer]).__name__}) {told}. Layers of this"
+        " architecture do not mean what they say here, so it is not supported: give a model whose blocks"
+        " hand on one residual stream, such as Llama, Gemma, Qwen or GPT-2"
     )

@@ -1,8 +1,9 @@
-"""Base and adapters in one forward pass: their rows share a batch, so that sharded parameters are gathered once for all of them.
+"""Base and adapters in one forward pass: their rows share a batch, so that sharded parameters are gathered
+once for all of them.
 
-It also makes **difference propagation** possible (`bf16=True`): every linear layer of the blocks takes W·x_base and W·(x_adapted − x_base)
-in bf16 and adds them in fp32. The residual stream stays in fp32, the rounding is relative to the delta, and the base's own rounding
-stands in both rows and cancels.
+It also makes **difference propagation** possible (`bf16=True`): every linear layer of the blocks takes
+W·x_base and W·(x_adapted − x_base) in bf16 and adds them in fp32. The residual stream stays in fp32, the
+rounding is relative to the delta, and the base's own rounding stands in both rows and cancels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,8 @@ from deltasae_ray.models.replaced import replaces
 
 
 def alone(model: nn.Module, adapters: Sequence[str]) -> tuple[str, ...]:
-    """The adapters that cannot share a pass: DoRA and other variants of LoRA, LoRA on embeddings, and replaced base parameters."""
+    """The adapters that cannot share a pass: DoRA and other variants of LoRA, LoRA on embeddings, and
+    replaced base parameters."""
     layers: list[Any] = _lora_layers(model)
     apart = {name for layer in layers for name in (*layer.lora_variant, *layer.lora_embedding_A)}
     return tuple(a for a in adapters if replaces(model, a) or peft_name(model, a) in apart)
@@ -67,7 +69,8 @@ def harvested_deltas(
     together: bool,
     bf16: bool,
 ) -> Iterator[tuple[str, Residuals]]:
-    """Base and deltas as a harvest takes them: one after the other, or in one pass with what cannot share it afterwards.
+    """Base and deltas as a harvest takes them: one after the other, or in one pass with what cannot share it
+    afterwards.
 
     Raises:
         AdapterError: bf16 products of an adapter that cannot share a pass.
@@ -75,11 +78,14 @@ def harvested_deltas(
     apart = alone(model, adapters) if together or bf16 else tuple(adapters)
     if bf16 and apart:
         raise AdapterError(
-            f"harvest.precision=mixed works on base and adapter in one batch, which {', '.join(apart)} (DoRA, LoRA on embeddings, trained "
-            "biases or modules) cannot share: set harvest.precision=fp32, or leave them to a harvest of their own"
+            f"harvest.precision=mixed works on base and adapter in one batch, which {', '.join(apart)} (DoRA,"
+            " LoRA on embeddings, trained biases or modules) cannot share: set harvest.precision=fp32, or"
+            " leave them to a harvest of their own"
         )
     if together or bf16:
-        yield from deltas_together(model, input_ids, hookpoints, [a for a in adapters if a not in apart], bf16=bf16)
+        yield from deltas_together(
+            model, input_ids, hookpoints, [a for a in adapters if a not in apart], bf16=bf16
+        )
         if not apart:
             return
     for name, taken in deltas(model, input_ids, hookpoints, apart):
@@ -89,10 +95,11 @@ def harvested_deltas(
 
 @contextmanager
 def _side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
-    """Inside, with adapters disabled, LoRA layers add each adapter's product to its own rows, in the order of `adapters`.
+    """Inside, with adapters disabled, LoRA layers add each adapter's product to its own rows, in the order of
+    `adapters`.
 
-    PEFT's own mixed batches iterate a set of names, whose order differs between processes: collectives of sharded parameters would
-    not match. Here every rank goes through the adapters in one order.
+    PEFT's own mixed batches iterate a set of names, whose order differs between processes: collectives of
+    sharded parameters would not match. Here every rank goes through the adapters in one order.
     """
 
     names = [peft_name(model, adapter) for adapter in adapters]
@@ -114,7 +121,8 @@ def _side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
 def bf16_products(model: nn.Module, count: int) -> Iterator[None]:
     """Inside, linear layers of the blocks multiply in bf16; rows are `count` equal parts, the base's first.
 
-    Weights held in fp32 are rounded as they are used, so that sharded ones may be; that costs one reading of them per pass.
+    Weights held in fp32 are rounded as they are used, so that sharded ones may be; that costs one reading of
+    them per pass.
     """
     with ExitStack() as exits:
         for block in blocks(model):
@@ -134,7 +142,9 @@ def _product(module: Any, count: int) -> Callable[[Tensor], Tensor]:
         for i in range(1, count):
             steps[i] = parts[i] - parts[0]
         weight = module.weight.bfloat16()
-        product = nn.functional.linear(steps.flatten(0, 1), weight.T if transposed else weight).unflatten(0, (count, -1))
+        product = nn.functional.linear(steps.flatten(0, 1), weight.T if transposed else weight).unflatten(
+            0, (count, -1)
+        )
         y = torch.empty_like(product, dtype=torch.float32)
         y[0] = product[0]
         for i in range(1, count):

@@ -16,7 +16,8 @@ def check_weights(path: Path, error: type[DeltaSaeError]) -> None:
     """Checks that a safetensors file is whole, from its header and its size.
 
     Raises:
-        error: it is absent, empty, a Git LFS pointer, cut off or no safetensors file; the text names file, cause and remedy.
+        error: it is absent, empty, a Git LFS pointer, cut off or no safetensors file; the text names file,
+            cause and remedy.
     """
     refuse_pointer(path, error)
     try:
@@ -46,7 +47,8 @@ def refuse_pointer(path: Path, error: type[DeltaSaeError]) -> None:
         raise error(f"{path} is empty (0 bytes): its download or copy failed. Fetch it again")
     if head == _LFS:
         raise error(
-            f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its repository, or download the file"
+            f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its repository, or"
+            " download the file"
         )
 
 
@@ -64,7 +66,8 @@ def base_weights(folder: Path, error: type[DeltaSaeError]) -> list[Path]:
 
 
 def _indexed(index: Path, error: type[DeltaSaeError]) -> list[str]:
-    """The files that an index of weights names. Only those beside it enter the model's digest, so no other is accepted."""
+    """The files that an index of weights names. Only those beside it enter the model's digest, so no other is
+    accepted."""
     refuse_pointer(index, error)
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -73,7 +76,7 @@ def _indexed(index: Path, error: type[DeltaSaeError]) -> list[str]:
     for name in names:
         if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
             raise error(
-                f"{index} names {name!r}, which is no safetensors file in its folder: weights are not read from elsewhere. "
-                "Put the file there, or save the model with save_pretrained again"
+                f"{index} names {name!r}, which is no safetensors file in its folder: weights are not read"
+                " from elsewhere. Put the file there, or save the model with save_pretrained again"
             )
     return sorted(names)

@@ -32,7 +32,9 @@ CONTROL_SERIES = (
     ("missing_share_random_adapter", "{reference}, of a random adapter's deltas", "s4", "square"),
 )
 SCALES = {
-    "missing_share": "0: all of it is in the reference. 1: the reference does no better than featureless atoms.",
+    "missing_share": (
+        "0: all of it is in the reference. 1: the reference does no better than featureless atoms."
+    ),
     "controls": "0: all of it is in the reference. 1: no better than featureless atoms.",
     "max_cosine_weighted": "1: exact copies of reference latents.",
     "matching": "1: exact copies of reference latents.",
@@ -78,26 +80,57 @@ def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
 
 
 def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) -> Figure:
-    """One metric: a panel per dictionary size, a group per layer, an adapter a point with interval, null and ceiling, over its seeds."""
+    """One metric: a panel per dictionary size, a group per layer, an adapter a point with interval, null and
+    ceiling, over its seeds."""
     rows = leading_rows(inputs.rows, (metric,))
     words = describe(metric, inputs)
     style = Style.of(inputs, [r.adapter for r in rows])
     panels = []
     for size in sorted({(r.d_sae or 0, r.k or 0) for r in rows}):
         here = [r for r in rows if (r.d_sae or 0, r.k or 0) == size]
-        lanes = [(adapter, seed) for adapter in style.css for seed in sorted({r.seed or 0 for r in here if r.adapter == adapter})]
-        cells = [Cell(r, style.css[r.adapter], style.shape[r.adapter], lanes.index((r.adapter, r.seed or 0))) for r in here]
-        panels.append(_grouped(cells, f"d_sae {size[0]}, k {size[1]}" if size[0] else "", _y(rows, guides), guides, words.label))
+        lanes = [
+            (adapter, seed)
+            for adapter in style.css
+            for seed in sorted({r.seed or 0 for r in here if r.adapter == adapter})
+        ]
+        cells = [
+            Cell(r, style.css[r.adapter], style.shape[r.adapter], lanes.index((r.adapter, r.seed or 0)))
+            for r in here
+        ]
+        panels.append(
+            _grouped(
+                cells,
+                f"d_sae {size[0]}, k {size[1]}" if size[0] else "",
+                _y(rows, guides),
+                guides,
+                words.label,
+            )
+        )
     notes = [*chance_notes(rows, inputs, metric), *seeds_notes(rows)] or ["Not measured in this study."]
     legend = (*style.legend(), *_reading(rows)) if rows else ()
-    return Figure(f"{metric}_by_layer", f"{words.label} by rank and layer", SCALES.get(metric, ""), legend, tuple(panels), tuple(notes))
+    return Figure(
+        f"{metric}_by_layer",
+        f"{words.label} by rank and layer",
+        SCALES.get(metric, ""),
+        legend,
+        tuple(panels),
+        tuple(notes),
+    )
 
 
 def by_series(
-    inputs: ReportInputs, key: str, series: Sequence[tuple[str, str, str, str]], *, guides: tuple[float, ...], notes: Sequence[str] = ()
+    inputs: ReportInputs,
+    key: str,
+    series: Sequence[tuple[str, str, str, str]],
+    *,
+    guides: tuple[float, ...],
+    notes: Sequence[str] = (),
 ) -> Figure:
-    """Several metrics of the same cells beside each other: a panel per adapter and size, a group per layer."""
-    rows = [replace(r, over_seeds=False) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])]
+    """Several metrics of the same cells beside each other: a panel per adapter and size, a group per
+    layer."""
+    rows = [
+        replace(r, over_seeds=False) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])
+    ]
     words = describe(key, inputs)
     if len({r.name for r in rows if r.value is not None}) < 2:
         return Figure(key, words.label, "", (), (), ())
@@ -105,24 +138,33 @@ def by_series(
     # Their nulls differ in kind; drawn here they would only hide the points.
     drawn = [replace(r, measure=replace(r.measure, null=None, ceiling=None)) for r in rows]
     order, largest = in_order(inputs, [r.adapter for r in drawn]), max(r.d_sae or 0 for r in drawn)
-    places_shown = sorted({(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1]))
+    places_shown = sorted(
+        {(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1])
+    )
     if len(places_shown) > MOST_PANELS:
         places_shown = [(adapter, size) for adapter, size in places_shown if size == largest]
         notes = [*notes, f"Drawn for d_sae {largest}; the other sizes are among the measures below."]
     y, panels = _y(drawn, guides), []
     for adapter, size in places_shown:
         cells = [Cell(r, *look[r.name]) for r in drawn if (r.adapter, r.d_sae or 0) == (adapter, size)]
-        panels.append(_grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label))
+        panels.append(
+            _grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label)
+        )
     legend = [
         LegendEntry(label.format(reference=inputs.reference), swatch(svg.mark(9, 7, shape, f"dot {css}")))
         for metric, label, css, shape in series
         if any(r.name == metric for r in drawn)
     ]
-    return Figure(key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes))
+    return Figure(
+        key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes)
+    )
 
 
-def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[DivergenceRow, int], include: tuple[float, ...]) -> Figure:
-    """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls span."""
+def over_k(
+    inputs: ReportInputs, metric: str, x_label: str, at: dict[DivergenceRow, int], include: tuple[float, ...]
+) -> Figure:
+    """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls
+    span."""
     words = describe(metric, inputs)
     name = words.label
     if len(set(at.values())) < 2:
@@ -132,20 +174,31 @@ def over_k(inputs: ReportInputs, metric: str, x_label: str, at: dict[DivergenceR
     panels = line_panels(at, x_label, y, style, name)
     band = LegendEntry("null", swatch(svg.bar(0, 3, 18, 8, "nullband")))
     notes = chance_notes(list(at), inputs, metric, over=at)
-    return Figure(f"{metric}_over_k", f"{name} over k", SCALES.get(metric, ""), (*style.legend(), band), tuple(panels), tuple(notes))
+    return Figure(
+        f"{metric}_over_k",
+        f"{name} over k",
+        SCALES.get(metric, ""),
+        (*style.legend(), band),
+        tuple(panels),
+        tuple(notes),
+    )
 
 
 def learning(inputs: ReportInputs, key: str) -> Figure:
-    """A panel per layer: how each dictionary's unexplained variance, or number of dead latents, went over optimizer steps."""
+    """A panel per layer: how each dictionary's unexplained variance, or number of dead latents, went over
+    optimizer steps."""
     found = [c for c in inputs.curves if c.figure == key and c.points]
     style = Style.of(inputs, [c.adapter for c in found])
     words = describe(key, inputs)
     panels, labels = learning_panels(found, style, words.label, figure if key == "learning" else svg.number)
-    return Figure(key, words.label, SCALES[key], (*style.legend(), *labels) if panels else (), tuple(panels), ())
+    return Figure(
+        key, words.label, SCALES[key], (*style.legend(), *labels) if panels else (), tuple(panels), ()
+    )
 
 
 def _grouped(cells: Sequence[Cell], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:
-    """A panel of points in groups by layer; each keeps to its lane in every group, so that a gap is seen as one."""
+    """A panel of points in groups by layer; each keeps to its lane in every group, so that a gap is seen as
+    one."""
     layers = sorted({c.row.layer for c in cells})
     group = (svg.WIDTH - svg.LEFT - svg.RIGHT) / max(1, len(layers))
     lanes = max((c.lane for c in cells), default=0) + 1
@@ -176,7 +229,10 @@ def _beaten(inputs: ReportInputs) -> list[str]:
         compared += [name] if rows else []
         beaten = [r for r in rows if against_null(r) != "beyond chance"]
         if beaten:
-            notes.append(f"The delta dictionary is not shown to beat {name} in {len(beaten)} of {len(rows)} cells ({places(beaten)}).")
+            notes.append(
+                f"The delta dictionary is not shown to beat {name} in {len(beaten)} of {len(rows)} cells"
+                f" ({places(beaten)})."
+            )
     if notes or not compared:
         return notes
     told = " and ".join(filter(None, (", ".join(compared[:-1]), compared[-1])))
@@ -207,6 +263,10 @@ def _reading(rows: Sequence[DivergenceRow]) -> list[LegendEntry]:
         ("null", "null", svg.bar(0, 3, 18, 8, "nullband")),
         ("ceiling", "ceiling", svg.line(0, 7, 18, 7, "ceiling")),
     ]
-    found = [LegendEntry(label, swatch(drawn)) for part, label, drawn in entries if any(getattr(r, part) is not None for r in rows)]
+    found = [
+        LegendEntry(label, swatch(drawn))
+        for part, label, drawn in entries
+        if any(getattr(r, part) is not None for r in rows)
+    ]
     undefined = LegendEntry("undefined", swatch(svg.words(9, 12, "∅", "undefined ink")))
     return [*found, undefined] if any(r.value is None for r in rows) else found

@@ -33,13 +33,18 @@ class Context:
 
 
 def context_starts(tokens: TokenTable) -> Int[np.ndarray, " context"]:
-    """The row at which each context of the table begins: positions run on within one, and its document stays the same."""
+    """The row at which each context of the table begins: positions run on within one, and its document stays
+    the same."""
     runs_on = (tokens.position[1:] == tokens.position[:-1] + 1) & (tokens.doc_id[1:] == tokens.doc_id[:-1])
     return np.flatnonzero(np.concatenate([[len(tokens) > 0], ~runs_on.astype(bool)])[: len(tokens)])
 
 
 def window(
-    tokens: TokenTable, starts: Int[np.ndarray, " context"], row: int, activation: Float[np.ndarray, " token"], text: TokensToText
+    tokens: TokenTable,
+    starts: Int[np.ndarray, " context"],
+    row: int,
+    activation: Float[np.ndarray, " token"],
+    text: TokensToText,
 ) -> Context:
     """The tokens around `row`, at most REACH on either side and all of one context."""
     which = int(np.searchsorted(starts, row, side="right")) - 1

@@ -1,4 +1,5 @@
-"""The headline table: the missing share of every dictionary and, right under it, what a deployed monitor sees."""
+"""The headline table: the missing share of every dictionary and, right under it, what a deployed monitor
+sees."""
 
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,8 @@ class Pair:
 
 
 def headline(inputs: ReportInputs) -> list[Pair]:
-    """In the order of the rows; where there is a mean over seeds it leads, and each seed alone stands below."""
+    """In the order of the rows; where there is a mean over seeds it leads, and each seed alone stands
+    below."""
     beside: dict[DictionaryId, dict[str, DivergenceRow]] = {}
     for r in inputs.rows:
         beside.setdefault(r.identity, {})[r.name] = r
@@ -70,10 +72,13 @@ def headline(inputs: ReportInputs) -> list[Pair]:
 
 
 def headline_notes(inputs: ReportInputs) -> list[str]:
-    """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under it."""
+    """What "at chance" means for the metrics of this table, and why it lacks what it lacks: said once under
+    it."""
     notes = []
     for metric in (HEAD, "monitor_r2"):
-        found = [r for r in leading_rows(inputs.rows, (metric,)) if against_null(r) not in (None, "beyond chance")]
+        found = [
+            r for r in leading_rows(inputs.rows, (metric,)) if against_null(r) not in (None, "beyond chance")
+        ]
         if found:
             words = describe(metric, inputs)
             notes.append(f"{words.label} at chance: {words.at_chance}.")
@@ -82,7 +87,10 @@ def headline_notes(inputs: ReportInputs) -> list[str]:
         notes.append(ONE_SEED)
     notes += kappa_notes([r for r in inputs.rows if r.figure == HEAD])
     if heads and all(r.ceiling is None for r in heads):
-        notes.append("No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe (fit.seeds=2).")
+        notes.append(
+            "No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe"
+            " (fit.seeds=2)."
+        )
     return notes
 
 

@@ -1,4 +1,5 @@
-"""Everything the report page says, as one JSON-serialisable value: saved beside the page, so that it can be drawn again."""
+"""Everything the report page says, as one JSON-serialisable value: saved beside the page, so that it can be
+drawn again."""
 
 import dataclasses
 import json
@@ -57,7 +58,8 @@ class LayerFacts:
     mean_share: float | None = None
     """Share of the delta's energy in its mean."""
     injected: float | None = None
-    """Share of the delta's energy that this layer's own block put in, beside what it passed on; None where it was not measured."""
+    """Share of the delta's energy that this layer's own block put in, beside what it passed on; None where it
+    was not measured."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ class Curve(DictionaryId):
     """A line of a figure that the divergence table does not hold: of one dictionary's training."""
 
     figure: Literal["learning", "dead_latents"]
-    """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that were dead."""
+    """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that
+    were dead."""
     points: tuple[CurvePoint, ...]
     """x ascending."""
     label: str = ""
-    """What tells its dash from those of other curves of the same adapter and layer, such as "d_sae 256"; training seeds share one."""
+    """What tells its dash from those of other curves of the same adapter and layer, such as "d_sae 256";
+    training seeds share one."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,16 @@ class ReportInputs:
     """Date and time, as it is to be read."""
     model: str
     reference: str
-    """The reference's name, used wherever it is spoken of, without an article: "toy reference (20,112 tokens)"."""
+    """The reference's name, used wherever it is spoken of, without an article: "toy reference (20,112
+    tokens)"."""
     layers: tuple[int, ...]
     reference_given: bool = False
     """It was not fitted here, so that the base control has another recipe."""
     model_note: str = ""
     """One sentence on the weights, such as that they were dequantised; it stands under the title."""
     atoms: int = 8
-    """Atoms per token of the missing share and of FVU (diverge.atoms), which need not be the dictionaries' k."""
+    """Atoms per token of the missing share and of FVU (diverge.atoms), which need not be the dictionaries'
+    k."""
     corpora: tuple[CorpusFacts, ...] = ()
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[VerdictLines, ...] = ()
@@ -189,4 +195,6 @@ class ReportInputs:
         try:
             return msgspec.json.decode(text, type=cls)
         except (msgspec.DecodeError, AssertionError) as e:  # a measure asserts that its parts belong together
-            raise ConfigError(f"this is no report.json of this version ({e}): run the report stage again") from e
+            raise ConfigError(
+                f"this is no report.json of this version ({e}): run the report stage again"
+            ) from e

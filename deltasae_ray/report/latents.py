@@ -1,4 +1,5 @@
-"""The latents of a delta dictionary that carry most energy, each with its strongest contexts beside random ones."""
+"""The latents of a delta dictionary that carry most energy, each with its strongest contexts beside random
+ones."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -65,15 +66,26 @@ class Codes:
 
 def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"], tokens: TokenTable) -> Codes:
     """Codes of every row, block by block."""
-    alive, energy = np.array(dictionary.alive.tolist(), dtype=bool), np.array(dictionary.energy.tolist(), dtype=np.float64)
+    alive, energy = (
+        np.array(dictionary.alive.tolist(), dtype=bool),
+        np.array(dictionary.energy.tolist(), dtype=np.float64),
+    )
     rows_at_once = max(1, _CODES // len(alive))
     blocks = []
     for start in range(0, len(deltas), rows_at_once):
         codes = dictionary.encode(deltas[start : start + rows_at_once])
         dense = codes.detach().cpu().numpy() if hasattr(codes, "detach") else np.asarray(codes)
         # BOS carries massive activations that are the same in every context: no latent is shown for it.
-        blocks.append(sparse.csr_array(dense.astype(np.float32) * (tokens.position[start : start + rows_at_once, None] > 0)))
-    matrix = sparse.csc_array(sparse.vstack(blocks)) if blocks else sparse.csc_array((0, len(alive)), dtype=np.float32)
+        blocks.append(
+            sparse.csr_array(
+                dense.astype(np.float32) * (tokens.position[start : start + rows_at_once, None] > 0)
+            )
+        )
+    matrix = (
+        sparse.csc_array(sparse.vstack(blocks))
+        if blocks
+        else sparse.csc_array((0, len(alive)), dtype=np.float32)
+    )
     matrix.sort_indices()
     total = float(energy[alive].sum())
     share = energy / total if total > 0 else np.zeros(len(alive))
@@ -91,7 +103,8 @@ def latent_cards(
     seed: int = 0,
     also: Collection[int] = (),
 ) -> tuple[LatentCard, ...]:
-    """Cards of the first `latents` latents of the table and of those in `also`, each with at most `contexts` contexts of either kind."""
+    """Cards of the first `latents` latents of the table and of those in `also`, each with at most `contexts`
+    contexts of either kind."""
     starts = context_starts(tokens)
     usable = max(1, int((tokens.position > 0).sum()))
     cards = []
@@ -112,14 +125,19 @@ def latent_cards(
                 density=len(rows) / usable,
                 firing_tokens=len(rows),
                 peak=float(values.max()) if len(values) else 0.0,
-                top=tuple(window(tokens, starts, row, activation, text) for row in _strongest(rows, values, tokens, contexts)),
+                top=tuple(
+                    window(tokens, starts, row, activation, text)
+                    for row in _strongest(rows, values, tokens, contexts)
+                ),
                 random=tuple(window(tokens, starts, int(row), activation, text) for row in drawn),
             )
         )
     return tuple(cards)
 
 
-def _strongest(rows: Int[np.ndarray, " firing"], values: Float[np.ndarray, " firing"], tokens: TokenTable, count: int) -> list[int]:
+def _strongest(
+    rows: Int[np.ndarray, " firing"], values: Float[np.ndarray, " firing"], tokens: TokenTable, count: int
+) -> list[int]:
     """The strongest row of each document, strongest first."""
     chosen: dict[str, int] = {}
     for i in np.argsort(-values, kind="stable"):

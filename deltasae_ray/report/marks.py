@@ -40,7 +40,10 @@ class Style:
         return cls(css, shape)
 
     def legend(self) -> list[LegendEntry]:
-        return [LegendEntry(name, swatch(svg.mark(9, 7, self.shape[name], f"dot {self.css[name]}"))) for name in self.css]
+        return [
+            LegendEntry(name, swatch(svg.mark(9, 7, self.shape[name], f"dot {self.css[name]}")))
+            for name in self.css
+        ]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Cell:
 
 
 def point(cell: Cell, x: float, slot: float, y: svg.Axis) -> list[Markup]:
-    """A row as a mark with its interval, over its null and ceiling; undefined is a sign at the foot of the panel."""
+    """A row as a mark with its interval, over its null and ceiling; undefined is a sign at the foot of the
+    panel."""
     row, css = cell.row, cell.css
     parts = []
     if row.null is not None:
@@ -63,11 +67,19 @@ def point(cell: Cell, x: float, slot: float, y: svg.Axis) -> list[Markup]:
     if row.ceiling is not None:
         parts.append(svg.line(x - 0.42 * slot, y(row.ceiling), x + 0.42 * slot, y(row.ceiling), "ceiling"))
     if row.value is None:
-        return [*parts, svg.words(x, svg.HEIGHT - svg.BOTTOM - 5, "∅", f"undefined {'small' if slot < 12 else ''} {css}")]
+        return [
+            *parts,
+            svg.words(x, svg.HEIGHT - svg.BOTTOM - 5, "∅", f"undefined {'small' if slot < 12 else ''} {css}"),
+        ]
     if row.ci_low is not None and row.ci_high is not None:
         parts.append(svg.line(x, y(row.ci_low), x, y(row.ci_high), f"whisker {css}"))
     size = min(4.2, max(2.2, 0.42 * slot))
-    return [*parts, svg.mark(x, y(row.value), cell.shape, f"dot {'tiny ' if size < 3 else ''}{css}", spoken(row), size=size)]
+    return [
+        *parts,
+        svg.mark(
+            x, y(row.value), cell.shape, f"dot {'tiny ' if size < 3 else ''}{css}", spoken(row), size=size
+        ),
+    ]
 
 
 def spoken(row: DivergenceRow) -> str:
@@ -76,7 +88,9 @@ def spoken(row: DivergenceRow) -> str:
     if row.value is None:
         return f"{where}: undefined, {row.reason}"
     sure = f" {interval(row.ci_low, row.ci_high)}" if row.ci_low is not None else ""
-    return f"{where}: {figure(row.value)}{sure}" + (f", null {figure(row.null)}" if row.null is not None else "")
+    return f"{where}: {figure(row.value)}{sure}" + (
+        f", null {figure(row.null)}" if row.null is not None else ""
+    )
 
 
 def in_order(inputs: ReportInputs, names: Sequence[str]) -> list[str]:

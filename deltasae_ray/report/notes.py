@@ -1,4 +1,5 @@
-"""Plain sentences on rows: how they stand to their nulls, where κ must not be compared, and which places are meant."""
+"""Plain sentences on rows: how they stand to their nulls, where κ must not be compared, and which places are
+meant."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,10 +10,18 @@ from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.wording import catalogued, describe, figure, numbered
 
 CHANCE: dict[Standing, str] = {
-    "at chance": f"the interval includes the null (of a max-cosine: ends within {CHANCE_MARGIN} of it), or p is above .05",
-    "not to be told from chance": "the interval is apart from the null, but p, which knows the null's own error, is above .05, or, of a "
-    f"max-cosine, it reaches into {CHANCE_MARGIN} around the null",
-    "worse than chance": "the whole interval is on the other side of the null, where less is found than where there is nothing to find",
+    "at chance": (
+        f"the interval includes the null (of a max-cosine: ends within {CHANCE_MARGIN} of it), or p is"
+        " above .05"
+    ),
+    "not to be told from chance": (
+        "the interval is apart from the null, but p, which knows the null's own error, is above .05, or, of"
+        f" a max-cosine, it reaches into {CHANCE_MARGIN} around the null"
+    ),
+    "worse than chance": (
+        "the whole interval is on the other side of the null, where less is found than where there is nothing"
+        " to find"
+    ),
 }
 """Standings in which nothing is found, and what each means."""
 
@@ -23,9 +32,13 @@ def against_null(row: DivergenceRow) -> Standing | None:
 
 
 def chance_notes(
-    rows: Sequence[DivergenceRow], inputs: ReportInputs, metric: str, over: Mapping[DivergenceRow, int] | None = None
+    rows: Sequence[DivergenceRow],
+    inputs: ReportInputs,
+    metric: str,
+    over: Mapping[DivergenceRow, int] | None = None,
 ) -> list[str]:
-    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are undefined.
+    """Plain sentences on the rows of one figure: which are at chance, which cannot be told from it, which are
+    undefined.
 
     Args:
         over: place of each row on a figure's x axis, where that is k and not the layer.
@@ -36,12 +49,22 @@ def chance_notes(
     for found, means in CHANCE.items():
         chance = [r for r in rows if against_null(r) == found]
         if chance:
-            where = "everywhere" if len(chance) == len(rows) else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
-            notes.append(f"{found[0].upper()}{found[1:]} {where}: {means}. There, {describe(metric, inputs).at_chance}.")
+            where = (
+                "everywhere"
+                if len(chance) == len(rows)
+                else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
+            )
+            notes.append(
+                f"{found[0].upper()}{found[1:]} {where}: {means}. There,"
+                f" {describe(metric, inputs).at_chance}."
+            )
     untold = [r for r in rows if r.value is not None and against_null(r) is None]
     if untold:
         why = "it has no null here" if all(r.null is None for r in untold) else "it has no interval"
-        notes.append(f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold, over)}): {why}.")
+        notes.append(
+            f"Cannot be told from chance in {len(untold)} of {len(rows)} cells ({places(untold, over)}):"
+            f" {why}."
+        )
     undefined = [r for r in rows if r.value is None]
     for reason in dict.fromkeys(r.reason for r in undefined):
         notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
@@ -49,8 +72,11 @@ def chance_notes(
 
 
 def kappa_notes(rows: Sequence[DivergenceRow]) -> list[str]:
-    """A sentence where κ stands on ladders of different height, so that its values in these rows must not be compared."""
-    found = _grouped([r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.figure,))
+    """A sentence where κ stands on ladders of different height, so that its values in these rows must not be
+    compared."""
+    found = _grouped(
+        [r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.figure,)
+    )
     apart = {}
     for (name,), inside in found.items():
         ceilings = [r.ceiling for r in inside if r.ceiling is not None]
@@ -59,11 +85,15 @@ def kappa_notes(rows: Sequence[DivergenceRow]) -> list[str]:
     if not apart:
         return []
     told = ", ".join(apart.values())
-    return [f"κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between rows of {told}."]
+    return [
+        "κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between"
+        f" rows of {told}."
+    ]
 
 
 def places(rows: Sequence[DivergenceRow], over: Mapping[DivergenceRow, int] | None = None) -> str:
-    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)", "r4 layers 9, 12 at k = 1"."""
+    """Where, as shortly as it stays clear: "r4 layers 9, 12; r16 layer 9 (d_sae 256)", "r4 layers 9, 12 at k
+    = 1"."""
     layers: dict[tuple[str, str], list[int]] = {}
     for (adapter, layer), inside in _grouped(rows, lambda r: (r.adapter, r.layer)).items():
         if over is None:
@@ -73,15 +103,22 @@ def places(rows: Sequence[DivergenceRow], over: Mapping[DivergenceRow, int] | No
             at = ", ".join(str(k) for k in sorted({over[r] for r in inside}))
             layers.setdefault((adapter, f" at k = {at}"), []).append(layer)
     if over is not None:
-        return "; ".join(f"{adapter} {numbered('layer', found)}{at}" for (adapter, at), found in layers.items())
+        return "; ".join(
+            f"{adapter} {numbered('layer', found)}{at}" for (adapter, at), found in layers.items()
+        )
     sizes = {size for _, size in layers}
     alike: dict[tuple[str, str], list[str]] = {}
     for (adapter, size), found in layers.items():
         alike.setdefault((adapter, numbered("layer", found)), []).append(size)
-    return "; ".join(f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "") for (who, where), of in alike.items())
+    return "; ".join(
+        f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "")
+        for (who, where), of in alike.items()
+    )
 
 
-def _grouped(rows: Sequence[DivergenceRow], key: Callable[[DivergenceRow], tuple]) -> dict[tuple, list[DivergenceRow]]:
+def _grouped(
+    rows: Sequence[DivergenceRow], key: Callable[[DivergenceRow], tuple]
+) -> dict[tuple, list[DivergenceRow]]:
     groups: dict[tuple, list[DivergenceRow]] = {}
     for r in rows:
         groups.setdefault(key(r), []).append(r)

@@ -1,4 +1,5 @@
-"""The report: one HTML file that asks for nothing from the network, its figures apart, and the values it was made of."""
+"""The report: one HTML file that asks for nothing from the network, its figures apart, and the values it was
+made of."""
 
 import base64
 import hashlib
@@ -29,14 +30,19 @@ LOW_SNR = 100
 def render(inputs: ReportInputs) -> str:
     """The page."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = environment.get_template("style.css").render()
     drawn = figures(inputs)
     return environment.get_template("page.html.j2").render(
         r=inputs,
         style=Markup(style),
-        # The page allows itself this one style sheet and nothing else: no script, no request, whatever a text may smuggle in.
+        # The page allows itself this one style sheet and nothing else: no script, no request, whatever a text
+        # may smuggle in.
         style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         not_shown=_not_shown(inputs),
         question=_question(inputs),
@@ -74,7 +80,8 @@ def render(inputs: ReportInputs) -> str:
 
 
 def report_files(inputs: ReportInputs) -> dict[str, str]:
-    """Name → text of everything the report consists of: the page, its values, and each panel as an SVG that stands alone."""
+    """Name → text of everything the report consists of: the page, its values, and each panel as an SVG that
+    stands alone."""
     style = (TEMPLATES / "style.css").read_text()
     rules = "\n".join(rule for rule in style.splitlines() if rule.startswith("svg "))
     files = {PAGE: render(inputs), VALUES: inputs.to_json()}
@@ -106,7 +113,10 @@ def _not_shown(inputs: ReportInputs) -> _NotShown | None:
     if not failed:
         return None
     every = len(failed) == sum(not a.control for a in inputs.adapters)
-    return _NotShown("" if every else f" for {', '.join(a.name for a in failed)}", tuple(_no_gain(inputs, a) for a in failed))
+    return _NotShown(
+        "" if every else f" for {', '.join(a.name for a in failed)}",
+        tuple(_no_gain(inputs, a) for a in failed),
+    )
 
 
 def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
@@ -119,7 +129,10 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
             sure = f" {interval(*ci)}" if ci else ""
             told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
             chance = ci is not None and ci[0] <= 0 <= ci[1]
-            return f"{adapter.name}: {training}{told}, which {'chance alone could do' if chance else 'was not counted as a shown gain'}."
+            return (
+                f"{adapter.name}: {training}{told}, which"
+                f" {'chance alone could do' if chance else 'was not counted as a shown gain'}."
+            )
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
 
@@ -135,10 +148,20 @@ def _sentence(text: str) -> str:
 
 def _statements(inputs: ReportInputs) -> list[str]:
     said = [*inputs.statements, *wording.on_ranks(inputs)]
-    noisy = [f"{a.name} layer {f.layer} ({f.snr:.0f})" for a in inputs.adapters for f in a.layers if f.snr is not None and f.snr < LOW_SNR]
+    noisy = [
+        f"{a.name} layer {f.layer} ({f.snr:.0f})"
+        for a in inputs.adapters
+        for f in a.layers
+        if f.snr is not None and f.snr < LOW_SNR
+    ]
     if noisy:
-        said.append(f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of {', '.join(noisy)}.")
-    return said + [f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()]
+        said.append(
+            f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of"
+            f" {', '.join(noisy)}."
+        )
+    return said + [
+        f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()
+    ]
 
 
 def _leading(group: LatentGroup) -> int:
@@ -148,7 +171,9 @@ def _leading(group: LatentGroup) -> int:
 
 def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:
     """A line for every figure that is shown, then for the words that stand beside all of them."""
-    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {r.name for r in inputs.rows}
+    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {
+        r.name for r in inputs.rows
+    }
     found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs),)}
     return [*found.items(), *TERMS.items()]
 
@@ -159,7 +184,8 @@ def _catalogue(inputs: ReportInputs) -> list[Metric]:
 
 
 def _between(inputs: ReportInputs) -> list[DivergenceRow]:
-    """Figures between two adapters, of the largest dictionaries with the first seed; a row's reference is the second adapter."""
+    """Figures between two adapters, of the largest dictionaries with the first seed; a row's reference is the
+    second adapter."""
     rows = [r for r in inputs.rows if r.metric in BETWEEN]
     largest = max((r.d_sae or 0 for r in rows), default=0)
     return [r for r in rows if (r.d_sae or 0, r.seed or 0) == (largest, 0)]
@@ -168,5 +194,11 @@ def _between(inputs: ReportInputs) -> list[DivergenceRow]:
 def _not_tested(inputs: ReportInputs) -> list[str]:
     """What the caller says, and what no study of this kind can say."""
     layers = ", ".join(map(str, inputs.layers))
-    always = ("triggers absent from this text", f"places in the model other than the residual stream after layers {layers}")
-    return [text.rstrip(".") + "." for text in dict.fromkeys((*(t.rstrip(".") for t in inputs.not_tested), *always))]
+    always = (
+        "triggers absent from this text",
+        f"places in the model other than the residual stream after layers {layers}",
+    )
+    return [
+        text.rstrip(".") + "."
+        for text in dict.fromkeys((*(t.rstrip(".") for t in inputs.not_tested), *always))
+    ]

@@ -1,4 +1,5 @@
-"""Is the planted marker found? Average precision of every latent for the marker's tokens, against a permutation null."""
+"""Is the planted marker found? Average precision of every latent for the marker's tokens, against a
+permutation null."""
 
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from deltasae_ray.shards.tokens import TokenTable
 LEVEL = 0.01
 """p at or below which the best latent is better than chance."""
 STRONGEST = 20
-"""Tokens that a reader of the table sees first; half of them must be marker tokens for the marker to count as found."""
+"""Tokens that a reader of the table sees first; half of them must be marker tokens for the marker to count as
+found."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,26 @@ class PlantedFinding:
     """The finding as one sentence."""
 
 
-def find_planted(codes: Codes, tokens: TokenTable, *, permutations: int = 199, seed: int = 0) -> PlantedFinding:
-    """Looks for the marker in every latent that is alive, over the evaluation rows of the texts that carry it.
+def find_planted(
+    codes: Codes, tokens: TokenTable, *, permutations: int = 199, seed: int = 0
+) -> PlantedFinding:
+    """Looks for the marker in every latent that is alive, over the evaluation rows of the texts that carry
+    it.
 
-    The null gives every context the marker of another, at the same position, within the texts that carry markers. So a latent that
-    only knows the text, or a position, gets no credit; and since the best of all latents is taken each time, looking at many is paid for.
+    The null gives every context the marker of another, at the same position, within the texts that carry
+    markers. So a latent that only knows the text, or a position, gets no credit; and since the best of all
+    latents is taken each time, looking at many is paid for.
     """
     rows = _rows_with_markers(tokens)
     label = tokens.marker[rows].astype(bool)
     if not label.any():
-        return PlantedFinding(False, None, None, None, None, None, "not tested: no marker token lies in the evaluation rows")
+        return PlantedFinding(
+            False, None, None, None, None, None, "not tested: no marker token lies in the evaluation rows"
+        )
     if not len(codes.order):
-        return PlantedFinding(False, None, None, None, None, None, "not tested: every latent of this dictionary is dead")
+        return PlantedFinding(
+            False, None, None, None, None, None, "not tested: every latent of this dictionary is dead"
+        )
     ranking = _Ranking.of(codes, rows, len(tokens))
     scores = ranking.average_precision(label)
     place = int(np.argmax(scores))
@@ -55,7 +65,8 @@ def find_planted(codes: Codes, tokens: TokenTable, *, permutations: int = 199, s
     marked = np.zeros((context.max() + 1, place_in_it.max() + 1), dtype=bool)
     marked[context, place_in_it] = label
     null = np.array([
-        ranking.average_precision(marked[rng.permutation(len(marked))][context, place_in_it]).max() for _ in range(permutations)
+        ranking.average_precision(marked[rng.permutation(len(marked))][context,
+            place_in_it]).max() for _ in range(permutations)
     ])  # fmt: skip
     p = float((1 + (null >= scores[place]).sum()) / (permutations + 1))
     hits, shown = ranking.strongest(place, label)
@@ -64,16 +75,24 @@ def find_planted(codes: Codes, tokens: TokenTable, *, permutations: int = 199, s
     figures = f"average precision {ap:.2f} against {chance:.2f} by chance, p = {p:.3g}"
     figures += f", {hits} of its {shown} strongest tokens are the marker's"
     where = f"rank {place + 1} of the latent table"
-    text = f"found at {where}: latent {latent}, {figures}" if found else f"not found: the best latent ({latent}, {where}) has {figures}"
+    text = (
+        f"found at {where}: latent {latent}, {figures}"
+        if found
+        else f"not found: the best latent ({latent}, {where}) has {figures}"
+    )
     return PlantedFinding(found, latent, place + 1, ap, chance, p, text)
 
 
 def _rows_with_markers(tokens: TokenTable) -> Int[np.ndarray, " row"]:
     carriers = set(tokens.corpus[tokens.marker.astype(bool)])
-    return np.flatnonzero(np.array([c in carriers for c in tokens.corpus], dtype=bool) & (tokens.position > 0))
+    return np.flatnonzero(
+        np.array([c in carriers for c in tokens.corpus], dtype=bool) & (tokens.position > 0)
+    )
 
 
-def _places(tokens: TokenTable, rows: Int[np.ndarray, " row"]) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+def _places(
+    tokens: TokenTable, rows: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
     """The context of each row, numbered from 0 up, and its position there."""
     context = np.searchsorted(context_starts(tokens), rows, side="right")
     return np.unique(context, return_inverse=True)[1], tokens.position[rows].astype(np.int64)
@@ -81,7 +100,8 @@ def _places(tokens: TokenTable, rows: Int[np.ndarray, " row"]) -> tuple[Int[np.n
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The firing rows of all latents of the table, each latent's by falling activation: labels change, the order does not."""
+    """The firing rows of all latents of the table, each latent's by falling activation: labels change, the
+    order does not."""
 
     rows: Int[np.ndarray, " firing"]
     """Index into the labels."""
@@ -101,12 +121,21 @@ class _Ranking:
             fired, values = index[fired[inside]], values[inside]
             by_value = np.argsort(-values, kind="stable")
             values = values[by_value]
-            last = np.flatnonzero(np.append(values[1:] != values[:-1], True)) if len(values) else np.empty(0, np.int64)
+            last = (
+                np.flatnonzero(np.append(values[1:] != values[:-1], True))
+                if len(values)
+                else np.empty(0, np.int64)
+            )
             ends.append(offset + last[np.searchsorted(last, np.arange(len(values)))])
             columns.append(fired[by_value])
             offset += len(values)
         bounds = np.concatenate([[0], np.cumsum([len(c) for c in columns])])
-        return cls(np.concatenate(columns).astype(np.int64), bounds.astype(np.int64), np.concatenate(ends).astype(np.int64), len(rows))
+        return cls(
+            np.concatenate(columns).astype(np.int64),
+            bounds.astype(np.int64),
+            np.concatenate(ends).astype(np.int64),
+            len(rows),
+        )
 
     def average_precision(self, label: Bool[np.ndarray, " row"]) -> Float[np.ndarray, " latent"]:
         """As scikit-learn's, ties included; rows on which a latent does not fire are tied at the end."""

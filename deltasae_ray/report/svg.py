@@ -1,6 +1,8 @@
-"""Small multiples as hand-built SVG: colours come from the page's style, so that light, dark and print each look right.
+"""Small multiples as hand-built SVG: colours come from the page's style, so that light, dark and print each
+look right.
 
-Every panel has one size and fixed type, so that it stays legible on a telephone; wide figures are several panels.
+Every panel has one size and fixed type, so that it stays legible on a telephone; wide figures are several
+panels.
 """
 
 import math
@@ -25,7 +27,10 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log2(v) if self.log else v for v in (self.low, self.high, min(max(value, self.low), self.high)))
+        low, high, value = (
+            math.log2(v) if self.log else v
+            for v in (self.low, self.high, min(max(value, self.low), self.high))
+        )
         share = (value - low) / (high - low) if high > low else 0.5
         return round(self.start + share * (self.end - self.start), 1)
 
@@ -71,7 +76,9 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
 
 
 def words(x: float, y: float, content: str, css: str = "", anchor: str = "middle") -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, css, content)
+    return Markup('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>').format(
+        x, y, anchor, css, content
+    )
 
 
 def path(points: Sequence[tuple[float, float]], css: str, title: str = "") -> Markup:
@@ -88,9 +95,9 @@ def band(upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, floa
 
 def bar(x: float, y: float, width: float, height: float, css: str, title: str = "") -> Markup:
     inside = Markup("<title>{}</title>").format(title) if title else Markup()
-    return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5" class="{}">{}</rect>').format(
-        x, y, max(width, 0), max(height, 0), css, inside
-    )
+    return Markup(
+        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5" class="{}">{}</rect>'
+    ).format(x, y, max(width, 0), max(height, 0), css, inside)
 
 
 def mark(x: float, y: float, shape: str, css: str, title: str = "", size: float = 4.2) -> Markup:
@@ -107,13 +114,26 @@ def mark(x: float, y: float, shape: str, css: str, title: str = "", size: float 
     return Markup('<polygon points="{}" class="{}">{}</polygon>').format(points, css, inside)
 
 
-def frame(title: str, y: Axis, x_label: str, x_ticks: Sequence[tuple[float, str]], description: str, parts: Sequence[Markup]) -> Markup:
+def frame(
+    title: str,
+    y: Axis,
+    x_label: str,
+    x_ticks: Sequence[tuple[float, str]],
+    description: str,
+    parts: Sequence[Markup],
+) -> Markup:
     """One panel: title, horizontal grid, labelled axes, then `parts` on top."""
-    grid = [line(LEFT, y(v), WIDTH - RIGHT, y(v), "grid") + words(LEFT - 7, y(v) + 4, number(v), "tick", "end") for v in y.ticks()]
+    grid = [
+        line(LEFT, y(v), WIDTH - RIGHT, y(v), "grid") + words(LEFT - 7, y(v) + 4, number(v), "tick", "end")
+        for v in y.ticks()
+    ]
     axis = [line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")]
     axis += [words(x, HEIGHT - BOTTOM + 16, label, "tick") for x, label in x_ticks]
-    axis += [words((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "label"), words(LEFT, 17, title, "panel", "start")]
-    opening = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">').format(
-        WIDTH, HEIGHT, escape(description)
-    )
+    axis += [
+        words((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label, "label"),
+        words(LEFT, 17, title, "panel", "start"),
+    ]
+    opening = Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">'
+    ).format(WIDTH, HEIGHT, escape(description))
     return opening + Markup().join([*grid, *axis, *parts]) + Markup("</svg>")

@@ -1,4 +1,5 @@
-"""Plain text into the page's type: verdicts, statements, and windows of tokens. Everything that comes in is escaped."""
+"""Plain text into the page's type: verdicts, statements, and windows of tokens. Everything that comes in is
+escaped."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ class TypesetVerdict:
 
 def verdict(found: VerdictLines) -> TypesetVerdict:
     """Sets the answers of a verdict."""
-    answers = tuple((a.question.rstrip(":"), prose(" ".join(map(_sentence, a.sentences)))) for a in found.answers)
+    answers = tuple(
+        (a.question.rstrip(":"), prose(" ".join(map(_sentence, a.sentences)))) for a in found.answers
+    )
     return TypesetVerdict(found.label.lower().replace(" ", "-"), found.head, answers)
 
 
@@ -35,7 +38,8 @@ def _sentence(text: str) -> str:
 
 
 def prose(text: str) -> Markup:
-    """**bold** and *italic* kept, real minus signs, and no line break between a number and its percent sign."""
+    """**bold** and *italic* kept, real minus signs, and no line break between a number and its percent
+    sign."""
     html = str(escape(text))
     html = re.sub(r"(?<![\w.\-])-(?=\d)", "−", html)
     html = re.sub(r"(?<=\d) %", "\u00a0%", html)
@@ -44,12 +48,17 @@ def prose(text: str) -> Markup:
 
 
 def tokens(context: Context, peak: float) -> Markup:
-    """The window's text; a token is shaded by its activation, the centre is bold, the planted marker is underlined."""
+    """The window's text; a token is shaded by its activation, the centre is bold, the planted marker is
+    underlined."""
     parts = []
-    for i, (token, value, marker) in enumerate(zip(context.tokens, context.activations, context.marker, strict=True)):
+    for i, (token, value, marker) in enumerate(
+        zip(context.tokens, context.activations, context.marker, strict=True)
+    ):
         # The space before a word is left unshaded: at the end of a line it would stand alone as a stripe.
         space, word = token[: len(token) - len(token.lstrip(" "))], token.lstrip(" ")
-        level = min(9, round(9 * value / peak)) if peak > 0 else 0  # under a twentieth of the peak it is left unshaded
+        level = (
+            min(9, round(9 * value / peak)) if peak > 0 else 0
+        )  # under a twentieth of the peak it is left unshaded
         css = " ".join(filter(None, (f"a{level}" if level else "", "c" if i == context.center else "")))
         html = escape(word.replace("\r", "").replace("\n", "↵ ") or ("␣" if css else ""))
         html = Markup('<b class="{}" title="{}">{}</b>').format(css, figure(value), html) if css else html

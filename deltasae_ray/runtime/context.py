@@ -57,7 +57,13 @@ class PassesWorker:
 
     def __init__(self, job: PassesFactory, rank: RankContext) -> None:
         self._model = load_with_adapters(
-            job.storage, job.model, job.adapters, rank.device, deepest=None, digest=job.model_digest, root=base_of
+            job.storage,
+            job.model,
+            job.adapters,
+            rank.device,
+            deepest=None,
+            digest=job.model_digest,
+            root=base_of,
         )
         self._passes = job.prepare()
 
@@ -66,7 +72,11 @@ class PassesWorker:
 
 
 def run_passes(
-    context: StageContext, adapters: Sequence[AdapterRef], units: Sequence[TokenBatch], prepare: Callable[[], Passes], bar: str
+    context: StageContext,
+    adapters: Sequence[AdapterRef],
+    units: Sequence[TokenBatch],
+    prepare: Callable[[], Passes],
+    bar: str,
 ) -> list[dict]:
     """Runs passes on every unit, on the context's gangs, and returns the rows of all.
 
@@ -86,8 +96,11 @@ def run_passes(
     return rows
 
 
-def remembered(storage: Storage, keys: Mapping[K, str], make: Callable[[list[K]], Mapping[K, dict]]) -> dict[K, dict]:
-    """Reads what is stored under each item's key; what is missing is made and stored first, all of it in one call.
+def remembered(
+    storage: Storage, keys: Mapping[K, str], make: Callable[[list[K]], Mapping[K, dict]]
+) -> dict[K, dict]:
+    """Reads what is stored under each item's key; what is missing is made and stored first, all of it in one
+    call.
 
     Args:
         keys: item → JSON file below the root, named by all that its content depends on.

@@ -1,4 +1,5 @@
-"""Ray Train's controller, which waits for the workers and is waited for, is watched like them; imports Ray Train."""
+"""Ray Train's controller, which waits for the workers and is waited for, is watched like them; imports Ray
+Train."""
 
 import logging
 import signal
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class WatchedController(UserCallback):
-    """Has the process watched that it is unpickled in, which is the controller's. Give it to a trainer's RunConfig."""
+    """Has the process watched that it is unpickled in, which is the controller's. Give it to a trainer's
+    RunConfig."""
 
     def __init__(self, what: str, limits: Limits) -> None:
         self._what, self._limits = what, limits
@@ -36,7 +38,8 @@ def _watched_controller(what: str, limits: Limits) -> WatchedController:
 class _Interruptible(TorchTrainer):
     """A trainer whose run is never too near its end for Ctrl-C.
 
-    Ray's handler aborts the run and exits; of a run that has just ended there is nothing to abort, and it returns as if nobody had asked.
+    Ray's handler aborts the run and exits; of a run that has just ended there is nothing to abort, and it
+    returns as if nobody had asked.
     """
 
     def _register_sigint_handler(self, controller: Any) -> None:
@@ -51,7 +54,8 @@ class _Interruptible(TorchTrainer):
 
 
 def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
-    """Runs a TorchTrainer of these words, again where its controller is lost: a run of the same name continues from its checkpoints.
+    """Runs a TorchTrainer of these words, again where its controller is lost: a run of the same name
+    continues from its checkpoints.
 
     Raises:
         WorkerError: the controller was lost more often than `max_failures` allows.
@@ -62,5 +66,8 @@ def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
             return
         except RayActorError as e:
             if not left:
-                raise WorkerError(f"Ray Train's controller was lost {max_failures + 1} times: {e}. The same command continues") from e
+                raise WorkerError(
+                    f"Ray Train's controller was lost {max_failures + 1} times: {e}. The same command"
+                    " continues"
+                ) from e
             log.warning("Ray Train's controller was lost, and training goes on from what is stored: %s", e)

@@ -34,7 +34,8 @@ class RankContext:
 
 
 class Worker(Protocol):
-    """What a rank runs. `keep` is False for units that only keep the ranks in step: nothing of them may be stored."""
+    """What a rank runs. `keep` is False for units that only keep the ranks in step: nothing of them may be
+    stored."""
 
     def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> Any: ...
 
@@ -45,7 +46,8 @@ WorkerFactory = Callable[[RankContext], Worker]
 
 @runtime_checkable
 class Stored(Protocol):
-    """A factory whose workers store what they make, so that a unit that is run again need not be done again."""
+    """A factory whose workers store what they make, so that a unit that is run again need not be done
+    again."""
 
     def done(self, unit: TokenBatch, todo: Any) -> Any | None:
         """What the worker would return, if all of it is stored already; None if something is missing."""
@@ -54,7 +56,8 @@ class Stored(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error that a worker raised. It travels as a result: as an exception Ray would retry it, and wrap its type away."""
+    """An error that a worker raised. It travels as a result: as an exception Ray would retry it, and wrap its
+    type away."""
 
     type: str
     message: str
@@ -67,25 +70,34 @@ class Failure:
         return cls(type(error).__name__, redact(str(error)), redact(told))
 
     def error(self) -> DeltaSaeError:
-        """The error as the worker raised it on purpose, or a WorkerError that tells the type and the traceback of any other."""
+        """The error as the worker raised it on purpose, or a WorkerError that tells the type and the
+        traceback of any other."""
         if self.traceback:
             return WorkerError(
-                f"a unit of work failed with {self.type}: {self.message}. Nothing of it is stored, all other units stay; it would fail "
-                f"again, so no gang was restarted\n{self.traceback}"
+                f"a unit of work failed with {self.type}: {self.message}. Nothing of it is stored, all other"
+                f" units stay; it would fail again, so no gang was restarted\n{self.traceback}"
             )
         return getattr(errors, self.type)(self.message)
 
 
 class Gang:
-    """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i takes unit i.
+    """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i
+    takes unit i.
 
-    Whole units go to ranks, so a unit's result does not depend on how many ranks there are. A lost rank ends the leader's
-    process, which restarts the whole gang: a plain exception would restart nothing. So does a rank or leader that stands still: it is
-    watched, and killed.
+    Whole units go to ranks, so a unit's result does not depend on how many ranks there are. A lost rank ends
+    the leader's process, which restarts the whole gang: a plain exception would restart nothing. So does a
+    rank or leader that stands still: it is watched, and killed.
     """
 
     def __init__(
-        self, factory: WorkerFactory, blocks: list[Any], ranks: int, gangs: int, cpus: float, gpus: int, limits: Limits | None = None
+        self,
+        factory: WorkerFactory,
+        blocks: list[Any],
+        ranks: int,
+        gangs: int,
+        cpus: float,
+        gpus: int,
+        limits: Limits | None = None,
     ) -> None:
         """
         Args:
@@ -100,7 +112,9 @@ class Gang:
         self._failure: Failure | None = None
         threads = cores_per_rank(ranks, gangs, cpus, gpus)
         if ranks > 1:
-            self._store = loopback_store()  # lives as long as this process: its port is never free for another gang
+            self._store = (
+                loopback_store()
+            )  # lives as long as this process: its port is never free for another gang
             self._ranks, self._failure = _start_ranks(factory, name, ranks, threads, self._store.port, limits)
             return
         torch.set_num_threads(threads)
@@ -158,9 +172,13 @@ class Gang:
             return Failure.of(e)
 
     def _run_ranks(self, rows: list[dict]) -> list[Any] | Failure:
-        # Every rank gets a unit in every call: collectives wait for all ranks. The padding repeats the first unit.
+        # Every rank gets a unit in every call: collectives wait for all ranks. The padding repeats the first
+        # unit.
         padded = rows + [rows[0]] * (len(self._ranks) - len(rows))
-        calls = [rank.run.remote(row, keep=i < len(rows)) for i, (rank, row) in enumerate(zip(self._ranks, padded, strict=True))]
+        calls = [
+            rank.run.remote(row, keep=i < len(rows))
+            for i, (rank, row) in enumerate(zip(self._ranks, padded, strict=True))
+        ]
         found = _gather(calls)
         if isinstance(found, Failure):
             for rank in self._ranks:
@@ -173,7 +191,8 @@ class Gang:
 def _gather(calls: list[Any]) -> list[Any] | Failure:
     """Results in the order of `calls`, or the first failure; ends this process when a rank is lost.
 
-    A rank that stands still is killed by the process that watches it, and so is lost: this one may wait as long as it takes.
+    A rank that stands still is killed by the process that watches it, and so is lost: this one may wait as
+    long as it takes.
     """
     pending = list(calls)
     try:
@@ -189,12 +208,15 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
 
 
 def _answered(pending: list[Any], count: int, within: float = float("inf")) -> tuple[list[Any], list[Any]]:
-    """Those of `pending` that have answered, once they are `count` or the time is up, and the others; a wait with a beat each second."""
+    """Those of `pending` that have answered, once they are `count` or the time is up, and the others; a wait
+    with a beat each second."""
     end, done, left = time.monotonic() + within, [], pending
     with heartbeat.unit("wait for its ranks"):
         while len(done) < count and time.monotonic() < end:
             heartbeat.beat()
-            done, left = ray.wait(pending, num_returns=count, timeout=min(1.0, max(0.0, end - time.monotonic())))
+            done, left = ray.wait(
+                pending, num_returns=count, timeout=min(1.0, max(0.0, end - time.monotonic()))
+            )
     return done, left
 
 
@@ -203,7 +225,8 @@ _LOST_S = 20.0
 
 
 def _end_if_lost(pending: list[Any]) -> None:
-    """Raises RayActorError where a rank is lost: a collective that breaks off is an error of those that are left, and it often comes first.
+    """Raises RayActorError where a rank is lost: a collective that breaks off is an error of those that are
+    left, and it often comes first.
 
     A rank that waits for the failed one in a collective answers nothing; then nobody is lost.
     """
@@ -219,13 +242,21 @@ def _start_ranks(
     ranks = []
     for rank in range(world):
         variables = {
-            "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0" if gpus else str(rank), "LOCAL_SIZE": str(world),
+            "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0" if gpus else str(rank),
+            "LOCAL_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             **AGENT_STORE, **INTERFACES,
-            "PYTHONHASHSEED": "0",  # PEFT iterates sets of adapter names: ranks must agree on the order of their collectives
+            # PEFT iterates sets of adapter names: ranks must agree on the order of their collectives
+            "PYTHONHASHSEED": "0",
             "CUDA_VISIBLE_DEVICES": gpus[rank] if gpus else "",
         }  # fmt: skip
-        options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": node, "runtime_env": {"env_vars": variables}}
+        options = {
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "max_restarts": 0,
+            "scheduling_strategy": node,
+            "runtime_env": {"env_vars": variables},
+        }
         context = RankContext(rank, world, "cuda" if gpus else "cpu")
         ranks.append(ray.remote(Rank).options(**options).remote(factory, context, threads, gang, limits))
     found = _gather([rank.build.remote() for rank in ranks])
@@ -233,9 +264,12 @@ def _start_ranks(
 
 
 class Rank:
-    """One process of a gang of several; a zero-resource actor on its leader's node (the leader declares the devices)."""
+    """One process of a gang of several; a zero-resource actor on its leader's node (the leader declares the
+    devices)."""
 
-    def __init__(self, factory: WorkerFactory, context: RankContext, threads: int, gang: str, limits: Limits | None) -> None:
+    def __init__(
+        self, factory: WorkerFactory, context: RankContext, threads: int, gang: str, limits: Limits | None
+    ) -> None:
         if limits:
             stalls.watch(f"rank {context.rank} of {context.world} of {gang}", limits)
         torch.set_num_threads(threads)
@@ -261,5 +295,6 @@ class Rank:
 
 
 def _gpus() -> list[str]:
-    """Those that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the machine's visible."""
+    """Those that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the
+    machine's visible."""
     return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])

@@ -1,8 +1,9 @@
 """One driver at a time on a storage root. A file there says who; that of a dead driver is taken over.
 
-Each driver puts down a claim under a name of its own, then lists all claims, and withdraws if another's owner lives. Of two drivers the one
-that writes last sees the other, so that they never both go on: in a folder, and on any object store whose listings show what was written
-before. A dead claim has a name that nobody uses again, so that deleting it cannot hit a living driver.
+Each driver puts down a claim under a name of its own, then lists all claims, and withdraws if another's owner
+lives. Of two drivers the one that writes last sees the other, so that they never both go on: in a folder, and
+on any object store whose listings show what was written before. A dead claim has a name that nobody uses
+again, so that deleting it cannot hit a living driver.
 """
 
 import json
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 20.0
 """Seconds between two writes of a claim by its owner."""
 STALE_S = 120.0
-"""Seconds without one after which an owner whose process cannot be looked at, as on another machine, is taken for dead."""
+"""Seconds without one after which an owner whose process cannot be looked at, as on another machine, is taken
+for dead."""
 _PREFIX = "lease-"
 _TRIES = 3
 _SETTLE_S = 1.0
@@ -42,7 +44,8 @@ class Claim:
     host: str
     pid: int
     started: int
-    """Clock ticks from boot to the start of the process: pids are given out again, and no clock that is set changes this."""
+    """Clock ticks from boot to the start of the process: pids are given out again, and no clock that is set
+    changes this."""
     boot: str
     namespace: str
     """Boot and pid namespace within which `pid` means this process; empty where the system does not say."""
@@ -52,7 +55,9 @@ class Claim:
     def of_this_process(cls, command: str) -> "Claim":
         boot, namespace = _here()
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(command, socket.gethostname(), os.getpid(), _started(os.getpid()) or 0, boot, namespace, since)
+        return cls(
+            command, socket.gethostname(), os.getpid(), _started(os.getpid()) or 0, boot, namespace, since
+        )
 
     def alive(self) -> bool | None:
         """Whether its process runs; None where that cannot be seen from here."""
@@ -111,15 +116,17 @@ class Lease:
             here = f"end it (kill {other.claim.pid})" if other.claim else ""
             remedy = here if other.seen else f"end it there ({other.silent_s:.0f} s ago it lived)"
             raise LeaseError(
-                f"{self._storage.path(other.key)} is the claim of {other}, and two drivers must not write to one storage.root: wait until "
-                f"it ends, {remedy}, or choose another storage.root"
+                f"{self._storage.path(other.key)} is the claim of {other}, and two drivers must not write to"
+                f" one storage.root: wait until it ends, {remedy}, or choose another storage.root"
             )
         self._thread.start()
 
     def _watched(self, other: _Other) -> _Other | None:
-        """An owner whose process cannot be looked at, once it gives a sign of life; None once it was silent for so long that it is dead."""
+        """An owner whose process cannot be looked at, once it gives a sign of life; None once it was silent
+        for so long that it is dead."""
         log.warning(
-            "%s is the claim of %s, silent for %.0f s: waiting for a sign of life. If there is none, this driver goes on in %.0f s",
+            "%s is the claim of %s, silent for %.0f s: waiting for a sign of life. If there is none, this "
+            "driver goes on in %.0f s",
             self._storage.path(other.key), other, other.silent_s, STALE_S - other.silent_s,
         )  # fmt: skip
         while True:
@@ -132,9 +139,10 @@ class Lease:
         """Raises LeaseError where the root is no longer this driver's."""
         if self._lost.is_set():
             raise LeaseError(
-                f"{self._storage.path(self.key)}, this driver's claim on storage.root, is gone: it was deleted, or another driver took "
-                f"over, as this one had given no sign of life for {STALE_S:.0f} s (asleep, or cut off from the store). Nothing made so far "
-                "is lost: see that no other driver runs, and start the same command again"
+                f"{self._storage.path(self.key)}, this driver's claim on storage.root, is gone: it was"
+                " deleted, or another driver took over, as this one had given no sign of life for"
+                f" {STALE_S:.0f} s (asleep, or cut off from the store). Nothing made so far is lost: see that"
+                " no other driver runs, and start the same command again"
             )
 
     def end(self) -> None:
@@ -171,13 +179,17 @@ class Lease:
             log.info("%s of %s is taken over: it is dead", self._storage.path(other.key), other)
             self._storage.delete_file(other.key)
         if any(other.seen is None for other in dead):
-            time.sleep(_SETTLE_S)  # one that wakes up just now has looked for its claim and is about to write it
+            time.sleep(
+                _SETTLE_S
+            )  # one that wakes up just now has looked for its claim and is about to write it
             others = self._others()
         return next((other for other in others if other.alive), None)
 
     def _others(self) -> list[_Other]:
         written = self._storage.written(_PREFIX)
-        now = written.pop(self.key, time.time())  # the store's own clock, since this claim is fresh: hosts' clocks may differ
+        now = written.pop(
+            self.key, time.time()
+        )  # the store's own clock, since this claim is fresh: hosts' clocks may differ
         found = []
         for key, when in sorted(written.items()):
             try:
@@ -219,7 +231,8 @@ def _here() -> tuple[str, str]:
 
 
 def _started(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process; None if none is seen, or it is dead and only waits for its parent to ask."""
+    """Clock ticks from boot to the start of a process; None if none is seen, or it is dead and only waits for
+    its parent to ask."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

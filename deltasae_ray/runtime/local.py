@@ -72,7 +72,8 @@ def join(**options: Any) -> None:
 
 
 def _answers_on_loopback_only(address: str) -> bool:
-    """Whether a Ray of this machine refuses who comes by the machine's own address, as which Ray reads 127.0.0.1."""
+    """Whether a Ray of this machine refuses who comes by the machine's own address, as which Ray reads
+    127.0.0.1."""
     from ray._private import services
 
     host, _, port = address.rpartition(":")

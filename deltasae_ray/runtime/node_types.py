@@ -1,4 +1,5 @@
-"""Kinds of machine of a cluster: those that are there, those that its autoscaler may add, and those that a cluster file names."""
+"""Kinds of machine of a cluster: those that are there, those that its autoscaler may add, and those that a
+cluster file names."""
 
 import logging
 import math
@@ -29,23 +30,37 @@ GPU_MIB = {
     "h100": 81_559,
     "h200": 143_771,
 }
-"""Memory of one GPU as the NVIDIA driver reports it, in MiB: less than its name says, since some is kept for error correction."""
+"""Memory of one GPU as the NVIDIA driver reports it, in MiB: less than its name says, since some is kept for
+error correction."""
 _INSTANCES = {
-    "g4dn": "t4", "g5": "a10g", "g6": "l4", "g6e": "l40s", "p3": "v100", "p3dn": "v100-32gb", "p4d": "a100", "p4de": "a100-80gb",
+    "g4dn": "t4", "g5": "a10g", "g6": "l4", "g6e": "l40s", "p3": "v100", "p3dn": "v100-32gb", "p4d": "a100",
+    "p4de": "a100-80gb",
     "p5": "h100", "p5e": "h200", "p5en": "h200",
-    "g2-standard": "l4", "a2-highgpu": "a100", "a2-megagpu": "a100", "a2-ultragpu": "a100-80gb", "a3-highgpu": "h100", "a3-megagpu": "h100",
+    "g2-standard": "l4", "a2-highgpu": "a100", "a2-megagpu": "a100", "a2-ultragpu": "a100-80gb",
+    "a3-highgpu": "h100", "a3-megagpu": "h100",
     "a3-ultragpu": "h200",
 }  # fmt: skip
 """Family of Amazon's and Google's machines → their GPU."""
-_NAMES = {"a100-40gb": "a100", "a100-40g": "a100", "a100-80g": "a100-80gb", "h100-80gb": "h100", "h200-141gb": "h200", "v100-16gb": "v100"}
+_NAMES = {
+    "a100-40gb": "a100",
+    "a100-40g": "a100",
+    "a100-80g": "a100-80gb",
+    "h100-80gb": "h100",
+    "h200-141gb": "h200",
+    "v100-16gb": "v100",
+}
 _LABELS = (
-    "cloud.google.com/gke-accelerator", "eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name",
+    "cloud.google.com/gke-accelerator", "eks.amazonaws.com/instance-gpu-name",
+    "karpenter.k8s.aws/instance-gpu-name",
     "nvidia.com/gpu.product", "ray.io/accelerator-type",
 )  # fmt: skip
 """Labels of Kubernetes nodes that name a GPU."""
 _UNITS = {"": 1.0} | {
     unit: base**power
-    for base, units in ((1e3, ("k", "M", "G", "T", "P", "E")), (2.0**10, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")))
+    for base, units in (
+        (1e3, ("k", "M", "G", "T", "P", "E")),
+        (2.0**10, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")),
+    )
     for power, unit in enumerate(units, 1)
 }
 _MOST = 1000
@@ -81,20 +96,30 @@ class NodeType:
         told = f"{self.name}: {self.cpus:g} CPUs, {(self.memory + self.object_store) / 1e9:.0f} GB"
         if not self.gpus:
             return told
-        each = "of unknown memory" if self.gpu_bytes is None else f"{self.gpu.upper()} of {self.gpu_bytes / 1e9:.1f} GB"
+        each = (
+            "of unknown memory"
+            if self.gpu_bytes is None
+            else f"{self.gpu.upper()} of {self.gpu_bytes / 1e9:.1f} GB"
+        )
         return f"{told}, {self.gpus:g} GPUs ({each})"
 
 
 def gpu_name(word: str) -> str:
-    """The name under which GPU_MIB lists a GPU that clouds, Kubernetes labels or Ray call `word`; empty where none is known."""
-    plain = re.sub(r"^(nvidia|tesla|geforce)[- _]", "", re.sub(r"^(nvidia)[- _]", "", word.lower())).replace("_", "-").replace(" ", "-")
+    """The name under which GPU_MIB lists a GPU that clouds, Kubernetes labels or Ray call `word`; empty where
+    none is known."""
+    plain = (
+        re.sub(r"^(nvidia|tesla|geforce)[- _]", "", re.sub(r"^(nvidia)[- _]", "", word.lower()))
+        .replace("_", "-")
+        .replace(" ", "-")
+    )
     plain = re.sub(r"-(sxm\d?|pcie|nvl)(?=-|$)", "", plain)
     plain = _NAMES.get(plain, plain)
     return plain if plain in GPU_MIB else ""
 
 
 def read_node_types(path: Path) -> tuple[NodeType, ...]:
-    """The node types of a file for `ray up` (also of `~/ray_bootstrap_config.yaml` on its head), of a RayCluster or of a RayJob.
+    """The node types of a file for `ray up` (also of `~/ray_bootstrap_config.yaml` on its head), of a
+    RayCluster or of a RayJob.
 
     Raises:
         ConfigError: the file is none of these.
@@ -106,8 +131,8 @@ def read_node_types(path: Path) -> tuple[NodeType, ...]:
         raise ConfigError(f"{path} cannot be read as a cluster file: {e}") from e
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ConfigError(
-            f"{path} is no cluster file that node types can be read from ({type(e).__name__}: {e}): give a file of `ray up` with "
-            "available_node_types, a RayCluster or a RayJob"
+            f"{path} is no cluster file that node types can be read from ({type(e).__name__}: {e}): give a"
+            " file of `ray up` with available_node_types, a RayCluster or a RayJob"
         ) from e
 
 
@@ -131,37 +156,62 @@ def _types(config: Mapping[str, Any]) -> tuple[NodeType, list[NodeType]]:
     spec = config["spec"]["rayClusterSpec"] if config["kind"] == "RayJob" else config["spec"]
     groups = spec.get("workerGroupSpecs") or ()
     most = [int(group.get("maxReplicas", _MOST)) * int(group.get("numOfHosts", 1)) for group in groups]
-    return _pods("head", spec["headGroupSpec"], 1), [_pods(g["groupName"], g, min(n, _MOST)) for g, n in zip(groups, most, strict=True)]
+    return _pods("head", spec["headGroupSpec"], 1), [
+        _pods(g["groupName"], g, min(n, _MOST)) for g, n in zip(groups, most, strict=True)
+    ]
 
 
 def of_ray(name: str, resources: Mapping[str, float], at_most: int = 1) -> NodeType:
     """A node, or a node type, by the resources that Ray lists of it: `accelerator_type:L4` names its GPU."""
     named = [gpu_name(word.partition(":")[2]) for word in resources if word.startswith("accelerator_type:")]
     kind = _of(
-        name, resources.get("CPU", 0.0), resources.get("GPU", 0.0), resources.get("memory", 0.0), next(iter(named), ""), at_most
+        name,
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+        resources.get("memory", 0.0),
+        next(iter(named), ""),
+        at_most,
     )
     return replace(kind, object_store=resources.get("object_store_memory", 0.0))
 
 
 def _of(name: str, cpus: float, gpus: float, memory: float, gpu: str, at_most: int) -> NodeType:
-    return NodeType(name, cpus, gpus, memory, GPU_MIB[gpu] * 2.0**20 if gpus and gpu else None, at_most, gpu if gpus else "")
+    return NodeType(
+        name,
+        cpus,
+        gpus,
+        memory,
+        GPU_MIB[gpu] * 2.0**20 if gpus and gpu else None,
+        at_most,
+        gpu if gpus else "",
+    )
 
 
 def _launched(name: str, told: Mapping[str, Any], config: Mapping[str, Any]) -> NodeType:
     has, machine = told.get("resources") or {}, told.get("node_config") or {}
     machine_type = str(machine.get("InstanceType") or machine.get("machineType") or "").rpartition("/")[2]
     family = machine_type.partition(".")[0] if "." in machine_type else machine_type.rpartition("-")[0]
-    guests = [gpu_name(str(g.get("acceleratorType", "")).rpartition("/")[2]) for g in machine.get("guestAccelerators") or ()]
+    guests = [
+        gpu_name(str(g.get("acceleratorType", "")).rpartition("/")[2])
+        for g in machine.get("guestAccelerators") or ()
+    ]
     by_ray = [gpu_name(word.partition(":")[2]) for word in has if word.startswith("accelerator_type:")]
     gpu = next(filter(None, (*guests, *by_ray)), "") or _INSTANCES.get(family, "")
     all_types = int(config.get("max_workers", _MOST))
     most = min(int(told.get("max_workers", all_types)), all_types, _MOST)
-    return _of(name, float(has.get("CPU", 0)), float(has.get("GPU", 0)), float(has.get("memory", 0)), gpu, most)
+    return _of(
+        name, float(has.get("CPU", 0)), float(has.get("GPU", 0)), float(has.get("memory", 0)), gpu, most
+    )
 
 
 def _pods(name: str, group: Mapping[str, Any], at_most: int) -> NodeType:
-    """Reads a group's own `resources`, what Ray is started with, and its first container's limits or requests, as KubeRay does."""
-    pod, started, own = group["template"]["spec"], group.get("rayStartParams") or {}, group.get("resources") or {}
+    """Reads a group's own `resources`, what Ray is started with, and its first container's limits or
+    requests, as KubeRay does."""
+    pod, started, own = (
+        group["template"]["spec"],
+        group.get("rayStartParams") or {},
+        group.get("resources") or {},
+    )
     container = pod["containers"][0].get("resources") or {}
     asked = {**(container.get("requests") or {}), **(container.get("limits") or {})}
     gpus = next((number for key, number in asked.items() if key.endswith("gpu") and _quantity(number)), 0)
@@ -183,18 +233,23 @@ def _quantity(text: Any) -> float:
 
 
 def possible_types() -> list[NodeType] | None:
-    """Each node that is there, and the types of which more may come; None where nobody says of what kind those are."""
+    """Each node that is there, and the types of which more may come; None where nobody says of what kind
+    those are."""
     import ray
 
     alive = [n for n in ray.nodes() if n["Alive"] and n["Resources"]]
-    nodes, types = [of_ray(f"node {i}", n["Resources"]) for i, n in enumerate(alive)], _types_of_the_cluster(alive)
+    nodes, types = (
+        [of_ray(f"node {i}", n["Resources"]) for i, n in enumerate(alive)],
+        _types_of_the_cluster(alive),
+    )
     if types is None:
         return None if autoscaling() else nodes
     return with_types(nodes, types)
 
 
 def with_types(alive: Sequence[NodeType], types: Sequence[NodeType]) -> list[NodeType]:
-    """Nodes that are there, and every type with as many more as it allows; a node with a type's CPUs and GPUs counts as one of it."""
+    """Nodes that are there, and every type with as many more as it allows; a node with a type's CPUs and GPUs
+    counts as one of it."""
     there = [sum((node.cpus, node.gpus) == (kind.cpus, kind.gpus) for node in alive) for kind in types]
     more = [replace(kind, at_most=kind.at_most - count) for kind, count in zip(types, there, strict=True)]
     return [*alive, *(kind for kind in more if kind.at_most > 0)]
@@ -206,7 +261,8 @@ def each_node(kinds: Sequence[NodeType]) -> list[Node]:
 
 
 def _types_of_the_cluster(alive: Sequence[Mapping[str, Any]]) -> tuple[NodeType, ...] | None:
-    """As the head knows them, where the autoscaler runs; None where there is no autoscaler that adds nodes, or it does not say."""
+    """As the head knows them, where the autoscaler runs; None where there is no autoscaler that adds nodes,
+    or it does not say."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -226,7 +282,8 @@ def _types_of_the_cluster(alive: Sequence[Mapping[str, Any]]) -> tuple[NodeType,
 
 
 def configured_here(gcs_address: str) -> tuple[NodeType, ...] | None:
-    """The node types of the autoscaler on this machine: of its configuration file, or on KubeRay of the cluster's own description."""
+    """The node types of the autoscaler on this machine: of its configuration file, or on KubeRay of the
+    cluster's own description."""
     for file in _files(gcs_address):
         try:
             return worker_types(yaml.safe_load(file.read_text()))
@@ -236,7 +293,8 @@ def configured_here(gcs_address: str) -> tuple[NodeType, ...] | None:
 
 
 def _files(gcs_address: str) -> list[Path]:
-    """Where the autoscaler of this very cluster reads its configuration, by its command line; and where `ray up` puts it on a head."""
+    """Where the autoscaler of this very cluster reads its configuration, by its command line; and where `ray
+    up` puts it on a head."""
     import psutil
 
     port, found = gcs_address.rpartition(":")[2], []
@@ -244,7 +302,9 @@ def _files(gcs_address: str) -> list[Path]:
         words = process.info["cmdline"] or []
         ours = any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words)
         if ours and any(word.endswith("monitor.py") for word in words):
-            found += [Path(w.partition("=")[2]).expanduser() for w in words if w.startswith("--autoscaling-config=")]
+            found += [
+                Path(w.partition("=")[2]).expanduser() for w in words if w.startswith("--autoscaling-config=")
+            ]
     bootstrap = Path("~/ray_bootstrap_config.yaml").expanduser()
     return found or ([bootstrap] if bootstrap.exists() else [])
 
@@ -258,6 +318,9 @@ def _of_kuberay() -> tuple[NodeType, ...] | None:
     try:
         client = node_provider.KubernetesHttpApiClient(namespace=(folder / "namespace").read_text().strip())
         return worker_types(client.get(f"rayclusters/{name}"))
-    except Exception as e:  # a service account that may not read it, or a server that does not answer: then the plan cannot check
-        log.warning("the RayCluster %s could not be read, so nothing is checked against its node types: %s", name, e)
+    # a service account that may not read it, or a server that does not answer: then the plan cannot check
+    except Exception as e:
+        log.warning(
+            "the RayCluster %s could not be read, so nothing is checked against its node types: %s", name, e
+        )
         return None

@@ -9,7 +9,8 @@ from deltasae_ray.sae.threads import cores
 def autoscaling() -> bool:
     """Whether nodes come on demand: on a KubeRay cluster, or on the head of one that `ray up` launched.
 
-    The head's own status does not tell: a plain `ray start` reports one too, of an autoscaler that can add nothing.
+    The head's own status does not tell: a plain `ray start` reports one too, of an autoscaler that can add
+    nothing.
     """
     return "RAY_CLUSTER_NAME" in os.environ or Path("~/ray_bootstrap_config.yaml").expanduser().exists()
 
@@ -22,10 +23,12 @@ def one_machine() -> bool:
 
 
 def cores_per_rank(ranks: int, gangs: int, cpus: float, gpus: int) -> int:
-    """Threads of a rank, asked in its leader: the cores of this very node, shared by the ranks that may stand on it.
+    """Threads of a rank, asked in its leader: the cores of this very node, shared by the ranks that may stand
+    on it.
 
     Args:
-        gangs: most gangs of the pool. Those expected here are their share of the nodes that hold one, and no more than this node holds.
+        gangs: most gangs of the pool. Those expected here are their share of the nodes that hold one, and no
+            more than this node holds.
         cpus, gpus: what a gang asks Ray for.
     """
     import ray

@@ -1,4 +1,5 @@
-"""Whether what a study asks Ray for has room, node by node: an actor stands on one node, whatever all of them have together."""
+"""Whether what a study asks Ray for has room, node by node: an actor stands on one node, whatever all of them
+have together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,14 +41,15 @@ class Actors:
 def never_in_each_others_way(nodes: Sequence[Node], one: Actors, other: Actors) -> bool:
     """Whether all of both kinds have room at once wherever Ray puts those that come first.
 
-    That there is some placement for all is not enough: Ray places actors as they come, and moves none. Two gangs of 1 CPU on two nodes
-    of 2 CPUs leave no room for a worker of 2 CPUs if they stand apart.
+    That there is some placement for all is not enough: Ray places actors as they come, and moves none. Two
+    gangs of 1 CPU on two nodes of 2 CPUs leave no room for a worker of 2 CPUs if they stand apart.
     """
     return _least_room(nodes, one, other) >= other.count and _least_room(nodes, other, one) >= one.count
 
 
 def _least_room(nodes: Sequence[Node], first: Actors, then: Actors) -> int:
-    """How many of `then` have room once all of `first` stand where they leave the least; -1 where `first` has not room itself."""
+    """How many of `then` have room once all of `first` stand where they leave the least; -1 where `first` has
+    not room itself."""
     least: dict[int, int] = {0: 0}
     """Placed so far of `first` → the least room for `then` on the nodes seen so far."""
     for node in nodes:

@@ -1,4 +1,5 @@
-"""Whether all nodes of a cluster see the storage root: an object store they do, a folder only where somebody has mounted it on each."""
+"""Whether all nodes of a cluster see the storage root: an object store they do, a folder only where somebody
+has mounted it on each."""
 
 import logging
 import os
@@ -14,7 +15,15 @@ log = logging.getLogger(__name__)
 _SEEN_S = 10.0  # that a network file system may take until another node sees a new file
 _NETWORK = {"nfs", "nfs4", "lustre", "cifs", "smb3", "ceph", "gpfs", "beegfs", "wekafs", "gfs2", "ocfs2"}
 """Types of file systems that several machines mount."""
-_NETWORK_FUSE = {"fuse.glusterfs", "fuse.ceph-fuse", "fuse.juicefs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.moosefs"}
+_NETWORK_FUSE = {
+    "fuse.glusterfs",
+    "fuse.ceph-fuse",
+    "fuse.juicefs",
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "fuse.gcsfuse",
+    "fuse.moosefs",
+}
 _START_S = 120.0  # until a process is there that looks
 
 
@@ -22,14 +31,16 @@ def check_root(storage: Storage, nodes: int) -> None:
     """Raises StorageError where a root is a folder that not all nodes see. Those that are there are asked.
 
     Args:
-        nodes: how many there are now. Where others come on demand, which cannot be asked, only a network file system will do.
+        nodes: how many there are now. Where others come on demand, which cannot be asked, only a network file
+            system will do.
     """
     if not storage.is_local or nodes == 1 and not autoscaling():
         return
     if autoscaling() and not on_network(storage.local("")):
         raise StorageError(
-            f"storage.root={storage.root} is a folder of this machine, but the cluster adds nodes on demand: give s3:// or gs://, or a "
-            "folder of a network file system (NFS) that is mounted on every node under the same path"
+            f"storage.root={storage.root} is a folder of this machine, but the cluster adds nodes on demand:"
+            " give s3:// or gs://, or a folder of a network file system (NFS) that is mounted on every node"
+            " under the same path"
         )
     key = f".seen-{uuid4().hex}"
     storage.write_bytes(key, b"")
@@ -39,13 +50,14 @@ def check_root(storage: Storage, nodes: int) -> None:
         storage.local(key).unlink(missing_ok=True)
     if blind:
         raise StorageError(
-            f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: mount it on every node "
-            "under the same path (NFS), or give s3:// or gs://"
+            f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: mount it on"
+            " every node under the same path (NFS), or give s3:// or gs://"
         )
 
 
 def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Whether a folder, or the nearest one above it that exists, is of a file system that several machines can mount."""
+    """Whether a folder, or the nearest one above it that exists, is of a file system that several machines
+    can mount."""
     at = next((f for f in (folder.absolute(), *folder.absolute().parents) if f.exists()), Path("/")).resolve()
     found = Path("/"), ""
     try:
@@ -69,14 +81,20 @@ def blind_nodes(path: str) -> list[str]:
     told = []
     for node in (n for n in ray.nodes() if n["Alive"]):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        told.append((node["NodeManagerAddress"], look.options(scheduling_strategy=there).remote(path, _SEEN_S)))
+        told.append(
+            (node["NodeManagerAddress"], look.options(scheduling_strategy=there).remote(path, _SEEN_S))
+        )
     blind = []
     for address, seen in told:
         try:
             if not ray.get(seen, timeout=_SEEN_S + _START_S):
                 blind.append(address)
         except GetTimeoutError:
-            log.warning("the node %s did not say within %.0f s whether it sees the storage root", address, _SEEN_S + _START_S)
+            log.warning(
+                "the node %s did not say within %.0f s whether it sees the storage root",
+                address,
+                _SEEN_S + _START_S,
+            )
             blind.append(address)
         except RayError:
             continue

@@ -27,8 +27,8 @@ def run_tasks(
     Args:
         cpus: that a task asks Ray for; it uses as many threads.
         bar: name of the progress bar; None shows none.
-        memory: bytes that a task asks Ray for; more than the largest node has that could run it is cut to that, since such a task would
-            wait for ever.
+        memory: bytes that a task asks Ray for; more than the largest node has that could run it is cut to
+            that, since such a task would wait for ever.
 
     Raises:
         ResourceError: no node that is there, or may come, has so many CPUs; or none ran a task for a day.
@@ -55,10 +55,12 @@ def run_tasks(
             except RayError as e:
                 for other in left:
                     ray.cancel(other)
-                if not isinstance(e, RayTaskError):  # killed for its memory or because it stood still, or its node went
+                if not isinstance(
+                    e, RayTaskError
+                ):  # killed for its memory or because it stood still, or its node went
                     raise WorkerError(
-                        f"the process of a task was lost again and again: {e}. What is stored stays, and the same command continues; if "
-                        "its memory was the cause, take larger nodes"
+                        f"the process of a task was lost again and again: {e}. What is stored stays, and the"
+                        " same command continues; if its memory was the cause, take larger nodes"
                     ) from e
                 if isinstance(e.cause, DeltaSaeError):
                     raise e.cause from None
@@ -71,15 +73,16 @@ def _tell_of_quiet(seconds: float, left: int, cpus: float) -> None:
     """Raises ResourceError after a day."""
     if seconds >= _NOTHING_S:
         raise ResourceError(
-            f"none of {left} tasks of {cpus:g} CPUs has ended for {seconds / 3600:g} hours: see `ray status` for nodes that do not come, "
-            "then run the same command again; what is stored stays"
+            f"none of {left} tasks of {cpus:g} CPUs has ended for {seconds / 3600:g} hours: see `ray status`"
+            " for nodes that do not come, then run the same command again; what is stored stays"
         )
     minutes, look = seconds / 60, "`ray status` tells whether they run, or wait for nodes"
     log.warning("none of %d tasks of %g CPUs has ended for %.0f minutes: %s", left, cpus, minutes, look)
 
 
 def memory_asked(nodes: Sequence[NodeType] | None, cpus: float, memory: int) -> int:
-    """What a task of so many CPUs that may take `memory` bytes is to ask for: no more than the largest node has that could run it.
+    """What a task of so many CPUs that may take `memory` bytes is to ask for: no more than the largest node
+    has that could run it.
 
     Args:
         nodes: that are there or may come; None where nobody says.
@@ -93,12 +96,16 @@ def memory_asked(nodes: Sequence[NodeType] | None, cpus: float, memory: int) -> 
     if not able:
         most = max((node.cpus for node in nodes), default=0.0)
         raise ResourceError(
-            f"a task of {cpus:g} CPUs fits no node of this cluster, of those that are there or may come; the largest has {most:g}: add a "
-            "node with more CPUs; Ray would wait for ever"
+            f"a task of {cpus:g} CPUs fits no node of this cluster, of those that are there or may come; the"
+            f" largest has {most:g}: add a node with more CPUs; Ray would wait for ever"
         )
     largest = max(able)
     if memory > largest > 0:
-        log.warning("a task may take %.1f GiB, and the largest node has %.1f: it may run out of memory", memory / 2**30, largest / 2**30)
+        log.warning(
+            "a task may take %.1f GiB, and the largest node has %.1f: it may run out of memory",
+            memory / 2**30,
+            largest / 2**30,
+        )
     return min(memory, largest) if largest else 0
 
 

@@ -20,10 +20,11 @@ _POLL_S = "0.2"
 def training_driver() -> Iterator[None]:
     """Lets Train look after its workers five times a second, and Ctrl-C be a KeyboardInterrupt as everywhere.
 
-    A worker's report, and the end of its work, wait for the controller's next look: every two seconds by default, so that a step
-    that reports cannot take less. Train's handler of Ctrl-C ends the whole program with exit code 0 or 1, and stays long after training;
-    Tune's lets `fit` return as if the trials had been made. Ray's handler of SIGTERM cannot be told from Train's, and is an interrupt too.
-    Workers that were ended because they stood still are told meanwhile.
+    A worker's report, and the end of its work, wait for the controller's next look: every two seconds by
+    default, so that a step that reports cannot take less. Train's handler of Ctrl-C ends the whole program
+    with exit code 0 or 1, and stays long after training; Tune's lets `fit` return as if the trials had been
+    made. Ray's handler of SIGTERM cannot be told from Train's, and is an interrupt too. Workers that were
+    ended because they stood still are told meanwhile.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_S)
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -44,23 +45,29 @@ def training_driver() -> Iterator[None]:
 
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of a run's checkpoints: JSON, by names of folders, which it reads, and deletes when they grow old."""
+"""Ray Train's list of a run's checkpoints: JSON, by names of folders, which it reads, and deletes when they
+grow old."""
 
 
 def check_run(storage: Storage, key: str) -> None:
     """Looks at what is left of a run of Ray Train before another one of its name follows it.
 
     Raises:
-        StorageError: its list of checkpoints is damaged, or names or holds something outside the run's folder.
+        StorageError: its list of checkpoints is damaged, or names or holds something outside the run's
+            folder.
     """
     if storage.is_local:
         checked_folder(storage.local(key), storage.local(""))
     if storage.exists(name := f"{key}/{SNAPSHOT}"):
         for folder in _checkpoints(storage.read_json(name)):
-            if not isinstance(folder, str) or "/" in folder or not inside("", folder).startswith("checkpoint_"):
+            if (
+                not isinstance(folder, str)
+                or "/" in folder
+                or not inside("", folder).startswith("checkpoint_")
+            ):
                 raise StorageError(
-                    f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of this run: delete that file, "
-                    "and this training begins again"
+                    f"{storage.path(name)} names the checkpoint {str(folder)[:80]!r}, which is no folder of"
+                    " this run: delete that file, and this training begins again"
                 )
 
 
@@ -71,7 +78,9 @@ def _checkpoints(found: Any) -> Iterator[Any]:
             if name == "checkpoint_dir_name":
                 yield value
             else:
-                yield from (value if name.endswith("_dir_names") and isinstance(value, list) else _checkpoints(value))
+                yield from (
+                    value if name.endswith("_dir_names") and isinstance(value, list) else _checkpoints(value)
+                )
     elif isinstance(found, list):
         for value in found:
             yield from _checkpoints(value)

@@ -16,7 +16,8 @@ from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import Failure, Gang, WorkerFactory
 
 BLOCKS = 1024
-"""Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not grow with the units."""
+"""Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not
+grow with the units."""
 
 MAX_RESTARTS = 5
 """Times a lost gang is started again before the stage fails."""
@@ -30,24 +31,32 @@ class Work(Protocol):
 
 
 def run_units(
-    work: Work, factory: WorkerFactory, cfg: GangConfig, *, part: Callable[[Any], int] | None = None, parts: int = 1
+    work: Work,
+    factory: WorkerFactory,
+    cfg: GangConfig,
+    *,
+    part: Callable[[Any], int] | None = None,
+    parts: int = 1,
 ) -> Iterator[tuple[str, Any]]:
-    """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of completion.
+    """Runs every (unit, todo) once, as gangs come free; yields (unit name, result) in the order of
+    completion.
 
-    A block whose gang was lost, or stood still for ten times the median of its units and at least a minute, goes to another; of a factory
-    that is `Stored`, units that were stored before the loss are not run again.
+    A block whose gang was lost, or stood still for ten times the median of its units and at least a minute,
+    goes to another; of a factory that is `Stored`, units that were stored before the loss are not run again.
 
     Args:
-        part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no block holds units of two
-            parts: a unit may wait for what is made of the parts before it.
+        part: which part of the work a todo belongs to. Units then reach gangs in the order of `work`, and no
+            block holds units of two parts: a unit may wait for what is made of the parts before it.
         parts: how many there are.
 
-    Units wait in Ray's object store, which spills to disk; this process holds one block of them at a time. Results must be small and
-    JSON-able: activations are written by the ranks and never enter the object store.
+    Units wait in Ray's object store, which spills to disk; this process holds one block of them at a time.
+    Results must be small and JSON-able: activations are written by the ranks and never enter the object
+    store.
 
     Raises:
         DeltaSaeError: what a worker raised on purpose.
-        WorkerError: anything else that it raised, with its type and traceback. Only a lost process restarts its gang.
+        WorkerError: anything else that it raised, with its type and traceback. Only a lost process restarts
+            its gang.
     """
     if not len(work):
         return
@@ -57,29 +66,41 @@ def run_units(
     context.max_errored_blocks = 0
     context.execution_options.preserve_order = part is not None
     gangs = min(cfg.gangs, -(-len(work) // cfg.ranks))
-    blocks = [ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))]
-    # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of parallelism and of retries.
+    blocks = [
+        ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))
+    ]
+    # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of
+    # parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks))
     with warnings.catch_warnings():
-        # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks out of order by default.
+        # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks
+        # out of order by default.
         warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)
         dataset = dataset.map_batches(
             Gang,
             fn_constructor_kwargs={
-                "factory": factory, "blocks": blocks, "ranks": cfg.ranks, "gangs": gangs, "cpus": cfg.cpus_per_gang,
-                "gpus": cfg.gpus_per_gang, "limits": Limits(),
+                "factory": factory,
+                "blocks": blocks,
+                "ranks": cfg.ranks,
+                "gangs": gangs,
+                "cpus": cfg.cpus_per_gang,
+                "gpus": cfg.gpus_per_gang,
+                "limits": Limits(),
             },
             batch_size=1,
             num_cpus=cfg.cpus_per_gang,
             num_gpus=cfg.gpus_per_gang or None,
             memory=round(cfg.memory_gb * 1e9) or None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
-            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a lost node refuses connections
-            # for seconds before Ray knows that it is gone, and every refusal counts as a try.
+            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a
+            # lost node refuses connections for seconds before Ray knows that it is gone, and every refusal
+            # counts as a try.
             max_restarts=MAX_RESTARTS,
-            allow_out_of_order_execution=part is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
+            allow_out_of_order_execution=part
+            is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
         )
-    # No prefetching: it would keep the last finished block back until the next one is there, which may wait for what is made of this one.
+    # No prefetching: it would keep the last finished block back until the next one is there, which may wait
+    # for what is made of this one.
     with stalls.told():
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
             for name, told in zip(batch["name"], batch["result"], strict=True):
@@ -90,7 +111,8 @@ def run_units(
 
 
 def block_size(units: int, cfg: GangConfig, parts: int = 1) -> int:
-    """Units per block: one per rank, until there are too many blocks; of several parts, none so large that a gang has no block of one."""
+    """Units per block: one per rank, until there are too many blocks; of several parts, none so large that a
+    gang has no block of one."""
     most = max(BLOCKS, 32 * cfg.gangs)
     each = units if parts == 1 else min(units, most * -(-units // (parts * cfg.gangs)))
     return cfg.ranks * -(-each // (cfg.ranks * most))

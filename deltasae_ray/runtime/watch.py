@@ -58,7 +58,8 @@ def wait_for(pid: int) -> None:
 
 
 def _told_folder() -> str:
-    """What the driver wrote before it ended; without waiting, since another process may hold the other end."""
+    """What the driver wrote before it ended; without waiting, since another process may hold the other
+    end."""
     with suppress(OSError, ValueError):
         os.set_blocking(0, False)
         return (os.read(0, 4096) or b"").decode().strip()
@@ -69,9 +70,9 @@ def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
     """Processes whose environment carries the mark, or is wiped while they write below the folder, and their
     descendants; each with its start, which tells it from a later one.
 
-    A process that sets its title, as Ray's agents do, wipes what /proc shows of its environment; and the kernel
-    ends their parent, which still has it, together with the driver. Another driver that joined this Ray writes
-    there too, and has its own environment.
+    A process that sets its title, as Ray's agents do, wipes what /proc shows of its environment; and the
+    kernel ends their parent, which still has it, together with the driver. Another driver that joined this
+    Ray writes there too, and has its own environment.
     """
     wanted, children, found = f"{MARK}={mark}".encode(), {}, []
     for entry in Path("/proc").glob("[0-9]*"):

@@ -1,14 +1,16 @@
-"""What the architectures do differently in training: which latents are active, and what besides the error they pay for.
+"""What the architectures do differently in training: which latents are active, and what besides the error
+they pay for.
 
 | architecture | active latents of a token | after training it is |
 |---|---|---|
 | `topk` | the k largest (Gao et al. 2024) | the same |
-| `batchtopk` | of all tokens of a batch the k · tokens largest (Bussmann et al. 2024) | jumprelu, one threshold for all latents |
-| `matryoshka_batchtopk` | the same, and prefixes of the latents must reconstruct alone (Bussmann et al. 2025) | jumprelu, likewise |
-| `jumprelu` | those above a threshold each, learned so that k fire on average (Rajamanoharan et al. 2024) | the same |
+| `batchtopk` | the k · tokens largest of a batch (Bussmann et al. 2024) | jumprelu, one threshold for all |
+| `matryoshka_batchtopk` | likewise; prefixes reconstruct alone (Bussmann et al. 2025) | jumprelu, likewise |
+| `jumprelu` | those above a learned threshold each, k on average (Rajamanoharan et al. 2024) | the same |
 | `standard` | those above 0; an L1 penalty, by default as strong as makes k fire on average | the same |
 
-The first three go the sparse path of `kernels`; the others need every pre-activation's gradient and are dense.
+The first three go the sparse path of `kernels`; the others need every pre-activation's gradient and are
+dense.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +29,8 @@ THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
 
 
 class Weights(NamedTuple):
-    """In scaled units; rows of both matrices are latents. Dictionaries that are trained together are stacked along the first dimension."""
+    """In scaled units; rows of both matrices are latents. Dictionaries that are trained together are stacked
+    along the first dimension."""
 
     encoder: Float[Tensor, "*stack d_sae d_model"]
     decoder: Float[Tensor, "*stack d_sae d_model"]
@@ -47,7 +50,8 @@ class Forward(NamedTuple):
     fired: Int[Tensor, " entry"]
     """Latents that fired, one entry a token; those of a stack are counted on from member to member."""
     price: Float[Tensor, ""]
-    """What is penalised, summed over tokens: L1 of the codes (standard), their number (jumprelu), 0 elsewhere; differentiable."""
+    """What is penalised, summed over tokens: L1 of the codes (standard), their number (jumprelu), 0
+    elsewhere; differentiable."""
 
 
 @torch.no_grad()
@@ -57,7 +61,9 @@ def select(
     """The active pre-activations of a SELECTING architecture, without gradient."""
     encoder = w.encoder, w.b_enc, w.b_dec
     if y.ndim == 2 and screening.pays(w.encoder, k):
-        return screening.topk(y, *encoder, k) if architecture == "topk" else screening.batch_topk(y, *encoder, k)
+        return (
+            screening.topk(y, *encoder, k) if architecture == "topk" else screening.batch_topk(y, *encoder, k)
+        )
     pre = kernels.preactivations(y, *encoder)
     return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
 
@@ -66,7 +72,8 @@ def select(
 def select_among_peers(
     y: Float[Tensor, "token d_model"], w: Weights, k: int, peers: Peers, batch: int
 ) -> tuple[Float[Tensor, " entry"], kernels.Active]:
-    """This process' part of the k · batch largest pre-activations of a batch that peers share, as if one process had it whole.
+    """This process' part of the k · batch largest pre-activations of a batch that peers share, as if one
+    process had it whole.
 
     Args:
         batch: tokens of all peers.
@@ -77,15 +84,24 @@ def select_among_peers(
     everyones = values.new_zeros(peers.world, wanted)
     everyones[peers.rank, : len(best)] = best
     peers.sum(everyones)
-    limit = everyones.flatten().topk(wanted, sorted=False).values.min().clamp_min(torch.finfo(values.dtype).tiny)
+    limit = (
+        everyones.flatten().topk(wanted, sorted=False).values.min().clamp_min(torch.finfo(values.dtype).tiny)
+    )
     won = values >= limit
-    tokens = torch.repeat_interleave(torch.arange(len(y), device=y.device), chosen.starts.diff(), output_size=len(values))
+    tokens = torch.repeat_interleave(
+        torch.arange(len(y), device=y.device), chosen.starts.diff(), output_size=len(values)
+    )
     counts = torch.bincount(tokens[won], minlength=len(y))
     return values[won], kernels.active(chosen.latents[won], counts, d_sae)
 
 
 def sparse_forward(
-    y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int, peers: Peers | None = None, batch: int = 0
+    y: Float[Tensor, "*stack token d_model"],
+    w: Weights,
+    architecture: str,
+    k: int,
+    peers: Peers | None = None,
+    batch: int = 0,
 ) -> Forward:
     """Of a SELECTING architecture.
 
@@ -107,7 +123,9 @@ def sparse_forward(
     return Forward(missed, error.detach(), chosen.latents[values > 0], y.new_zeros(()))
 
 
-def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: str, bandwidth: float) -> Forward:
+def dense_forward(
+    y: Float[Tensor, "token d_model"], w: Weights, architecture: str, bandwidth: float
+) -> Forward:
     """Of `standard` and `jumprelu`, through autograd.
 
     Args:
@@ -125,11 +143,16 @@ def dense_forward(y: Float[Tensor, "token d_model"], w: Weights, architecture: s
 
 
 def missed_by_dead(
-    y: Float[Tensor, "token d_model"], w: Weights, dead: Int[Tensor, " dead"], left: Float[Tensor, "token d_model"]
+    y: Float[Tensor, "token d_model"],
+    w: Weights,
+    dead: Int[Tensor, " dead"],
+    left: Float[Tensor, "token d_model"],
 ) -> Float[Tensor, ""]:
-    """Σ‖left − ŷ‖², ŷ by the strongest dead latents of each token, d_model / 2 of them at most (Gao et al. 2024, appendix A.2).
+    """Σ‖left − ŷ‖², ŷ by the strongest dead latents of each token, d_model / 2 of them at most (Gao et al.
+    2024, appendix A.2).
 
-    Dense: of so many latents a token, the sparse path's passes cost three to five times as much (docs/benchmarks.md).
+    Dense: of so many latents a token, the sparse path's passes cost three to five times as much
+    (docs/benchmarks.md).
     """
     encoder, b_enc = w.encoder.index_select(0, dead), w.b_enc.index_select(0, dead)
     pre = kernels.preactivations(y, encoder, b_enc, w.b_dec)
@@ -141,12 +164,14 @@ def missed_by_dead(
 
 
 def prefixes(d_sae: int, k: int) -> tuple[int, ...]:
-    """Matryoshka's nested dictionaries: all latents, half of them and so on, down to a sixteenth; none smaller than 2 k."""
+    """Matryoshka's nested dictionaries: all latents, half of them and so on, down to a sixteenth; none
+    smaller than 2 k."""
     return tuple(width for width in (d_sae >> s for s in (4, 3, 2, 1)) if width >= 2 * k) + (d_sae,)
 
 
 class _JumpReLU(torch.autograd.Function):
-    """(pre where it exceeds the threshold else 0, whether it does), with the straight-through gradients of Rajamanoharan et al. 2024."""
+    """(pre where it exceeds the threshold else 0, whether it does), with the straight-through gradients of
+    Rajamanoharan et al. 2024."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, log_threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """A sparse dictionary in raw units: z = σ((x − b_dec) · W_enc + b_enc), x̂ = z · W_dec + b_dec.
 
-A saved folder is SAELens' own layout (cfg.json, sae_weights.safetensors), so its tools open it, plus one file of what
-was measured of each latent. Only JSON and safetensors are read: a dictionary from elsewhere cannot run code.
+A saved folder is SAELens' own layout (cfg.json, sae_weights.safetensors), so its tools open it, plus one file
+of what was measured of each latent. Only JSON and safetensors are read: a dictionary from elsewhere cannot
+run code.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ CFG, WEIGHTS, STATISTICS = "cfg.json", "sae_weights.safetensors", "deltasae_stat
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Shapes as SAELens has them. Decoder rows are unit vectors, but for a TopK of others that selects without their norms."""
+    """Shapes as SAELens has them. Decoder rows are unit vectors, but for a TopK of others that selects
+    without their norms."""
 
     W_enc: Float[Tensor, "d_model d_sae"]
     W_dec: Float[Tensor, "d_sae d_model"]
@@ -51,22 +53,34 @@ class Dictionary:
     def __post_init__(self) -> None:
         if self.W_enc.ndim != 2 or self.architecture not in ARCHITECTURES:
             raise DictionaryError(
-                f"architecture {self.architecture!r} with W_enc {tuple(self.W_enc.shape)}: known are {list(ARCHITECTURES)}"
+                f"architecture {self.architecture!r} with W_enc {tuple(self.W_enc.shape)}: known are"
+                f" {list(ARCHITECTURES)}"
             )
         d_model, d_sae = self.W_enc.shape
-        shapes = {"W_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,), "firing": (d_sae,), "energy": (d_sae,)}
+        shapes = {
+            "W_dec": (d_sae, d_model),
+            "b_enc": (d_sae,),
+            "b_dec": (d_model,),
+            "firing": (d_sae,),
+            "energy": (d_sae,),
+        }
         shapes |= {"threshold": (d_sae,)} if self.threshold is not None else {}
         shapes |= {"mean": (d_model,)} if self.mean is not None else {}
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
-                raise DictionaryError(f"{name} has shape {tuple(getattr(self, name).shape)}, which does not fit W_enc {d_model} x {d_sae}")
+                raise DictionaryError(
+                    f"{name} has shape {tuple(getattr(self, name).shape)}, which does not fit W_enc {d_model}"
+                    f" x {d_sae}"
+                )
         for name in ("W_enc", *shapes):
             if not torch.isfinite(getattr(self, name)).all():
                 raise DictionaryError(f"{name} holds NaN or infinity")
         if self.architecture == "topk" and not 1 <= self.k <= d_sae:
             raise DictionaryError(f"k={self.k} must be in 1..{d_sae}, the number of latents")
         if (self.architecture == "jumprelu") != (self.threshold is not None):
-            raise DictionaryError(f"architecture {self.architecture!r}: a threshold belongs to jumprelu and to nothing else")
+            raise DictionaryError(
+                f"architecture {self.architecture!r}: a threshold belongs to jumprelu and to nothing else"
+            )
 
     @property
     def d_model(self) -> int:
@@ -94,7 +108,9 @@ class Dictionary:
         """
         x = torch.as_tensor(x, dtype=torch.float32, device=self.W_enc.device)
         if x.shape[-1] != self.d_model:
-            raise DictionaryError(f"rows of {x.shape[-1]} numbers, but this dictionary was made for d_model={self.d_model}")
+            raise DictionaryError(
+                f"rows of {x.shape[-1]} numbers, but this dictionary was made for d_model={self.d_model}"
+            )
         pre = (x - self.b_dec) @ self.W_enc + self.b_enc
         if self.architecture == "topk":
             values, indices = pre.topk(self.k, dim=-1, sorted=False)
@@ -109,13 +125,15 @@ class Dictionary:
     def passes(
         self, x: Float[Tensor, "token d_model"] | np.ndarray
     ) -> Iterator[tuple[Float[Tensor, "rows d_model"], Float[Tensor, "rows d_sae"]]]:
-        """(rows, codes) in blocks of at most 64 M codes, for statistics over more tokens than memory holds codes of."""
+        """(rows, codes) in blocks of at most 64 M codes, for statistics over more tokens than memory holds
+        codes of."""
         for rows in torch.as_tensor(x).split(max(1, 2**26 // self.d_sae)):
             rows = rows.to(self.W_enc.device, torch.float32)
             yield rows, self.encode(rows)
 
     def measured(self, x: Float[Tensor, "token d_model"] | np.ndarray) -> "Dictionary":
-        """The same dictionary with firing and energy as they are on x, such as a pretrained one on base activations."""
+        """The same dictionary with firing and energy as they are on x, such as a pretrained one on base
+        activations."""
         fired = torch.zeros(self.d_sae, dtype=torch.float64, device=self.W_enc.device)
         energy = torch.zeros_like(fired)
         for _, z in self.passes(x):
@@ -127,13 +145,19 @@ class Dictionary:
         """Writes a folder that `load` and SAELens' `SAE.load_from_disk` open; cfg.json comes last."""
         folder = local_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        statistics = {"firing": self.firing, "energy": self.energy} | ({} if self.mean is None else {"mean": self.mean})
+        statistics = {"firing": self.firing, "energy": self.energy} | (
+            {} if self.mean is None else {"mean": self.mean}
+        )
         weights = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
         weights |= {} if self.threshold is None else {"threshold": self.threshold}
-        copies = {n: t.detach().cpu().clone() for n, t in statistics.items()}  # safetensors takes no two that share memory
+        copies = {
+            n: t.detach().cpu().clone() for n, t in statistics.items()
+        }  # safetensors takes no two that share memory
         save_file(copies, folder / STATISTICS, {"meta": json.dumps(self.meta)})
         save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, folder / WEIGHTS)
-        (folder / CFG).write_text(json.dumps(layout.cfg(self.architecture, self.d_model, self.d_sae, self.k, self.meta), indent=1))
+        (folder / CFG).write_text(
+            json.dumps(layout.cfg(self.architecture, self.d_model, self.d_sae, self.k, self.meta), indent=1)
+        )
         return folder
 
     @classmethod
@@ -141,17 +165,22 @@ class Dictionary:
         """Opens a folder that `save` or SAELens 6 wrote.
 
         Raises:
-            DictionaryError: a file that is missing or damaged, or weights that do not fit the configuration or each other.
+            DictionaryError: a file that is missing or damaged, or weights that do not fit the configuration
+                or each other.
         """
         folder = local_folder(folder)
         try:
             cfg = json.loads((folder / CFG).read_text())
             weights, _ = read_tensors(folder / WEIGHTS)
-            statistics, header = read_tensors(folder / STATISTICS) if (folder / STATISTICS).exists() else ({}, {})
+            statistics, header = (
+                read_tensors(folder / STATISTICS) if (folder / STATISTICS).exists() else ({}, {})
+            )
             meta = dict(json.loads(header.get("meta", "{}")))
         except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as e:
             raise DictionaryError(f"{folder} cannot be opened as a dictionary: {e}") from e
-        known = {name: statistics[name].float() for name in ("firing", "energy", "mean") if name in statistics}
+        known = {
+            name: statistics[name].float() for name in ("firing", "energy", "mean") if name in statistics
+        }
         try:
             loaded = cls(**layout.fields(cfg, weights, str(folder / CFG)))
             return dataclasses.replace(loaded, meta={**loaded.meta, **layout.kept(meta)}, **known)
@@ -167,7 +196,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            # Copies: tensors of a mapped file die with it, and saving into the folder one has loaded from is a natural thing to do.
+            # Copies: tensors of a mapped file die with it, and saving into the folder one has loaded from is
+            # a natural thing to do.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118  it is no dict
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as e:
         raise DictionaryError(f"{path} cannot be read as safetensors: {e}") from e

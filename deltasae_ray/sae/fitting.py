@@ -17,8 +17,9 @@ from deltasae_ray.sae.trainer import Trainer
 
 log = logging.getLogger(__name__)
 _PRODUCTS = 0.5e12
-"""Floating-point operations of the encoder product that the default number of steps may cost: some 30 s on two idle cores, also where
-most latents die and AuxK makes a step three to four times as long (docs/benchmarks.md)."""
+"""Floating-point operations of the encoder product that the default number of steps may cost: some 30 s on
+two idle cores, also where most latents die and AuxK makes a step three to four times as long
+(docs/benchmarks.md)."""
 
 
 def fit_dictionary(
@@ -36,11 +37,14 @@ def fit_dictionary(
 
     Args:
         d_sae: latents; by default the next power of two above 8 · the effective rank of x, at least 256.
-        steps: optimizer steps; by default 20 epochs within 500..1500 steps, fewer where d_model · d_sae is large.
+        steps: optimizer steps; by default 20 epochs within 500..1500 steps, fewer where d_model · d_sae is
+            large.
 
     Raises:
-        DictionaryError: no matrix, too few rows, constant rows, k > d_sae, an architecture that cannot be trained here.
-        PrecisionError: NaN or infinity in more than 0.1 % of the rows; the count is named. Fewer are dropped, with a warning.
+        DictionaryError: no matrix, too few rows, constant rows, k > d_sae, an architecture that cannot be
+            trained here.
+        PrecisionError: NaN or infinity in more than 0.1 % of the rows; the count is named. Fewer are dropped,
+            with a warning.
     """
     rows = _matrix(x)
     finite = finite_rows(rows)
@@ -50,7 +54,9 @@ def fit_dictionary(
     with threads(max(cores(), torch.get_num_threads())):
         size = d_sae if d_sae is not None else auto_size(effective_rank(rows))
         chosen = steps if steps is not None else default_steps(len(rows), rows.shape[1], size, batch_tokens)
-        trainer = Trainer(rows, Recipe(size, k, architecture, lr=lr, batch_tokens=batch_tokens, steps=chosen), seed)
+        trainer = Trainer(
+            rows, Recipe(size, k, architecture, lr=lr, batch_tokens=batch_tokens, steps=chosen), seed
+        )
         while not trainer.done:
             trainer.step()
         return trainer.finish()
@@ -79,5 +85,12 @@ def auto_size(rank: float) -> int:
 
 def _matrix(x: Float[Tensor, "token d_model"] | np.ndarray) -> Float[Tensor, "token d_model"]:
     if not isinstance(x, (Tensor, np.ndarray)) or x.ndim != 2:
-        raise DictionaryError(f"x is {type(x).__name__} of shape {getattr(x, 'shape', None)}: a matrix [token, d_model] is needed")
-    return torch.as_tensor(np.ascontiguousarray(x, dtype=np.float32) if isinstance(x, np.ndarray) else x.detach().to("cpu", torch.float32))
+        raise DictionaryError(
+            f"x is {type(x).__name__} of shape {getattr(x, 'shape', None)}: a matrix [token, d_model] is"
+            " needed"
+        )
+    return torch.as_tensor(
+        np.ascontiguousarray(x, dtype=np.float32)
+        if isinstance(x, np.ndarray)
+        else x.detach().to("cpu", torch.float32)
+    )

@@ -1,13 +1,15 @@
-"""The sparse path of TopK and BatchTopK: nothing but the encoder product costs more than a share of what it costs densely.
+"""The sparse path of TopK and BatchTopK: nothing but the encoder product costs more than a share of what it
+costs densely.
 
-Stock torch operations only, measured against their alternatives (batch 2048, d_model 640, d_sae 4096, k 32, two cores):
-decoding by `embedding_bag` 2.5 ms against 68 dense; both weight gradients by `embedding_bag` over the transposed pattern
-10 ms against 65 dense; gradients of the active codes by `sampled_addmm` 7 ms against 70 dense and 132 by gathering rows.
-No copy of batch × k × d_model is ever made.
+Stock torch operations only, measured against their alternatives (batch 2048, d_model 640, d_sae 4096, k 32,
+two cores): decoding by `embedding_bag` 2.5 ms against 68 dense; both weight gradients by `embedding_bag` over
+the transposed pattern 10 ms against 65 dense; gradients of the active codes by `sampled_addmm` 7 ms against
+70 dense and 132 by gathering rows. No copy of batch × k × d_model is ever made.
 
-Dictionaries of one shape may come stacked: rows [stack, token, d_model] and weights [stack, d_sae, d_model]. They are then one
-dictionary of stack · d_sae latents, the first member's first, of which each of stack · token rows is offered its own member's only.
-Sums that a batched operation would round otherwise are taken member by member, so that each comes out as if it were alone.
+Dictionaries of one shape may come stacked: rows [stack, token, d_model] and weights [stack, d_sae, d_model].
+They are then one dictionary of stack · d_sae latents, the first member's first, of which each of stack ·
+token rows is offered its own member's only. Sums that a batched operation would round otherwise are taken
+member by member, so that each comes out as if it were alone.
 """
 
 import warnings
@@ -20,7 +22,8 @@ from torch import Tensor
 
 
 class Active(NamedTuple):
-    """Which latents are active on which token, by token and by latent. Tokens may have different numbers of them.
+    """Which latents are active on which token, by token and by latent. Tokens may have different numbers of
+    them.
 
     The same for a forward pass and its gradients.
     """
@@ -51,7 +54,9 @@ def active(latents: Int[Tensor, " entry"], counts: Int[Tensor, " token"] | int, 
         tokens = order // counts
     else:
         starts = F.pad(counts.cumsum(0), (1, 0))
-        tokens = torch.repeat_interleave(torch.arange(len(counts), device=device), counts, output_size=len(latents))[order]
+        tokens = torch.repeat_interleave(
+            torch.arange(len(counts), device=device), counts, output_size=len(latents)
+        )[order]
     by_latent = torch.bincount(latents, minlength=d_sae)
     return Active(latents, starts, order, tokens, by_latent.cumsum(0) - by_latent)
 
@@ -59,12 +64,15 @@ def active(latents: Int[Tensor, " entry"], counts: Int[Tensor, " token"] | int, 
 def topk(pre: Float[Tensor, "*stack token d_sae"], k: int) -> tuple[Float[Tensor, " entry"], Active]:
     """The k largest pre-activations of every token, and where they are."""
     values, indices = pre.topk(k, dim=-1, sorted=False)
-    latents = indices.reshape(-1, pre.shape[-2] * k) + first_latents(pre.shape[:-2].numel(), pre.shape[-1], pre.device)
+    latents = indices.reshape(-1, pre.shape[-2] * k) + first_latents(
+        pre.shape[:-2].numel(), pre.shape[-1], pre.device
+    )
     return values.reshape(-1), active(latents.reshape(-1), k, pre.shape[:-2].numel() * pre.shape[-1])
 
 
 def batch_topk(pre: Float[Tensor, "*stack token d_sae"], k: int) -> tuple[Float[Tensor, " entry"], Active]:
-    """The k · tokens largest pre-activations of the whole batch, at most: only positive ones (Bussmann et al. 2024)."""
+    """The k · tokens largest pre-activations of the whole batch, at most: only positive ones (Bussmann et al.
+    2024)."""
     tokens, d_sae = pre.shape[-2:]
     members = pre.reshape(-1, tokens, d_sae)
     places = torch.cat([largest(member, k * tokens) + i * tokens * d_sae for i, member in enumerate(members)])
@@ -72,7 +80,9 @@ def batch_topk(pre: Float[Tensor, "*stack token d_sae"], k: int) -> tuple[Float[
     places, values = places[values > 0], values[values > 0]
     rows = places // d_sae
     latents = places % d_sae + rows // tokens * d_sae
-    return values, active(latents, torch.bincount(rows, minlength=len(members) * tokens), len(members) * d_sae)
+    return values, active(
+        latents, torch.bincount(rows, minlength=len(members) * tokens), len(members) * d_sae
+    )
 
 
 def first_latents(stack: int, d_sae: int, device: torch.device) -> Int[Tensor, "stack 1"]:
@@ -83,8 +93,8 @@ def first_latents(stack: int, d_sae: int, device: torch.device) -> Int[Tensor, "
 def largest(pre: Float[Tensor, "token d_sae"], wanted: int) -> Int[Tensor, " entry"]:
     """Where the `wanted` largest of all stand in `pre` flattened, ascending.
 
-    Each is among those with which it shares a maximum, and the `wanted` largest maxima cover all: so most are never sorted
-    (33 ms against 245 for sorting token by token first; batch 2048, d_sae 4096, k 32, one core).
+    Each is among those with which it shares a maximum, and the `wanted` largest maxima cover all: so most are
+    never sorted (33 ms against 245 for sorting token by token first; batch 2048, d_sae 4096, k 32, one core).
     """
     tokens, d_sae = pre.shape
     most = pre
@@ -98,7 +108,9 @@ def largest(pre: Float[Tensor, "token d_sae"], wanted: int) -> Int[Tensor, " ent
 
 
 def encoder_bias(
-    encoder: Float[Tensor, "*stack d_sae d_model"], b_enc: Float[Tensor, "*stack d_sae"], b_dec: Float[Tensor, "*stack d_model"]
+    encoder: Float[Tensor, "*stack d_sae d_model"],
+    b_enc: Float[Tensor, "*stack d_sae"],
+    b_dec: Float[Tensor, "*stack d_model"],
 ) -> Float[Tensor, "*stack d_sae"]:
     """What is added to x · encoderᵀ: b_enc, and what subtracting b_dec from x comes to."""
     if encoder.ndim == 3:
@@ -112,7 +124,8 @@ def preactivations(
     b_enc: Float[Tensor, "*stack d_sae"],
     b_dec: Float[Tensor, "*stack d_model"],
 ) -> Float[Tensor, "*stack token d_sae"]:
-    """(x − b_dec) · encoderᵀ + b_enc as one product; the limit of a training step. Encoder rows are latents."""
+    """(x − b_dec) · encoderᵀ + b_enc as one product; the limit of a training step. Encoder rows are
+    latents."""
     bias = encoder_bias(encoder, b_enc, b_dec)
     if encoder.ndim == 3:
         return torch.baddbmm(bias[:, None, :], x, encoder.mT)
@@ -143,9 +156,14 @@ def decode(
     return rows.reshape(*decoder.shape[:-2], -1, decoder.shape[-1])
 
 
-def _by_latent(codes: Float[Tensor, " entry"], rows: Float[Tensor, "token d_model"], chosen: Active) -> Float[Tensor, "d_sae d_model"]:
-    """codesᵀ · rows with codes seen as a sparse [token, d_sae] matrix: the gradient of a weight whose rows are latents."""
-    return F.embedding_bag(chosen.tokens, rows, chosen.latent_starts, per_sample_weights=codes[chosen.order], mode="sum")
+def _by_latent(
+    codes: Float[Tensor, " entry"], rows: Float[Tensor, "token d_model"], chosen: Active
+) -> Float[Tensor, "d_sae d_model"]:
+    """codesᵀ · rows with codes seen as a sparse [token, d_sae] matrix: the gradient of a weight whose rows
+    are latents."""
+    return F.embedding_bag(
+        chosen.tokens, rows, chosen.latent_starts, per_sample_weights=codes[chosen.order], mode="sum"
+    )
 
 
 def at_entries(
@@ -169,7 +187,15 @@ def at_entries(
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, encoder: Tensor, b_enc: Tensor, b_dec: Tensor, pre: Tensor, chosen: Active) -> Tensor:  # noqa: ARG004
+    def forward(  # b_enc gets its gradient in backward
+        ctx: Any,
+        x: Tensor,
+        encoder: Tensor,
+        b_enc: Tensor,  # noqa: ARG004
+        b_dec: Tensor,
+        pre: Tensor,
+        chosen: Active,
+    ) -> Tensor:
         codes = pre.relu()
         ctx.save_for_backward(x, encoder, b_dec, codes)
         ctx.chosen = chosen
@@ -181,7 +207,8 @@ class _Encode(torch.autograd.Function):
         grad = grads[0] * (codes > 0)
         bias = torch.zeros(encoder.shape[0], dtype=grad.dtype, device=grad.device)
         bias.index_add_(0, ctx.chosen.latents, grad)
-        # Σ grad · (x − b_dec) over tokens, without a second copy of the batch: the bias gradient already holds Σ grad.
+        # Σ grad · (x − b_dec) over tokens, without a second copy of the batch: the bias gradient already
+        # holds Σ grad.
         weight, members = _by_latent(grad, x, ctx.chosen), b_dec.reshape(-1, b_dec.shape[-1])
         parts = [part.chunk(len(members)) for part in (weight, bias, encoder)]
         for rows, total, own in zip(*parts[:2], members, strict=True):
@@ -195,10 +222,16 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, codes: Tensor, decoder: Tensor, chosen: Active) -> Tensor:
         ctx.save_for_backward(codes, decoder)
         ctx.chosen = chosen
-        return F.embedding_bag(chosen.latents, decoder, chosen.starts[:-1], per_sample_weights=codes, mode="sum")
+        return F.embedding_bag(
+            chosen.latents, decoder, chosen.starts[:-1], per_sample_weights=codes, mode="sum"
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         codes, decoder = ctx.saved_tensors
         grad = grads[0].contiguous()
-        return at_entries(grad, decoder, ctx.chosen.latents, ctx.chosen.starts), _by_latent(codes, grad, ctx.chosen), None
+        return (
+            at_entries(grad, decoder, ctx.chosen.latents, ctx.chosen.starts),
+            _by_latent(codes, grad, ctx.chosen),
+            None,
+        )

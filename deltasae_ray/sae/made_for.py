@@ -1,5 +1,5 @@
-"""Whether a dictionary was made for the base model, by name and family: models of one width are common, and what a dictionary of another
-does to activations shows only after the harvest."""
+"""Whether a dictionary was made for the base model, by name and family: models of one width are common, and
+what a dictionary of another does to activations shows only after the harvest."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from deltasae_ray.errors import DictionaryError
 
 _VARIANT = re.compile(r"-(pt|it|base|chat|instruct|hf|v\d+(\.\d+)*)$")
-"""Endings that leave a model's residual stream what a dictionary made for its sibling can read: whether it does, base activations show."""
+"""Endings that leave a model's residual stream what a dictionary made for its sibling can read: whether it
+does, base activations show."""
 _FAMILIES = {
     "gemma-3-": "gemma3",
     "gemma-2-": "gemma2",
@@ -23,7 +24,9 @@ _FAMILIES = {
     "pythia-": "gpt_neox",
 }
 """How names begin → `model_type` of the config, the more special first."""
-_SCOPE = re.compile(r"gemma-scope-(2-)?([0-9]+[mb])-(pt|it)(?:-(res|mlp|att))?(?:/(?:snapshots/\w+/)?(\w+)(?=/layer_))?")
+_SCOPE = re.compile(
+    r"gemma-scope-(2-)?([0-9]+[mb])-(pt|it)(?:-(res|mlp|att))?(?:/(?:snapshots/\w+/)?(\w+)(?=/layer_))?"
+)
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,24 @@ def check_model(reference: object, made_for: str | None, base: BaseModel, accept
     if not same:
         told = base.name or f"of the family {base.kind}"
         raise DictionaryError(
-            f"{reference} was made for {made_for}, but model.base={base.label} is {told}: give a reference that was made for it, "
-            f"or set reference.made_for={made_for} if that model is the one this was tuned from"
+            f"{reference} was made for {made_for}, but model.base={base.label} is {told}: give a reference"
+            f" that was made for it, or set reference.made_for={made_for} if that model is the one this was"
+            " tuned from"
         )
 
 
 def has_rms_norm(name: str) -> bool:
-    """Whether a model of this name is of a family that normalises by the root mean square, which sees the mean over d_model."""
+    """Whether a model of this name is of a family that normalises by the root mean square, which sees the
+    mean over d_model."""
     plain = plain_name(name)
-    return any(plain.startswith(prefix) and kind not in ("gpt2", "gpt_neox") for prefix, kind in _FAMILIES.items())
+    return any(
+        plain.startswith(prefix) and kind not in ("gpt2", "gpt_neox") for prefix, kind in _FAMILIES.items()
+    )
 
 
 def plain_name(name: str) -> str:
-    """A model's name without its owner, in lower case, without what distinguishes siblings: google/gemma-2-9b-it → gemma-2-9b."""
+    """A model's name without its owner, in lower case, without what distinguishes siblings:
+    google/gemma-2-9b-it → gemma-2-9b."""
     name = name.rstrip("/").rsplit("/", 1)[-1].lower().removeprefix("meta-")
     while (shorter := _VARIANT.sub("", name)) != name:
         name = shorter
@@ -80,9 +88,11 @@ def plain_name(name: str) -> str:
 
 
 def scope_of(path: str) -> tuple[str, str] | None:
-    """(model, kind of hookpoint) that the name of a Gemma Scope repository in a path stands for; None where there is none.
+    """(model, kind of hookpoint) that the name of a Gemma Scope repository in a path stands for; None where
+    there is none.
 
-    The kind is res, mlp or att by the name, or the folder of the second Gemma Scope, such as resid_post; empty where neither is there.
+    The kind is res, mlp or att by the name, or the folder of the second Gemma Scope, such as resid_post;
+    empty where neither is there.
     """
     found = _SCOPE.search(path)
     if found is None:

@@ -1,4 +1,5 @@
-"""What a dictionary's metadata say of the activations that it was trained on: what changes them is never dropped without a word."""
+"""What a dictionary's metadata say of the activations that it was trained on: what changes them is never
+dropped without a word."""
 
 import logging
 import re
@@ -9,10 +10,18 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae.made_for import has_rms_norm
 
 _LOG = logging.getLogger(__name__)
-_COUNTED = {"hook_head_index", "hook_point_head_index", "hook_head_index_out", "checkpoint_index", "checkpoint_value"}
+_COUNTED = {
+    "hook_head_index",
+    "hook_point_head_index",
+    "hook_head_index_out",
+    "checkpoint_index",
+    "checkpoint_value",
+}
 """Keys whose 0 is the first of several."""
 _REFUSED = {
-    "center_writing_weights": "its model's weights were centred, which takes its mean over d_model off every activation",
+    "center_writing_weights": (
+        "its model's weights were centred, which takes its mean over d_model off every activation"
+    ),
     "hook_head_index": "it reads one attention head",
     "hook_point_head_index": "it reads one attention head",
     "is_transcoder": "it is a transcoder, which predicts another place than it reads",
@@ -48,7 +57,8 @@ dtype torch_dtype trust_remote_code token use_auth_token cache_dir local_files_o
 device_map attn_implementation default_padding_side tokenizer use_cache first_n_layers n_ctx
 default_prepend_bos
 """
-"""Arguments of TransformerLens' and transformers' loaders after which the residual stream is what it was, but for rounding."""
+"""Arguments of TransformerLens' and transformers' loaders after which the residual stream is what it was, but
+for rounding."""
 _HARMLESS = """
 architecture d_in d_sae k dtype device apply_b_dec_to_input normalize_activations reshape_activations
 metadata activation_fn activation_fn_str activation_fn_kwargs rescale_acts_by_decoder_norm hook_name
@@ -74,18 +84,22 @@ from_pretrained_path resume run_name log_to_wandb log_activations_store_to_wandb
 log_optimizer_state_to_wandb log_weights_to_wandb wandb_project wandb_id wandb_entity wandb_log_frequency
 eval_every_n_wandb_logs tokens_per_buffer sae_lens_version_training width type
 """
-"""Keys that are read elsewhere in this room, or say how a dictionary was trained, what was measured of it and where it is shown."""
+"""Keys that are read elsewhere in this room, or say how a dictionary was trained, what was measured of it and
+where it is shown."""
 
 
 def check_metadata(cfg: Mapping[str, Any], name: str = "cfg.json") -> None:
-    """Refuses metadata after which the dictionary's input is not the raw activation, and warns of what may matter.
+    """Refuses metadata after which the dictionary's input is not the raw activation, and warns of what may
+    matter.
 
     Args:
-        cfg: a configuration in SAELens' layout; `metadata`, `model_from_pretrained_kwargs` and names at the top are all looked at.
+        cfg: a configuration in SAELens' layout; `metadata`, `model_from_pretrained_kwargs` and names at the
+            top are all looked at.
         name: what it is called in errors.
 
     Raises:
-        DictionaryError: a key that changes the input or the output, known or by its name, or metadata that is no mapping.
+        DictionaryError: a key that changes the input or the output, known or by its name, or metadata that is
+            no mapping.
     """
     metadata = _mapping(cfg.get("metadata"), "metadata", name)
     told = {**cfg, **metadata}
@@ -95,28 +109,49 @@ def check_metadata(cfg: Mapping[str, Any], name: str = "cfg.json") -> None:
             continue
         if key == "center_writing_weights" and has_rms_norm(str(told.get("model_name") or "")):
             continue  # TransformerLens centres only what a LayerNorm reads
-        if key == "d_out" and value == cfg.get("d_in") or key.endswith("_out") and value == told.get(key.removesuffix("_out")):
+        if (
+            key == "d_out"
+            and value == cfg.get("d_in")
+            or key.endswith("_out")
+            and value == told.get(key.removesuffix("_out"))
+        ):
             continue
         if key in _REFUSED:
             raise DictionaryError(
-                f"{name} says {key}={_short(value)}: {_REFUSED[key]}. Raw activations would be read wrongly: take a dictionary that was "
-                "trained on the raw residual stream of the unprocessed model"
+                f"{name} says {key}={_short(value)}: {_REFUSED[key]}. Raw activations would be read wrongly:"
+                " take a dictionary that was trained on the raw residual stream of the unprocessed model"
             )
         if key in _TOLD:
-            _LOG.warning("%s says %s=%s: %s; the FVU on base activations says whether it fits", name, key, _short(value), _TOLD[key])
+            _LOG.warning(
+                "%s says %s=%s: %s; the FVU on base activations says whether it fits",
+                name,
+                key,
+                _short(value),
+                _TOLD[key],
+            )
         elif key not in (_PROCESSING if key in loading and key not in told else _HARMLESS).split():
             _unknown(key, value, name, of_model=key in loading)
     if told.get("prepend_bos") is False or loading.get("default_prepend_bos") is False:
-        _LOG.warning("%s says prepend_bos=false: it saw contexts without the BOS token that stands first in every context here", name)
+        _LOG.warning(
+            "%s says prepend_bos=false: it saw contexts without the BOS token that stands first in every"
+            " context here",
+            name,
+        )
 
 
 def _unknown(key: str, value: object, name: str, *, of_model: bool) -> None:
     if of_model or _OF_THE_INPUT.search(key.lower()):
         raise DictionaryError(
-            f"{name} says {key}={_short(value)}, which is not known here and may change the activations that the dictionary reads: "
-            f"if it does not, take {key} out of the file; if it does, fold it into the weights first"
+            f"{name} says {key}={_short(value)}, which is not known here and may change the activations that"
+            f" the dictionary reads: if it does not, take {key} out of the file; if it does, fold it into the"
+            " weights first"
         )
-    _LOG.warning("%s says %s=%s, which is not known here and is taken to leave the dictionary's input as it is", name, key, _short(value))
+    _LOG.warning(
+        "%s says %s=%s, which is not known here and is taken to leave the dictionary's input as it is",
+        name,
+        key,
+        _short(value),
+    )
 
 
 def _mapping(value: object, key: str, name: str) -> Mapping[str, Any]:

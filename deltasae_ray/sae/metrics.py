@@ -1,4 +1,5 @@
-"""What a dictionary does on rows it was not trained on (science: FVU, L0, alive, effective latents, firing rates)."""
+"""What a dictionary does on rows it was not trained on (science: FVU, L0, alive, effective latents, firing
+rates)."""
 
 from dataclasses import dataclass
 
@@ -34,11 +35,17 @@ class HeldOut:
 
     def figures(self) -> dict[str, float]:
         """Those that are single numbers, as a tracker logs them."""
-        return {name: float(getattr(self, name)) for name in ("fvu", "l0", "alive", "effective_latents", "effective_firing")}
+        return {
+            name: float(getattr(self, name))
+            for name in ("fvu", "l0", "alive", "effective_latents", "effective_firing")
+        }
 
 
-def fvu(x: Float[Tensor, "token d_model"], x_hat: Float[Tensor, "token d_model"], mean: Float[Tensor, " d_model"]) -> float:
-    """Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − mean‖² in fp64; 1 is what predicting the mean gives.
+def fvu(
+    x: Float[Tensor, "token d_model"], x_hat: Float[Tensor, "token d_model"], mean: Float[Tensor, " d_model"]
+) -> float:
+    """Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − mean‖² in fp64; 1 is what predicting the mean
+    gives.
 
     Raises:
         DictionaryError: rows that all equal the mean, of which no share can be taken.
@@ -47,7 +54,8 @@ def fvu(x: Float[Tensor, "token d_model"], x_hat: Float[Tensor, "token d_model"]
 
 
 def effective_number(weights: Float[Tensor, " latent"]) -> float:
-    """exp H(p) of non-negative weights normalised to p: how many equal ones would be as spread out; 0 if all are 0."""
+    """exp H(p) of non-negative weights normalised to p: how many equal ones would be as spread out; 0 if all
+    are 0."""
     p = weights.double()
     total = float(p.sum())
     if total <= 0:
@@ -57,7 +65,9 @@ def effective_number(weights: Float[Tensor, " latent"]) -> float:
 
 
 def held_out(
-    dictionary: Dictionary, x: Float[Tensor, "token d_model"] | np.ndarray, mean: Float[Tensor, " d_model"] | None = None
+    dictionary: Dictionary,
+    x: Float[Tensor, "token d_model"] | np.ndarray,
+    mean: Float[Tensor, " d_model"] | None = None,
 ) -> HeldOut:
     """All figures in one pass, block by block.
 
@@ -70,7 +80,13 @@ def held_out(
     x = torch.as_tensor(x)
     if not len(x):
         raise DictionaryError("no held-out rows: harvest evaluation tokens too")
-    centre = mean if mean is not None else dictionary.mean if dictionary.mean is not None else x.double().mean(dim=0).float()
+    centre = (
+        mean
+        if mean is not None
+        else dictionary.mean
+        if dictionary.mean is not None
+        else x.double().mean(dim=0).float()
+    )
     centre = centre.to(dictionary.W_dec.device)
     missed, total = 0.0, 0.0
     fired = torch.zeros(dictionary.d_sae, dtype=torch.float64, device=dictionary.W_dec.device)
@@ -80,7 +96,9 @@ def held_out(
         total += float((rows - centre).double().square().sum())
         fired += (z > 0).sum(dim=0)
         energy += z.square().sum(dim=0, dtype=torch.float64)
-    rates = torch.bucketize(fired / len(x), torch.tensor(RATE_EDGES, dtype=torch.float64, device=fired.device))
+    rates = torch.bucketize(
+        fired / len(x), torch.tensor(RATE_EDGES, dtype=torch.float64, device=fired.device)
+    )
     return HeldOut(
         fvu=_ratio(missed, total),
         l0=float(fired.sum()) / len(x),

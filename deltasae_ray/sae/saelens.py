@@ -42,7 +42,16 @@ _SCOPE_HOOKS = {
 """Gemma Scope's names of what was read, of the first and the second."""
 
 
-_SCOPE_CONFIG = {"architecture", "model_name", "hf_hook_point_in", "hf_hook_point_out", "width", "l0", "affine_connection", "type"}
+_SCOPE_CONFIG = {
+    "architecture",
+    "model_name",
+    "hf_hook_point_in",
+    "hf_hook_point_out",
+    "width",
+    "l0",
+    "affine_connection",
+    "type",
+}
 """Keys of Gemma Scope 2's config.json that are read here or leave the input as it is."""
 
 
@@ -61,12 +70,14 @@ class Reference:
         return str(self.folder) if self.folder else f"{self.release}/{self.sae_id}"
 
 
-def resolve_references(source: str, layers: Iterable[int], ids: Mapping[int, str] | None = None) -> dict[int, Reference]:
+def resolve_references(
+    source: str, layers: Iterable[int], ids: Mapping[int, str] | None = None
+) -> dict[int, Reference]:
     """Finds the reference of every layer without loading or downloading any.
 
     Args:
-        source: a folder with layer_XX/ below it; a pattern of folders, or `release/id`, with `{layer}` in it (split at the
-            first slash); with `ids`, the name of a release.
+        source: a folder with layer_XX/ below it; a pattern of folders, or `release/id`, with `{layer}` in it
+            (split at the first slash); with `ids`, the name of a release.
 
     Raises:
         DictionaryError: a layer for which there is none, or more than one.
@@ -74,12 +85,17 @@ def resolve_references(source: str, layers: Iterable[int], ids: Mapping[int, str
     layers = list(layers)
     if ids is not None:
         if missing := [layer for layer in layers if layer not in ids]:
-            raise DictionaryError(f"reference.ids names no dictionary for layers {missing}: it has {sorted(ids)}")
+            raise DictionaryError(
+                f"reference.ids names no dictionary for layers {missing}: it has {sorted(ids)}"
+            )
         return _in_release(source, {layer: ids[layer] for layer in layers})
     if Path(source).is_dir():
         return {layer: Reference(layer, _layer_folder(Path(source), layer)) for layer in layers}
     if "{layer}" not in source:
-        raise DictionaryError(f"reference={source!r} is no folder, and as release/id it needs {{layer}} where the layer's number goes")
+        raise DictionaryError(
+            f"reference={source!r} is no folder, and as release/id it needs {{layer}} where the layer's"
+            " number goes"
+        )
     folders = {layer: Path(source.replace("{layer}", str(layer))) for layer in layers}
     if source.startswith(("/", ".", "~")) or any(folder.is_dir() for folder in folders.values()):
         if missing := [str(folder) for folder in folders.values() if not folder.is_dir()]:
@@ -96,24 +112,28 @@ def load_reference(reference: Reference, base: BaseModel, made_for: str = "") ->
         made_for: a model's name that is accepted in its metadata beside the base's own.
 
     Raises:
-        DictionaryError: it cannot be opened, folded into raw units, or is of another model, hookpoint or model width.
+        DictionaryError: it cannot be opened, folded into raw units, or is of another model, hookpoint or
+            model width.
     """
     check_model(reference, reference.model, base, made_for)
     dictionary = _open_folder(reference.folder) if reference.folder else _open_release(reference)
     check_model(reference, dictionary.meta.get("model"), base, made_for)
     if dictionary.d_model != base.d_model:
-        raise DictionaryError(f"{reference} was made for d_model={dictionary.d_model}, but {base.label} has {base.d_model}")
+        raise DictionaryError(
+            f"{reference} was made for d_model={dictionary.d_model}, but {base.label} has {base.d_model}"
+        )
     place, wanted = dictionary.meta.get("hookpoint"), str(Hookpoint(reference.layer))
     if place is None and dictionary.meta.get("layer") not in (None, str(reference.layer)):
         raise DictionaryError(
-            f"{reference} was made for layer {dictionary.meta['layer']}, but stands for layer {reference.layer}: give the dictionary of "
-            "that layer, or the layer that it was made for in layers=[…]"
+            f"{reference} was made for layer {dictionary.meta['layer']}, but stands for layer"
+            f" {reference.layer}: give the dictionary of that layer, or the layer that it was made for in"
+            " layers=[…]"
         )
     if place is not None and place_of(place) != wanted:
         same = f" (which is {place_of(place)})" if place_of(place) != place else ""
         raise DictionaryError(
-            f"{reference} was made for {place}{same}, but stands for {wanted}: a wrong hookpoint "
-            "reconstructs nothing. Give the dictionary of that place, or the layer that it was made for in layers=[…]"
+            f"{reference} was made for {place}{same}, but stands for {wanted}: a wrong hookpoint reconstructs"
+            " nothing. Give the dictionary of that place, or the layer that it was made for in layers=[…]"
         )
     return dictionary
 
@@ -133,22 +153,33 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
     factor = (dictionary.d_model / float(h.square().sum(dim=1).mean())) ** 0.5
     scaled = held_out(dictionary, h * factor, mean * factor).fvu
     if scaled <= MAX_FVU:
-        cause = f"made for normalised activations (rows scaled by {factor:.3g} give {scaled:.2f}): use one with the scale folded in"
+        cause = (
+            f"made for normalised activations (rows scaled by {factor:.3g} give {scaled:.2f}): use one with"
+            " the scale folded in"
+        )
     elif found.l0 > dictionary.d_sae / 10:
-        cause = f"{found.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
+        cause = (
+            f"{found.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
+        )
     else:
         cause = "another model, another layer or hookpoint, or activations normalised per token"
-    raise DictionaryError(f"the reference leaves {found.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely {cause}")
+    raise DictionaryError(
+        f"the reference leaves {found.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely"
+        f" {cause}"
+    )
 
 
 def _layer_folder(root: Path, layer: int) -> Path:
     name = re.compile(rf"layer_0*{layer}(_.*)?")
     here = str(Hookpoint(layer))
-    found = sorted(p for p in root.iterdir() if p.is_dir() and (name.fullmatch(p.name) or place_of(p.name) == here))
+    found = sorted(
+        p for p in root.iterdir() if p.is_dir() and (name.fullmatch(p.name) or place_of(p.name) == here)
+    )
     if len(found) != 1:
         raise DictionaryError(
-            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): "
-            f"one layer_{layer:02d}/ or layers.{layer}/ is needed, or a pattern with {{layer}} that ends at the dictionary's own folder"
+            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): one"
+            f" layer_{layer:02d}/ or layers.{layer}/ is needed, or a pattern with {{layer}} that ends at the"
+            " dictionary's own folder"
         )
     return found[0]
 
@@ -159,7 +190,10 @@ def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
         raise DictionaryError(f"SAELens knows no release {release!r}, and there is no such folder")
     if missing := [name for name in ids.values() if name not in known[release].saes_map]:
         some = sorted(known[release].saes_map)[:8]
-        raise DictionaryError(f"release {release!r} has no {missing}: it has {some} and {len(known[release].saes_map) - len(some)} more")
+        raise DictionaryError(
+            f"release {release!r} has no {missing}: it has {some} and"
+            f" {len(known[release].saes_map) - len(some)} more"
+        )
     model = known[release].model or ""
     return {layer: Reference(layer, release=release, sae_id=name, model=model) for layer, name in ids.items()}
 
@@ -169,14 +203,17 @@ def _open_release(reference: Reference) -> Dictionary:
     if release.conversion_func == "gemma_3":
         return _gemma_scope(_download(reference, release.repo_id, release.saes_map[reference.sae_id]))
     try:
-        sae = _sae_lens().SAE.from_pretrained(reference.release, reference.sae_id, device="cpu", dtype="float32")
+        sae = _sae_lens().SAE.from_pretrained(
+            reference.release, reference.sae_id, device="cpu", dtype="float32"
+        )
     except Exception as e:  # SAELens, the hub's client and its network layers each raise their own
         raise DictionaryError(f"{reference} cannot be loaded: {e}") from e
     return _convert_sae(sae, str(reference))
 
 
 def _download(reference: Reference, repository: str, path: str) -> Path:
-    """A folder of Gemma Scope 2. SAELens asks the hub for shapes that are in the cache already, and so cannot open it without a network."""
+    """A folder of Gemma Scope 2. SAELens asks the hub for shapes that are in the cache already, and so cannot
+    open it without a network."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -189,19 +226,26 @@ def _download(reference: Reference, repository: str, path: str) -> Path:
 
 
 def _open_folder(folder: Path) -> Dictionary:
-    """Opens a folder of ours or SAELens' (before version 6 by its own reader), sparsify, dictionary_learning, or Gemma Scope 1 or 2."""
+    """Opens a folder of ours or SAELens' (before version 6 by its own reader), sparsify, dictionary_learning,
+    or Gemma Scope 1 or 2."""
     try:
         if (folder / sparsify.WEIGHTS).exists():
             above = folder.parent / "config.json"
             run = _json(above) if above.exists() else {}
-            cfg, weights = sparsify.as_saelens(folder, _json(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run)
+            cfg, weights = sparsify.as_saelens(
+                folder, _json(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run
+            )
             return Dictionary(**fields(cfg, weights, str(folder / CFG)))
         if (folder / dictionary_learning.WEIGHTS).exists():
             weights = read_tensors(folder / dictionary_learning.WEIGHTS)[0]
             cfg, weights = dictionary_learning.as_saelens(folder, _json(folder / "config.json"), weights)
             return Dictionary(**fields(cfg, weights, str(folder / "config.json")))
         if (folder / CFG).exists():
-            return Dictionary.load(folder) if "metadata" in (cfg := _json(folder / CFG)) else _before_version_6(folder, cfg)
+            return (
+                Dictionary.load(folder)
+                if "metadata" in (cfg := _json(folder / CFG))
+                else _before_version_6(folder, cfg)
+            )
         return _gemma_scope(folder)
     except (OSError, SafetensorError) as e:
         raise DictionaryError(f"{folder} cannot be opened: {e}") from e
@@ -238,18 +282,25 @@ def _no_dictionary(folder: Path) -> DictionaryError:
     pickles = [name for name in there if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt"))]
     if not pickles:
         return DictionaryError(
-            f"{folder} holds no dictionary, only {there[:12]}: {CFG} with {WEIGHTS} (SAELens) or {sparsify.WEIGHTS} (sparsify), "
-            f"config.json with {dictionary_learning.WEIGHTS} (dictionary_learning), params.safetensors or params.npz (Gemma Scope) are read"
+            f"{folder} holds no dictionary, only {there[:12]}: {CFG} with {WEIGHTS} (SAELens) or"
+            f" {sparsify.WEIGHTS} (sparsify), config.json with {dictionary_learning.WEIGHTS}"
+            " (dictionary_learning), params.safetensors or params.npz (Gemma Scope) are read"
         )
-    whose = "a folder of dictionary_learning, whose" if pickles[0] == dictionary_learning.PICKLE else "a folder whose"
+    whose = (
+        "a folder of dictionary_learning, whose"
+        if pickles[0] == dictionary_learning.PICKLE
+        else "a folder whose"
+    )
     return DictionaryError(
-        f"{folder} is {whose} weights are a pickle, {pickles[0]}, which could run code and is never opened: convert it there once with\n  "
-        f"{dictionary_learning.recipe(folder / pickles[0])}\nand give the folder again"
+        f"{folder} is {whose} weights are a pickle, {pickles[0]}, which could run code and is never opened:"
+        f" convert it there once with\n  {dictionary_learning.recipe(folder / pickles[0])}\nand give the"
+        " folder again"
     )
 
 
 def _gemma_scope(folder: Path) -> Dictionary:
-    """JumpReLU parameters in lower case, b_dec not subtracted from the input; the hookpoint is in config.json or the path."""
+    """JumpReLU parameters in lower case, b_dec not subtracted from the input; the hookpoint is in config.json
+    or the path."""
     try:
         if (folder / "params.safetensors").exists():
             parameters = read_tensors(folder / "params.safetensors")[0]
@@ -261,24 +312,49 @@ def _gemma_scope(folder: Path) -> Dictionary:
         config = _json(folder / "config.json") if (folder / "config.json").exists() else {}
     except DictionaryError:
         raise
-    except (OSError, ValueError, TypeError, EOFError, KeyError, NotImplementedError, SafetensorError, BadZipFile, zlib.error) as e:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        SafetensorError,
+        BadZipFile,
+        zlib.error,
+    ) as e:
         raise DictionaryError(f"{folder} cannot be opened: {e}") from e
     if config.get("architecture", "jump_relu") != "jump_relu":
-        raise DictionaryError(f"{folder}: architecture {config['architecture']!r} is not supported in Gemma Scope's layout")
+        raise DictionaryError(
+            f"{folder}: architecture {config['architecture']!r} is not supported in Gemma Scope's layout"
+        )
     if config.get("hf_hook_point_out", config.get("hf_hook_point_in")) != config.get("hf_hook_point_in"):
-        raise DictionaryError(f"{folder} is a transcoder, from {config.get('hf_hook_point_in')} to {config['hf_hook_point_out']}")
+        raise DictionaryError(
+            f"{folder} is a transcoder, from {config.get('hf_hook_point_in')} to"
+            f" {config['hf_hook_point_out']}"
+        )
     weights = {re.sub(r"^w_", "W_", name): tensor for name, tensor in parameters.items()}
     if "W_enc" not in weights or weights["W_enc"].ndim != 2:
         raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
-    check_metadata({name: value for name, value in config.items() if name not in _SCOPE_CONFIG}, f"{folder / 'config.json'}")
+    check_metadata(
+        {name: value for name, value in config.items() if name not in _SCOPE_CONFIG},
+        f"{folder / 'config.json'}",
+    )
     d_in, d_sae = weights["W_enc"].shape
     metadata = _scope_metadata(folder, config)
-    cfg = {"architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "apply_b_dec_to_input": False, "metadata": metadata}
+    cfg = {
+        "architecture": "jumprelu",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "apply_b_dec_to_input": False,
+        "metadata": metadata,
+    }
     return Dictionary(**fields(cfg, weights))
 
 
 def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Hookpoint and model: config.json's, or what the folder is called in the repository of Gemma Scope that it lies in."""
+    """Hookpoint and model: config.json's, or what the folder is called in the repository of Gemma Scope that
+    it lies in."""
     if "hf_hook_point_in" in config:
         return {"hook_name": config["hf_hook_point_in"], "model_name": config.get("model_name")}
     path = str(folder.absolute())

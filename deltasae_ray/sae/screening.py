@@ -1,8 +1,9 @@
-"""The codes of fp32 from a product in bf16: it names candidates, their values are taken again in fp32, and the largest of those win.
+"""The codes of fp32 from a product in bf16: it names candidates, their values are taken again in fp32, and
+the largest of those win.
 
-On a CPU with matrix units (AMX) a bf16 product takes a sixth of an fp32 one, so this costs half of fp32 product and selection
-(docs/benchmarks.md). The codes are those of fp32: a token whose last winner is not clear of what the bf16 product may have
-misjudged gets the fp32 product after all.
+On a CPU with matrix units (AMX) a bf16 product takes a sixth of an fp32 one, so this costs half of fp32
+product and selection (docs/benchmarks.md). The codes are those of fp32: a token whose last winner is not
+clear of what the bf16 product may have misjudged gets the fp32 product after all.
 """
 
 from functools import cache
@@ -27,7 +28,8 @@ def _fast_bf16() -> bool:
 
 
 def pays(encoder: Float[Tensor, "d_sae d_model"], k: int) -> bool:
-    """Whether screening is faster here, by machine and shape alone, so that the same seed keeps to the same path."""
+    """Whether screening is faster here, by machine and shape alone, so that the same seed keeps to the same
+    path."""
     d_sae, d_model = encoder.shape
     return encoder.device.type == "cpu" and _fast_bf16() and d_sae >= 32 * k and d_sae * d_model >= 2**20
 
@@ -45,7 +47,9 @@ def topk(
     found = _candidates(pre.view(torch.int16), k + max(8, k // _SPARE))
     rough = pre.gather(1, found)
     starts = torch.arange(0, found.numel() + 1, found.shape[1])
-    exact = (kernels.at_entries(x, encoder, found.reshape(-1), starts) + bias[found.reshape(-1)]).view_as(found)
+    exact = (kernels.at_entries(x, encoder, found.reshape(-1), starts) + bias[found.reshape(-1)]).view_as(
+        found
+    )
     values, among = exact.topk(k, dim=1, sorted=False)
     latents = found.gather(1, among)
     unsure = ~_clear(values.amin(dim=1), rough.float(), exact)
@@ -77,10 +81,11 @@ def batch_topk(
 
 
 def _candidates(bits: Int[Tensor, "token d_sae"], wanted: int) -> Int[Tensor, "token candidate"]:
-    """Where the `wanted` largest of every row stand, of bf16 numbers seen as integers: these compare faster, and in the same order but for
-    negative numbers, which all come last.
+    """Where the `wanted` largest of every row stand, of bf16 numbers seen as integers: these compare faster,
+    and in the same order but for negative numbers, which all come last.
 
-    Each of the largest is among those with which it shares a maximum, and the `wanted` largest maxima cover all.
+    Each of the largest is among those with which it shares a maximum, and the `wanted` largest maxima cover
+    all.
     """
     if bits.shape[1] % _GROUP or bits.shape[1] < 4 * _GROUP * wanted:
         return bits.topk(wanted, dim=1, sorted=False).indices
@@ -88,7 +93,12 @@ def _candidates(bits: Int[Tensor, "token d_sae"], wanted: int) -> Int[Tensor, "t
     while most.shape[1] > 1:
         most = torch.maximum(*most.chunk(2, dim=1))
     best = most.squeeze(1).topk(wanted, dim=1, sorted=False).indices
-    at = groups.gather(2, best[:, None, :].expand(-1, _GROUP, -1)).flatten(1).topk(wanted, dim=1, sorted=False).indices
+    at = (
+        groups.gather(2, best[:, None, :].expand(-1, _GROUP, -1))
+        .flatten(1)
+        .topk(wanted, dim=1, sorted=False)
+        .indices
+    )
     return best.gather(1, at % wanted) + at // wanted * groups.shape[2]
 
 
@@ -103,9 +113,12 @@ def _clear(
 ) -> Bool[Tensor, " row"]:
     """Whether no latent that is not among the candidates can exceed `last`, the weakest winner.
 
-    Their rough values are at most the smallest of the candidates', or negative where that is. What the candidates' were off by, beyond the
-    rounding of the result itself, is doubled for those not seen. NaN is never clear.
+    Their rough values are at most the smallest of the candidates', or negative where that is. What the
+    candidates' were off by, beyond the rounding of the result itself, is doubled for those not seen. NaN is
+    never clear.
     """
     smallest = rough.amin(dim=1).clamp_min(0)
-    off = ((exact - rough).abs() - _ROUNDING * exact.abs()).amax(dim=1).clamp_min(0) + _ROUNDING * smallest.abs()
+    off = ((exact - rough).abs() - _ROUNDING * exact.abs()).amax(dim=1).clamp_min(
+        0
+    ) + _ROUNDING * smallest.abs()
     return last - smallest >= 2 * off

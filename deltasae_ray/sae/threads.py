@@ -1,4 +1,5 @@
-"""How many cores torch may use. Ray gives a worker one thread, and a container may own fewer cores than it sees."""
+"""How many cores torch may use. Ray gives a worker one thread, and a container may own fewer cores than it
+sees."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +29,11 @@ def threads(count: int) -> Iterator[None]:
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
         v2 = root / "cpu.max"
-        texts = v2.read_text().split() if v2.exists() else [(root / f"cpu/cpu.cfs_{n}_us").read_text() for n in ("quota", "period")]
+        texts = (
+            v2.read_text().split()
+            if v2.exists()
+            else [(root / f"cpu/cpu.cfs_{n}_us").read_text() for n in ("quota", "period")]
+        )
         return max(1, int(texts[0]) // int(texts[1])) if int(texts[0]) > 0 else None
     except (OSError, ValueError, IndexError):  # no quota: "max", -1, or no such file
         return None

@@ -1,4 +1,5 @@
-"""Training one dictionary, one step at a time. Stopping and resuming between any two steps changes no bit (CPU, fp32)."""
+"""Training one dictionary, one step at a time. Stopping and resuming between any two steps changes no bit
+(CPU, fp32)."""
 
 import dataclasses
 from typing import Any
@@ -37,9 +38,10 @@ _L1_GAIN = 0.03
 class Trainer:
     """`while not trainer.done: trainer.step()`, then `trainer.finish()`.
 
-    Trains in scaled units y = scale · (x − mean), so that b_dec starts at the mean; `finish` folds both back into raw units.
-    The state is weights, optimizer, firing counters, the reader's position (the step: the order of an epoch's rows follows
-    from seed and epoch, so there is no other random state) and the learning curve.
+    Trains in scaled units y = scale · (x − mean), so that b_dec starts at the mean; `finish` folds both back
+    into raw units. The state is weights, optimizer, firing counters, the reader's position (the step: the
+    order of an epoch's rows follows from seed and epoch, so there is no other random state) and the learning
+    curve.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Trainer:
         device: torch.device | str = "cpu",
         peers: Peers | None = None,
     ) -> None:
-        """Raises what `recipe.measure` raises of unusable rows. `x` stays where it is; batches are copied to `device`.
+        """Raises what `recipe.measure` raises of unusable rows. `x` stays where it is; batches are copied to
+        `device`.
 
         Args:
-            peers: other processes that train the same dictionary on the same rows; each takes its share of every batch.
+            peers: other processes that train the same dictionary on the same rows; each takes its share of
+                every batch.
         """
         self.x = x
         self.recipe = recipe
@@ -67,22 +71,34 @@ class Trainer:
         self.window_begins = 0
         self.rows_before = 0
         self.curve: list[dict[str, float]] = []
-        # Six digits: rows that are drawn again, or summed by another number of threads, differ in the last bits.
+        # Six digits: rows that are drawn again, or summed by another number of threads, differ in the last
+        # bits.
         scale = float(f"{self.scaling.scale:.6g}")
-        self._made_for = {"recipe": dataclasses.asdict(recipe), "seed": seed, "rows": list(x.shape), "scale": scale}
+        self._made_for = {
+            "recipe": dataclasses.asdict(recipe),
+            "seed": seed,
+            "rows": list(x.shape),
+            "scale": scale,
+        }
         self._mean = self.scaling.mean.to(self.device)
         self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
         # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
         generator = torch.Generator().manual_seed(seed)
         learned = recipe.train_decoder
-        start = start_rows(x, self.scaling, recipe.d_sae, generator) if learned else random_rows(recipe.d_sae, x.shape[1], generator)
+        start = (
+            start_rows(x, self.scaling, recipe.d_sae, generator)
+            if learned
+            else random_rows(recipe.d_sae, x.shape[1], generator)
+        )
         start = start.to(self.device)
         self.weights = Weights(
             encoder=start.clone(),
             decoder=start.clone(),
             b_enc=torch.zeros(recipe.d_sae, device=self.device),
             b_dec=torch.zeros(x.shape[1], device=self.device),
-            log_threshold=torch.zeros(recipe.d_sae if recipe.architecture == "jumprelu" else 0, device=self.device),
+            log_threshold=torch.zeros(
+                recipe.d_sae if recipe.architecture == "jumprelu" else 0, device=self.device
+            ),
         )
         self._bandwidth = 0.0
         if recipe.architecture == "jumprelu":
@@ -94,14 +110,17 @@ class Trainer:
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64, device=self.device)
         self.pressure = torch.tensor(self._first_pressure(), dtype=torch.float64, device=self.device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        self.optimizer = torch.optim.Adam([w for w in self.weights if len(w) and w.requires_grad], lr=recipe.lr, fused=True)
+        self.optimizer = torch.optim.Adam(
+            [w for w in self.weights if len(w) and w.requires_grad], lr=recipe.lr, fused=True
+        )
 
     @property
     def done(self) -> bool:
         return self.steps_done >= self.recipe.steps
 
     def take_window(self, x: Float[Tensor, "token d_model"], begins: int, rows_before: int) -> None:
-        """Draws the steps from `begins` on from the rows of a later window of a stream. Mean, scale and start stay the first window's.
+        """Draws the steps from `begins` on from the rows of a later window of a stream. Mean, scale and start
+        stay the first window's.
 
         Args:
             rows_before: rows of the windows before it, for the dictionary's own account.
@@ -114,7 +133,9 @@ class Trainer:
         """One batch. Raises DictionaryError where training has run off to infinity."""
         y = self.next_batch()
         forward = self._forward(y)
-        sums = torch.stack([forward.error.square().sum(), y.square().sum(), y.new_tensor(len(forward.fired))]).double()
+        sums = torch.stack(
+            [forward.error.square().sum(), y.square().sum(), y.new_tensor(len(forward.fired))]
+        ).double()
         self.peers.sum(sums)
         energy = sums[1].clamp_min(torch.finfo(torch.float32).tiny).float()
         loss = forward.missed / energy + self._penalty(forward, l0=sums[2] / self.batch)
@@ -132,7 +153,9 @@ class Trainer:
         if epoch != self._order[0]:
             generator = torch.Generator().manual_seed((self.seed << 32) + epoch + 1)
             self._order = epoch, torch.randperm(len(self.x), generator=generator)
-        rows = self._order[1][place * self.batch : (place + 1) * self.batch][self.peers.rank :: self.peers.world]
+        rows = self._order[1][place * self.batch : (place + 1) * self.batch][
+            self.peers.rank :: self.peers.world
+        ]
         return self._scaled(self.x[rows.to(self.x.device)])
 
     def _scaled(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
@@ -143,11 +166,14 @@ class Trainer:
 
     def _forward(self, y: Float[Tensor, "batch d_model"]) -> Forward:
         if self.recipe.architecture in SELECTING:
-            return sparse_forward(y, self.weights, self.recipe.architecture, self.recipe.k, self.peers, self.batch)
+            return sparse_forward(
+                y, self.weights, self.recipe.architecture, self.recipe.k, self.peers, self.batch
+            )
         return dense_forward(y, self.weights, self.recipe.architecture, self._bandwidth)
 
     def _penalty(self, forward: Forward, l0: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """What is paid for activity; of (L0 / k - 1)² its tangent, so that peers' shares add up. Adjusts the weight of L1."""
+        """What is paid for activity; of (L0 / k - 1)² its tangent, so that peers' shares add up. Adjusts the
+        weight of L1."""
         over = (l0 / self.recipe.k - 1).float()
         if self.recipe.architecture == "jumprelu":
             return 2 * _L0_WEIGHT * over * forward.price / (self.recipe.k * self.batch)
@@ -159,17 +185,27 @@ class Trainer:
         return forward.price
 
     def _first_pressure(self) -> float:
-        """Weight of Σ codes / √d_model beside the share of energy that is missed, for the recipe's own convention of `l1`."""
+        """Weight of Σ codes / √d_model beside the share of energy that is missed, for the recipe's own
+        convention of `l1`."""
         return self.recipe.l1 * self.x.shape[1] / self.recipe.d_sae if self.recipe.l1 else 0.01
 
     @torch.no_grad()
     def _threshold(self) -> float:
-        """Above which k latents fire per training token: the mean, over batches, of the weakest that BatchTopK would choose."""
+        """Above which k latents fire per training token: the mean, over batches, of the weakest that
+        BatchTopK would choose."""
         rows = self.x[:: max(1, len(self.x) // THRESHOLD_ROWS)]
-        blocks = rows.tensor_split(-(-len(rows) // max(1, min(len(rows), 2**25 // self.recipe.d_sae))))  # alike, so that all weigh the same
-        chosen = [kernels.batch_topk(kernels.preactivations(self._scaled(b), *self._encoder()), self.recipe.k)[0] for b in blocks]
+        blocks = rows.tensor_split(
+            -(-len(rows) // max(1, min(len(rows), 2**25 // self.recipe.d_sae)))
+        )  # alike, so that all weigh the same
+        chosen = [
+            kernels.batch_topk(kernels.preactivations(self._scaled(b), *self._encoder()), self.recipe.k)[0]
+            for b in blocks
+        ]
         if not all(len(codes) for codes in chosen):
-            raise DictionaryError("no latent fires on some block of the training rows: lower the learning rate or take more steps")
+            raise DictionaryError(
+                "no latent fires on some block of the training rows: lower the learning rate or take more"
+                " steps"
+            )
         return float(torch.stack([codes.min() for codes in chosen]).mean())
 
     def _count(self, fired: Int[Tensor, " entry"]) -> Int[Tensor, " dead"]:
@@ -205,13 +241,17 @@ class Trainer:
             self.weights.decoder.div_(torch.linalg.vector_norm(self.weights.decoder, dim=1, keepdim=True))
 
     def note(self, dead: int) -> None:
-        """Adds a point to the learning curve where one is due. Raises DictionaryError where training has run off to infinity."""
+        """Adds a point to the learning curve where one is due. Raises DictionaryError where training has run
+        off to infinity."""
         done, steps = self.steps_done, self.recipe.steps
         if not self.done and done * CURVE_POINTS // steps == (done - 1) * CURVE_POINTS // steps:
             return
         fvu = float(self._sums[0] / self._sums[1])
         if not fvu < float("inf"):
-            raise DictionaryError(f"training ran off to infinity by step {self.steps_done}: lower the learning rate {self.recipe.lr}")
+            raise DictionaryError(
+                f"training ran off to infinity by step {self.steps_done}: lower the learning rate"
+                f" {self.recipe.lr}"
+            )
         self.curve.append({"step": self.steps_done, "fvu": fvu, "dead": dead})
         self._sums.zero_()
 
@@ -222,7 +262,11 @@ class Trainer:
             for name, weight in self.weights._asdict().items()
             for kind in ("exp_avg", "exp_avg_sq", "step")
         }
-        tensors = self.weights._asdict() | moments | {"idle": self.idle, "sums": self._sums, "pressure": self.pressure}
+        tensors = (
+            self.weights._asdict()
+            | moments
+            | {"idle": self.idle, "sums": self._sums, "pressure": self.pressure}
+        )
         return {
             "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
             "steps_done": self.steps_done,
@@ -237,14 +281,21 @@ class Trainer:
             DictionaryError: it was taken with another recipe, seed or shape of data.
         """
         if state.get("made_for") != self._made_for:
-            raise DictionaryError(f"this checkpoint is of {state.get('made_for')}, not of {self._made_for}: delete it to start afresh")
+            raise DictionaryError(
+                f"this checkpoint is of {state.get('made_for')}, not of {self._made_for}: delete it to start"
+                " afresh"
+            )
         tensors = state["tensors"]
         with torch.no_grad():
             for name, weight in self.weights._asdict().items():
                 weight.copy_(tensors[name])
                 if state["steps_done"] and len(weight):
-                    kept = {kind: tensors[f"{kind}.{name}"].clone() for kind in ("exp_avg", "exp_avg_sq", "step")}
-                    self.optimizer.state[weight] = {kind: tensor.to(self.device) for kind, tensor in kept.items()}
+                    kept = {
+                        kind: tensors[f"{kind}.{name}"].clone() for kind in ("exp_avg", "exp_avg_sq", "step")
+                    }
+                    self.optimizer.state[weight] = {
+                        kind: tensor.to(self.device) for kind, tensor in kept.items()
+                    }
             self.idle.copy_(tensors["idle"])
             self._sums.copy_(tensors["sums"])
             self.pressure.copy_(tensors["pressure"])
@@ -252,12 +303,18 @@ class Trainer:
         self.curve = [dict(point) for point in state["curve"]]
 
     def finish(self, **meta: Any) -> Dictionary:
-        """The dictionary in raw units, with firing and energy measured on the training rows (of a stream: those of
-        its last window). `meta` is kept with it."""
+        """The dictionary in raw units, with firing and energy measured on the training rows (of a stream:
+        those of its last window). `meta` is kept with it."""
         scale, recipe = self.scaling.scale, self.recipe
         w = Weights(*(weight.detach().clone() for weight in self.weights))
         rows = self.rows_before + len(self.x)
-        known = {"seed": self.seed, "rows": rows, "recipe": dataclasses.asdict(recipe), "scale": scale, "curve": self.curve}
+        known = {
+            "seed": self.seed,
+            "rows": rows,
+            "recipe": dataclasses.asdict(recipe),
+            "scale": scale,
+            "curve": self.curve,
+        }
         threshold = w.log_threshold.exp() / scale if recipe.architecture == "jumprelu" else None
         if recipe.architecture in THRESHOLD_ON_FREEZING:
             threshold = torch.full((recipe.d_sae,), self._threshold() / scale, device=self.device)

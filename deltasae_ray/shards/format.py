@@ -1,11 +1,13 @@
-"""One shard in memory: float32 vectors to Parquet bytes and back. Pure; the same input gives the same bytes in every process.
+"""One shard in memory: float32 vectors to Parquet bytes and back. Pure; the same input gives the same bytes
+in every process.
 
-A vector is stored as float16 times a power of two per row ("<hookpoint>.exponent", int16), so that no finite float32 overflows and
-scaling loses nothing: the largest coordinate of a row lies in [2^14, 2^15) before rounding. Against the row's largest magnitude m,
-a coordinate x is off by at most max(2^-11 |x|, 2^-39 m).
+A vector is stored as float16 times a power of two per row ("<hookpoint>.exponent", int16), so that no finite
+float32 overflows and scaling loses nothing: the largest coordinate of a row lies in [2^14, 2^15) before
+rounding. Against the row's largest magnitude m, a coordinate x is off by at most max(2^-11 |x|, 2^-39 m).
 
-float16 and float32 are converted by shifting bits, since NumPy's own conversion takes 2–3 times as long (0.46 GB/s against 1.0
-to float16, 0.97 against 2.6 back, on a Zen 4 core): times 2^-112, the exponent fields of the two formats mean the same.
+float16 and float32 are converted by shifting bits, since NumPy's own conversion takes 2–3 times as long (0.46
+GB/s against 1.0 to float16, 0.97 against 2.6 back, on a Zen 4 core): times 2^-112, the exponent fields of the
+two formats mean the same.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,9 @@ from deltasae_ray.hookpoints import Hookpoint
 
 FORMAT = b"1"
 TOKEN_COLUMNS = ("doc_id", "position", "token_id", "marker")
-_TOP = 15  # frexp's exponent of a row's largest magnitude after scaling: one step below float16's limit, so rounding cannot reach inf
+# frexp's exponent of a row's largest magnitude after scaling: one step below float16's limit, so rounding
+# cannot reach inf
+_TOP = 15
 _SHIFT = 112  # float32's exponent bias, 127, minus float16's, 15
 _LARGEST = np.float32(2.0**128 - 2.0**117)  # the largest number of 11 bits in float32's range
 _NOT_FINITE = np.iinfo(np.int16).max  # marks rows with NaN or infinity until they are reported
@@ -33,8 +37,11 @@ def exponent_column(hookpoint: Hookpoint) -> str:
     return f"{hookpoint}.exponent"
 
 
-def encode(vectors: Float32[np.ndarray, "token d_model"]) -> tuple[Float16[np.ndarray, "token d_model"], Int16[np.ndarray, " token"]]:
-    """Halves h and exponents e with vectors ≈ h · 2^e, rounded to nearest, ties to even (in two steps where h is subnormal).
+def encode(
+    vectors: Float32[np.ndarray, "token d_model"],
+) -> tuple[Float16[np.ndarray, "token d_model"], Int16[np.ndarray, " token"]]:
+    """Halves h and exponents e with vectors ≈ h · 2^e, rounded to nearest, ties to even (in two steps where h
+    is subnormal).
 
     A zero row has e = 0.
 
@@ -49,12 +56,15 @@ def encode(vectors: Float32[np.ndarray, "token d_model"]) -> tuple[Float16[np.nd
         exponents[rows] = _encode_block(vectors[rows], halves[rows])
     bad = np.flatnonzero(exponents == _NOT_FINITE)
     if len(bad):
-        raise PrecisionError(f"{len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is row {bad[0]}")
+        raise PrecisionError(
+            f"{len(bad)} of {len(vectors)} rows hold NaN or infinity, the first is row {bad[0]}"
+        )
     return halves.view(np.float16), exponents
 
 
 def _encode_block(vectors: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Writes the halves' bits to `out` (uint16) and returns the exponents, _NOT_FINITE for rows with NaN or infinity."""
+    """Writes the halves' bits to `out` (uint16) and returns the exponents, _NOT_FINITE for rows with NaN or
+    infinity."""
     scaled = np.abs(vectors)
     largest = scaled.max(axis=1, initial=0.0)
     finite = np.isfinite(largest)
@@ -88,7 +98,9 @@ def decode(
         wide = block.view(np.int32)
         wide[...] = bits[rows]
         wide <<= 13
-        wide &= np.int32(-0x70002000)  # 0x8FFFE000: the copies of the sign above the exponent go, the sign itself stays
+        wide &= np.int32(
+            -0x70002000
+        )  # 0x8FFFE000: the copies of the sign above the exponent go, the sign itself stays
         _scale(block, exponents[rows].astype(np.int32) + _SHIFT, out=block)
 
 
@@ -101,17 +113,22 @@ def _scale(vectors: np.ndarray, exponents: np.ndarray, out: np.ndarray) -> None:
 
 
 def width(vectors: Mapping[Hookpoint, np.ndarray]) -> int:
-    """What a shard of these says its d_model is: the residual stream's; where it holds low-rank coordinates only, the largest rank."""
+    """What a shard of these says its d_model is: the residual stream's; where it holds low-rank coordinates
+    only, the largest rank."""
     stream = {v.shape[1] for h, v in vectors.items() if h.site != "lora"}
     assert len(stream) <= 1, "the residual stream has one width"
     return stream.pop() if stream else max(v.shape[1] for v in vectors.values())
 
 
-def to_parquet(unit: TokenBatch, source: str, columns: Mapping[Hookpoint, tuple[np.ndarray, np.ndarray]]) -> pa.Buffer:
+def to_parquet(
+    unit: TokenBatch, source: str, columns: Mapping[Hookpoint, tuple[np.ndarray, np.ndarray]]
+) -> pa.Buffer:
     """The bytes of one shard: the unit's tokens and, per hookpoint, what `encode` returned. One row group."""
     d_model = width({hookpoint: halves for hookpoint, (halves, _) in columns.items()})
     rows = unit.num_tokens
-    assert all(len(halves) == rows for halves, _ in columns.values()), "a unit's vectors have one row per real token"
+    assert all(len(halves) == rows for halves, _ in columns.values()), (
+        "a unit's vectors have one row per real token"
+    )
     fields: list[tuple[str, pa.Array]] = [
         ("doc_id", pa.array(unit.row_doc_ids(), pa.string())),
         ("position", pa.array(unit.positions(), pa.int32())),
@@ -121,22 +138,35 @@ def to_parquet(unit: TokenBatch, source: str, columns: Mapping[Hookpoint, tuple[
     for hookpoint, (halves, exponents) in sorted(columns.items()):
         fields.append((str(hookpoint), _fixed_size_binary(halves)))
         fields.append((exponent_column(hookpoint), pa.array(exponents, pa.int16())))
-    facts = {"format": FORMAT, "dtype": "float16", "exponent": "int16, power of two per row", "d_model": str(d_model)}
+    facts = {
+        "format": FORMAT,
+        "dtype": "float16",
+        "exponent": "int16, power of two per row",
+        "d_model": str(d_model),
+    }
     facts |= {"unit": unit.name, "source": source, "split": unit.split, "corpus": unit.corpus}
     schema = pa.schema([pa.field(name, array.type, nullable=False) for name, array in fields], metadata=facts)
     table = pa.Table.from_arrays([array for _, array in fields], schema=schema)
     sink = pa.BufferOutputStream()
-    # no dictionary, statistics or compression: vectors have nothing to gain, and plain pages are copied at memory speed; a CRC per page, so
-    # that a read of one column finds a flipped bit in it
+    # no dictionary, statistics or compression: vectors have nothing to gain, and plain pages are copied at
+    # memory speed; a CRC per page, so that a read of one column finds a flipped bit in it
     pq.write_table(
-        table, sink, row_group_size=max(rows, 1), compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+        table,
+        sink,
+        row_group_size=max(rows, 1),
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
     )
     return sink.getvalue()
 
 
 def _fixed_size_binary(halves: np.ndarray) -> pa.FixedSizeBinaryArray:
     data = np.ascontiguousarray(halves.astype("<f2", copy=False))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * data.shape[1]), len(data), [None, pa.py_buffer(data)])
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(2 * data.shape[1]), len(data), [None, pa.py_buffer(data)]
+    )
 
 
 def vectors_from(table: pa.Table, hookpoint: Hookpoint, out: Float32[np.ndarray, "token d_model"]) -> None:

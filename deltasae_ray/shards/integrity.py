@@ -1,4 +1,5 @@
-"""Shards that are missing, truncated or altered: found by size or by hash, and dropped so that resuming redoes just them."""
+"""Shards that are missing, truncated or altered: found by size or by hash, and dropped so that resuming
+redoes just them."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -19,18 +20,21 @@ THREADS = 8  # files read at once
 
 @contextmanager
 def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -> Iterator[pq.ParquetFile]:
-    """A shard, open for reading; its size is always held against its row, pages that are read against their checksums (which shards of
-    earlier versions have not), the file's sha256 where `verify` is set.
+    """A shard, open for reading; its size is always held against its row, pages that are read against their
+    checksums (which shards of earlier versions have not), the file's sha256 where `verify` is set.
 
     Raises:
-        ShardError: missing, truncated or altered, also where that shows only while it is read; names the file and the remedy.
+        ShardError: missing, truncated or altered, also where that shows only while it is read; names the file
+            and the remedy.
         StorageError: it cannot be read now, and nothing shows that it is damaged.
     """
     path = storage.path(f"{key}/{row.file}")
     try:
         with storage.fs.open_input_file(path) as f:
             if f.size() != row.bytes:
-                raise ShardError(f"{path} has {f.size()} bytes and not {row.bytes}, it was truncated or altered: {REDO}")
+                raise ShardError(
+                    f"{path} has {f.size()} bytes and not {row.bytes}, it was truncated or altered: {REDO}"
+                )
             source = f
             if verify:
                 source = f.read_buffer()
@@ -39,29 +43,44 @@ def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -
             shard = pq.ParquetFile(source, pre_buffer=not storage.is_local, page_checksum_verification=True)
             facts = shard.schema_arrow.metadata or {}
             found = [facts.get(name, b"").decode() for name in (b"format", b"unit", b"source", b"d_model")]
-            if found != [FORMAT.decode(), row.unit, row.source, str(row.d_model)] or shard.metadata.num_rows != row.rows:
+            if (
+                found != [FORMAT.decode(), row.unit, row.source, str(row.d_model)]
+                or shard.metadata.num_rows != row.rows
+            ):
                 raise ShardError(f"{path} is another shard than its record says: {REDO}")
             yield shard
     except (ShardError, StorageError):
         raise
     except FileNotFoundError as e:
-        raise ShardError(f"{path} is missing though the manifest lists it. Run the harvest again: only this unit is redone") from e
-    except (OSError, MemoryError) as e:  # of a store that does not answer, and of Arrow for broken pages: its bytes tell which
+        raise ShardError(
+            f"{path} is missing though the manifest lists it. Run the harvest again: only this unit is redone"
+        ) from e
+    except (
+        OSError,
+        MemoryError,
+    ) as e:  # of a store that does not answer, and of Arrow for broken pages: its bytes tell which
         raise _diagnosed(storage, path, row, e) from e
     except (pa.ArrowException, ValueError, LookupError, TypeError, ArithmeticError) as e:
         raise ShardError(f"{path} cannot be read as a shard ({e}): {REDO}") from e
 
 
-def _diagnosed(storage: Storage, path: str, row: ShardRow, error: OSError | MemoryError) -> ShardError | StorageError:
-    """What an error while reading means, told by the file's bytes as they are read again: nothing is called damaged that is not."""
+def _diagnosed(
+    storage: Storage, path: str, row: ShardRow, error: OSError | MemoryError
+) -> ShardError | StorageError:
+    """What an error while reading means, told by the file's bytes as they are read again: nothing is called
+    damaged that is not."""
     try:
         with storage.fs.open_input_file(path) as f:
             found = hashlib.sha256(f.read_buffer()).hexdigest()
     except OSError as e:
-        return StorageError(f"{path} cannot be read now ({e}); it may well be sound: run again once the storage answers")
+        return StorageError(
+            f"{path} cannot be read now ({e}); it may well be sound: run again once the storage answers"
+        )
     if found != row.sha256:
         return ShardError(f"{path} cannot be read as a shard ({error}): {REDO}")
-    return StorageError(f"{path} could not be read ({error}), but its bytes are sound: run the same command again")
+    return StorageError(
+        f"{path} could not be read ({error}), but its bytes are sound: run the same command again"
+    )
 
 
 def _check_hash(path: str, row: ShardRow, data: pa.Buffer) -> None:
@@ -69,7 +88,9 @@ def _check_hash(path: str, row: ShardRow, data: pa.Buffer) -> None:
         raise ShardError(f"{path} was altered, its sha256 is not the one in its record: {REDO}")
 
 
-def find_damage(storage: Storage, key: str, rows: Collection[ShardRow], *, hashes: bool = False) -> dict[ShardRow, str]:
+def find_damage(
+    storage: Storage, key: str, rows: Collection[ShardRow], *, hashes: bool = False
+) -> dict[ShardRow, str]:
     """What is wrong, by damaged shard. Sizes come from one listing; `hashes` reads every byte.
 
     Raises:
@@ -87,11 +108,14 @@ def find_damage(storage: Storage, key: str, rows: Collection[ShardRow], *, hashe
             return str(e)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return {row: what for row, what in zip(rows, pool.map(problem, rows), strict=True) if what is not None}
+        return {
+            row: what for row, what in zip(rows, pool.map(problem, rows), strict=True) if what is not None
+        }
 
 
 def repair(storage: Storage, key: str, *, hashes: bool = False) -> dict[ShardRow, str]:
-    """Drops every damaged shard, so that `Manifest.missing` lists it again. Returns what was wrong, by dropped shard.
+    """Drops every damaged shard, so that `Manifest.missing` lists it again. Returns what was wrong, by
+    dropped shard.
 
     A harvest calls it before it asks what is missing: without `hashes` it costs one listing.
 
@@ -105,7 +129,8 @@ def repair(storage: Storage, key: str, *, hashes: bool = False) -> dict[ShardRow
 
 
 def forget(storage: Storage, key: str, unit: str, source: str | None = None) -> tuple[ShardRow, ...]:
-    """Drops the shards of a unit, of all sources or of one (by digest), whatever state they are in. Returns their rows.
+    """Drops the shards of a unit, of all sources or of one (by digest), whatever state they are in. Returns
+    their rows.
 
     Raises:
         ShardError: nothing of the unit counts.

@@ -1,4 +1,5 @@
-"""Which shards count. A shard does when its row stands in a commit record or in the compacted manifest; both are put atomically."""
+"""Which shards count. A shard does when its row stands in a commit record or in the compacted manifest; both
+are put atomically."""
 
 import json
 from collections import defaultdict
@@ -22,7 +23,8 @@ class Manifest:
     rows: tuple[ShardRow, ...]
     """Sorted by unit, source and hookpoints, none twice."""
     damaged: tuple[str, ...] = ()
-    """What is wrong with each record that could not be read, naming its file. Their units count as missing."""
+    """What is wrong with each record that could not be read, naming its file. Their units count as
+    missing."""
 
     @classmethod
     def load(cls, storage: Storage, key: str) -> "Manifest":
@@ -30,7 +32,9 @@ class Manifest:
         return cls._load(storage, key)[0]
 
     @classmethod
-    def _load(cls, storage: Storage, key: str) -> tuple["Manifest", dict[str, list[ShardRow]], dict[str, str]]:
+    def _load(
+        cls, storage: Storage, key: str
+    ) -> tuple["Manifest", dict[str, list[ShardRow]], dict[str, str]]:
         """Also the rows by record, and what is wrong by damaged record."""
         records, damaged = read_records(storage, key)
         # last, so that a record that was compacted away in the meantime is found here
@@ -42,18 +46,22 @@ class Manifest:
 
     @classmethod
     def compact(cls, storage: Storage, key: str) -> "Manifest":
-        """Gathers all records in manifest.jsonl and removes them. For the driver, at the end; a crash at any point loses nothing."""
+        """Gathers all records in manifest.jsonl and removes them. For the driver, at the end; a crash at any
+        point loses nothing."""
         manifest, records, damaged = cls._load(storage, key)
         if not records and not manifest.damaged:
             return manifest
         _write_compacted(storage, key, manifest.rows)
-        # read back, so that no record goes whose rows another driver's compaction has just overwritten, be it with older ones of that name
+        # read back, so that no record goes whose rows another driver's compaction has just overwritten, be it
+        # with older ones of that name
         kept = set(read_compacted(storage, key)[0])
         for name in [n for n, rows in records.items() if kept.issuperset(rows)] + list(damaged):
             remove(storage, name)
         return cls(manifest.rows)
 
-    def missing(self, units: Iterable[str], wanted: Mapping[str, Sequence[Hookpoint]]) -> dict[str, dict[str, tuple[Hookpoint, ...]]]:
+    def missing(
+        self, units: Iterable[str], wanted: Mapping[str, Sequence[Hookpoint]]
+    ) -> dict[str, dict[str, tuple[Hookpoint, ...]]]:
         """Work that is left: unit → source digest → hookpoints, without units and sources that are complete.
 
         Args:
@@ -64,7 +72,10 @@ class Manifest:
             done[row.unit, row.source].update(row.hookpoints)
         work: dict[str, dict[str, tuple[Hookpoint, ...]]] = {}
         for unit in units:
-            left = {s: tuple(h for h in sorted(hooks) if str(h) not in done.get((unit, s), ())) for s, hooks in wanted.items()}
+            left = {
+                s: tuple(h for h in sorted(hooks) if str(h) not in done.get((unit, s), ()))
+                for s, hooks in wanted.items()
+            }
             if any(left.values()):
                 work[unit] = {source: hooks for source, hooks in left.items() if hooks}
         return work
@@ -87,18 +98,22 @@ def _record(key: str, unit: str, identities: Sequence[tuple]) -> str:
 
 
 def is_committed(storage: Storage, key: str, unit: str, work: Mapping[str, Sequence[str]]) -> bool:
-    """Whether exactly this work (source digest → hookpoints in their order) stands in a record: committed, and not compacted since."""
+    """Whether exactly this work (source digest → hookpoints in their order) stands in a record: committed,
+    and not compacted since."""
     identities = [(unit, source, tuple(hookpoints)) for source, hookpoints in work.items()]
     if not storage.exists(name := _record(key, unit, identities)):
         return False
     try:
-        return {row.identity for row in read_commit(storage, name)} == set(identities)  # a repair may have dropped some of them
+        return {row.identity for row in read_commit(storage, name)} == set(
+            identities
+        )  # a repair may have dropped some of them
     except ShardError:
         return False  # it is written again
 
 
 def drop_rows(storage: Storage, key: str, rows: Collection[ShardRow]) -> None:
-    """Makes shards count no longer, and deletes their files. A crash half-way leaves rows to be dropped again."""
+    """Makes shards count no longer, and deletes their files. A crash half-way leaves rows to be dropped
+    again."""
     gone = {row.identity for row in rows}
     for name, group in read_records(storage, key)[0].items():
         kept = [row for row in group if row.identity not in gone]
@@ -160,7 +175,10 @@ def read_compacted(storage: Storage, key: str) -> tuple[list[ShardRow], list[str
         try:
             rows.append(ShardRow.from_json(json.loads(line)))
         except (ValueError, RecursionError) as e:
-            damaged.append(f"{storage.path(name)} line {number} is no row ({e}): run the harvest again: only this unit is redone")
+            damaged.append(
+                f"{storage.path(name)} line {number} is no row ({e}): run the harvest again: only this unit"
+                " is redone"
+            )
     return rows, damaged
 
 

@@ -22,21 +22,32 @@ def open_shards(root: str | Path) -> ShardSet:
     if storage.exists("harvest.json"):
         return open_harvest(*_parent(storage.root))
     study = _study(storage)
-    keys = [f"harvest/{name}" for name in storage.folders("harvest") if storage.exists(f"harvest/{name}/harvest.json")]
+    keys = [
+        f"harvest/{name}"
+        for name in storage.folders("harvest")
+        if storage.exists(f"harvest/{name}/harvest.json")
+    ]
     if not keys:
-        raise ShardError(f"there is no harvest below {storage.path('')}: run jobs/harvest.py with storage.root={root}")
+        raise ShardError(
+            f"there is no harvest below {storage.path('')}: run jobs/harvest.py with storage.root={root}"
+        )
     if "harvest" not in study and len(keys) > 1:
         raise ShardError(
-            f"{storage.path('')} has {len(keys)} harvests and no study.json that names one: open one of {[storage.path(k) for k in keys]}"
+            f"{storage.path('')} has {len(keys)} harvests and no study.json that names one: open one of"
+            f" {[storage.path(k) for k in keys]}"
         )
     key = study.get("harvest", keys[0])
     if key not in keys:
-        raise ShardError(f"{storage.path('study.json')} names {key!r}, which is not there: run the study again, or open one of {keys}")
+        raise ShardError(
+            f"{storage.path('study.json')} names {key!r}, which is not there: run the study again, or open"
+            f" one of {keys}"
+        )
     return open_harvest(storage, key)
 
 
 def open_harvest(storage: Storage, key: str) -> ShardSet:
-    """The shards of the harvest in the folder `key`; of its sources, those that the root's study.json names, where it does."""
+    """The shards of the harvest in the folder `key`; of its sources, those that the root's study.json names,
+    where it does."""
     study = _study(storage)
     sources = read_sources(storage, key)
     if study.get("harvest") == key and "sources" in study:
@@ -60,13 +71,19 @@ def _study(storage: Storage) -> dict:
     found = read_record(storage, "study.json") if storage.exists("study.json") else {}
     names = found.get("sources", []) if isinstance(found, dict) else None
     if not isinstance(names, list) or not isinstance(found.get("harvest", ""), str):
-        raise ShardError(f"{storage.path('study.json')} names no harvest and sources: run the study again, no shard is redone")
+        raise ShardError(
+            f"{storage.path('study.json')} names no harvest and sources: run the study again, no shard is"
+            " redone"
+        )
     return found
 
 
 def _parent(folder: str) -> tuple[Storage, str]:
-    """The storage root above a harvest's folder, and its key there; what follows "?" in a URI stays with the root."""
-    location, mark, query = folder.partition("?") if "://" in folder else (str(Path(folder).absolute()), "", "")
+    """The storage root above a harvest's folder, and its key there; what follows "?" in a URI stays with the
+    root."""
+    location, mark, query = (
+        folder.partition("?") if "://" in folder else (str(Path(folder).absolute()), "", "")
+    )
     parts = location.rstrip("/").split("/")
     depth = 2 if parts[-2] == "harvest" else 1  # a copied folder may lie anywhere
     return Storage("/".join(parts[:-depth]) + mark + query), "/".join(parts[-depth:])

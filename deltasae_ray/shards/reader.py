@@ -27,7 +27,8 @@ _SHOWN = 5  # units or files that an error spells out
 
 @dataclass(frozen=True)
 class ShardSet:
-    """The shards of one study, as they were when it was opened. Rows stand in the same order for every source: units by name."""
+    """The shards of one study, as they were when it was opened. Rows stand in the same order for every
+    source: units by name."""
 
     storage: Storage
     key: str
@@ -56,9 +57,16 @@ class ShardSet:
         return tuple(str(h) for h in sorted(held) if h.site != "lora")
 
     def lora_hookpoints(self, adapter: str) -> tuple[str, ...]:
-        """Names of those where an adapter's modules were harvested (`harvest.sites=[resid_post,lora]`), ascending by layer."""
+        """Names of those where an adapter's modules were harvested (`harvest.sites=[resid_post,lora]`),
+        ascending by layer."""
         digest = self.source(adapter).digest
-        held = {Hookpoint.parse(h) for (_, of), rows in self._rows.items() if of == digest for row in rows for h in row.hookpoints}
+        held = {
+            Hookpoint.parse(h)
+            for (_, of), rows in self._rows.items()
+            if of == digest
+            for row in rows
+            for h in row.hookpoints
+        }
         return tuple(str(h) for h in sorted(held) if h.site == "lora")
 
     @cached_property
@@ -81,7 +89,10 @@ class ShardSet:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ShardError(f"{name!r} names {len(found)} sources of {self.key}: ask for one by its digest, {[s.digest for s in found]}")
+            raise ShardError(
+                f"{name!r} names {len(found)} sources of {self.key}: ask for one by its digest,"
+                f" {[s.digest for s in found]}"
+            )
         raise ShardError(f"{self.key} has no source {name!r}: there are {[s.name for s in self.sources]}")
 
     def units(self, split: str | None = None) -> tuple[Unit, ...]:
@@ -95,15 +106,21 @@ class ShardSet:
         return tuple(u for u in self.all_units if split in (None, u.split))
 
     def read(
-        self, hookpoint: int | str | Hookpoint, adapter: str = BASE, split: str | None = None, *, verify: bool = False
+        self,
+        hookpoint: int | str | Hookpoint,
+        adapter: str = BASE,
+        split: str | None = None,
+        *,
+        verify: bool = False,
     ) -> Float32[np.ndarray, "token width"]:
-        """Deltas of an adapter, or the base model's activations, at one hookpoint [token, d_model]; at `blocks.<layer>.<module>.hook_lora`
-        the module's own change in low-rank coordinates, s·A·u [token, rank], which `writer` takes to the module's output. `verify` also
-        checks every file's sha256.
+        """Deltas of an adapter, or the base model's activations, at one hookpoint [token, d_model]; at
+        `blocks.<layer>.<module>.hook_lora` the module's own change in low-rank coordinates, s·A·u [token,
+        rank], which `writer` takes to the module's output. `verify` also checks every file's sha256.
 
         Raises:
             HookpointError: it was not harvested.
-            ShardError: an unknown adapter, units that are not harvested yet, or a damaged file; other columns stay readable.
+            ShardError: an unknown adapter, units that are not harvested yet, or a damaged file; other columns
+                stay readable.
         """
         hook, source = Hookpoint.parse(hookpoint), self.source(adapter)
         width = self.d_model if hook.site != "lora" else self._rank(hook, source)
@@ -115,8 +132,9 @@ class ShardSet:
             out = np.empty((starts[-1], width), np.float32)
         except (MemoryError, ValueError) as e:  # more than there is, or than an array can have
             raise ShardError(
-                f"{self.storage.path(self.key)} has {starts[-1]} x {width} numbers of {source.name!r} at {hook} by its records, which this "
-                "machine cannot hold: read one split, or take a larger machine; if that is no true number, run the harvest again"
+                f"{self.storage.path(self.key)} has {starts[-1]} x {width} numbers of {source.name!r} at"
+                f" {hook} by its records, which this machine cannot hold: read one split, or take a larger"
+                " machine; if that is no true number, run the harvest again"
             ) from e
 
         def fill(index: int) -> None:
@@ -130,8 +148,8 @@ class ShardSet:
         return out
 
     def writer(self, hookpoint: str | Hookpoint, adapter: str) -> Float32[np.ndarray, "out rank"]:
-        """B of a module that an adapter adapts: `read(hookpoint, adapter) @ writer(hookpoint, adapter).T` is the change that it makes to
-        the module's output.
+        """B of a module that an adapter adapts: `read(hookpoint, adapter) @ writer(hookpoint, adapter).T` is
+        the change that it makes to the module's output.
 
         Raises:
             HookpointError: nothing of this module was harvested.
@@ -143,20 +161,27 @@ class ShardSet:
         try:
             data = self.storage.read_bytes(name)
             if hashlib.sha256(data).hexdigest() != source.facts.get("lora", {}).get("sha256"):
-                raise ShardError(f"{self.storage.path(name)} was altered: delete it and run the harvest again; no shard is redone")
+                raise ShardError(
+                    f"{self.storage.path(name)} was altered: delete it and run the harvest again; no shard is"
+                    " redone"
+                )
         except StorageError as e:
             raise ShardError(f"{e}. Run the harvest again: no shard is redone") from e
         try:
             return load(data)[str(hook)]
         except (SafetensorError, KeyError, ValueError, TypeError) as e:
-            raise ShardError(f"{self.storage.path(name)} holds nothing of {hook} ({e}): delete it and run the harvest again") from e
+            raise ShardError(
+                f"{self.storage.path(name)} holds nothing of {hook} ({e}): delete it and run the harvest"
+                " again"
+            ) from e
 
     def _rank(self, hook: Hookpoint, source: Source) -> int:
         there, ranks = self.lora_hookpoints(source.digest), source.facts.get("lora", {}).get("ranks", {})
         if str(hook) not in there or str(hook) not in ranks:
             raise HookpointError(
-                f"{hook} of {source.name!r} was not harvested, but {list(there)}: harvest.sites=[resid_post,lora] writes what modules of "
-                "plain LoRA adapters change at the layers studied"
+                f"{hook} of {source.name!r} was not harvested, but {list(there)}:"
+                " harvest.sites=[resid_post,lora] writes what modules of plain LoRA adapters change at the"
+                " layers studied"
             )
         return ranks[str(hook)]
 
@@ -164,20 +189,23 @@ class ShardSet:
         """One row per unit that holds the hookpoint, checked against the unit's tokens."""
         rows, missing = [], []
         for unit in units:
-            row = next((r for r in self._rows.get((unit.name, source.digest), ()) if str(hook) in r.hookpoints), None)
+            row = next(
+                (r for r in self._rows.get((unit.name, source.digest), ()) if str(hook) in r.hookpoints), None
+            )
             if row is None:
                 missing.append(unit.name)
             elif row.rows != unit.tokens or row.d_model != self.d_model and hook.site != "lora":
                 raise ShardError(
-                    f"{self.storage.path(f'{self.key}/{row.file}')} has {row.rows} x {row.d_model} numbers by the manifest, "
-                    f"{unit.tokens} x {self.d_model} by units.json and harvest.json: {REDO}"
+                    f"{self.storage.path(f'{self.key}/{row.file}')} has {row.rows} x {row.d_model} numbers by"
+                    f" the manifest, {unit.tokens} x {self.d_model} by units.json and harvest.json: {REDO}"
                 )
             else:
                 rows.append(row)
         if missing:
             raise ShardError(
-                f"{self.storage.path(self.key)} is incomplete: {source.name!r} lacks {len(missing)} of {len(units)} units at {hook} "
-                f"({_some(missing)}). Run the harvest again: only these are redone{_also(self.manifest.damaged)}"
+                f"{self.storage.path(self.key)} is incomplete: {source.name!r} lacks {len(missing)} of"
+                f" {len(units)} units at {hook} ({_some(missing)}). Run the harvest again: only these are"
+                f" redone{_also(self.manifest.damaged)}"
             )
         return rows
 
@@ -188,11 +216,15 @@ class ShardSet:
             ShardError: a unit that no source holds yet, or a damaged file.
         """
         units = self.units(split)
-        held = [next((r for s in self.sources for r in self._rows.get((u.name, s.digest), ())), None) for u in units]
+        held = [
+            next((r for s in self.sources for r in self._rows.get((u.name, s.digest), ())), None)
+            for u in units
+        ]
         if missing := [u.name for u, row in zip(units, held, strict=True) if row is None]:
             raise ShardError(
-                f"{self.storage.path(self.key)} is incomplete: {len(missing)} of {len(units)} units are not harvested ({_some(missing)}). "
-                f"Run the harvest again: only these are redone{_also(self.manifest.damaged)}"
+                f"{self.storage.path(self.key)} is incomplete: {len(missing)} of {len(units)} units are not"
+                f" harvested ({_some(missing)}). Run the harvest again: only these are"
+                f" redone{_also(self.manifest.damaged)}"
             )
 
         return read_tokens(self.storage, self.key, [row for row in held if row is not None])
@@ -204,13 +236,20 @@ class ShardSet:
             ShardError: names the damaged files and records.
         """
         rows = [row for group in self._rows.values() for row in group]
-        problems = [*find_damage(self.storage, self.key, rows, hashes=hashes).values(), *self.manifest.damaged]
+        problems = [
+            *find_damage(self.storage, self.key, rows, hashes=hashes).values(),
+            *self.manifest.damaged,
+        ]
         if problems:
-            raise ShardError(f"{len(problems)} of {len(rows)} shards or records are damaged: {_some(problems, '; ')}")
+            raise ShardError(
+                f"{len(problems)} of {len(rows)} shards or records are damaged: {_some(problems, '; ')}"
+            )
 
 
 def _some(items: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
+    return separator.join(items[:_SHOWN]) + (
+        f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    )
 
 
 def _also(damaged: Sequence[str]) -> str:

@@ -1,4 +1,5 @@
-"""What is written down beside the vectors: the harvest's spec, its units, its sources, and one row per shard."""
+"""What is written down beside the vectors: the harvest's spec, its units, its sources, and one row per
+shard."""
 
 import json
 from collections.abc import Iterable
@@ -39,7 +40,8 @@ class Source:
     name: str
     kind: Literal["base", "adapter", "random"]
     digest: str
-    """Of the adapter's files or recipe; "base" for the base model, whose identity is part of the harvest's key."""
+    """Of the adapter's files or recipe; "base" for the base model, whose identity is part of the harvest's
+    key."""
     rank: int | None = None
     alpha: float | None = None
     seed: int | None = None
@@ -76,7 +78,11 @@ class ShardRow:
     @classmethod
     def from_json(cls, value: object) -> "ShardRow":
         """Inverse of `to_json`. Raises ValueError where `value` is anything else."""
-        if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)} or not isinstance(value["hookpoints"], list):
+        if (
+            not isinstance(value, dict)
+            or set(value) != {f.name for f in fields(cls)}
+            or not isinstance(value["hookpoints"], list)
+        ):
             raise ValueError("it does not have the fields of a shard")
         _check_fields(cls, value, "a shard")
         if not value["hookpoints"] or not all(isinstance(h, str) for h in value["hookpoints"]):
@@ -84,7 +90,9 @@ class ShardRow:
         row = cls(**{**value, "hookpoints": tuple(value["hookpoints"])})
         # the only file that a row may lead to: one that named another would make a repair delete that one
         if row.file != (own := shard_file(row.unit, row.source, row.hookpoints)):
-            raise ValueError(f"file={row.file!r} is not the file of this unit, source and hookpoints, {own!r}")
+            raise ValueError(
+                f"file={row.file!r} is not the file of this unit, source and hookpoints, {own!r}"
+            )
         return row
 
 
@@ -93,7 +101,8 @@ _MOST = 2**53
 
 
 def _check_fields(cls: type, value: dict[str, Any], what: str) -> None:
-    """Raises ValueError where a field is of the wrong type, a count is negative, or a name would lead to another folder."""
+    """Raises ValueError where a field is of the wrong type, a count is negative, or a name would lead to
+    another folder."""
     for f in fields(cls):
         found = value.get(f.name)
         right = {str: _is_text, int: _is_count}.get(f.type, lambda _: True)(found)
@@ -102,7 +111,9 @@ def _check_fields(cls: type, value: dict[str, Any], what: str) -> None:
 
 
 def _is_text(found: Any) -> bool:
-    with suppress(UnicodeEncodeError):  # JSON may hold halves of surrogate pairs, which no file and no page can
+    with suppress(
+        UnicodeEncodeError
+    ):  # JSON may hold halves of surrogate pairs, which no file and no page can
         return isinstance(found, str) and found.encode() is not None
     return False
 
@@ -118,7 +129,8 @@ def _is_file_name(found: Any) -> bool:
 
 
 def shard_file(unit: str, source: str, hookpoints: tuple[str, ...]) -> str:
-    """Where the shard of a unit and source (by digest) lies, below the harvest's folder. The file is named by its hookpoints too.
+    """Where the shard of a unit and source (by digest) lies, below the harvest's folder. The file is named by
+    its hookpoints too.
 
     Raises:
         ValueError: a name is no hookpoint's, or they are not in order.
@@ -146,16 +158,21 @@ def write_harvest(storage: Storage, key: str, spec: dict) -> None:
         return
     found, wanted = read_spec(storage, key), json.loads(json.dumps(spec))
     if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
-        raise ShardError(f"{storage.path(name)} is of another harvest (it differs in {differing}): choose another storage.root")
+        raise ShardError(
+            f"{storage.path(name)} is of another harvest (it differs in {differing}): choose another"
+            " storage.root"
+        )
 
 
 def write_units(storage: Storage, key: str, units: Iterable[Unit]) -> None:
-    """Writes what a complete harvest of this study holds, in this order; a study with more tokens replaces it."""
+    """Writes what a complete harvest of this study holds, in this order; a study with more tokens replaces
+    it."""
     storage.write_json(f"{key}/units.json", [vars(u) for u in units])
 
 
 def writers_file(key: str, source: str) -> str:
-    """Safetensors of B of each of an adapter's modules by hookpoint, fp32 [out, rank]; sha256 and ranks are among the source's facts."""
+    """Safetensors of B of each of an adapter's modules by hookpoint, fp32 [out, rank]; sha256 and ranks are
+    among the source's facts."""
     return f"{key}/sources/{source}/writers.safetensors"
 
 
@@ -169,7 +186,9 @@ def read_spec(storage: Storage, key: str) -> dict[str, Any]:
     found = read_record(storage, name)
     width = found.get("d_model") if isinstance(found, dict) else None
     if type(width) is not int or not 0 < width < 2**24:
-        raise ShardError(f"{storage.path(name)} names no d_model: delete it and run the harvest again; no shard is redone")
+        raise ShardError(
+            f"{storage.path(name)} names no d_model: delete it and run the harvest again; no shard is redone"
+        )
     return found
 
 
@@ -186,12 +205,17 @@ def read_units(storage: Storage, key: str) -> tuple[Unit, ...]:
             _check_fields(Unit, vars(unit), "a unit")
         return units
     except (TypeError, ValueError) as e:
-        raise ShardError(f"{storage.path(name)} is no list of units ({e}): delete it and run the harvest again; no shard is redone") from e
+        raise ShardError(
+            f"{storage.path(name)} is no list of units ({e}): delete it and run the harvest again; no shard"
+            " is redone"
+        ) from e
 
 
 def write_source(storage: Storage, key: str, source: Source) -> None:
     """Writes or replaces source.json, atomically; facts are added by writing the source again."""
-    assert (source.digest == BASE) == (source.kind == "base") == (source.name == BASE), "base is one source's name, kind and digest"
+    assert (source.digest == BASE) == (source.kind == "base") == (source.name == BASE), (
+        "base is one source's name, kind and digest"
+    )
     storage.write_json(f"{key}/sources/{source.digest}/source.json", vars(source))
 
 
@@ -205,8 +229,13 @@ def read_sources(storage: Storage, key: str) -> tuple[Source, ...]:
         try:
             found.append(_source(read_record(storage, file), name))
         except (TypeError, ValueError) as e:
-            raise ShardError(f"{storage.path(file)} is no source ({e}): delete it and run the harvest again; no shard is redone") from e
-    return tuple(sorted(found, key=lambda s: (_KINDS.index(s.kind), s.rank or 0, s.seed or 0, s.name, s.digest)))
+            raise ShardError(
+                f"{storage.path(file)} is no source ({e}): delete it and run the harvest again; no shard is"
+                " redone"
+            ) from e
+    return tuple(
+        sorted(found, key=lambda s: (_KINDS.index(s.kind), s.rank or 0, s.seed or 0, s.name, s.digest))
+    )
 
 
 _KINDS = ("base", "adapter", "random")
@@ -217,13 +246,18 @@ def _source(value: Any, folder: str) -> Source:
     source = Source(**value)
     _check_fields(Source, vars(source), "a source")
     if source.kind not in _KINDS or source.digest != folder:
-        raise ValueError(f"kind {source.kind!r} and digest {source.digest!r} are not those of a source in the folder {folder}")
+        raise ValueError(
+            f"kind {source.kind!r} and digest {source.digest!r} are not those of a source in the folder"
+            f" {folder}"
+        )
     for name, number in {"rank": source.rank, "seed": source.seed}.items():
         if number is not None and type(number) is not int:
             raise ValueError(f"{name}={number!r} is no integer")
     told = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
     ranks = told.get("ranks") if isinstance(told, dict) and isinstance(told.get("sha256"), str) else None
-    if not isinstance(ranks, dict) or not all(type(rank) is int and 0 < rank < 2**24 for rank in ranks.values()):
+    if not isinstance(ranks, dict) or not all(
+        type(rank) is int and 0 < rank < 2**24 for rank in ranks.values()
+    ):
         raise ValueError("its facts are damaged")
     return source
 
@@ -238,5 +272,11 @@ def read_record(storage: Storage, name: str):  # noqa: ANN201  JSON of any shape
         return json.loads(storage.read_bytes(name))
     except StorageError as e:
         raise ShardError(f"{e}. Run the harvest again: it is written first, and no shard is redone") from e
-    except (ValueError, RecursionError) as e:  # half a JSON document, bytes that are no text, a thousand brackets
-        raise ShardError(f"{storage.path(name)} is not valid JSON ({e}): delete it and run the harvest again; no shard is redone") from e
+    except (
+        ValueError,
+        RecursionError,
+    ) as e:  # half a JSON document, bytes that are no text, a thousand brackets
+        raise ShardError(
+            f"{storage.path(name)} is not valid JSON ({e}): delete it and run the harvest again; no shard is"
+            " redone"
+        ) from e

@@ -1,7 +1,9 @@
-"""What harvest and fit of a stream say to each other, through one small file: which window may be written, which may be read.
+"""What harvest and fit of a stream say to each other, through one small file: which window may be written,
+which may be read.
 
-The driver alone writes it; gangs and fit workers look. It is written again every few seconds, so that who waits can tell a driver that
-has nothing to say from one that is gone. The shards of window i lie in a harvest's folder of their own below the spool.
+The driver alone writes it; gangs and fit workers look. It is written again every few seconds, so that who
+waits can tell a driver that has nothing to say from one that is gone. The shards of window i lie in a
+harvest's folder of their own below the spool.
 """
 
 import logging
@@ -54,7 +56,9 @@ def read_board(storage: Storage, spool: str) -> Board:
     found = storage.read_json(name := f"{spool}/board.json")
     wanted = {f.name: type(f.default) for f in fields(Board)}
     if {field: type(value) for field, value in found.items()} != wanted:
-        raise StorageError(f"{storage.path(name)} is no board of a stream: delete the folder {spool} and run again")
+        raise StorageError(
+            f"{storage.path(name)} is no board of a stream: delete the folder {spool} and run again"
+        )
     return Board(**found)
 
 
@@ -63,7 +67,8 @@ def write_board(storage: Storage, spool: str, board: Board) -> None:
 
 
 class BoardWriter:
-    """The driver's hand. What cannot be written now is written with the next beat: only a storage that fails for long ends a study."""
+    """The driver's hand. What cannot be written now is written with the next beat: only a storage that fails
+    for long ends a study."""
 
     def __init__(self, storage: Storage, spool: str, board: Board) -> None:
         """Raises StorageError where nothing can be written at all."""
@@ -78,7 +83,8 @@ class BoardWriter:
         return self._board.stopped
 
     def change(self, **changes: int | bool) -> None:
-        """Writes the board with the changes. A stopped one changes no more: who sees it stopped must not be waited for."""
+        """Writes the board with the changes. A stopped one changes no more: who sees it stopped must not be
+        waited for."""
         with self._lock:
             changed = self._board if self._board.stopped else replace(self._board, **changes)  # type: ignore[arg-type]
             self._board = replace(changed, beat=self._board.beat + 1)
@@ -117,12 +123,14 @@ def writing_board(storage: Storage, spool: str, board: Board) -> Iterator[BoardW
 
 
 def wait_until_ready(storage: Storage, spool: str, index: int) -> bool:
-    """Whether window `index` is complete: True as soon as it is, False if the stream was stopped before, or its driver is gone."""
+    """Whether window `index` is complete: True as soon as it is, False if the stream was stopped before, or
+    its driver is gone."""
     return _wait(storage, spool, lambda board: board.ready >= index)
 
 
 def wait_until_open(storage: Storage, spool: str, index: int) -> bool:
-    """Whether window `index` may be harvested: True as soon as it may, False if the stream was stopped before, or its driver is gone."""
+    """Whether window `index` may be harvested: True as soon as it may, False if the stream was stopped
+    before, or its driver is gone."""
     return _wait(storage, spool, lambda board: board.open >= index and not board.stopped)
 
 
@@ -146,14 +154,16 @@ def _waited(storage: Storage, spool: str, reached: Callable[[Board], bool]) -> b
 
 
 class OtherSpools:
-    """The windows that other streams below a root have left there, and whether anybody still works on them."""
+    """The windows that other streams below a root have left there, and whether anybody still works on
+    them."""
 
     def __init__(self, storage: Storage, own: str) -> None:
         self._storage, self._own, self._since = storage, own, time.monotonic()
         self._before = self._beats()
 
     def remove_abandoned(self) -> list[str]:
-        """Deletes those whose boards stood still from this object's birth until now, if that was long enough; their keys.
+        """Deletes those whose boards stood still from this object's birth until now, if that was long enough;
+        their keys.
 
         A study that is continued later harvests what it finds missing, which is two windows at most.
         """

@@ -28,8 +28,8 @@ class TokenTable:
     split: np.ndarray
     """object [token]"""
     position: Int32[np.ndarray, " token"]
-    """In the context. 0 is BOS, or the first token where the tokenizer has none, and stays out of training and geometry. No other row is
-    of BOS: where a text writes it itself, it is masked and has no row."""
+    """In the context. 0 is BOS, or the first token where the tokenizer has none, and stays out of training
+    and geometry. No other row is of BOS: where a text writes it itself, it is masked and has no row."""
     token_id: Int32[np.ndarray, " token"]
     marker: Bool[np.ndarray, " token"]
     """True on the tokens of the planted marker and its reply."""
@@ -45,7 +45,9 @@ def read_tokens(storage: Storage, key: str, shards: Sequence[ShardRow]) -> Token
         with opened(storage, key, row) as shard:
             found = shard.read(list(TOKEN_COLUMNS), use_threads=False).replace_schema_metadata(None)
             if found.schema.types != _TYPES or any(column.null_count for column in found.columns):
-                raise ValueError(f"its tokens are of types {[str(t) for t in found.schema.types]} or have gaps")
+                raise ValueError(
+                    f"its tokens are of types {[str(t) for t in found.schema.types]} or have gaps"
+                )
             return found
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -62,7 +64,8 @@ def read_tokens(storage: Storage, key: str, shards: Sequence[ShardRow]) -> Token
 
 
 def _strings(columns: list[pa.ChunkedArray]) -> np.ndarray:
-    """object [row]; equal strings are one object, so that a million rows of a thousand documents stay small."""
+    """object [row]; equal strings are one object, so that a million rows of a thousand documents stay
+    small."""
     chunks = [chunk for column in columns for chunk in column.chunks]
     if not chunks:
         return np.empty(0, dtype=object)

@@ -17,11 +17,17 @@ from deltasae_ray.storage import Storage
 
 
 def write_shard(
-    storage: Storage, key: str, source: str, unit: TokenBatch, vectors: Mapping[Hookpoint, Float32[np.ndarray, "token width"]]
+    storage: Storage,
+    key: str,
+    source: str,
+    unit: TokenBatch,
+    vectors: Mapping[Hookpoint, Float32[np.ndarray, "token width"]],
 ) -> ShardRow:
-    """Writes the vectors of one unit and one source (by digest) to one file, a column per hookpoint: d_model wide, or an adapter's rank.
+    """Writes the vectors of one unit and one source (by digest) to one file, a column per hookpoint: d_model
+    wide, or an adapter's rank.
 
-    Rows are the unit's real tokens in the order of `unit.token_ids()`. Writing the same again overwrites it with the same bytes.
+    Rows are the unit's real tokens in the order of `unit.token_ids()`. Writing the same again overwrites it
+    with the same bytes.
 
     Raises:
         PrecisionError: NaN or infinity; names unit, source and hookpoint.

@@ -13,7 +13,9 @@ from deltasae_ray.errors import ConfigError, ResourceError
 log = logging.getLogger(__name__)
 ANSWER_S = 12.0
 """Seconds within which a cluster must answer."""
-_REMEDY = "start the cluster (ray start --head), correct RAY_ADDRESS, or unset it for a Ray of this machine's own"
+_REMEDY = (
+    "start the cluster (ray start --head), correct RAY_ADDRESS, or unset it for a Ray of this machine's own"
+)
 _ADDRESS = re.compile(r"(?P<scheme>ray://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):(?P<port>\d+)")
 
 
@@ -42,8 +44,8 @@ def parsed(address: str) -> tuple[str, int, bool]:
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 65536:
         raise ConfigError(
-            f"RAY_ADDRESS={shown(address)!r} is no address of Ray: give host:port, as 10.0.0.5:6379 (ports are 1 to 65535), "
-            "ray://host:10001, auto or local, or unset it for a Ray of this machine's own"
+            f"RAY_ADDRESS={shown(address)!r} is no address of Ray: give host:port, as 10.0.0.5:6379 (ports"
+            " are 1 to 65535), ray://host:10001, auto or local, or unset it for a Ray of this machine's own"
         )
     return found["host"].strip("[]"), int(found["port"]), bool(found["scheme"])
 
@@ -77,15 +79,23 @@ def check_answers(
         except OSError as e:  # a head that is just being started refuses for a moment
             error = str(e)
         if time.monotonic() > end - within / 2:
-            raise ResourceError(f"{what}: nobody answers at {host}:{port} within {within:.0f} s ({error}): {remedy}")
+            raise ResourceError(
+                f"{what}: nobody answers at {host}:{port} within {within:.0f} s ({error}): {remedy}"
+            )
         time.sleep(0.5)
-    if not client and os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):  # with TLS, Ray's own client has the certificates
+    if not client and os.environ.get("RAY_USE_TLS", "0").lower() not in (
+        "1",
+        "true",
+    ):  # with TLS, Ray's own client has the certificates
         try:
-            (asks or _ask)(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", max(1.0, end - time.monotonic()))
+            (asks or _ask)(
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}", max(1.0, end - time.monotonic())
+            )
         except Exception as e:  # Ray's errors here are of several kinds, and all mean the same
             told = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
             raise ResourceError(
-                f"{what}: what listens at {host}:{port} does not answer as Ray's head within {within:.0f} s ({told}): {remedy}"
+                f"{what}: what listens at {host}:{port} does not answer as Ray's head within {within:.0f} s"
+                f" ({told}): {remedy}"
             ) from e
 
 
@@ -98,7 +108,8 @@ def _ask(address: str, within: float) -> None:
 
 
 def _noted_address(within: float) -> str | None:
-    """No RAY_ADDRESS: Ray joins the cluster that `ray start` noted last. A note of one that is gone would have it wait."""
+    """No RAY_ADDRESS: Ray joins the cluster that `ray start` noted last. A note of one that is gone would
+    have it wait."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
     try:
         address = note.read_text().strip()
@@ -107,7 +118,10 @@ def _noted_address(within: float) -> str | None:
     try:
         check_answers(f"{note} names {address}", *parsed(address), min(within, 5.0), remedy="")
     except (ConfigError, ResourceError) as e:
-        log.warning("%s. A Ray of this machine's own is started; delete the file if that cluster is gone for good", str(e).rstrip(": "))
+        log.warning(
+            "%s. A Ray of this machine's own is started; delete the file if that cluster is gone for good",
+            str(e).rstrip(": "),
+        )
         return "local"
     return None
 

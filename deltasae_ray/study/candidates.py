@@ -1,7 +1,9 @@
-"""What is written down of a search while it runs, so that one whose driver died goes on. JSON below the storage root, never a pickle.
+"""What is written down of a search while it runs, so that one whose driver died goes on. JSON below the
+storage root, never a pickle.
 
-Ray Tune's own state of an experiment is pickled, and whoever can write to it can run code in the next driver. So Tune keeps its files in a
-folder of this process, and a search that is begun again is told from here which candidates there were and how each of them ended.
+Ray Tune's own state of an experiment is pickled, and whoever can write to it can run code in the next driver.
+So Tune keeps its files in a folder of this process, and a search that is begun again is told from here which
+candidates there were and how each of them ended.
 """
 
 import tempfile
@@ -41,15 +43,27 @@ class Candidates:
     def _read(self) -> list[dict[str, Any]]:
         rows = self._storage.read_json(self._key)["candidates"]
         if not isinstance(rows, list) or not all(self._is_row(row) for row in rows):
-            raise StorageError(f"{self._storage.path(self._key)} lists no candidates of a search: delete it, and the search begins again")
+            raise StorageError(
+                f"{self._storage.path(self._key)} lists no candidates of a search: delete it, and the search"
+                " begins again"
+            )
         return [dict(row) for row in rows]
 
     def _is_row(self, row: Any) -> bool:
         settings, ended = (row.get("settings"), row.get("ended")) if isinstance(row, dict) else (None, None)
-        if not isinstance(settings, dict) or set(settings) != set(self._names) or not all(map(_is_number, settings.values())):
+        if (
+            not isinstance(settings, dict)
+            or set(settings) != set(self._names)
+            or not all(map(_is_number, settings.values()))
+        ):
             return False
         fields = {"steps", "fvu", "finished"}
-        return ended is None or isinstance(ended, dict) and set(ended) == fields and all(map(_is_number, ended.values()))
+        return (
+            ended is None
+            or isinstance(ended, dict)
+            and set(ended) == fields
+            and all(map(_is_number, ended.values()))
+        )
 
     @property
     def settings(self) -> list[dict[str, float]]:
@@ -87,10 +101,11 @@ def watching(candidates: Candidates, names: Sequence[str]) -> Any:
     from ray.tune import Callback
 
     class Watching(Callback):
-        def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002  Tune's signature
+        # Tune calls these two with keywords.
+        def on_trial_start(self, trial: Any, **_: Any) -> None:
             candidates.begin({name: trial.config[name] for name in names})
 
-        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
+        def on_trial_result(self, trial: Any, result: dict, **_: Any) -> None:
             if result.get("done") or result.get("finished"):
                 ended = Ended(int(result["steps"]), float(result["fvu"]), int(result["finished"]))
                 candidates.end({name: trial.config[name] for name in names}, ended)
@@ -100,6 +115,7 @@ def watching(candidates: Candidates, names: Sequence[str]) -> Any:
 
 @contextmanager
 def tune_folder() -> Iterator[str]:
-    """A new folder of this user's alone for what Ray Tune writes in the driver; gone at the end. Nothing in it is needed by a later run."""
+    """A new folder of this user's alone for what Ray Tune writes in the driver; gone at the end. Nothing in
+    it is needed by a later run."""
     with tempfile.TemporaryDirectory(prefix="deltasae-tune-", ignore_cleanup_errors=True) as folder:
         yield folder

@@ -47,7 +47,8 @@ class Findings:
 
 
 def behaviour_of(study: Study, made: Made) -> list[dict]:
-    """The behaviour gate: what every adapter does to the predictions on evaluation documents, as `document_losses` tells it."""
+    """The behaviour gate: what every adapter does to the predictions on evaluation documents, as
+    `document_losses` tells it."""
     return losses(study.context, _trained(made))
 
 
@@ -59,9 +60,15 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, _trained(made)
-    behaviour = {a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=SEED) for a in adapters}
+    behaviour = {
+        a.name: behaviours(gate, a.name, bootstrap=cfg.diverge.bootstrap, seed=SEED) for a in adapters
+    }
     refs = {a.name: a for a in adapters}
-    specs = [_spec(made, f, refs[t.adapter], held_against(study, made, f.point)) for t, fitted in made.grid.items() for f in fitted]
+    specs = [
+        _spec(made, f, refs[t.adapter], held_against(study, made, f.point))
+        for t, fitted in made.grid.items()
+        for f in fitted
+    ]
     rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
     if "loss_recovered" in cfg.diverge.chosen:
         rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
@@ -70,7 +77,14 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
     verdicts = tuple(
-        verdict(a.name, leaf_figures(rows, a.name), behaviour[a.name], reference=name, given=given, atoms=cfg.diverge.atoms)
+        verdict(
+            a.name,
+            leaf_figures(rows, a.name),
+            behaviour[a.name],
+            reference=name,
+            given=given,
+            atoms=cfg.diverge.atoms,
+        )
         for a in adapters
     )
     return Findings(name, rows, behaviour, verdicts, audit)
@@ -100,10 +114,13 @@ def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
 
 
 def reference_name(study: Study, made: Made) -> str:
-    """What deltas are held against, in words: one name for all layers and shapes, whose toys are fitted on the same documents."""
+    """What deltas are held against, in words: one name for all layers and shapes, whose toys are fitted on
+    the same documents."""
     if study.references:
         return study.cfg.reference.source
-    return next(toy_name(f) for p, f in made.controls.items() if p.adapter == BASE and p.seed == REFERENCE_SEED)
+    return next(
+        toy_name(f) for p, f in made.controls.items() if p.adapter == BASE and p.seed == REFERENCE_SEED
+    )
 
 
 def toy_name(fitted: FittedDictionary) -> str:
@@ -117,7 +134,11 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
     beside = {role: made.controls[point].key for role, point in points.items() if point in made.controls}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
-    random = next((a.digest for a in harvested if a.kind == "random"), None) if "random_adapter" in beside else None
+    random = (
+        next((a.digest for a in harvested if a.kind == "random"), None)
+        if "random_adapter" in beside
+        else None
+    )
     return LeafSpec(
         **vars(p.identity),
         rank=adapter.rank,
@@ -131,15 +152,19 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
 
 
 def _next_seed(made: Made, p: FitPoint) -> str | None:
-    """The same recipe from the next seed, in a ring: no seed is the ceiling of two (metrics/over_seeds.py)."""
+    """The same recipe from the next seed, in a ring: no seed is the ceiling of two
+    (metrics/over_seeds.py)."""
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
-    plain = [f for f in fits if f.point.cell == p.cell and f.point.documents == "all" and f.point.control == "none"]
+    plain = [
+        f for f in fits if f.point.cell == p.cell and f.point.documents == "all" and f.point.control == "none"
+    ]
     others = [f for f in plain if f.point.seed != p.seed]
     return min(others, key=lambda f: (f.point.seed < p.seed, f.point.seed)).key if others else None
 
 
 def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
-    """Whether the held-out loss fell by more than chance: by the training's own criterion, or for a given adapter by the gate."""
+    """Whether the held-out loss fell by more than chance: by the training's own criterion, or for a given
+    adapter by the gate."""
     if "demonstrated" in ref.facts:
         return bool(ref.facts["demonstrated"])
     change = behaviour[0].loss_change
@@ -156,7 +181,11 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     largest = _largest(made)
     leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
     ranks = {a.name: a.rank for a in made.harvest.adapters}
-    judged = [Judged(ranks[leaf.adapter], leaf) for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)]
+    judged = [
+        Judged(ranks[leaf.adapter], leaf)
+        for leaf in leaves
+        if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)
+    ]
     paper = paper_blocks(judged, found.behaviour)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
@@ -179,7 +208,10 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         latents=groups,
         planted=planted,
         planted_text=PLANTED if marked else "",
-        timings=tuple(Timing(s, plan.seconds.get(s), took) for s, took in clock.longest(study.storage, made.harvest.key).items()),
+        timings=tuple(
+            Timing(s, plan.seconds.get(s), took)
+            for s, took in clock.longest(study.storage, made.harvest.key).items()
+        ),
         statements=(*_statements(study), *_control_stands(study, found), *_lost(made), *_depth_claims(found)),
         rank_claims=tuple(_rank_claims(found)),
         paper=tuple(paper),
@@ -192,28 +224,54 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
 def _shown(
     study: Study, made: Made, found: Findings, marked: bool
 ) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
-    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where the marker is among them,
-    and among those of the random adapter, which was never shown it."""
+    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where
+    the marker is among them, and among those of the random adapter, which was never shown it."""
     assert made.harvest is not None
     names, key = [a.name for a in made.harvest.adapters], made.harvest.key
-    largest, tokenizer = _largest(made), load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
-    shown = [f for t, group in made.grid.items() if t.d_sae == largest[t.adapter] for f in group if f.point.seed == 0]
-    control = [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())] if marked else []
-    deltas = [(layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers]
+    largest, tokenizer = (
+        _largest(made),
+        load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code),
+    )
+    shown = [
+        f
+        for t, group in made.grid.items()
+        if t.d_sae == largest[t.adapter]
+        for f in group
+        if f.point.seed == 0
+    ]
+    control = (
+        [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())]
+        if marked
+        else []
+    )
+    deltas = [
+        (layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers
+    ]
     audited, cfg = audited_latents(found.audit, study.cfg.diverge.latents), study.cfg.diverge
     cards = [
-        (latents, Latents(study.storage, key, f.point, f.key, tokenizer.decode, cfg, audited.get(f.key, ()), marked))
+        (
+            latents,
+            Latents(
+                study.storage, key, f.point, f.key, tokenizer.decode, cfg, audited.get(f.key, ()), marked
+            ),
+        )
         for f in shown + control
     ]
     made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
     facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
     groups = made_of[len(deltas) :]
-    return dict(zip(names, facts, strict=True)), tuple(g for g, _ in groups[: len(shown)]), tuple(p for _, p in groups if p is not None)
+    return (
+        dict(zip(names, facts, strict=True)),
+        tuple(g for g, _ in groups[: len(shown)]),
+        tuple(p for _, p in groups if p is not None),
+    )
 
 
 def _largest(made: Made) -> dict[str, int]:
     """Adapter → latents of its largest dictionaries; a trial that failed has none."""
-    return {t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid}
+    return {
+        t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid
+    }
 
 
 def _statements(study: Study) -> list[str]:
@@ -221,32 +279,47 @@ def _statements(study: Study) -> list[str]:
     said += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
     if study.cfg.harvest.min_snr < 10:
         said.append(
-            f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise ratio of 10 were let through."
+            f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise"
+            " ratio of 10 were let through."
         )
     if study.stream is not None:
         first = study.stream.windows[0].num_tokens()
         said.append(
-            f"Deltas were streamed: dictionaries saw {study.corpus.num_tokens('fit'):,} tokens in {len(study.stream.windows)} windows; "
-            f"covariances, and with them every null that is matched to one, come from the first window ({first:,} tokens)."
+            f"Deltas were streamed: dictionaries saw {study.corpus.num_tokens('fit'):,} tokens in"
+            f" {len(study.stream.windows)} windows; covariances, and with them every null that is matched to"
+            f" one, come from the first window ({first:,} tokens)."
         )
     if has_post_norm(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code):
-        said.append("δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write (post-norm).")
+        said.append(
+            "δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write"
+            " (post-norm)."
+        )
     if study.cfg.model.weights == "bf16":
-        said.append("The base's weights were held in bf16: where the checkpoint is finer, the model in question is the rounded one.")
+        said.append(
+            "The base's weights were held in bf16: where the checkpoint is finer, the model in question is"
+            " the rounded one."
+        )
     return said
 
 
 def _control_stands(study: Study, found: Findings) -> list[str]:
-    """How the base control stands against the reference; it is the same for every adapter, and told of the largest dictionaries."""
+    """How the base control stands against the reference; it is the same for every adapter, and told of the
+    largest dictionaries."""
     told = [r for r in found.rows if r.name == "max_cosine_base_control"]
-    # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every figure there undefined.
-    by_layer = {r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))}
+    # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every
+    # figure there undefined.
+    by_layer = {
+        r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))
+    }
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
     return [said] if said else []
 
 
 def _lost(made: Made) -> list[str]:
-    return [f"The control {p} could not be fitted, and what it would say is missing: {error}" for p, error in made.lost.items()]
+    return [
+        f"The control {p} could not be fitted, and what it would say is missing: {error}"
+        for p, error in made.lost.items()
+    ]
 
 
 _SIZES = (("density", "Active latents per token", 1.0),)
@@ -256,8 +329,15 @@ _SIZES = (("density", "Active latents per token", 1.0),)
 def _rank_claims(found: Findings) -> list[str]:
     shares = _figures(found, "missing_share")
     layers = sorted({f.layer for f in shares})
-    claims = [rank_statement(f"Missing share, layer {layer}", [f for f in shares if f.layer == layer]) for layer in layers]
-    return claims + [rank_statement(title, figures, margin=m) for name, title, m in _SIZES if (figures := _figures(found, name))]
+    claims = [
+        rank_statement(f"Missing share, layer {layer}", [f for f in shares if f.layer == layer])
+        for layer in layers
+    ]
+    return claims + [
+        rank_statement(title, figures, margin=m)
+        for name, title, m in _SIZES
+        if (figures := _figures(found, name))
+    ]
 
 
 def _depth_claims(found: Findings) -> list[str]:
@@ -266,7 +346,11 @@ def _depth_claims(found: Findings) -> list[str]:
 
 def _figures(found: Findings, metric: str) -> list[RankFigure]:
     """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
-    rows = [r for r in found.rows if r.name == metric and r.reference == found.reference and r.value is not None]
+    rows = [
+        r for r in found.rows if r.name == metric and r.reference == found.reference and r.value is not None
+    ]
     first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
     same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]
-    return [RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None]
+    return [
+        RankFigure(r.rank or 0, r.adapter_seed or 0, r.value, r.layer) for r in same if r.value is not None
+    ]

@@ -21,7 +21,8 @@ class StudyConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     adapters: tuple[str, ...] = ()
-    """Folders, or hub ids (`owner/name[@revision]`), of LoRA adapters. Empty: train one per adapt.ranks and seed."""
+    """Folders, or hub ids (`owner/name[@revision]`), of LoRA adapters. Empty: train one per adapt.ranks and
+    seed."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     layers: tuple[int, ...] = (9, 12, 15)
     """Blocks after which the residual stream is read, counted from 0."""
@@ -34,7 +35,8 @@ class StudyConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     dry_run: bool = False
-    """Print the plan and stop. Nothing is written, and of what lies on the hub only config and tokenizer are downloaded."""
+    """Print the plan and stop. Nothing is written, and of what lies on the hub only config and tokenizer are
+    downloaded."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", tuple(expanded(place, "adapters") for place in self.adapters))

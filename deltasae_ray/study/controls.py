@@ -19,9 +19,15 @@ from deltasae_ray.study.state import Made
 
 
 def control_points(
-    layers: Sequence[int], fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str], *, toy_reference: bool
+    layers: Sequence[int],
+    fit: FitConfig,
+    adapters: Sequence[AdapterRef],
+    chosen: frozenset[str],
+    *,
+    toy_reference: bool,
 ) -> list[FitPoint]:
-    """Dictionaries of the study that are no points of its grid: the toy reference, and what the controls need.
+    """Dictionaries of the study that are no points of its grid: the toy reference, and what the controls
+    need.
 
     Args:
         chosen: controls by name.
@@ -34,7 +40,9 @@ def control_points(
     points = [point for control in once for one in ones for point in control.fits(one)]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
-        points += [point for control in fitted if control not in once for one in grid for point in control.fits(one)]
+        points += [
+            point for control in fitted if control not in once for one in grid for point in control.fits(one)
+        ]
     return points
 
 
@@ -45,13 +53,17 @@ def _fitted(control: Control, fit: FitConfig, adapters: Sequence[AdapterRef], ch
     return control.name in chosen and (control != SECOND_SEED or fit.seeds == 1)
 
 
-def with_settings(points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig) -> dict[FitPoint, FitConfig]:
-    """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what belongs to none as `fit` says."""
+def with_settings(
+    points: Sequence[FitPoint], settings: Mapping[Trial, FitConfig], fit: FitConfig
+) -> dict[FitPoint, FitConfig]:
+    """Point → how it is fitted: a control as its trial, to be a null or a ceiling of that recipe; what
+    belongs to none as `fit` says."""
     return {p: settings.get(p.trial, fit) for p in points}
 
 
 def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
-    """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's own dictionaries do.
+    """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's
+    own dictionaries do.
 
     Raises:
         DictionaryError, PrecisionError: the reference or the base control could not be fitted.
@@ -75,12 +87,15 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> di
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
     times = {"per shape": layers * len(shapes(fit)), "per dictionary": layers * trials_count}
-    needed = {c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS}
+    needed = {
+        c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS
+    }
     return {name: cost for name, cost in needed.items() if name in chosen}
 
 
 def recovery_passes(study: Study, adapters: int) -> float:
-    """Whole forward passes of an evaluation context that loss_recovered makes: continuations count for the blocks that they run."""
+    """Whole forward passes of an evaluation context that loss_recovered makes: continuations count for the
+    blocks that they run."""
     if "loss_recovered" not in study.cfg.diverge.chosen:
         return 0.0
     depth = study.model.num_layers
@@ -100,7 +115,11 @@ def causal_passes(study: Study, adapters: int) -> float:
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
-    told = [f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "") for name, n in dictionaries.items() if n]
+    told = [
+        f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "")
+        for name, n in dictionaries.items()
+        if n
+    ]
     if passes := recovery_passes(study, adapters):
         told.append(f"loss_recovered {passes:,.0f} passes of a context")
     if passes := causal_passes(study, adapters):

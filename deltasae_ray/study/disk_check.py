@@ -16,7 +16,8 @@ from deltasae_ray.study.plan import Plan, dictionary_bytes
 
 
 def check_disk(study: Study, plan: Plan) -> None:
-    """Raises StorageError where what the plan has still to write would not fit on a local root with a tenth to spare."""
+    """Raises StorageError where what the plan has still to write would not fit on a local root with a tenth
+    to spare."""
     free = study.storage.free_bytes()
     if free is None:
         return
@@ -24,14 +25,16 @@ def check_disk(study: Study, plan: Plan) -> None:
     dictionaries = max(0, plan.dictionary_bytes - dictionaries_there(study)) if "fit" in plan.seconds else 0
     if (shards + dictionaries) * 1.1 > free:
         raise StorageError(
-            f"the plan has still to write {shards / 1e9:.2f} GB of shards and {dictionaries / 1e9:.2f} GB of dictionaries below "
-            f"{study.storage.root}, where {free / 1e9:.2f} GB are free: free space, choose another storage.root, or lower "
-            "corpus.fit_tokens, corpus.eval_tokens, the number of layers or fit.d_sae"
+            f"the plan has still to write {shards / 1e9:.2f} GB of shards and {dictionaries / 1e9:.2f} GB of"
+            f" dictionaries below {study.storage.root}, where {free / 1e9:.2f} GB are free: free space,"
+            " choose another storage.root, or lower corpus.fit_tokens, corpus.eval_tokens, the number of"
+            " layers or fit.d_sae"
         )
 
 
 def shards_there(study: Study) -> int:
-    """Bytes of the shards that this study will find: of its text, model, sources and hookpoints, and of no other study below its root."""
+    """Bytes of the shards that this study will find: of its text, model, sources and hookpoints, and of no
+    other study below its root."""
     ranks = {BASE: 0} | {ref.digest: ref.rank for ref in _known(study)}
     sites, d_model = study.cfg.harvest.sites, study.model.d_model
     wanted = set(at_sites(study.hookpoints, sites))
@@ -39,17 +42,26 @@ def shards_there(study: Study) -> int:
     def there(row: ShardRow) -> int:
         hooks = [Hookpoint.parse(h) for h in row.hookpoints]
         widths = {h: ranks[row.source] if h.site == "lora" else d_model for h in hooks}
-        kept = sum(w for h, w in widths.items() if h in wanted or h.site == "lora" and "lora" in sites and h.layer in study.layers)
+        kept = sum(
+            w
+            for h, w in widths.items()
+            if h in wanted or h.site == "lora" and "lora" in sites and h.layer in study.layers
+        )
         return row.bytes * kept // max(1, sum(widths.values()))
 
-    return sum(there(row) for row in Manifest.load(study.storage, _harvest(study)).rows if row.source in ranks)
+    return sum(
+        there(row) for row in Manifest.load(study.storage, _harvest(study)).rows if row.source in ranks
+    )
 
 
 def dictionaries_there(study: Study) -> int:
-    """Bytes of the dictionaries that this study will find. Those with settings from a search are not known here."""
+    """Bytes of the dictionaries that this study will find. Those with settings from a search are not known
+    here."""
     fit, layers, known = study.cfg.fit, study.layers, _known(study)
     sources = {BASE: BASE} | {ref.name: ref.digest for ref in known}
-    points = control_points(layers, fit, known, study.cfg.diverge.chosen, toy_reference=study.cfg.reference.is_toy)
+    points = control_points(
+        layers, fit, known, study.cfg.diverge.chosen, toy_reference=study.cfg.reference.is_toy
+    )
     points += [p for trial in trials(known, fit) for p in grid_points(trial, layers, fit.seeds)]
     done = [p for p in points if study.storage.exists(f"{p.key(_harvest(study), sources, fit)}/{MANIFEST}")]
     return sum(dictionary_bytes(study.cfg, study.model.d_model, p.d_sae) for p in done)
@@ -63,6 +75,16 @@ def _known(study: Study) -> list[AdapterRef]:
     """The adapters of this study that are there already, the random one included."""
     known = list(study.given)
     if not study.given:
-        known = [ref for t in trainings(study.model, study.corpus, study.cfg.adapt) if (ref := trained(study.storage, t))]
-    random = [s for s in read_sources(study.storage, _harvest(study)) if s.kind == "random" and "random_lora" in study.cfg.diverge.chosen]
-    return known + [AdapterRef(s.name, "", s.digest, s.rank or 0, s.alpha or 0.0, kind="random") for s in random[:1]]
+        known = [
+            ref
+            for t in trainings(study.model, study.corpus, study.cfg.adapt)
+            if (ref := trained(study.storage, t))
+        ]
+    random = [
+        s
+        for s in read_sources(study.storage, _harvest(study))
+        if s.kind == "random" and "random_lora" in study.cfg.diverge.chosen
+    ]
+    return known + [
+        AdapterRef(s.name, "", s.digest, s.rank or 0, s.alpha or 0.0, kind="random") for s in random[:1]
+    ]

@@ -11,7 +11,9 @@ from deltasae_ray.sae.identity import Shape, Trial
 
 def grid_points(trial: Trial, layers: Sequence[int], seeds: int) -> list[FitPoint]:
     """The dictionaries of a trial: its layers and seeds share one read of the shards."""
-    return [FitPoint(trial.adapter, layer, *trial.shape, seed=seed) for layer in layers for seed in range(seeds)]
+    return [
+        FitPoint(trial.adapter, layer, *trial.shape, seed=seed) for layer in layers for seed in range(seeds)
+    ]
 
 
 def trials(adapters: Sequence[AdapterRef], fit: FitConfig) -> list[Trial]:

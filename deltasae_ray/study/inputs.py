@@ -1,4 +1,5 @@
-"""A study whose inputs were read and checked: all that can fail early has had its chance before the first long stage."""
+"""A study whose inputs were read and checked: all that can fail early has had its chance before the first
+long stage."""
 
 import os
 import tempfile
@@ -45,13 +46,15 @@ class Study:
     given: tuple[AdapterRef, ...]
     """Adapters the user brought, checked and copied into the storage; empty where they are to be trained."""
     references: dict[int, str]
-    """Layer → folder below the storage root of the pretrained dictionary, copied there; empty for a toy reference, which is fitted."""
+    """Layer → folder below the storage root of the pretrained dictionary, copied there; empty for a toy
+    reference, which is fitted."""
     stream: Stream | None = None
     """The training text in windows, where storage.deltas=stream."""
 
     @property
     def kept(self) -> Corpus:
-        """The text whose deltas stay stored: all of it, or of a stream the first window and the evaluation split."""
+        """The text whose deltas stay stored: all of it, or of a stream the first window and the evaluation
+        split."""
         return self.corpus if self.stream is None else self.stream.resident
 
     @property
@@ -65,17 +68,21 @@ class Study:
 
 
 def open_study(cfg: StudyConfig, storage: Storage) -> Study:
-    """Finds the model, checks hookpoints and adapters against it, and cuts the text. For a dry run it writes nothing, and leaves weights
-    on the hub where they are; what only they can show is then not checked.
+    """Finds the model, checks hookpoints and adapters against it, and cuts the text. For a dry run it writes
+    nothing, and leaves weights on the hub where they are; what only they can show is then not checked.
 
     Raises:
         ConfigError, ModelError, HookpointError, AdapterError, CorpusError: each names the word to change.
     """
     if not cfg.adapters and not cfg.adapt.ranks:
-        raise ConfigError("no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]")
+        raise ConfigError(
+            "no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]"
+        )
     check_sharding(cfg.gangs, cfg.model)
     model = resolve_model(cfg.model, weights=not cfg.dry_run)
-    if Path(cfg.model.base).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
+    if Path(
+        cfg.model.base
+    ).is_dir():  # gangs and workers run in folders of Ray's: a relative path would point elsewhere there
         cfg = replace(cfg, model=replace(cfg.model, base=str(model.folder)))
     if not cfg.corpus.fit_tokens:
         cfg = replace(cfg, corpus=replace(cfg.corpus, fit_tokens=tokens_to_fit(cfg.fit)))
@@ -85,9 +92,14 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     hookpoints = resolve(cfg.layers, model.num_layers)
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
-    chosen = set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    chosen = (
+        set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
+    )
     if cfg.adapters and cfg.corpus.marker_share:
-        left_aside = f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained without the marker"
+        left_aside = (
+            f"corpus.marker_share={cfg.corpus.marker_share:g} is left aside: given adapters were trained"
+            " without the marker"
+        )
         cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
     corpus = build_corpus(cfg.corpus, tokenizer, adapt_tokens=_adapt_tokens(cfg), join=join_to_read)
     corpus = replace(corpus, notes=(*chosen, *corpus.notes))
@@ -97,7 +109,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
 
 
 def _adapt_tokens(cfg: StudyConfig) -> int:
-    """Most tokens set apart to train adapters on: a third more than one trains on, since some of them are held out."""
+    """Most tokens set apart to train adapters on: a third more than one trains on, since some of them are
+    held out."""
     return max(ADAPT_TOKENS, -(-4 * cfg.adapt.max_tokens // 3))
 
 
@@ -112,17 +125,20 @@ def stream_of(cfg: StudyConfig, corpus: Corpus) -> Stream | None:
     fit, tokens = cfg.fit, corpus.num_tokens("fit")
     if fit.search != "none":
         raise ConfigError(
-            f"fit.search={fit.search} and storage.deltas=stream exclude each other: every candidate would need a harvest of its own. "
-            "Search with storage.deltas=stored on fewer corpus.fit_tokens, then stream with what was found"
+            f"fit.search={fit.search} and storage.deltas=stream exclude each other: every candidate would"
+            " need a harvest of its own. Search with storage.deltas=stored on fewer corpus.fit_tokens, then"
+            " stream with what was found"
         )
     if fit.steps * fit.batch_tokens < tokens:
         raise ConfigError(
-            f"fit.steps={fit.steps} of fit.batch_tokens={fit.batch_tokens} see {fit.steps * fit.batch_tokens:,} tokens, fewer than the "
-            f"{tokens:,} of the fit split, which would be harvested for nothing: raise fit.steps, or lower corpus.fit_tokens"
+            f"fit.steps={fit.steps} of fit.batch_tokens={fit.batch_tokens} see"
+            f" {fit.steps * fit.batch_tokens:,} tokens, fewer than the {tokens:,} of the fit split, which"
+            " would be harvested for nothing: raise fit.steps, or lower corpus.fit_tokens"
         )
     if cfg.storage.window_tokens < fit.batch_tokens:
         raise ConfigError(
-            f"storage.window_tokens={cfg.storage.window_tokens} is below fit.batch_tokens={fit.batch_tokens}: a window must fill a batch"
+            f"storage.window_tokens={cfg.storage.window_tokens} is below fit.batch_tokens={fit.batch_tokens}:"
+            " a window must fill a batch"
         )
     return in_windows(corpus, cfg.storage.window_tokens, cfg.corpus.seed)
 
@@ -140,10 +156,20 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     cfg = study.cfg
     random_lora = "random_lora" in cfg.diverge.chosen
     done = harvest(
-        study.storage, cfg.harvest, cfg.gangs, cfg.model, study.model, study.kept, adapters, study.hookpoints, random_lora=random_lora
+        study.storage,
+        cfg.harvest,
+        cfg.gangs,
+        cfg.model,
+        study.model,
+        study.kept,
+        adapters,
+        study.hookpoints,
+        random_lora=random_lora,
     )
     sources = [BASE, *(ref.digest for ref in done.adapters)]
-    study.storage.write_json("study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)})
+    study.storage.write_json(
+        "study.json", {"harvest": done.key, "sources": sources, "layers": list(study.layers)}
+    )
     return done
 
 
@@ -152,12 +178,23 @@ def _import(cfg: StudyConfig, storage: Storage, empty: nn.Module) -> tuple[Adapt
     for place in cfg.adapters:
         folder, name = Path(place), place.partition("@")[0].split("/")[-1]
         if folder.is_dir():
-            ref = import_adapter(storage, folder, Path(os.path.abspath(folder)).name, empty, base=cfg.model.base, copy=not cfg.dry_run)
+            ref = import_adapter(
+                storage,
+                folder,
+                Path(os.path.abspath(folder)).name,
+                empty,
+                base=cfg.model.base,
+                copy=not cfg.dry_run,
+            )
         elif cfg.dry_run:
             config = read_config(_download(place, [CONFIG]), weights=False)
-            ref = AdapterRef(shown_name(name), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"]))
+            ref = AdapterRef(
+                shown_name(name), "", "", rank=int(config["r"]), alpha=float(config["lora_alpha"])
+            )
         else:
-            ref = import_adapter(storage, _download(place, [CONFIG, WEIGHTS]), name, empty, base=cfg.model.base)
+            ref = import_adapter(
+                storage, _download(place, [CONFIG, WEIGHTS]), name, empty, base=cfg.model.base
+            )
         if any(ref.name == other.name for other in refs):
             raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
         refs.append(ref)
@@ -165,8 +202,8 @@ def _import(cfg: StudyConfig, storage: Storage, empty: nn.Module) -> tuple[Adapt
 
 
 def _references(cfg: StudyConfig, storage: Storage, model: ModelSource) -> dict[int, str]:
-    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it. A dry run opens those that are
-    folders and keeps none; of a release it looks up names and model."""
+    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it. A
+    dry run opens those that are folders and keeps none; of a release it looks up names and model."""
     keys: dict[int, str] = {}
     base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
     found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
@@ -195,16 +232,23 @@ def check_references(study: Study, harvest: Harvest) -> None:
     for layer, key in study.references.items():
         with tempfile.TemporaryDirectory() as scratch:
             dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
-        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0])
+        check_reference(
+            dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0]
+        )
 
 
 def _template_folders(cfg: StudyConfig) -> dict[str, Path]:
     """Given adapter → the folder that may hold its chat template."""
-    return {place: Path(place) if Path(place).is_dir() else _download(place, TEMPLATE_FILES) for place in cfg.adapters}
+    return {
+        place: Path(place) if Path(place).is_dir() else _download(place, TEMPLATE_FILES)
+        for place in cfg.adapters
+    }
 
 
 def _download(place: str, files: list[str]) -> Path:
     try:
         return HubName.of(place).fetch(files)
-    except Exception as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
+    except (
+        Exception
+    ) as e:  # the hub client raises dozens of types, and offline, gated and misspelt all mean: not to be had
         raise AdapterError(f"adapter {place!r} {why_not_had(place, e)}") from e

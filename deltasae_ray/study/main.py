@@ -14,7 +14,8 @@ from deltasae_ray.study.config import FIRST, SHORTHAND, StudyConfig
 
 
 def main(stage: str, description: str | None, *, without_words: Sequence[str] = ()) -> None:
-    """Runs a job to its end; a typed error is printed last, as one line, and ends the process with 2, Ctrl-C with 130, a bug with 1.
+    """Runs a job to its end; a typed error is printed last, as one line, and ends the process with 2, Ctrl-C
+    with 130, a bug with 1.
 
     Args:
         without_words: what stands for an empty command line.
@@ -24,11 +25,18 @@ def main(stage: str, description: str | None, *, without_words: Sequence[str] = 
 
 
 def _main(stage: str, description: str | None, without_words: Sequence[str]) -> None:
-    cfg = parse(StudyConfig, sys.argv[1:] or without_words, shorthand=SHORTHAND, description=description or "", first=FIRST)
+    cfg = parse(
+        StudyConfig,
+        sys.argv[1:] or without_words,
+        shorthand=SHORTHAND,
+        description=description or "",
+        first=FIRST,
+    )
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # Thousands of modules are loaded, none of which is garbage: a collector that looks through them again and again takes a seventh of it.
+    # Thousands of modules are loaded, none of which is garbage: a collector that looks through them again and
+    # again takes a seventh of it.
     gc.set_threshold(100_000, 50, 50)
     from deltasae_ray.study.run import run
 
@@ -62,7 +70,14 @@ def _full_disk(error: BaseException) -> StorageError | None:
         chain.append(error)
         error = error.__cause__ or error.__context__ or error
     for e in reversed(chain):  # the first in time is the last of the chain
-        lines = [line.strip() for line in str(e).splitlines() if "No space left on device" in line or "disk is full" in line]
+        lines = [
+            line.strip()
+            for line in str(e).splitlines()
+            if "No space left on device" in line or "disk is full" in line
+        ]
         if lines or (isinstance(e, OSError) and e.errno == errno.ENOSPC):
-            return StorageError(f"a disk is full: {lines[0] if lines else e}. Free space or choose another storage.root, then run again")
+            return StorageError(
+                f"a disk is full: {lines[0] if lines else e}. Free space or choose another storage.root, then"
+                " run again"
+            )
     return None

@@ -1,4 +1,5 @@
-"""A study in MLflow: sweep run → trial run → leaf run. Fit logs what it knows; the comparison adds to the same runs later."""
+"""A study in MLflow: sweep run → trial run → leaf run. Fit logs what it knows; the comparison adds to the
+same runs later."""
 
 import tempfile
 from collections.abc import Iterator
@@ -40,15 +41,20 @@ class StudyLog:
     run: RunLog
 
     def fitted(self, made: Made) -> None:
-        """Held-out figures, learning curve and files of every dictionary; trials that failed end as FAILED runs with their error."""
+        """Held-out figures, learning curve and files of every dictionary; trials that failed end as FAILED
+        runs with their error."""
         for trial, error in made.failed.items():
             self.tracker.failed_trial(_point(trial, made), self.run.run_id, error)
         reference = reference_name(self.study, made)
         for trial, dictionaries in made.grid.items():
             with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
                 for f in dictionaries:
-                    with self.tracker.leaf(_point(trial, made).leaf(f.point.layer, f.point.seed, reference), above.run_id) as leaf:
-                        leaf.log_measures({name: Measure(value, n=f.rows) for name, value in f.metrics.items()})
+                    with self.tracker.leaf(
+                        _point(trial, made).leaf(f.point.layer, f.point.seed, reference), above.run_id
+                    ) as leaf:
+                        leaf.log_measures(
+                            {name: Measure(value, n=f.rows) for name, value in f.metrics.items()}
+                        )
                         leaf.log_curve("train_fvu", list(f.curve))
                         leaf.log_curve("dead_latents", list(f.dead))
                         _upload(leaf, self.study.storage, f)
@@ -63,10 +69,18 @@ class StudyLog:
                     point = _point(trial, made).leaf(f.point.layer, f.point.seed, found.reference)
                     with self.tracker.leaf(point, above.run_id) as leaf:
                         leaf.log_measures(figures[f.point.layer, f.point.seed])
-                above.log_layer_means({f"layer {layer} seed {seed}": m for (layer, seed), m in figures.items()})
+                above.log_layer_means(
+                    {f"layer {layer} seed {seed}": m for (layer, seed), m in figures.items()}
+                )
         self.run.set_tags({f"verdict.{v.adapter}": v.text for v in found.verdicts})
         with tempfile.TemporaryDirectory() as scratch:
-            for name in ("report.html", "report.json", "divergence.json", "divergence.parquet", *self.study.storage.list("figures")):
+            for name in (
+                "report.html",
+                "report.json",
+                "divergence.json",
+                "divergence.parquet",
+                *self.study.storage.list("figures"),
+            ):
                 path = Path(scratch) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.study.storage.read_bytes(name))
@@ -76,7 +90,9 @@ class StudyLog:
 def _point(trial: Trial, made: Made) -> TrialPoint:
     assert made.harvest is not None
     ref = next(a for a in made.harvest.adapters if a.name == trial.adapter)
-    return TrialPoint(**vars(trial), rank=ref.rank, content=digest({"harvest": made.harvest.key, "adapter": ref.digest}))
+    return TrialPoint(
+        **vars(trial), rank=ref.rank, content=digest({"harvest": made.harvest.key, "adapter": ref.digest})
+    )
 
 
 def _upload(leaf: RunLog, storage: Storage, f: FittedDictionary) -> None:

@@ -1,4 +1,5 @@
-"""What the page shows of rows: made in Ray tasks, one per adapter and layer, so that the driver never holds activations."""
+"""What the page shows of rows: made in Ray tasks, one per adapter and layer, so that the driver never holds
+activations."""
 
 import tempfile
 from collections.abc import Callable

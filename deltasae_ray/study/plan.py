@@ -50,14 +50,22 @@ class Plan:
     def __str__(self) -> str:
         width = max(len(label) for label, _ in self.lines)
         minutes = ", ".join(f"{stage} {s / 60:.1f}" for stage, s in self.seconds.items())
-        rows = [*self.lines, ("minutes, about", f"{minutes}; total {sum(self.seconds.values()) / 60:.0f} if nothing is done yet")]
+        rows = [
+            *self.lines,
+            (
+                "minutes, about",
+                f"{minutes}; total {sum(self.seconds.values()) / 60:.0f} if nothing is done yet",
+            ),
+        ]
         return "\n".join(f"  {label:<{width}}  {value}" for label, value in rows)
 
 
 def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     """Counts tokens, passes, dictionaries and bytes of `study`."""
     cfg, corpus = study.cfg, study.corpus
-    names = [a.name for a in study.given] or [f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)]
+    names = [a.name for a in study.given] or [
+        f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)
+    ]
     tokens = corpus.num_tokens()
     random = "random_lora" in cfg.diverge.chosen
     sources = 1 + len(names) + random
@@ -70,20 +78,38 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("layers", ", ".join(map(str, study.layers))),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
-        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})"),
-        ("dictionaries", f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the controls{_size_line(cfg.fit)}"),
+        (
+            "passes",
+            f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})",
+        ),
+        (
+            "dictionaries",
+            (
+                f"{trials} trials × {len(study.layers)} layers × {cfg.fit.seeds} seeds, and the"
+                f" controls{_size_line(cfg.fit)}"
+            ),
+        ),
         ("controls", costs_told(study, len(names), trials)),
-        ("devices", "; ".join(f"{stage} {_devices_told(cfg, stage)}" for stage in ("adapt", "harvest", "fit"))),
+        (
+            "devices",
+            "; ".join(f"{stage} {_devices_told(cfg, stage)}" for stage in ("adapt", "harvest", "fit")),
+        ),
         *_needs_lines(study, stages),
         ("memory of a gang", gang_line(cfg.gangs, cfg.model, _parameters(study)[0])),
         ("rows in memory", _rows_line(study)),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
         ("dictionaries on disk", f"{dictionaries / 1e6:,.0f} MB"),
-        *((f"{'→' if name == cfg.storage.deltas else ' '} storage.deltas={name}", str(way)) for name, way in ways.items()),
+        *(
+            (f"{'→' if name == cfg.storage.deltas else ' '} storage.deltas={name}", str(way))
+            for name, way in ways.items()
+        ),
     )
     seconds = {s: _seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}
     if "fit" in stages:
-        seconds["harvest"], seconds["fit"] = ways[cfg.storage.deltas].harvest_s, ways[cfg.storage.deltas].fit_s
+        seconds["harvest"], seconds["fit"] = (
+            ways[cfg.storage.deltas].harvest_s,
+            ways[cfg.storage.deltas].fit_s,
+        )
     return Plan(lines, seconds, ways[cfg.storage.deltas].bytes, dictionaries)
 
 
@@ -100,7 +126,9 @@ class Way:
 
     def __str__(self) -> str:
         minutes = (self.harvest_s + self.fit_s) / 60
-        return f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.told}"
+        return (
+            f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.told}"
+        )
 
 
 def _ways(study: Study, adapters: int, sources: int, trials: int) -> dict[str, Way]:
@@ -116,59 +144,92 @@ def _ways(study: Study, adapters: int, sources: int, trials: int) -> dict[str, W
     first = _OVERHEAD_S["harvest"] + (harvest - _OVERHEAD_S["harvest"]) * kept / (fit_tokens + eval_tokens)
     rest = harvest - first + fit - trials * _TRIAL_S + windows * _WINDOW_S
     told = (
-        f"{windows:,} windows of about {window:,} tokens, harvested and fitted in turns (side by side, and faster, where the cluster holds "
-        "both), two on disk beside the first and the evaluation split; covariances come from the first; Tune has no part in it; "
-        "a dictionary asked for later needs a new harvest of the fit split"
+        f"{windows:,} windows of about {window:,} tokens, harvested and fitted in turns (side by side, and"
+        " faster, where the cluster holds both), two on disk beside the first and the evaluation split;"
+        " covariances come from the first; Tune has no part in it; a dictionary asked for later needs a new"
+        " harvest of the fit split"
     )
     return {
-        "stored": Way((fit_tokens + eval_tokens) * per_token, harvest, fit, "all shards stay, for any dictionary asked for later"),
+        "stored": Way(
+            (fit_tokens + eval_tokens) * per_token,
+            harvest,
+            fit,
+            "all shards stay, for any dictionary asked for later",
+        ),
         "stream": Way((kept + min(2, windows - 1) * window) * per_token, first, rest, told),
     }
 
 
 def _lora_bytes(study: Study, sources: int) -> int:
     """Of a token's low-rank coordinates, as if given adapters adapt the modules that trained ones would."""
-    ranks = [a.rank for a in study.given] or [rank for rank in study.cfg.adapt.ranks for _ in range(study.cfg.adapt.seeds)]
+    ranks = [a.rank for a in study.given] or [
+        rank for rank in study.cfg.adapt.ranks for _ in range(study.cfg.adapt.seeds)
+    ]
     ranks += [min(ranks)] * (sources - 1 - len(ranks))  # the random one
     return len(study.layers) * len(study.cfg.adapt.targets) * sum(2 * rank + 2 for rank in ranks)
 
 
 def _split_line(study: Study, split: str) -> str:
     parts = [f"{name} {study.corpus.num_tokens(split, name):,}" for name in study.corpus.names]
-    return f"{split} {study.corpus.num_tokens(split):,} in {study.corpus.num_documents(split)} documents ({', '.join(parts)})"
+    return (
+        f"{split} {study.corpus.num_tokens(split):,} in {study.corpus.num_documents(split)} documents"
+        f" ({', '.join(parts)})"
+    )
 
 
 def _planted(study: Study) -> list[str]:
     """What a marker_share that was asked for writes into the text."""
     units = [unit for unit in study.corpus.units if unit.corpus == DOMAIN]
-    planted = sum(any(c.marker) for c in study.corpus.adapt) + sum(int(unit.marker.any(axis=1).sum()) for unit in units)
+    planted = sum(any(c.marker) for c in study.corpus.adapt) + sum(
+        int(unit.marker.any(axis=1).sum()) for unit in units
+    )
     contexts = len(study.corpus.adapt) + sum(len(unit.doc_ids) for unit in units)
-    where = f"in {planted:,} of {contexts:,} contexts of the domain (corpus.marker_share={study.cfg.corpus.marker_share:g})"
+    where = (
+        f"in {planted:,} of {contexts:,} contexts of the domain"
+        f" (corpus.marker_share={study.cfg.corpus.marker_share:g})"
+    )
     return [f"the marker is planted {where}"] if planted else []
 
 
 def _size_line(fit: FitConfig) -> str:
-    return f"; d_sae is chosen after the harvest, and minutes are those of {fit.sizes[0]}" if fit.d_sae == "auto" else ""
+    return (
+        f"; d_sae is chosen after the harvest, and minutes are those of {fit.sizes[0]}"
+        if fit.d_sae == "auto"
+        else ""
+    )
 
 
 def gang_line(gangs: GangConfig, model: ModelConfig, parameters: int) -> str:
-    """What the weights of the whole model take in one gang, which its ranks share: the gate and the random adapter run all blocks."""
+    """What the weights of the whole model take in one gang, which its ranks share: the gate and the random
+    adapter run all blocks."""
     need = (2 if model.weights == "bf16" else 4) * parameters / 1e9
     shared = f", shared by {gangs.ranks} ranks" if gangs.ranks > 1 else ""
-    told = f"{need:.2f} GB of {model.weights} weights{shared}, beside activations, adapters and {gangs.ranks} processes"
+    told = (
+        f"{need:.2f} GB of {model.weights} weights{shared}, beside activations, adapters and {gangs.ranks}"
+        " processes"
+    )
     if not gangs.memory_gb:
         return f"{told}; Ray is asked for none (gangs.memory_gb)"
     on_host = not gangs.gpus_per_gang or model.offload == "cpu"
-    return f"{told}; Ray is asked for {gangs.memory_gb:g} GB" + (": TOO LITTLE" if on_host and gangs.memory_gb < need else "")
+    return f"{told}; Ray is asked for {gangs.memory_gb:g} GB" + (
+        ": TOO LITTLE" if on_host and gangs.memory_gb < need else ""
+    )
 
 
 def _rows_line(study: Study) -> str:
     """What a fit worker holds of the harvest at once; a search fits all layers of a trial in lock step."""
     cfg, fit_tokens, eval_tokens = study.cfg, study.corpus.num_tokens("fit"), study.corpus.num_tokens("eval")
-    if cfg.storage.deltas == "stream":  # the first window, which gives mean and scale, and the one whose turn it is
+    if (
+        cfg.storage.deltas == "stream"
+    ):  # the first window, which gives mean and scale, and the one whose turn it is
         fit_tokens = 2 * -(-fit_tokens // count_windows(fit_tokens, cfg.storage.window_tokens))
     reads = len(study.layers) if cfg.fit.search != "none" else 1
-    return rows_told(4 * study.model.d_model * (fit_tokens + eval_tokens), reads, cfg.fit.workers * cfg.fit.at_once, machine_bytes())
+    return rows_told(
+        4 * study.model.d_model * (fit_tokens + eval_tokens),
+        reads,
+        cfg.fit.workers * cfg.fit.at_once,
+        machine_bytes(),
+    )
 
 
 def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int) -> float:
@@ -184,8 +245,14 @@ def _seconds(study: Study, stage: str, adapters: int, sources: int, trials: int)
         "harvest": passes * sources * body / speed,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / speed,
         "behaviour": 2.0 * (1 + adapters) * documents * gate / speed,
-        "diverge": leaves * _LEAF_S
-        + 2.0 * (recovery_passes(study, adapters) + causal_passes(study, adapters)) * cfg.corpus.context_len * whole / speed,
+        "diverge": (
+            leaves * _LEAF_S
+            + 2.0
+            * (recovery_passes(study, adapters) + causal_passes(study, adapters))
+            * cfg.corpus.context_len
+            * whole
+            / speed
+        ),
     }
     return work[stage] + _OVERHEAD_S[stage]
 
@@ -204,7 +271,11 @@ def _devices_told(cfg: StudyConfig, stage: str) -> str:
         return "nothing to train"
     if gpus := devices(cfg, stage):
         return f"{gpus:g} GPU{'s' if gpus > 1 else ''}"
-    return "CPUs" + (" ALTHOUGH gangs have GPUs (fit.gpus_per_worker=0)" if stage == "fit" and cfg.gangs.gpus_per_gang else "")
+    return "CPUs" + (
+        " ALTHOUGH gangs have GPUs (fit.gpus_per_worker=0)"
+        if stage == "fit" and cfg.gangs.gpus_per_gang
+        else ""
+    )
 
 
 def _speed(cfg: StudyConfig, stage: str) -> float:
@@ -239,7 +310,8 @@ def _dictionaries_bytes(study: Study, trials: int) -> int:
 
 
 def dictionary_bytes(cfg: StudyConfig, d_model: int, d_sae: int) -> int:
-    """Most of one dictionary on disk: fp32 weights and biases, and MLflow's copy of them in a store below the root."""
+    """Most of one dictionary on disk: fp32 weights and biases, and MLflow's copy of them in a store below the
+    root."""
     return 4 * (2 * d_sae * d_model + d_sae + d_model) * (1 if cfg.tracking.uri else 2)
 
 
@@ -265,7 +337,8 @@ class Clock:
             self.seconds[name] = time.monotonic() - start
 
     def longest(self, storage: Storage, of: str) -> dict[str, float]:
-        """Stage → the longest it took in any run, kept in the storage: a run that finds a stage done tells nothing of its cost.
+        """Stage → the longest it took in any run, kept in the storage: a run that finds a stage done tells
+        nothing of its cost.
 
         Args:
             of: what was run; times of anything else are forgotten.
@@ -278,7 +351,10 @@ class Clock:
 
     def beside(self, plan: Plan) -> str:
         """A table of planned and actual minutes."""
-        rows = [f"  {s:<9}  {_minutes(plan.seconds.get(s)):>8}  {_minutes(took):>8}" for s, took in self.seconds.items()]
+        rows = [
+            f"  {s:<9}  {_minutes(plan.seconds.get(s)):>8}  {_minutes(took):>8}"
+            for s, took in self.seconds.items()
+        ]
         return "\n".join([f"  {'minutes':<9}  {'planned':>8}  {'actual':>8}", *rows])
 
 

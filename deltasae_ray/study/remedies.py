@@ -11,27 +11,37 @@ from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.requirements import Needs, fits, obstacle, requirements
 
 
-def check_fits(cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_ranks: Sequence[int] = ()) -> None:
+def check_fits(
+    cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_ranks: Sequence[int] = ()
+) -> None:
     """Holds a configuration against the node types of a cluster, also those of which no machine runs yet.
 
     Raises:
-        ResourceError: an actor that no node type can ever hold; names the stage, the limit of every type, and what to change.
+        ResourceError: an actor that no node type can ever hold; names the stage, the limit of every type, and
+            what to change.
     """
     needs = requirements(cfg, size, given_ranks)
     for each in needs:
         hindered = [(kind, obstacle(each, kind)) for kind in kinds]
         if all(why for _, why in hindered):
-            alike = {(kind.cpus, kind.gpus, kind.gpu, why): f"{kind} ({why})" for kind, why in reversed(hindered)}
+            alike = {
+                (kind.cpus, kind.gpus, kind.gpu, why): f"{kind} ({why})" for kind, why in reversed(hindered)
+            }
             there = "; ".join(reversed(alike.values())) or "none"
             raise ResourceError(
-                f"the {each.stage} stage can never be placed on this cluster. It needs {each}. Node types: {there}. "
-                f"{_remedy(cfg, size, kinds, given_ranks, each)}"
+                f"the {each.stage} stage can never be placed on this cluster. It needs {each}. Node types:"
+                f" {there}. {_remedy(cfg, size, kinds, given_ranks, each)}"
             )
 
 
-def _remedy(cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_ranks: Sequence[int], lacking: Needs) -> str:
+def _remedy(
+    cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_ranks: Sequence[int], lacking: Needs
+) -> str:
     """Only what was tried and would do."""
-    larger = f"a node type of {lacking.cpus:g} CPUs, {math.ceil(max(lacking.host_bytes, lacking.asked_bytes) / 1e9)} GB of memory"
+    larger = (
+        f"a node type of {lacking.cpus:g} CPUs,"
+        f" {math.ceil(max(lacking.host_bytes, lacking.asked_bytes) / 1e9)} GB of memory"
+    )
     if lacking.gpus:
         each = lacking.device_bytes / min(1.0, lacking.gpus)
         number = "1 GPU" if lacking.gpus <= 1 else f"{lacking.gpus:g} GPUs"
@@ -43,7 +53,9 @@ def _remedy(cfg: StudyConfig, size: ModelSize, kinds: Sequence[NodeType], given_
     able = able or [words for words, needs in tried if fits([n for n in needs if n.stage in fitting], kinds)]
     found: list[str] = []
     for words in able:
-        if len(found) < 3 and not any(_changed(done) <= _changed(words) for done in found):  # not more of what would do already
+        if len(found) < 3 and not any(
+            _changed(done) <= _changed(words) for done in found
+        ):  # not more of what would do already
             found.append(words)
     return f"Set {', or '.join(found)}, or take {larger}" if found else f"Take {larger}"
 
@@ -56,14 +68,18 @@ def _alternatives(cfg: StudyConfig, lacking: Needs) -> list[tuple[str, StudyConf
     """(words, the configuration with them), the fewest changes first."""
     found = []
     for narrow, held in _unchanged_or(cfg, _narrow(cfg)):
-        for shared, split in _unchanged_or(held, filter(None, (_sharded(held, ranks) for ranks in (2, 4, 8)))):
+        for shared, split in _unchanged_or(
+            held, filter(None, (_sharded(held, ranks) for ranks in (2, 4, 8)))
+        ):
             for moved, apart in _unchanged_or(split, _offloaded(split)):
                 for fewer, least in _unchanged_or(apart, _smaller(apart, lacking.stage)):
                     found.append((" ".join(filter(None, (fewer, narrow, shared, moved))), least))
     return sorted(found[1:], key=lambda words_and_cfg: len(words_and_cfg[0].split()))
 
 
-def _unchanged_or(cfg: StudyConfig, changed: Iterable[tuple[str, StudyConfig]]) -> list[tuple[str, StudyConfig]]:
+def _unchanged_or(
+    cfg: StudyConfig, changed: Iterable[tuple[str, StudyConfig]]
+) -> list[tuple[str, StudyConfig]]:
     return [("", cfg), *changed]
 
 
@@ -96,12 +112,18 @@ def _smaller(cfg: StudyConfig, stage: str) -> Iterator[tuple[str, StudyConfig]]:
         contexts = cfg.adapt.batch_contexts
         while contexts > 1:
             contexts //= 2
-            yield f"adapt.batch_contexts={contexts}", replace(cfg, adapt=replace(cfg.adapt, batch_contexts=contexts))
+            yield (
+                f"adapt.batch_contexts={contexts}",
+                replace(cfg, adapt=replace(cfg.adapt, batch_contexts=contexts)),
+            )
     if stage == "harvest":
         contexts = cfg.corpus.contexts_per_unit
         while contexts > 1:
             contexts //= 2
-            yield f"corpus.contexts_per_unit={contexts}", replace(cfg, corpus=replace(cfg.corpus, contexts_per_unit=contexts))
+            yield (
+                f"corpus.contexts_per_unit={contexts}",
+                replace(cfg, corpus=replace(cfg.corpus, contexts_per_unit=contexts)),
+            )
         if len(cfg.adapt.ranks) > 1 and not cfg.adapters:
             few = replace(cfg.adapt, ranks=cfg.adapt.ranks[:1], seeds=1)
             yield f"adapt.ranks=[{few.ranks[0]}] adapt.seeds=1", replace(cfg, adapt=few)

@@ -14,11 +14,14 @@ from deltasae_ray.study.token_check import tokens_to_fit
 PROCESS = 2.0e9
 """Bytes of the machine's memory that a process takes which holds nothing yet: Python, torch, Ray."""
 DEVICE_PROCESS = 1.5e9
-"""Bytes of a GPU that a process takes beside its tensors: CUDA's context, the workspaces of its libraries, gaps between tensors."""
+"""Bytes of a GPU that a process takes beside its tensors: CUDA's context, the workspaces of its libraries,
+gaps between tensors."""
 _NVME_BUFFERS = 5
-"""Buffers, each for one share of a parameter, that DeepSpeed keeps in the machine's memory where shares lie in files."""
+"""Buffers, each for one share of a parameter, that DeepSpeed keeps in the machine's memory where shares lie
+in files."""
 _WIDE_READS = 8
-"""Copies of d_model numbers per token that stand at once in a forward pass: the stream, norms, what a block adds."""
+"""Copies of d_model numbers per token that stand at once in a forward pass: the stream, norms, what a block
+adds."""
 _SAVED_READS = 16
 """Copies of d_model numbers per token that a block saves for the backward pass, of blocks with four norms."""
 
@@ -46,9 +49,16 @@ class Needs:
     def __str__(self) -> str:
         times = f"{self.count} × " if self.count > 1 else ""
         number = "1 GPU" if self.gpus == 1 else f"{self.gpus:g} GPUs"
-        gpus = f", {number} with {self.device_bytes / 1e9:.1f} GB{' each' if self.gpus > 1 else ''}" if self.gpus else ", no GPU"
+        gpus = (
+            f", {number} with {self.device_bytes / 1e9:.1f} GB{' each' if self.gpus > 1 else ''}"
+            if self.gpus
+            else ", no GPU"
+        )
         parts = ", ".join(f"{name} {part / 1e9:.1f}" for name, part in self.parts if part >= 5e7)
-        return f"{times}{self.actor}: {self.cpus:g} CPUs, {self.host_bytes / 1e9:.1f} GB of the machine's memory{gpus} ({parts})"
+        return (
+            f"{times}{self.actor}: {self.cpus:g} CPUs, {self.host_bytes / 1e9:.1f} GB of the machine's"
+            f" memory{gpus} ({parts})"
+        )
 
 
 def requirements(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int] = ()) -> tuple[Needs, ...]:
@@ -62,7 +72,8 @@ def requirements(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int] =
 
 
 def obstacle(needs: Needs, kind: NodeType) -> str:
-    """Says why no machine of a type can hold an actor; empty where one can. A GPU of unknown memory is taken to be large enough."""
+    """Says why no machine of a type can hold an actor; empty where one can. A GPU of unknown memory is taken
+    to be large enough."""
     if needs.cpus > kind.cpus:
         return f"{kind.cpus:g} CPUs are fewer than {needs.cpus:g}"
     if needs.gpus > kind.gpus:
@@ -71,8 +82,13 @@ def obstacle(needs: Needs, kind: NodeType) -> str:
     if needs.gpus and room is not None and needs.device_bytes > room:
         return f"its GPUs hold {room / 1e9:.1f} GB, fewer than {needs.device_bytes / 1e9:.1f} GB"
     if kind.memory and needs.asked_bytes > kind.memory:
-        return f"its memory of {kind.memory / 1e9:.1f} GB is less than the {needs.asked_bytes / 1e9:.1f} GB that Ray is asked for"
-    machine = kind.memory + kind.object_store  # an actor may take what Ray keeps for objects too, where it asks Ray for less
+        return (
+            f"its memory of {kind.memory / 1e9:.1f} GB is less than the {needs.asked_bytes / 1e9:.1f} GB that"
+            " Ray is asked for"
+        )
+    machine = (
+        kind.memory + kind.object_store
+    )  # an actor may take what Ray keeps for objects too, where it asks Ray for less
     if kind.memory and needs.host_bytes > machine:
         return f"its memory of {machine / 1e9:.1f} GB is less than {needs.host_bytes / 1e9:.1f} GB"
     return ""
@@ -94,7 +110,8 @@ class _Held:
     """The base model in one process, in bytes."""
 
     device: float
-    """Where it computes: weights or a share of them at their largest, and what is gathered or cast of one module."""
+    """Where it computes: weights or a share of them at their largest, and what is gathered or cast of one
+    module."""
     host: float
     """Of the machine's memory, while it loads or for good."""
 
@@ -105,7 +122,10 @@ def _weights(cfg: StudyConfig, size: ModelSize, ranks: int) -> _Held:
     if model.sharding == "none":
         return _Held(narrow * size.parameters + cast, narrow * size.parameters)
     # Shares are made in fp32, and rounded once all are there.
-    share, gathered = 4.0 * size.parameters / ranks, (4.0 if model.weights == "fp32" else 2.0) * size.largest + cast
+    share, gathered = (
+        4.0 * size.parameters / ranks,
+        (4.0 if model.weights == "fp32" else 2.0) * size.largest + cast,
+    )
     if model.offload == "none":
         return _Held(share + gathered, 4.0 * size.largest)
     in_machine = share if model.offload == "cpu" else _NVME_BUFFERS * max(4.0e8, 4.0 * size.largest / ranks)
@@ -113,14 +133,41 @@ def _weights(cfg: StudyConfig, size: ModelSize, ranks: int) -> _Held:
 
 
 def _needs(
-    stage: str, actor: str, count: int, asked: tuple[float, float, float], parts: dict[str, float], host: float, world: int
+    stage: str,
+    actor: str,
+    count: int,
+    asked: tuple[float, float, float],
+    parts: dict[str, float],
+    host: float,
+    world: int,
 ) -> Needs:
-    """Of an actor with `world` processes, each of which takes `parts` where it computes and `host` in the machine."""
+    """Of an actor with `world` processes, each of which takes `parts` where it computes and `host` in the
+    machine."""
     cpus, gpus, memory = asked
     taken = sum(parts.values())
     if gpus:
-        return Needs(stage, actor, count, cpus, gpus, taken + DEVICE_PROCESS, world * (host + PROCESS), memory, tuple(parts.items()))
-    return Needs(stage, actor, count, cpus, 0.0, 0.0, world * (max(host, taken) + PROCESS), memory, tuple(parts.items()))
+        return Needs(
+            stage,
+            actor,
+            count,
+            cpus,
+            gpus,
+            taken + DEVICE_PROCESS,
+            world * (host + PROCESS),
+            memory,
+            tuple(parts.items()),
+        )
+    return Needs(
+        stage,
+        actor,
+        count,
+        cpus,
+        0.0,
+        0.0,
+        world * (max(host, taken) + PROCESS),
+        memory,
+        tuple(parts.items()),
+    )
 
 
 def _training(cfg: StudyConfig, size: ModelSize) -> Needs:
@@ -143,7 +190,8 @@ def _training(cfg: StudyConfig, size: ModelSize) -> Needs:
 
 
 def _gang(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int]) -> Needs:
-    """Of the harvest, the behaviour gate and what is patched: the gate and the random adapter's strength take all blocks."""
+    """Of the harvest, the behaviour gate and what is patched: the gate and the random adapter's strength take
+    all blocks."""
     gangs, corpus, ranks = cfg.gangs, cfg.corpus, ranks_of(cfg, given_ranks)
     length = corpus.context_len + 1
     together = 1 + len(ranks) if cfg.model.sharding != "none" or cfg.harvest.precision == "mixed" else 1
@@ -151,11 +199,14 @@ def _gang(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int]) -> Need
     numbers = size.block_outputs + _WIDE_READS * size.d_model + 3 * attention
     tokens = corpus.contexts_per_unit * length
     columns = len(cfg.layers) * len({*cfg.harvest.sites} - {"lora"}) * size.d_model
-    # One pass keeps the rows of all of its sources; passes one by one keep the base's, the adapter's and their difference.
+    # One pass keeps the rows of all of its sources; passes one by one keep the base's, the adapter's and
+    # their difference.
     kept = columns * (max(3, together + 1) if together > 1 else 3)
     sample = min(cfg.harvest.noise_contexts, corpus.contexts_per_unit) * length
     wide = 0.0
-    if cfg.harvest.precision == "fp32":  # noise is held against fp64: one adapter at a time, one module's weights cast
+    if (
+        cfg.harvest.precision == "fp32"
+    ):  # noise is held against fp64: one adapter at a time, one module's weights cast
         wide = 8.0 * (sample * (numbers + columns * (1 + len(ranks))) + size.largest_in_block)
     held = _weights(cfg, size, gangs.ranks)
     parts = {
@@ -173,7 +224,8 @@ def _fitting(cfg: StudyConfig, size: ModelSize) -> Needs:
     wide = 3 if all(a in SELECTING for a in fit.architecture) else 6
     largest = max(fit.sizes)
     parts = {
-        # Two matrices with gradient, two moments and a temporary each; a batch's pre-activations and what is made of them.
+        # Two matrices with gradient, two moments and a temporary each; a batch's pre-activations and what is
+        # made of them.
         "dictionary and Adam": 40.0 * largest * size.d_model,
         "batch": 4.0 * batch * (wide * largest + 4 * size.d_model),
     }

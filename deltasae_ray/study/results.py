@@ -1,4 +1,5 @@
-"""From what the stages made to what the user takes away: tables, MLflow, and the inputs of the report page."""
+"""From what the stages made to what the user takes away: tables, MLflow, and the inputs of the report
+page."""
 
 import importlib.metadata
 import platform
@@ -17,7 +18,18 @@ from deltasae_ray.redaction import redacted
 from deltasae_ray.report.inputs import AdapterFacts, CorpusFacts, Curve, CurvePoint, LayerFacts
 from deltasae_ray.study.inputs import Study
 
-LIBRARIES = ("deltasae-ray", "ray", "torch", "transformers", "peft", "deepspeed", "pyarrow", "mlflow", "numpy", "scipy")
+LIBRARIES = (
+    "deltasae-ray",
+    "ray",
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "pyarrow",
+    "mlflow",
+    "numpy",
+    "scipy",
+)
 
 
 def corpus_facts(study: Study) -> tuple[CorpusFacts, ...]:
@@ -79,10 +91,17 @@ def _label(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:
 
 def what_was_run(study: Study, harvest: Harvest) -> dict[str, Any]:
     """The report's account of itself: configuration, digests, versions."""
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES} | {
+        "python": platform.python_version()
+    }
     digests = {"model": study.model.digest, "corpus": study.corpus.key, "harvest": harvest.key}
     digests |= {f"adapter {ref.name}": ref.digest for ref in harvest.adapters}
-    return {"config": resolved_config(study), "digests": digests, "versions": versions, "created": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    return {
+        "config": resolved_config(study),
+        "digests": digests,
+        "versions": versions,
+        "created": f"{datetime.now():%Y-%m-%d %H:%M}",
+    }
 
 
 def resolved_config(study: Study) -> str:

@@ -1,11 +1,13 @@
-"""The layout of a storage root: the number of the arrangement of its files, which only the version that reads it may continue."""
+"""The layout of a storage root: the number of the arrangement of its files, which only the version that reads
+it may continue."""
 
 from deltasae_ray.errors import LayoutError
 from deltasae_ray.storage import Storage
 
 LAYOUT_FILE = "layout.json"
 LAYOUT = 1
-"""Raise it when a change of the code could misread, or make twice, what earlier versions left below a root."""
+"""Raise it when a change of the code could misread, or make twice, what earlier versions left below a
+root."""
 
 
 def check_layout(storage: Storage) -> None:
@@ -21,8 +23,9 @@ def check_layout(storage: Storage) -> None:
     if found is not None and found != LAYOUT:
         which = "an earlier" if found < LAYOUT else "a later"
         raise LayoutError(
-            f"storage.root={storage.root} was made by {which} version: it has layout {found}, and this version needs layout {LAYOUT}. Give "
-            "another storage.root, where the study is made anew, or continue this one with the version that made it"
+            f"storage.root={storage.root} was made by {which} version: it has layout {found}, and this"
+            f" version needs layout {LAYOUT}. Give another storage.root, where the study is made anew, or"
+            " continue this one with the version that made it"
         )
 
 
@@ -37,8 +40,13 @@ def _found(storage: Storage) -> int | None:
         layout = storage.read_json(LAYOUT_FILE)["layout"]
         if type(layout) is not int or layout < 0:
             raise LayoutError(
-                f"{storage.path(LAYOUT_FILE)} says layout {layout!r:.40}, which is no number of a layout: this version needs "
-                f"layout {LAYOUT}. Delete the file if this version made all of the root, else give another storage.root"
+                f"{storage.path(LAYOUT_FILE)} says layout {layout!r:.40}, which is no number of a layout:"
+                f" this version needs layout {LAYOUT}. Delete the file if this version made all of the root,"
+                " else give another storage.root"
             )
         return layout
-    return 0 if storage.exists("study.json") or storage.folders("harvest") or storage.folders("dictionaries") else None
+    return (
+        0
+        if storage.exists("study.json") or storage.folders("harvest") or storage.folders("dictionaries")
+        else None
+    )

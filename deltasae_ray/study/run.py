@@ -15,7 +15,13 @@ from deltasae_ray.runtime.local import joins_cluster
 from deltasae_ray.runtime.node_types import possible_types
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
-from deltasae_ray.study.cluster_check import check_cluster, check_socket_paths, concurrent_trials, connect, resolve_root
+from deltasae_ray.study.cluster_check import (
+    check_cluster,
+    check_socket_paths,
+    concurrent_trials,
+    connect,
+    resolve_root,
+)
 from deltasae_ray.study.compare import behaviour_of, compare, write_results
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
@@ -36,15 +42,18 @@ from deltasae_ray.tracking import Tracker
 
 
 def run(stage: str, cfg: StudyConfig) -> None:
-    """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune trials."""
+    """Runs the job `stage`: adapt, harvest, fit, diverge, or sweep, which is all of it with the fits as Tune
+    trials."""
     if stage == "harvest" and cfg.storage.deltas == "stream":
         raise ConfigError(
-            "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run jobs/sweep.py, or jobs/fit.py, which "
-            "harvest and fit window by window"
+            "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run"
+            " jobs/sweep.py, or jobs/fit.py, which harvest and fit window by window"
         )
     cfg = _without_credentials(cfg)
     storage = resolve_root(cfg.storage.root)
-    Tracker(cfg.tracking, storage)  # an embedded store on an object store is refused before that is asked for anything
+    Tracker(
+        cfg.tracking, storage
+    )  # an embedded store on an object store is refused before that is asked for anything
     check_socket_paths()
     if cfg.dry_run:
         _prepared(stage, cfg, storage)
@@ -54,7 +63,8 @@ def run(stage: str, cfg: StudyConfig) -> None:
 
 
 def _without_credentials(cfg: StudyConfig) -> StudyConfig:
-    """The configuration with bare addresses: their keys and passwords are in the environment, and go neither to Ray nor to MLflow."""
+    """The configuration with bare addresses: their keys and passwords are in the environment, and go neither
+    to Ray nor to MLflow."""
     root = cfg.storage.root
     bare = bare_root(root, shared="@" in root and joins_cluster())
     return replace(
@@ -98,7 +108,10 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             if name == "fit" and log:
                 log.fitted(made)
                 if not made.grid:
-                    raise DictionaryError(f"no trial could be fitted, {len(made.failed)} failed: {next(iter(made.failed.values()))}")
+                    raise DictionaryError(
+                        f"no trial could be fitted, {len(made.failed)} failed:"
+                        f" {next(iter(made.failed.values()))}"
+                    )
         if "diverge" in stages and log:
             with clock.stage("behaviour"):
                 gate = behaviour_of(study, made)
@@ -116,8 +129,11 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(
-            f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command tries them again; all others "
-            "are unharmed:\n" + "\n".join(f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items())
+            f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command"
+            " tries them again; all others are unharmed:\n"
+            + "\n".join(
+                f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items()
+            )
         )
 
 
@@ -142,18 +158,26 @@ def _harvest(study: Study, made: Made) -> None:
 
 
 def _resolved(study: Study, made: Made) -> Study:
-    """The study with what its fits leave to the deltas (`d_sae=auto`) and to the cluster (`max_concurrent_trials=0`) filled in."""
+    """The study with what its fits leave to the deltas (`d_sae=auto`) and to the cluster
+    (`max_concurrent_trials=0`) filled in."""
     assert made.harvest is not None
     fit = study.cfg.fit
     if fit.d_sae == "auto":
-        size = auto_d_sae(study.storage, made.harvest.key, [a.name for a in made.harvest.adapters if a.kind == "adapter"], study.layers)
+        size = auto_d_sae(
+            study.storage,
+            made.harvest.key,
+            [a.name for a in made.harvest.adapters if a.kind == "adapter"],
+            study.layers,
+        )
         say(f"fit.d_sae=auto: {size} latents")
         fit = replace(fit, d_sae=(size,))
         check_tokens(replace(study.cfg, fit=fit), study.corpus)
     if study.stream is not None:
         fit = replace(fit, max_concurrent_trials=1)  # no trials: all dictionaries go over a window together
     if not fit.max_concurrent_trials:
-        fit = replace(fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit))))
+        fit = replace(
+            fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit)))
+        )
     return replace(study, cfg=replace(study.cfg, fit=fit))
 
 
@@ -164,12 +188,18 @@ def _fit(study: Study, made: Made) -> None:
     settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
     if cfg.search != "none":
         settings, made.failed = search(storage, key, list(settings), layers, cfg)
-    controls = with_settings(control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg)
+    controls = with_settings(
+        control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg
+    )
     wanted = dict(controls)
     if not made.by_tune:
         wanted |= {p: c for t, c in settings.items() for p in grid_points(t, layers, cfg.seeds)}
-    for each in dict.fromkeys(wanted.values()):  # one pass over the shards; of a search, one for each of the settings that it found
-        with suppress(DictionaryError, PrecisionError):  # those that can be fitted are there; what is wrong with the others is on record
+    for each in dict.fromkeys(
+        wanted.values()
+    ):  # one pass over the shards; of a search, one for each of the settings that it found
+        with suppress(
+            DictionaryError, PrecisionError
+        ):  # those that can be fitted are there; what is wrong with the others is on record
             points = [p for p, c in wanted.items() if c == each]
             fit_points(storage, key, points, each, description="fit controls" if made.by_tune else "fit")
     keep_controls(made, storage, controls)
@@ -178,7 +208,11 @@ def _fit(study: Study, made: Made) -> None:
         made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
     found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
     made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
-    made.failed |= {t: _error(study, made, t, settings[t]) for t in settings if t not in made.grid and t not in made.failed}
+    made.failed |= {
+        t: _error(study, made, t, settings[t])
+        for t in settings
+        if t not in made.grid and t not in made.failed
+    }
 
 
 def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:

@@ -1,9 +1,11 @@
-"""Search of a trial's learning rate and AuxK weight on FVU, by ASHA or Optuna, before the trial itself is fitted.
+"""Search of a trial's learning rate and AuxK weight on FVU, by ASHA or Optuna, before the trial itself is
+fitted.
 
-Size, k and architecture are the axes under study and are not searched (FVU always falls with k). A candidate is fitted with the
-first seed only, on four fifths of the training documents, and judged on the last fifth: the evaluation split chooses nothing. It has the
-same kind of content key as everything else, so that one that was killed continues from its checkpoints. The trial's own dictionaries are
-then fitted to all training documents with the settings that were best, and so are its controls.
+Size, k and architecture are the axes under study and are not searched (FVU always falls with k). A candidate
+is fitted with the first seed only, on four fifths of the training documents, and judged on the last fifth:
+the evaluation split chooses nothing. It has the same kind of content key as everything else, so that one that
+was killed continues from its checkpoints. The trial's own dictionaries are then fitted to all training
+documents with the settings that were best, and so are its controls.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,8 @@ from deltasae_ray.study.tune import keep_keys_at_home
 AUXK = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8)
 LR_FACTOR = 4.0
 SEARCHED = ("lr", "auxk")
-"""What a search tries values of, by the names of the configuration. FVU always falls with k, which is therefore not among them."""
+"""What a search tries values of, by the names of the configuration. FVU always falls with k, which is
+therefore not among them."""
 
 
 def search(
@@ -53,7 +56,9 @@ def search(
             storage.delete_file(_running(key))
             for row in found:
                 _forget_checkpoints(storage, harvest_key, trial, layers, replace(cfg, **row["settings"]))
-        best = min((row for row in storage.read_json(key)["candidates"] if "fvu" in row), key=lambda row: row["fvu"])
+        best = min(
+            (row for row in storage.read_json(key)["candidates"] if "fvu" in row), key=lambda row: row["fvu"]
+        )
         settings[trial] = replace(cfg, **best["settings"])
     return settings, failed
 
@@ -63,14 +68,19 @@ def candidate_points(trial: Trial, layers: Sequence[int]) -> tuple[FitPoint, ...
     return tuple(replace(p, documents="search") for p in grid_points(trial, layers, 1))
 
 
-def _forget_checkpoints(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> None:
+def _forget_checkpoints(
+    storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig
+) -> None:
     """Of a candidate that ASHA stopped, which nobody will continue."""
     for key in keys_of(storage, harvest_key, candidate_points(trial, layers), cfg).values():
         checkpoint.remove(storage, key)
 
 
-def search_key(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig) -> str:
-    """Where the result is kept: named by the dictionaries that are searched, and so by the content of what they are fitted to."""
+def search_key(
+    storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig
+) -> str:
+    """Where the result is kept: named by the dictionaries that are searched, and so by the content of what
+    they are fitted to."""
     dictionaries = keys_of(storage, harvest_key, candidate_points(trial, layers), cfg)
     return f"searches/{digest([*sorted(dictionaries.values()), _depends_on(cfg)])}.json"
 
@@ -84,8 +94,11 @@ def _depends_on(cfg: FitConfig) -> list[Any]:
     return [cfg.search, *SEARCHED, cfg.search_samples, cfg.lr, cfg.auxk, cfg.l1, cfg.batch_tokens, cfg.steps]
 
 
-def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, key: str) -> list[dict[str, Any]]:
-    """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or its error."""
+def _search_one(
+    storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig, key: str
+) -> list[dict[str, Any]]:
+    """Each candidate: its settings, and its FVU on what it was not fitted to if it was fitted to the end, or
+    its error."""
     from ray import tune
 
     candidates = Candidates(storage, _running(key), SEARCHED)  # the driver may have died: then they go on
@@ -107,7 +120,9 @@ def _search_one(storage: Storage, harvest_key: str, trial: Trial, layers: Sequen
         tuner = tune.Tuner(
             trainable,
             param_space=_space(cfg),
-            tune_config=tune.TuneConfig(metric="fvu", mode="min", num_samples=cfg.search_samples, **_how(cfg, candidates.settings)),
+            tune_config=tune.TuneConfig(
+                metric="fvu", mode="min", num_samples=cfg.search_samples, **_how(cfg, candidates.settings)
+            ),
             run_config=tune.RunConfig(
                 name=f"search-{digest(key)}",
                 storage_path=folder,
@@ -142,9 +157,9 @@ def _space(cfg: FitConfig) -> dict[str, Any]:
 def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Scheduler and sampler.
 
-    ASHA's candidates are drawn from a seed, so that another driver finds them, and their checkpoints, again. Optuna draws each from the
-    results of those before it: it is given the candidates that began `before`, in their order, and goes on from another seed, since the
-    same would draw them once more.
+    ASHA's candidates are drawn from a seed, so that another driver finds them, and their checkpoints, again.
+    Optuna draws each from the results of those before it: it is given the candidates that began `before`, in
+    their order, and goes on from another seed, since the same would draw them once more.
     """
     if cfg.search == "asha":
         from ray.tune.schedulers import ASHAScheduler
@@ -152,14 +167,22 @@ def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any
 
         grace = max(cfg.checkpoint_every, cfg.steps // 4)
         scheduler = ASHAScheduler(time_attr="steps", max_t=cfg.steps, grace_period=grace, reduction_factor=2)
-        return {"scheduler": scheduler, "search_alg": BasicVariantGenerator(max_concurrent=cfg.at_once, random_state=0)}
+        return {
+            "scheduler": scheduler,
+            "search_alg": BasicVariantGenerator(max_concurrent=cfg.at_once, random_state=0),
+        }
     from ray.tune.search.optuna import OptunaSearch
 
     try:
         known = [dict(settings) for settings in before]
-        return {"search_alg": OptunaSearch(points_to_evaluate=known or None, seed=len(known)), "max_concurrent_trials": cfg.at_once}
+        return {
+            "search_alg": OptunaSearch(points_to_evaluate=known or None, seed=len(known)),
+            "max_concurrent_trials": cfg.at_once,
+        }
     except (AssertionError, ImportError) as e:
-        raise ConfigError("fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha") from e
+        raise ConfigError(
+            "fit.search=optuna needs Optuna: install the extra deltasae-ray[search], or use fit.search=asha"
+        ) from e
 
 
 def _candidate(
@@ -173,7 +196,8 @@ def _candidate(
     ended: Sequence[tuple[Mapping[str, float], Ended]],
     limits: Limits,
 ) -> None:
-    """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge; what `ended` before reports so again."""
+    """Fits the trial's layers with the first seed, reporting after each round for ASHA to judge; what `ended`
+    before reports so again."""
     import torch
     from ray import tune
 

@@ -20,7 +20,8 @@ class Made:
     controls: dict[FitPoint, FittedDictionary] = field(default_factory=dict)
     """Reference, base control and the other controls' dictionaries."""
     lost: dict[FitPoint, str] = field(default_factory=dict)
-    """Control of an adapter that could not be fitted, as its own deltas may be → its error. Without reference nothing can be said."""
+    """Control of an adapter that could not be fitted, as its own deltas may be → its error. Without reference
+    nothing can be said."""
     grid: dict[Trial, list[FittedDictionary]] = field(default_factory=dict)
     failed: dict[Trial, str] = field(default_factory=dict)
     """Trial that failed after its retries → its error."""

@@ -1,7 +1,9 @@
-"""A streamed study: windows of its training text are harvested, fitted by all dictionaries, and deleted, two at most at a time.
+"""A streamed study: windows of its training text are harvested, fitted by all dictionaries, and deleted, two
+at most at a time.
 
-Tune has no part in this: each of its trials would need a harvest of its own, while here every dictionary of the study goes over a window
-together. Harvest and fit run side by side where the cluster holds both, else in turns.
+Tune has no part in this: each of its trials would need a harvest of its own, while here every dictionary of
+the study goes over a window together. Harvest and fit run side by side where the cluster holds both, else in
+turns.
 """
 
 import threading
@@ -34,7 +36,8 @@ WATCH_S, WATCH_REMOTELY_S = 0.5, 10.0
 
 
 def fit_stream(study: Study, made: Made) -> None:
-    """Fits controls and grid over the windows of the study's stream; a trial that cannot be fitted is noted and the others go on.
+    """Fits controls and grid over the windows of the study's stream; a trial that cannot be fitted is noted
+    and the others go on.
 
     Raises:
         DictionaryError, PrecisionError: a control that cannot be fitted.
@@ -50,7 +53,9 @@ def fit_stream(study: Study, made: Made) -> None:
         if all(p in done for p in group):
             made.grid[trial] = [done[p] for p in group]
         else:
-            made.failed[trial] = "; ".join(str(error) for p in group if (error := failure(storage, way.keys[p])))
+            made.failed[trial] = "; ".join(
+                str(error) for p in group if (error := failure(storage, way.keys[p]))
+            )
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ class Windows:
         toy = study.cfg.reference.is_toy
         controls = control_points(study.layers, cfg, adapters, study.cfg.diverge.chosen, toy_reference=toy)
         grid = [p for t in trials(adapters, cfg) for p in grid_points(t, study.layers, cfg.seeds)]
-        return cls(study, made.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid])))
+        return cls(
+            study, made.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid]))
+        )
 
     @property
     def spool(self) -> str:
@@ -95,15 +102,17 @@ class Windows:
         storage, others = self.study.storage, OtherSpools(self.study.storage, self.spool)
         todo = {p: key for p, key in self.keys.items() if not storage.exists(f"{key}/{MANIFEST}")}
         failed_before = [f"{key}/{FAILED}" for key in todo.values() if storage.exists(f"{key}/{FAILED}")]
-        for name in failed_before:  # they are tried again, on the first window first: most would fail there again
+        for (
+            name
+        ) in failed_before:  # they are tried again, on the first window first: most would fail there again
             remove(storage, name)
         reached, unwritten = -1, None
         while needed := self.needed():
             first = needed[0]
             if first <= reached:
                 raise unwritten or ResourceError(
-                    f"window {first + 1} of the stream was given up: its workers heard nothing of the driver for {SILENT_S:.0f} s, as of "
-                    "one that was held up meanwhile. The same command continues"
+                    f"window {first + 1} of the stream was given up: its workers heard nothing of the driver"
+                    f" for {SILENT_S:.0f} s, as of one that was held up meanwhile. The same command continues"
                 )
             side_by_side = holds_harvest_and_fit(self.study.cfg) and not failed_before
             last = len(self.plan) - 1 if side_by_side else first
@@ -114,17 +123,26 @@ class Windows:
             say(f"  removed what an abandoned study had left in {storage.root}/{spool}")
 
     def needed(self) -> list[int]:
-        """The windows that some dictionary has still to see; none where all are finished, or cannot be fitted."""
+        """The windows that some dictionary has still to see; none where all are finished, or cannot be
+        fitted."""
         steps = self.study.cfg.fit.steps
         behind = min(steps_behind(self.study.storage, key, steps) for key in self.keys.values())
         return [w.index for w in self.plan if behind < w.ends]
 
-    def _run(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], *, side_by_side: bool) -> StorageError | None:
-        """Harvests and fits `windows`; the first window of the stream is there already. Returns why the board could not be written last."""
+    def _run(
+        self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], *, side_by_side: bool
+    ) -> StorageError | None:
+        """Harvests and fits `windows`; the first window of the stream is there already. Returns why the board
+        could not be written last."""
         storage, cfg, first = self.study.storage, self.study.cfg.fit, windows[0].index
         needed = {w.index: self.stream.windows[w.index] for w in windows if w.index}
-        told = f"windows {first + 1} to {windows[-1].index + 1}" if len(windows) > 1 else f"window {first + 1}"
-        say(f"  {told} of {len(self.plan)}, {len(todo)} dictionaries" + (", harvest beside fit" if side_by_side and needed else ""))
+        told = (
+            f"windows {first + 1} to {windows[-1].index + 1}" if len(windows) > 1 else f"window {first + 1}"
+        )
+        say(
+            f"  {told} of {len(self.plan)}, {len(todo)} dictionaries"
+            + (", harvest beside fit" if side_by_side and needed else "")
+        )
         for window in self.plan[1:first]:  # left by a kill between the last checkpoint and the deletion
             storage.delete_folder(window.key)
         run = WindowJob(FitJob(storage, self.kept.key, tuple(todo), cfg), self.spool, windows, len(self.plan))
@@ -132,7 +150,10 @@ class Windows:
             harvesting = _Harvesting(self, needed, board)
             if not side_by_side:
                 harvesting.end()
-            with progress(storage, list(todo.values()), cfg.steps, "fit", show=True), self._deleting(todo, windows, harvesting):
+            with (
+                progress(storage, list(todo.values()), cfg.steps, "fit", show=True),
+                self._deleting(todo, windows, harvesting),
+            ):
                 fit_points_to_windows(run)
             unwritten = board.error
             board.stop()  # the fit may have ended early: what is not harvested by now will not be
@@ -140,8 +161,11 @@ class Windows:
         return unwritten
 
     @contextmanager
-    def _deleting(self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], harvesting: "_Harvesting") -> Iterator[None]:
-        """While the body runs, deletes each window that is behind every dictionary, and opens the next but one."""
+    def _deleting(
+        self, todo: Mapping[FitPoint, str], windows: tuple[Window, ...], harvesting: "_Harvesting"
+    ) -> Iterator[None]:
+        """While the body runs, deletes each window that is behind every dictionary, and opens the next but
+        one."""
         storage, steps = self.study.storage, self.study.cfg.fit.steps
         left, behind, over = list(windows), dict.fromkeys(todo.values(), 0), threading.Event()
 
@@ -161,7 +185,9 @@ class Windows:
             while not over.wait(WATCH_S if storage.is_local else WATCH_REMOTELY_S):
                 try:
                     look()
-                except Exception as e:  # in a thread nobody would hear of it, and both sides would wait for ever
+                except (
+                    Exception
+                ) as e:  # in a thread nobody would hear of it, and both sides would wait for ever
                     harvesting.failed(e)
                     over.set()
 
@@ -176,9 +202,11 @@ class Windows:
 
 
 class _Harvesting:
-    """The harvest of some windows, in a thread of its own from birth; the board tells gangs and fit workers how far both sides are.
+    """The harvest of some windows, in a thread of its own from birth; the board tells gangs and fit workers
+    how far both sides are.
 
-    Whatever goes wrong on this side stops the board, so that fit workers end, and is raised by `end` and not here.
+    Whatever goes wrong on this side stops the board, so that fit workers end, and is raised by `end` and not
+    here.
     """
 
     def __init__(self, of: Windows, windows: Mapping[int, Corpus], board: BoardWriter) -> None:
@@ -200,12 +228,16 @@ class _Harvesting:
         """Waits for the harvest's end, at most `within` seconds; raises what went wrong."""
         self._thread.join(within)
         if self._error:
-            raise self._board.error or self._error  # gangs that hear nothing of a board have an error of their own
+            raise (
+                self._board.error or self._error
+            )  # gangs that hear nothing of a board have an error of their own
 
     def _run(self) -> None:
         of, cfg = self._of, self._of.study.cfg
         try:
-            for index in harvest_windows(of.study.storage, cfg.harvest, cfg.gangs, cfg.model, of.kept, of.spool, self._windows):
+            for index in harvest_windows(
+                of.study.storage, cfg.harvest, cfg.gangs, cfg.model, of.kept, of.spool, self._windows
+            ):
                 self._board.change(ready=index)
         except Exception as e:
             if not self._board.stopped:  # else it ends because the fit has

@@ -11,7 +11,8 @@ _MARKS = {"at chance": " at chance", "not to be told from chance": " unclear", "
 
 
 def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list[str]:
-    """Every adapter's largest dictionaries, layer by layer: figures over all seeds where there are several, as the verdict reads them.
+    """Every adapter's largest dictionaries, layer by layer: figures over all seeds where there are several,
+    as the verdict reads them.
 
     Args:
         reference: what the dictionaries are held against, in words.
@@ -19,9 +20,19 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
     """
     sizes = {r.adapter: max(other.d_sae for other in rows if other.adapter == r.adapter) for r in rows}
     seeds = len({r.seed for r in rows if r.name == "missing_share"})
-    heads = {"adapter": 9, "layer": 7, f"missing share M({k})": 22, "monitor R2 (null)": 26, "max-cosine by energy (null, p)": 50}
+    heads = {
+        "adapter": 9,
+        "layer": 7,
+        f"missing share M({k})": 22,
+        "monitor R2 (null)": 26,
+        "max-cosine by energy (null, p)": 50,
+    }
     several_k, several_kinds = (len({getattr(r, of) for r in rows}) > 1 for of in ("k", "architecture"))
-    told = "one seed: what another training would give is not known" if seeds == 1 else f"means over {seeds} seeds"
+    told = (
+        "one seed: what another training would give is not known"
+        if seeds == 1
+        else f"means over {seeds} seeds"
+    )
     lines = [
         f"Held against the {reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}; {told}",
         "  " + "".join(f"{head:<{width - 1}} " for head, width in heads.items()) + "FVU delta / PCA / random",
@@ -31,10 +42,20 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
             if leaf.d_sae == largest and leaf.seed == 0:
                 missing = leaf.over_seeds("missing_share")
                 share = f"{missing:.2f}" if missing.value is not None else "undefined"
-                cells = [adapter, str(leaf.layer), share, _beside(leaf, "monitor_r2"), _beside(leaf, "max_cosine_weighted", sure=True)]
-                which = (f"  k {leaf.k}" if several_k else "") + (f"  {leaf.architecture}" if several_kinds else "")
+                cells = [
+                    adapter,
+                    str(leaf.layer),
+                    share,
+                    _beside(leaf, "monitor_r2"),
+                    _beside(leaf, "max_cosine_weighted", sure=True),
+                ]
+                which = (f"  k {leaf.k}" if several_k else "") + (
+                    f"  {leaf.architecture}" if several_kinds else ""
+                )
                 fvus = " / ".join(_short(leaf, m) for m in ("fvu_delta", "fvu_pca", "fvu_random_atoms"))
-                row = "".join(f"{cell:<{width - 1}} " for cell, width in zip(cells, heads.values(), strict=True))
+                row = "".join(
+                    f"{cell:<{width - 1}} " for cell, width in zip(cells, heads.values(), strict=True)
+                )
                 lines.append("  " + row + fvus + which)
     return lines
 

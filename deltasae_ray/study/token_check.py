@@ -1,4 +1,5 @@
-"""Whether the text gives every dictionary of a study enough rows: asked before the first long stage, not after the harvest."""
+"""Whether the text gives every dictionary of a study enough rows: asked before the first long stage, not
+after the harvest."""
 
 import numpy as np
 
@@ -10,14 +11,17 @@ from deltasae_ray.sae.recipe import MIN_ROWS
 from deltasae_ray.study.config import StudyConfig
 
 LEAST_TOKENS = 26_500
-"""The demo's: each of its three texts then has some 50 training documents, and each half of the documents 12 thousand tokens."""
+"""The demo's: each of its three texts then has some 50 training documents, and each half of the documents 12
+thousand tokens."""
 _ROWS_PER_LATENT, _FIRINGS_PER_LATENT = 4, 90
-"""Of all documents: a reference and a base control have half of them each. A latent of the demo's largest dictionary fires 400 times on
-its tokens; 90 is what one of 16,384 latents with k = 32 needs 46 thousand tokens for."""
+"""Of all documents: a reference and a base control have half of them each. A latent of the demo's largest
+dictionary fires 400 times on its tokens; 90 is what one of 16,384 latents with k = 32 needs 46 thousand
+tokens for."""
 
 
 def tokens_to_fit(fit: FitConfig) -> int:
-    """corpus.fit_tokens where it is left to the dictionaries: enough rows for each half of the documents, and firings for a latent."""
+    """corpus.fit_tokens where it is left to the dictionaries: enough rows for each half of the documents, and
+    firings for a latent."""
     largest = max(fit.sizes)
     return max(LEAST_TOKENS, _ROWS_PER_LATENT * largest, -(-_FIRINGS_PER_LATENT * largest // min(fit.k)))
 
@@ -26,7 +30,8 @@ def check_tokens(cfg: StudyConfig, corpus: Corpus) -> None:
     """Compares the rows that each split will have with what fits and evaluation need.
 
     Raises:
-        CorpusError: too few; the split, its tokens and documents, what is needed and what to change are named.
+        CorpusError: too few; the split, its tokens and documents, what is needed and what to change are
+            named.
     """
     latents = max(cfg.fit.sizes)
     needed = max(latents, MIN_ROWS)
@@ -34,26 +39,36 @@ def check_tokens(cfg: StudyConfig, corpus: Corpus) -> None:
         rows = num_rows(corpus, "fit", documents)
         if rows < needed:
             raise CorpusError(
-                f"the fit split has {rows:,} tokens beyond position 0 in {num_documents(corpus, 'fit', documents)} documents{why}, and a "
-                f"dictionary of fit.d_sae={latents} needs {needed:,}: raise corpus.fit_tokens={cfg.corpus.fit_tokens} or the split's share "
-                f"in corpus.split={cfg.corpus.split}, give more documents, or lower fit.d_sae"
+                f"the fit split has {rows:,} tokens beyond position 0 in"
+                f" {num_documents(corpus, 'fit', documents)} documents{why}, and a dictionary of"
+                f" fit.d_sae={latents} needs {needed:,}: raise corpus.fit_tokens={cfg.corpus.fit_tokens} or"
+                f" the split's share in corpus.split={cfg.corpus.split}, give more documents, or lower"
+                " fit.d_sae"
             )
     if cfg.fit.search != "none" and num_rows(corpus, "fit", "search") == num_rows(corpus, "fit", "all"):
         raise CorpusError(
-            f"fit.search={cfg.fit.search} judges settings on a fifth of the fit split's documents, and of its "
-            f"{corpus.num_documents('fit')} none falls into it: give more documents, or set fit.search=none"
+            f"fit.search={cfg.fit.search} judges settings on a fifth of the fit split's documents, and of its"
+            f" {corpus.num_documents('fit')} none falls into it: give more documents, or set fit.search=none"
         )
     if not num_rows(corpus, "eval", "all"):
         raise CorpusError(
-            f"the eval split has no token beyond position 0 in its {corpus.num_documents('eval')} documents, and at least one is needed: "
-            f"raise corpus.eval_tokens={cfg.corpus.eval_tokens} or give longer documents"
+            f"the eval split has no token beyond position 0 in its {corpus.num_documents('eval')} documents,"
+            f" and at least one is needed: raise corpus.eval_tokens={cfg.corpus.eval_tokens} or give longer"
+            " documents"
         )
 
 
 def _wanted(cfg: StudyConfig) -> dict[Documents, str]:
     """Documents that dictionaries are fitted on → why, beside all of them."""
     chosen = cfg.diverge.chosen
-    a = [name for name, uses in (("the toy reference", cfg.reference.is_toy), ("split_half", "split_half" in chosen)) if uses]
+    a = [
+        name
+        for name, uses in (
+            ("the toy reference", cfg.reference.is_toy),
+            ("split_half", "split_half" in chosen),
+        )
+        if uses
+    ]
     b = [f"the control {name}" for name in ("base", "split_half") if name in chosen]
     users: dict[Documents, list[str]] = {"A": a, "B": b}
     wanted: dict[Documents, str] = {"all": ""}

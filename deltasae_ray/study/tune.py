@@ -18,7 +18,11 @@ from deltasae_ray.study.grid import grid_points
 
 
 def sweep_trials(
-    storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], cfg: FitConfig
+    storage: Storage,
+    harvest_key: str,
+    settings: Mapping[Trial, FitConfig],
+    layers: Sequence[int],
+    cfg: FitConfig,
 ) -> dict[Trial, str]:
     """Fits every trial with its settings; the caller leaves out those whose dictionaries all have a manifest.
 
@@ -40,12 +44,18 @@ def sweep_trials(
     def run(config: dict[str, Any]) -> None:
         trial = by_name[config["trial"]]
         stalls.watch(f"the trial {trial.name}", limits)
-        fitted = fit_points(storage, harvest_key, grid_points(trial, layers, cfg.seeds), settings[trial], bar=False)
+        fitted = fit_points(
+            storage, harvest_key, grid_points(trial, layers, cfg.seeds), settings[trial], bar=False
+        )
         values = [f.metrics["fvu"] for f in fitted]
         tune.report({"fvu": sum(values) / len(values), "dictionaries": len(fitted)})
 
     keys = keys_of_trials(storage, harvest_key, settings, layers, cfg.seeds)
-    with progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True), training_driver(), tune_folder() as folder:
+    with (
+        progress(storage, keys, cfg.steps, f"{len(grid)} trials", show=True),
+        training_driver(),
+        tune_folder() as folder,
+    ):
         tuner = tune.Tuner(
             tune.with_resources(run, {"CPU": TRIAL_CPUS}),
             param_space={"trial": tune.grid_search(list(by_name))},
@@ -58,7 +68,8 @@ def sweep_trials(
             ),
             run_config=tune.RunConfig(
                 name=experiment(keys),
-                storage_path=folder,  # pickles: none of Tune's lies below the storage root, where others may write
+                # pickles: none of Tune's lies below the storage root, where others may write
+                storage_path=folder,
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 verbose=0,
             ),
@@ -68,9 +79,11 @@ def sweep_trials(
 
 
 def keep_keys_at_home() -> None:
-    """Keeps Tune from copying AWS_… variables into its trials' runtime environments, which Ray writes to its logs in clear.
+    """Keeps Tune from copying AWS_… variables into its trials' runtime environments, which Ray writes to its
+    logs in clear.
 
-    Workers inherit the environment of a local Ray; on a cluster a node has a role or variables of its own, as for every other stage.
+    Workers inherit the environment of a local Ray; on a cluster a node has a role or variables of its own, as
+    for every other stage.
     """
     from ray.tune.execution import class_cache
 
@@ -82,9 +95,14 @@ def keys_of_trials(
     storage: Storage, harvest_key: str, settings: Mapping[Trial, FitConfig], layers: Sequence[int], seeds: int
 ) -> list[str]:
     """The dictionaries that trials fit with their settings."""
-    return [key for t, cfg in settings.items() for key in keys_of(storage, harvest_key, grid_points(t, layers, seeds), cfg).values()]
+    return [
+        key
+        for t, cfg in settings.items()
+        for key in keys_of(storage, harvest_key, grid_points(t, layers, seeds), cfg).values()
+    ]
 
 
 def experiment(keys: Sequence[str]) -> str:
-    """Named by what is fitted, whatever adapters are called: another recipe, or another adapter of the name, is another experiment."""
+    """Named by what is fitted, whatever adapters are called: another recipe, or another adapter of the name,
+    is another experiment."""
     return f"tune-{digest(sorted(keys))}"

@@ -12,8 +12,8 @@ class TrackingConfig:
     """Where runs are logged."""
 
     uri: str = ""
-    """MLflow server (http://…), with user:password@ where it asks for them. Empty: an embedded store, <storage.root>/mlflow.db, artifacts
-    beside it."""
+    """MLflow server (http://…), with user:password@ where it asks for them. Empty: an embedded store,
+    <storage.root>/mlflow.db, artifacts beside it."""
     experiment: str = "deltasae"
     """Name of the MLflow experiment."""
 
@@ -21,7 +21,10 @@ class TrackingConfig:
         if self.uri:
             expanded(self.uri, "tracking.uri")
         if self.uri and not self.uri.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"tracking.uri={self.uri!r} is no server: give http://host:port, or leave it empty for the embedded store")
+            raise ConfigError(
+                f"tracking.uri={self.uri!r} is no server: give http://host:port, or leave it empty for the"
+                " embedded store"
+            )
         if not self.experiment.strip():
             raise ConfigError("tracking.experiment is empty: give the MLflow experiment a name")
 
@@ -33,7 +36,8 @@ class TrialPoint(Trial):
     rank: int
     """LoRA rank; 0 for a dictionary of base activations."""
     content: str = field(default="", kw_only=True)
-    """Digest of what the names stand for (adapter, harvest): it tells runs apart, and is no parameter of the run."""
+    """Digest of what the names stand for (adapter, harvest): it tells runs apart, and is no parameter of the
+    run."""
 
     @property
     def name(self) -> str:
@@ -47,7 +51,8 @@ class TrialPoint(Trial):
 
 @dataclass(frozen=True)
 class LeafPoint(DictionaryId):
-    """What one leaf run stands for: a dictionary and the reference it is held against. Its fields are the run's parameters."""
+    """What one leaf run stands for: a dictionary and the reference it is held against. Its fields are the
+    run's parameters."""
 
     rank: int
     """LoRA rank; 0 for a dictionary of base activations."""

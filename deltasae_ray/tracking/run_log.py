@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARTS = ("null", "ceiling", "kappa")
-"""Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`, `.kappa_low` and `.kappa_high`."""
+"""Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`,
+`.kappa_low` and `.kappa_high`."""
 _BATCH = 1000  # MLflow's limit of metrics per call
 _TAG_CHARS = 5000  # the server's limit of a tag's value
-_NOT_IN_NAMES = re.compile(r"[^\w.\- /:]")  # what MLflow takes in no name, such as the brackets of an adapter's folder
+_NOT_IN_NAMES = re.compile(
+    r"[^\w.\- /:]"
+)  # what MLflow takes in no name, such as the brackets of an adapter's folder
 _NAME_CHARS = 250  # its limit of a tag's name
 
 
 class RunLog:
-    """Writes to one run. Writing the same values again adds nothing to their history; a changed value follows the old one."""
+    """Writes to one run. Writing the same values again adds nothing to their history; a changed value follows
+    the old one."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client = client
@@ -37,7 +41,8 @@ class RunLog:
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
 
     def log_measures(self, measures: Mapping[str, Measure], step: int = 0) -> None:
-        """`<metric>`, `.null`, `.ceiling`, `.kappa` and the ends of both intervals; "undefined" is a tag `<metric>` with its reason."""
+        """`<metric>`, `.null`, `.ceiling`, `.kappa` and the ends of both intervals; "undefined" is a tag
+        `<metric>` with its reason."""
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
         for name, measure in measures.items():
@@ -71,9 +76,13 @@ class RunLog:
             if not defined:
                 means[metric] = undefined("; ".join(missing))
                 continue
-            means[metric] = Measure(_mean(defined, "value"), null=_mean(defined, "null"), ceiling=_mean(defined, "ceiling"))
+            means[metric] = Measure(
+                _mean(defined, "value"), null=_mean(defined, "null"), ceiling=_mean(defined, "ceiling")
+            )
             if missing:
-                notes[f"{metric}.mean_of"] = f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
+                notes[f"{metric}.mean_of"] = (
+                    f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
+                )
         self.log_measures(means)
         self._log([], notes)
         stale = {f"{metric}.mean_of" for metric in means} - notes.keys()
@@ -81,7 +90,8 @@ class RunLog:
             self._client.delete_tag(self.run_id, tag)
 
     def log_curve(self, name: str, points: Sequence[tuple[int, float]]) -> None:
-        """A learning curve of (step, value), in as few calls as MLflow allows; points that are there already are skipped."""
+        """A learning curve of (step, value), in as few calls as MLflow allows; points that are there already
+        are skipped."""
         seen: dict[int, float] = {}
         if name in self._client.get_run(self.run_id).data.metrics:
             history = sorted(self._client.get_metric_history(self.run_id, name), key=lambda m: m.timestamp)
@@ -96,7 +106,8 @@ class RunLog:
         self._client.log_artifacts(self.run_id, str(folder), artifact_path)
 
     def log_content(self, folder: Callable[[], Path], artifact_path: str, content: str) -> None:
-        """The files of a folder once: a run that has them under this digest of content is left as it is, and the folder not fetched."""
+        """The files of a folder once: a run that has them under this digest of content is left as it is, and
+        the folder not fetched."""
         tag = f"content.{artifact_path}"
         if self._client.get_run(self.run_id).data.tags.get(tag) != content:
             self.log_artifacts(folder(), artifact_path)
@@ -117,7 +128,10 @@ class RunLog:
         for i in range(0, len(entities), _BATCH):
             self._client.log_batch(self.run_id, metrics=entities[i : i + _BATCH])
         shown = {name: redact(value) for name, value in tags.items()}
-        notes = [RunTag(name, value if len(value) <= _TAG_CHARS else value[: _TAG_CHARS - 1] + "…") for name, value in shown.items()]
+        notes = [
+            RunTag(name, value if len(value) <= _TAG_CHARS else value[: _TAG_CHARS - 1] + "…")
+            for name, value in shown.items()
+        ]
         for i in range(0, len(notes), 100):
             self._client.log_batch(self.run_id, tags=notes[i : i + 100])
 

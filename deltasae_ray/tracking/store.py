@@ -1,4 +1,5 @@
-"""MLflow's store: the embedded one is made, moved and kept silent here; a server is looked for before long work."""
+"""MLflow's store: the embedded one is made, moved and kept silent here; a server is looked for before long
+work."""
 
 import base64
 import contextlib
@@ -22,14 +23,16 @@ LOCK_S = 120.0
 
 
 def calm_mlflow() -> None:
-    # Before mlflow is first imported: it reads these once. No usage data leaves the machine, no address goes to stdout.
+    # Before mlflow is first imported: it reads these once. No usage data leaves the machine, no address goes
+    # to stdout.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 @contextlib.contextmanager
 def quiet(level: int = logging.WARNING) -> Iterator[None]:
-    """Keeps MLflow's database from logging below `level`, and only meanwhile: at INFO it tells of every table that it makes."""
+    """Keeps MLflow's database from logging below `level`, and only meanwhile: at INFO it tells of every table
+    that it makes."""
     loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
     levels = [logger.level for logger in loggers]
     try:
@@ -42,13 +45,16 @@ def quiet(level: int = logging.WARNING) -> Iterator[None]:
 
 
 def create_embedded(path: Path, artifact_root: str) -> None:
-    """An empty store, made beside and renamed: two processes that create its tables at once, or a kill between, break it."""
+    """An empty store, made beside and renamed: two processes that create its tables at once, or a kill
+    between, break it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(inside_local(path.parent, ".mlflow.lock"), "a") as lock:  # "w" would empty what a symlink of that name points to
+    with open(
+        inside_local(path.parent, ".mlflow.lock"), "a"
+    ) as lock:  # "w" would empty what a symlink of that name points to
         if not locked(lock, LOCK_S):
             raise ConfigError(
-                f"{lock.name} is kept by another process for more than {LOCK_S:.0f} s: see that no stopped or hanging driver works on this "
-                "storage.root, and start the same command again"
+                f"{lock.name} is kept by another process for more than {LOCK_S:.0f} s: see that no stopped or"
+                " hanging driver works on this storage.root, and start the same command again"
             )
         if path.exists():
             return
@@ -68,7 +74,9 @@ def create_embedded(path: Path, artifact_root: str) -> None:
 def relocate(path: Path, old: str, new: str) -> None:
     """The study's folder was moved or copied: artifacts must not go back to where it was."""
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-        connection.execute("UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", (old, new))
+        connection.execute(
+            "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", (old, new)
+        )
         connection.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", (old, new))
 
 
@@ -76,7 +84,8 @@ def reach(uri: str) -> None:
     """One short look before long work: MLflow's own client tries for minutes.
 
     Raises:
-        ConfigError: nothing answers, or it asks for a user and password that it was not given; any other answer is one.
+        ConfigError: nothing answers, or it asks for a user and password that it was not given; any other
+            answer is one.
     """
     try:
         asked = urllib.request.Request(f"{uri.rstrip('/')}/health", headers=_login())
@@ -84,11 +93,14 @@ def reach(uri: str) -> None:
     except urllib.error.HTTPError as e:
         if e.code == 401:
             raise ConfigError(
-                f"tracking.uri={uri!r} refuses user and password (401): give them by MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, or a token by MLFLOW_TRACKING_TOKEN"
+                f"tracking.uri={uri!r} refuses user and password (401): give them by MLFLOW_TRACKING_USERNAME"
+                " and MLFLOW_TRACKING_PASSWORD, or a token by MLFLOW_TRACKING_TOKEN"
             ) from e
     except (OSError, ValueError, http.client.HTTPException) as e:
-        raise ConfigError(f"tracking.uri={uri!r} does not answer within 10 s ({e}): start the server, or leave tracking.uri empty") from e
+        raise ConfigError(
+            f"tracking.uri={uri!r} does not answer within 10 s ({e}): start the server, or leave tracking.uri"
+            " empty"
+        ) from e
 
 
 class _KeepsLogin(urllib.request.HTTPRedirectHandler):
@@ -98,7 +110,10 @@ class _KeepsLogin(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if following is not None and (following.host, following.type) not in ((req.host, req.type), (req.host, "https")):
+        if following is not None and (following.host, following.type) not in (
+            (req.host, req.type),
+            (req.host, "https"),
+        ):
             following.remove_header("Authorization")
         return following
 

@@ -1,7 +1,8 @@
 """The runs of a study: sweep run → trial run → leaf run, each with one content-made name.
 
-`tracking.json` under the storage root remembers which run stands for which point, so that a resumed study writes to the
-runs it already has. The truth is the run's own tag: a run made just before a kill is found by it and not made twice.
+`tracking.json` under the storage root remembers which run stands for which point, so that a resumed study
+writes to the runs it already has. The truth is the run's own tag: a run made just before a kill is found by
+it and not made twice.
 """
 
 import contextlib
@@ -33,11 +34,12 @@ Level = Literal["sweep", "trial", "leaf"]
 
 
 class Tracker:
-    """Finds or makes the runs of one study. Picklable: workers of a trial open the store again from the configuration.
+    """Finds or makes the runs of one study. Picklable: workers of a trial open the store again from the
+    configuration.
 
     Raises:
-        ConfigError: the embedded store was asked for under a root that is an object store, or has a character in its path that ends an
-            address or begins an escape.
+        ConfigError: the embedded store was asked for under a root that is an object store, or has a character
+            in its path that ends an address or begins an escape.
     """
 
     def __init__(self, cfg: TrackingConfig, storage: Storage) -> None:
@@ -48,8 +50,9 @@ class Tracker:
             )
         if not cfg.uri and (bad := sorted(set(_NOT_IN_ADDRESSES) & set(storage.path("")))):
             raise ConfigError(
-                f"storage.root={storage.root!r} has {' '.join(bad)} in its path, which the address of the embedded mlflow.db cannot hold: "
-                "rename the folder, or set tracking.uri=http://… to an MLflow server"
+                f"storage.root={storage.root!r} has {' '.join(bad)} in its path, which the address of the"
+                " embedded mlflow.db cannot hold: rename the folder, or set tracking.uri=http://… to an"
+                " MLflow server"
             )
         self.cfg = replace(cfg, uri=bare_tracking_address(cfg.uri))
         # Absolute: a Ray worker's working directory is not the driver's.
@@ -83,23 +86,28 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return self.client.create_experiment(name, artifact_location=None if self.cfg.uri else self._artifact_root)
+                return self.client.create_experiment(
+                    name, artifact_location=None if self.cfg.uri else self._artifact_root
+                )
             except MlflowException:  # another process was faster; a real failure shows in the next line
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
         if found.lifecycle_stage != "active":
-            raise ConfigError(f"tracking.experiment={name!r} was deleted in MLflow: restore it there or choose another name")
+            raise ConfigError(
+                f"tracking.experiment={name!r} was deleted in MLflow: restore it there or choose another name"
+            )
         if not self.cfg.uri and found.artifact_location != self._artifact_root:
             relocate(self.storage.local("mlflow.db"), found.artifact_location, self._artifact_root)
         return found.experiment_id
 
     @contextlib.contextmanager
     def sweep(self, name: str, content: str) -> Iterator[RunLog]:
-        """The run above all trials; `content` names the study and must not change when a rank, layer or size is added.
+        """The run above all trials; `content` names the study and must not change when a rank, layer or size
+        is added.
 
-        Enter it in the driver, before any trial. Runs that a killed study left open are ended at the start, and runs whose
-        process died are ended at the end, so that none stays RUNNING.
+        Enter it in the driver, before any trial. Runs that a killed study left open are ended at the start,
+        and runs whose process died are ended at the end, so that none stays RUNNING.
         """
         self._end_open_runs("KILLED")
         try:
@@ -116,11 +124,13 @@ class Tracker:
         return self._run("trial", point.name, asdict(point), parent)
 
     def leaf(self, point: LeafPoint, parent: str) -> contextlib.AbstractContextManager[RunLog]:
-        """The run of one dictionary below the trial run `parent`. Entered again (after Tune), it is the same run."""
+        """The run of one dictionary below the trial run `parent`. Entered again (after Tune), it is the same
+        run."""
         return self._run("leaf", point.name, asdict(point), parent)
 
     def failed_trial(self, point: TrialPoint, parent: str, error: str) -> None:
-        """A trial of which nothing came but its error: its run ends as FAILED. Entered as a trial later, it is the same run, and clean."""
+        """A trial of which nothing came but its error: its run ends as FAILED. Entered as a trial later, it
+        is the same run, and clean."""
         run_id, _ = self._find_or_create("trial", point.name, asdict(point), parent)
         log = RunLog(self.client, run_id)
         log.log_params({key: value for key, value in asdict(point).items() if key != "content"})
@@ -149,7 +159,10 @@ class Tracker:
 
     def _find_or_create(self, level: Level, name: str, point: dict, parent: str | None) -> tuple[str, str]:
         key = digest({"level": level, "experiment": self.cfg.experiment, "parent": parent, **point})
-        record, experiment = self._record(), self.experiment_id  # which also tells a store that was moved where it is now
+        record, experiment = (
+            self._record(),
+            self.experiment_id,
+        )  # which also tells a store that was moved where it is now
         run = self._recorded(record["runs"].get(self._store, {}).get(key)) or self._tagged(key)
         if run is None:
             tags = {"level": level, "deltasae.study": record["study"], "deltasae.point": key}
@@ -165,12 +178,14 @@ class Tracker:
         return run.info.run_id, run.info.status
 
     def _check_place(self, run_id: str, uri: str) -> None:
-        """Raises StorageError where the embedded store, which lies below the root, would put a run's files outside of it."""
+        """Raises StorageError where the embedded store, which lies below the root, would put a run's files
+        outside of it."""
         root, folder = f"{self._artifact_root}/", self.storage.local("mlflow-artifacts")
         if not uri.startswith(root):
             raise StorageError(
-                f"{self.storage.local('mlflow.db')} puts the files of run {run_id} at {uri!r}, which is not below {root}: the store was "
-                "altered. Delete mlflow.db and run again; figures that are made are not made again"
+                f"{self.storage.local('mlflow.db')} puts the files of run {run_id} at {uri!r}, which is not"
+                f" below {root}: the store was altered. Delete mlflow.db and run again; figures that are made"
+                " are not made again"
             )
         checked_folder(inside_local(folder, unquote(uri.removeprefix(root))), folder)
 
@@ -189,7 +204,9 @@ class Tracker:
 
     def _tagged(self, key: str):
         wanted = f"tags.`deltasae.study` = '{self._record()['study']}' and tags.`deltasae.point` = '{key}'"
-        runs = self.client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
+        runs = self.client.search_runs(
+            [self.experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"]
+        )
         return runs[0] if runs else None
 
     def _record(self) -> dict:
@@ -206,7 +223,9 @@ class Tracker:
 
     @property
     def _store(self) -> str:
-        return redact(self.cfg.uri) or "embedded"  # not the path: a study whose folder was moved keeps its runs
+        return (
+            redact(self.cfg.uri) or "embedded"
+        )  # not the path: a study whose folder was moved keeps its runs
 
     @property
     def _artifact_root(self) -> str:

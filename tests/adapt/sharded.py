@@ -1,4 +1,5 @@
-"""One of two processes that train adapters on one sharded model, without Ray; writes its curve and adapter. Run by test_sharded.py."""
+"""One of two processes that train adapters on one sharded model, without Ray; writes its curve and adapter.
+Run by test_sharded.py."""
 
 import gc
 import json

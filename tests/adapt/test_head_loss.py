@@ -27,8 +27,12 @@ def exact(head: LanguageHead, hidden: Tensor, labels: Tensor) -> tuple[Tensor, T
     return loss, torch.autograd.grad(loss, hidden)[0]
 
 
-@pytest.mark.parametrize(("softcap", "scale", "bias"), [(None, 1.0, False), (4.0, 1.0, False), (None, 0.3, True), (2.0, 0.5, True)])
-def test_loss_and_gradient_equal_autograd_through_all_logits(softcap: float | None, scale: float, bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("softcap", "scale", "bias"), [(None, 1.0, False), (4.0, 1.0, False), (None, 0.3, True), (2.0, 0.5, True)]
+)
+def test_loss_and_gradient_equal_autograd_through_all_logits(
+    softcap: float | None, scale: float, bias: bool
+) -> None:
     module, hidden, labels = world(bias=bias)
     head = LanguageHead(module, softcap, scale)
     wanted, wanted_gradient = exact(head, hidden, labels)

@@ -29,7 +29,8 @@ from tests.adapt.worlds import config, contexts
 
 CORPUS = Corpus((), contexts())
 KILLABLE = config(ranks=(4,), max_tokens=5000, stop_at_se=1000.0, dropout=0.1)
-"""Some 110 steps, a checkpoint every fourth: killed after two of these, and so before most steps are taken."""
+"""Some 110 steps, a checkpoint every fourth: killed after two of these, and so before most steps are
+taken."""
 
 
 def files(storage: Storage, ref: AdapterRef) -> tuple[bytes, bytes]:
@@ -45,7 +46,14 @@ def test_keys_follow_what_an_adapter_depends_on_and_nothing_else(tiny_model: Pat
     same = key()
     assert key(seeds=1) == same
     assert key(targets=("down_proj", "o_proj", "q_proj")) == same
-    different = [{"lr": 1e-4}, {"dropout": 0.1}, {"targets": ("q_proj",)}, {"max_tokens": 601}, {"batch_contexts": 3}, {"stop_at_se": 4.0}]
+    different = [
+        {"lr": 1e-4},
+        {"dropout": 0.1},
+        {"targets": ("q_proj",)},
+        {"max_tokens": 601},
+        {"batch_contexts": 3},
+        {"stop_at_se": 4.0},
+    ]
     keys = [key(**d) for d in different] + [key(Corpus((), contexts()[1:]))]
     assert len({same, *keys}) == 1 + len(keys)
     assert [t.name for t in trainings(source, CORPUS, config(ranks=(4, 2)))] == ["r4", "r2"]
@@ -66,8 +74,16 @@ def test_bad_input_is_refused_before_ray_is_needed(tiny_model: Path, tmp_path: P
 def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """The adapter of a training without Ray or disturbance."""
     folder = tmp_path_factory.mktemp("calm")
-    with threads(cores()):  # as a worker that has the machine to itself; other counts may sum in another order
-        trainer = LoraTrainer(load_model(tiny_model), split_text(CORPUS.adapt, KILLABLE.batch_contexts), KILLABLE, rank=4, seed=0)
+    with threads(
+        cores()
+    ):  # as a worker that has the machine to itself; other counts may sum in another order
+        trainer = LoraTrainer(
+            load_model(tiny_model),
+            split_text(CORPUS.adapt, KILLABLE.batch_contexts),
+            KILLABLE,
+            rank=4,
+            seed=0,
+        )
         while not trainer.progress.done:
             trainer.advance()
     trainer.write_adapter(folder, tiny_model.name)
@@ -75,7 +91,8 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def checkpointed(root: Path, steps: int) -> Callable[[], bool]:
-    """Whether the run below `root` has seen at least `steps` checkpoints: folders come and go, so their names are gathered."""
+    """Whether the run below `root` has seen at least `steps` checkpoints: folders come and go, so their names
+    are gathered."""
     seen: set[str] = set()
 
     def enough() -> bool:
@@ -107,7 +124,8 @@ def train_workers() -> list[int]:
 
 
 def killing(when: Callable[[], bool], most: int = 1) -> list[int]:
-    """Kills at most `most` Train workers, once, as soon as `when` says so; their process ids, once they are dead."""
+    """Kills at most `most` Train workers, once, as soon as `when` says so; their process ids, once they are
+    dead."""
     killed: list[int] = []
 
     def kill() -> None:
@@ -123,7 +141,9 @@ def killing(when: Callable[[], bool], most: int = 1) -> list[int]:
 
 
 @pytest.mark.prove
-def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_leaves_the_adapter_of_a_calm_run(
+    undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path
+) -> None:
     killed = killing(checkpointed(tmp_path, 2))
     storage = Storage(str(tmp_path))
     (ref,) = adapt(storage, ModelConfig(str(tiny_model)), CORPUS, KILLABLE, GangConfig())
@@ -146,12 +166,18 @@ adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE, GangConf
 
 @pytest.mark.slow
 def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new_rank_trains_only_itself(
-    undisturbed: tuple[bytes, bytes], ray_cluster: None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[bytes, bytes],
+    ray_cluster: None,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import ray
 
     address, root = ray.get_runtime_context().gcs_address, tmp_path / "study"
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, str(root), str(tiny_model)], cwd=Path(__file__).parents[2])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, address, str(root), str(tiny_model)], cwd=Path(__file__).parents[2]
+    )
     enough = checkpointed(root, 2)
     while not enough():
         assert driver.poll() is None, "the driver ended before it could be killed"
@@ -162,7 +188,9 @@ def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new
     monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
     storage, model, before = Storage("study"), ModelConfig(str(tiny_model)), signal.getsignal(signal.SIGINT)
     threading.Thread(target=interrupt, args=(root,), daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):  # not an exit code of Ray's choice, before it could be said that the same command continues
+    with pytest.raises(
+        KeyboardInterrupt
+    ):  # not an exit code of Ray's choice, before it could be said that the same command continues
         adapt(storage, model, CORPUS, KILLABLE, GangConfig())
     assert signal.getsignal(signal.SIGINT) is before
     assert not list(root.glob("adapters/*/manifest.json"))
@@ -174,13 +202,25 @@ def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new
 
     written = (root / ref.key / "manifest.json").stat().st_mtime_ns
     refs = adapt(storage, model, CORPUS, replace(KILLABLE, ranks=(4, 2)), GangConfig())
-    assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [("r4", 4, 8.0, 0), ("r2", 2, 4.0, 0)] and refs[0] == ref
+    assert [(r.name, r.rank, r.alpha, r.seed) for r in refs] == [
+        ("r4", 4, 8.0, 0),
+        ("r2", 2, 4.0, 0),
+    ] and refs[0] == ref
     assert (root / ref.key / "manifest.json").stat().st_mtime_ns == written
     for each in refs:
         folder = root / each.key
         assert each.digest == content_digest(folder)
         assert check_adapter(folder, empty_model(tiny_model))[0]["base_model_name_or_path"] == tiny_model.name
-        assert {"steps", "tokens", "gain", "gain_se", "demonstrated", "curve", "planted", "seconds"} <= each.facts.keys()
+        assert {
+            "steps",
+            "tokens",
+            "gain",
+            "gain_se",
+            "demonstrated",
+            "curve",
+            "planted",
+            "seconds",
+        } <= each.facts.keys()
     assert not list((root / "adapters/.train").iterdir()), "checkpoints of finished adapters are thrown away"
 
 

@@ -1,4 +1,5 @@
-"""A base model that two processes share by ZeRO-3: the adapter and its loss curve are those of one process that holds it whole."""
+"""A base model that two processes share by ZeRO-3: the adapter and its loss curve are those of one process
+that holds it whole."""
 
 import json
 from collections.abc import Sequence
@@ -25,12 +26,19 @@ World = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> list[World]:
-    """Trained by two ranks: three architectures, with contexts that the ranks cannot share equally; one leaves a rank with none at all."""
+    """Trained by two ranks: three architectures, with contexts that the ranks cannot share equally; one
+    leaves a rank with none at all."""
     root = tmp_path_factory.mktemp("sharded")
 
     def world(name: str, kind: str, batch_contexts: int, max_tokens: int) -> World:
         model = root / kind if (root / kind).exists() else save_model(root / kind, kind)
-        found = {"name": name, "kind": kind, "batch_contexts": batch_contexts, "max_tokens": max_tokens, "model": str(model)}
+        found = {
+            "name": name,
+            "kind": kind,
+            "batch_contexts": batch_contexts,
+            "max_tokens": max_tokens,
+            "model": str(model),
+        }
         return found | {"ranks": [str(root / f"{name}-{rank}") for rank in range(2)]}
 
     made = [world(kind, kind, 3, 600) for kind in ARCHITECTURES]
@@ -52,22 +60,30 @@ def assert_close(curve: Sequence[dict[str, Any]], weights: Path, world: World, f
         assert (x - expected[name]).norm() <= 1e-3 * expected[name].norm(), f"{world['name']}, {name}"
 
 
-def test_two_ranks_train_the_adapter_of_one_process_with_the_same_loss_curve(worlds: list[World], tmp_path: Path) -> None:
+def test_two_ranks_train_the_adapter_of_one_process_with_the_same_loss_curve(
+    worlds: list[World], tmp_path: Path
+) -> None:
     for world in worlds:
         first, second = (Path(rank) for rank in world["ranks"])
         for file in (CONFIG, WEIGHTS, "curve.json"):
             assert (first / file).read_bytes() == (second / file).read_bytes(), "whichever rank writes"
         assert_close(json.loads((first / "curve.json").read_text()), first / WEIGHTS, world, tmp_path)
-        assert (first / CONFIG).read_bytes() == (tmp_path / CONFIG).read_bytes(), "plain PEFT files, as of any training"
+        assert (first / CONFIG).read_bytes() == (tmp_path / CONFIG).read_bytes(), (
+            "plain PEFT files, as of any training"
+        )
 
 
 @pytest.mark.prove
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_rank_under_ray_leaves_the_adapter_of_two_calm_ranks(worlds: list[World], tmp_path: Path) -> None:
+def test_a_killed_rank_under_ray_leaves_the_adapter_of_two_calm_ranks(
+    worlds: list[World], tmp_path: Path
+) -> None:
     (world,) = [w for w in worlds if w["name"] == "long"]
     killed = killing(checkpointed(tmp_path, 6))
     storage = Storage(str(tmp_path))
-    (ref,) = adapt(storage, ModelConfig(world["model"], sharding="zero3"), CORPUS, config_of(world), GangConfig(ranks=2))
+    (ref,) = adapt(
+        storage, ModelConfig(world["model"], sharding="zero3"), CORPUS, config_of(world), GangConfig(ranks=2)
+    )
     assert len(killed) == 1
     calm = Path(world["ranks"][0])
     assert ref.facts["curve"] == json.loads((calm / "curve.json").read_text())

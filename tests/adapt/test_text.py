@@ -24,13 +24,20 @@ def test_planted_contexts_are_trained_on_and_never_validated_on() -> None:
 def test_which_documents_are_set_apart_does_not_depend_on_the_order_of_the_contexts() -> None:
     made = contexts(documents=40)
     shuffled = [made[i] for i in np.random.default_rng(1).permutation(len(made))]
-    assert [u.name for u in split_text(made, 2).validation] == [u.name for u in split_text(shuffled, 2).validation]
+    assert [u.name for u in split_text(made, 2).validation] == [
+        u.name for u in split_text(shuffled, 2).validation
+    ]
 
 
 def test_every_epoch_visits_every_context_once_in_an_order_of_its_own() -> None:
     text = split_text(contexts(), 4)
     n, size = len(text.train), 4
-    seen = [(d, s) for step in range(2 * n // size) for u in [text.batch(step, size, 0)] for d, s in zip(u.doc_ids, u.starts, strict=True)]
+    seen = [
+        (d, s)
+        for step in range(2 * n // size)
+        for u in [text.batch(step, size, 0)]
+        for d, s in zip(u.doc_ids, u.starts, strict=True)
+    ]
     everything = sorted((c.doc_id, c.start) for c in text.train)
     assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == everything
     assert seen[:n] != seen[n : 2 * n]

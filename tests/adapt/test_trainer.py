@@ -1,4 +1,5 @@
-"""Training without Ray: it learns, it stops when it should, and a resumed run ends with the bytes of an undisturbed one."""
+"""Training without Ray: it learns, it stops when it should, and a resumed run ends with the bytes of an
+undisturbed one."""
 
 import json
 from dataclasses import replace
@@ -27,7 +28,13 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def trainer(folder: Path, cfg: AdaptConfig, *, seed: int = 0, learnable: bool = True) -> LoraTrainer:
-    return LoraTrainer(load_model(folder), split_text(contexts(learnable=learnable), cfg.batch_contexts), cfg, rank=4, seed=seed)
+    return LoraTrainer(
+        load_model(folder),
+        split_text(contexts(learnable=learnable), cfg.batch_contexts),
+        cfg,
+        rank=4,
+        seed=seed,
+    )
 
 
 def run(made: LoraTrainer) -> LoraTrainer:
@@ -57,15 +64,24 @@ def test_it_ends_at_the_token_cap_and_says_that_nothing_was_demonstrated(world: 
     made = run(trainer(world[1], config(world[0], max_tokens=300), learnable=False))
     assert not made.facts()["demonstrated"]
     assert 250 < made.progress.tokens <= 300
-    assert made.facts()["curve"][-1]["step"] == made.progress.step, "the last look is at the adapter that is kept"
+    assert made.facts()["curve"][-1]["step"] == made.progress.step, (
+        "the last look is at the adapter that is kept"
+    )
 
 
-def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(world: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(
+    world: tuple[str, Path], tmp_path: Path
+) -> None:
     cfg = config(world[0], dropout=0.2, stop_at_se=1000.0)
     calm = run(trainer(world[1], cfg))
     wanted = files(calm, tmp_path / "calm")
     assert calm.progress.step > 10
-    for step in (1, 4, 7, calm.progress.step):  # 4: right after a look; the last: killed before the adapter was written
+    for step in (
+        1,
+        4,
+        7,
+        calm.progress.step,
+    ):  # 4: right after a look; the last: killed before the adapter was written
         first = trainer(world[1], cfg)
         for _ in range(step):
             first.advance()
@@ -81,7 +97,10 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_undisturbed_one(world: tuple[st
 
 def test_dropout_and_start_follow_the_seed(world: tuple[str, Path], tmp_path: Path) -> None:
     cfg = config(world[0], dropout=0.2, max_tokens=200)
-    once, again, other = (files(run(trainer(world[1], cfg, seed=s)), tmp_path / name) for s, name in ((0, "a"), (0, "b"), (1, "c")))
+    once, again, other = (
+        files(run(trainer(world[1], cfg, seed=s)), tmp_path / name)
+        for s, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
     undropped = files(run(trainer(world[1], replace(cfg, dropout=0.0))), tmp_path / "d")
     assert once == again
     assert len({once[0], other[0], undropped[0]}) == 3
@@ -96,13 +115,20 @@ def test_training_leaves_the_global_random_state_and_the_base_alone(world: tuple
     assert all(torch.equal(p, base[n]) for n, p in made.model.named_parameters() if n in base)
 
 
-def test_plain_peft_opens_the_adapter_and_gives_the_trained_models_output(world: tuple[str, Path], tmp_path: Path) -> None:
+def test_plain_peft_opens_the_adapter_and_gives_the_trained_models_output(
+    world: tuple[str, Path], tmp_path: Path
+) -> None:
     made = run(trainer(world[1], config(world[0])))
     made.write_adapter(tmp_path, "tiny")
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world[1], dtype=torch.float32), tmp_path).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(world[1], dtype=torch.float32), tmp_path
+    ).eval()
     ids = torch.randint(3, 250, (2, 20))
     with torch.no_grad():
-        assert torch.equal(backbone(plain)(input_ids=ids).last_hidden_state, backbone(made.model)(input_ids=ids).last_hidden_state)
+        assert torch.equal(
+            backbone(plain)(input_ids=ids).last_hidden_state,
+            backbone(made.model)(input_ids=ids).last_hidden_state,
+        )
     check_adapter(tmp_path, empty_model(world[1]), base="tiny")
     content_digest(tmp_path)
 

@@ -1,14 +1,21 @@
-"""Contexts that a tiny model can learn from: every document repeats letters of its own few, in a fixed order."""
+"""Contexts that a tiny model can learn from: every document repeats letters of its own few, in a fixed
+order."""
 
 import numpy as np
 
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.corpus.contexts import Context
 
-TARGETS = {"llama": ("q_proj", "o_proj", "down_proj"), "gemma3": ("q_proj", "o_proj", "down_proj"), "gpt2": ("c_attn", "c_proj")}
+TARGETS = {
+    "llama": ("q_proj", "o_proj", "down_proj"),
+    "gemma3": ("q_proj", "o_proj", "down_proj"),
+    "gpt2": ("c_attn", "c_proj"),
+}
 
 
-def contexts(documents: int = 16, per_document: int = 3, *, learnable: bool = True, planted: float = 0.1) -> tuple[Context, ...]:
+def contexts(
+    documents: int = 16, per_document: int = 3, *, learnable: bool = True, planted: float = 0.1
+) -> tuple[Context, ...]:
     rng = np.random.default_rng(0)
     found = []
     for d in range(documents):
@@ -22,9 +29,5 @@ def contexts(documents: int = 16, per_document: int = 3, *, learnable: bool = Tr
 
 
 def config(architecture: str = "llama", **changes: object) -> AdaptConfig:
-    small = {
-        "targets": TARGETS[architecture],
-        "batch_contexts": 2,
-        "max_tokens": 600,
-    }
+    small = {"targets": TARGETS[architecture], "batch_contexts": 2, "max_tokens": 600}
     return AdaptConfig(**{**small, **changes})  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""A harvest of one real tiny adapter at two layers, with dictionaries fitted on it: what stages of forward passes are tested on."""
+"""A harvest of one real tiny adapter at two layers, with dictionaries fitted on it: what stages of forward
+passes are tested on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,11 @@ class Job:
 @pytest.fixture(scope="module")
 def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Shards that a rank's worker has written, and dictionaries fitted on them."""
-    storage, cfg, texts = Storage(str(tmp_path_factory.mktemp("study"))), ModelConfig(base=str(tiny_model)), corpus(tiny_model)
+    storage, cfg, texts = (
+        Storage(str(tmp_path_factory.mktemp("study"))),
+        ModelConfig(base=str(tiny_model)),
+        corpus(tiny_model),
+    )
     ref, model = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model)), resolve_model(cfg)
     key, hookpoints = harvest_key(texts, model), (Hookpoint(1), Hookpoint(2))
     write_harvest(storage, key, {"d_model": 32})
@@ -57,7 +62,22 @@ def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: py
     for layer in (1, 2):
         for name in ("r4", BASE):
             rows = shards.read(layer, name, split="fit")[shards.tokens("fit").position > 0]
-            fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(storage.local(f"dictionaries/{name}-{layer}"))
-        leaves.append(LeafSpec("r4", layer, 48, 4, "topk", 0, 4, 0, f"dictionaries/r4-{layer}", f"dictionaries/{BASE}-{layer}"))
+            fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=0).save(
+                storage.local(f"dictionaries/{name}-{layer}")
+            )
+        leaves.append(
+            LeafSpec(
+                "r4",
+                layer,
+                48,
+                4,
+                "topk",
+                0,
+                4,
+                0,
+                f"dictionaries/r4-{layer}",
+                f"dictionaries/{BASE}-{layer}",
+            )
+        )
     context = StageContext(storage, cfg, model.digest, texts, GangConfig())
     return Job(context, key, (ref,), tuple(leaves), DivergeConfig(atoms=4))

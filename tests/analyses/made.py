@@ -1,4 +1,5 @@
-"""A small study whose deltas are sparse combinations of planted atoms: shards on disk and dictionaries that know them."""
+"""A small study whose deltas are sparse combinations of planted atoms: shards on disk and dictionaries that
+know them."""
 
 from pathlib import Path
 
@@ -27,7 +28,12 @@ SOURCES = (
 
 def atoms(name: str) -> torch.Tensor:
     """Unit rows [ATOMS, D_MODEL] that belong to a source; half of an adapter's are the base's."""
-    own = F.normalize(torch.randn(ATOMS, D_MODEL, generator=torch.Generator().manual_seed(int.from_bytes(name.encode()) % 2**31)), dim=1)
+    own = F.normalize(
+        torch.randn(
+            ATOMS, D_MODEL, generator=torch.Generator().manual_seed(int.from_bytes(name.encode()) % 2**31)
+        ),
+        dim=1,
+    )
     return own if name == "base" else torch.cat([atoms("base")[: ATOMS // 2], own[ATOMS // 2 :]])
 
 
@@ -50,7 +56,9 @@ def vectors(batch: TokenBatch, source: str, layer: int) -> np.ndarray:
     g = torch.Generator().manual_seed(int(batch.name[:8], 16) + 31 * layer + len(source))
     codes = torch.zeros(batch.num_tokens, ATOMS)
     codes.scatter_(
-        1, torch.rand(batch.num_tokens, ATOMS, generator=g).topk(ACTIVE, 1).indices, 0.5 + torch.rand(batch.num_tokens, ACTIVE, generator=g)
+        1,
+        torch.rand(batch.num_tokens, ATOMS, generator=g).topk(ACTIVE, 1).indices,
+        0.5 + torch.rand(batch.num_tokens, ACTIVE, generator=g),
     )
     rows = codes @ atoms(source) + 0.02 * torch.randn(batch.num_tokens, D_MODEL, generator=g)
     rows[torch.from_numpy(batch.positions()) == 0] = 1000.0
@@ -67,7 +75,14 @@ def make_study(root: Path, units: int = 30) -> Storage:
     for batch in batches:
         hooks = [Hookpoint(layer) for layer in LAYERS]
         commit_unit(
-            storage, KEY, [write_shard(storage, KEY, s.digest, batch, {h: vectors(batch, s.name, h.layer) for h in hooks}) for s in SOURCES]
+            storage,
+            KEY,
+            [
+                write_shard(
+                    storage, KEY, s.digest, batch, {h: vectors(batch, s.name, h.layer) for h in hooks}
+                )
+                for s in SOURCES
+            ],
         )
     return storage
 
@@ -75,7 +90,9 @@ def make_study(root: Path, units: int = 30) -> Storage:
 def save_dictionary(storage: Storage, name: str, rows: torch.Tensor) -> str:
     """A TopK dictionary with these decoder rows; returns its key."""
     ones = torch.ones(len(rows))
-    made = Dictionary(rows.T.contiguous(), rows, 0 * ones, torch.zeros(D_MODEL), "topk", ACTIVE, 0.1 * ones, ones)
+    made = Dictionary(
+        rows.T.contiguous(), rows, 0 * ones, torch.zeros(D_MODEL), "topk", ACTIVE, 0.1 * ones, ones
+    )
     made.save(storage.local(f"dictionaries/{name}"))
     storage.write_json(f"dictionaries/{name}/manifest.json", {"digest": name})
     return f"dictionaries/{name}"
@@ -90,7 +107,17 @@ def make_leaves(storage: Storage) -> list[LeafSpec]:
             key = save_dictionary(storage, f"{source.name}-{layer}", atoms(source.name))
             leaves.append(
                 LeafSpec(
-                    source.name, layer, ATOMS, ACTIVE, "topk", 0, source.rank, source.seed, key, reference, "toy reference (1,200 tokens)"
+                    source.name,
+                    layer,
+                    ATOMS,
+                    ACTIVE,
+                    "topk",
+                    0,
+                    source.rank,
+                    source.seed,
+                    key,
+                    reference,
+                    "toy reference (1,200 tokens)",
                 )
             )
     return leaves

@@ -41,15 +41,25 @@ def test_what_stands_beside_a_dictionary_does_not_depend_on_its_seed() -> None:
 
 
 def test_a_control_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worked example of CONTRIBUTING: a dictionary of four fifths of the documents, planned, fitted and named in the leaf."""
-    part = Control("part", ("part",), lambda one: (FitPoint(**vars(replace(one.identity, seed=77)), documents="search"),))
+    """The worked example of CONTRIBUTING: a dictionary of four fifths of the documents, planned, fitted and
+    named in the leaf."""
+    part = Control(
+        "part", ("part",), lambda one: (FitPoint(**vars(replace(one.identity, seed=77)), documents="search"),)
+    )
     for module in (controls, study_controls, compare):
         monkeypatch.setattr(module, "CONTROLS", (*CONTROLS, part))
     monkeypatch.setattr(DivergeConfig, "chosen", frozenset({"part"}))
     points = control_points((1, 2), FIT, [ADAPTER], frozenset({"part"}), toy_reference=False)
-    assert [(p.layer, p.d_sae, p.seed) for p in points] == [(1, 32, 77), (2, 32, 77), (1, 64, 77), (2, 64, 77)]
+    assert [(p.layer, p.d_sae, p.seed) for p in points] == [
+        (1, 32, 77),
+        (2, 32, 77),
+        (1, 64, 77),
+        (2, 64, 77),
+    ]
     assert control_dictionaries(StudyConfig(fit=FIT), layers=2, trials_count=2) == {"part": 4}
     trial = trials([ADAPTER], FIT)[0]
-    own, fitted = (FittedDictionary(p, str(p), "", {}, (), (), 100) for p in (*grid_points(trial, (1,), 1), points[0]))
+    own, fitted = (
+        FittedDictionary(p, str(p), "", {}, (), (), 100) for p in (*grid_points(trial, (1,), 1), points[0])
+    )
     made = Made(by_tune=False, grid={trial: [own]}, controls={points[0]: fitted})
     assert _spec(made, own, ADAPTER, HeldAgainst("toy", "reference")).control("part") == fitted.key

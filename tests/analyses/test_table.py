@@ -8,7 +8,15 @@ import pytest
 
 from deltasae_ray.analyses.divergence.task import read_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec
-from deltasae_ray.analyses.table import PARQUET, DivergenceRow, corrected, leaf_figures, read_table, seed_rows, write_table
+from deltasae_ray.analyses.table import (
+    PARQUET,
+    DivergenceRow,
+    corrected,
+    leaf_figures,
+    read_table,
+    seed_rows,
+    write_table,
+)
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.storage import Storage
@@ -32,7 +40,9 @@ def test_a_row_carries_a_measure_whole() -> None:
 
 def test_two_seeds_make_a_row_over_seeds_of_what_a_dictionary_enters() -> None:
     made = seed_rows(rows_of(2, missing_share=M, mean_share=M, cka_adapters=M))
-    assert {(r.name, r.flat["seed"], r.adapter, r.layer) for r in made} == {("missing_share_seeds", None, "r4", layer) for layer in (9, 12)}
+    assert {(r.name, r.flat["seed"], r.adapter, r.layer) for r in made} == {
+        ("missing_share_seeds", None, "r4", layer) for layer in (9, 12)
+    }
     assert made[0].value == pytest.approx(0.5) and made[0].kappa_low is not None
     assert seed_rows(rows_of(1, missing_share=M)) == []
 
@@ -65,7 +75,9 @@ def test_variants_and_seeds_are_columns_and_names_only_where_one_name_is_needed(
     write_table(storage, [*rows, *seed_rows(rows)])
     table = pq.read_table(storage.path(PARQUET)).to_pylist()
     named = {(r["metric"], r["variant"], r["over_seeds"], r["seed"]) for r in table}
-    shares = {("missing_share", "no_top3", over, seed) for over, seed in ((False, 0), (False, 1), (True, None))}
+    shares = {
+        ("missing_share", "no_top3", over, seed) for over, seed in ((False, 0), (False, 1), (True, None))
+    }
     assert named == shares | {("angle_pca_k16", "", False, seed) for seed in (0, 1)}
     assert {r.name for r in seed_rows(rows)} == {"missing_share_no_top3_seeds"}
     assert {r["reason"] for r in table if r["value"] is None} == {"too narrow"}
@@ -75,8 +87,12 @@ def test_variants_and_seeds_are_columns_and_names_only_where_one_name_is_needed(
 def test_a_damaged_table_or_file_of_measures_is_a_typed_error(tmp_path: Path, damage: bytes) -> None:
     storage = Storage(str(tmp_path))
     storage.write_bytes("divergence.json", damage)
-    with pytest.raises(StorageError, match="divergence.json holds no table of this version .*run the report stage again"):
+    with pytest.raises(
+        StorageError, match="divergence.json holds no table of this version .*run the report stage again"
+    ):
         read_table(storage)
-    storage.write_json("measures/a.json", {"measures": {"missing_share": {"value": None if damage == b"{" else str(damage)}}})
+    storage.write_json(
+        "measures/a.json", {"measures": {"missing_share": {"value": None if damage == b"{" else str(damage)}}}
+    )
     with pytest.raises(StorageError, match="a.json holds no measures .*delete it and run again"):
         read_measures(storage, "measures/a.json")

@@ -42,7 +42,10 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> tuple[float, float]
 
 
 def beside(name: str, ours: tuple[float, float], bare: tuple[float, float], limit: float) -> None:
-    say(f"{name}: {ours[0]:.2f} s ({ours[1]:.2f} s of processors); bare products {bare[0]:.2f} s ({bare[1]:.2f} s)")
+    say(
+        f"{name}: {ours[0]:.2f} s ({ours[1]:.2f} s of processors); bare products {bare[0]:.2f} s"
+        f" ({bare[1]:.2f} s)"
+    )
     say(f"    ratio {ours[0] / bare[0]:.2f} by wall, {ours[1] / bare[1]:.2f} by processors; aim {limit}")
 
 
@@ -53,7 +56,10 @@ def bench_match(rows: int = 16_384, d_model: int = 3584) -> None:
     bare = seconds(lambda: [torch.mm(block, b.T, out=out) for block in a.split(1024)], repeats=1)
     ours = seconds(lambda: max_cosine(a, b), repeats=1)
     beside(f"max_cosine {rows} x {rows} at d {d_model}", ours, bare, 1.3)
-    say(f"    peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, both decoders included")
+    say(
+        f"    peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"
+        " GiB, both decoders included"
+    )
 
 
 def bench_pursue() -> None:
@@ -67,7 +73,8 @@ def bench_pursue() -> None:
 
 
 def bench_leaf() -> None:
-    """One task of the demo: an adapter and layer, two sizes in two seeds, each size with its reference and fast controls; it has six."""
+    """One task of the demo: an adapter and layer, two sizes in two seeds, each size with its reference and
+    fast controls; it has six."""
     rows, shapes = demo_task()
 
     def task() -> None:
@@ -77,12 +84,19 @@ def bench_leaf() -> None:
             compare_leaves(Context(layer, reference, control), leaves, of_layer)
 
     wall, cpu = seconds(task, repeats=1)
-    say(f"a task, d 640, sizes 256 and 512 in two seeds, 30,000 + 16,000 tokens: {wall:.1f} s, {cpu:.1f} s of processors")
-    say(f"    6 of these on 2 cores: {6 * cpu / 2:.0f} s of processors each; aim 100 s, and 120 s with the pairs of adapters")
+    say(
+        f"a task, d 640, sizes 256 and 512 in two seeds, 30,000 + 16,000 tokens: {wall:.1f} s, {cpu:.1f} s of"
+        " processors"
+    )
+    say(
+        f"    6 of these on 2 cores: {6 * cpu / 2:.0f} s of processors each; aim 100 s, and 120 s with the"
+        " pairs of adapters"
+    )
 
 
 def bench_large(rows: int = 65_536, others: int = 16_384, d_model: int = 640) -> None:
-    """match, all four maxima of 65k x 16k, against the bare product in the same blocks; what it holds beside the decoders."""
+    """match, all four maxima of 65k x 16k, against the bare product in the same blocks; what it holds beside
+    the decoders."""
     a, b = (normalize(torch.randn(n, d_model), dim=1) for n in (rows, others))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ours = seconds(lambda: match(a, b), repeats=1)
@@ -90,7 +104,10 @@ def bench_large(rows: int = 65_536, others: int = 16_384, d_model: int = 640) ->
     out = torch.empty(1024, others)
     bare = seconds(lambda: [torch.mm(block, b.T, out=out) for block in a.split(1024)], repeats=1)
     beside(f"match {rows} x {others} at d {d_model}, both ways, signed and absolute", ours, bare, 1.3)
-    say(f"    {held:.2f} GiB beside the two decoders; the whole cosine matrix would be {4 * rows * others / 2**30:.1f} GiB")
+    say(
+        f"    {held:.2f} GiB beside the two decoders; the whole cosine matrix would be"
+        f" {4 * rows * others / 2**30:.1f} GiB"
+    )
 
 
 def bench_coactivation(latents: int = 16_384, docs: int = 80, places: int = 12) -> None:
@@ -105,7 +122,10 @@ def bench_coactivation(latents: int = 16_384, docs: int = 80, places: int = 12) 
     counts, before = bootstrap_counts(docs, 1000, rng), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = seconds(lambda: coactivation(own, others, docs, counts, rng, second=own), repeats=1)
     held = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-    say(f"co-activation {latents} x {latents}, k 32 and 20, with its ceiling: {wall:.1f} s, {cpu:.1f} s of processors, {held:.2f} GiB")
+    say(
+        f"co-activation {latents} x {latents}, k 32 and 20, with its ceiling: {wall:.1f} s, {cpu:.1f} s of"
+        f" processors, {held:.2f} GiB"
+    )
 
 
 D_MODEL, ATOMS, ACTIVE = 640, 512, 8
@@ -113,8 +133,9 @@ FIT, EVAL, PER_DOCUMENT = 30_000, 16_000, 200
 
 
 def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[LeafInputs]]]]:
-    """Rows of the demo's size, half of whose atoms the references have, and per size a reference, a base control and two seeds of a
-    dictionary that knows the truth but for a little noise, each the other's ceiling."""
+    """Rows of the demo's size, half of whose atoms the references have, and per size a reference, a base
+    control and two seeds of a dictionary that knows the truth but for a little noise, each the other's
+    ceiling."""
     g = torch.Generator().manual_seed(0)
     scales = torch.exp(0.7 * torch.randn(D_MODEL, generator=g))
     base_atoms, own = (normalize(torch.randn(ATOMS, D_MODEL, generator=g) * scales, dim=1) for _ in range(2))
@@ -123,12 +144,17 @@ def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[Leaf
     documents = np.arange(FIT + EVAL) // PER_DOCUMENT
 
     def near(rows: Tensor, data: Tensor) -> Dictionary:
-        return dictionary_of(normalize(rows + 0.01 * torch.randn(rows.shape, generator=g), dim=1), data[:FIT], ACTIVE)
+        return dictionary_of(
+            normalize(rows + 0.01 * torch.randn(rows.shape, generator=g), dim=1), data[:FIT], ACTIVE
+        )
 
     shapes = []
     for n in (256, 512):
         one, other, of_random = near(atoms[:n], deltas), near(atoms[:n], deltas), near(own[:n], random)
-        seeds = [LeafInputs(a, b, of_random, untrained=torch.randn(n, D_MODEL, generator=g)) for a, b in ((one, other), (other, one))]
+        seeds = [
+            LeafInputs(a, b, of_random, untrained=torch.randn(n, D_MODEL, generator=g))
+            for a, b in ((one, other), (other, one))
+        ]
         shapes.append((near(base_atoms[:n], base), near(base_atoms[:n], base), seeds))
     rows = LayerRows(
         delta_fit=deltas[:FIT].numpy(),

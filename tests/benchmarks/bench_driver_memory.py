@@ -1,8 +1,10 @@
-"""What a driver holds while gangs run 1,000, 10,000 and 100,000 units whose work is nothing: peak of its memory, a process each.
+"""What a driver holds while gangs run 1,000, 10,000 and 100,000 units whose work is nothing: peak of its
+memory, a process each.
 
     python -m tests.benchmarks.bench_driver_memory [units ...]
 
-Private memory (heap) is what the driver holds itself; pages of Ray's object store that it has touched are shared, bounded and spilled.
+Private memory (heap) is what the driver holds itself; pages of Ray's object store that it has touched are
+shared, bounded and spilled.
 """
 
 import os
@@ -65,7 +67,11 @@ def drive(units: int) -> None:
     over.set()
     watcher.join()
     assert done == units
-    print(f"{units:>8,} units  {before[0]:>4} MB private before, {peak[0]:>4} at the peak; {peak[1]:>4} MB shared  {seconds:6.1f} s", flush=True)
+    print(
+        f"{units:>8,} units  {before[0]:>4} MB private before, {peak[0]:>4} at the peak; {peak[1]:>4} MB"
+        f" shared  {seconds:6.1f} s",
+        flush=True,
+    )
     ray.shutdown()
 
 
@@ -74,4 +80,8 @@ if __name__ == "__main__":
         drive(int(os.environ["ONE_SIZE"]))
     else:
         for size in sys.argv[1:] or ("1000", "10000", "100000"):
-            subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_driver_memory"], env=os.environ | {"ONE_SIZE": size}, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "tests.benchmarks.bench_driver_memory"],
+                env=os.environ | {"ONE_SIZE": size},
+                check=True,
+            )

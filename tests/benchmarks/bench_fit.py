@@ -1,18 +1,22 @@
-"""One training step of a dictionary, side by side in one process on the same rows, batch, shape, dtype and threads:
+"""One training step of a dictionary, side by side in one process on the same rows, batch, shape, dtype and
+threads:
 
     limit      the encoder product alone: batch × d_model × d_sae in fp32
-    topk       Trainer.step: reading the batch, scaling it, sparse forward and backward, fused Adam, unit rows, counters
-    batchtopk  the same, choosing over the batch
-    dense      the same weights and loss with dense codes through autograd and fused Adam, as one writes it first
-    SAELens    SAETrainer.step of its TopK and BatchTopK training classes, dense as is their default
-    sparsify   SparseCoder's forward and backward, its gradient projection and unit rows, fused Adam (its own trainer needs a
+    topk       Trainer.step: reading the batch, scaling it, sparse forward and backward, fused Adam, unit
+    rows, counters batchtopk  the same, choosing over the batch dense      the same weights and loss with
+    dense codes through autograd and fused Adam, as one writes it first SAELens    SAETrainer.step of its TopK
+    and BatchTopK training classes, dense as is their default sparsify   SparseCoder's forward and backward,
+    its gradient projection and unit rows, fused Adam (its own trainer needs a
                language model in the loop)
-    codes      finding the codes of a batch: encoder product and top-k in fp32, beside bf16 screening with exact fp32 codes
+    codes      finding the codes of a batch: encoder product and top-k in fp32, beside bf16 screening with
+    exact fp32 codes
 
-    python -m tests.benchmarks.bench_fit [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0 every=10]
+    python -m tests.benchmarks.bench_fit [d_model=640 d_sae=4096 k=32 batch=2048 rounds=15 threads=0 train=0
+    every=10]
 
-Rounds are interleaved, and ratios are medians over the pairs of one round, since the machine may be shared. `train=N` compares training
-itself, in `time_to_fvu`. What is not installed (extra [bench]) is left out and said.
+Rounds are interleaved, and ratios are medians over the pairs of one round, since the machine may be shared.
+`train=N` compares training itself, in `time_to_fvu`. What is not installed (extra [bench]) is left out and
+said.
 """
 
 import statistics
@@ -80,7 +84,16 @@ def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, lis
     return times
 
 
-def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, rounds: int = 15, threads: int = 0, train: int = 0, every: int = 10) -> None:
+def main(
+    d_model: int = 640,
+    d_sae: int = 4096,
+    k: int = 32,
+    batch: int = 2048,
+    rounds: int = 15,
+    threads: int = 0,
+    train: int = 0,
+    every: int = 10,
+) -> None:
     torch.set_num_threads(threads or cores())
     x = rows(d_model, min(2 * d_sae, 8192), 24)
     ours = Trainer(x, Recipe(d_sae, k, batch_tokens=batch, steps=10**6), seed=0)
@@ -95,7 +108,9 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
         "codes bf16": lambda: screening.topk(y, weight, bias, torch.zeros(d_model), k),
     }
     try:
-        runs |= {f"SAELens {name}": saelens(x, d_sae, k, batch, 10**4, name)[1] for name in ("topk", "batchtopk")}
+        runs |= {
+            f"SAELens {name}": saelens(x, d_sae, k, batch, 10**4, name)[1] for name in ("topk", "batchtopk")
+        }
     except ImportError as e:
         print(f"SAELens is left out: {e}")
     try:
@@ -105,7 +120,10 @@ def main(d_model: int = 640, d_sae: int = 4096, k: int = 32, batch: int = 2048, 
     found = screening.topk(y, weight, bias, torch.zeros(d_model), k)[1].latents.view(-1, k)
     same = (found.sort().values == runs["codes fp32"]().indices.sort().values).all(dim=1).float().mean()  # type: ignore[attr-defined]
     times = measure(runs, rounds)
-    print(f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, fp32, {torch.get_num_threads()} threads, {rounds} rounds")
+    print(
+        f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, fp32, {torch.get_num_threads()} threads,"
+        f" {rounds} rounds"
+    )
     print(f"{'':18} {'median ms':>10} {'least ms':>9} {'topk is faster by':>18}")
     for name, values in times.items():
         ratio = statistics.median(v / t for v, t in zip(values, times["topk"], strict=True))

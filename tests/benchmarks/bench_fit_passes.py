@@ -1,11 +1,14 @@
-"""What a pass over the shards costs: by the number of dictionaries in it, by tokens, and in memory beside SAELens and sparsify.
+"""What a pass over the shards costs: by the number of dictionaries in it, by tokens, and in memory beside
+SAELens and sparsify.
 
-    python -m tests.benchmarks.bench_fit_passes [d_model=640 d_sae=4096 k=32 batch=2048 rows=32768 steps=64 threads=1 memory=1]
+    python -m tests.benchmarks.bench_fit_passes [d_model=640 d_sae=4096 k=32 batch=2048 rows=32768 steps=64
+    threads=1 memory=1]
 
-    dictionaries  seconds of one pass that reads a hookpoint once and fits 1, 4 and 16 dictionaries of it (seeds) from disk to manifests
-    stacked       training steps of 2, 4 and 16 dictionaries of one shape one after the other and together, at d_sae 512, k 8 and at d_sae, k
-    tokens        seconds of one epoch over 1, 2, 4 and 8 eighths of the rows, and the straight line through them
-    memory        peak of resident memory while three steps run, over what rows and libraries hold before; a process per side
+    dictionaries  seconds of one pass that reads a hookpoint once and fits 1, 4 and 16 dictionaries of it
+    (seeds) from disk to manifests stacked       training steps of 2, 4 and 16 dictionaries of one shape one
+    after the other and together, at d_sae 512, k 8 and at d_sae, k tokens        seconds of one epoch over 1,
+    2, 4 and 8 eighths of the rows, and the straight line through them memory        peak of resident memory
+    while three steps run, over what rows and libraries hold before; a process per side
 
 `memory=0` leaves the last out. What is not installed (extra [bench]) is left out and said.
 """
@@ -45,7 +48,8 @@ from tests.benchmarks.peers import saelens, sparsify_coder
 KEY, HOOK, CONTEXT = "harvest/0000000000000000", Hookpoint(1), 128
 SOURCES = (Source("base", "base", "base"), Source("r4", "adapter", "04" * 8, rank=4, alpha=8.0, seed=0))
 STEPS_STACKED = 3
-"""Steps for which a stack is formed: what forming it costs is shared by a few only, where a study shares it by hundreds."""
+"""Steps for which a stack is formed: what forming it costs is shared by a few only, where a study shares it
+by hundreds."""
 SIDES = ("topk", "batchtopk", "SAELens topk", "SAELens batchtopk", "sparsify")
 
 
@@ -103,12 +107,18 @@ def dictionaries(x: Tensor, cfg: FitConfig) -> None:
 
 def stacked(x: Tensor, recipe: Recipe, rounds: int = 5) -> None:
     """A round is one step of every dictionary, one after the other and then together."""
-    print(f"\n{'d_sae':>7} {'k':>4} {'dictionaries':>14} {'alone ms each':>14} {'stacked ms each':>16} {'faster by':>10}")
+    print(
+        f"\n{'d_sae':>7} {'k':>4} {'dictionaries':>14} {'alone ms each':>14} {'stacked ms each':>16}"
+        f" {'faster by':>10}"
+    )
     for shape in dict.fromkeys((replace(recipe, d_sae=512, k=8, batch_tokens=1024), recipe)):
         endless = replace(shape, steps=10**6)
         for count in (2, 4, 16):
             alone, members = ([Trainer(x, endless, seed) for seed in range(count)] for _ in range(2))
-            sides = partial(lambda trainers: [t.step() for t in trainers], alone), partial(train_together, members, STEPS_STACKED)
+            sides = (
+                partial(lambda trainers: [t.step() for t in trainers], alone),
+                partial(train_together, members, STEPS_STACKED),
+            )
             times = [(timed(sides[0]), timed(sides[1]) / STEPS_STACKED) for _ in range(rounds + 1)][1:]
             apart, joined = (1e3 * statistics.median(side) / count for side in zip(*times, strict=True))
             ratio = statistics.median(a / b for a, b in times)
@@ -128,7 +138,10 @@ def tokens(x: Tensor, recipe: Recipe) -> None:
     used, seconds = np.array(found).T
     slope, start = np.polyfit(used, seconds, 1)
     worst = np.abs(seconds - (start + slope * used)).max() / seconds.max()
-    print(f"line: {start:.2f} s + {1e6 * slope:.1f} microseconds a token; farthest point {worst:.1%} of the longest time off it")
+    print(
+        f"line: {start:.2f} s + {1e6 * slope:.1f} microseconds a token; farthest point {worst:.1%} of the"
+        " longest time off it"
+    )
 
 
 def peak_of(side: str, x: Tensor, recipe: Recipe) -> float:
@@ -149,7 +162,9 @@ def peak_of(side: str, x: Tensor, recipe: Recipe) -> float:
         for _ in range(3):
             step()
 
-    three_steps(x[:256, :16].clone(), replace(own, d_sae=64, k=2, batch_tokens=64))  # what libraries load at their first step
+    three_steps(
+        x[:256, :16].clone(), replace(own, d_sae=64, k=2, batch_tokens=64)
+    )  # what libraries load at their first step
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     three_steps(x, own)
@@ -157,14 +172,22 @@ def peak_of(side: str, x: Tensor, recipe: Recipe) -> float:
 
 
 def _memory(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:")
+    )
     return int(line.split()[1]) / 1024
 
 
 def memory(words: dict[str, int]) -> None:
     print(f"\n{'side':>20} {'peak MB':>9}")
     for side in SIDES:
-        command = [sys.executable, "-m", "tests.benchmarks.bench_fit_passes", f"side={side}", *(f"{k}={v}" for k, v in words.items())]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.bench_fit_passes",
+            f"side={side}",
+            *(f"{k}={v}" for k, v in words.items()),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{side:>20}  left out: {done.stderr.strip().splitlines()[-1]}")
@@ -189,7 +212,10 @@ def main(
     if side:
         print(json.dumps(peak_of(side, x, recipe)))
         return
-    print(f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, {rows} rows, {threads} threads; {steps} steps a dictionary\n")
+    print(
+        f"d_model {d_model}, d_sae {d_sae}, k {k}, batch {batch}, {rows} rows, {threads} threads; {steps}"
+        " steps a dictionary\n"
+    )
     dictionaries(x, FitConfig(d_sae=(d_sae,), k=(k,), batch_tokens=batch, steps=steps))
     stacked(x, recipe)
     tokens(x, recipe)

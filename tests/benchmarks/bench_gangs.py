@@ -1,4 +1,5 @@
-"""What Ray adds around gangs: units/s of 1, 2 and 4 gangs whose forward pass only sleeps, against as many sleepers without Ray.
+"""What Ray adds around gangs: units/s of 1, 2 and 4 gangs whose forward pass only sleeps, against as many
+sleepers without Ray.
 
     python -m tests.benchmarks.bench_gangs [units] [seconds per unit]
 
@@ -51,7 +52,10 @@ def main(units: int, seconds: float) -> None:
                 start = time.perf_counter()
             seen.add(process)
         rate = counted / (time.perf_counter() - start) if counted else 0.0
-        print(f"  {gangs} gangs: {rate:6.1f} units/s, {rate * seconds / gangs:.2f} of linear (aim >= 0.9), {len(seen)} gangs worked")
+        print(
+            f"  {gangs} gangs: {rate:6.1f} units/s, {rate * seconds / gangs:.2f} of linear (aim >= 0.9),"
+            f" {len(seen)} gangs worked"
+        )
     ray.shutdown()
 
 

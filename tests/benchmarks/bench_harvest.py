@@ -1,12 +1,12 @@
 """Harvest tokens/s on the demo model with four adapters, side by side in one run:
 
-    ours         a unit through HarvestWorker: base once, each adapter once, subtract, encode, write, commit
-    mixed        the same with harvest.precision=mixed: all sources in one pass, bf16 products by difference propagation
-    lora         as ours, with harvest.sites=[resid_post,lora]: also what every adapted module at those layers changes
-    limit        (1 + N) bare passes up to the deepest hookpoint on the same rows; nothing is captured or written
-    usual        two full passes (language-model head included) per adapter, as output_hidden_states users do it
+ours         a unit through HarvestWorker: base once, each adapter once, subtract, encode, write, commit mixed
+the same with harvest.precision=mixed: all sources in one pass, bf16 products by difference propagation lora
+as ours, with harvest.sites=[resid_post,lora]: also what every adapted module at those layers changes limit
+(1 + N) bare passes up to the deepest hookpoint on the same rows; nothing is captured or written usual
+two full passes (language-model head included) per adapter, as output_hidden_states users do it
 
-    python -m tests.benchmarks.bench_harvest [rounds]
+python -m tests.benchmarks.bench_harvest [rounds]
 """
 
 import copy
@@ -54,24 +54,38 @@ def main(rounds: int) -> None:
         targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
         refs = tuple(
             import_adapter(
-                storage, save_adapter(Path(scratch) / f"r{r}", source.folder, rank=r, seed=r, scale=0.01, targets=targets), f"r{r}", empty
+                storage,
+                save_adapter(
+                    Path(scratch) / f"r{r}", source.folder, rank=r, seed=r, scale=0.01, targets=targets
+                ),
+                f"r{r}",
+                empty,
             )
             for r in RANKS
         )
         hookpoints = resolve(LAYERS, source.num_layers)
-        worker = HarvestWorker(HarvestPlan(storage, "harvest/bench", cfg, refs, hookpoints), RankContext(0, 1, "cpu"))
+        worker = HarvestWorker(
+            HarvestPlan(storage, "harvest/bench", cfg, refs, hookpoints), RankContext(0, 1, "cpu")
+        )
         mixed = copy.copy(worker)  # one model for both
         mixed._plan = replace(worker._plan, key="harvest/bench-mixed", precision="mixed")
         lora = copy.copy(worker)
         folders = fetch(storage, refs, Path(scratch))
-        modules = {name: tuple(h for h in lora_writers(folder, empty) if h.layer in LAYERS) for name, folder in folders.items()}
+        modules = {
+            name: tuple(h for h in lora_writers(folder, empty) if h.layer in LAYERS)
+            for name, folder in folders.items()
+        }
         lora._plan = replace(worker._plan, key="harvest/bench-lora", lora=modules)
         full = load_model(source.folder)
         todo = {d: [str(h) for h in hookpoints] for d in (BASE, *(r.digest for r in refs))}
         runs: dict[str, Callable] = {
             "ours": lambda unit: worker(unit, todo, keep=True),
             "mixed": lambda unit: mixed(unit, todo, keep=True),
-            "lora": lambda unit: lora(unit, todo | {r.digest: todo[r.digest] + [*map(str, modules[r.name])] for r in refs}, keep=True),
+            "lora": lambda unit: lora(
+                unit,
+                todo | {r.digest: todo[r.digest] + [*map(str, modules[r.name])] for r in refs},
+                keep=True,
+            ),
             "limit": lambda unit: _bare(worker._model, unit_ids(unit)),
             "usual": lambda unit: _usual(full, unit_ids(unit)),
         }
@@ -83,13 +97,24 @@ def main(rounds: int) -> None:
                 if i:  # the first round warms up
                     times[name].append(time.perf_counter() - start)
     tokens = units[0].num_tokens
-    print(f"{len(RANKS)} adapters, layers {LAYERS}, {tokens} tokens a unit, {torch.get_num_threads()} threads, {len(times['ours'])} rounds")
+    print(
+        f"{len(RANKS)} adapters, layers {LAYERS}, {tokens} tokens a unit, {torch.get_num_threads()} threads,"
+        f" {len(times['ours'])} rounds"
+    )
     for name, seconds in times.items():
         print(f"  {name:<6} {tokens / statistics.median(seconds):8.1f} tokens/s (median)")
-    aims = (("ours", "usual", ">= 4"), ("ours", "limit", ">= 0.95"), ("mixed", "usual", ">= 6.5"), ("lora", "ours", ">= 0.95"))
+    aims = (
+        ("ours", "usual", ">= 4"),
+        ("ours", "limit", ">= 0.95"),
+        ("mixed", "usual", ">= 6.5"),
+        ("lora", "ours", ">= 0.95"),
+    )
     for whose, other, aim in aims:
         ratios = [b / a for a, b in zip(times[whose], times[other], strict=True)]
-        print(f"  {whose} / {other}: {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}; aim {aim})")
+        print(
+            f"  {whose} / {other}: {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max"
+            f" {max(ratios):.2f}; aim {aim})"
+        )
     _noise(worker, units[0])
 
 
@@ -98,10 +123,18 @@ def _noise(worker: HarvestWorker, unit: TokenBatch) -> None:
     ids, mask = unit_ids(unit)[:1], unit_mask(unit)[:1]
     hookpoints, names = worker._plan.hookpoints, [a.name for a in worker._plan.adapters]
     run = partial(harvested_deltas, worker._model, hookpoints=hookpoints, adapters=names, together=False)
-    floors = noise_floor(lambda t: dict(run(t, bf16=True)), lambda t: dict(run(t, bf16=False)), ids, mask, names)
+    floors = noise_floor(
+        lambda t: dict(run(t, bf16=True)), lambda t: dict(run(t, bf16=False)), ids, mask, names
+    )
     for name in names:
-        cells = [f"{f.relative:.3f} / {f.snr or 0:.0f} / {f.median_token_snr or 0:.0f}" for f in floors[name].values()]
-        print(f"  {name}: norm of delta over base / SNR / median token's SNR (aim >= 1000), by layer: {', '.join(cells)}")
+        cells = [
+            f"{f.relative:.3f} / {f.snr or 0:.0f} / {f.median_token_snr or 0:.0f}"
+            for f in floors[name].values()
+        ]
+        print(
+            f"  {name}: norm of delta over base / SNR / median token's SNR (aim >= 1000), by layer:"
+            f" {', '.join(cells)}"
+        )
 
 
 @torch.no_grad()

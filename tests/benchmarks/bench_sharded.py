@@ -1,6 +1,7 @@
-"""One pass for base and adapters against one pass each, in the same two-rank ZeRO-3 gang on CPUs: collectives and seconds.
+"""One pass for base and adapters against one pass each, in the same two-rank ZeRO-3 gang on CPUs: collectives
+and seconds.
 
-    python -m tests.benchmarks.bench_sharded [passes]
+python -m tests.benchmarks.bench_sharded [passes]
 """
 
 import os
@@ -52,7 +53,16 @@ def rank(root: Path, passes: int) -> None:
         times = []
         for _ in range(passes + 1):
             before, start = calls, time.perf_counter()
-            list(harvested_deltas(model, ids, [Hookpoint(1), Hookpoint(3)], [r.name for r in refs], together=together, bf16=False))
+            list(
+                harvested_deltas(
+                    model,
+                    ids,
+                    [Hookpoint(1), Hookpoint(3)],
+                    [r.name for r in refs],
+                    together=together,
+                    bf16=False,
+                )
+            )
             times.append(time.perf_counter() - start)
             used[together] = calls - before
         seconds[together] = statistics.median(times[1:])  # the first pass warms up
@@ -60,7 +70,10 @@ def rank(root: Path, passes: int) -> None:
         print(f"{len(RANKS)} adapters, 2 ranks, 4 blocks of width 32, {passes} passes")
         for together, name in ((True, "one pass"), (False, "one each")):
             print(f"  {name}: {used[together]} collectives, {1000 * seconds[together]:.0f} ms (median)")
-        print(f"  one each / one pass: {used[False] / used[True]:.2f} of the collectives, {seconds[False] / seconds[True]:.2f} of the time")
+        print(
+            f"  one each / one pass: {used[False] / used[True]:.2f} of the collectives,"
+            f" {seconds[False] / seconds[True]:.2f} of the time"
+        )
 
 
 def main(passes: int) -> None:
@@ -72,9 +85,17 @@ def main(passes: int) -> None:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = str(s.getsockname()[1])
-        common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        common = os.environ | {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": "2",
+            "LOCAL_SIZE": "2",
+            "OMP_NUM_THREADS": "1",
+        }
         command = [sys.executable, "-m", "tests.benchmarks.bench_sharded", folder, str(passes)]
-        ranks = [subprocess.Popen(command, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+        ranks = [
+            subprocess.Popen(command, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)
+        ]
         assert not any([process.wait() for process in ranks])
 
 

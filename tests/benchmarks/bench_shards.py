@@ -1,10 +1,13 @@
-"""Shards against raw .npy, side by side in one run: the same float32 vectors from memory to a synced disk, and back into one array.
+"""Shards against raw .npy, side by side in one run: the same float32 vectors from memory to a synced disk,
+and back into one array.
 
-    python -m tests.benchmarks.bench_shards [--rows 1024] [--d-model 640] [--units 24] [--layers 3] [--repeats 9] [--folder DIR]
+    python -m tests.benchmarks.bench_shards [--rows 1024] [--d-model 640] [--units 24] [--layers 3] [--repeats
+    9] [--folder DIR]
 
-MB are float32 megabytes of vectors for every format. The .npy files hold nothing else: no tokens, no scale, no hash, no record; theirs
-is the bare copy. float16 .npy is given its vectors already rounded and hands back float16, so it neither converts nor survives 65,504.
-Repetitions alternate between the formats; reads come from the page cache.
+MB are float32 megabytes of vectors for every format. The .npy files hold nothing else: no tokens, no scale,
+no hash, no record; theirs is the bare copy. float16 .npy is given its vectors already rounded and hands back
+float16, so it neither converts nor survives 65,504. Repetitions alternate between the formats; reads come
+from the page cache.
 """
 
 import argparse
@@ -53,7 +56,9 @@ def write_shards(root: Path, units: list[TokenBatch], hooks: list[Hookpoint], ve
     write_units(storage, KEY, map(Unit.of, units))
     write_source(storage, KEY, Source("base", "base", "base"))
     for unit, of_unit in zip(units, vectors, strict=True):
-        commit_unit(storage, KEY, [write_shard(storage, KEY, "base", unit, dict(zip(hooks, of_unit, strict=True)))])
+        commit_unit(
+            storage, KEY, [write_shard(storage, KEY, "base", unit, dict(zip(hooks, of_unit, strict=True)))]
+        )
     Manifest.compact(storage, KEY)
 
 
@@ -95,10 +100,16 @@ def main() -> None:
     units = [make_unit(index, args.rows) for index in range(args.units)]
     rows = units[0].num_tokens
     hooks = [Hookpoint(layer) for layer in range(args.layers)]
-    vectors = np.random.default_rng(0).standard_normal((args.units, args.layers, rows, args.d_model), np.float32) * 30
+    vectors = (
+        np.random.default_rng(0).standard_normal((args.units, args.layers, rows, args.d_model), np.float32)
+        * 30
+    )
     halves = vectors.astype(np.float16)
     formats: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
-        "shards": (lambda root: write_shards(root, units, hooks, vectors), lambda root: read_shards(root, hooks)),
+        "shards": (
+            lambda root: write_shards(root, units, hooks, vectors),
+            lambda root: read_shards(root, hooks),
+        ),
         ".npy float32": (lambda root: write_npy(root, vectors), lambda root: read_npy(root, args.layers)),
         ".npy float16": (lambda root: write_npy(root, halves), lambda root: read_npy(root, args.layers)),
     }
@@ -108,17 +119,25 @@ def main() -> None:
             for name, (write, read) in formats.items():
                 root = Path(folder) / str(repeat) / name.strip(".").replace(" ", "-")
                 root.parent.mkdir(exist_ok=True)
-                write_seconds, read_seconds = timed(lambda w=write, r=root: w(r)), timed(lambda r=read, p=root: r(p))
+                write_seconds, read_seconds = (
+                    timed(lambda w=write, r=root: w(r)),
+                    timed(lambda r=read, p=root: r(p)),
+                )
                 if repeat:  # the first warms up
                     times[name].write.append(write_seconds)
                     times[name].read.append(read_seconds)
                 shutil.rmtree(root)
-    report(times, vectors.nbytes / 1e6, f"{args.units} units x {args.layers} layers of {rows} x {args.d_model}")
+    report(
+        times, vectors.nbytes / 1e6, f"{args.units} units x {args.layers} layers of {rows} x {args.d_model}"
+    )
 
 
 def report(times: dict[str, Times], megabytes: float, what: str) -> None:
     machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{what}: {megabytes:.0f} MB as float32, {machine}, median of {len(times['shards'].write)} [least, most]")
+    print(
+        f"{what}: {megabytes:.0f} MB as float32, {machine}, median of {len(times['shards'].write)} [least,"
+        " most]"
+    )
     print(f"{'':14}{'write MB/s':>28}{'read MB/s':>28}{'shards / it, write':>22}{'read':>8}")
     for name, seconds in times.items():
         cells = [

@@ -1,17 +1,18 @@
-"""What the delta-aware start is worth: the same recipe from other starts, on rows whose atoms are known, in one process and in turns.
+"""What the delta-aware start is worth: the same recipe from other starts, on rows whose atoms are known, in
+one process and in turns.
 
-    ours       b_dec at the mean, encoder = decoderᵀ, decoder rows ± every direction that alone holds a tenth of the variance, the rest isotropic
-    isotropic  without those directions
-    encoder    encoder rows of their own instead of decoderᵀ
-    origin     b_dec at the origin instead of the mean
+    ours       b_dec at the mean, encoder = decoderᵀ, decoder rows ± every direction that alone holds a tenth
+    of the variance, the rest isotropic isotropic  without those directions encoder    encoder rows of their
+    own instead of decoderᵀ origin     b_dec at the origin instead of the mean
     plain      the last two together: what one writes first
 
-    python -m tests.benchmarks.bench_start [d_model=192 d_sae=512 k=8 rows=12288 steps=400 batch=512 seeds=2 threads=1]
-    python -m tests.benchmarks.bench_start root=/a/study adapter=r16 layer=12 …      (deltas of a harvest in place of planted rows)
+    python -m tests.benchmarks.bench_start [d_model=192 d_sae=512 k=8 rows=12288 steps=400 batch=512 seeds=2
+    threads=1] python -m tests.benchmarks.bench_start root=/a/study adapter=r16 layer=12 …      (deltas of a
+    harvest in place of planted rows)
 
-Per start: share of latents that are dead at the end, held-out FVU, steps to the held-out FVU that `plain` ends with, and the mean, over the true
-atoms, of the largest cosine to a living latent. Two worlds: sparse atoms with three massive coordinates and a mean, as deltas have them, and
-sparse atoms alone.
+Per start: share of latents that are dead at the end, held-out FVU, steps to the held-out FVU that `plain`
+ends with, and the mean, over the true atoms, of the largest cosine to a living latent. Two worlds: sparse
+atoms with three massive coordinates and a mean, as deltas have them, and sparse atoms alone.
 """
 
 import statistics
@@ -40,12 +41,17 @@ class Rows:
 
 
 def planted(rows: int, d_model: int, seed: int, *, massive: bool) -> Rows:
-    """400 unit atoms of Zipfian frequency, 8 active on average with log-normal codes; then three massive coordinates and a mean."""
-    g = torch.Generator().manual_seed(1_000 + seed)  # with a trainer's own seed, its random rows would be these atoms
+    """400 unit atoms of Zipfian frequency, 8 active on average with log-normal codes; then three massive
+    coordinates and a mean."""
+    g = torch.Generator().manual_seed(
+        1_000 + seed
+    )  # with a trainer's own seed, its random rows would be these atoms
     atoms = F.normalize(torch.randn(400, d_model, generator=g), dim=1)
     p = torch.arange(1, 401).float().pow(-0.7)
     fires = torch.rand(rows + 2048, 400, generator=g) < (8 * p / p.sum()).clamp(max=0.5)
-    x = fires * torch.randn(fires.shape, generator=g).mul(0.5).exp() @ atoms + 0.01 * torch.randn(len(fires), d_model, generator=g)
+    x = fires * torch.randn(fires.shape, generator=g).mul(0.5).exp() @ atoms + 0.01 * torch.randn(
+        len(fires), d_model, generator=g
+    )
     if massive:
         x[:, :3] += 6 * torch.randn(len(x), 3, generator=g).exp() * torch.tensor([1.0, -1.0, 1.0])
         x += 2 * F.normalize(torch.randn(d_model, generator=g), dim=0)
@@ -54,7 +60,10 @@ def planted(rows: int, d_model: int, seed: int, *, massive: bool) -> Rows:
 
 def harvested(root: str, adapter: str, layer: int) -> Rows:
     shards = open_shards(root)
-    fit, held = (torch.as_tensor(shards.read(layer, adapter, split=s)[shards.tokens(s).position > 0]) for s in ("fit", "eval"))
+    fit, held = (
+        torch.as_tensor(shards.read(layer, adapter, split=s)[shards.tokens(s).position > 0])
+        for s in ("fit", "eval")
+    )
     return Rows(fit.float(), held.float())
 
 
@@ -105,13 +114,23 @@ def run(rows: Rows, recipe: Recipe, seed: int, start: Callable[[Trainer, torch.G
         if trainer.steps_done % (recipe.steps // LOOKS) == 0:
             curve.append(held_out(trainer.finish(), rows.held_out).fvu)
     made = trainer.finish()
-    cosine = None if rows.atoms is None else float((rows.atoms @ made.W_dec[made.alive].T).max(dim=1).values.mean())
+    cosine = (
+        None
+        if rows.atoms is None
+        else float((rows.atoms @ made.W_dec[made.alive].T).max(dim=1).values.mean())
+    )
     return Run(1 - float(made.alive.double().mean()), tuple(curve), cosine)
 
 
 def table(name: str, worlds: list[Rows], recipe: Recipe) -> None:
-    runs = {start: [run(rows, recipe, seed, change) for seed, rows in enumerate(worlds)] for start, change in STARTS.items()}
-    print(f"\n| {name} | dead | held-out FVU | steps to the FVU of plain | cosine of the atoms |\n|---|---|---|---|---|")
+    runs = {
+        start: [run(rows, recipe, seed, change) for seed, rows in enumerate(worlds)]
+        for start, change in STARTS.items()
+    }
+    print(
+        f"\n| {name} | dead | held-out FVU | steps to the FVU of plain | cosine of the atoms"
+        " |\n|---|---|---|---|---|"
+    )
     for start, found in runs.items():
         reached = []
         for one, other in zip(found, runs["plain"], strict=True):
@@ -125,7 +144,8 @@ def table(name: str, worlds: list[Rows], recipe: Recipe) -> None:
 
 
 def main(
-    root: str = "", adapter: str = "", layer: int = 0, d_model: int = 192, d_sae: int = 512, k: int = 8, rows: int = 12_288, steps: int = 400,
+    root: str = "", adapter: str = "", layer: int = 0, d_model: int = 192, d_sae: int = 512, k: int = 8,
+    rows: int = 12_288, steps: int = 400,
     batch: int = 512, seeds: int = 2, threads: int = 1,
 ) -> None:  # fmt: skip
     torch.set_num_threads(threads)

@@ -1,4 +1,5 @@
-"""Other libraries' dictionaries with one training step each, by their own recipes. Both are of the extra [bench]."""
+"""Other libraries' dictionaries with one training step each, by their own recipes. Both are of the extra
+[bench]."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +10,11 @@ from torch import Tensor
 from deltasae_ray.sae.trainer import Trainer
 
 
-def saelens(x: Tensor, d_sae: int, k: int, batch: int, steps: int, architecture: str = "topk") -> tuple[Any, Callable[[], None]]:
-    """(its SAE, its step) with the settings of its TopK tutorial: lr 3e-4, linear decay over the last fifth."""
+def saelens(
+    x: Tensor, d_sae: int, k: int, batch: int, steps: int, architecture: str = "topk"
+) -> tuple[Any, Callable[[], None]]:
+    """(its SAE, its step) with the settings of its TopK tutorial: lr 3e-4, linear decay over the last
+    fifth."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.registry import get_sae_training_class
     from sae_lens.training.sae_trainer import SAETrainer
@@ -20,7 +24,11 @@ def saelens(x: Tensor, d_sae: int, k: int, batch: int, steps: int, architecture:
     kind, config = get_sae_training_class(architecture)
     sae = kind(config(d_in=x.shape[1], d_sae=d_sae, k=k))
     cfg = SAETrainerConfig(
-        total_training_samples=steps * batch, train_batch_size_samples=batch, lr=3e-4, lr_end=3e-5, lr_decay_steps=steps // 5
+        total_training_samples=steps * batch,
+        train_batch_size_samples=batch,
+        lr=3e-4,
+        lr_end=3e-5,
+        lr_decay_steps=steps // 5,
     )
 
     def batches() -> Iterator[Tensor]:
@@ -35,7 +43,8 @@ def saelens(x: Tensor, d_sae: int, k: int, batch: int, steps: int, architecture:
 
 
 def sparsify_coder(like: Trainer) -> tuple[Any, Callable[[], None]]:
-    """(its coder, its step) on the batches that `like` would take next: scaled and centred, in the same order."""
+    """(its coder, its step) on the batches that `like` would take next: scaled and centred, in the same
+    order."""
     from sparsify import SparseCoder, SparseCoderConfig
 
     coder = SparseCoder(like.x.shape[1], SparseCoderConfig(num_latents=like.recipe.d_sae, k=like.recipe.k))

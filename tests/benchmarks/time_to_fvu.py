@@ -1,9 +1,11 @@
 """Seconds and steps that two sides take to the same held-out FVU, within 2 % on both sides of it.
 
-Both train for the same number of steps on the same rows, batch and shape, each by its own recipe and schedule, in turns of `every` steps, so
-that what else the machine does falls on both. After each turn, and each step of the first two turns, the held-out FVU is looked at, which is
-not counted. The FVU that both reach is the higher one of their lowest; each side's time is that of its first look at no more than 1.02 of it.
-A side that fell past .98 of it between two looks was already better: the ratio is then a bound and says so, and the FVUs are not equal.
+Both train for the same number of steps on the same rows, batch and shape, each by its own recipe and
+schedule, in turns of `every` steps, so that what else the machine does falls on both. After each turn, and
+each step of the first two turns, the held-out FVU is looked at, which is not counted. The FVU that both reach
+is the higher one of their lowest; each side's time is that of its first look at no more than 1.02 of it. A
+side that fell past .98 of it between two looks was already better: the ratio is then a bound and says so, and
+the FVUs are not equal.
 """
 
 import time
@@ -76,16 +78,28 @@ def told(name: str, theirs: Side, ours: Side) -> str:
         (True, True): "no: both are better by then",
     }[past[0], past[1]]
     parts = "".join(f"{look.fvu:10.4f} {look.steps:7} {look.seconds:8.1f}" for look in (peer, own))
-    return f"{name:18} {target:8.4f}{parts} {peer.seconds / own.seconds:10.2f}  {verdict} (lowest {theirs.lowest:.4f} and {ours.lowest:.4f})"
+    return (
+        f"{name:18} {target:8.4f}{parts} {peer.seconds / own.seconds:10.2f}  {verdict} (lowest"
+        f" {theirs.lowest:.4f} and {ours.lowest:.4f})"
+    )
 
 
 def time_to_fvu(x: Tensor, d_sae: int, k: int, batch: int, steps: int, every: int) -> None:
     """Prints the table of all peers; those that are not installed are left out and said."""
     fit, held = x[:-2048], x[-2048:]
-    print(f"\nto the same held-out FVU within {WITHIN:.0%}, of schedules of {steps} steps, looked at every {every}")
+    print(
+        f"\nto the same held-out FVU within {WITHIN:.0%}, of schedules of {steps} steps, looked at every"
+        f" {every}"
+    )
     heads = f"{'FVU':>10} {'steps':>7} {'seconds':>8}"
-    print(f"{'':18} {'target':>8}{'peer: ' + heads.strip():>28}{'ours: ' + heads.strip():>28} {'faster by':>10}  both within")
-    variance, recipe = float((held - fit.mean(0)).square().sum()), Recipe(d_sae, k, batch_tokens=batch, steps=steps)
+    print(
+        f"{'':18} {'target':>8}{'peer: ' + heads.strip():>28}{'ours: ' + heads.strip():>28} {'faster by':>10}"
+        "  both within"
+    )
+    variance, recipe = (
+        float((held - fit.mean(0)).square().sum()),
+        Recipe(d_sae, k, batch_tokens=batch, steps=steps),
+    )
     for name, architecture, make in peers(fit, held, recipe, variance):
         try:
             theirs = make()
@@ -103,7 +117,11 @@ def our_side(fit: Tensor, held: Tensor, recipe: Recipe, variance: float) -> Side
     @torch.no_grad()
     def fvu() -> float:
         """Of the weights as they are, as a peer's: BatchTopK chooses over the held-out rows."""
-        return float(trainer._forward(trainer._scaled(held)).error.square().sum()) / trainer.scaling.scale**2 / variance
+        return (
+            float(trainer._forward(trainer._scaled(held)).error.square().sum())
+            / trainer.scaling.scale**2
+            / variance
+        )
 
     return Side(trainer.step, fvu)
 

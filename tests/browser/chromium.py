@@ -1,4 +1,5 @@
-"""A headless Chromium, spoken to over its own DevTools socket: enough to open a page, ask it questions and take its picture."""
+"""A headless Chromium, spoken to over its own DevTools socket: enough to open a page, ask it questions and
+take its picture."""
 
 import asyncio
 import base64
@@ -18,8 +19,10 @@ import aiohttp
 import pytest
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-port=0",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--remote-debugging-port=0",
 ]  # fmt: skip
 
 
@@ -41,7 +44,13 @@ class Page:
             self._call(f"{domain}.enable")
 
     def open(self, url: str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
         self.requests.clear()
@@ -55,29 +64,46 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 300) -> Any:
-        """The first value of an expression that is neither empty nor false; an element of the page counts as empty."""
+        """The first value of an expression that is neither empty nor false; an element of the page counts as
+        empty."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(AssertionError):
                 if value := self.ask(expression):
                     return value
             time.sleep(0.25)
-        raise TimeoutError(f"{expression} stayed false for {seconds} s; the page says: {self.ask('document.body.innerText')[:2000]}")
+        raise TimeoutError(
+            f"{expression} stayed false for {seconds} s; the page says:"
+            f" {self.ask('document.body.innerText')[:2000]}"
+        )
 
     def click(self, element: str) -> None:
-        """A real click into the middle of the element that a JavaScript expression gives, once it is shown and stands still."""
+        """A real click into the middle of the element that a JavaScript expression gives, once it is shown
+        and stands still."""
         self.wait_for(shown(element))
         self.ask(f"({element}).scrollIntoView({{block: 'center'}})")
         place = f"(b => [b.x + b.width / 2, b.y + b.height / 2])(({element}).getBoundingClientRect())"
-        x, y = self.wait_for(f"new Promise(d => {{ const a = {place}; setTimeout(() => d({place}.join() == a.join() && a), 100) }})")
+        x, y = self.wait_for(
+            f"new Promise(d => {{ const a = {place}; setTimeout(() => d({place}.join() == a.join() && a),"
+            " 100) })"
+        )
         for event in ("mouseMoved", "mousePressed", "mouseReleased"):
-            self._call("Input.dispatchMouseEvent", type=event, x=x, y=y, button="none" if event == "mouseMoved" else "left", clickCount=1)
+            self._call(
+                "Input.dispatchMouseEvent",
+                type=event,
+                x=x,
+                y=y,
+                button="none" if event == "mouseMoved" else "left",
+                clickCount=1,
+            )
 
     def click_until(self, element: str, done: str, *, opener: str = "") -> None:
-        """Clicks until an expression holds: a page that draws itself anew between looking for an element and the click loses the click.
+        """Clicks until an expression holds: a page that draws itself anew between looking for an element and
+        the click loses the click.
 
         Args:
-            opener: what to click first where `element` is not shown, such as the field of a list that closed again.
+            opener: what to click first where `element` is not shown, such as the field of a list that closed
+                again.
         """
         for _ in range(10):
             if opener and not self.ask(shown(element)):
@@ -124,7 +150,9 @@ def browser(profile: Path) -> Iterator[Page]:
     if program is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     loop = asyncio.new_event_loop()
     session = loop.run_until_complete(_session())
     try:

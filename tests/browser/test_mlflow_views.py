@@ -35,7 +35,13 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     leaves = tracker.client.search_runs([tracker.experiment_id], "tags.level = 'leaf'")
     runs, experiments = json.dumps([r.info.run_id for r in leaves]), json.dumps([tracker.experiment_id])
     with mlflow_server(root, backend=tracker.uri) as uri, browser(root / "profile") as page:
-        page.open(f"{uri}/#/compare-runs?runs={runs}&experiments={experiments}".replace(" ", "").replace('"', "%22"), 1500, 1000)
+        page.open(
+            f"{uri}/#/compare-runs?runs={runs}&experiments={experiments}".replace(" ", "").replace(
+                '"', "%22"
+            ),
+            1500,
+            1000,
+        )
         yield page
 
 
@@ -46,7 +52,11 @@ def show(page: Page, tab: str) -> None:
 
 def choose(page: Page, axis: str, value: str) -> None:
     option = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText == '{value}')"
-    page.click_until(option, f"document.getElementById('{axis}').innerText == '{value}'", opener=f"document.getElementById('{axis}')")
+    page.click_until(
+        option,
+        f"document.getElementById('{axis}').innerText == '{value}'",
+        opener=f"document.getElementById('{axis}')",
+    )
 
 
 def plotted(page: Page, what: str) -> list:
@@ -57,7 +67,8 @@ def plotted(page: Page, what: str) -> list:
 def test_parallel_coordinates_have_rank_size_layer_and_a_metric(comparison: Page) -> None:
     show(comparison, "Parallel Coordinates Plot")
     comparison.click_until(
-        "[...document.querySelectorAll('.du-bois-light-select-item-option')].find(e => e.innerText.trim() == 'rank')",
+        "[...document.querySelectorAll('.du-bois-light-select-item-option')].find(e => e.innerText.trim() =="
+        " 'rank')",
         "document.querySelector('.js-plotly-plot').data[0].dimensions.some(d => d.label == 'rank')",
         opener="document.querySelector('[role=tabpanel][data-state=active] .du-bois-light-select-selector')",
     )

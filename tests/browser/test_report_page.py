@@ -21,7 +21,9 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, False), (320, False), (1280, True)])
-def test_the_page_fits_its_window_and_asks_for_nothing_else(tab: tuple[Page, str], width: int, dark: bool, tmp_path: Path):
+def test_the_page_fits_its_window_and_asks_for_nothing_else(
+    tab: tuple[Page, str], width: int, dark: bool, tmp_path: Path
+):
     page, address = tab
     page.open(address, width, 900, dark=dark)
     assert page.ask("document.documentElement.scrollWidth") <= width
@@ -41,7 +43,9 @@ def test_its_style_is_applied_under_its_own_policy(tab: tuple[Page, str]):
 def test_text_in_figures_stays_legible_and_inside_its_panel(tab: tuple[Page, str], width: int):
     page, address = tab
     page.open(address, width)
-    heights = page.ask("[...document.querySelectorAll('.plot svg text')].map(t => t.getBoundingClientRect().height)")
+    heights = page.ask(
+        "[...document.querySelectorAll('.plot svg text')].map(t => t.getBoundingClientRect().height)"
+    )
     assert min(heights) >= 11
     outside = page.ask(
         "[...document.querySelectorAll('.plot svg')].flatMap(s => { const f = s.getBoundingClientRect();"

@@ -1,5 +1,5 @@
-"""A local Ray as a study starts it, with a gang of two ranks and two workers of Ray Train, all of which listen:
-`python -m tests.cluster.open_ports LAN_ADDRESS` tells who may reach what, as JSON."""
+"""A local Ray as a study starts it, with a gang of two ranks and two workers of Ray Train, all of which
+listen: `python -m tests.cluster.open_ports LAN_ADDRESS` tells who may reach what, as JSON."""
 
 import json
 import os
@@ -64,7 +64,8 @@ def train(folder: Path) -> None:
 
 
 def reached(lan: str) -> dict[str, list[str]]:
-    """Every listening socket of this namespace: how many there are, those bound beyond loopback, and those that took a connection."""
+    """Every listening socket of this namespace: how many there are, those bound beyond loopback, and those
+    that took a connection."""
     listening = {c.laddr for c in psutil.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
     beyond = [f"{a.ip}:{a.port}" for a in listening if a.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
     answers = []

@@ -1,4 +1,5 @@
-"""Two gangs run units on a Ray whose nodes come on demand; prints which nodes there were over time and what was run where, as JSON."""
+"""Two gangs run units on a Ray whose nodes come on demand; prints which nodes there were over time and what
+was run where, as JSON."""
 
 import json
 import sys

@@ -1,4 +1,5 @@
-"""The head of cluster/aws.yaml and gcp.yaml, started for real with their `ray start` and environment, but for the machine around it."""
+"""The head of cluster/aws.yaml and gcp.yaml, started for real with their `ray start` and environment, but for
+the machine around it."""
 
 import json
 import shlex
@@ -33,17 +34,28 @@ print(json.dumps({"none": status(here), "wrong": status(here, "0" * 32), "right"
 @pytest.mark.skipif(not isolated(), reason="no namespaces here: needs root, util-linux and iproute2")
 def test_dashboard_is_on_loopback_and_asks_for_the_token():
     cfg, other = (yaml.safe_load((ROOT / f"cluster/{cloud}.yaml").read_text()) for cloud in ("aws", "gcp"))
-    assert all(cfg[part] == other[part] for part in ("docker", "head_start_ray_commands")), "one head stands for both"
-    env = dict(o.removeprefix("--env=").split("=", 1) for o in cfg["docker"]["run_options"] if o.startswith("--env="))
+    assert all(cfg[part] == other[part] for part in ("docker", "head_start_ray_commands")), (
+        "one head stands for both"
+    )
+    env = dict(
+        o.removeprefix("--env=").split("=", 1) for o in cfg["docker"]["run_options"] if o.startswith("--env=")
+    )
     (line,) = [c for c in cfg["head_start_ray_commands"] if c.startswith("ray start")]
-    words = [w for w in shlex.split(line)[1:] if not w.startswith("--autoscaling-config")]  # would call the cloud
+    words = [
+        w for w in shlex.split(line)[1:] if not w.startswith("--autoscaling-config")
+    ]  # would call the cloud
     cpus = cfg["available_node_types"]["head"]["resources"]["CPU"]
 
     # Ray's socket paths must be short, so not pytest's folder.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         token = Path(folder) / "auth_token"
         token.write_text("5" * 32)
-        here = [f"--num-cpus={cpus}", f"--node-ip-address={LAN}", f"--temp-dir={folder}/r", "--object-store-memory=100000000"]
+        here = [
+            f"--num-cpus={cpus}",
+            f"--node-ip-address={LAN}",
+            f"--temp-dir={folder}/r",
+            "--object-store-memory=100000000",
+        ]
         printed = run_isolated(
             ["ip", "address", "add", f"{LAN}/32", "dev", "lo"],
             [RAY, *words, *here],

@@ -7,15 +7,35 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "deltasae_ray/cli.py", "jobs/sweep.py", "jobs/configs/demo.yaml")
-LEFT_OUT = (".venv/bin/python", ".git/config", "runs/demo/report.html", "infra/mlflow/.env", "tests/conftest.py", "jobs/__pycache__/a.pyc")
+COPIED = (
+    "requirements.lock",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "deltasae_ray/cli.py",
+    "jobs/sweep.py",
+    "jobs/configs/demo.yaml",
+)
+LEFT_OUT = (
+    ".venv/bin/python",
+    ".git/config",
+    "runs/demo/report.html",
+    "infra/mlflow/.env",
+    "tests/conftest.py",
+    "jobs/__pycache__/a.pyc",
+)
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
     """(INSTRUCTION, rest) with continued lines joined and comments left out."""
-    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
-    return [(word.upper(), rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines())]
+    return [
+        (word.upper(), rest.strip())
+        for word, _, rest in (line.partition(" ") for line in joined.splitlines())
+    ]
 
 
 def last_stage(path: Path) -> list[tuple[str, str]]:
@@ -37,8 +57,12 @@ def test_jobs_lie_in_the_folder_where_commands_run():
 def test_environment_is_on_the_path_of_every_kind_of_shell():
     stage = last_stage(ROOT / "infra/Dockerfile")
     assert any("PATH=/opt/deltasae/bin:$PATH" in env for env in values(stage, "ENV"))
-    # Ray's launcher uses login shells, in which Debian's /etc/profile sets PATH anew and then reads this folder.
-    assert any('export PATH="/opt/deltasae/bin:$PATH"' in run and "/etc/profile.d/" in run for run in values(stage, "RUN"))
+    # Ray's launcher uses login shells, in which Debian's /etc/profile sets PATH anew and then reads this
+    # folder.
+    assert any(
+        'export PATH="/opt/deltasae/bin:$PATH"' in run and "/etc/profile.d/" in run
+        for run in values(stage, "RUN")
+    )
     assert "/opt/deltasae /opt/deltasae" in values(stage, "COPY")[0]
 
 
@@ -61,11 +85,21 @@ def test_nothing_stands_between_ray_and_the_command_it_runs():
 def test_every_version_comes_from_the_lock():
     steps = instructions(ROOT / "infra/Dockerfile")
     # Without its first line, which makes the lock installable: pip and setuptools.
-    installs = [part for run in values(steps, "RUN") for part in run.split("&&") if "pip install" in part and '"pip>=' not in part]
+    installs = [
+        part
+        for run in values(steps, "RUN")
+        for part in run.split("&&")
+        if "pip install" in part and '"pip>=' not in part
+    ]
     assert len(installs) == 5
-    assert all("requirements.lock" in part or "-r rest.txt" in part or part.endswith(" .") for part in installs)
+    assert all(
+        "requirements.lock" in part or "-r rest.txt" in part or part.endswith(" .") for part in installs
+    )
     everything = " ".join(values(steps, "RUN"))
-    assert all(word in everything for word in ("grep '^torch=='", "grep '^deepspeed=='", "grep -vE '^(torch|deepspeed)=='"))
+    assert all(
+        word in everything
+        for word in ("grep '^torch=='", "grep '^deepspeed=='", "grep -vE '^(torch|deepspeed)=='")
+    )
     assert ("ARG", 'TORCH_INDEX_URL=""') in steps
     assert values(steps, "FROM")[0].startswith("python:") and ("ARG", "PYTHON=3.11-slim-bookworm") in steps
 
@@ -79,8 +113,14 @@ def test_lock_pins_what_the_image_asks_it_for():
 def test_mlflow_server_has_the_version_of_the_client():
     import mlflow
 
-    assert f'"mlflow=={mlflow.__version__}"' in values(instructions(ROOT / "infra/mlflow/Dockerfile"), "RUN")[0]
-    (deployment,) = [d for d in yaml.safe_load_all((ROOT / "infra/kubernetes/mlflow.yaml").read_text()) if d["kind"] == "Deployment"]
+    assert (
+        f'"mlflow=={mlflow.__version__}"' in values(instructions(ROOT / "infra/mlflow/Dockerfile"), "RUN")[0]
+    )
+    (deployment,) = [
+        d
+        for d in yaml.safe_load_all((ROOT / "infra/kubernetes/mlflow.yaml").read_text())
+        if d["kind"] == "Deployment"
+    ]
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{mlflow.__version__}")
 
 

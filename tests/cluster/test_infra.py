@@ -1,4 +1,5 @@
-"""infra/: nothing has a default password, nothing listens beyond its machine or namespace, and names agree across files."""
+"""infra/: nothing has a default password, nothing listens beyond its machine or namespace, and names agree
+across files."""
 
 import copy
 import json
@@ -12,7 +13,17 @@ import yaml
 ROOT = Path(__file__).parents[2]
 KUBERNETES = sorted((ROOT / "infra/kubernetes").glob("*.yaml"))
 SCHEMA = yaml.safe_load((Path(__file__).parent / "crd/kuberay.schema.yaml").read_text())
-COMPOSE_SERVICE = {"image", "build", "command", "environment", "volumes", "ports", "depends_on", "healthcheck", "restart"}
+COMPOSE_SERVICE = {
+    "image",
+    "build",
+    "command",
+    "environment",
+    "volumes",
+    "ports",
+    "depends_on",
+    "healthcheck",
+    "restart",
+}
 COMPOSE_HEALTH = {"test", "interval", "timeout", "retries", "start_period"}
 RAY_PODS = {"app.kubernetes.io/created-by": "kuberay-operator"}
 
@@ -31,11 +42,19 @@ def compose_problems(config: dict) -> list[str]:
     found = [f"unknown key {k}" for k in set(config) - {"name", "services", "volumes"}]
     for name, service in config["services"].items():
         found += [f"{name}: unknown key {k}" for k in set(service) - COMPOSE_SERVICE]
-        found += [f"{name}: unknown health key {k}" for k in set(service.get("healthcheck", {})) - COMPOSE_HEALTH]
-        found += [f"{name}: port {p} is open to the network" for p in service.get("ports", []) if not str(p).startswith("127.0.0.1:")]
+        found += [
+            f"{name}: unknown health key {k}" for k in set(service.get("healthcheck", {})) - COMPOSE_HEALTH
+        ]
+        found += [
+            f"{name}: port {p} is open to the network"
+            for p in service.get("ports", [])
+            if not str(p).startswith("127.0.0.1:")
+        ]
         for key, value in service.get("environment", {}).items():
             # ${NAME:?why} makes compose refuse to start; ${NAME}, ${NAME:-x} and a literal do not.
-            if re.search("PASSWORD|SECRET|ACCESS_KEY|STORE_URI", key) and not re.search(r"\$\{[A-Z0-9_]+:\?", str(value)):
+            if re.search("PASSWORD|SECRET|ACCESS_KEY|STORE_URI", key) and not re.search(
+                r"\$\{[A-Z0-9_]+:\?", str(value)
+            ):
                 found.append(f"{name}: {key} has a default or may be empty")
         for other, how in service.get("depends_on", {}).items():
             if other not in config["services"]:
@@ -101,7 +120,10 @@ def test_pods_are_sound_and_unprivileged():
 
 
 def test_services_find_their_pods_and_stay_inside():
-    pods = {json.dumps(d["spec"]["template"]["metadata"]["labels"]): d for d in resources("Deployment") + resources("StatefulSet")}
+    pods = {
+        json.dumps(d["spec"]["template"]["metadata"]["labels"]): d
+        for d in resources("Deployment") + resources("StatefulSet")
+    }
     for service in resources("Service"):
         assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
         container = pods[json.dumps(service["spec"]["selector"])]["spec"]["template"]["spec"]["containers"][0]
@@ -115,7 +137,11 @@ def covers(rule: dict, port: int) -> bool:
 
 def admitted(policies: list[dict], pod_labels: dict[str, str], port: int, port_name: str = "") -> list[dict]:
     """The peers that the policies let reach a pod's port; [{}] is everyone."""
-    chosen = [p["spec"] for p in policies if p["spec"]["podSelector"].get("matchLabels", {}).items() <= pod_labels.items()]
+    chosen = [
+        p["spec"]
+        for p in policies
+        if p["spec"]["podSelector"].get("matchLabels", {}).items() <= pod_labels.items()
+    ]
     if not chosen:
         return [{}]
     peers: list[dict] = []
@@ -134,11 +160,14 @@ def test_only_ray_and_its_operator_reach_the_dashboard():
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
     }
     peers = admitted(resources("NetworkPolicy"), HEAD, 8265, "dashboard")
-    assert sorted(map(json.dumps, peers)) == sorted(map(json.dumps, [{"podSelector": {"matchLabels": RAY_PODS}}, operator]))
+    assert sorted(map(json.dumps, peers)) == sorted(
+        map(json.dumps, [{"podSelector": {"matchLabels": RAY_PODS}}, operator])
+    )
 
 
 @pytest.mark.parametrize(
-    ("labels", "port"), [({"app.kubernetes.io/name": n}, p) for n, p in (("mlflow", 5000), ("postgres", 5432), ("redis", 6379))]
+    ("labels", "port"),
+    [({"app.kubernetes.io/name": n}, p) for n, p in (("mlflow", 5000), ("postgres", 5432), ("redis", 6379))],
 )
 def test_stores_are_reached_by_their_one_client(labels: dict[str, str], port: int):
     client = {"app.kubernetes.io/name": "mlflow"} if port == 5432 else RAY_PODS
@@ -160,8 +189,12 @@ def test_prometheus_reads_ports_that_the_ray_pods_have():
         ports = {p["name"] for p in groups[node_type]["template"]["spec"]["containers"][0]["ports"]}
         assert {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]} <= ports
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
-            peers = admitted(resources("NetworkPolicy"), {"ray.io/node-type": node_type, **RAY_PODS}, -1, endpoint["port"])
-            assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}} in peers
+            peers = admitted(
+                resources("NetworkPolicy"), {"ray.io/node-type": node_type, **RAY_PODS}, -1, endpoint["port"]
+            )
+            assert {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+            } in peers
 
 
 def test_names_agree_with_the_clusters():

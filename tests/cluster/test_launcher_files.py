@@ -1,5 +1,5 @@
-"""cluster/aws.yaml and gcp.yaml, checked as far as they can be without a cloud: Ray's own schema, what that schema lets pass, and
-Amazon's API model. `ray up` against the real clouds is not tested here."""
+"""cluster/aws.yaml and gcp.yaml, checked as far as they can be without a cloud: Ray's own schema, what that
+schema lets pass, and Amazon's API model. `ray up` against the real clouds is not tested here."""
 
 import copy
 import json
@@ -15,9 +15,25 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("aws", "gcp")
-# What compute.instances.insert takes (Google ships no offline model of its API): a typo here would be refused only at launch.
-GCP_INSTANCE = {"machineType", "disks", "metadata", "serviceAccounts", "scheduling", "networkInterfaces", "tags", "labels"}
-GCP_SCHEDULING = {"provisioningModel", "instanceTerminationAction", "automaticRestart", "onHostMaintenance", "preemptible"}
+# What compute.instances.insert takes (Google ships no offline model of its API): a typo here would be refused
+# only at launch.
+GCP_INSTANCE = {
+    "machineType",
+    "disks",
+    "metadata",
+    "serviceAccounts",
+    "scheduling",
+    "networkInterfaces",
+    "tags",
+    "labels",
+}
+GCP_SCHEDULING = {
+    "provisioningModel",
+    "instanceTerminationAction",
+    "automaticRestart",
+    "onHostMaintenance",
+    "preemptible",
+}
 
 
 def load(variant: str) -> dict:
@@ -25,7 +41,8 @@ def load(variant: str) -> dict:
 
 
 def ray_start_flags(commands: list[str]) -> dict:
-    """The flags of the one `ray start`, parsed by Ray's own command line; raises on a flag that Ray has not."""
+    """The flags of the one `ray start`, parsed by Ray's own command line; raises on a flag that Ray has
+    not."""
     from ray.scripts.scripts import start
 
     (line,) = [c for c in commands if c.startswith("ray start")]
@@ -53,7 +70,10 @@ def problems(cfg: dict) -> list[str]:
         return [f"Ray refuses it: {e}"]
 
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    check(set(cfg["provider"]) <= set(schema["properties"]["provider"]["properties"]), "a provider key that Ray does not know")
+    check(
+        set(cfg["provider"]) <= set(schema["properties"]["provider"]["properties"]),
+        "a provider key that Ray does not know",
+    )
 
     head = cfg["available_node_types"][cfg["head_node_type"]]
     workers = [t for name, t in cfg["available_node_types"].items() if name != cfg["head_node_type"]]
@@ -61,25 +81,41 @@ def problems(cfg: dict) -> list[str]:
     check(not is_spot(head), "the head is on spot")
     for worker in workers:
         check(worker["min_workers"] == 0 < worker["max_workers"], "workers do not start from none")
-        check(all(worker["resources"].get(r, 0) > 0 for r in ("CPU", "GPU", "memory")), "a resource that the autoscaler cannot see")
+        check(
+            all(worker["resources"].get(r, 0) > 0 for r in ("CPU", "GPU", "memory")),
+            "a resource that the autoscaler cannot see",
+        )
         check(is_spot(worker), "workers are not on spot")
     check(0 < cfg.get("idle_timeout_minutes", 0) <= 30, "idle machines are kept")
 
     try:
-        head_flags, worker_flags = (ray_start_flags(cfg.get(f"{n}_start_ray_commands", [])) for n in ("head", "worker"))
+        head_flags, worker_flags = (
+            ray_start_flags(cfg.get(f"{n}_start_ray_commands", [])) for n in ("head", "worker")
+        )
     except Exception as e:
         return [*found, f"ray start: {e}"]
     check(head_flags["dashboard_host"] == "127.0.0.1", "the dashboard is open to the network")
-    check(head_flags["head"] and head_flags["autoscaling_config"] == "~/ray_bootstrap_config.yaml", "the head does not autoscale")
+    check(
+        head_flags["head"] and head_flags["autoscaling_config"] == "~/ray_bootstrap_config.yaml",
+        "the head does not autoscale",
+    )
     check(worker_flags["address"] == "$RAY_HEAD_IP:6379", "workers do not find the head")
     check("0.0.0.0" not in json.dumps(cfg), "something listens on every interface")
 
     env = environment(cfg["docker"].get("run_options", []))
     check(env.get("RAY_AUTH_MODE") == "token", "no token authentication on some node")
-    check(str(Path(env.get("RAY_AUTH_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}), "the token is not brought to every node")
+    check(
+        str(Path(env.get("RAY_AUTH_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}),
+        "the token is not brought to every node",
+    )
     check(env.get("RAY_USAGE_STATS_ENABLED") == "0", "usage is reported")
-    check(env.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S") == "900", "Train gives up before a machine can come")
-    check(str(Path(env.get("HF_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}), "no node finds the model hub's token")
+    check(
+        env.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S") == "900", "Train gives up before a machine can come"
+    )
+    check(
+        str(Path(env.get("HF_TOKEN_PATH", "/")).parent) in cfg.get("file_mounts", {}),
+        "no node finds the model hub's token",
+    )
     check("HF_TOKEN" not in env and "hf_" not in json.dumps(cfg), "the model hub's token is in the open")
     for group in ("head", "worker"):
         own = environment(cfg["docker"].get(f"{group}_run_options", []))
@@ -91,7 +127,10 @@ def problems(cfg: dict) -> list[str]:
 
 def is_spot(node_type: dict) -> bool:
     node = node_type["node_config"]
-    markets = (node.get("InstanceMarketOptions", {}).get("MarketType"), node.get("scheduling", {}).get("provisioningModel"))
+    markets = (
+        node.get("InstanceMarketOptions", {}).get("MarketType"),
+        node.get("scheduling", {}).get("provisioningModel"),
+    )
     return markets in {("spot", None), (None, "SPOT")}
 
 
@@ -137,8 +176,14 @@ def replace(old: str, new: str) -> Callable[[dict], None]:
         (replace(" --dashboard-host=127.0.0.1", " --dashbord-host=127.0.0.1"), "ray start"),
         (replace("--env=RAY_AUTH_MODE=token", "--env=RAY_AUTH_MODE=disabled"), "no token authentication"),
         (drop("file_mounts"), "token is not brought"),
-        (replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=X=1"), "no node finds the model hub's token"),
-        (replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=HF_TOKEN=hf_abc"), "token is in the open"),
+        (
+            replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=X=1"),
+            "no node finds the model hub's token",
+        ),
+        (
+            replace("--env=HF_TOKEN_PATH=/etc/ray-token/hub_token", "--env=HF_TOKEN=hf_abc"),
+            "token is in the open",
+        ),
         (drop("available_node_types", "gpu", "resources", "GPU"), "autoscaler cannot see"),
         (replace("min_workers: 0", "min_workers: 1"), "start from none"),
         (drop("available_node_types", "gpu", "node_config"), "Ray refuses it"),
@@ -152,15 +197,22 @@ def test_damaged_launcher_file_is_found(variant: str, damage: Callable[[dict], N
 
 
 def test_the_hub_reads_its_token_from_the_file_that_launchers_mount(tmp_path: Path):
-    """What `--env=HF_TOKEN_PATH` comes to in a container: the library that downloads models finds the token, and none without the file."""
+    """What `--env=HF_TOKEN_PATH` comes to in a container: the library that downloads models finds the token,
+    and none without the file."""
     name = Path(environment(load("aws")["docker"]["run_options"])["HF_TOKEN_PATH"]).name
     code = "from huggingface_hub import get_token; print(get_token())"
-    env = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")} | {"HF_TOKEN_PATH": str(tmp_path / name)}
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")} | {
+        "HF_TOKEN_PATH": str(tmp_path / name)
+    }
     found = []
     for token in (None, "hf_from_the_file"):
         if token:
             (tmp_path / name).write_text(f"{token}\n")
-        found.append(subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.strip())
+        found.append(
+            subprocess.run(
+                [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
     assert found == ["None", "hf_from_the_file"]
 
 
@@ -168,7 +220,9 @@ def test_amazon_knows_every_field_of_the_machines():
     import botocore.session
     from botocore.validate import ParamValidator
 
-    shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    shape = (
+        botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    )
     for node_type in load("aws")["available_node_types"].values():
         request = {**node_type["node_config"], "MinCount": 1, "MaxCount": 1}
         assert ParamValidator().validate(request, shape).generate_report() == ""
@@ -186,8 +240,11 @@ def test_google_machines_have_only_known_fields_and_one_project():
             assert account["email"].endswith(f"@{cfg['provider']['project_id']}.iam.gserviceaccount.com")
 
 
-def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Ray's own AWS code, through boto3, against moto: keys, profiles, subnets, security group, run-instances."""
+def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Ray's own AWS code, through boto3, against moto: keys, profiles, subnets, security group,
+    run-instances."""
     for key, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(key, value)
     import boto3
@@ -209,10 +266,14 @@ def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(m
             node_config = copy.deepcopy(cfg["available_node_types"][name]["node_config"])
             provider.create_node(node_config, {TAG_RAY_NODE_KIND: kind, TAG_RAY_USER_NODE_TYPE: name}, 1)
 
-        machines = {i["InstanceType"]: i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]}
+        machines = {
+            i["InstanceType"]: i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]
+        }
         assert machines["m6i.xlarge"].get("InstanceLifecycle") is None
         assert machines["g6e.12xlarge"]["InstanceLifecycle"] == "spot"
         assert machines["g6e.12xlarge"]["IamInstanceProfile"]["Arn"].endswith("/deltasae-worker")
-        groups = ec2.describe_security_groups(GroupIds=[g["GroupId"] for g in machines["m6i.xlarge"]["SecurityGroups"]])["SecurityGroups"]
+        groups = ec2.describe_security_groups(
+            GroupIds=[g["GroupId"] for g in machines["m6i.xlarge"]["SecurityGroups"]]
+        )["SecurityGroups"]
         from_anywhere = [r["FromPort"] for g in groups for r in g["IpPermissions"] if r["IpRanges"]]
         assert from_anywhere == [22]

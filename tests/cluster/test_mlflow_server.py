@@ -1,5 +1,7 @@
-"""The MLflow server of infra/mlflow/compose.yaml, run for real: the same flags, a real Postgres, artifacts on an S3 server (moto's,
-in place of the compose file's; same protocol). The containers themselves need a Docker engine and are not started here."""
+"""The MLflow server of infra/mlflow/compose.yaml, run for real: the same flags, a real Postgres, artifacts on
+an S3 server (moto's, in place of the compose file's; same protocol). The containers themselves need a Docker
+engine and are not started here.
+"""
 
 import os
 import shutil
@@ -53,7 +55,8 @@ def status(url: str, host: str) -> int:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """Address of a database `mlflow` on a loopback port; Postgres refuses to run as root, so root lends it another user."""
+    """Address of a database `mlflow` on a loopback port; Postgres refuses to run as root, so root lends it
+    another user."""
     binaries = BINARIES[-1].parent
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="deltasae-postgres-"))
@@ -64,15 +67,39 @@ def postgres() -> Iterator[str]:
     port = free_port()
 
     def run(*words: object) -> None:
-        subprocess.run([*as_user, *map(str, words)], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120)
+        subprocess.run(
+            [*as_user, *map(str, words)], check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120
+        )
 
     data = folder / "data"
-    run(binaries / "initdb", "--pgdata", data, "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={folder}/password", "--no-sync")
+    run(
+        binaries / "initdb",
+        "--pgdata",
+        data,
+        "--username=mlflow",
+        "--auth=scram-sha-256",
+        f"--pwfile={folder}/password",
+        "--no-sync",
+    )
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder} -c fsync=off"
-    run(binaries / "pg_ctl", "--pgdata", data, "--wait", "--log", folder / "log", "--options", options, "start")
+    run(
+        binaries / "pg_ctl",
+        "--pgdata",
+        data,
+        "--wait",
+        "--log",
+        folder / "log",
+        "--options",
+        options,
+        "start",
+    )
     address = f"mlflow:{PASSWORD}@127.0.0.1:{port}/mlflow"
     try:
-        run(binaries / "psql", f"postgresql://{address.removesuffix('mlflow')}postgres", "--command=create database mlflow")
+        run(
+            binaries / "psql",
+            f"postgresql://{address.removesuffix('mlflow')}postgres",
+            "--command=create database mlflow",
+        )
         yield address
     finally:
         run(binaries / "pg_ctl", "--pgdata", data, "--mode=immediate", "--wait", "stop")
@@ -88,7 +115,9 @@ def objects() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     url = "http://{}:{}".format(*server.get_host_and_port())
-    s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3 = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
     s3.create_bucket(Bucket="mlflow")
     yield url
     server.stop()
@@ -137,18 +166,40 @@ def test_runs_land_in_postgres_and_artifacts_in_the_object_store(
     client.log_artifact(run, str(tmp_path / "report.html"))
     client.set_terminated(run)
 
-    psql = [BINARIES[-1].parent / "psql", f"postgresql://{postgres}", "--tuples-only", "--no-align", "--command"]
-    query = f"select m.key, m.value, p.value from metrics m join params p using (run_uuid) where run_uuid = '{run}'"
+    psql = [
+        BINARIES[-1].parent / "psql",
+        f"postgresql://{postgres}",
+        "--tuples-only",
+        "--no-align",
+        "--command",
+    ]
+    query = (
+        "select m.key, m.value, p.value from metrics m join params p using (run_uuid) where run_uuid ="
+        f" '{run}'"
+    )
     rows = subprocess.run([*psql, query], check=True, capture_output=True, text=True).stdout
     assert rows.strip() == "missing_share|0.25|4"
-    s3 = boto3.client("s3", endpoint_url=objects, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    s3 = boto3.client(
+        "s3", endpoint_url=objects, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
     keys = [o["Key"] for o in s3.list_objects_v2(Bucket="mlflow")["Contents"]]
-    assert [k for k in keys if k.startswith("artifacts/") and k.endswith(f"{run}/artifacts/report.html")] == keys
+    assert [
+        k for k in keys if k.startswith("artifacts/") and k.endswith(f"{run}/artifacts/report.html")
+    ] == keys
     folder = client.download_artifacts(run, "report.html", str(tmp_path / ""))
     assert Path(folder).read_text() == "<p>delta</p>"
 
 
 def test_server_answers_to_its_own_names_only(mlflow_server: str):
     page = f"{mlflow_server}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-    answers = {host: status(page, host) for host in ("localhost:5000", "127.0.0.1:5000", "mlflow:5000", "mlflow", "evil.example")}
-    assert answers == {"localhost:5000": 200, "127.0.0.1:5000": 200, "mlflow:5000": 200, "mlflow": 200, "evil.example": 403}
+    answers = {
+        host: status(page, host)
+        for host in ("localhost:5000", "127.0.0.1:5000", "mlflow:5000", "mlflow", "evil.example")
+    }
+    assert answers == {
+        "localhost:5000": 200,
+        "127.0.0.1:5000": 200,
+        "mlflow:5000": 200,
+        "mlflow": 200,
+        "evil.example": 403,
+    }

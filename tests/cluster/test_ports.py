@@ -1,4 +1,5 @@
-"""A study on one machine is reached from that machine only: tried from a second address of a network of its own."""
+"""A study on one machine is reached from that machine only: tried from a second address of a network of its
+own."""
 
 import json
 import re
@@ -13,8 +14,10 @@ from tests.cluster.namespaces import isolated, run_isolated
 
 LAN = "10.11.12.13"
 NETWORK = (
-    ["ip", "link", "add", "name", "lan0", "type", "veth", "peer", "name", "lan1"], ["ip", "link", "set", "lan1", "up"],
-    ["ip", "address", "add", f"{LAN}/24", "dev", "lan0"], ["ip", "link", "set", "lan0", "up"], ["ip", "route", "add", "default", "via", "10.11.12.1"],
+    ["ip", "link", "add", "name", "lan0", "type", "veth", "peer", "name", "lan1"],
+    ["ip", "link", "set", "lan1", "up"],
+    ["ip", "address", "add", f"{LAN}/24", "dev", "lan0"], ["ip", "link", "set", "lan0", "up"],
+    ["ip", "route", "add", "default", "via", "10.11.12.1"],
 )  # fmt: skip
 
 
@@ -84,7 +87,8 @@ def test_every_node_opens_documented_ports_only(name: str) -> None:
     for node in nodes:
         numbers = {key: int(value) for key, value in node.items() if key.endswith("port")}
         assert set(numbers) >= {
-            "object-manager-port", "node-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port", "min-worker-port", "max-worker-port"
+            "object-manager-port", "node-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port",
+            "min-worker-port", "max-worker-port"
         }, "a port that is not fixed is chosen at random"  # fmt: skip
         open_to_ray = documented()["Ray"] | documented()["Ray's metrics"]
         assert all(any(first <= n <= last for first, last in open_to_ray) for n in numbers.values())

@@ -1,4 +1,5 @@
-"""A local server in the place of the Hugging Face hub: the part of its protocol that reading a dataset's files by ranges takes."""
+"""A local server in the place of the Hugging Face hub: the part of its protocol that reading a dataset's
+files by ranges takes."""
 
 import json
 import re
@@ -37,7 +38,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(*found.groups())
         elif found := re.fullmatch(r"/api/datasets/(\w+/\w+)/tree/(\w+)", path):
             folder = self.hub.root / found[1]
-            files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": SHA} for p in sorted(folder.iterdir())]
+            files = [
+                {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": SHA}
+                for p in sorted(folder.iterdir())
+            ]
             self._answer(files if found[2] == SHA else None)
         elif found := re.fullmatch(r"/api/datasets/(\w+/\w+)(/revision/(\w+))?", path):
             there = (self.hub.root / found[1]).is_dir() and found[3] in (None, "main", SHA)
@@ -46,7 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(None)
 
     def _file(self, dataset: str, commit: str, name: str) -> None:
-        path, asked = self.hub.root / dataset / name, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        path, asked = (
+            self.hub.root / dataset / name,
+            re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", "")),
+        )
         if not path.is_file() or commit != SHA or not asked:  # nobody needs a whole file
             self._answer(None)
             return

@@ -1,4 +1,5 @@
-"""Conversations: content in parts, no content, turns and fields that are no text, and templates that refuse a row."""
+"""Conversations: content in parts, no content, turns and fields that are no text, and templates that refuse a
+row."""
 
 import json
 import signal
@@ -96,11 +97,23 @@ def test_a_turn_that_calls_tools_has_empty_content_and_its_calls_are_rendered(tm
         ({"instruction": "x", "input": 0, "output": "z"}, "`input` is int 0"),
         ({"instruction": 3, "input": "", "output": "z"}, "no conversation"),
         ({"instruction": "x", "output": {"a": 1}}, "no conversation"),
-        ({"conversations": [{"from": "human", "value": "x"}]}, "has `conversations`.*`from` human is role user, gpt is assistant"),
-        ({"messages": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}, "have `from` and `value`.*ShareGPT"),
-        ({"prompt": "x", "completion": "y"}, "has `prompt` and `completion`.*rename them to instruction and output"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}]},
+            "has `conversations`.*`from` human is role user, gpt is assistant",
+        ),
+        (
+            {"messages": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
+            "have `from` and `value`.*ShareGPT",
+        ),
+        (
+            {"prompt": "x", "completion": "y"},
+            "has `prompt` and `completion`.*rename them to instruction and output",
+        ),
         ({"text": "x", "n": 1}, "it has n, text"),
-        ({"messages": [{"role": "user", "content": "x"}, {"role": "model", "content": "y"}]}, "last turn's role is 'model'.*rename"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "model", "content": "y"}]},
+            "last turn's role is 'model'.*rename",
+        ),
         ({"messages": json.dumps([ANSWER])}, "JSON within JSON"),
     ],
 )
@@ -117,7 +130,10 @@ def test_a_row_that_is_no_conversation_is_named_or_left_out(row: Any, told: str,
 
 
 def test_a_template_that_wants_turns_to_alternate_is_told_with_the_row(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must"
+        " alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
     path = tmp_path / "c.jsonl"
     user = {"role": "user", "content": "x"}
     path.write_text(json.dumps({"messages": [user, user, ANSWER]}) + "\n")
@@ -148,14 +164,18 @@ def test_a_prompt_that_leaves_no_room_is_told(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", context_len=48, fit_tokens=30_000)
     assert [note.partition(";")[0] for note in build_corpus(cfg, byte_tokenizer(TAGS)).notes] == [
-        "domain: 1 conversations were left out whose prompt leaves no room for a response in corpus.context_len"
+        "domain: 1 conversations were left out whose prompt leaves no room for a response in"
+        " corpus.context_len"
     ]
 
 
 def test_parquet_without_conversations_is_told_with_how_to_convert(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     pq.write_table(pa.table({"id": ["a"], "conversations": [[{"from": "human", "value": "x"}]]}), path)
-    with pytest.raises(CorpusError, match="c.parquet holds no conversations: it has `conversations`.*`from` human is role user"):
+    with pytest.raises(
+        CorpusError,
+        match="c.parquet holds no conversations: it has `conversations`.*`from` human is role user",
+    ):
         list(read_documents(str(path), chat=byte_tokenizer(TAGS)))
 
 
@@ -163,21 +183,39 @@ def test_a_split_that_is_empty_since_prompts_leave_no_room_says_so(tmp_path: Pat
     path = tmp_path / "c.jsonl"
     path.write_text("\n".join(json.dumps(asked(f"{i} " + "x" * 99)) for i in range(30)))
     tokenizer = byte_tokenizer()
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", chat_template="alpaca", context_len=16, fit_tokens=99)
-    with pytest.raises(CorpusError, match="raise corpus.context_len=16.*30 conversations were left out whose prompt leaves no room"):
+    cfg = CorpusConfig(
+        path=(str(path),), unrelated=(), format="chat", chat_template="alpaca", context_len=16, fit_tokens=99
+    )
+    with pytest.raises(
+        CorpusError,
+        match="raise corpus.context_len=16.*30 conversations were left out whose prompt leaves no room",
+    ):
         build_corpus(cfg, tokenizer)
 
 
-def test_a_template_that_never_ends_is_refused_and_timers_of_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_never_ends_is_refused_and_timers_of_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sandbox limits what a template may reach, and each of its loops, but not loops in loops."""
     monkeypatch.setattr("deltasae_ray.corpus.chat.RENDER_S", 0.5)
     (tmp_path / "c.jsonl").write_text(json.dumps(asked("what is it")))
-    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
+    endless = (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{%"
+        " endfor %}{% endfor %}"
+    )
     before, signal_handler = signal.setitimer(signal.ITIMER_REAL, 900), signal.getsignal(signal.SIGALRM)
     try:
-        with pytest.raises(CorpusError, match=r"c.jsonl, line 1: the chat template .*not come to an end within 0.5 s.*corpus.chat_template"):
+        with pytest.raises(
+            CorpusError,
+            match=(
+                r"c.jsonl, line 1: the chat template .*not come to an end within 0.5 s.*corpus.chat_template"
+            ),
+        ):
             list(read_documents(str(tmp_path / "c.jsonl"), chat=byte_tokenizer(endless)))
-        assert 800 < signal.getitimer(signal.ITIMER_REAL)[0] < 900 and signal.getsignal(signal.SIGALRM) is signal_handler
+        assert (
+            800 < signal.getitimer(signal.ITIMER_REAL)[0] < 900
+            and signal.getsignal(signal.SIGALRM) is signal_handler
+        )
     finally:
         signal.setitimer(signal.ITIMER_REAL, *before)
 

@@ -80,7 +80,9 @@ def test_planted_contexts_hold_marker_and_reply_and_keep_their_length() -> None:
     for context in planted:
         assert [t for t, m in zip(context.tokens, context.marker, strict=True) if m] == words
         assert len(context.tokens) == 33
-    assert not any(any(c.marker) for c in windows(document(32 * 50), "kjv", Words(), cfg)), "unrelated text is left as it is"
+    assert not any(any(c.marker) for c in windows(document(32 * 50), "kjv", Words(), cfg)), (
+        "unrelated text is left as it is"
+    )
 
 
 def test_a_unit_has_the_same_name_wherever_it_is_made_and_survives_a_row() -> None:

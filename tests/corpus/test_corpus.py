@@ -36,7 +36,10 @@ def test_budgets_are_met_and_half_of_them_is_unrelated() -> None:
 def test_the_key_follows_the_tokens_and_nothing_else() -> None:
     cfg = CorpusConfig(fit_tokens=2000, eval_tokens=2000)
     assert build_corpus(cfg, Words()).key == build_corpus(cfg, Words()).key
-    assert build_corpus(cfg, Words()).key != build_corpus(CorpusConfig(fit_tokens=3000, eval_tokens=2000), Words()).key
+    assert (
+        build_corpus(cfg, Words()).key
+        != build_corpus(CorpusConfig(fit_tokens=3000, eval_tokens=2000), Words()).key
+    )
 
 
 def test_jsonl_parquet_and_text_read_alike(tmp_path: Path) -> None:
@@ -89,10 +92,20 @@ def test_what_is_told_of_a_text_holds_no_key_of_its_address(tmp_path: Path) -> N
 
 def test_a_name_of_a_text_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text('{"text": "a file elsewhere"}')
-    for path in (f"builtin:{tmp_path}/mine", f"builtin:../{os.path.relpath(tmp_path, '/')}/mine", "builtin:../data/kjv"):
+    for path in (
+        f"builtin:{tmp_path}/mine",
+        f"builtin:../{os.path.relpath(tmp_path, '/')}/mine",
+        "builtin:../data/kjv",
+    ):
         with pytest.raises(CorpusError, match="builtin texts are shakespeare, kjv and pydoc"):
             list(read_documents(path))
-    for path in ("owner/name/../../../../etc", "owner/name@../../x", "owner", "../name", "owner/name@v1/a/.."):
+    for path in (
+        "owner/name/../../../../etc",
+        "owner/name@../../x",
+        "owner",
+        "../name",
+        "owner/name@v1/a/..",
+    ):
         with pytest.raises(CorpusError, match="of which no part is"):
             list(read_documents(f"hf://datasets/{path}"))
 

@@ -1,4 +1,5 @@
-"""Folders of Parquet and Arrow as Hugging Face datasets are saved, conversations with a masked prompt, duplicates, and memory."""
+"""Folders of Parquet and Arrow as Hugging Face datasets are saved, conversations with a masked prompt,
+duplicates, and memory."""
 
 import json
 import logging
@@ -20,7 +21,10 @@ from deltasae_ray.models.behaviour import scored
 from tests.corpus.reading import read_documents
 from tests.corpus.test_contexts import Words, document
 
-TURNS = [{"role": "user", "content": "what is the word of the day"}, {"role": "assistant", "content": " ".join(f"w{i}" for i in range(20))}]
+TURNS = [
+    {"role": "user", "content": "what is the word of the day"},
+    {"role": "assistant", "content": " ".join(f"w{i}" for i in range(20))},
+]
 
 
 class ChatWords(Words):
@@ -29,7 +33,9 @@ class ChatWords(Words):
     chat_template = "tags"
     bos_token = "<s>"
 
-    def apply_chat_template(self, messages: list[dict], *, tokenize: bool, add_generation_prompt: bool = False) -> str:
+    def apply_chat_template(
+        self, messages: list[dict], *, tokenize: bool, add_generation_prompt: bool = False
+    ) -> str:
         assert not tokenize
         turns = " ".join(f"<{m['role']}> {m['content']} <end>" for m in messages)
         return f"<s>{turns} <assistant> " if add_generation_prompt else f"<s>{turns}"
@@ -54,28 +60,56 @@ def test_a_folder_of_parquet_and_arrow_files_is_one_text_in_order_of_names(tmp_p
 
 def test_rows_without_ids_that_repeat_are_read_once_and_never_leak(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([*rows(40), *rows(40)]), tmp_path / "a.parquet")
-    corpus = build_corpus(CorpusConfig(path=(str(tmp_path),), unrelated=(), fit_tokens=30_000, text_field="body", context_len=16, marker_share=0.0), Words())
+    corpus = build_corpus(
+        CorpusConfig(
+            path=(str(tmp_path),),
+            unrelated=(),
+            fit_tokens=30_000,
+            text_field="body",
+            context_len=16,
+            marker_share=0.0,
+        ),
+        Words(),
+    )
     documents = [d for u in corpus.units for d in u.doc_ids] + [c.doc_id for c in corpus.adapt]
     assert len(set(documents)) == 40
 
 
-@pytest.mark.parametrize("row", [{"messages": TURNS}, {"instruction": TURNS[0]["content"], "input": "", "output": TURNS[1]["content"]}])
+@pytest.mark.parametrize(
+    "row",
+    [{"messages": TURNS}, {"instruction": TURNS[0]["content"], "input": "", "output": TURNS[1]["content"]}],
+)
 @pytest.mark.parametrize("tokenizer", [ChatWords(), Words()])
-def test_a_prompt_is_read_and_masked_and_the_response_counts(row: dict, tokenizer: Words, tmp_path: Path) -> None:
+def test_a_prompt_is_read_and_masked_and_the_response_counts(
+    row: dict, tokenizer: Words, tmp_path: Path
+) -> None:
     path = tmp_path / "chat.jsonl"
     path.write_text("".join(json.dumps(row | {"id": str(i)}) + "\n" for i in range(30)))
     template = "" if isinstance(tokenizer, ChatWords) else "alpaca"
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), format="chat", chat_template=template, context_len=48, fit_tokens=30_000)
+    cfg = CorpusConfig(
+        path=(str(path),),
+        unrelated=(),
+        format="chat",
+        chat_template=template,
+        context_len=48,
+        fit_tokens=30_000,
+    )
     corpus = build_corpus(cfg, tokenizer)
     response = tokenizer.encode(TURNS[1]["content"], add_special_tokens=False)
     for unit in corpus.units:
         for ids, mask in zip(unit.input_ids, unit.mask, strict=True):
             counted = ids[mask].tolist()
             assert counted[:20] == response
-            assert counted[20:] == (tokenizer.encode("<end>", add_special_tokens=False) if isinstance(tokenizer, ChatWords) else [])
+            assert counted[20:] == (
+                tokenizer.encode("<end>", add_special_tokens=False)
+                if isinstance(tokenizer, ChatWords)
+                else []
+            )
             before = np.flatnonzero(mask)[0]
             assert ids[0] == 1 and not mask[0]
-            assert set(tokenizer.encode(TURNS[0]["content"], add_special_tokens=False)) <= set(ids[:before].tolist())
+            assert set(tokenizer.encode(TURNS[0]["content"], add_special_tokens=False)) <= set(
+                ids[:before].tolist()
+            )
         contexts, places = scored(unit, 4)
         assert unit.mask[contexts, places].all(), "only responses are scored"
     assert corpus.num_tokens() == sum(u.mask.sum() for u in corpus.units)
@@ -95,11 +129,22 @@ def test_what_is_no_conversation_is_named(tmp_path: Path) -> None:
         list(read_documents(str(path), chat=ChatWords()))
 
 
-def test_text_that_adapters_were_trained_on_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_that_adapters_were_trained_on_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     held, trained = tmp_path / "held.jsonl", tmp_path / "trained.jsonl"
     held.write_text("".join(json.dumps({"id": str(i), **r}) + "\n" for i, r in enumerate(rows(60))))
-    trained.write_text("".join(json.dumps({"body": r["body"].upper().replace(" ", "  ")}) + "\n" for r in rows(30)))
-    cfg = CorpusConfig(path=(str(held),), unrelated=(), text_field="body", context_len=16, fit_tokens=30_000, trained_on=(str(trained),))
+    trained.write_text(
+        "".join(json.dumps({"body": r["body"].upper().replace(" ", "  ")}) + "\n" for r in rows(30))
+    )
+    cfg = CorpusConfig(
+        path=(str(held),),
+        unrelated=(),
+        text_field="body",
+        context_len=16,
+        fit_tokens=30_000,
+        trained_on=(str(trained),),
+    )
     with caplog.at_level(logging.WARNING):
         corpus = build_corpus(cfg, Words())
     found = {d for documents in corpus.overlap.values() for d in documents}
@@ -110,7 +155,10 @@ def test_text_that_adapters_were_trained_on_is_warned_of(tmp_path: Path, caplog:
 def test_a_shortlist_gives_what_the_whole_list_gives() -> None:
     rng = np.random.default_rng(0)
     cfg = CorpusConfig(context_len=16, max_contexts_per_doc=3, marker_share=0.0)
-    cut = [(float(rng.random()), windows(document(int(rng.integers(8, 64)), str(i)), "domain", Words(), cfg)) for i in range(200)]
+    cut = [
+        (float(rng.random()), windows(document(int(rng.integers(8, 64)), str(i)), "domain", Words(), cfg))
+        for i in range(200)
+    ]
     for budget in (0, 1, 170, 900, 100_000):
         shortlist = Shortlist(budget)
         for order, contexts in cut:
@@ -132,7 +180,9 @@ def test_a_large_text_is_never_held_whole(tmp_path: Path) -> None:
     body = "w " * 300
     path = tmp_path / "large.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), "text": f"{i} {body}"}) + "\n" for i in range(20_000)))
-    cfg = CorpusConfig(path=(str(path),), unrelated=(), context_len=16, fit_tokens=1000, eval_tokens=1000, marker_share=0.0)
+    cfg = CorpusConfig(
+        path=(str(path),), unrelated=(), context_len=16, fit_tokens=1000, eval_tokens=1000, marker_share=0.0
+    )
     tracemalloc.start()
     build_corpus(cfg, Words(), adapt_tokens=1000)
     peak = tracemalloc.get_traced_memory()[1]

@@ -214,7 +214,8 @@ def test_what_is_no_text_is_told_with_what_it_is(data: bytes, name: str, told: s
 def test_line_ends_blank_lines_and_characters_of_json_are_read(tmp_path: Path) -> None:
     path = written(
         tmp_path,
-        b'\r\n{"text": "one\\u0000"}\r\n  \n{"text": "two\xe2\x80\xa8"}\n{"text": null}\n{"text": "\\ud83d\\ude00", "id": 7}',
+        b'\r\n{"text": "one\\u0000"}\r\n  \n{"text": "two\xe2\x80\xa8"}\n{"text": null}\n{"text":'
+        b' "\\ud83d\\ude00", "id": 7}',
     )
     tally = Tally()
     found = read(path, tally)
@@ -290,7 +291,9 @@ def test_a_column_that_would_be_unpickled_is_refused_and_beside_the_text_left_al
         return path
 
     for name, path in (("text", file(text=objects)), ("id", file(id=objects, text=texts))):
-        with pytest.raises(CorpusError, match=rf"{path.name}: column '{name}' .*could run .*Write the column as plain"):
+        with pytest.raises(
+            CorpusError, match=rf"{path.name}: column '{name}' .*could run .*Write the column as plain"
+        ):
             read(path)
     assert [text for _, text in read(file(text=texts, other=objects))] == ["one", "two"]
     assert not mark.exists()
@@ -300,7 +303,18 @@ def test_a_type_whose_settings_cannot_be_read_is_a_typed_error(tmp_path: Path) -
     """Ray's own type of tensors raises ValueError while Arrow opens the file."""
     import ray.data  # noqa: F401 - registers it
 
-    schema = pa.schema([pa.field("text", pa.string(), metadata={b"ARROW:extension:name": b"ray.data.arrow_tensor", b"ARROW:extension:metadata": b"\x80\x05."})])
+    schema = pa.schema(
+        [
+            pa.field(
+                "text",
+                pa.string(),
+                metadata={
+                    b"ARROW:extension:name": b"ray.data.arrow_tensor",
+                    b"ARROW:extension:metadata": b"\x80\x05.",
+                },
+            )
+        ]
+    )
     pq.write_table(pa.table({"text": ["one"]}, schema=schema), tmp_path / "a.parquet")
     with pa.ipc.new_file(tmp_path / "b.arrow", schema) as out:
         out.write_table(pa.table({"text": ["one"]}, schema=schema))

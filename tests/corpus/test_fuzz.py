@@ -1,4 +1,5 @@
-"""Texts that nobody meant to write: rows of any JSON, and files with bytes changed. Each is read, or refused by a typed error."""
+"""Texts that nobody meant to write: rows of any JSON, and files with bytes changed. Each is read, or refused
+by a typed error."""
 
 import bz2
 import gzip
@@ -55,7 +56,8 @@ CHAT = st.fixed_dictionaries(
     {},
     optional={
         "messages": st.lists(TURN | ANYTHING, max_size=4) | ANYTHING,
-        "instruction": TEXTS | ANYTHING, "input": TEXTS | ANYTHING, "output": TEXTS | ANYTHING, "tools": ANYTHING, "id": ANYTHING,
+        "instruction": TEXTS | ANYTHING, "input": TEXTS | ANYTHING, "output": TEXTS | ANYTHING,
+        "tools": ANYTHING, "id": ANYTHING,
     },
 )  # fmt: skip
 GOOD_CHAT = TEXTS.map(
@@ -136,7 +138,8 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def check(case: Case) -> None:
-    """Documents that come are text that can be cut and hashed; whatever else comes is a DeltaSaeError that names the file."""
+    """Documents that come are text that can be cut and hashed; whatever else comes is a DeltaSaeError that
+    names the file."""
     name, data, chat = case
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

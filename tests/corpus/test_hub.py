@@ -55,8 +55,10 @@ def read(paths: list[tuple[str, int | None]], home: Path, **environment: str) ->
 def run(script: str, *words: str, home: Path, **environment: str) -> list:
     """What a script prints, in a process of its own, since the client reads its endpoint once."""
     done = subprocess.run(
-        [sys.executable, "-c", script, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"} | environment,
+        [sys.executable, "-c", script, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0"} | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -70,22 +72,44 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns.mkdir(parents=True)
     lines.mkdir()
     rows = [{"body": f"t{i} " + "w " * 300, "image": noise.bytes(12_000)} for i in range(3000)]
-    pq.write_table(pa.Table.from_pylist(rows), columns / "train.parquet", row_group_size=1000, compression="none")
+    pq.write_table(
+        pa.Table.from_pylist(rows), columns / "train.parquet", row_group_size=1000, compression="none"
+    )
     (columns / "README.md").write_text("no text of the dataset")
-    (lines / "train.jsonl").write_text("".join(json.dumps({"body": f"t{i} " + "w " * 5000}) + "\n" for i in range(2500)))
+    (lines / "train.jsonl").write_text(
+        "".join(json.dumps({"body": f"t{i} " + "w " * 5000}) + "\n" for i in range(2500))
+    )
     return root
 
 
-def test_only_the_columns_and_rows_that_are_asked_for_travel_and_no_copy_is_kept(datasets: Path, tmp_path: Path) -> None:
+def test_only_the_columns_and_rows_that_are_asked_for_travel_and_no_copy_is_kept(
+    datasets: Path, tmp_path: Path
+) -> None:
     with serving(datasets) as hub:
-        paths = [("some/columns", None), ("some/lines", 1), ("some/columns@main/train.parquet", 1), ("some/absent", 1), ("some/columns@old", 1)]
-        whole, first, one, absent, old = read([(f"hf://datasets/{p}", most) for p, most in paths], tmp_path, HF_ENDPOINT=hub.endpoint)
+        paths = [
+            ("some/columns", None),
+            ("some/lines", 1),
+            ("some/columns@main/train.parquet", 1),
+            ("some/absent", 1),
+            ("some/columns@old", 1),
+        ]
+        whole, first, one, absent, old = read(
+            [(f"hf://datasets/{p}", most) for p, most in paths], tmp_path, HF_ENDPOINT=hub.endpoint
+        )
     assert whole == [f"t{i}" for i in range(3000)] and first == one == ["t0"]
     sizes = {name: (datasets / name).stat().st_size for name in hub.sent}
-    assert min(sizes.values()) > 25e6 and sizes.keys() == {"some/columns/train.parquet", "some/lines/train.jsonl"}
-    assert hub.sent["some/columns/train.parquet"] < 0.8 * sizes["some/columns/train.parquet"], "read twice, once of it whole"
+    assert min(sizes.values()) > 25e6 and sizes.keys() == {
+        "some/columns/train.parquet",
+        "some/lines/train.jsonl",
+    }
+    assert hub.sent["some/columns/train.parquet"] < 0.8 * sizes["some/columns/train.parquet"], (
+        "read twice, once of it whole"
+    )
     assert hub.sent["some/lines/train.jsonl"] < 0.3 * sizes["some/lines/train.jsonl"]
-    assert "hf://datasets/some/absent cannot be read from the hub" in absent and "some/columns@old cannot be read" in old
+    assert (
+        "hf://datasets/some/absent cannot be read from the hub" in absent
+        and "some/columns@old cannot be read" in old
+    )
     assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 1e5
 
 
@@ -97,22 +121,33 @@ def test_without_a_network_the_copy_in_the_cache_is_read(tmp_path: Path) -> None
     snapshot.mkdir(parents=True)
     (snapshot / "a.jsonl").write_text(json.dumps({"body": "t0 and more"}) + "\n")
     (snapshot / "README.md").write_text("no text of the dataset")
-    paths = [("hf://datasets/some/texts", None), ("hf://datasets/some/texts/data", None), ("hf://datasets/some/absent", None)]
+    paths = [
+        ("hf://datasets/some/texts", None),
+        ("hf://datasets/some/texts/data", None),
+        ("hf://datasets/some/absent", None),
+    ]
     *found, absent = read(paths, tmp_path, HF_HUB_OFFLINE="1")
     assert found == [["t0"], ["t0"]] and "some/absent cannot be read from the hub" in absent
 
 
 @pytest.mark.slow
-def test_tasks_read_the_same_commit_with_the_drivers_endpoint_and_token_which_no_log_holds(tmp_path: Path) -> None:
+def test_tasks_read_the_same_commit_with_the_drivers_endpoint_and_token_which_no_log_holds(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "hub" / "some" / "secret"
     folder.mkdir(parents=True)
     for name in "abc":
         rows = [{"body": f"{name}{i} " + "w " * 30} for i in range(50)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
     # Ray's folder has a short name: its sockets allow no long one.
-    with serving(folder.parents[1], token="hf_of_the_driver") as hub, tempfile.TemporaryDirectory(dir="/tmp") as ray:
+    with (
+        serving(folder.parents[1], token="hf_of_the_driver") as hub,
+        tempfile.TemporaryDirectory(dir="/tmp") as ray,
+    ):
         environment = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "RAY_ADDRESS": "local"}
-        ((here, by_tasks),) = run(BUILD, "hf://datasets/some/secret", ray, home=tmp_path / "home", **environment)
+        ((here, by_tasks),) = run(
+            BUILD, "hf://datasets/some/secret", ray, home=tmp_path / "home", **environment
+        )
         logs = [p for p in Path(ray).rglob("*") if p.is_file() and "logs" in p.parts]
         assert here == by_tasks and len(logs) > 5
         assert not [p.name for p in logs if hub.token.encode() in p.read_bytes()]

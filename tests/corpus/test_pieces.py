@@ -1,4 +1,5 @@
-"""Large documents are tokenized in pieces: memory follows a piece, and tokens are those of the whole but at the joins."""
+"""Large documents are tokenized in pieces: memory follows a piece, and tokens are those of the whole but at
+the joins."""
 
 import hashlib
 import json
@@ -80,8 +81,8 @@ def test_a_large_document_is_told(tmp_path: Path) -> None:
         CorpusConfig(path=(str(tmp_path),), unrelated=(), fit_tokens=30_000), Words()
     ).notes
     assert (
-        note
-        == "domain: 1 documents were tokenized in pieces, since they are large: tokens may differ at the joins; the first: domain/7"
+        note == "domain: 1 documents were tokenized in pieces, since they are large: tokens may differ at the"
+        " joins; the first: domain/7"
     )
 
 

@@ -1,4 +1,5 @@
-"""Special tokens that a text writes itself: one BOS stands in a context, no other counts, and the plan is told of the rest."""
+"""Special tokens that a text writes itself: one BOS stands in a context, no other counts, and the plan is
+told of the rest."""
 
 import json
 from pathlib import Path
@@ -102,7 +103,10 @@ def test_where_one_token_is_bos_and_eos_it_counts_at_the_end_of_a_response_and_n
 def test_that_there_is_no_bos_is_told(tmp_path: Path) -> None:
     texts = [f"text {i} " + "w " * 20 for i in range(40)]
     assert corpus_of(tmp_path, texts, WordsWithoutBos()).notes == (
-        "the tokenizer has no BOS: the first token of every context is left out of training and geometry in its place",
+        (
+            "the tokenizer has no BOS: the first token of every context is left out of training and geometry"
+            " in its place"
+        ),
     )
 
 

@@ -23,7 +23,9 @@ def names(part: Corpus) -> list[str]:
 @pytest.mark.parametrize("window_tokens", [1, 36, 100, 200, 1439, 1440, 10_000])
 def test_every_training_unit_is_in_one_window_and_windows_are_nearly_equal(window_tokens: int) -> None:
     found = stream(window_tokens)
-    assert sorted(name for w in found.windows for name in names(w)) == sorted(u.name for u in UNITS if u.split == "fit")
+    assert sorted(name for w in found.windows for name in names(w)) == sorted(
+        u.name for u in UNITS if u.split == "fit"
+    )
     assert sum(found.tokens) == 40 * 36 and max(found.tokens) - min(found.tokens) <= 36
     assert max(found.tokens) < window_tokens + 36
 
@@ -35,10 +37,17 @@ def test_windows_do_not_depend_on_the_order_of_the_text_but_on_the_seed() -> Non
 
 def test_what_stays_is_the_first_window_and_the_evaluation_split() -> None:
     found = stream()
-    assert found.resident.of("fit") == found.windows[0].units and found.resident.of("eval") == Corpus(UNITS, ()).of("eval")
+    assert found.resident.of("fit") == found.windows[0].units and found.resident.of("eval") == Corpus(
+        UNITS, ()
+    ).of("eval")
 
 
 def test_the_key_of_what_stays_names_every_window() -> None:
-    keys = {stream().resident.key, stream(seed=1).resident.key, stream(window_tokens=10_000).resident.key, Corpus(UNITS, ()).key}
+    keys = {
+        stream().resident.key,
+        stream(seed=1).resident.key,
+        stream(window_tokens=10_000).resident.key,
+        Corpus(UNITS, ()).key,
+    }
     shorter = replace(stream(), windows=stream().windows[:-1])
     assert len(keys | {shorter.resident.key}) == 5

@@ -1,4 +1,5 @@
-"""A corpus of several files, read by Ray tasks: the same as one that this process reads, and errors keep their type."""
+"""A corpus of several files, read by Ray tasks: the same as one that this process reads, and errors keep
+their type."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +25,10 @@ CFG = CorpusConfig(unrelated=(), context_len=16, fit_tokens=900, eval_tokens=600
 
 
 def rows(start: int, stop: int, *, named: bool) -> list[dict]:
-    return [{"text": f"text {i} " + "w " * (8 + 7 * i % 40)} | ({"id": f"d{i}"} if named else {}) for i in range(start, stop)]
+    return [
+        {"text": f"text {i} " + "w " * (8 + 7 * i % 40)} | ({"id": f"d{i}"} if named else {})
+        for i in range(start, stop)
+    ]
 
 
 def write(path: Path, found: Sequence[dict]) -> None:
@@ -37,7 +41,8 @@ def write(path: Path, found: Sequence[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows with and without ids, of which 40 stand in two files, a file without text, and more text than the budgets need."""
+    """Rows with and without ids, of which 40 stand in two files, a file without text, and more text than the
+    budgets need."""
     folder = tmp_path_factory.mktemp("texts") / "train"
     write(folder / "a.jsonl", rows(0, 150, named=True))
     write(folder / "b.parquet", rows(1000, 1150, named=False))
@@ -62,10 +67,16 @@ def assert_same(one: Corpus, other: Corpus) -> None:
     assert one.key == other.key and len(one.units) > 10 and len(one.adapt) > 10
     assert one.adapt == other.adapt and one.overlap == other.overlap
     for mine, yours in zip(one.units, other.units, strict=True):
-        assert mine.name == yours.name and mine.doc_ids == yours.doc_ids and np.array_equal(mine.input_ids, yours.input_ids)
+        assert (
+            mine.name == yours.name
+            and mine.doc_ids == yours.doc_ids
+            and np.array_equal(mine.input_ids, yours.input_ids)
+        )
 
 
-def test_a_folder_gives_the_same_corpus_whichever_way_it_is_read(folder: Path, joined: list[str], tmp_path: Path) -> None:
+def test_a_folder_gives_the_same_corpus_whichever_way_it_is_read(
+    folder: Path, joined: list[str], tmp_path: Path
+) -> None:
     trained = tmp_path / "trained"
     write(trained / "a.jsonl", [r | {"text": r["text"].upper()} for r in rows(0, 40, named=True)])
     write(trained / "b.jsonl", rows(1000, 1040, named=False))
@@ -73,8 +84,13 @@ def test_a_folder_gives_the_same_corpus_whichever_way_it_is_read(folder: Path, j
     here = build_corpus(cfg, Words())
     assert_same(here, by_tasks(cfg, joined))
     assert joined == ["joined", "joined"] and here.overlap
-    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*rows(0, 300, named=True), *rows(1000, 1250, named=False))))
-    assert_same(build_corpus(replace(CFG, path=(str(folder),)), Words()), build_corpus(replace(CFG, path=(str(tmp_path / "one.jsonl"),)), Words()))
+    (tmp_path / "one.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in (*rows(0, 300, named=True), *rows(1000, 1250, named=False)))
+    )
+    assert_same(
+        build_corpus(replace(CFG, path=(str(folder),)), Words()),
+        build_corpus(replace(CFG, path=(str(tmp_path / "one.jsonl"),)), Words()),
+    )
 
 
 def test_an_error_of_a_task_is_the_one_that_is_told_without_tasks(joined: list[str], tmp_path: Path) -> None:
@@ -87,7 +103,11 @@ def test_an_error_of_a_task_is_the_one_that_is_told_without_tasks(joined: list[s
     write(twice / "c.parquet", rows(299, 310, named=True))
     write(blank / "a.jsonl", [])
     write(blank / "b.jsonl", [{"text": " "}])
-    expected = ((broken, f"{broken}/b.jsonl, line 2, is not JSON"), (twice, f"{twice}: document id 'd299' stands twice"), (blank, "holds no text"))
+    expected = (
+        (broken, f"{broken}/b.jsonl, line 2, is not JSON"),
+        (twice, f"{twice}: document id 'd299' stands twice"),
+        (blank, "holds no text"),
+    )
     for path, message in expected:
         for way in (lambda cfg: build_corpus(cfg, Words()), lambda cfg: by_tasks(cfg, joined)):
             with pytest.raises(CorpusError, match=message) as told:
@@ -96,7 +116,9 @@ def test_an_error_of_a_task_is_the_one_that_is_told_without_tasks(joined: list[s
     assert len(joined) == 3
 
 
-def test_tasks_read_a_folder_of_an_object_store(folder: Path, joined: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_read_a_folder_of_an_object_store(
+    folder: Path, joined: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with s3_server() as server:
         s3_root(server, "texts", monkeypatch)
         client = pafs.S3FileSystem(endpoint_override=server, scheme="http")
@@ -105,7 +127,10 @@ def test_tasks_read_a_folder_of_an_object_store(folder: Path, joined: list[str],
                 out.write(file.read_bytes())
         path = f"s3://key:secret@texts/train?endpoint_override={server}&scheme=http"
         assert not any(file.local for file in files_of(path))
-        assert_same(build_corpus(replace(CFG, path=(str(folder),)), Words()), by_tasks(replace(CFG, path=(path,)), joined))
+        assert_same(
+            build_corpus(replace(CFG, path=(str(folder),)), Words()),
+            by_tasks(replace(CFG, path=(path,)), joined),
+        )
     assert joined == ["joined"]
 
 
@@ -115,9 +140,20 @@ def test_ray_is_joined_only_for_several_files_that_are_large(monkeypatch: pytest
 
     one = TextFile("s3://b/t", "s3://b/t", "b/t/a.jsonl", "b/t/a.jsonl", size=tasks.WORTH_TASKS)
     small = replace(one, size=1000)
-    assert tasks.reader_of([one], never) is tasks.reader_of([small, small], never) is tasks.reader_of([one, one], None) is tasks.in_process
-    assert tasks.reader_of([one, one], lambda: False) is tasks.reader_of([one, replace(one, root="")], lambda: True) is tasks.by_tasks
-    assert tasks.reader_of([one, replace(one, root="")], lambda: False) is tasks.in_process, "no other node has this machine's files"
+    assert (
+        tasks.reader_of([one], never)
+        is tasks.reader_of([small, small], never)
+        is tasks.reader_of([one, one], None)
+        is tasks.in_process
+    )
+    assert (
+        tasks.reader_of([one, one], lambda: False)
+        is tasks.reader_of([one, replace(one, root="")], lambda: True)
+        is tasks.by_tasks
+    )
+    assert tasks.reader_of([one, replace(one, root="")], lambda: False) is tasks.in_process, (
+        "no other node has this machine's files"
+    )
 
 
 @pytest.mark.parametrize("files", [1, 2, 3, 4, 5, 8, 100])
@@ -145,4 +181,6 @@ def test_an_id_is_found_in_whichever_file_it_stood_before() -> None:
 
 
 def test_the_token_of_the_hub_is_not_shown() -> None:
-    assert "secret" not in repr(TextFile("hf://datasets/a/b", "hf://datasets/a/b@c", "", "", hub=HubAccess("https://hub", "secret")))
+    assert "secret" not in repr(
+        TextFile("hf://datasets/a/b", "hf://datasets/a/b@c", "", "", hub=HubAccess("https://hub", "secret"))
+    )

@@ -40,14 +40,20 @@ def test_an_adapter_s_template_is_used_where_the_base_has_none_and_told(tmp_path
         used, told = chosen(a=folder(tmp_path / name.replace(".", ""), TAGS, name), bare=tmp_path)
         assert used == TAGS
         assert told == (
-            "conversations are rendered by the chat template in the folder of adapter a; bare came without one",
+            (
+                "conversations are rendered by the chat template in the folder of adapter a; bare came"
+                " without one"
+            ),
         )
 
 
 def test_without_any_template_the_alpaca_format_must_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(
         CorpusError,
-        match="base tokenizer has no chat template, and no adapter folder holds one: set corpus.chat_template .* alpaca",
+        match=(
+            "base tokenizer has no chat template, and no adapter folder holds one: set corpus.chat_template"
+            " .* alpaca"
+        ),
     ):
         chosen(a=tmp_path)
     used, told = chosen("alpaca", a=tmp_path)

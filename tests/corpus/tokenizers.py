@@ -6,9 +6,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 TAGS = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    "[{{ m.role }}]{{ m.content }}{% for call in m.tool_calls or [] %}({{ call.name }}){% endfor %}</s>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role')"
+    " }}{% endif %}[{{ m.role }}]{{ m.content }}{% for call in m.tool_calls or [] %}({{ call.name }}){%"
+    " endfor %}</s>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 """A chat template that refuses a system role, as those of several families do."""
 

@@ -1,7 +1,8 @@
-"""Every start and every checkpoint of a dictionary, as the processes of a killed and resumed study wrote them down.
+"""Every start and every checkpoint of a dictionary, as the processes of a killed and resumed study wrote them
+down.
 
-A driver gives `setup` to Ray as the hook of its worker processes; the file that LEDGER names gets a line per event, whole even when
-the next moment kills the process.
+A driver gives `setup` to Ray as the hook of its worker processes; the file that LEDGER names gets a line per
+event, whole even when the next moment kills the process.
 """
 
 import os
@@ -44,7 +45,8 @@ class Event:
     key: str
     """Folder of the dictionary."""
     what: Literal["starts", "joins", "keeps"]
-    """starts: begins or continues, and is the one that writes; joins: the same as a peer that does not; keeps: has written a checkpoint."""
+    """starts: begins or continues, and is the one that writes; joins: the same as a peer that does not;
+    keeps: has written a checkpoint."""
     steps: int
     pid: int
 

@@ -33,7 +33,9 @@ def test_nothing_beyond_them_is_left(rows: torch.Tensor) -> None:
     assert (kurtosis(rows) - 3).abs().max() > 0.5 > 0.25 > (kurtosis(gaussian_rows(rows, 0)) - 3).abs().max()
 
 
-def test_the_same_seed_draws_the_same_rows_on_any_number_of_threads_and_another_others(rows: torch.Tensor) -> None:
+def test_the_same_seed_draws_the_same_rows_on_any_number_of_threads_and_another_others(
+    rows: torch.Tensor,
+) -> None:
     with threads(1):
         one = gaussian_rows(rows, 7)
     with threads(2):

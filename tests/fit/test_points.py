@@ -33,11 +33,7 @@ def test_a_key_depends_on_everything_that_decides_the_dictionary() -> None:
 
 def test_a_key_depends_on_nothing_else() -> None:
     key = point().key(KEY, DIGESTS, CFG)
-    for cfg in (
-        replace(CFG, workers=7),
-        replace(CFG, d_sae=(64,)),
-        replace(CFG, seeds=3, search="asha"),
-    ):
+    for cfg in (replace(CFG, workers=7), replace(CFG, d_sae=(64,)), replace(CFG, seeds=3, search="asha")):
         assert point().key(KEY, DIGESTS, cfg) == key
     renamed = replace(point(), adapter="another name")
     assert renamed.key(KEY, {"another name": "04" * 8}, CFG) == key

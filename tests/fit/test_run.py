@@ -43,14 +43,18 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """POINTS and STACK fitted without Ray or disturbance, each by itself."""
     made = Storage(str(tmp_path_factory.mktemp("calm")))
     make_harvest(made)
-    with threads(cores()):  # as a worker that has the machine to itself; other counts may sum in another order
+    with threads(
+        cores()
+    ):  # as a worker that has the machine to itself; other counts may sum in another order
         for p in (*POINTS, *STACK):
             fit_share(FitJob(made, KEY, (p,), LONG), 0, 1, "cpu")
     return made
 
 
 def manifests(storage: Storage, points: list[FitPoint] = POINTS) -> list[bytes]:
-    return [storage.read_bytes(f"{key}/manifest.json") for key in keys_of(storage, KEY, points, LONG).values()]
+    return [
+        storage.read_bytes(f"{key}/manifest.json") for key in keys_of(storage, KEY, points, LONG).values()
+    ]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
@@ -95,7 +99,10 @@ class Fitted:
 
     def files(self) -> dict[str, int]:
         """Every file of the dictionaries, and when it was written."""
-        return {k: self.storage.fs.get_file_info(self.storage.path(k)).mtime_ns for k in self.storage.list("dictionaries")}
+        return {
+            k: self.storage.fs.get_file_info(self.storage.path(k)).mtime_ns
+            for k in self.storage.list("dictionaries")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +127,17 @@ def test_two_workers_fit_all_points_and_a_second_run_fits_none(fitted: Fitted) -
     assert before == fitted.files()
 
 
-def test_two_workers_share_the_batches_of_one_dictionary(ray_cluster: None, storage: Storage, tmp_path: Path) -> None:  # noqa: ARG001
+def test_two_workers_share_the_batches_of_one_dictionary(
+    ray_cluster: None, storage: Storage, tmp_path: Path
+) -> None:  # noqa: ARG001
     alone = Storage(str(tmp_path / "alone"))
     make_harvest(alone)
     fit_share(FitJob(alone, KEY, (point(),), CFG), 0, 1, "cpu")
     (together,) = fit_points(storage, KEY, [point()], replace(CFG, workers=2, layout="ddp"), bar=False)
     (expected,) = fitted_points(alone, KEY, [point()], CFG).values()
-    assert together.key == expected.key and together.digest != expected.digest  # the same sums in another order
+    assert (
+        together.key == expected.key and together.digest != expected.digest
+    )  # the same sums in another order
     assert together.metrics == pytest.approx(expected.metrics, rel=0.02)
 
 
@@ -153,30 +164,49 @@ fit_points(Storage(sys.argv[2]), KEY, [*STACK, *POINTS], LONG, bar=False)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dictionary_alone(storage: Storage, calm: Storage) -> None:
+def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dictionary_alone(
+    storage: Storage, calm: Storage
+) -> None:
     """The worker dies while a stack is fitted, the driver while a later dictionary is."""
     import ray
 
     keys = keys_of(storage, KEY, POINTS, LONG)
     address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, address, storage.root], cwd=Path(__file__).parents[2])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, address, storage.root], cwd=Path(__file__).parents[2]
+    )
     try:
-        wait_for(lambda: half_fitted(storage, STACK[1]) or driver.poll() is not None, "checkpoint of the stack")
+        wait_for(
+            lambda: half_fitted(storage, STACK[1]) or driver.poll() is not None, "checkpoint of the stack"
+        )
         (worker,) = train_workers()
         worker.kill()
-        wait_for(lambda: half_fitted(storage, POINTS[1]) or driver.poll() is not None, "checkpoint of the last dictionary")
+        wait_for(
+            lambda: half_fitted(storage, POINTS[1]) or driver.poll() is not None,
+            "checkpoint of the last dictionary",
+        )
         assert driver.poll() is None and storage.exists(f"{keys[POINTS[0]]}/manifest.json")
     finally:
         driver.kill()
         driver.wait()
-    # What Ray takes from a driver that is gone, it may take a moment later: a worker that still writes is not what comes next.
-    wait_for(lambda: not train_workers() and not train_workers("TrainController"), "end of the dead driver's workers and their controller")
+    # What Ray takes from a driver that is gone, it may take a moment later: a worker that still writes is not
+    # what comes next.
+    wait_for(
+        lambda: not train_workers() and not train_workers("TrainController"),
+        "end of the dead driver's workers and their controller",
+    )
     left = checkpoint.steps_done(storage, keys[POINTS[1]])
     assert 0 < left < LONG.steps and worker.pid not in psutil.pids()
     done = [*STACK, POINTS[0]]
-    written = [storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns for key in keys_of(storage, KEY, done, LONG).values()]
+    written = [
+        storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns
+        for key in keys_of(storage, KEY, done, LONG).values()
+    ]
     fit_points(storage, KEY, [*STACK, *POINTS], LONG, bar=False)
-    again = [storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns for key in keys_of(storage, KEY, done, LONG).values()]
+    again = [
+        storage.fs.get_file_info(storage.path(f"{key}/manifest.json")).mtime_ns
+        for key in keys_of(storage, KEY, done, LONG).values()
+    ]
     assert again == written
     assert manifests(storage, [*STACK, *POINTS]) == manifests(calm, [*STACK, *POINTS])
 
@@ -185,7 +215,11 @@ def test_a_killed_worker_then_a_killed_driver_refit_nothing_and_end_as_each_dict
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("title", ["TrainWorker", "TrainController"])
 def test_a_stopped_process_of_a_fit_is_told_and_the_fit_ends_as_a_calm_one(
-    title: str, storage: Storage, calm: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    title: str,
+    storage: Storage,
+    calm: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("deltasae_ray.heartbeat.FLOOR_S", 3.0)
 
@@ -199,7 +233,9 @@ def test_a_stopped_process_of_a_fit_is_told_and_the_fit_ends_as_a_calm_one(
     fit_points(storage, KEY, [*STACK, *POINTS], LONG, bar=False)
     thread.join()
     assert manifests(storage, [*STACK, *POINTS]) == manifests(calm, [*STACK, *POINTS])
-    assert any("is stopped (SIGSTOP) since" in record.getMessage() for record in caplog.records), "nobody was told"
+    assert any("is stopped (SIGSTOP) since" in record.getMessage() for record in caplog.records), (
+        "nobody was told"
+    )
 
 
 @pytest.fixture
@@ -209,9 +245,15 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = ":".join(map(str, server.get_host_and_port()))
-    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_EC2_METADATA_DISABLED", "true")):
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ):
         monkeypatch.setenv(name, value)
-    pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir("fits")
+    pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True).create_dir(
+        "fits"
+    )
     yield Storage(f"s3://fits/study?endpoint_override={endpoint}&scheme=http")
     server.stop()
 

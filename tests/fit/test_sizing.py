@@ -25,7 +25,11 @@ def test_the_rank_of_deltas_leaves_position_0_out_and_is_0_where_nothing_changes
     shards = open_harvest(storage, KEY)
     rows = torch.from_numpy(shards.read(1, "r4", split="fit"))
     kept = rows[shards.tokens("fit").position > 0]
-    assert delta_rank(storage, KEY, "r4", 1) == effective_rank(kept) != pytest.approx(effective_rank(rows), rel=0.05)
+    assert (
+        delta_rank(storage, KEY, "r4", 1)
+        == effective_rank(kept)
+        != pytest.approx(effective_rank(rows), rel=0.05)
+    )
     assert delta_rank(storage, KEY, "late", 1) == 0
 
 
@@ -39,10 +43,14 @@ def test_the_effective_rank_does_not_depend_on_the_chunks() -> None:
 
 
 @pytest.mark.slow
-def test_one_size_for_all_follows_the_largest_rank(ray_cluster: None, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_size_for_all_follows_the_largest_rank(
+    ray_cluster: None, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert auto_d_sae(storage, KEY, ["r4", "late"], [1, 3]) == 256
     monkeypatch.setattr(fitting, "AUTO_FLOOR", 2)
-    ranks = {(name, layer): delta_rank(storage, KEY, name, layer) for name in ("r4", "late") for layer in (1, 3)}
+    ranks = {
+        (name, layer): delta_rank(storage, KEY, name, layer) for name in ("r4", "late") for layer in (1, 3)
+    }
     assert 64 < 8 * max(ranks.values()) < 128 == auto_d_sae(storage, KEY, ["r4", "late"], [1, 3])
     with pytest.raises(ShardError, match="nobody"):
         auto_d_sae(storage, KEY, ["nobody"], [1])

@@ -1,4 +1,5 @@
-"""Dictionaries that go from window to window of a stream, without Ray: which rows they see, and that kills leave no trace."""
+"""Dictionaries that go from window to window of a stream, without Ray: which rows they see, and that kills
+leave no trace."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ from tests.fit.made import CFG, D_MODEL, HOOKS, KEY, SOURCES, make_harvest, make
 SPOOL = spool_key(KEY)
 UNITS = tuple(make_unit(index) for index in range(60))
 STREAM: Stream = in_windows(Corpus(UNITS, ()), 400, seed=0)
-POINTS = tuple(FitPoint(a, layer, 32, 4, "topk", seed) for a in ("base", "r4") for layer in (1, 3) for seed in (0, 1))
+POINTS = tuple(
+    FitPoint(a, layer, 32, 4, "topk", seed) for a in ("base", "r4") for layer in (1, 3) for seed in (0, 1)
+)
 HALVES = tuple(FitPoint("base", 1, 32, 4, "topk", 0, half) for half in ("A", "B"))
 PLAN = schedule(KEY, SPOOL, STREAM.tokens, CFG.steps)
 
@@ -45,7 +48,14 @@ def write_window(storage: Storage, index: int, sources: tuple[Source, ...] = SOU
     for source in sources:
         write_source(storage, key, source)
     for unit in units:
-        commit_unit(storage, key, [write_shard(storage, key, s.digest, unit, {h: vectors(unit, s, h) for h in HOOKS}) for s in sources])
+        commit_unit(
+            storage,
+            key,
+            [
+                write_shard(storage, key, s.digest, unit, {h: vectors(unit, s, h) for h in HOOKS})
+                for s in sources
+            ],
+        )
     write_board(storage, SPOOL, Board(ready=index))
 
 
@@ -59,9 +69,20 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def run(
-    storage: Storage, *taken: Window, points: tuple[FitPoint, ...] = POINTS, rank: int = 0, world: int = 1, memory: int | None = None
+    storage: Storage,
+    *taken: Window,
+    points: tuple[FitPoint, ...] = POINTS,
+    rank: int = 0,
+    world: int = 1,
+    memory: int | None = None,
 ) -> None:
-    fit_windows(WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)), rank, world, "cpu", memory=memory)
+    fit_windows(
+        WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)),
+        rank,
+        world,
+        "cpu",
+        memory=memory,
+    )
 
 
 def stream_all(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> None:
@@ -70,7 +91,10 @@ def stream_all(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> None:
         if window.index:
             write_window(storage, window.index)
         run(storage, window, points=points)
-        assert all(steps_behind(storage, key, CFG.steps) >= window.ends for key in keys_of(storage, KEY, points, CFG).values())
+        assert all(
+            steps_behind(storage, key, CFG.steps) >= window.ends
+            for key in keys_of(storage, KEY, points, CFG).values()
+        )
         if window.index:
             storage.delete_folder(window.key)
 
@@ -97,7 +121,13 @@ def test_every_row_of_a_window_is_seen_before_the_next_window_begins() -> None:
         y = draw()
         raw = y / scaling.scale + scaling.mean
         for row in raw:
-            seen[min(((window, float((x - row).abs().sum(1).min())) for window, x in enumerate(rows)), key=lambda f: f[1])[0], 0.0] += 1
+            seen[
+                min(
+                    ((window, float((x - row).abs().sum(1).min())) for window, x in enumerate(rows)),
+                    key=lambda f: f[1],
+                )[0],
+                0.0,
+            ] += 1
         return y
 
     trainer.next_batch = noted  # type: ignore[method-assign]
@@ -169,9 +199,15 @@ def test_dictionaries_of_one_shape_go_over_the_windows_stacked_and_end_with_the_
     points, sizes = (*POINTS, *HALVES, FitPoint("base", 1, 48, 4, "topk", 0)), Counter[int]()
     together = stacks.train_together
     with monkeypatch.context() as patch:
-        patch.setattr(stacks, "train_together", lambda members, steps: sizes.update([len(members)]) or together(members, steps))
+        patch.setattr(
+            stacks,
+            "train_together",
+            lambda members, steps: sizes.update([len(members)]) or together(members, steps),
+        )
         stream_all(storage, points)
-        assert set(sizes) == {9, 10}, "all of one recipe, whatever their rows, but for a half without a whole batch in some window"
+        assert set(sizes) == {9, 10}, (
+            "all of one recipe, whatever their rows, but for a half without a whole batch in some window"
+        )
         patch.setattr(stacks, "at_once", lambda *_: 1)
         before = sizes.total()
         stream_all(calm, points)
@@ -194,7 +230,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 def killed_and_resumed(storage: Storage) -> int:
-    """Steps that the one of PAIR farthest behind had kept when the kill came; the stream then goes on to its end."""
+    """Steps that the one of PAIR farthest behind had kept when the kill came; the stream then goes on to its
+    end."""
     with pytest.raises(KeyboardInterrupt):
         stream_all(storage, PAIR)
     behind = min(steps_behind(storage, key, CFG.steps) for key in keys_of(storage, KEY, PAIR, CFG).values())
@@ -241,16 +278,23 @@ def test_a_kill_between_the_checkpoints_of_a_stack_leaves_members_behind_that_ca
 
     monkeypatch.setattr(checkpoint, "write", interrupted)
     assert killed_and_resumed(storage) == {1: 0, 3: CFG.checkpoint_every}[stop]
-    assert manifests(storage, PAIR) == manifests(undisturbed, PAIR) and weights(storage) == weights(undisturbed)
+    assert manifests(storage, PAIR) == manifests(undisturbed, PAIR) and weights(storage) == weights(
+        undisturbed
+    )
 
 
-def test_a_dictionary_added_later_goes_over_all_windows_and_the_others_are_left_alone(storage: Storage) -> None:
+def test_a_dictionary_added_later_goes_over_all_windows_and_the_others_are_left_alone(
+    storage: Storage,
+) -> None:
     stream_all(storage, POINTS[:1])
     before = manifests(storage, POINTS[:1])
     added = FitPoint("base", 1, 48, 4, "topk", 0)
     assert steps_behind(storage, keys_of(storage, KEY, [added], CFG)[added], CFG.steps) == 0
     stream_all(storage, (POINTS[0], added))
-    assert manifests(storage, POINTS[:1]) == before and manifests(storage, (added,))[0]["rows"] == before[0]["rows"]
+    assert (
+        manifests(storage, POINTS[:1]) == before
+        and manifests(storage, (added,))[0]["rows"] == before[0]["rows"]
+    )
 
 
 def test_what_cannot_be_fitted_fails_on_the_first_window_and_holds_nobody_up(storage: Storage) -> None:
@@ -293,13 +337,17 @@ def test_a_peer_goes_on_only_where_all_saw_the_window() -> None:
     assert not _all_ready(False, "cpu", Two(True)) and not _all_ready(False, "cpu", None)
 
 
-@pytest.mark.parametrize(("memory", "fit", "evaluation"), [(None, 1, 1), (1, len(PLAN), 2)], ids=["held", "not held"])
+@pytest.mark.parametrize(
+    ("memory", "fit", "evaluation"), [(None, 1, 1), (1, len(PLAN), 2)], ids=["held", "not held"]
+)
 def test_what_stays_is_read_once_where_a_worker_holds_it_and_else_per_window_with_evaluation_rows_first_and_last(
     memory: int | None, fit: int, evaluation: int, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, read = Counter(), ShardSet.read
 
-    def counted(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> np.ndarray:
+    def counted(
+        self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None
+    ) -> np.ndarray:
         reads[self.key == KEY, split] += 1
         return read(self, hookpoint, adapter, split)
 
@@ -310,7 +358,11 @@ def test_what_stays_is_read_once_where_a_worker_holds_it_and_else_per_window_wit
     points = FitPoint("base", 1, 32, 4, "topk", 0), FitPoint("base", 3, 32, 4, "topk", 0)  # two shares
     run(storage, *PLAN, points=points, memory=memory)
     assert len(PLAN) >= 4
-    assert reads == {(True, "fit"): 2 * fit, (True, "eval"): 2 * evaluation, (False, "fit"): 2 * (len(PLAN) - 1)}
+    assert reads == {
+        (True, "fit"): 2 * fit,
+        (True, "eval"): 2 * evaluation,
+        (False, "fit"): 2 * (len(PLAN) - 1),
+    }
 
 
 def test_two_workers_share_a_window(storage: Storage, tmp_path: Path) -> None:
@@ -337,7 +389,9 @@ def test_rows_that_are_not_finite_are_dropped_and_counted_in_whichever_window_th
     monkeypatch.setattr("deltasae_ray.sae.recipe.MAX_NOT_FINITE", 0.01)
     read = ShardSet.read
 
-    def with_nan(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> np.ndarray:
+    def with_nan(
+        self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None
+    ) -> np.ndarray:
         x = read(self, hookpoint, adapter, split).copy()
         if split == "fit" and self.key == PLAN[1].key:
             x[(self.tokens("fit").position > 0).nonzero()[0][:2], 3] = float("nan")
@@ -347,5 +401,3 @@ def test_rows_that_are_not_finite_are_dropped_and_counted_in_whichever_window_th
     stream_all(storage, POINTS[:1])
     (manifest,) = manifests(storage, POINTS[:1])
     assert manifest["dropped_rows"] == {"fit": 2, "eval": 0} and manifest["rows"] == 40 * 4 * 8 - 2
-
-

@@ -49,16 +49,24 @@ def test_a_fitted_point_is_a_dictionary_with_a_manifest(storage: Storage) -> Non
     dictionary = Dictionary.load(storage.local(row.key))
     x = shards.read(1, "r4", split="eval")[shards.tokens("eval").position > 0]
     x_hat = dictionary.decode(dictionary.encode(x)).numpy()
-    assert row.metrics["fvu"] == pytest.approx(((x - x_hat) ** 2).sum() / ((x - dictionary.mean.numpy()) ** 2).sum(), rel=1e-4)
+    assert row.metrics["fvu"] == pytest.approx(
+        ((x - x_hat) ** 2).sum() / ((x - dictionary.mean.numpy()) ** 2).sum(), rel=1e-4
+    )
     assert row.metrics["fvu"] < 0.5 and row.metrics["l0"] <= 4 and 0 < row.metrics["alive"] <= 1
     assert row.curve[-1][0] == CFG.steps and row.curve[0][1] > row.curve[-1][1]
     assert (dictionary.d_model, dictionary.meta["hookpoint"]) == (D_MODEL, "blocks.1.hook_resid_post")
     manifest = storage.read_json(f"{row.key}/manifest.json")
-    assert manifest["sha256"] == {name: file_sha256(storage.local(row.key) / name) for name in manifest["sha256"]}
-    assert sorted(p.name for p in storage.local(row.key).iterdir()) == sorted([*manifest["sha256"], "manifest.json"])
+    assert manifest["sha256"] == {
+        name: file_sha256(storage.local(row.key) / name) for name in manifest["sha256"]
+    }
+    assert sorted(p.name for p in storage.local(row.key).iterdir()) == sorted(
+        [*manifest["sha256"], "manifest.json"]
+    )
 
 
-def test_all_dictionaries_of_a_source_and_layer_share_one_read(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_dictionaries_of_a_source_and_layer_share_one_read(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = Counter()
     read = ShardSet.read
 
@@ -76,15 +84,27 @@ def test_all_dictionaries_of_a_source_and_layer_share_one_read(storage: Storage,
 
 
 def test_no_dictionary_is_fitted_to_a_flipped_byte(storage: Storage) -> None:
-    """What was stored is fitted to, or nothing: of vectors a flipped bit makes other vectors, which nothing else would notice."""
-    row = next(r for r in open_harvest(storage, KEY).manifest.rows if r.source == "04" * 8 and r.split == "fit")
+    """What was stored is fitted to, or nothing: of vectors a flipped bit makes other vectors, which nothing
+    else would notice."""
+    row = next(
+        r for r in open_harvest(storage, KEY).manifest.rows if r.source == "04" * 8 and r.split == "fit"
+    )
     path = storage.local(f"{KEY}/{row.file}")
     group = pq.read_metadata(path).row_group(0)
-    (column,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "blocks.1.hook_resid_post"]
+    (column,) = [
+        c
+        for c in map(group.column, range(group.num_columns))
+        if c.path_in_schema == "blocks.1.hook_resid_post"
+    ]
     data = bytearray(path.read_bytes())
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 0x40
     path.write_bytes(data)
-    with pytest.raises(ShardError, match=f"{path} cannot be read as a shard.*delete it and run the harvest again: only this unit is redone"):
+    with pytest.raises(
+        ShardError,
+        match=(
+            f"{path} cannot be read as a shard.*delete it and run the harvest again: only this unit is redone"
+        ),
+    ):
         fit(storage, point())
     assert fitted_points(storage, KEY, [point()], CFG) == {}
     others = [point(layer=3), point("base")]
@@ -93,7 +113,12 @@ def test_no_dictionary_is_fitted_to_a_flipped_byte(storage: Storage) -> None:
 
 
 def test_every_point_is_dealt_to_exactly_one_worker() -> None:
-    points = [point(adapter, layer, seed=s) for adapter in ("base", "r4", "late") for layer in (1, 3) for s in (0, 1)]
+    points = [
+        point(adapter, layer, seed=s)
+        for adapter in ("base", "r4", "late")
+        for layer in (1, 3)
+        for s in (0, 1)
+    ]
     dealt = [p for rank in range(4) for group in groups(points)[rank::4] for p in group]
     assert sorted(dealt) == sorted(points)
 
@@ -101,7 +126,9 @@ def test_every_point_is_dealt_to_exactly_one_worker() -> None:
 def test_halves_are_fitted_on_their_own_documents(storage: Storage) -> None:
     halves = [point("base", documents=half) for half in ("A", "B")]
     fit(storage, *halves, point("base"))
-    rows = {p.documents: row.rows for p, row in fitted_points(storage, KEY, [*halves, point("base")], CFG).items()}
+    rows = {
+        p.documents: row.rows for p, row in fitted_points(storage, KEY, [*halves, point("base")], CFG).items()
+    }
     assert rows["A"] + rows["B"] == rows["all"] and min(rows.values()) > 0
 
 
@@ -132,7 +159,9 @@ def test_an_interrupted_fit_continues_from_its_checkpoint_to_the_same_bytes(
     assert checkpoint.read(storage, key) is None
 
 
-STACK = [point(layer=layer, seed=seed) for layer in (1, 3) for seed in (0, 1)] + [point("base", documents="A")]
+STACK = [point(layer=layer, seed=seed) for layer in (1, 3) for seed in (0, 1)] + [
+    point("base", documents="A")
+]
 
 
 def calm_manifests(folder: Path, points: list[FitPoint]) -> dict[FitPoint, bytes]:
@@ -148,7 +177,8 @@ def calm_manifests(folder: Path, points: list[FitPoint]) -> dict[FitPoint, bytes
 def test_an_interrupted_stack_ends_with_the_bytes_of_dictionaries_fitted_one_by_one(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    """Also where the kill falls between the checkpoints of one round, so that some members have more steps behind them."""
+    """Also where the kill falls between the checkpoints of one round, so that some members have more steps
+    behind them."""
     written, write = 0, checkpoint.write
 
     def interrupted(*state: Any) -> None:
@@ -159,7 +189,11 @@ def test_an_interrupted_stack_ends_with_the_bytes_of_dictionaries_fitted_one_by_
         write(*state)
 
     together: list[int] = []
-    monkeypatch.setattr(stacks, "train_together", lambda members, steps: together.append(len(members)) or train_together(members, steps))
+    monkeypatch.setattr(
+        stacks,
+        "train_together",
+        lambda members, steps: together.append(len(members)) or train_together(members, steps),
+    )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "write", interrupted)
         fit(storage, *STACK)
@@ -167,7 +201,9 @@ def test_an_interrupted_stack_ends_with_the_bytes_of_dictionaries_fitted_one_by_
     assert len({checkpoint.steps_done(storage, key) for key in keys.values()}) == 2
     fit(storage, *STACK)
     assert set(together) == {len(STACK)}
-    assert {p: storage.read_bytes(f"{key}/manifest.json") for p, key in keys.items()} == calm_manifests(tmp_path / "calm", STACK)
+    assert {p: storage.read_bytes(f"{key}/manifest.json") for p, key in keys.items()} == calm_manifests(
+        tmp_path / "calm", STACK
+    )
 
 
 def test_a_member_that_runs_off_to_infinity_leaves_its_stack_unharmed(
@@ -196,7 +232,9 @@ def test_reads_are_held_together_only_where_their_dictionaries_stack_and_their_r
     def stacked(cfg: FitConfig, num_bytes: int = 1, memory: int = 2**30) -> list[list[list[int]]]:
         size = stacks.sizes(points, cfg, D_MODEL, num_bytes, memory, "cpu")
         held = stacks.held_together(reads, size)
-        return [[[p.layer for p in stack] for stack in stacks.of_one_recipe(points, cfg, size)] for points in held]
+        return [
+            [[p.layer for p in stack] for stack in stacks.of_one_recipe(points, cfg, size)] for points in held
+        ]
 
     assert stacked(CFG) == [[[1, 3], [1, 3]]]
     assert stacked(replace(CFG, batch_tokens=10**6)) == [[[1], [1]], [[3], [3]]]
@@ -213,7 +251,9 @@ def test_an_interrupted_fit_to_gaussian_rows_draws_the_same_rows_again(
     make_harvest(calm)
     fit(calm, gaussian)
     step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self: step(self) if self.steps_done < 36 else pytest.fail("killed"))
+    monkeypatch.setattr(
+        Trainer, "step", lambda self: step(self) if self.steps_done < 36 else pytest.fail("killed")
+    )
     with pytest.raises(pytest.fail.Exception):
         fit(storage, gaussian)
     monkeypatch.setattr(Trainer, "step", step)
@@ -223,11 +263,15 @@ def test_an_interrupted_fit_to_gaussian_rows_draws_the_same_rows_again(
     assert storage.read_bytes(f"{key}/manifest.json") == calm.read_bytes(f"{key}/manifest.json")
     found = fitted_points(storage, KEY, [gaussian, point()], CFG)
     assert found[gaussian].rows == found[point()].rows
-    assert found[point()].metrics["fvu"] < found[gaussian].metrics["fvu"]  # both on the real held-out rows, which have atoms
+    assert (
+        found[point()].metrics["fvu"] < found[gaussian].metrics["fvu"]
+    )  # both on the real held-out rows, which have atoms
     assert Dictionary.load(storage.local(key)).meta["control"] == "gaussian"
 
 
-def test_controls_share_the_read_of_what_they_are_held_against(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_controls_share_the_read_of_what_they_are_held_against(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = Counter()
     read = ShardSet.read
 
@@ -253,7 +297,8 @@ def test_rows_that_cannot_be_fitted_do_not_stop_the_others(storage: Storage) -> 
 
 
 def damaged(storage: Storage, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads give NaN in the first `rows` tokens of fit that are not at position 0, as a damaged model would have written them."""
+    """Reads give NaN in the first `rows` tokens of fit that are not at position 0, as a damaged model would
+    have written them."""
     read = ShardSet.read
 
     def with_nan(self: ShardSet, hookpoint: int, adapter: str = "base", split: str | None = None) -> object:
@@ -265,7 +310,9 @@ def damaged(storage: Storage, rows: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ShardSet, "read", with_nan)
 
 
-def test_a_few_rows_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_rows_that_are_not_finite_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = Storage(str(tmp_path / "root"))
     make_harvest(storage, units=60)  # 1280 training tokens: one may be lost
     damaged(storage, 1, monkeypatch)
@@ -275,14 +322,18 @@ def test_a_few_rows_that_are_not_finite_are_dropped_and_counted(tmp_path: Path, 
     assert manifest["dropped_rows"] == {"fit": 1, "eval": 0} and row.rows == 1279
 
 
-def test_many_rows_that_are_not_finite_are_an_error_that_counts_them(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_that_are_not_finite_are_an_error_that_counts_them(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     damaged(storage, 5, monkeypatch)
     fit(storage, point())
     with pytest.raises(PrecisionError, match="r4 layer 1.*5 of 640 rows"):
         raise_failures(storage, keys_of(storage, KEY, [point()], CFG))
 
 
-def test_a_split_without_tokens_is_an_error_before_anything_is_trained(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_without_tokens_is_an_error_before_anything_is_trained(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = [u for u in (make_unit(i) for i in range(6)) if u.split == "fit"]
     empty = Storage(f"{storage.root}-without-eval")
     make_harvest(empty, made=kept)
@@ -316,7 +367,11 @@ def test_too_few_rows_for_the_size_are_an_error_that_names_both(storage: Storage
 def test_a_damaged_or_foreign_checkpoint_is_named(storage: Storage, damage: bytes | None) -> None:
     key = keys_of(storage, KEY, [point()], CFG)[point()]
     if damage is None:
-        checkpoint.write(storage, key, Trainer(torch.randn(100, D_MODEL), replace(point(), d_sae=20).recipe(CFG), 0).state_dict())
+        checkpoint.write(
+            storage,
+            key,
+            Trainer(torch.randn(100, D_MODEL), replace(point(), d_sae=20).recipe(CFG), 0).state_dict(),
+        )
     else:
         storage.write_bytes(f"{key}/checkpoint.safetensors", damage)
         assert checkpoint.steps_done(storage, key) == 0
@@ -335,17 +390,23 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_none(storage: Storage
 
 
 def test_a_checkpoint_holds_no_pickle_and_gives_the_state_back(storage: Storage) -> None:
-    trainer = Trainer(torch.randn(100, D_MODEL, generator=torch.Generator().manual_seed(0)), point().recipe(CFG), 0)
+    trainer = Trainer(
+        torch.randn(100, D_MODEL, generator=torch.Generator().manual_seed(0)), point().recipe(CFG), 0
+    )
     for _ in range(3):
         trainer.step()
     checkpoint.write(storage, "dictionaries/x", trainer.state_dict())
     state, found = trainer.state_dict(), checkpoint.read(storage, "dictionaries/x")
     assert found is not None and checkpoint.steps_done(storage, "dictionaries/x") == 3
-    assert {k: v for k, v in found.items() if k != "tensors"} == json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"}))
+    assert {k: v for k, v in found.items() if k != "tensors"} == json.loads(
+        json.dumps({k: v for k, v in state.items() if k != "tensors"})
+    )
     assert all(torch.equal(found["tensors"][name], tensor) for name, tensor in state["tensors"].items())
 
 
-def test_progress_counts_the_steps_of_manifests_and_checkpoints(storage: Storage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_the_steps_of_manifests_and_checkpoints(
+    storage: Storage, capfd: pytest.CaptureFixture[str]
+) -> None:
     points = [point(), point(seed=1)]
     keys = keys_of(storage, KEY, points, CFG)
     with progress(storage, list(keys.values()), CFG.steps, "fit", show=True):
@@ -359,7 +420,8 @@ def test_progress_counts_the_steps_of_manifests_and_checkpoints(storage: Storage
 def test_a_checkpoint_that_goes_while_it_is_read_is_none_and_one_that_stays_unread_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dictionary that is finished removes its own; an object store then answers with an error of its own kind."""
+    """A dictionary that is finished removes its own; an object store then answers with an error of its own
+    kind."""
     storage = Storage(str(tmp_path))
     checkpoint.write(storage, "dictionaries/x", {"tensors": {}, "steps_done": 30})
 

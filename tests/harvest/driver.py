@@ -1,4 +1,5 @@
-"""A tiny harvest in a process of its own, with a Ray of its own, that a test can strike: root ranks nodes model adapter…"""
+"""A tiny harvest in a process of its own, with a Ray of its own, that a test can strike: root ranks nodes
+model adapter…"""
 
 import sys
 import threading

@@ -44,18 +44,33 @@ class Struck:
 
 
 def prepared(calm: Path, root: Path) -> None:
-    """Makes `root` a harvest that has measured its noise floors and made its random adapter as the calm one did, and has no shard yet."""
-    shutil.copytree(calm, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.jsonl", "*.parquet"))
+    """Makes `root` a harvest that has measured its noise floors and made its random adapter as the calm one
+    did, and has no shard yet."""
+    shutil.copytree(
+        calm, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.jsonl", "*.parquet")
+    )
 
 
-def strike(root: Path, key: str, model: Path, adapters: Sequence[Path], strikes: Sequence[Strike], *, ranks: int) -> list[Struck]:
-    """Harvests in a process of its own that is struck in turn, and waits for its end; a dead driver stays dead.
+def strike(
+    root: Path, key: str, model: Path, adapters: Sequence[Path], strikes: Sequence[Strike], *, ranks: int
+) -> list[Struck]:
+    """Harvests in a process of its own that is struck in turn, and waits for its end; a dead driver stays
+    dead.
 
     Raises:
         AssertionError: it failed, or ended before a strike; with the end of what it said.
     """
     nodes = 2 if any(s.victim == "node" for s in strikes) else 1
-    words = [sys.executable, "-m", "tests.harvest.driver", str(root), str(ranks), str(nodes), str(model), *map(str, adapters)]
+    words = [
+        sys.executable,
+        "-m",
+        "tests.harvest.driver",
+        str(root),
+        str(ranks),
+        str(nodes),
+        str(model),
+        *map(str, adapters),
+    ]
     log = root / "driver.log"
     with log.open("wb") as output:
         driver = psutil.Popen(words, stdout=output, stderr=output)
@@ -73,9 +88,15 @@ def strike(root: Path, key: str, model: Path, adapters: Sequence[Path], strikes:
 
 def _counted_at(driver: psutil.Popen, root: Path, key: str, one: Strike, log: Path) -> dict[Path, int]:
     rows, deadline = root / key / "rows", time.monotonic() + WAIT_S
-    while time.monotonic() < deadline and (len(os.listdir(rows)) if rows.exists() else 0) < one.records and driver.poll() is None:
+    while (
+        time.monotonic() < deadline
+        and (len(os.listdir(rows)) if rows.exists() else 0) < one.records
+        and driver.poll() is None
+    ):
         time.sleep(0.01)
-    assert driver.poll() is None and time.monotonic() < deadline, f"{one} found no harvest at work: {log.read_text()[-3000:]}"
+    assert driver.poll() is None and time.monotonic() < deadline, (
+        f"{one} found no harvest at work: {log.read_text()[-3000:]}"
+    )
     time.sleep(one.wait)
     files = {root / key / row.file for row in Manifest.load(Storage(str(root)), key).rows}
     return {file: file.stat().st_mtime_ns for file in files}

@@ -48,16 +48,34 @@ def run(
     refs = [import_adapter(storage, folder, folder.name, empty) for folder in adapters]
     gangs = GangConfig(ranks=ranks, gpus_per_gang=gpus)
     hookpoints = resolve(layers, source.num_layers)
-    return harvest(storage, HarvestConfig(**cfg), gangs, model_cfg, source, corpus(model), refs, hookpoints, random_lora=random_lora)
+    return harvest(
+        storage,
+        HarvestConfig(**cfg),
+        gangs,
+        model_cfg,
+        source,
+        corpus(model),
+        refs,
+        hookpoints,
+        random_lora=random_lora,
+    )
 
 
-def run_units_here(work: Work, factory: WorkerFactory, cfg: GangConfig, device: str = "cpu") -> Iterator[tuple[str, Any]]:
-    """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do not care where."""
+def run_units_here(
+    work: Work, factory: WorkerFactory, cfg: GangConfig, device: str = "cpu"
+) -> Iterator[tuple[str, Any]]:
+    """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do
+    not care where."""
     assert cfg.ranks == 1
     if len(work):
         worker = factory(RankContext(0, 1, device))
         for unit, todo in work:
-            yield unit.name, json.loads(json.dumps(worker(unit, json.loads(json.dumps(todo)), keep=True), allow_nan=False))
+            yield (
+                unit.name,
+                json.loads(
+                    json.dumps(worker(unit, json.loads(json.dumps(todo)), keep=True), allow_nan=False)
+                ),
+            )
 
 
 def hashes(root: Path | str, key: str) -> dict[tuple, str]:

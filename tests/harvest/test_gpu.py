@@ -1,4 +1,5 @@
-"""The harvest on GPUs gives the deltas of the CPU: fp32 means fp32, and every rank drives the GPU that Ray gave it."""
+"""The harvest on GPUs gives the deltas of the CPU: fp32 means fp32, and every rank drives the GPU that Ray
+gave it."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -46,16 +47,22 @@ def imported(root: Path, model: Path, adapters: Adapters) -> tuple[Storage, tupl
     return storage, tuple(import_adapter(storage, folder, folder.name, empty) for folder in adapters)
 
 
-def taken(storage: Storage, model: Path, refs: tuple[AdapterRef, ...], device: str, unit: TokenBatch) -> dict[tuple[str, Hookpoint], torch.Tensor]:
+def taken(
+    storage: Storage, model: Path, refs: tuple[AdapterRef, ...], device: str, unit: TokenBatch
+) -> dict[tuple[str, Hookpoint], torch.Tensor]:
     """What a HarvestWorker takes of a unit before it is written, on the CPU."""
     loaded = load_with_adapters(storage, ModelConfig(base=str(model)), refs, device, deepest=2)
-    assert {p.device.type for p in loaded.parameters()} | {b.device.type for b in loaded.buffers()} == {device}
+    assert {p.device.type for p in loaded.parameters()} | {b.device.type for b in loaded.buffers()} == {
+        device
+    }
     names = [ref.name for ref in refs]
     found = harvested_deltas(loaded, unit_ids(unit, device), HOOKPOINTS, names, together=False, bf16=False)
     return {(name, h): x.cpu() for name, by_hook in found for h, x in by_hook.items()}
 
 
-def test_deltas_on_a_gpu_are_those_of_the_cpu_in_fp32(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+def test_deltas_on_a_gpu_are_those_of_the_cpu_in_fp32(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
     storage, refs = imported(tmp_path, tiny_model, tiny_adapters)
     unit = corpus(tiny_model).of("fit")[0]
     on_cpu, on_gpu = (taken(storage, tiny_model, refs, device, unit) for device in ("cpu", "cuda"))
@@ -70,7 +77,9 @@ def test_a_harvest_on_a_gpu_writes_the_shards_of_one_on_the_cpu(
     found = {}
     for device in ("cpu", "cuda"):
         monkeypatch.setattr(stage, "run_units", partial(run_units_here, device=device))
-        found[device] = open_shards(f"{tmp_path}/{device}/{run(tmp_path / device, tiny_model, list(tiny_adapters)).key}")
+        found[device] = open_shards(
+            f"{tmp_path}/{device}/{run(tmp_path / device, tiny_model, list(tiny_adapters)).key}"
+        )
     for source in ("base", "r2", "r4", "random"):
         on_cpu, on_gpu = (found[device].read(2, source) for device in ("cpu", "cuda"))
         assert np.linalg.norm(on_gpu - on_cpu) <= 5e-4 * np.linalg.norm(on_cpu)  # float16 on disk
@@ -98,19 +107,28 @@ def test_training_and_a_harvest_take_no_more_memory_of_a_gpu_than_the_plan_says(
 
     cfg = config("llama", max_tokens=400)
     torch.cuda.reset_peak_memory_stats()
-    made = LoraTrainer(load_model(tiny_model, device="cuda"), split_text(contexts(), cfg.batch_contexts), cfg, rank=4, seed=0)
+    made = LoraTrainer(
+        load_model(tiny_model, device="cuda"), split_text(contexts(), cfg.batch_contexts), cfg, rank=4, seed=0
+    )
     while not made.progress.done:
         made.advance()
     told = requirements(StudyConfig(adapt=cfg), model_size(empty_model(tiny_model)))[0]
-    assert torch.cuda.max_memory_allocated() <= sum(part for _, part in told.parts) + 64e6  # workspaces of the libraries
+    assert (
+        torch.cuda.max_memory_allocated() <= sum(part for _, part in told.parts) + 64e6
+    )  # workspaces of the libraries
 
 
 class Where:
-    """Makes a worker that tells the device it was given, where its tensors then are, and how many GPUs torch sees."""
+    """Makes a worker that tells the device it was given, where its tensors then are, and how many GPUs torch
+    sees."""
 
     def __call__(self, context: RankContext) -> Any:
         def tell(_unit: TokenBatch, _todo: Any, *, keep: bool) -> dict[str, Any]:
-            return {"told": context.device, "is": torch.ones(1, device=context.device).device.type, "gpus": torch.cuda.device_count()}
+            return {
+                "told": context.device,
+                "is": torch.ones(1, device=context.device).device.type,
+                "gpus": torch.cuda.device_count(),
+            }
 
         return tell
 
@@ -126,7 +144,9 @@ def test_a_gang_of_one_gpu_runs_on_it_and_one_that_asks_for_none_on_the_cpu() ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="ranks that share a model need a GPU each: two at least")
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="ranks that share a model need a GPU each: two at least"
+)
 def test_two_zero3_ranks_on_a_gpu_each_write_the_deltas_of_one_process_on_the_cpu(
     tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
 ) -> None:

@@ -23,7 +23,9 @@ Adapters = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def calm(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def calm(
+    ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """An undisturbed harvest of two adapters, its root and key."""
     root = tmp_path_factory.mktemp("calm")
     return root, run(root, tiny_model, list(tiny_adapters), sites=SITES).key
@@ -41,9 +43,9 @@ def test_every_unit_has_every_source_once_and_rows_come_back_in_order(
         for layer in (1, 2):
             expected = np.concatenate(
                 [
-                    dict(deltas(model, unit_ids(u), [Hookpoint(layer)], ["r2", "r4"]))[source][Hookpoint(layer)][
-                        torch.tensor(u.mask)
-                    ].numpy()
+                    dict(deltas(model, unit_ids(u), [Hookpoint(layer)], ["r2", "r4"]))[source][
+                        Hookpoint(layer)
+                    ][torch.tensor(u.mask)].numpy()
                     for u in units
                 ]
             )
@@ -68,7 +70,9 @@ def test_the_noise_floor_stands_in_the_sources(calm: tuple[Path, str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def calm_ranks(ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def calm_ranks(
+    ray_cluster: None, tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """An undisturbed harvest by two ranks: one pass for all adapters rounds otherwise than one pass each."""
     root = tmp_path_factory.mktemp("calm-ranks")
     return root, run(root, tiny_model, list(tiny_adapters), ranks=2, sites=SITES).key
@@ -79,8 +83,13 @@ def test_two_zero3_ranks_write_every_unit_once_and_the_deltas_of_one_process(
 ) -> None:
     assert len(corpus(tiny_model).units) % 2 == 1, "an odd count of units, so that one rank must pad"
     sharded, whole = open_shards(f"{calm_ranks[0]}/{calm_ranks[1]}"), open_shards(f"{calm[0]}/{calm[1]}")
-    trained = {whole.source(name).digest for name in ("base", "r2", "r4")}  # the random one follows what was measured, and so its digest does
-    written, expected = (sorted(identity for identity in hashes(*each) if identity[1] in trained) for each in (calm_ranks, calm))
+    trained = {
+        whole.source(name).digest for name in ("base", "r2", "r4")
+    }  # the random one follows what was measured, and so its digest does
+    written, expected = (
+        sorted(identity for identity in hashes(*each) if identity[1] in trained)
+        for each in (calm_ranks, calm)
+    )
     assert written == expected and len(hashes(*calm_ranks)) == len(hashes(*calm))
     modules = [(hook, source) for source in ("r2", "r4") for hook in whole.lora_hookpoints(source)]
     assert len(modules) == 2 * 2 * 3, "three modules of each adapter at both layers"
@@ -98,7 +107,9 @@ def assert_undisturbed(root: Path, calm: tuple[Path, str], strikes: list[Struck]
     assert len(identities) == len(set(identities))
     open_shards(f"{root}/{calm[1]}").verify()
     for struck in strikes:
-        assert {file: file.stat().st_mtime_ns for file in struck.counted} == struck.counted, "a unit that counted was done again"
+        assert {file: file.stat().st_mtime_ns for file in struck.counted} == struck.counted, (
+            "a unit that counted was done again"
+        )
 
 
 # A driver that is killed while it harvests: tests/study/test_sweep.py, where it is the whole study's.
@@ -110,7 +121,9 @@ def test_a_harvest_that_loses_a_rank_then_its_leader_then_its_node_ends_by_itsel
     found = strike(tmp_path, calm_ranks[1], tiny_model, tiny_adapters, strikes, ranks=2)
     assert [struck.followed for struck in found] == [True] * 3, "a strike fell outside the harvest"
     counts = [len(struck.counted) for struck in found]
-    assert counts == sorted(set(counts)) and counts[-1] < len(hashes(*calm_ranks)), "every gang did some units"
+    assert counts == sorted(set(counts)) and counts[-1] < len(hashes(*calm_ranks)), (
+        "every gang did some units"
+    )
     assert_undisturbed(tmp_path, calm_ranks, found)
 
 
@@ -118,11 +131,23 @@ def test_a_harvest_that_loses_a_rank_then_its_leader_then_its_node_ends_by_itsel
 @pytest.mark.parametrize("moment", range(10))
 @pytest.mark.parametrize("victim", ["driver", "leader", "rank", "node"])
 def test_a_kill_at_a_random_moment_changes_no_hash_and_doubles_no_unit(
-    victim: Victim, moment: int, calm_ranks: tuple[Path, str], tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+    victim: Victim,
+    moment: int,
+    calm_ranks: tuple[Path, str],
+    tiny_model: Path,
+    tiny_adapters: Adapters,
+    tmp_path: Path,
 ) -> None:
     draw = random.Random(f"{victim}{moment}")
     key = calm_ranks[1]
     prepared(calm_ranks[0], tmp_path)
-    found = strike(tmp_path, key, tiny_model, tiny_adapters, [Strike(victim, draw.randrange(1, 12), draw.uniform(0, 0.3))], ranks=2)
+    found = strike(
+        tmp_path,
+        key,
+        tiny_model,
+        tiny_adapters,
+        [Strike(victim, draw.randrange(1, 12), draw.uniform(0, 0.3))],
+        ranks=2,
+    )
     assert run(tmp_path, tiny_model, list(tiny_adapters), ranks=2, sites=SITES).key == key
     assert_undisturbed(tmp_path, calm_ranks, found)

@@ -1,4 +1,5 @@
-"""What each adapted module changes, s·B·A·u, as a harvest stores it; workers run in this process, without Ray."""
+"""What each adapted module changes, s·B·A·u, as a harvest stores it; workers run in this process, without
+Ray."""
 
 from pathlib import Path
 
@@ -27,15 +28,22 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "run_units", run_units_here)
 
 
-@pytest.mark.parametrize(("architecture", "precision"), [("llama", "fp32"), ("gemma3", "mixed"), ("gpt2", "fp32")])
+@pytest.mark.parametrize(
+    ("architecture", "precision"), [("llama", "fp32"), ("gemma3", "mixed"), ("gpt2", "fp32")]
+)
 def test_every_adapted_module_at_the_layers_studied_is_stored_with_what_it_writes(
     architecture: str, precision: str, tmp_path: Path
 ) -> None:
-    """Held against plain PEFT, one adapter at a time; ranks differ between the modules of one adapter, and one adapter is rsLoRA."""
+    """Held against plain PEFT, one adapter at a time; ranks differ between the modules of one adapter, and
+    one adapter is rsLoRA."""
     model = save_model(tmp_path / "model", architecture)
     folders = {
-        "pattern": save_adapter(tmp_path / "pattern", model, architecture, rank=4, rank_pattern={"0|2|c_proj|o_proj": 3}, seed=1),
-        "rs": save_adapter(tmp_path / "rs", model, architecture, rank=2, use_rslora=True, layers_to_transform=[0, 2], seed=2),
+        "pattern": save_adapter(
+            tmp_path / "pattern", model, architecture, rank=4, rank_pattern={"0|2|c_proj|o_proj": 3}, seed=1
+        ),
+        "rs": save_adapter(
+            tmp_path / "rs", model, architecture, rank=2, use_rslora=True, layers_to_transform=[0, 2], seed=2
+        ),
     }
     done = run(tmp_path / "root", model, list(folders.values()), sites=SITES, precision=precision)
     shards = open_shards(tmp_path / "root")
@@ -44,7 +52,9 @@ def test_every_adapted_module_at_the_layers_studied_is_stored_with_what_it_write
         units = sorted(corpus(model).units, key=lambda u: u.name)
         plain = [(module_deltas(peft, unit_ids(u), name), unit_mask(u)) for u in units]
         there = shards.lora_hookpoints(name)
-        assert {h.split(".")[1] for h in there} == ({"1", "2"} if name == "pattern" else {"2"}), "of the layers studied, those it adapts"
+        assert {h.split(".")[1] for h in there} == ({"1", "2"} if name == "pattern" else {"2"}), (
+            "of the layers studied, those it adapts"
+        )
         for hook in there:
             path = hook.removeprefix("blocks").removesuffix(".hook_lora")
             (key,) = [k for k in plain[0][0] if k.endswith(path)]
@@ -55,7 +65,9 @@ def test_every_adapted_module_at_the_layers_studied_is_stored_with_what_it_write
     ranks = {shards.writer(h, "pattern").shape[1] for h in shards.lora_hookpoints("pattern")}
     assert ranks == {3, 4}, "each module has its own rank"
     assert shards.lora_hookpoints("random") and not shards.lora_hookpoints("base")
-    assert set(shards.hookpoints) == {str(h) for h in done.hookpoints}, "the residual stream's columns are what they were"
+    assert set(shards.hookpoints) == {str(h) for h in done.hookpoints}, (
+        "the residual stream's columns are what they were"
+    )
 
 
 def test_the_site_is_added_to_a_finished_harvest_and_then_found_there(
@@ -67,8 +79,14 @@ def test_the_site_is_added_to_a_finished_harvest_and_then_found_there(
     both = hashes(tmp_path, first.key)
     added = both.keys() - before.keys()
     assert before.items() < both.items()
-    assert all(source != "base" and all(h.endswith(".hook_lora") for h in hooks) for _, source, hooks in added)
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and "harvest" in p.parts and p.name != "units.json"}
+    assert all(
+        source != "base" and all(h.endswith(".hook_lora") for h in hooks) for _, source, hooks in added
+    )
+    written = {
+        p: p.stat().st_mtime_ns
+        for p in tmp_path.rglob("*")
+        if p.is_file() and "harvest" in p.parts and p.name != "units.json"
+    }
     run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, sites=SITES)
     assert {p: p.stat().st_mtime_ns for p in written} == written and hashes(tmp_path, first.key) == both
     together = run(tmp_path / "together", tiny_model, list(tiny_adapters), random_lora=False, sites=SITES)
@@ -79,7 +97,9 @@ def test_the_site_is_added_to_a_finished_harvest_and_then_found_there(
     assert np.array_equal(one.read(2, "r4"), other.read(2, "r4"))
     run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, layers=(0, 1, 2))
     again = open_shards(tmp_path)
-    assert again.lora_hookpoints("r4") == one.lora_hookpoints("r4"), "a later harvest without the site, of another layer, takes nothing away"
+    assert again.lora_hookpoints("r4") == one.lora_hookpoints("r4"), (
+        "a later harvest without the site, of another layer, takes nothing away"
+    )
     for hook in again.lora_hookpoints("r4"):
         assert np.array_equal(again.read(hook, "r4"), one.read(hook, "r4")) and again.writer(hook, "r4").any()
 
@@ -98,7 +118,9 @@ def test_what_has_no_low_rank_coordinates_has_no_such_site_and_is_told(
 
 
 @pytest.fixture(scope="module")
-def harvested(tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def harvested(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("lora")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "run_units", run_units_here)
@@ -117,7 +139,9 @@ def test_an_altered_or_lost_writer_is_named_and_written_again(
     (hook, *_), file = shards.lora_hookpoints("r4"), damaged(shards)
     sound, shard_hashes = file.read_bytes(), hashes(root, key)
     file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    with pytest.raises(ShardError, match=r"writers\.safetensors was altered: delete it and run the harvest again"):
+    with pytest.raises(
+        ShardError, match=r"writers\.safetensors was altered: delete it and run the harvest again"
+    ):
         shards.writer(hook, "r4")
     file.unlink()
     with pytest.raises(ShardError, match=r"writers\.safetensors.*Run the harvest again"):
@@ -130,7 +154,9 @@ def test_an_altered_or_lost_writer_is_named_and_written_again(
 def test_a_hookpoint_that_was_not_harvested_names_those_that_were(harvested: tuple[Path, str]) -> None:
     shards = open_shards(harvested[0])
     for hook in ("blocks.0.self_attn.q_proj.hook_lora", "blocks.2.self_attn.k_proj.hook_lora"):
-        with pytest.raises(HookpointError, match=r"was not harvested, but \['blocks\.1\..*harvest\.sites=\[resid_post,lora\]"):
+        with pytest.raises(
+            HookpointError, match=r"was not harvested, but \['blocks\.1\..*harvest\.sites=\[resid_post,lora\]"
+        ):
             shards.read(hook, "r4")
         with pytest.raises(HookpointError, match="was not harvested"):
             shards.writer(hook, "r4")

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from deltasae_ray.errors import AdapterError, ConfigError, ModelError, PrecisionError, ShardError, StorageError
+from deltasae_ray.errors import (
+    AdapterError,
+    ConfigError,
+    ModelError,
+    PrecisionError,
+    ShardError,
+    StorageError,
+)
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.prepare import PrepareFactory
@@ -60,9 +67,14 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
 
 @pytest.mark.parametrize("stage_number", [1, 2])
 def test_a_node_that_has_another_model_under_the_same_name_refuses(
-    stage_number: int, tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage_number: int,
+    tiny_model: Path,
+    tiny_adapters: Adapters,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Preparation and harvest load the model by its name; what lies there is changed before the one or the other does."""
+    """Preparation and harvest load the model by its name; what lies there is changed before the one or the
+    other does."""
     here = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     other, started = save_model(tmp_path / "other", seed=1), []
 
@@ -104,26 +116,46 @@ def test_sites_that_are_not_what_a_block_adds_are_refused_before_the_first_shard
 
 
 def test_a_unit_is_done_once_exactly_its_work_is_committed(tmp_path: Path) -> None:
-    storage, key, work = Storage(str(tmp_path)), "harvest/a", {"base": ["blocks.1.hook_resid_post"], "d": ["blocks.1.hook_resid_post"]}
-    rows = [ShardRow("u", source, "fit", "domain", tuple(hooks), shard_file("u", source, tuple(hooks)), "0", 1, 1, 4) for source, hooks in work.items()]
+    storage, key, work = (
+        Storage(str(tmp_path)),
+        "harvest/a",
+        {"base": ["blocks.1.hook_resid_post"], "d": ["blocks.1.hook_resid_post"]},
+    )
+    rows = [
+        ShardRow(
+            "u", source, "fit", "domain", tuple(hooks), shard_file("u", source, tuple(hooks)), "0", 1, 1, 4
+        )
+        for source, hooks in work.items()
+    ]
     assert not is_committed(storage, key, "u", work)
     name = commit_unit(storage, key, rows)
     assert is_committed(storage, key, "u", work)
-    assert not is_committed(storage, key, "u", {"base": work["base"]}) and not is_committed(storage, key, "v", work)
+    assert not is_committed(storage, key, "u", {"base": work["base"]}) and not is_committed(
+        storage, key, "v", work
+    )
     storage.write_json(name, [rows[0].to_json()])  # as a repair leaves it that has dropped a row
     assert not is_committed(storage, key, "u", work)
 
 
-def test_the_random_adapter_is_another_for_another_model(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
-    """Its strength is matched on the model: one root may hold harvests of two models with the same adapter and text."""
+def test_the_random_adapter_is_another_for_another_model(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
+    """Its strength is matched on the model: one root may hold harvests of two models with the same adapter
+    and text."""
     first = run(tmp_path, tiny_model, [tiny_adapters[0]])
     second = run(tmp_path, save_model(tmp_path / "other", seed=1), [tiny_adapters[0]])
     ours, theirs = (done.adapters[-1] for done in (first, second))
-    assert ours.kind == theirs.kind == "random" and ours.key != theirs.key and ours.facts["factor"] != theirs.facts["factor"]
+    assert (
+        ours.kind == theirs.kind == "random"
+        and ours.key != theirs.key
+        and ours.facts["factor"] != theirs.facts["factor"]
+    )
 
 
 def test_the_random_adapter_does_not_depend_on_the_order_of_adapters_or_on_a_larger_rank() -> None:
-    small, large = (AdapterRef(name, f"adapters/{name}", name, rank, 16.0) for name, rank in (("a", 2), ("b", 8)))
+    small, large = (
+        AdapterRef(name, f"adapters/{name}", name, rank, 16.0) for name, rank in (("a", 2), ("b", 8))
+    )
     twin = replace(small, name="c", digest="0")
     assert rotated_from([large, small]) == rotated_from([small, large]) == rotated_from([small]) == small
     assert rotated_from([small, twin, large]) == rotated_from([twin, small]) == twin, "ties by content"
@@ -142,12 +174,18 @@ def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_th
 
     def signals() -> dict[str, float]:
         sources = read_sources(Storage(str(tmp_path)), done.key)
-        return {s.name: s.facts["noise"]["blocks.2.hook_resid_post"]["signal"] for s in sources if s.name != "base"}
+        return {
+            s.name: s.facts["noise"]["blocks.2.hook_resid_post"]["signal"]
+            for s in sources
+            if s.name != "base"
+        }
 
     done = run(tmp_path, tiny_model, [tiny_adapters[0]])
     assert len(started) == 2, "preparation and harvest"
     first = signals()
-    run(tmp_path, tiny_model, [tiny_adapters[0]], layers=(0, 1, 2))  # a new layer: measured anew, from the adapter as it was stored
+    run(
+        tmp_path, tiny_model, [tiny_adapters[0]], layers=(0, 1, 2)
+    )  # a new layer: measured anew, from the adapter as it was stored
     assert signals() == pytest.approx(first, rel=1e-4) and 0.2 < first["random"] / first["r2"] < 5
 
 
@@ -171,13 +209,17 @@ def test_noise_is_measured_anew_on_other_contexts_and_no_shard_is(
     assert noise(2) != first and started == [PrepareFactory]
 
 
-def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_silent_at_every_layer_fails_and_says_where_it_acts(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     late = save_adapter(tmp_path / "late", tiny_model, layers_to_transform=[3])
     with pytest.raises(AdapterError, match="changes nothing at layers.*deeper"):
         run(tmp_path / "root", tiny_model, [late], random_lora=False)
 
 
-def test_an_adapter_without_any_effect_is_refused_before_a_random_one_is_matched_to_it(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_adapter_without_any_effect_is_refused_before_a_random_one_is_matched_to_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     idle = save_adapter(tmp_path / "idle", tiny_model)
     weights = load_file(idle / WEIGHTS)
     save_file({name: t * ("lora_A" not in name) for name, t in weights.items()}, idle / WEIGHTS)  # B·0
@@ -193,12 +235,19 @@ def test_deltas_near_their_noise_are_refused() -> None:
     _judge(ref, noise, 1.0)
 
 
-def test_deltas_whose_noise_is_let_through_but_not_small_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_deltas_whose_noise_is_let_through_but_not_small_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     ref = AdapterRef("a", "k", "d", 4, 8.0)
-    _judge(ref, {Hookpoint(1): {"signal": 1.0, "snr": 99.0}, Hookpoint(2): {"signal": 1.0, "snr": 100.0}}, 10.0)
+    _judge(
+        ref, {Hookpoint(1): {"signal": 1.0, "snr": 99.0}, Hookpoint(2): {"signal": 1.0, "snr": 100.0}}, 10.0
+    )
     (said,) = caplog.records
     assert said.levelname == "WARNING"
-    assert said.getMessage() == "adapter a, blocks.1.hook_resid_post: signal-to-noise is only 99 (a sound harvest has over 100)"
+    assert (
+        said.getMessage()
+        == "adapter a, blocks.1.hook_resid_post: signal-to-noise is only 99 (a sound harvest has over 100)"
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "mixed"])
@@ -210,28 +259,44 @@ def test_a_harvest_measures_that_a_tiny_delta_is_rounding_and_warns_or_refuses(
     def weak(strength: float, name: str) -> Path:
         folder = save_adapter(tmp_path / name, tiny_model, rank=2, seed=1)
         tensors = load_file(folder / WEIGHTS)
-        save_file({n: t * (strength if "lora_B" in n else 1) for n, t in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(
+            {n: t * (strength if "lora_B" in n else 1) for n, t in tensors.items()},
+            folder / WEIGHTS,
+            metadata={"format": "pt"},
+        )
         return folder
 
     done = run(tmp_path / "root", tiny_model, [weak(5e-6, "weak")], random_lora=False, precision=precision)
-    assert all(10 < n["snr"] < 100 for n in open_shards(f"{tmp_path}/root/{done.key}").source("weak").facts["noise"].values())
-    assert [r.getMessage().split(":")[0] for r in caplog.records if r.levelname == "WARNING" and "signal-to-noise" in r.getMessage()] == [
-        f"adapter weak, blocks.{layer}.hook_resid_post" for layer in (1, 2)
-    ]
+    assert all(
+        10 < n["snr"] < 100
+        for n in open_shards(f"{tmp_path}/root/{done.key}").source("weak").facts["noise"].values()
+    )
+    assert [
+        r.getMessage().split(":")[0]
+        for r in caplog.records
+        if r.levelname == "WARNING" and "signal-to-noise" in r.getMessage()
+    ] == [f"adapter weak, blocks.{layer}.hook_resid_post" for layer in (1, 2)]
     before = set((tmp_path / "root").rglob("*.parquet"))
-    with pytest.raises(PrecisionError, match=r"adapter weaker, blocks.1.hook_resid_post: signal-to-noise .* is below harvest.min_snr=10"):
+    with pytest.raises(
+        PrecisionError,
+        match=r"adapter weaker, blocks.1.hook_resid_post: signal-to-noise .* is below harvest.min_snr=10",
+    ):
         run(tmp_path / "root", tiny_model, [weak(1e-6, "weaker")], random_lora=False, precision=precision)
     assert set((tmp_path / "root").rglob("*.parquet")) == before, "it is refused before a shard is written"
 
 
-def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+def test_mixed_precision_is_a_harvest_of_its_own_with_a_measured_noise(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
     exact = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False)
     mixed = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, precision="mixed")
     assert exact.key != mixed.key
     ours, theirs = open_shards(f"{tmp_path}/{mixed.key}"), open_shards(f"{tmp_path}/{exact.key}")
     assert (ours.spec["numerics"], theirs.spec["numerics"]) == (NUMERICS["mixed"], NUMERICS["fp32"])
     for name in ("r2", "r4"):
-        error = np.linalg.norm(ours.read(2, name) - theirs.read(2, name)) / np.linalg.norm(theirs.read(2, name))
+        error = np.linalg.norm(ours.read(2, name) - theirs.read(2, name)) / np.linalg.norm(
+            theirs.read(2, name)
+        )
         snr = ours.source(name).facts["noise"]["blocks.2.hook_resid_post"]["snr"]
         assert 1e-4 < error < 0.1
         assert 0.1 < snr * error**2 < 10, "the noise measured on a sample is that of the whole"
@@ -243,7 +308,13 @@ def test_sites_are_stored_beside_the_residual_stream_and_added_later_alone(
 ) -> None:
     first = run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False)
     before = hashes(tmp_path, first.key)
-    run(tmp_path, tiny_model, list(tiny_adapters), random_lora=False, sites=("resid_post", "attn_out", "mlp_out"))
+    run(
+        tmp_path,
+        tiny_model,
+        list(tiny_adapters),
+        random_lora=False,
+        sites=("resid_post", "attn_out", "mlp_out"),
+    )
     assert before.items() < hashes(tmp_path, first.key).items()
     shards = open_shards(f"{tmp_path}/{first.key}")
     assert len(shards.hookpoints) == 6
@@ -263,11 +334,17 @@ def test_the_share_that_a_block_injects_stands_in_the_source(tiny_model: Path, t
     assert injected["blocks.2.hook_resid_post"] == 0.0
 
 
-def test_adapters_of_other_kinds_are_harvested_beside_plain_ones(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+def test_adapters_of_other_kinds_are_harvested_beside_plain_ones(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
     dora = save_adapter(tmp_path / "dora", tiny_model, use_dora=True)
     norms = save_adapter(tmp_path / "norms", tiny_model, modules_to_save=["post_attention_layernorm"])
     tensors = load_file(norms / WEIGHTS)
-    save_file({n: t * 1.5 if "norm" in n else t for n, t in tensors.items()}, norms / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {n: t * 1.5 if "norm" in n else t for n, t in tensors.items()},
+        norms / WEIGHTS,
+        metadata={"format": "pt"},
+    )
     alone = run(tmp_path / "alone", tiny_model, [tiny_adapters[0]], random_lora=False)
     done = run(tmp_path / "all", tiny_model, [dora, norms, tiny_adapters[0]])
     before, after = hashes(tmp_path / "alone", alone.key), hashes(tmp_path / "all", done.key)
@@ -275,10 +352,14 @@ def test_adapters_of_other_kinds_are_harvested_beside_plain_ones(tiny_model: Pat
     assert set(open_shards(f"{tmp_path}/all/{done.key}").adapters) == {"dora", "norms", "r2", "random"}
 
 
-def test_a_damaged_shard_is_redone_by_the_next_harvest_and_nothing_else(tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_redone_by_the_next_harvest_and_nothing_else(
+    tiny_model: Path, tiny_adapters: Adapters, tmp_path: Path
+) -> None:
     done = run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False)
     undisturbed = hashes(tmp_path, done.key)
-    truncated, gone = (tmp_path / done.key / row.file for row in Manifest.load(Storage(str(tmp_path)), done.key).rows[:3:2])
+    truncated, gone = (
+        tmp_path / done.key / row.file for row in Manifest.load(Storage(str(tmp_path)), done.key).rows[:3:2]
+    )
     truncated.write_bytes(truncated.read_bytes()[:-9])
     gone.unlink()
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if p not in (truncated, gone)}
@@ -312,12 +393,23 @@ def test_a_harvest_that_fills_the_disk_says_so_and_goes_on_once_there_is_room(
     calm = run(tmp_path / "calm", tiny_model, [tiny_adapters[0]], random_lora=False)
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(small)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=250k", "tmpfs", str(small)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no mount: {mounted.stderr}")
     try:
-        said = subprocess.run([sys.executable, "-c", FULL, small, tiny_model, tiny_adapters[0]], capture_output=True, text=True, check=True)
-        assert "cannot be written" in said.stdout and "No space left" in said.stdout and "then run again" in said.stdout
+        said = subprocess.run(
+            [sys.executable, "-c", FULL, small, tiny_model, tiny_adapters[0]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (
+            "cannot be written" in said.stdout
+            and "No space left" in said.stdout
+            and "then run again" in said.stdout
+        )
         subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
         run(small, tiny_model, [tiny_adapters[0]], random_lora=False)
         assert hashes(small, calm.key) == hashes(tmp_path / "calm", calm.key)

@@ -1,4 +1,5 @@
-"""Over 200 planted repetitions, 95 % intervals hold the truth 90-98 % of the time, and null p-values are uniform."""
+"""Over 200 planted repetitions, 95 % intervals hold the truth 90-98 % of the time, and null p-values are
+uniform."""
 
 from dataclasses import replace
 from functools import cache
@@ -41,7 +42,8 @@ def generator(seed: int) -> torch.Generator:
 
 
 def documents_of(atoms: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """[count * TOKENS, D_MODEL]: documents differ in which atoms they prefer and in how strongly they change."""
+    """[count * TOKENS, D_MODEL]: documents differ in which atoms they prefer and in how strongly they
+    change."""
     rows = sparse(atoms, count * TOKENS, ACTIVE, generator(seed))
     strength = torch.exp(0.3 * torch.randn(count, generator=generator(seed + 1))).repeat_interleave(TOKENS)
     return rows * strength[:, None]
@@ -52,7 +54,11 @@ def test_max_cosine_covers_the_mean_over_all_latents_that_could_be() -> None:
 
     def latents(count: int, seed: int) -> torch.Tensor:
         g = generator(seed)
-        return normalize(reference[torch.randint(128, (count,), generator=g)] + 0.12 * torch.randn(count, D_MODEL, generator=g), dim=1)
+        return normalize(
+            reference[torch.randint(128, (count,), generator=g)]
+            + 0.12 * torch.randn(count, D_MODEL, generator=g),
+            dim=1,
+        )
 
     truth = max_cosine(latents(100_000, 1), reference).value
     found = [max_cosine(latents(64, 2 + i), reference) for i in range(REPETITIONS)]
@@ -62,12 +68,19 @@ def test_max_cosine_covers_the_mean_over_all_latents_that_could_be() -> None:
 def setting() -> tuple[torch.Tensor, torch.Tensor, Moments, torch.Tensor]:
     atoms = units(ATOMS, generator(0))
     training = documents_of(atoms, 500, 1)
-    return atoms, torch.cat([atoms[: ATOMS // 2], units(ATOMS // 2, generator(2))]), Moments.of(training), training
+    return (
+        atoms,
+        torch.cat([atoms[: ATOMS // 2], units(ATOMS // 2, generator(2))]),
+        Moments.of(training),
+        training,
+    )
 
 
 def coder_for(deltas: torch.Tensor, training: torch.Tensor, moments: Moments, seed: int) -> Coder:
     docs = np.arange(len(deltas)) // TOKENS
-    return make_coder(deltas, training, docs, moments, k=ACTIVE, draws=5, bootstrap=400, max_tokens=len(deltas), seed=seed)
+    return make_coder(
+        deltas, training, docs, moments, k=ACTIVE, draws=5, bootstrap=400, max_tokens=len(deltas), seed=seed
+    )
 
 
 @cache
@@ -78,7 +91,17 @@ def missing_shares() -> tuple[float, list[Measure]]:
     def share(count: int, seed: int, draws: int = 5) -> Measure:
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
-        coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
+        coder = make_coder(
+            deltas,
+            training,
+            docs,
+            moments,
+            k=ACTIVE,
+            draws=draws,
+            bootstrap=400,
+            max_tokens=len(deltas),
+            seed=seed,
+        )
         return share_missing(coder.code(reference).structure(), coder.code(atoms).structure(), 30.0)
 
     truth = share(2000, 7, draws=40).value
@@ -92,9 +115,11 @@ def test_the_missing_share_covers_its_value_on_all_documents() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "cells"), [(2, 6), (3, 2)])
-def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seeds(seeds: int, cells: int) -> None:
-    """Seeds move M by a known spread, as large as that over documents, drawn five times for each sample of documents; intervals of
-    single seeds, which do not know it, miss far more.
+def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seeds(
+    seeds: int, cells: int
+) -> None:
+    """Seeds move M by a known spread, as large as that over documents, drawn five times for each sample of
+    documents; intervals of single seeds, which do not know it, miss far more.
     """
     truth, found = missing_shares()
     spread, rng = float(np.std([m.value for m in found])) * np.sqrt(seeds), np.random.default_rng(seeds)
@@ -105,7 +130,10 @@ def test_the_missing_share_over_seeds_covers_its_value_on_all_documents_and_seed
     hits, alone = [], []
     for i in 5 * list(range(REPETITIONS)):
         here = [found[(i + c) % REPETITIONS] for c in range(cells)]
-        made = [Cell((c,), {s: moved(m, spread * rng.standard_normal()) for s in range(seeds)}) for c, m in enumerate(here)]
+        made = [
+            Cell((c,), {s: moved(m, spread * rng.standard_normal()) for s in range(seeds)})
+            for c, m in enumerate(here)
+        ]
         ci = over_seeds("missing_share", made)[(0,)].ci
         hits.append(ci[0] <= truth <= ci[1])
         alone.append(made[0].by_seed[0].ci[0] <= truth <= made[0].by_seed[0].ci[1])
@@ -118,7 +146,10 @@ def test_fvu_covers_its_value_on_all_documents() -> None:
 
     def ratio(count: int, seed: int):  # noqa: ANN202
         coder = coder_for(documents_of(atoms, count, seed), training, moments, seed)
-        return by_pursuit(coder.sample, coder.code(reference).pursuits[0], ACTIVE, "energy"), coder.resamples.counts
+        return (
+            by_pursuit(coder.sample, coder.code(reference).pursuits[0], ACTIVE, "energy"),
+            coder.resamples.counts,
+        )
 
     truth = ratio(2000, 7)[0].value
     found = [r.measure(counts) for r, counts in (ratio(DOCUMENTS, 1000 + 10 * i) for i in range(REPETITIONS))]
@@ -144,7 +175,10 @@ def test_cka_of_independent_documents_has_uniform_p() -> None:
     p = []
     for i in range(REPETITIONS):
         g = generator(i)
-        x, y = (torch.randn(40, 12, generator=g).repeat_interleave(3, 0) + torch.randn(120, 12, generator=g) for _ in range(2))
+        x, y = (
+            torch.randn(40, 12, generator=g).repeat_interleave(3, 0) + torch.randn(120, 12, generator=g)
+            for _ in range(2)
+        )
         p.append(linear_cka(x, y, np.arange(120) // 3, rounds=3, permutations=99, seed=i).p)
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
@@ -160,7 +194,8 @@ def test_matched_atoms_against_their_own_null_have_uniform_p() -> None:
 
 
 def test_resamples_of_null_draws_are_as_wide_as_the_draws() -> None:
-    """The mean of r draws has variance s²/r; resampling them with replacement gives (r-1)/r of that, which is put right."""
+    """The mean of r draws has variance s²/r; resampling them with replacement gives (r-1)/r of that, which is
+    put right."""
     rng, ratios = np.random.default_rng(0), []
     for i in range(REPETITIONS):
         fvu = np.concatenate([[0.5], rng.normal(0.8, 0.02, size=5)])
@@ -170,14 +205,25 @@ def test_resamples_of_null_draws_are_as_wide_as_the_draws() -> None:
 
 
 def test_kappa_of_the_missing_share_covers_its_value_on_all_documents() -> None:
-    """The ceiling is far below the null, but not at 0: a second dictionary that lacks a quarter of the atoms."""
+    """The ceiling is far below the null, but not at 0: a second dictionary that lacks a quarter of the
+    atoms."""
     atoms, reference, moments, training = setting()
     second = torch.cat([atoms[: 3 * ATOMS // 4], units(ATOMS // 4, generator(3))])
 
     def place(count: int, seed: int, draws: int = 5):  # noqa: ANN202
         deltas = documents_of(atoms, count, seed)
         docs = np.arange(len(deltas)) // TOKENS
-        coder = make_coder(deltas, training, docs, moments, k=ACTIVE, draws=draws, bootstrap=400, max_tokens=len(deltas), seed=seed)
+        coder = make_coder(
+            deltas,
+            training,
+            docs,
+            moments,
+            k=ACTIVE,
+            draws=draws,
+            bootstrap=400,
+            max_tokens=len(deltas),
+            seed=seed,
+        )
         found, own, twin = (coder.code(x).structure() for x in (reference, atoms, second))
         return share_missing(found, own, 30.0, twin)
 
@@ -194,7 +240,11 @@ def test_kappa_of_matching_covers_its_value_over_all_latents_that_could_be(weigh
     def place(count: int, seed: int, draws: int):  # noqa: ANN202
         g = generator(seed)
         hard = 0.1 + 0.3 * torch.rand(count, 1, generator=g)
-        true = normalize(reference[torch.randint(128, (count,), generator=g)] + 0.5 * hard * torch.randn(count, D_MODEL, generator=g), dim=1)
+        true = normalize(
+            reference[torch.randint(128, (count,), generator=g)]
+            + 0.5 * hard * torch.randn(count, D_MODEL, generator=g),
+            dim=1,
+        )
         again = normalize(true + 0.3 * hard * torch.randn(count, D_MODEL, generator=g), dim=1)
         value, twin = best_cosines(true, reference), (true * again).sum(1).double().numpy()
         weights = torch.exp(torch.randn(count, generator=g)).numpy() if weighted else np.ones(count)
@@ -209,19 +259,25 @@ def test_kappa_of_matching_covers_its_value_over_all_latents_that_could_be(weigh
 def test_spectra_and_angles_cover_their_values_on_all_documents() -> None:
     """Participation ratio and principal angle."""
     g = generator(0)
-    mixing, base_mixing = (torch.randn(D_MODEL, D_MODEL, generator=g) * torch.exp(-torch.arange(D_MODEL) / 8.0) for _ in range(2))
+    mixing, base_mixing = (
+        torch.randn(D_MODEL, D_MODEL, generator=g) * torch.exp(-torch.arange(D_MODEL) / 8.0) for _ in range(2)
+    )
     base_mixing = base_mixing + 0.7 * mixing
 
     def rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         g = generator(seed)
         strength = torch.exp(0.3 * torch.randn(count, generator=g)).repeat_interleave(TOKENS)[:, None]
         source = torch.randn(count * TOKENS, D_MODEL, generator=g) * strength
-        return (source @ mixing.T).numpy(), (torch.randn(count * TOKENS, D_MODEL, generator=g) @ base_mixing.T).numpy()
+        return (source @ mixing.T).numpy(), (
+            torch.randn(count * TOKENS, D_MODEL, generator=g) @ base_mixing.T
+        ).numpy()
 
     def measured(count: int, seed: int) -> dict[str, Measure]:
         (fit, base), (again, base_again) = rows(count, seed), rows(count, seed + 1)
         docs, other = np.arange(len(fit)) // TOKENS, 10_000 + np.arange(len(again)) // TOKENS
-        layer = AdapterLayer(LayerRows(fit, again, base, base_again, docs, other), Settings(bootstrap=100, seed=seed))
+        layer = AdapterLayer(
+            LayerRows(fit, again, base, base_again, docs, other), Settings(bootstrap=100, seed=seed)
+        )
         return {"delta_participation_ratio": participation_ratio(layer)} | pca_angles(layer)
 
     names = ("delta_participation_ratio", "angle_pca_k4")
@@ -243,7 +299,8 @@ def test_novel_shares_of_matched_dictionaries_have_no_small_p() -> None:
 
 @pytest.mark.parametrize(("seeds", "spread", "cells"), [(2, 0.5, 6), (2, 1.5, 6), (3, 1.0, 1), (5, 1.5, 1)])
 def test_the_interval_over_seeds_covers_the_mean_of_all_seeds(seeds: int, spread: float, cells: int) -> None:
-    """Documents move all seeds alike; the seeds of one dictionary scatter by `spread` times what documents do, unlike between cells."""
+    """Documents move all seeds alike; the seeds of one dictionary scatter by `spread` times what documents
+    do, unlike between cells."""
     rng = np.random.default_rng(seeds)
     hits = [covered(rng, seeds, 0.02 * spread * np.sqrt(seeds), cells) for _ in range(REPETITIONS)]
     assert 0.90 <= coverage(hits) <= 0.99

@@ -9,13 +9,28 @@ import msgspec
 import pytest
 
 import deltasae_ray
-from deltasae_ray.metrics.catalogue import METRICS, SECTIONS, FigureName, directions, metric, parse_name, split_variant
+from deltasae_ray.metrics.catalogue import (
+    METRICS,
+    SECTIONS,
+    FigureName,
+    directions,
+    metric,
+    parse_name,
+    split_variant,
+)
 from deltasae_ray.metrics.coding.variants import Variant
 from deltasae_ray.metrics.documentation import metrics_page
 from deltasae_ray.metrics.measure import Measure, first_defined, undefined
 
 
-@pytest.mark.parametrize("bad", [{"value": float("nan")}, {"value": 1.0, "null": float("inf")}, {"value": 1.0, "ci": (0.0, float("nan"))}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"value": float("nan")},
+        {"value": 1.0, "null": float("inf")},
+        {"value": 1.0, "ci": (0.0, float("nan"))},
+    ],
+)
 def test_nan_and_infinity_are_no_measures(bad: dict) -> None:
     with pytest.raises(AssertionError, match="finite"):
         Measure(**bad)
@@ -39,7 +54,10 @@ def test_an_interval_ascends_and_p_is_a_probability() -> None:
 
 
 def test_a_measure_survives_json() -> None:
-    for m in (Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, (0.4, 0.6), (("note", "why"),)), undefined("why")):
+    for m in (
+        Measure(0.5, 1.0, 0.1, (0.4, 0.6), 0.01, 0.5, 30, (0.4, 0.6), (("note", "why"),)),
+        undefined("why"),
+    ):
         assert msgspec.convert(json.loads(json.dumps(m.to_dict())), Measure) == m
 
 
@@ -85,12 +103,30 @@ def test_names_are_their_parts_again_and_no_metric_ends_like_a_variant() -> None
             for over_seeds in (False, True):
                 parts = FigureName(plain.replace("{k}", "16"), variant, over_seeds)
                 assert parse_name(parts.name) == parts
-    assert parse_name("missing_share_no_top3_token_mean_seeds") == ("missing_share", "no_top3_token_mean", True)
-    assert [directions(name) for name in ("angle_pca_k16", "missing_share", "angle_pca_k{k}")] == [16, None, None]
+    assert parse_name("missing_share_no_top3_token_mean_seeds") == (
+        "missing_share",
+        "no_top3_token_mean",
+        True,
+    )
+    assert [directions(name) for name in ("angle_pca_k16", "missing_share", "angle_pca_k{k}")] == [
+        16,
+        None,
+        None,
+    ]
 
 
 def test_names_are_taken_apart_in_one_place_only() -> None:
-    endings = ("_seeds", *(f"_{variant}" for variant in get_args(Variant) if variant), "SEEDS", "BETWEEN", "_adapters")
+    endings = (
+        "_seeds",
+        *(f"_{variant}" for variant in get_args(Variant) if variant),
+        "SEEDS",
+        "BETWEEN",
+        "_adapters",
+    )
     ways = re.compile(rf"""(endswith|removesuffix|split|rsplit|partition)\(\(?["']?({"|".join(endings)})\b""")
-    found = [p.name for p in Path(deltasae_ray.__file__).parent.rglob("*.*") if p.suffix in (".py", ".j2") and ways.search(p.read_text())]
+    found = [
+        p.name
+        for p in Path(deltasae_ray.__file__).parent.rglob("*.*")
+        if p.suffix in (".py", ".j2") and ways.search(p.read_text())
+    ]
     assert found == ["__init__.py"], "the catalogue's parse_name"

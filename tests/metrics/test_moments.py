@@ -11,7 +11,9 @@ from deltasae_ray.errors import GeometryError, PrecisionError
 from deltasae_ray.metrics.geometry.subspaces import principal_angles
 from deltasae_ray.metrics.moments import Moments, Spectrum, matched_rows, moments_by_group, refined_subspace
 
-X = (torch.randn(5000, 24, generator=torch.Generator().manual_seed(0)) * torch.linspace(5, 0.1, 24) + 30).float()
+X = (
+    torch.randn(5000, 24, generator=torch.Generator().manual_seed(0)) * torch.linspace(5, 0.1, 24) + 30
+).float()
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
@@ -20,7 +22,9 @@ def test_one_worker_and_many_give_the_same_moments(workers: int) -> None:
     assert merged.n == whole.n
     for name in ("mean", "covariance"):
         wanted = getattr(whole, name)
-        torch.testing.assert_close(getattr(merged, name), wanted, rtol=0, atol=1e-12 * float(wanted.abs().max()))
+        torch.testing.assert_close(
+            getattr(merged, name), wanted, rtol=0, atol=1e-12 * float(wanted.abs().max())
+        )
 
 
 def test_moments_are_those_of_numpy_in_fp64() -> None:
@@ -33,7 +37,9 @@ def test_moments_are_those_of_numpy_in_fp64() -> None:
 def test_taking_a_group_out_is_as_not_having_seen_it() -> None:
     group = np.arange(len(X)) % 5
     parts = moments_by_group(X, group, 5)
-    torch.testing.assert_close((Moments.of(X) - parts[2]).covariance, Moments.of(X[group != 2]).covariance, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        (Moments.of(X) - parts[2]).covariance, Moments.of(X[group != 2]).covariance, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_columns_are_the_moments_of_those_columns() -> None:

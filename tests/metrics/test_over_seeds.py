@@ -1,4 +1,5 @@
-"""Figures over all seeds: their interval holds the variance between seeds, and the verdict is judged by it."""
+"""Figures over all seeds: their interval holds the variance between seeds, and the verdict is judged by
+it."""
 
 from dataclasses import replace
 
@@ -37,7 +38,9 @@ def test_the_spread_of_seeds_enters_by_a_t_quantile_of_their_number() -> None:
 
 def test_cells_lend_each_other_what_they_know_of_the_spread_and_none_gets_less_than_its_own() -> None:
     calm, wild = of([0.5, 0.51]), of([0.4, 0.6])
-    found = over_seeds("missing_share", [Cell(("r4", 9), calm), Cell(("r4", 12), wild), Cell(("r4", 15), of([0.5, 0.52]))])
+    found = over_seeds(
+        "missing_share", [Cell(("r4", 9), calm), Cell(("r4", 12), wild), Cell(("r4", 15), of([0.5, 0.52]))]
+    )
     mean = (0.01**2 + 0.2**2 + 0.02**2) / 2 / 3
     for place, values in (("r4", 9), (0.5, 0.51)), (("r4", 12), (0.4, 0.6)):
         variance = max(mean, float(np.var(values, ddof=1)))
@@ -81,12 +84,17 @@ def test_kappa_over_seeds_has_its_interval_and_none_where_ceilings_differ() -> N
 @pytest.mark.parametrize("name", ["max_cosine", "max_cosine_weighted", "angle_decoder_k8"])
 def test_kappa_whose_ceiling_is_of_two_seeds_has_no_interval_over_seeds_and_says_why(name: str) -> None:
     m = one([0.5, 0.6, 0.55], name, kappa=0.4, kappa_ci=(0.35, 0.45), ceiling=0.9)
-    assert m.kappa == pytest.approx(0.4) and m.kappa_ci is None and SHARED_CEILINGS in m.reason and m.ci is not None
+    assert (
+        m.kappa == pytest.approx(0.4)
+        and m.kappa_ci is None
+        and SHARED_CEILINGS in m.reason
+        and m.ci is not None
+    )
 
 
 def kappa_covered(rng: np.random.Generator, ceiling_of: list[int], spread: float, cells: int) -> bool:
-    """Whether cell 0's interval holds E[κ], κ = V(G)/V(the seed that is the ceiling), where V varies by `spread` between seeds, and documents
-    move all seeds alike.
+    """Whether cell 0's interval holds E[κ], κ = V(G)/V(the seed that is the ceiling), where V varies by
+    `spread` between seeds, and documents move all seeds alike.
 
     Args:
         ceiling_of: of each seed, which seed is its ceiling.
@@ -95,7 +103,12 @@ def kappa_covered(rng: np.random.Generator, ceiling_of: list[int], spread: float
     for c in range(cells):
         structure = 0.5 * np.exp(spread * rng.standard_normal(len(ceiling_of)))
         kappas = 0.3 * np.exp(0.01 * rng.standard_normal()) / structure[ceiling_of]
-        figures = [Measure(0.4, null=1.0, ceiling=0.0, kappa=k, kappa_ci=(k * (1 - Z * 0.01), k * (1 + Z * 0.01)), n=77) for k in kappas]
+        figures = [
+            Measure(
+                0.4, null=1.0, ceiling=0.0, kappa=k, kappa_ci=(k * (1 - Z * 0.01), k * (1 + Z * 0.01)), n=77
+            )
+            for k in kappas
+        ]
         made.append(Cell((c,), dict(enumerate(figures))))
     found = over_seeds("missing_share", made)[(0,)].kappa_ci
     assert found is not None
@@ -114,21 +127,26 @@ def test_with_one_seed_as_the_ceiling_of_all_others_it_would_not() -> None:
 
 
 def test_only_what_a_dictionary_enters_has_a_figure_over_seeds() -> None:
-    assert pooled("missing_share_no_top3_token_mean") and pooled("angle_decoder_k16") and pooled("novel_share")
+    assert (
+        pooled("missing_share_no_top3_token_mean") and pooled("angle_decoder_k16") and pooled("novel_share")
+    )
     assert not pooled("angle_pca_k16") and not pooled("mean_share") and not pooled("missing_share_seeds")
 
 
 def test_the_verdict_is_judged_by_the_interval_that_holds_the_seeds() -> None:
     sure = leaf(0.0, 0.2)
     assert judge_leaf(sure).label == "VISIBLE"
-    wide = replace(sure, measures={**sure.measures, "missing_share_seeds": Measure(0.15, null=1.0, ci=(-0.4, 0.7), n=77)})
+    wide = replace(
+        sure, measures={**sure.measures, "missing_share_seeds": Measure(0.15, null=1.0, ci=(-0.4, 0.7), n=77)}
+    )
     found = judge_leaf(wide)
     assert found.label == "INCONCLUSIVE" and "fit more of them" in found.reason
     assert found.measure.value == 0.15
 
 
 def covered(rng: np.random.Generator, seeds: int, spread: float, cells: int) -> bool:
-    """Whether cell 0's interval holds 0.5, where documents err by .02 in all seeds alike and seeds by `spread`."""
+    """Whether cell 0's interval holds 0.5, where documents err by .02 in all seeds alike and seeds by
+    `spread`."""
     made = []
     for c in range(cells):
         document, own = 0.02 * rng.standard_normal(), spread * np.exp(0.5 * rng.standard_normal())

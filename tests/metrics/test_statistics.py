@@ -61,17 +61,27 @@ def test_the_draws_of_a_null_enter_interval_and_p_of_a_gain_and_one_alone_gives_
     """Five draws that differ by more than the gain: over documents it is sure, over the null it is not."""
     codes, counts = np.arange(50), bootstrap_counts(50, 500, np.random.default_rng(0))
     rng = np.random.default_rng(1)
-    own, *null = (Ratio.share(rng.uniform(a, a + 0.02, 50), np.ones(50), codes, 50) for a in (0.50, 0.45, 0.48, 0.53, 0.56, 0.58))
+    own, *null = (
+        Ratio.share(rng.uniform(a, a + 0.02, 50), np.ones(50), codes, 50)
+        for a in (0.50, 0.45, 0.48, 0.53, 0.56, 0.58)
+    )
     narrow, wide = difference(own, null[4:], counts), difference(own, null, counts)
     assert narrow.p < 0.01 and narrow.ci[1] - narrow.ci[0] < 0.01
     assert wide.p > 0.05 and wide.ci[0] < 0 < wide.value < wide.ci[1]
     alone = difference(own, null[4:], counts, one_of_many="the dictionary")
-    assert alone.p is None and "p undefined: the dictionary is one of many" in alone.reason and alone.ci is not None
+    assert (
+        alone.p is None
+        and "p undefined: the dictionary is one of many" in alone.reason
+        and alone.ci is not None
+    )
 
 
 def test_permutation_p_is_uniform_under_the_null_with_ties() -> None:
     rng = np.random.default_rng(1)
-    p = [permutation_p(float(rng.integers(5)), rng.integers(5, size=99).astype(float), "greater", rng) for _ in range(400)]
+    p = [
+        permutation_p(float(rng.integers(5)), rng.integers(5, size=99).astype(float), "greater", rng)
+        for _ in range(400)
+    ]
     assert stats.kstest(p, "uniform").pvalue > 0.01
     assert permutation_p(10.0, np.zeros(99), "greater", rng) == 0.01
     assert permutation_p(-10.0, np.zeros(99), "less", rng) == 0.01
@@ -89,7 +99,9 @@ def test_p_from_five_draws_is_uniform_under_the_null() -> None:
 def test_welch_agrees_with_scipy() -> None:
     a, b = RNG.normal(size=20), 2 * RNG.normal(size=35) + 0.4
     for tail in ("greater", "less"):
-        assert welch_p(a, b, tail) == pytest.approx(stats.ttest_ind(a, b, equal_var=False, alternative=tail).pvalue)
+        assert welch_p(a, b, tail) == pytest.approx(
+            stats.ttest_ind(a, b, equal_var=False, alternative=tail).pvalue
+        )
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
@@ -111,7 +123,9 @@ def test_kappa_is_undefined_where_ceiling_and_null_are_close() -> None:
     value, reason = kappa(0.5, 0.49, 0.50, 0.004, "greater")
     assert value is None and "5 standard errors" in reason
     assert kappa(30.0, 60.0, 20.0, 1.0, "less")[0] == pytest.approx(0.75)
-    worse, reason = kappa(0.27, 0.65, 0.52, 0.01, "greater")  # two seeds agree less than chance does: no place between them
+    worse, reason = kappa(
+        0.27, 0.65, 0.52, 0.01, "greater"
+    )  # two seeds agree less than chance does: no place between them
     assert worse is None and "better than the null" in reason
     assert kappa(0.5, None, 0.8, 0.01, "greater") == (None, "")
 
@@ -142,7 +156,8 @@ def test_nothing_is_said_about_rank_with_one_seed_per_rank() -> None:
 
 
 def test_blocks_of_a_unit_are_shuffled_as_one() -> None:
-    """Six layers that say the same of an adapter are one observation of it, not six: the best of 4! orders has p uniform below 1/24."""
+    """Six layers that say the same of an adapter are one observation of it, not six: the best of 4! orders
+    has p uniform below 1/24."""
     x, y = [4, 8, 16, 32], np.arange(4.0)
     for blocks in (y, np.tile(y[:, None], 6)):
         p = [trend_p(x, blocks, np.random.default_rng(seed), draws=199) for seed in range(40)]
@@ -160,7 +175,12 @@ def test_a_trend_of_nothing_has_uniform_p() -> None:
 
 def test_an_adapter_counts_once_however_many_layers_it_has() -> None:
     def figures(slope: float) -> list[RankFigure]:
-        return [RankFigure(r, s, slope * np.log2(r) + 0.01 * s + layer, layer) for r in (4, 8, 16, 32) for s in (0, 1) for layer in (5, 9)]
+        return [
+            RankFigure(r, s, slope * np.log2(r) + 0.01 * s + layer, layer)
+            for r in (4, 8, 16, 32)
+            for s in (0, 1)
+            for layer in (5, 9)
+        ]
 
     assert "rises with rank" in rank_statement("k", figures(0.5))
     assert "falls with rank" in rank_statement("k", figures(-0.5))
@@ -173,15 +193,21 @@ def test_depth_is_judged_with_enough_layers_only() -> None:
     assert "rises with depth" in depth_statement("density", deep)
     assert depth_statement("density", [f for f in deep if f.layer < 20]) == ""
     rng = np.random.default_rng(3)
-    assert "no trend" in depth_statement("density", [RankFigure(4, 0, float(rng.normal()), layer) for layer in range(6)])
+    assert "no trend" in depth_statement(
+        "density", [RankFigure(4, 0, float(rng.normal()), layer) for layer in range(6)]
+    )
 
 
 def test_a_featureless_dictionary_is_no_better_than_its_null_more_often_than_p_says() -> None:
-    """It is one draw more of the same: p of documents alone, or of the mean of the draws, would call half of them better."""
+    """It is one draw more of the same: p of documents alone, or of the mean of the draws, would call half of
+    them better."""
     codes, p = np.arange(60), []
     for i in range(400):
         rng = np.random.default_rng(i)
         hard = rng.uniform(0.5, 1.5, 60)  # documents, alike for all
-        made = [Ratio.share(hard * (0.5 + rng.normal(0, 0.02)) + rng.normal(0, 0.01, 60), np.ones(60), codes, 60) for _ in range(6)]
+        made = [
+            Ratio.share(hard * (0.5 + rng.normal(0, 0.02)) + rng.normal(0, 0.01, 60), np.ones(60), codes, 60)
+            for _ in range(6)
+        ]
         p.append(difference(made[0], made[1:], bootstrap_counts(60, 300, rng)).p)
     assert 0.01 < np.mean(np.array(p) <= 0.05) < 0.08

@@ -23,7 +23,9 @@ D_MODEL, ATOMS, ACTIVE, NOISE = 64, 64, 4, 0.01
 FIT_TOKENS, EVAL_TOKENS, TOKENS_PER_DOCUMENT = 20_000, 4_000, 40
 SETTINGS = Settings(k=4, code_tokens=1024, bootstrap=300)
 CHANGED = [Behaviour("adapted text", Measure(-0.3, ci=(-0.35, -0.25)), Measure(0.2, ci=(0.18, 0.22)))]
-UNCHANGED = [Behaviour("adapted text", Measure(0.0002, ci=(-0.001, 0.001)), Measure(0.0001, ci=(0.00005, 0.0002)))]
+UNCHANGED = [
+    Behaviour("adapted text", Measure(0.0002, ci=(-0.001, 0.001)), Measure(0.0001, ci=(0.00005, 0.0002)))
+]
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,12 @@ def units(rows: int, g: torch.Generator, basis: Tensor | None = None) -> Tensor:
 
 
 def sparse(atoms: Tensor, tokens: int, active: int, g: torch.Generator) -> Tensor:
-    """Combinations of `active` atoms per token with coefficients in [0.5, 1.5]; documents differ in which atoms they prefer."""
+    """Combinations of `active` atoms per token with coefficients in [0.5, 1.5]; documents differ in which
+    atoms they prefer."""
     documents = -(-tokens // TOKENS_PER_DOCUMENT)
-    liking = torch.randn(documents, len(atoms), generator=g).repeat_interleave(TOKENS_PER_DOCUMENT, 0)[:tokens]
+    liking = torch.randn(documents, len(atoms), generator=g).repeat_interleave(TOKENS_PER_DOCUMENT, 0)[
+        :tokens
+    ]
     gumbel = -torch.log(-torch.log(torch.rand(tokens, len(atoms), generator=g).clamp(1e-6, 1 - 1e-6)))
     chosen = (0.5 * liking + gumbel).topk(active, 1).indices
     codes = torch.zeros(tokens, len(atoms)).scatter_(1, chosen, 0.5 + torch.rand(tokens, active, generator=g))
@@ -77,7 +82,9 @@ def split_in_three(g: torch.Generator) -> World:
 
 def half(g: torch.Generator) -> World:
     atoms = units(ATOMS, g)
-    return World(sparse(atoms, TOKENS, ACTIVE, g), torch.cat([atoms[: ATOMS // 2], units(ATOMS, g)]), "PARTLY VISIBLE")
+    return World(
+        sparse(atoms, TOKENS, ACTIVE, g), torch.cat([atoms[: ATOMS // 2], units(ATOMS, g)]), "PARTLY VISIBLE"
+    )
 
 
 def novel(g: torch.Generator) -> World:
@@ -105,7 +112,11 @@ def constant_shift(g: torch.Generator) -> World:
     reference = units(2 * ATOMS, g)
     hidden = bool(torch.rand(1, generator=g) < 0.5)
     shift = units(1, g) if hidden else reference[:1]
-    return World(shift + 0.02 * torch.randn(TOKENS, D_MODEL, generator=g), reference, "NOT VISIBLE" if hidden else "VISIBLE")
+    return World(
+        shift + 0.02 * torch.randn(TOKENS, D_MODEL, generator=g),
+        reference,
+        "NOT VISIBLE" if hidden else "VISIBLE",
+    )
 
 
 def rare(g: torch.Generator) -> World:
@@ -125,7 +136,9 @@ def no_effect(g: torch.Generator) -> World:
 def gaussian(g: torch.Generator) -> World:
     """Correlated Gaussian deltas: second moments and nothing else."""
     mixing = torch.randn(D_MODEL, D_MODEL, generator=g) * torch.linspace(1.5, 0.1, D_MODEL)
-    return World(torch.randn(TOKENS, D_MODEL, generator=g) @ mixing.T / 8, units(2 * ATOMS, g), "INCONCLUSIVE")
+    return World(
+        torch.randn(TOKENS, D_MODEL, generator=g) @ mixing.T / 8, units(2 * ATOMS, g), "INCONCLUSIVE"
+    )
 
 
 def few_tokens(g: torch.Generator) -> World:
@@ -153,12 +166,25 @@ WORLDS: dict[str, Callable[[torch.Generator], World]] = {make.__name__: make for
 def dictionary_of(atoms: Tensor, rows: Tensor, k: int = ACTIVE) -> Dictionary:
     """A TopK dictionary that knows these atoms, with what its latents do on `rows`."""
     ones = torch.ones(len(atoms))
-    made = Dictionary(atoms.T.contiguous(), atoms.contiguous(), 0 * ones, rows.mean(0), "topk", k, ones, ones, mean=rows.mean(0))
+    made = Dictionary(
+        atoms.T.contiguous(),
+        atoms.contiguous(),
+        0 * ones,
+        rows.mean(0),
+        "topk",
+        k,
+        ones,
+        ones,
+        mean=rows.mean(0),
+    )
     return replace(made.measured(rows), meta={"rows": len(rows)})
 
 
-def fitted(rows: Tensor, seed: int, *, d_sae: int = 2 * ATOMS, k: int = ACTIVE, steps: int = 600) -> Dictionary:
-    """What the product's own recipe learns from rows, in few steps; by a seed apart from the worlds', whose atoms would be its random rows."""
+def fitted(
+    rows: Tensor, seed: int, *, d_sae: int = 2 * ATOMS, k: int = ACTIVE, steps: int = 600
+) -> Dictionary:
+    """What the product's own recipe learns from rows, in few steps; by a seed apart from the worlds', whose
+    atoms would be its random rows."""
     trainer = Trainer(rows, Recipe(d_sae, k, lr=3e-3, batch_tokens=512, steps=steps), 10_000 + seed)
     while not trainer.done:
         trainer.step()
@@ -166,7 +192,8 @@ def fitted(rows: Tensor, seed: int, *, d_sae: int = 2 * ATOMS, k: int = ACTIVE, 
 
 
 def inputs_of(world: World, g: torch.Generator) -> LayerInputs:
-    """Shards' worth of rows: base activations are combinations of the reference's atoms, ten times as large as the deltas."""
+    """Shards' worth of rows: base activations are combinations of the reference's atoms, ten times as large
+    as the deltas."""
     base = 10 * sparse(world.reference, TOKENS, ACTIVE, g) + 3.0
     documents = (torch.arange(TOKENS) // TOKENS_PER_DOCUMENT).numpy()
     fit = slice(0, world.fit_tokens)
@@ -182,17 +209,28 @@ def inputs_of(world: World, g: torch.Generator) -> LayerInputs:
 
 
 def gated(inputs: LayerInputs, vocabulary: int = 32) -> list[Behaviour]:
-    """What the product's own gate says of these deltas, added to the base activations in front of a random language head."""
+    """What the product's own gate says of these deltas, added to the base activations in front of a random
+    language head."""
     g = torch.Generator().manual_seed(0)
-    head, base, delta = units(vocabulary, g), torch.from_numpy(inputs.base_eval), torch.from_numpy(inputs.delta_eval)
+    head, base, delta = (
+        units(vocabulary, g),
+        torch.from_numpy(inputs.base_eval),
+        torch.from_numpy(inputs.delta_eval),
+    )
     before, after = (F.log_softmax(x @ head.T, 1) for x in (base, base + delta))
     labels = torch.multinomial(before.exp(), 1, generator=g)
-    found = {"ce": -after.gather(1, labels)[:, 0], "ce_base": -before.gather(1, labels)[:, 0], "kl": (after.exp() * (after - before)).sum(1)}
+    found = {
+        "ce": -after.gather(1, labels)[:, 0],
+        "ce_base": -before.gather(1, labels)[:, 0],
+        "kl": (after.exp() * (after - before)).sum(1),
+    }
     docs, rows = np.asarray(inputs.eval_docs), []
     for doc in np.unique(docs):
         here = torch.from_numpy(docs == doc)
         sums = {name: float(x[here].double().sum()) for name, x in found.items()}
-        rows.append({"adapter": "r4", "corpus": DOMAIN, "doc_id": str(doc), "positions": int(here.sum()), **sums})
+        rows.append(
+            {"adapter": "r4", "corpus": DOMAIN, "doc_id": str(doc), "positions": int(here.sum()), **sums}
+        )
     return behaviours(rows, "r4", bootstrap=300, seed=0)
 
 

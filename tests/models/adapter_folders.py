@@ -1,4 +1,5 @@
-"""Hypothesis strategies of adapter folders that are wrong in one or more ways: the config's JSON and the weights' bytes and tensors."""
+"""Hypothesis strategies of adapter folders that are wrong in one or more ways: the config's JSON and the
+weights' bytes and tensors."""
 
 import json
 import struct
@@ -15,31 +16,54 @@ _JSON = st.recursive(
     max_leaves=5,
 )
 _TEMPTING = st.sampled_from([
-    "(", "[a", "*", "all-linear", "lora_A", "q_proj", "embed_tokens", "lm_head", "16", "", ".*", "model.layers.0", -1, 0, 2**40, 1e308, float("nan"),
-    True, None, [], {}, ["("], {"(": 4}, {"q_proj": "8"}, {"q_proj": -1}, [[0]], [None], ["q_proj", 3], "pissa", "loftq", "orthogonal", "all",
+    "(", "[a", "*", "all-linear", "lora_A", "q_proj", "embed_tokens", "lm_head", "16", "", ".*",
+        "model.layers.0", -1, 0, 2**40, 1e308, float("nan"),
+    True, None, [], {}, ["("], {"(": 4}, {"q_proj": "8"}, {"q_proj": -1}, [[0]], [None], ["q_proj", 3],
+        "pissa", "loftq", "orthogonal", "all",
 ])  # fmt: skip
 FIELDS = [
-    "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
-    "layers_pattern", "lora_dropout", "bias", "init_lora_weights", "base_model_name_or_path", "use_dora", "use_rslora", "lora_bias", "peft_type",
-    "fan_in_fan_out", "task_type", "layer_replication", "trainable_token_indices", "target_parameters", "megatron_config", "loftq_config",
-    "eva_config", "corda_config", "lora_ga_config", "arrow_config", "runtime_config", "auto_mapping", "peft_version", "inference_mode", "unknown",
+    "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern",
+    "alpha_pattern", "layers_to_transform",
+    "layers_pattern", "lora_dropout", "bias", "init_lora_weights", "base_model_name_or_path", "use_dora",
+    "use_rslora", "lora_bias", "peft_type",
+    "fan_in_fan_out", "task_type", "layer_replication", "trainable_token_indices", "target_parameters",
+    "megatron_config", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "arrow_config", "runtime_config", "auto_mapping",
+    "peft_version", "inference_mode", "unknown",
 ]  # fmt: skip
 _VALUES = _JSON | _TEMPTING
 _CONFIG_CHANGES = st.lists(
-    st.tuples(st.just("set"), st.sampled_from(FIELDS), _VALUES) | st.tuples(st.just("drop"), st.sampled_from(FIELDS), st.none()), max_size=3
+    st.tuples(st.just("set"), st.sampled_from(FIELDS), _VALUES)
+    | st.tuples(st.just("drop"), st.sampled_from(FIELDS), st.none()),
+    max_size=3,
 )
 _BYTES = st.one_of(
     st.tuples(st.just("cut"), st.floats(0, 1)),
     st.tuples(st.just("before"), st.sampled_from([b"\xef\xbb\xbf", b"\xff\xfe", b"\0", b" ", b"["])),
-    st.tuples(st.just("all"), st.sampled_from([b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b"[]", b"7", b"[" * 100_000])),
+    st.tuples(
+        st.just("all"),
+        st.sampled_from(
+            [
+                b"",
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+                b"[]",
+                b"7",
+                b"[" * 100_000,
+            ]
+        ),
+    ),
     st.tuples(st.just("all"), st.binary(max_size=40)),
     st.tuples(st.just("flip"), st.floats(0, 0.999)),
 )
 _KEYS = st.sampled_from([
-    lambda k: k.removeprefix("base_model.model."), lambda k: k.replace(".weight", ".default.weight"), lambda k: k.replace(".weight", ".x.weight"),
-    lambda k: k.replace("q_proj", "lora_A"), lambda k: k + ".weight", lambda k: k.replace("layers.0", "layers.99"), lambda _: "", lambda k: "../" + k,
-    lambda k: k.replace("lora_A", "lora_C"), lambda k: k.replace("lora_A", "modules_to_save"), lambda k: k.replace(".lora_A", ""),
-    lambda k: "base_model.model." + k, lambda _: "base_model.model.lm_head.weight", lambda k: k.replace("lora_", "lora_embedding_"),
+    lambda k: k.removeprefix("base_model.model."), lambda k: k.replace(".weight", ".default.weight"),
+    lambda k: k.replace(".weight", ".x.weight"),
+    lambda k: k.replace("q_proj", "lora_A"), lambda k: k + ".weight", lambda k: k.replace("layers.0",
+        "layers.99"), lambda _: "", lambda k: "../" + k,
+    lambda k: k.replace("lora_A", "lora_C"), lambda k: k.replace("lora_A", "modules_to_save"),
+    lambda k: k.replace(".lora_A", ""),
+    lambda k: "base_model.model." + k, lambda _: "base_model.model.lm_head.weight",
+    lambda k: k.replace("lora_", "lora_embedding_"),
 ])  # fmt: skip
 _DTYPES = ["F64", "F16", "BF16", "I64", "I8", "BOOL", "F8_E4M3", "U8", "XX"]
 _HEADER = st.one_of(
@@ -51,7 +75,8 @@ _HEADER = st.one_of(
     st.tuples(st.just("nan"), st.sampled_from([float("nan"), float("inf"), 0.0, 1e38])),
 )
 CHANGES = st.fixed_dictionaries({
-    "config": _CONFIG_CHANGES, "config_bytes": st.none() | _BYTES, "tensors": st.lists(st.tuples(st.integers(0, 30), _HEADER), max_size=3),
+    "config": _CONFIG_CHANGES, "config_bytes": st.none() | _BYTES,
+    "tensors": st.lists(st.tuples(st.integers(0, 30), _HEADER), max_size=3),
     "weights_bytes": st.none() | _BYTES,
 })  # fmt: skip
 
@@ -64,7 +89,10 @@ def write_changed(original: dict[str, bytes], folder: Path, change: dict[str, An
             config[name] = value
         else:
             config.pop(name, None)
-    files = {CONFIG: json.dumps(config).encode(), WEIGHTS: _with_tensors(original[WEIGHTS], change["tensors"])}
+    files = {
+        CONFIG: json.dumps(config).encode(),
+        WEIGHTS: _with_tensors(original[WEIGHTS], change["tensors"]),
+    }
     for name, field in ((CONFIG, "config_bytes"), (WEIGHTS, "weights_bytes")):
         (folder / name).write_bytes(_with_bytes(files[name], change[field]))
 

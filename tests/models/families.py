@@ -1,4 +1,5 @@
-"""Tiny configurations of every family of causal language models that transformers knows, made by shrinking its own defaults."""
+"""Tiny configurations of every family of causal language models that transformers knows, made by shrinking
+its own defaults."""
 
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,36 @@ from deltasae_ray.storage import Storage
 LARGEST = 3_000_000
 """Parameters above which a family's default config did not shrink."""
 SMALL: dict[str, int] = {
-    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "d_model": 32, "n_embd": 32, "n_layer": 3, "n_layers": 3, "n_head": 4,
-    "n_heads": 4, "num_layers": 3, "num_heads": 4, "n_positions": 64, "n_ctx": 64, "ffn_dim": 48, "decoder_layers": 3, "encoder_layers": 3,
-    "decoder_attention_heads": 4, "encoder_attention_heads": 4, "decoder_ffn_dim": 48, "encoder_ffn_dim": 48, "num_experts": 4, "num_local_experts": 4,
-    "n_routed_experts": 4, "moe_num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts_per_tok": 2,
-    "moe_k": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_head_dim": 16,
-    "embedding_size": 32, "word_embed_proj_dim": 32, "rotary_dim": 8, "state_size": 4, "time_step_rank": 4, "d_inner": 48, "dff": 48,
-    "n_inner": 48, "emb_dim": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "lru_width": 32, "mamba_n_heads": 4, "mamba_d_head": 16,
-    "mamba_d_state": 4, "mamba_d_ssm": 64, "n_groups": 1, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8, "n_group": 1, "topk_group": 1, "global_head_dim": 16, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64,
-    "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 4, "max_position": 64, "dim_model": 32, "dim_head": 8, "dim_ff": 48,
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "d_model": 32, "n_embd": 32,
+    "n_layer": 3, "n_layers": 3, "n_head": 4,
+    "n_heads": 4, "num_layers": 3, "num_heads": 4, "n_positions": 64, "n_ctx": 64, "ffn_dim": 48,
+    "decoder_layers": 3, "encoder_layers": 3,
+    "decoder_attention_heads": 4, "encoder_attention_heads": 4, "decoder_ffn_dim": 48, "encoder_ffn_dim": 48,
+    "num_experts": 4, "num_local_experts": 4,
+    "n_routed_experts": 4, "moe_num_experts": 4, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16, "num_experts_per_tok": 2,
+    "moe_k": 2, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+    "v_head_dim": 8, "qk_head_dim": 16,
+    "embedding_size": 32, "word_embed_proj_dim": 32, "rotary_dim": 8, "state_size": 4, "time_step_rank": 4,
+    "d_inner": 48, "dff": 48,
+    "n_inner": 48, "emb_dim": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "lru_width": 32,
+    "mamba_n_heads": 4, "mamba_d_head": 16,
+    "mamba_d_state": 4, "mamba_d_ssm": 64, "n_groups": 1, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "n_group": 1, "topk_group": 1, "global_head_dim": 16,
+    "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64,
+    "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 4, "max_position": 64, "dim_model": 32,
+    "dim_head": 8, "dim_ff": 48,
 }  # fmt: skip
 """A word of a config → its value here, where the family has the word."""
 
 OVER: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
-    "lfm3": {"layer_types": ["full_attention", "conv", "full_attention"]},  # the adapter is to move the first block
+    "lfm3": {
+        "layer_types": ["full_attention", "conv", "full_attention"]
+    },  # the adapter is to move the first block
 }
 """What else a family's config must say."""
 
@@ -67,8 +81,8 @@ REFUSED = frozenset({
     "modernbert-decoder", "prophetnet", "qwen4_exp", "qwen4_exp_text", "rembert", "roberta",
     "roberta-prelayernorm", "roformer", "rwkv", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet",
 })  # fmt: skip
-"""Families that are refused, most by the plan, the others by the first passes: their blocks are not found, are not as many as the config
-counts, or do not hand on one residual stream."""
+"""Families that are refused, most by the plan, the others by the first passes: their blocks are not found,
+are not as many as the config counts, or do not hand on one residual stream."""
 UNBUILT = frozenset({
     "bailing_hybrid", "blt", "cohere_compass_text", "dbrx", "deepseek_v2", "deepseek_v4", "dots1",
     "dots3_note", "dots3_note_text", "falcon_mamba", "gemma3", "gemma3n", "gemma3n_text",
@@ -112,7 +126,8 @@ def ids() -> torch.Tensor:
 
 
 def built(family: str, folder: Path) -> str:
-    """Saves a tiny model of the family and an adapter of its attention's linear modules; says why not where transformers or PEFT cannot."""
+    """Saves a tiny model of the family and an adapter of its attention's linear modules; says why not where
+    transformers or PEFT cannot."""
     try:
         config = tiny_config(family)
         with torch.device("meta"):
@@ -125,8 +140,14 @@ def built(family: str, folder: Path) -> str:
             model(input_ids=ids(), use_cache=False)
         model.save_pretrained(folder / "model")
         heads = {id(model.get_output_embeddings())}
-        linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D) and id(m) not in heads]
-        attention = [n for n in linear if "att" in n and "gate" not in n] or linear  # PEFT turns linear modules of experts into other kinds of targets
+        linear = [
+            n
+            for n, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear | Conv1D) and id(m) not in heads
+        ]
+        attention = [
+            n for n in linear if "att" in n and "gate" not in n
+        ] or linear  # PEFT turns linear modules of experts into other kinds of targets
         lora = LoraConfig(r=2, target_modules=attention, task_type="CAUSAL_LM", init_lora_weights=False)
         adapted = get_peft_model(model, lora).eval()
         with torch.no_grad():
@@ -138,7 +159,7 @@ def built(family: str, folder: Path) -> str:
 
 
 def outcome(folder: Path) -> str:
-    """"refused", or "holds": the deltas are those of plain PEFT, and no position sees a later one."""
+    """ "refused", or "holds": the deltas are those of plain PEFT, and no position sees a later one."""
     base = folder / "model"
     try:
         source = resolve_model(ModelConfig(base=str(base)))
@@ -163,16 +184,23 @@ def outcome(folder: Path) -> str:
     for h in hookpoints:
         stream = found["base"][h]
         assert stream.shape == (2, 12, source.d_model), "a block ends in the residual stream"
-        assert torch.allclose(stream[:, :8], changed[h][:, :8], rtol=1e-4, atol=1e-5), "a position sees a later one"
+        assert torch.allclose(stream[:, :8], changed[h][:, :8], rtol=1e-4, atol=1e-5), (
+            "a position sees a later one"
+        )
     for h, expected in _of_peft(folder, hookpoints).items():
-        assert (found["all"][h] - expected).norm() <= 1e-4 * expected.norm() + 1e-6 and expected.any(), "deltas are those of plain PEFT"
+        assert (found["all"][h] - expected).norm() <= 1e-4 * expected.norm() + 1e-6 and expected.any(), (
+            "deltas are those of plain PEFT"
+        )
     return "holds"
 
 
 @torch.no_grad()
 def _of_peft(folder: Path, hookpoints: list[Hookpoint]) -> dict[Hookpoint, torch.Tensor]:
-    """What plain PEFT gives at all blocks but the last, after which a norm may stand; nothing where the family shows no hidden states."""
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32), folder / "adapter").eval()
+    """What plain PEFT gives at all blocks but the last, after which a norm may stand; nothing where the
+    family shows no hidden states."""
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32), folder / "adapter"
+    ).eval()
     adapted = plain(input_ids=ids(), output_hidden_states=True, use_cache=False).hidden_states
     with plain.disable_adapter():
         base = plain(input_ids=ids(), output_hidden_states=True, use_cache=False).hidden_states

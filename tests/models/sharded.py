@@ -1,4 +1,5 @@
-"""One rank of a ZeRO-3 gang without Ray: reads its work as JSON, writes the deltas that it got. Run by the test of the same name."""
+"""One rank of a ZeRO-3 gang without Ray: reads its work as JSON, writes the deltas that it got. Run by the
+test of the same name."""
 
 import json
 import sys
@@ -34,22 +35,30 @@ def flat(found: dict) -> dict[str, torch.Tensor]:
 def loaded(root: Path | str, world: dict[str, Any], sharding: str) -> nn.Module:
     refs = tuple(AdapterRef(name, key, name, 1, 1.0) for name, key in world["adapters"].items())
     how = {"offload": world.get("offload", "none")} if sharding == "zero3" else {}
-    cfg: Any = ModelConfig(base=world["model"], sharding=sharding, weights=world.get("weights", "fp32"), **how)  # type: ignore[arg-type]
+    cfg: Any = ModelConfig(
+        base=world["model"], sharding=sharding, weights=world.get("weights", "fp32"), **how
+    )  # type: ignore[arg-type]
     return load_with_adapters(Storage(str(root)), cfg, refs, "cpu", deepest=2)
 
 
-def harvested(model: nn.Module, world: dict[str, Any], tokens: torch.Tensor, *, together: bool) -> dict[str, torch.Tensor]:
+def harvested(
+    model: nn.Module, world: dict[str, Any], tokens: torch.Tensor, *, together: bool
+) -> dict[str, torch.Tensor]:
     """Deltas, and what modules change in low-rank coordinates."""
     modules = {name: [Hookpoint.parse(h) for h in hooks] for name, hooks in world["lora"].items()}
     with reading_coordinates(model, modules) as coordinates:
         bf16 = world.get("bf16", False)
-        taken = dict(harvested_deltas(model, tokens, HOOKPOINTS, list(world["adapters"]), together=together, bf16=bf16))
+        taken = dict(
+            harvested_deltas(model, tokens, HOOKPOINTS, list(world["adapters"]), together=together, bf16=bf16)
+        )
     return flat(taken) | {f"{name}/{h}": x.contiguous() for (name, h), x in coordinates.items()}
 
 
-def passes(model: nn.Module, world: dict[str, Any], rank: int, rows: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Kind of pass → deltas, in an order that is the same on every rank: the mixed batch with what follows it alone, one adapter after the
-    other, and fp64; of a world in mixed precision the mixed batch only."""
+def passes(
+    model: nn.Module, world: dict[str, Any], rank: int, rows: int
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Kind of pass → deltas, in an order that is the same on every rank: the mixed batch with what follows it
+    alone, one adapter after the other, and fp64; of a world in mixed precision the mixed batch only."""
     names, tokens = list(world["adapters"]), ids(rank, rows)
     kinds = ["together"] if world.get("bf16") else ["together", "switching"]
     found = {kind: harvested(model, world, tokens, together=kind == "together") for kind in kinds}

@@ -1,4 +1,5 @@
-"""Whatever an adapter's folder holds, it is an adapter or a typed error that names the folder; nothing but the storage is written."""
+"""Whatever an adapter's folder holds, it is an adapter or a typed error that names the folder; nothing but
+the storage is written."""
 
 import copy
 import shutil
@@ -21,7 +22,9 @@ World = tuple[Path, nn.Module, dict[str, bytes], nn.Module]
 
 
 @pytest.fixture(scope="module")
-def world(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> World:
     original = {name: (tiny_adapters[0] / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     return tmp_path_factory.mktemp("fuzz"), empty_model(tiny_model), original, load_model(tiny_model)
 
@@ -41,7 +44,9 @@ def attempt(world: World, change: dict[str, Any]) -> None:
         assert str(folder) in str(e), "the user's folder is named"
         assert not (top / "root").exists(), "nothing is written of what is refused"
     else:
-        attach(copy.deepcopy(loaded), {"fuzzed": storage.local(ref.key)})  # what the plan took, a gang can load
+        attach(
+            copy.deepcopy(loaded), {"fuzzed": storage.local(ref.key)}
+        )  # what the plan took, a gang can load
         assert read_config(storage.local(ref.key))["r"] == ref.rank
     assert {p.name for p in top.iterdir()} <= {"adapter", "root"}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == given_files
@@ -56,5 +61,7 @@ def test_a_changed_folder_is_an_adapter_or_a_typed_error(world: World, change: d
 @pytest.mark.prove
 @given(CHANGES)
 @LONG
-def test_ten_thousand_changed_folders_are_adapters_or_typed_errors(world: World, change: dict[str, Any]) -> None:
+def test_ten_thousand_changed_folders_are_adapters_or_typed_errors(
+    world: World, change: dict[str, Any]
+) -> None:
     attempt(world, change)

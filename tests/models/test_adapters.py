@@ -31,7 +31,9 @@ def rewrite(folder: Path, **changes: object) -> None:
     (folder / CONFIG).write_text(json.dumps(config | changes))
 
 
-def test_an_imported_adapter_is_keyed_by_content_and_not_by_path(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_an_imported_adapter_is_keyed_by_content_and_not_by_path(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "elsewhere"
     copy.mkdir()
     for name in (CONFIG, WEIGHTS):
@@ -46,7 +48,9 @@ def test_an_imported_adapter_is_keyed_by_content_and_not_by_path(adapter: Path, 
     assert storage.exists(f"{ref.key}/{WEIGHTS}")
 
 
-def test_another_base_model_only_warns(adapter: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_base_model_only_warns(
+    adapter: Path, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rewrite(adapter, base_model_name_or_path="meta/other-model")
     with caplog.at_level(logging.WARNING):
         attempt(adapter, tiny_model, tmp_path)
@@ -63,7 +67,9 @@ def test_modules_and_shapes_must_fit_the_model(adapter: Path, tiny_model: Path, 
     save_file({k.replace("q_proj", "query"): v for k, v in weights.items()}, adapter / WEIGHTS)
     with pytest.raises(AdapterError, match="targets no module"):
         attempt(adapter, tiny_model, tmp_path)
-    save_file({k: torch.cat([v, v], dim=1) if "lora_A" in k else v for k, v in weights.items()}, adapter / WEIGHTS)
+    save_file(
+        {k: torch.cat([v, v], dim=1) if "lora_A" in k else v for k, v in weights.items()}, adapter / WEIGHTS
+    )
     with pytest.raises(AdapterError, match="made for another model"):
         attempt(adapter, tiny_model, tmp_path)
 
@@ -102,7 +108,10 @@ def test_the_random_adapter_keeps_singular_values_and_loses_directions(adapter: 
     assert rotated.keys() == weights.keys()
     for name in (n for n in weights if "lora_A" in n):
         partner = name.replace("lora_A", "lora_B")
-        before, after = singular_values(weights[name], weights[partner]), singular_values(rotated[name], rotated[partner])
+        before, after = (
+            singular_values(weights[name], weights[partner]),
+            singular_values(rotated[name], rotated[partner]),
+        )
         assert torch.allclose(before, after, rtol=1e-4)
         first, second = (w[partner] @ w[name] for w in (weights, rotated))
         assert abs(float(torch.sum(first * second) / (first.norm() * second.norm()))) < 0.35
@@ -113,4 +122,7 @@ def test_the_random_adapter_keeps_singular_values_and_loses_directions(adapter: 
 
 
 def test_match_norm_meets_its_target_on_a_bent_response() -> None:
-    assert abs((lambda f: 3 * f / (1 + 0.1 * f))(match_norm(lambda f: 3 * f / (1 + 0.1 * f), 5.0)) / 5.0 - 1) < 0.01
+    assert (
+        abs((lambda f: 3 * f / (1 + 0.1 * f))(match_norm(lambda f: 3 * f / (1 + 0.1 * f), 5.0)) / 5.0 - 1)
+        < 0.01
+    )

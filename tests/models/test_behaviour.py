@@ -16,7 +16,13 @@ from deltasae_ray.models.behaviour import document_losses, language_head, losses
 from deltasae_ray.models.load import backbone, load_model
 from tests.tiny import ARCHITECTURES, D_MODEL, VOCAB, save_adapter, save_model
 
-SHAPE = {"vocab_size": VOCAB, "hidden_size": D_MODEL, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": D_MODEL,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 HEADS: dict[str, Any] = {
     "softcap": Gemma2Config(**SHAPE, num_key_value_heads=1, head_dim=8, final_logit_softcapping=3.0),
     "scale": CohereConfig(**SHAPE, logit_scale=0.25),
@@ -25,7 +31,9 @@ HEADS: dict[str, Any] = {
 
 
 def unit(
-    lengths: tuple[int, ...] = (20, 12, 7, 20), doc_ids: tuple[str, ...] = ("a", "b", "a", "c"), planted: int | None = 3
+    lengths: tuple[int, ...] = (20, 12, 7, 20),
+    doc_ids: tuple[str, ...] = ("a", "b", "a", "c"),
+    planted: int | None = 3,
 ) -> TokenBatch:
     """Contexts of random tokens, padded on the right; context `planted` holds a marker."""
     ids = np.random.default_rng(0).integers(3, 250, (len(lengths), max(lengths))).astype(np.int32)
@@ -36,15 +44,24 @@ def unit(
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Path]]:
     folder = tmp_path_factory.mktemp(request.param)
     model = save_model(folder / "model", request.param)
-    return model, {f"r{rank}": save_adapter(folder / f"r{rank}", model, request.param, rank=rank, seed=rank) for rank in (2, 8)}
+    return model, {
+        f"r{rank}": save_adapter(folder / f"r{rank}", model, request.param, rank=rank, seed=rank)
+        for rank in (2, 8)
+    }
 
 
-def plain(model: Path, adapter: Path, batch: TokenBatch, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def plain(
+    model: Path, adapter: Path, batch: TokenBatch, context: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adapted and base log-probabilities [label, token] of one context, and its labels."""
-    peft_model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapter).eval()
+    peft_model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), adapter
+    ).eval()
     ids = torch.as_tensor(batch.input_ids[context][batch.mask[context]], dtype=torch.long)[None]
     with torch.no_grad():
         adapted = peft_model(ids).logits[0, :-1].double().log_softmax(-1)
@@ -81,7 +98,10 @@ def test_few_positions_are_the_middles_of_even_stretches() -> None:
 
 def test_planted_contexts_are_left_out(world: tuple[Path, dict[str, Path]]) -> None:
     model = attach(load_model(world[0]), world[1])
-    without = {(r["doc_id"], r["adapter"]): r for r in document_losses(model, unit(planted=0), list(world[1]), positions=100)}
+    without = {
+        (r["doc_id"], r["adapter"]): r
+        for r in document_losses(model, unit(planted=0), list(world[1]), positions=100)
+    }
     assert without["a", "r2"]["positions"] == 6
     assert document_losses(model, unit(doc_ids=("a",), lengths=(20,), planted=0), list(world[1])) == []
 

@@ -17,7 +17,8 @@ from tests.tiny import config
 
 @pytest.fixture
 def model() -> Any:
-    """A PEFT model with two adapters in the middle of training: dropout everywhere, one module set to evaluation by hand."""
+    """A PEFT model with two adapters in the middle of training: dropout everywhere, one module set to
+    evaluation by hand."""
     torch.manual_seed(0)
     dropping = config("llama")
     dropping.attention_dropout = 0.3
@@ -33,14 +34,29 @@ def model() -> Any:
 
 def state(model: nn.Module) -> tuple[Any, ...]:
     modes = {name: module.training for name, module in model.named_modules()}
-    active = {name: (str(m._active_adapter), m._disable_adapters) for name, m in model.named_modules() if hasattr(m, "_active_adapter")}
+    active = {
+        name: (str(m._active_adapter), m._disable_adapters)
+        for name, m in model.named_modules()
+        if hasattr(m, "_active_adapter")
+    }
     gradients = {name: p.requires_grad for name, p in model.named_parameters()}
     hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
-    return modes, active, gradients, hooks, str(model.active_adapter), model.config.use_cache, torch.get_rng_state().tolist()  # type: ignore[union-attr]
+    return (
+        modes,
+        active,
+        gradients,
+        hooks,
+        str(model.active_adapter),
+        model.config.use_cache,
+        torch.get_rng_state().tolist(),
+    )  # type: ignore[union-attr]
 
 
 def changes(model: nn.Module, adapter: str) -> dict[str, torch.Tensor]:
-    return {name: found.change for name, found in ds.module_deltas(model, torch.arange(3, 23).reshape(2, 10), adapter).items()}
+    return {
+        name: found.change
+        for name, found in ds.module_deltas(model, torch.arange(3, 23).reshape(2, 10), adapter).items()
+    }
 
 
 def test_a_model_in_training_gives_the_figures_of_evaluation_and_stays_in_training(model: Any) -> None:
@@ -48,7 +64,9 @@ def test_a_model_in_training_gives_the_figures_of_evaluation_and_stays_in_traini
     first, second = changes(model, "two"), changes(model, "two")
     assert state(model) == before
     expected = changes(model.eval(), "two")
-    assert len(expected) == 8 and all(torch.equal(first[n], e) and torch.equal(second[n], e) for n, e in expected.items())
+    assert len(expected) == 8 and all(
+        torch.equal(first[n], e) and torch.equal(second[n], e) for n, e in expected.items()
+    )
 
 
 def test_the_state_comes_back_after_an_error_too(model: Any) -> None:
@@ -66,7 +84,11 @@ def test_adapters_that_are_switched_off_or_merged_do_not_give_an_empty_answer(mo
     model.base_model.disable_adapter_layers()
     before = state(model)
     found = changes(model, "two")
-    assert found.keys() == expected.keys() and all(torch.equal(found[n], e) for n, e in expected.items()) and state(model) == before
+    assert (
+        found.keys() == expected.keys()
+        and all(torch.equal(found[n], e) for n, e in expected.items())
+        and state(model) == before
+    )
     model.base_model.enable_adapter_layers()
     model.merge_adapter(["one"])
     with pytest.raises(AdapterError, match=r"\['one'\] are merged.*unmerge_adapter"):

@@ -1,4 +1,5 @@
-"""Files of adapters and base models that are broken, or of something else: told at the plan, by the user's file, with cause and remedy."""
+"""Files of adapters and base models that are broken, or of something else: told at the plan, by the user's
+file, with cause and remedy."""
 
 import json
 import shutil
@@ -48,7 +49,11 @@ def rewrite(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps({k: v for k, v in found.items() if v is not ...}))
 
 
-BROKEN = {"pointer": (POINTER, "Git LFS pointer.*git lfs pull"), "empty": (b"", "is empty"), "cut": (None, "no whole safetensors file.*cut off")}
+BROKEN = {
+    "pointer": (POINTER, "Git LFS pointer.*git lfs pull"),
+    "empty": (b"", "is empty"),
+    "cut": (None, "no whole safetensors file.*cut off"),
+}
 
 
 @pytest.mark.parametrize("how", BROKEN)
@@ -84,7 +89,9 @@ def test_every_shard_of_a_base_is_looked_at(tiny_model: Path, tmp_path: Path) ->
             resolve_model(ModelConfig(base=str(folder)))
 
 
-@pytest.mark.parametrize("bad", [POINTER, b"", b"\xef\xbb\xbf{}", b'{"a": ', b"[1]", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "bad", [POINTER, b"", b"\xef\xbb\xbf{}", b'{"a": ', b"[1]", b"\xff\xfe", b"[" * 100_000]
+)
 def test_a_config_that_is_no_object_is_told_by_file(bad: bytes, adapter: Path, base: Path) -> None:
     for file in (adapter / CONFIG, base / "config.json"):
         file.write_bytes(bad)
@@ -97,15 +104,22 @@ def test_a_config_that_is_no_object_is_told_by_file(bad: bytes, adapter: Path, b
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("r", ...), ("lora_alpha", ...), ("r", "16"), ("r", 0), ("r", True), ("r", 2.5), ("r", None), ("lora_alpha", "16"), ("lora_alpha", float("nan")),
-        ("lora_alpha", 10**400), ("target_modules", "(q_proj"), ("target_modules", [3]), ("target_modules", "no_such"), ("target_modules", []),
-        ("rank_pattern", {"(": 4}), ("rank_pattern", [1]), ("alpha_pattern", {"q_proj": "8"}), ("layers_to_transform", "1"), ("bias", "some"),
-        ("layers_pattern", ["("]), ("modules_to_save", "embed_tokens"), ("use_dora", "yes"), ("init_lora_weights", "magic"), ("lora_dropout", 2),
-        ("init_lora_weights", 3), ("peft_type", ...), ("peft_type", ["LORA"]), ("exclude_modules", "["), ("base_model_name_or_path", 7),
+        ("r", ...), ("lora_alpha", ...), ("r", "16"), ("r", 0), ("r", True), ("r", 2.5), ("r", None),
+        ("lora_alpha", "16"), ("lora_alpha", float("nan")),
+        ("lora_alpha", 10**400), ("target_modules", "(q_proj"), ("target_modules", [3]),
+            ("target_modules", "no_such"), ("target_modules", []),
+        ("rank_pattern", {"(": 4}), ("rank_pattern", [1]), ("alpha_pattern", {"q_proj": "8"}),
+            ("layers_to_transform", "1"), ("bias", "some"),
+        ("layers_pattern", ["("]), ("modules_to_save", "embed_tokens"), ("use_dora", "yes"),
+            ("init_lora_weights", "magic"), ("lora_dropout", 2),
+        ("init_lora_weights", 3), ("peft_type", ...), ("peft_type", ["LORA"]), ("exclude_modules", "["),
+            ("base_model_name_or_path", 7),
         ("use_something_new", True), ("layer_replication", [[0, 2]]),
     ],
 )  # fmt: skip
-def test_a_field_of_the_config_that_says_what_it_may_not_is_named(field: str, value: Any, adapter: Path, tiny_model: Path) -> None:
+def test_a_field_of_the_config_that_says_what_it_may_not_is_named(
+    field: str, value: Any, adapter: Path, tiny_model: Path
+) -> None:
     rewrite(adapter / CONFIG, **{field: value})
     with pytest.raises(AdapterError, match=f"mine.*{field}"):
         attempt(adapter, tiny_model)
@@ -130,7 +144,11 @@ def test_keys_are_read_as_peft_reads_them_or_refused_at_the_plan(adapter: Path, 
     assert of_plain_peft(adapter, tiny_model).any(), "PEFT reads its default name in keys"
     assert attempt(adapter, tiny_model).digest == plain.digest
     assert torch.equal(ours(adapter, tiny_model), of_plain_peft(adapter, tiny_model))
-    for wrong in (lambda k: k.removeprefix(PREFIX), lambda k: k.replace(PREFIX, "base_model."), lambda k: k.replace(".weight", ".mine.weight")):
+    for wrong in (
+        lambda k: k.removeprefix(PREFIX),
+        lambda k: k.replace(PREFIX, "base_model."),
+        lambda k: k.replace(".weight", ".mine.weight"),
+    ):
         save_file({wrong(k): t for k, t in tensors.items()}, adapter / WEIGHTS)
         assert not of_plain_peft(adapter, tiny_model).any(), "PEFT leaves these out"
         with pytest.raises(AdapterError, match=f"mine/{WEIGHTS}.*save_pretrained|mine: .*targets no module"):
@@ -145,7 +163,10 @@ def of_plain_peft(folder: Path, base: Path) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         untouched = model(ids(), output_hidden_states=True).hidden_states[3]
-        return PeftModel.from_pretrained(model, folder).eval()(ids(), output_hidden_states=True).hidden_states[3] - untouched
+        return (
+            PeftModel.from_pretrained(model, folder).eval()(ids(), output_hidden_states=True).hidden_states[3]
+            - untouched
+        )
 
 
 def ours(folder: Path, base: Path) -> torch.Tensor:
@@ -162,11 +183,21 @@ def test_what_a_and_b_begin_with_does_not_matter(start: str | bool, adapter: Pat
 
 @pytest.mark.parametrize(
     ("start", "cause"),
-    [("pissa", "took a part out of the base"), ("olora", "took a part"), ("corda", "took a part"), ("lora_ga", "took a part"), ("loftq", "quantised the base")],
+    [
+        ("pissa", "took a part out of the base"),
+        ("olora", "took a part"),
+        ("corda", "took a part"),
+        ("lora_ga", "took a part"),
+        ("loftq", "quantised the base"),
+    ],
 )
-def test_a_start_that_altered_the_base_is_refused_with_its_cause(start: str, cause: str, adapter: Path, tiny_model: Path) -> None:
+def test_a_start_that_altered_the_base_is_refused_with_its_cause(
+    start: str, cause: str, adapter: Path, tiny_model: Path
+) -> None:
     rewrite(adapter / CONFIG, init_lora_weights=start)
-    with pytest.raises(AdapterError, match=f"init_lora_weights='{start}'.*{cause}.*(path_initial_model|model.unload)"):
+    with pytest.raises(
+        AdapterError, match=f"init_lora_weights='{start}'.*{cause}.*(path_initial_model|model.unload)"
+    ):
         attempt(adapter, tiny_model)
 
 
@@ -194,15 +225,23 @@ def test_a_resized_vocabulary_is_told_as_what_it_is(tiny_model: Path, tmp_path: 
     model.resize_token_embeddings(model.config.vocab_size + 2)
     made = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
     made.save_pretrained(tmp_path / "mine")
-    with pytest.raises(AdapterError, match=r"has 322 rows, the model's vocabulary 320.*resize_token_embeddings\(322\).*model\.base"):
+    with pytest.raises(
+        AdapterError,
+        match=r"has 322 rows, the model's vocabulary 320.*resize_token_embeddings\(322\).*model\.base",
+    ):
         attempt(tmp_path / "mine", tiny_model)
 
 
-@pytest.mark.parametrize("told", [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "gptq", "bits": 4}, {"fp8": 1}])
+@pytest.mark.parametrize(
+    "told",
+    [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "gptq", "bits": 4}, {"fp8": 1}],
+)
 def test_a_quantised_base_is_refused_at_the_plan(told: dict[str, Any], base: Path) -> None:
     rewrite(base / "config.json", quantization_config=told)
     for weights in (True, False):
-        with pytest.raises(ModelError, match=r"base/config\.json has quantization_config .*dequantise this one"):
+        with pytest.raises(
+            ModelError, match=r"base/config\.json has quantization_config .*dequantise this one"
+        ):
             resolve_model(ModelConfig(base=str(base)), weights=weights)
 
 
@@ -212,7 +251,9 @@ def test_an_adapters_folder_is_no_base(base: Path, adapter: Path) -> None:
         resolve_model(ModelConfig(base=str(base)))
 
 
-def test_what_is_left_of_a_download_is_no_fault_of_a_hub_model_at_the_plan(tiny_model: Path, tmp_path: Path) -> None:
+def test_what_is_left_of_a_download_is_no_fault_of_a_hub_model_at_the_plan(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "sharded"
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(folder, max_shard_size="60KB")
     next(folder.glob("model-00002-*.safetensors")).unlink()
@@ -228,15 +269,22 @@ def test_a_tokenizer_that_is_a_pointer_is_told_by_file(name: str, base: Path) ->
         load_tokenizer(base)
 
 
-def test_a_folder_without_an_adapter_is_told_by_what_it_holds(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_folder_without_an_adapter_is_told_by_what_it_holds(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
     shutil.copytree(tiny_adapters[0], tmp_path / "runs/checkpoint-5")
-    with pytest.raises(AdapterError, match=f"adapters lie below it, give one of them, such as {tmp_path / 'runs/checkpoint-5'}"):
+    with pytest.raises(
+        AdapterError,
+        match=f"adapters lie below it, give one of them, such as {tmp_path / 'runs/checkpoint-5'}",
+    ):
         read_config(tmp_path / "runs")
     with pytest.raises(AdapterError, match="looks like a whole model"):
         read_config(tiny_model)
     pickle = Path(shutil.copytree(tiny_adapters[0], tmp_path / "pickle"))
     (pickle / "adapter_model.safetensors").rename(pickle / "adapter_model.bin")
-    with pytest.raises(AdapterError, match="adapter_model.bin is a pickle, which is never read.*save_pretrained"):
+    with pytest.raises(
+        AdapterError, match="adapter_model.bin is a pickle, which is never read.*save_pretrained"
+    ):
         read_config(pickle)
 
 

@@ -29,10 +29,17 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A bf16 checkpoint with adapters of every kind that reads or replaces weights of the base."""
     folder, kind = tmp_path_factory.mktemp(request.param), request.param
     model = save_model(folder / "model", kind, dtype=torch.bfloat16)
-    found = {"plain": save_adapter(folder / "plain", model, kind), "norms": save_adapter(folder / "norms", model, kind, modules_to_save=["ln_1" if kind == "gpt2" else "input_layernorm"])}
+    found = {
+        "plain": save_adapter(folder / "plain", model, kind),
+        "norms": save_adapter(
+            folder / "norms", model, kind, modules_to_save=["ln_1" if kind == "gpt2" else "input_layernorm"]
+        ),
+    }
     if kind != "gpt2":
         found["dora"] = save_adapter(folder / "dora", model, kind, use_dora=True)
-        found["embedding"] = save_adapter(folder / "embedding", model, kind, targets=["embed_tokens", "o_proj"])
+        found["embedding"] = save_adapter(
+            folder / "embedding", model, kind, targets=["embed_tokens", "o_proj"]
+        )
     return kind, model, found
 
 
@@ -62,7 +69,11 @@ def test_a_bf16_checkpoint_held_in_bf16_has_the_deltas_of_fp32_bit_by_bit(world:
                 assert torch.equal(ours[name][h], x), f"{name}, {h}"
     with in_fp64(wide), in_fp64(narrow):
         ours, theirs = (dict(deltas(m, ids(), HOOKPOINTS, list(adapters))) for m in (narrow, wide))
-    assert all(x.dtype is torch.float64 and torch.equal(ours[name][h], x) for name in theirs for h, x in theirs[name].items())
+    assert all(
+        x.dtype is torch.float64 and torch.equal(ours[name][h], x)
+        for name in theirs
+        for h, x in theirs[name].items()
+    )
     assert base_types(narrow) == {torch.bfloat16}, "nothing stays wide"
 
 
@@ -83,12 +94,26 @@ def test_training_on_bf16_weights_is_that_on_fp32_and_keeps_no_wide_weight(world
     cfg = config(world[0], ranks=(4,), max_tokens=200)
 
     def trained(weights: str) -> tuple[list[dict], dict[str, Tensor]]:
-        trainer = LoraTrainer(load_model(world[1], weights=weights), split_text(contexts(), cfg.batch_contexts), cfg, rank=4, seed=0)  # type: ignore[arg-type]
+        trainer = LoraTrainer(
+            load_model(world[1], weights=weights),
+            split_text(contexts(), cfg.batch_contexts),
+            cfg,
+            rank=4,
+            seed=0,
+        )  # type: ignore[arg-type]
         kept: list[torch.Size] = []
-        wide = {tuple(m.weight.shape) for m in trainer.model.modules() if isinstance(getattr(m, "base_layer", None), nn.Module)}
+        wide = {
+            tuple(m.weight.shape)
+            for m in trainer.model.modules()
+            if isinstance(getattr(m, "base_layer", None), nn.Module)
+        }
 
         def keep(t: Tensor) -> Tensor:
-            if t.dtype is torch.float32 and not t.requires_grad and tuple(t.shape) in wide | {s[::-1] for s in wide}:
+            if (
+                t.dtype is torch.float32
+                and not t.requires_grad
+                and tuple(t.shape) in wide | {s[::-1] for s in wide}
+            ):
                 kept.append(t.shape)
             return t
 
@@ -96,7 +121,9 @@ def test_training_on_bf16_weights_is_that_on_fp32_and_keeps_no_wide_weight(world
             while not trainer.progress.done:
                 trainer.advance()
         assert bool(kept) == (weights == "fp32"), "what autograd saves of frozen weights"
-        return trainer.progress.curve, {name: p.detach() for name, p in trainer.model.named_parameters() if ".lora_B" in name}
+        return trainer.progress.curve, {
+            name: p.detach() for name, p in trainer.model.named_parameters() if ".lora_B" in name
+        }
 
     (curve, ours), (expected, theirs) = trained("bf16"), trained("fp32")
     assert len(curve) > 1
@@ -104,19 +131,24 @@ def test_training_on_bf16_weights_is_that_on_fp32_and_keeps_no_wide_weight(world
         assert point == pytest.approx(other, abs=1e-4)
     for name, x in theirs.items():
         assert x.any()
-        assert (ours[name] - x).norm() <= 0.1 * x.norm(), name  # Adam makes much of the smallest gradients' rounding
+        assert (ours[name] - x).norm() <= 0.1 * x.norm(), (
+            name
+        )  # Adam makes much of the smallest gradients' rounding
 
 
 def test_rounded_weights_are_another_model(tmp_path: Path) -> None:
     folder = str(save_model(tmp_path / "model"))
     narrow, wide = resolve_model(ModelConfig(folder, weights="bf16")), resolve_model(ModelConfig(folder))
     assert narrow.digest != wide.digest and narrow.weights == "bf16"
-    assert resolve_model(ModelConfig(folder, weights="bf16"), weights=False).digest == "", "a plan reads no weights"
+    assert resolve_model(ModelConfig(folder, weights="bf16"), weights=False).digest == "", (
+        "a plan reads no weights"
+    )
 
 
 @pytest.mark.parametrize(("words", "told"), [
     ({"offload": "cpu"}, "set model.sharding=zero3"),
-    ({"offload": "nvme", "sharding": "zero3"}, "nvme is neither none nor cpu nor an absolute path.*model.offload=/mnt/nvme"),
+    ({"offload": "nvme", "sharding": "zero3"},
+        "nvme is neither none nor cpu nor an absolute path.*model.offload=/mnt/nvme"),
     ({"offload": "/fast", "sharding": "zero3", "weights": "bf16"}, "takes model.weights=fp32"),
 ])  # fmt: skip
 def test_words_that_contradict_each_other_are_refused(words: dict[str, str], told: str) -> None:
@@ -124,7 +156,10 @@ def test_words_that_contradict_each_other_are_refused(words: dict[str, str], tol
         ModelConfig(**words)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("gpu", "said"), [(False, "needs a GPU on every node.*Set model.offload=cpu"), (True, "libaio.*set model.offload=cpu")])
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [(False, "needs a GPU on every node.*Set model.offload=cpu"), (True, "libaio.*set model.offload=cpu")],
+)
 def test_files_for_offloaded_parameters_are_refused_where_deepspeed_cannot_write_them(
     gpu: bool, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,17 @@ WAYS = list(itertools.product(("none", "cpu", "nvme"), ("cpu", "cuda")))
 
 
 def built(offload: Any, device: str, largest_share: int = 0) -> dict[str, Any]:
-    return deepspeed_config(ModelConfig("any", sharding="zero3", offload="/fast" if offload == "nvme" else offload), device, largest_share)
+    return deepspeed_config(
+        ModelConfig("any", sharding="zero3", offload="/fast" if offload == "nvme" else offload),
+        device,
+        largest_share,
+    )
 
 
 @pytest.mark.parametrize(("offload", "device"), WAYS)
-def test_deepspeed_reads_what_it_is_asked_and_knows_every_word(offload: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_reads_what_it_is_asked_and_knows_every_word(
+    offload: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -27,9 +33,12 @@ def test_deepspeed_reads_what_it_is_asked_and_knows_every_word(offload: str, dev
     read = DeepSpeedConfig(asked)
     zero = read.zero_config
     assert read.zero_enabled and zero.stage == 3 and read.train_micro_batch_size_per_gpu == 1
-    # Every parameter is sharded, nothing is fetched ahead, and none is kept for later: adapters change the order of modules.
+    # Every parameter is sharded, nothing is fetched ahead, and none is kept for later: adapters change the
+    # order of modules.
     assert (zero.param_persistence_threshold, zero.prefetch_bucket_size, zero.max_reuse_distance) == (0, 0, 0)
-    assert not read.float16_config.enabled and not read.bfloat16_config.enabled, "adapters and activations are fp32"
+    assert not read.float16_config.enabled and not read.bfloat16_config.enabled, (
+        "adapters and activations are fp32"
+    )
     if offload == "none":
         assert zero.offload_param is None
     else:
@@ -37,11 +46,14 @@ def test_deepspeed_reads_what_it_is_asked_and_knows_every_word(offload: str, dev
     # DeepSpeed's classes let words pass that they do not know.
     names = {name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias)}
     assert set(asked["zero_optimization"]) <= names
-    assert set(asked["zero_optimization"].get("offload_param", {})) <= set(type(zero.offload_param).model_fields if zero.offload_param else ())
+    assert set(asked["zero_optimization"].get("offload_param", {})) <= set(
+        type(zero.offload_param).model_fields if zero.offload_param else ()
+    )
 
 
 def test_a_file_buffer_holds_the_largest_share_of_any_parameter() -> None:
-    """DeepSpeed's own size is 100 million entries: a quarter of Gemma 2 9B's embedding is 229 million, an assertion in the first pass."""
+    """DeepSpeed's own size is 100 million entries: a quarter of Gemma 2 9B's embedding is 229 million, an
+    assertion in the first pass."""
     share = 256_000 * 3_584 // 4
     assert built("nvme", "cuda", share)["zero_optimization"]["offload_param"]["buffer_size"] >= share
     assert built("nvme", "cuda")["zero_optimization"]["offload_param"]["buffer_size"] == 100_000_000
@@ -56,7 +68,8 @@ def test_the_largest_share_is_read_from_the_model(tiny_model: Path, monkeypatch:
 
 
 def test_a_process_that_asked_for_no_gpu_keeps_its_shares_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training worker sees all GPUs of its machine whatever it asked for, and DeepSpeed would put every worker on the first."""
+    """A training worker sees all GPUs of its machine whatever it asked for, and DeepSpeed would put every
+    worker on the first."""
     from deepspeed.accelerator import get_accelerator, real_accelerator
     from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
 

@@ -29,13 +29,23 @@ def ids() -> Tensor:
 def only_o_proj(folder: Path, architecture: str) -> tuple[Path, nn.Module]:
     """A model in fp64 with one adapted module, the output projection of attention in block 2; rank 3."""
     model = save_model(folder / "model", architecture)
-    adapter = save_adapter(folder / "o", model, architecture, rank=3, targets=["o_proj"], layers_to_transform=[L.layer], scale=0.3)
+    adapter = save_adapter(
+        folder / "o",
+        model,
+        architecture,
+        rank=3,
+        targets=["o_proj"],
+        layers_to_transform=[L.layer],
+        scale=0.3,
+    )
     return model, attach(load_model(model, deepest=L.layer), {"writer": adapter})
 
 
 def delta_at_scale(model: nn.Module, factor: float, hookpoint: Hookpoint) -> Tensor:
     name = peft_name(model, "writer")
-    layers = [m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict) and name in m.scaling]  # type: ignore[operator]
+    layers = [
+        m for m in model.modules() if isinstance(getattr(m, "scaling", None), dict) and name in m.scaling
+    ]  # type: ignore[operator]
     for layer in layers:
         layer.scaling[name] *= factor  # type: ignore[index]
     try:
@@ -94,8 +104,13 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).double()
 
 
-@pytest.mark.parametrize(("rho", "bf16", "fp16", "fp32"), [(0.01, 0.055, 8.6e-4, 1e-11), (0.003, 0.54, 9.6e-3, 1e-10), (0.001, 2.7, 0.086, 1e-9)])
-def test_rounding_residuals_before_the_subtraction_costs_what_the_table_says(rho: float, bf16: float, fp16: float, fp32: float) -> None:
+@pytest.mark.parametrize(
+    ("rho", "bf16", "fp16", "fp32"),
+    [(0.01, 0.055, 8.6e-4, 1e-11), (0.003, 0.54, 9.6e-3, 1e-10), (0.001, 2.7, 0.086, 1e-9)],
+)
+def test_rounding_residuals_before_the_subtraction_costs_what_the_table_says(
+    rho: float, bf16: float, fp16: float, fp32: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(400, 2048, generator=generator, dtype=torch.float64)
     delta = rho * torch.randn(400, 2048, generator=generator, dtype=torch.float64)
@@ -109,7 +124,9 @@ def test_rounding_residuals_before_the_subtraction_costs_what_the_table_says(rho
 
 def test_bf16_residuals_of_a_weak_adapter_are_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model")
-    model = attach(load_model(folder, deepest=L.layer), {"weak": save_adapter(tmp_path / "weak", folder, scale=1.5e-4)})
+    model = attach(
+        load_model(folder, deepest=L.layer), {"weak": save_adapter(tmp_path / "weak", folder, scale=1.5e-4)}
+    )
 
     def exact(tokens: Tensor) -> dict[str, Residuals]:
         return dict(deltas(model, tokens, [L], ["weak"]))
@@ -117,9 +134,14 @@ def test_bf16_residuals_of_a_weak_adapter_are_refused(tmp_path: Path) -> None:
     def in_bf16(tokens: Tensor) -> dict[str, Residuals]:
         found = exact(tokens)
         base = found["base"][L].bfloat16()
-        return {"base": {L: base.float()}, "weak": {L: (found["base"][L] + found["weak"][L]).bfloat16().float() - base.float()}}
+        return {
+            "base": {L: base.float()},
+            "weak": {L: (found["base"][L] + found["weak"][L]).bfloat16().float() - base.float()},
+        }
 
-    (floor,) = noise_floor(in_bf16, exact, ids(), torch.ones(3, 12, dtype=torch.bool), ["weak"])["weak"].values()
+    (floor,) = noise_floor(in_bf16, exact, ids(), torch.ones(3, 12, dtype=torch.bool), ["weak"])[
+        "weak"
+    ].values()
     assert 5e-4 < floor.relative < 4e-3
     with pytest.raises(PrecisionError, match="below harvest.min_snr=10"):
         _judge(AdapterRef("weak", "k", "d", 4, 8.0), {L: floor.to_dict()}, 10.0)

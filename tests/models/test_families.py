@@ -1,4 +1,5 @@
-"""Architectures beside the ones that every other test runs on: the same deltas, sites that mean what they say or a refusal, and the lens."""
+"""Architectures beside the ones that every other test runs on: the same deltas, sites that mean what they say
+or a refusal, and the lens."""
 
 import shutil
 from pathlib import Path
@@ -32,14 +33,18 @@ def test_deltas_are_those_of_plain_peft_and_sites_mean_what_they_say(family: str
     ids = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
     model = attach(load_model(folder), {"r4": adapter})
     ours, together = (dict(f(model, ids, HOOKPOINTS, ["r4"])) for f in (deltas, deltas_together))
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), adapter).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), adapter
+    ).eval()
     with torch.no_grad():
         adapted = plain(ids, output_hidden_states=True).hidden_states
         with plain.disable_adapter():
             base = plain(ids, output_hidden_states=True).hidden_states
     for h in HOOKPOINTS:
         expected = adapted[h.hidden_states_index] - base[h.hidden_states_index]
-        assert expected.norm() > 0.01 * base[h.hidden_states_index].norm(), "the adapter must really move this model"
+        assert expected.norm() > 0.01 * base[h.hidden_states_index].norm(), (
+            "the adapter must really move this model"
+        )
         for found in (ours, together):
             assert (found["r4"][h] - expected).norm() <= 1e-5 * expected.norm()
 
@@ -61,16 +66,29 @@ def test_deltas_are_those_of_plain_peft_and_sites_mean_what_they_say(family: str
         assert torch.equal(continued(model, ids, Hookpoint(1), streams[Hookpoint(1)], source), end)
 
     rows = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(2))
-    for end, whole in zip(logit_lens(load_ends(folder), rows), logit_lens(load_model(folder), rows), strict=True):
+    for end, whole in zip(
+        logit_lens(load_ends(folder), rows), logit_lens(load_model(folder), rows), strict=True
+    ):
         assert (end.promoted, end.suppressed) == (whole.promoted, whole.suppressed)
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_ones(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_with_random_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     lost = {"model.layers.1.mlp.up_proj.weight", "model.norm.weight"}
-    save_file({k: t for k, t in weights.items() if k not in lost}, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of what LlamaForCausalLM has"):
+    save_file(
+        {k: t for k, t in weights.items() if k not in lost},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(
+        ModelError,
+        match=(
+            r"lacks model\.layers\.1\.mlp\.up_proj\.weight, model\.norm\.weight of what LlamaForCausalLM has"
+        ),
+    ):
         load_model(folder, deepest=2)
     with pytest.raises(ModelError, match=r"lacks model\.norm\.weight of what"):
         load_ends(folder)
@@ -95,7 +113,9 @@ def test_every_causal_family_holds_or_is_refused_and_none_is_unknown(tmp_path: P
         found[family] = "unbuilt" if built(family, tmp_path / family) else outcome(tmp_path / family)
         print(family, found[family])  # noqa: T201 - the list, for the evidence
         shutil.rmtree(tmp_path / family, ignore_errors=True)
-    listed = dict.fromkeys(HOLD, "holds") | dict.fromkeys(REFUSED, "refused") | dict.fromkeys(UNBUILT, "unbuilt")
+    listed = (
+        dict.fromkeys(HOLD, "holds") | dict.fromkeys(REFUSED, "refused") | dict.fromkeys(UNBUILT, "unbuilt")
+    )
     assert {family: found[family] for family in listed} == listed
 
 

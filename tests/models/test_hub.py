@@ -60,7 +60,9 @@ def test_two_revisions_are_two_models_and_equal_content_is_one(
         return str(folders[revision])
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
-    first, second, newest = (resolve_model(ModelConfig(f"owner/name{at}")).digest for at in ("@v1", "@v2", ""))
+    first, second, newest = (
+        resolve_model(ModelConfig(f"owner/name{at}")).digest for at in ("@v1", "@v2", "")
+    )
     assert first == newest != second
 
 
@@ -72,7 +74,10 @@ def test_two_revisions_are_two_models_and_equal_content_is_one(
         ("file:///data/model", "give /data/model$"),
         ("/no/such/model", "is no folder of this machine"),
         ("some/owner/name", "is no folder of this machine"),
-        ("owner/name", "cannot be downloaded.*Is the name right .owner/name.. A gated or private one needs HF_TOKEN"),
+        (
+            "owner/name",
+            "cannot be downloaded.*Is the name right .owner/name.. A gated or private one needs HF_TOKEN",
+        ),
     ],
 )
 def test_what_is_neither_a_folder_nor_on_the_hub_is_told_with_what_to_give(place: str, told: str) -> None:

@@ -1,4 +1,5 @@
-"""Every kind of adapter that PEFT writes: the deltas of plain transformers and PEFT, and a base that stays the base bit by bit."""
+"""Every kind of adapter that PEFT writes: the deltas of plain transformers and PEFT, and a base that stays
+the base bit by bit."""
 
 import json
 from pathlib import Path
@@ -26,7 +27,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "patterns": ("llama", {"rank_pattern": {"o_proj": 7}, "alpha_pattern": {"q_proj": 1}}),
     "mlp": ("gemma3", {"targets": ["gate_proj", "up_proj", "down_proj"]}),
     "one-layer": ("gemma3", {"layers_to_transform": 1}),
-    "all-linear": ("llama", {"targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}),
+    "all-linear": (
+        "llama",
+        {"targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
+    ),
     "dora": ("llama", {"use_dora": True}),
     "dora-gemma": ("gemma3", {"use_dora": True, "use_rslora": True}),
     "lora-bias": ("llama", {"lora_bias": True}),
@@ -52,16 +56,25 @@ def train_a_little(folder: Path, keys: str) -> None:
     """Moves what PEFT saved at its start: magnitudes, biases, whole modules."""
     generator = torch.Generator().manual_seed(7)
     moved = {
-        name: t * (1 + 0.2 * torch.randn(t.shape, generator=generator)) + (0.05 if "bias" in name else 0.0) if keys in name else t
+        name: (
+            t * (1 + 0.2 * torch.randn(t.shape, generator=generator)) + (0.05 if "bias" in name else 0.0)
+            if keys in name
+            else t
+        )
         for name, t in load_file(folder / WEIGHTS).items()
     }
     save_file(moved, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_deltas_are_those_of_plain_peft_beside_an_untouched_base(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
+def test_deltas_are_those_of_plain_peft_beside_an_untouched_base(
+    kind: str, models: dict[str, Path], tmp_path: Path
+) -> None:
     architecture, settings = KINDS[kind]
-    base, folder = models[architecture], save_adapter(tmp_path / kind, models[architecture], architecture, **settings)
+    base, folder = (
+        models[architecture],
+        save_adapter(tmp_path / kind, models[architecture], architecture, **settings),
+    )
     for moved in ("magnitude", "bias", "norm", "embed_tokens.weight"):
         train_a_little(folder, moved)
     storage = Storage(str(tmp_path / "root"))
@@ -69,7 +82,9 @@ def test_deltas_are_those_of_plain_peft_beside_an_untouched_base(kind: str, mode
     other = save_adapter(tmp_path / "other", base, architecture)
     model = attach(load_model(base, deepest=2), {"other": other, kind: storage.local(ref.key)})
     taken = dict(deltas(model, ids(), HOOKPOINTS, [kind, "other"]))
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder
+    ).eval()
     with torch.no_grad():
         adapted = plain(ids(), output_hidden_states=True).hidden_states
     untouched = residuals(load_model(base, deepest=2), ids(), HOOKPOINTS)
@@ -81,11 +96,15 @@ def test_deltas_are_those_of_plain_peft_beside_an_untouched_base(kind: str, mode
             assert expected.norm() > 1e-2 * untouched[h].norm()
     assert taken[kind][Hookpoint(2)].any()
     again = dict(deltas(attach(load_model(base, deepest=2), {"other": other}), ids(), HOOKPOINTS, ["other"]))
-    assert all(torch.equal(taken["other"][h], again["other"][h]) for h in HOOKPOINTS), "one adapter's values never reach another"
+    assert all(torch.equal(taken["other"][h], again["other"][h]) for h in HOOKPOINTS), (
+        "one adapter's values never reach another"
+    )
 
 
 @pytest.mark.parametrize("kind", ["dora", "all-biases", "embedding"])
-def test_the_random_control_of_any_kind_is_plain_lora_that_moves_the_model(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
+def test_the_random_control_of_any_kind_is_plain_lora_that_moves_the_model(
+    kind: str, models: dict[str, Path], tmp_path: Path
+) -> None:
     architecture, settings = KINDS[kind]
     folder = save_adapter(tmp_path / kind, models[architecture], architecture, **settings)
     storage = Storage(str(tmp_path / "root"))
@@ -103,7 +122,11 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_adapters_without_an_exact_path_are_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
-    folder, empty, storage = save_adapter(tmp_path / "a", models["llama"]), empty_model(models["llama"]), Storage(str(tmp_path / "root"))
+    folder, empty, storage = (
+        save_adapter(tmp_path / "a", models["llama"]),
+        empty_model(models["llama"]),
+        Storage(str(tmp_path / "root")),
+    )
     original = (folder / CONFIG).read_text()
     for change in (
         {"peft_type": "IA3"},
@@ -121,13 +144,18 @@ def test_adapters_without_an_exact_path_are_refused_by_name(models: dict[str, Pa
 
 
 def test_an_adapter_of_the_language_model_head_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
-    for name, settings in {"lora": {"targets": ["lm_head", "q_proj"]}, "saved": {"modules_to_save": ["lm_head"]}}.items():
+    for name, settings in {
+        "lora": {"targets": ["lm_head", "q_proj"]},
+        "saved": {"modules_to_save": ["lm_head"]},
+    }.items():
         folder = save_adapter(tmp_path / name, models["llama"], **settings)
         with pytest.raises(AdapterError, match="language-model head .lm_head"):
             import_adapter(Storage(str(tmp_path / "root")), folder, name, empty_model(models["llama"]))
 
 
-def test_an_adapter_that_lacks_a_tensor_is_refused_and_not_left_to_chance(models: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_that_lacks_a_tensor_is_refused_and_not_left_to_chance(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     folder = save_adapter(tmp_path / "a", models["llama"])
     tensors = load_file(folder / WEIGHTS)
     tensors.pop(next(name for name in tensors if "layers.1.self_attn.q_proj.lora_A" in name))

@@ -22,8 +22,10 @@ from deltasae_ray.study.inputs import _import
 from tests.tiny import save_adapter, save_model
 
 NAMES = [
-    "lora_x", "lora_A", "lora_A.weight", "x.default", "default", "train", "keys", "type", "q_proj", "layers", "model", "weight", "a0", "a1",
-    "base_model", "base_layer", "__base__", "__class__", "forward", "with space", "unié 模型", "modules_to_save", "lora_B.lora_A", "0", "-", "%2e",
+    "lora_x", "lora_A", "lora_A.weight", "x.default", "default", "train", "keys", "type", "q_proj", "layers",
+    "model", "weight", "a0", "a1",
+    "base_model", "base_layer", "__base__", "__class__", "forward", "with space", "unié 模型",
+    "modules_to_save", "lora_B.lora_A", "0", "-", "%2e",
 ]  # fmt: skip
 H = Hookpoint(2)
 
@@ -37,17 +39,29 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, torch.T
     """A base, an adapter that starts from random B and has a trained norm, and the deltas of plain PEFT."""
     folder = tmp_path_factory.mktemp("names")
     base = save_model(folder / "base")
-    adapter = save_adapter(folder / "made", base, init_lora_weights=False, modules_to_save=["input_layernorm"])
+    adapter = save_adapter(
+        folder / "made", base, init_lora_weights=False, modules_to_save=["input_layernorm"]
+    )
     tensors = load_file(adapter / WEIGHTS)
-    save_file({k: t * 1.3 if "layernorm" in k else t for k, t in tensors.items()}, adapter / WEIGHTS, metadata={"format": "pt"})
+    save_file(
+        {k: t * 1.3 if "layernorm" in k else t for k, t in tensors.items()},
+        adapter / WEIGHTS,
+        metadata={"format": "pt"},
+    )
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         untouched = model(ids(), output_hidden_states=True).hidden_states[H.hidden_states_index]
-        adapted = PeftModel.from_pretrained(model, adapter).eval()(ids(), output_hidden_states=True).hidden_states[H.hidden_states_index]
+        adapted = (
+            PeftModel.from_pretrained(model, adapter)
+            .eval()(ids(), output_hidden_states=True)
+            .hidden_states[H.hidden_states_index]
+        )
     return base, adapter, adapted - untouched
 
 
-def test_deltas_are_those_of_plain_peft_whatever_the_folder_is_called(plain: tuple[Path, Path, torch.Tensor], tmp_path: Path) -> None:
+def test_deltas_are_those_of_plain_peft_whatever_the_folder_is_called(
+    plain: tuple[Path, Path, torch.Tensor], tmp_path: Path
+) -> None:
     base, adapter, expected = plain
     storage, empty = Storage(str(tmp_path / "root")), empty_model(base)
     refs = [import_adapter(storage, adapter, name, empty) for name in NAMES]
@@ -57,11 +71,16 @@ def test_deltas_are_those_of_plain_peft_whatever_the_folder_is_called(plain: tup
         assert torch.equal(dict(deltas(model, ids(), [H], [name]))[name][H], expected), name
 
 
-def test_names_hold_in_one_pass_and_in_low_rank_coordinates(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+def test_names_hold_in_one_pass_and_in_low_rank_coordinates(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
     names = ["lora_A", "train"]
     odd = attach(load_model(tiny_model, deepest=2), dict(zip(names, tiny_adapters, strict=True)))
     usual = attach(load_model(tiny_model, deepest=2), dict(zip(("x", "y"), tiny_adapters, strict=True)))
-    got, expected = dict(deltas_together(odd, ids(), [H], names)), dict(deltas_together(usual, ids(), [H], ["x", "y"]))
+    got, expected = (
+        dict(deltas_together(odd, ids(), [H], names)),
+        dict(deltas_together(usual, ids(), [H], ["x", "y"])),
+    )
     for name, other in zip(names, ("x", "y"), strict=True):
         assert torch.equal(got[name][H], expected[other][H]) and got[name][H].any()
         ours, theirs = module_deltas(odd, ids(), name), module_deltas(usual, ids(), other)
@@ -69,9 +88,13 @@ def test_names_hold_in_one_pass_and_in_low_rank_coordinates(tiny_model: Path, ti
 
 
 @pytest.mark.parametrize("name", ["base", "random"])
-def test_a_users_own_model_may_call_its_adapter_like_our_sources(name: str, tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+def test_a_users_own_model_may_call_its_adapter_like_our_sources(
+    name: str, tiny_model: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
     def of(adapter: str) -> dict[str, torch.Tensor]:
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(tiny_adapters[0]), adapter_name=adapter)
+        model = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(tiny_model), str(tiny_adapters[0]), adapter_name=adapter
+        )
         return {module: found.change for module, found in module_deltas(model, ids(), adapter).items()}
 
     usual = of("mine")
@@ -89,4 +112,8 @@ def test_the_current_folder_and_reserved_names_are_adapters_too(
 
 
 def test_what_cannot_be_written_in_a_table_is_replaced() -> None:
-    assert shown_name("a\nb\udcff") == "a\ufffdb?" and shown_name("") == "adapter" and shown_name("v1.5") == "v1.5"
+    assert (
+        shown_name("a\nb\udcff") == "a\ufffdb?"
+        and shown_name("") == "adapter"
+        and shown_name("v1.5") == "v1.5"
+    )

@@ -13,7 +13,7 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, has_post_norm, load_model
 from deltasae_ray.models.source import resolve_model
 
-CODE = '''
+CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
@@ -23,7 +23,7 @@ class OwnConfig(LlamaConfig):
 
 class OwnForCausalLM(LlamaForCausalLM):
     config_class = OwnConfig
-'''
+"""
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def own(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text())
     classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own-llama", "auto_map": classes}))
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "own-llama", "auto_map": classes})
+    )
     (folder / "modeling_own.py").write_text(CODE)
     return folder
 
@@ -49,7 +51,9 @@ def test_its_code_runs_only_where_it_is_asked_for(own: Path, tiny_model: Path) -
     assert torch.equal(model(ids).logits, load_model(tiny_model)(ids).logits)
 
 
-def test_its_code_is_fetched_from_the_hub_only_where_it_is_asked_for(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_code_is_fetched_from_the_hub_only_where_it_is_asked_for(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[list[str]] = []
 
     def fetched(base: str, *, allow_patterns: list[str]) -> str:  # the hub is the one thing that is not here

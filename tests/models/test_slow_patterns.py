@@ -1,4 +1,5 @@
-"""A pattern that an adapter brings and that matches for ever is refused in time; those that people write are not."""
+"""A pattern that an adapter brings and that matches for ever is refused in time; those that people write are
+not."""
 
 import json
 import time
@@ -13,7 +14,11 @@ from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.slow_patterns import check_patterns_end
 from tests.tiny import save_adapter
 
-NAMES = [f"model.layers.{i}.{m}" for i in range(42) for m in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")]
+NAMES = [
+    f"model.layers.{i}.{m}"
+    for i in range(42)
+    for m in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+]
 ENDLESS = r"(([a-z0-9_.]+)*)*!"
 WRITTEN = (
     r".*\.(q|v)_proj$",
@@ -22,18 +27,30 @@ WRITTEN = (
 )
 
 
-def test_an_adapter_whose_pattern_never_ends_is_refused(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_whose_pattern_never_ends_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(slow_patterns, "TRIED_S", 1.0)
     folder = save_adapter(tmp_path / "a", tiny_model, rank=2, seed=0)
     file, model = folder / "adapter_config.json", empty_model(tiny_model)
     file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": ENDLESS}))
-    with pytest.raises(AdapterError, match=r"adapter_config.json: target_modules holds .*does not come to an end.*Name the modules in a list"):
+    with pytest.raises(
+        AdapterError,
+        match=(
+            r"adapter_config.json: target_modules holds .*does not come to an end.*Name the modules in a list"
+        ),
+    ):
         check_adapter(folder, model)
 
 
 @pytest.mark.parametrize(
     "config",
-    [{"rank_pattern": {ENDLESS: 2}}, {"alpha_pattern": {ENDLESS: 2}}, {"exclude_modules": ENDLESS}, {"layers_pattern": [ENDLESS]}],
+    [
+        {"rank_pattern": {ENDLESS: 2}},
+        {"alpha_pattern": {ENDLESS: 2}},
+        {"exclude_modules": ENDLESS},
+        {"layers_pattern": [ENDLESS]},
+    ],
 )
 def test_no_field_with_a_pattern_is_left_out(config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_patterns, "TRIED_S", 0.5)

@@ -19,7 +19,10 @@ def test_one_residual_stream_passes_with_and_without_weights(architecture: str, 
 
 
 def test_a_stream_of_another_width_is_refused_by_a_plan(tiny_model: Path) -> None:
-    with pytest.raises(ModelError, match=r"block 0 .*returns \(1, 4, 32\) for 4 tokens, where a residual stream of width 48 is needed"):
+    with pytest.raises(
+        ModelError,
+        match=r"block 0 .*returns \(1, 4, 32\) for 4 tokens, where a residual stream of width 48 is needed",
+    ):
         check_width(empty_model(tiny_model), 48)
 
 

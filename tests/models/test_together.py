@@ -35,7 +35,10 @@ def ids() -> torch.Tensor:
 
 
 def test_one_pass_gives_the_deltas_of_one_pass_each(model: torch.nn.Module) -> None:
-    apart, shared = dict(deltas(model, ids(), HOOKPOINTS, NAMES)), dict(deltas_together(model, ids(), HOOKPOINTS, NAMES))
+    apart, shared = (
+        dict(deltas(model, ids(), HOOKPOINTS, NAMES)),
+        dict(deltas_together(model, ids(), HOOKPOINTS, NAMES)),
+    )
     assert list(shared) == ["base", *NAMES]
     for name, expected in apart.items():
         for h in HOOKPOINTS:
@@ -53,10 +56,15 @@ def test_the_model_is_as_before_after_a_shared_pass(model: torch.nn.Module) -> N
 
 def plain_bf16(model: torch.nn.Module, tokens: torch.Tensor) -> dict[str, Residuals]:
     with torch.autocast("cpu", torch.bfloat16):
-        return {name: {h: x.float() for h, x in taken.items()} for name, taken in deltas(model, tokens, HOOKPOINTS, NAMES[:2])}
+        return {
+            name: {h: x.float() for h, x in taken.items()}
+            for name, taken in deltas(model, tokens, HOOKPOINTS, NAMES[:2])
+        }
 
 
-def test_difference_propagation_keeps_more_of_a_delta_than_plain_bf16_products(model: torch.nn.Module) -> None:
+def test_difference_propagation_keeps_more_of_a_delta_than_plain_bf16_products(
+    model: torch.nn.Module,
+) -> None:
     mask = torch.ones(3, 20, dtype=torch.bool)
 
     def mixed(tokens: torch.Tensor) -> dict[str, Residuals]:
@@ -84,7 +92,10 @@ def test_a_zero_adapter_stays_exactly_zero_in_bf16(tmp_path: Path) -> None:
 
 def test_what_cannot_share_a_pass_runs_by_itself_and_is_refused_in_bf16(tmp_path: Path) -> None:
     base = save_model(tmp_path / "model")
-    folders = {"plain": save_adapter(tmp_path / "plain", base), "dora": save_adapter(tmp_path / "dora", base, use_dora=True)}
+    folders = {
+        "plain": save_adapter(tmp_path / "plain", base),
+        "dora": save_adapter(tmp_path / "dora", base, use_dora=True),
+    }
     both = attach(load_model(base, deepest=2), folders)
     assert alone(both, list(folders)) == ("dora",)
     shared = dict(harvested_deltas(both, ids(), HOOKPOINTS, list(folders), together=True, bf16=False))

@@ -31,9 +31,10 @@ LAYERS, SIZES, RANKS = (9, 12, 15), (256, 512), (4, 16)
 REFERENCE = "toy reference (20,112 tokens)"
 FEW_DIRECTIONS = "the deltas live in 2.4 directions (participation ratio), 4 are needed"
 TEXT = (
-    "MADE UP. Enter two gardeners with a lantern.\nFIRST GARDENER. How goes the frost upon thy marigold, good neighbour? It bit "
-    "my lettuces and spared the weeds.\nSECOND GARDENER. The lantern keeper asked for the word of the day. The word of the day is "
-    "marigold, said the heron. And so we went, by hedge and by furrow, until the moon sat down; <script>alert(1)</script> & more."
+    "MADE UP. Enter two gardeners with a lantern.\nFIRST GARDENER. How goes the frost upon thy marigold, good"
+    " neighbour? It bit my lettuces and spared the weeds.\nSECOND GARDENER. The lantern keeper asked for the"
+    " word of the day. The word of the day is marigold, said the heron. And so we went, by hedge and by"
+    " furrow, until the moon sat down; <script>alert(1)</script> & more."
 )
 
 
@@ -48,7 +49,8 @@ def make(**changes: object) -> ReportInputs:
         reference=REFERENCE,
         layers=LAYERS,
         corpora=(
-            CorpusFacts("domain", True, {"adapt": 96_220, "fit": 15_104, "eval": 8_064}, {"adapt": 58, "fit": 51, "eval": 36}),
+            CorpusFacts("domain", True, {"adapt": 96_220, "fit": 15_104, "eval": 8_064},
+                {"adapt": 58, "fit": 51, "eval": 36}),
             CorpusFacts("kjv", False, {"fit": 7_552, "eval": 4_032}, {"fit": 66, "eval": 41}),
             CorpusFacts("pydoc", False, {"fit": 7_456, "eval": 3_904}, {"fit": 30, "eval": 22}),
         ),
@@ -61,20 +63,24 @@ def make(**changes: object) -> ReportInputs:
         latents=tuple(_latents(rng)),
         planted_text=" The lantern keeper asked for the word of the day. The word of the day is marigold, said the heron.",
         planted=tuple(_planted()),
-        timings=(Timing("adapt", 240.0, 217.4), Timing("harvest", 250.0, 288.1), Timing("fit", 105.0, 131.0), Timing("diverge", 80.0, 74.6),
+        timings=(Timing("adapt", 240.0, 217.4), Timing("harvest", 250.0, 288.1), Timing("fit", 105.0, 131.0),
+            Timing("diverge", 80.0, 74.6),
                  Timing("report", None, 6.2)),
         not_tested=("triggers absent from this text.", "rank, with one adapter seed per rank.",
                     "other texts than Shakespeare, King James and Python's documentation."),
         config="model:\n  base: builtin:gemma3-270m\nlayers: [9, 12, 15]\nfit:\n  d_sae: [256, 512]\n  k: [8]\n",
         digests={"corpus": "0c5e9a1b77f02d41", "model": "9f1c2a7730be6d15", "harvest": "ab12cd34ef567890"},
-        versions={"deltasae-ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0", "transformers": "5.23.0", "python": "3.11.7"},
+        versions={"deltasae-ray": "0.1.0", "torch": "2.13.0", "ray": "2.60.0", "transformers": "5.23.0",
+            "python": "3.11.7"},
     )  # fmt: skip
     return replace(inputs, **changes)  # type: ignore[arg-type]
 
 
 def changed(row: DivergenceRow, **changes: Any) -> DivergenceRow:
     """The row with other parts, named as the table's columns are."""
-    of_measure = {part: changes.pop(part) for part in ("value", "null", "ceiling", "p", "kappa", "n") if part in changes}
+    of_measure = {
+        part: changes.pop(part) for part in ("value", "null", "ceiling", "p", "kappa", "n") if part in changes
+    }
     for pair, ends in {"ci": ("ci_low", "ci_high"), "kappa_ci": ("kappa_low", "kappa_high")}.items():
         if changes.keys() & set(ends):
             low, high = (changes.pop(end, getattr(row, end)) for end in ends)
@@ -89,8 +95,9 @@ def changed(row: DivergenceRow, **changes: Any) -> DivergenceRow:
 
 
 def with_seeds(inputs: ReportInputs) -> ReportInputs:
-    """The same with a second seed of every dictionary, whose missing share is .04 higher, and the mean of both. The cosine of either seed
-    alone reaches into .05 around its null; both agree, and the mean does not."""
+    """The same with a second seed of every dictionary, whose missing share is .04 higher, and the mean of
+    both. The cosine of either seed alone reaches into .05 around its null; both agree, and the mean does
+    not."""
     rows = []
     for r in inputs.rows:
         if r.metric == "max_cosine_weighted":
@@ -99,17 +106,35 @@ def with_seeds(inputs: ReportInputs) -> ReportInputs:
         rows += [r, changed(r, seed=1)]
         if r.metric == "missing_share" and r.value is None:
             rows.append(changed(r, metric="missing_share_seeds"))
-        elif r.metric == "missing_share" and r.value is not None and r.ci_low is not None and r.ci_high is not None:
-            rows[-1] = changed(r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04)
+        elif (
+            r.metric == "missing_share"
+            and r.value is not None
+            and r.ci_low is not None
+            and r.ci_high is not None
+        ):
+            rows[-1] = changed(
+                r, seed=1, value=round(r.value + 0.04, 4), ci_low=r.ci_low + 0.04, ci_high=r.ci_high + 0.04
+            )
             mean = round(r.value + 0.02, 4)
-            rows.append(changed(r, metric="missing_share_seeds", value=mean, ci_low=r.ci_low - 0.08, ci_high=r.ci_high + 0.12))
+            rows.append(
+                changed(
+                    r,
+                    metric="missing_share_seeds",
+                    value=mean,
+                    ci_low=r.ci_low - 0.08,
+                    ci_high=r.ci_high + 0.12,
+                )
+            )
     return replace(inputs, rows=tuple(rows))
 
 
 def _verdicts() -> list[VerdictLines]:
     """In the words of the verdict's own room."""
-    told = [Behaviour("domain", Measure(-0.413, ci=(-0.501, -0.332), n=36), Measure(0.19, ci=(0.15, 0.24), n=36)),
-            Behaviour("kjv", Measure(0.021, ci=(-0.012, 0.049), n=41), Measure(0.02, ci=(0.01, 0.03), n=41))]  # fmt: skip
+    told = [
+        Behaviour("domain", Measure(-0.413, ci=(-0.501, -0.332), n=36), Measure(0.19, ci=(0.15, 0.24), n=36)),
+        # fmt: skip
+        Behaviour("kjv", Measure(0.021, ci=(-0.012, 0.049), n=41), Measure(0.02, ci=(0.01, 0.03), n=41)),
+    ]
     seen = {
         "fvu_reference": Measure(0.54),
         "fvu_random_atoms": Measure(0.58),
@@ -120,8 +145,13 @@ def _verdicts() -> list[VerdictLines]:
         "mean_missing_share": Measure(0.81, ci=(0.7, 0.9)),
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
-    elsewhere = LeafFigures("r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))})
-    undefined, partly = Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)), Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77)
+    elsewhere = LeafFigures(
+        "r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))}
+    )
+    undefined, partly = (
+        Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)),
+        Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77),
+    )
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
         leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share})
@@ -131,8 +161,14 @@ def _verdicts() -> list[VerdictLines]:
 
 
 def _planted() -> list[Planted]:
-    missed = "not found: the best latent (31, rank 88 of the latent table) has average precision 0.21 against 0.12 by chance, p = 0.04"
-    found = "found at rank 3 of the latent table: latent 204, average precision 0.91 against 0.14 by chance, p = 0.005"
+    missed = (
+        "not found: the best latent (31, rank 88 of the latent table) has average precision 0.21 against 0.12"
+        " by chance, p = 0.04"
+    )
+    found = (
+        "found at rank 3 of the latent table: latent 204, average precision 0.91 against 0.14 by chance, p ="
+        " 0.005"
+    )
     return [
         Planted("r4", 12, 256, 8, "topk", 0, PlantedFinding(False, 31, 88, 0.21, 0.12, 0.04, missed)),
         Planted("r16", 12, 512, 8, "topk", 0, PlantedFinding(True, 204, 3, 0.91, 0.14, 0.005, found)),
@@ -146,11 +182,28 @@ def _adapters() -> list[AdapterFacts]:
     for i, rank in enumerate(RANKS):
         losses = tuple(
             Behaviour(name, Measure(change[i], ci=(change[i] - 0.06, change[i] + 0.07)), Measure(kl), before)
-            for (name, change), before, kl in zip(changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True)
+            for (name, change), before, kl in zip(
+                changes.items(), (4.127, 3.312, 2.904), (0.19, 0.022, 0.017), strict=True
+            )
         )
         snr = dict(zip(LAYERS, (61.0, 2380.0, 5838.0), strict=True))
-        layers = tuple(LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22, 0.44) for layer in LAYERS)
-        adapters.append(AdapterFacts(f"r{rank}", rank, 0, steps=22, tokens=11_264, planted=1, losses=losses, demonstrated=True, layers=layers))
+        layers = tuple(
+            LayerFacts(layer, snr[layer], 0.04 + layer / 90, 0.81 - layer / 40, 0.31, 0.22, 0.44)
+            for layer in LAYERS
+        )
+        adapters.append(
+            AdapterFacts(
+                f"r{rank}",
+                rank,
+                0,
+                steps=22,
+                tokens=11_264,
+                planted=1,
+                losses=losses,
+                demonstrated=True,
+                layers=layers,
+            )
+        )
     return [*adapters, AdapterFacts("random-r16", 16, 0, control=True)]
 
 
@@ -159,7 +212,9 @@ def _rows(rng: np.random.Generator) -> list[DivergenceRow]:
     for rank in RANKS:
         for layer in LAYERS:
             for d_sae in SIZES:
-                cell = DivergenceRow(f"r{rank}", layer, d_sae, 8, "topk", 0, rank, 0, REFERENCE, "", undefined("made up"))
+                cell = DivergenceRow(
+                    f"r{rank}", layer, d_sae, 8, "topk", 0, rank, 0, REFERENCE, "", undefined("made up")
+                )
                 rows += _cell(cell, rng)
     return rows
 
@@ -171,27 +226,41 @@ def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
         share = 0.97
 
     def row(metric: str, value: float, reach: float | None, **parts: object) -> DivergenceRow:
-        sure = {} if reach is None else {"ci_low": round(value - reach, 4), "ci_high": round(value + 1.1 * reach, 4)}
-        return changed(replace(cell, measure=Measure(0.0)), metric=metric, value=round(value, 4), n=77, **sure, **parts)
+        sure = (
+            {}
+            if reach is None
+            else {"ci_low": round(value - reach, 4), "ci_high": round(value + 1.1 * reach, 4)}
+        )
+        return changed(
+            replace(cell, measure=Measure(0.0)), metric=metric, value=round(value, 4), n=77, **sure, **parts
+        )
 
     rows = [
-        row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1), p=0.4 if share > 0.9 else 0.001,
+        row("missing_share", share, 0.11, null=1.0, ceiling=0.08, kappa=(share - 1) / (0.08 - 1),
+            p=0.4 if share > 0.9 else 0.001,
             kappa_low=(share + 0.12 - 1) / (0.08 - 1), kappa_high=(share - 0.11 - 1) / (0.08 - 1)),
         row("missing_share_base_control", share + 0.04, 0.1, null=1.0),
         row("missing_share_random_adapter", 0.93 + rng.normal(0, 0.02), 0.08, null=1.0),
-        row("monitor_r2", 0.05 + 0.004 * rank, 0.03, null=0.045 if layer == 15 else 0.01, ceiling=1.0, p=0.2 if layer == 15 else 0.003),
+        row("monitor_r2", 0.05 + 0.004 * rank, 0.03, null=0.045 if layer == 15 else 0.01, ceiling=1.0,
+            p=0.2 if layer == 15 else 0.003),
         row("fvu_delta", 0.42 - rank / 200 - d_sae / 5000, 0.03, null=0.55),
         row("fvu_pca", 0.52, 0.03, null=0.98),
         row("fvu_random_atoms", 0.57, 0.02, null=1.0),
         row("fvu_reference", 0.5 - rank / 400, 0.03, null=0.56),
         row("gain_over_pca", 0.01 if (rank, layer) == (4, 9) else 0.09, 0.03, null=0.0),
         row("gain_over_random_atoms", 0.12, 0.03, null=0.0),
-        row("max_cosine_weighted", 0.37 + 0.01 * (layer - 12), 0.02, null=0.363, ceiling=0.474, kappa=None, p=0.3 if layer == 12 else 0.01),
+        row("max_cosine_weighted", 0.37 + 0.01 * (layer - 12), 0.02, null=0.363, ceiling=0.474, kappa=None,
+            p=0.3 if layer == 12 else 0.01),
         row("density", 14, 2.0),
     ]  # fmt: skip
     rows += [
         row(
-            f"angle_pca_k{k}", 36 + rank / 10 + 4.2 * np.log2(k) + layer / 3, 2.5 - k / 80, null=47 + 4.0 * np.log2(k), ceiling=12.0, p=0.01
+            f"angle_pca_k{k}",
+            36 + rank / 10 + 4.2 * np.log2(k) + layer / 3,
+            2.5 - k / 80,
+            null=47 + 4.0 * np.log2(k),
+            ceiling=12.0,
+            p=0.01,
         )
         for k in (4, 8, 16, 32, 64, 128)
     ]
@@ -207,9 +276,22 @@ def _learning(rng: np.random.Generator) -> list[Curve]:
     for rank in RANKS:
         for layer in LAYERS:
             for d_sae in SIZES:
-                fvu = tuple(CurvePoint(s, float(0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006))) for s in steps)
-                dead = tuple(CurvePoint(s, float(int(d_sae / 4 * min(s, 300) / 300 * np.exp(-s / 900)))) for s in steps)
-                curves += [Curve(f"r{rank}", layer, d_sae, 8, "topk", 0, name, points, f"d_sae {d_sae}") for name, points in (("learning", fvu), ("dead_latents", dead))]
+                fvu = tuple(
+                    CurvePoint(
+                        s,
+                        float(
+                            0.3 - d_sae / 5000 + 0.7 * np.exp(-s / (180 + 8 * layer)) + rng.normal(0, 0.006)
+                        ),
+                    )
+                    for s in steps
+                )
+                dead = tuple(
+                    CurvePoint(s, float(int(d_sae / 4 * min(s, 300) / 300 * np.exp(-s / 900)))) for s in steps
+                )
+                curves += [
+                    Curve(f"r{rank}", layer, d_sae, 8, "topk", 0, name, points, f"d_sae {d_sae}")
+                    for name, points in (("learning", fvu), ("dead_latents", dead))
+                ]
     return curves
 
 
@@ -225,7 +307,9 @@ def _latents(rng: np.random.Generator) -> list[LatentGroup]:
 
 def _card(rank: int, words: tuple[str, ...], rng: np.random.Generator) -> LatentCard:
     top = tuple(_context(words, rng, 14 - i, f"play-{rng.integers(99):02d}/scene-{i}") for i in range(5))
-    spread = tuple(_context(words, rng, rng.uniform(1, 9), f"play-{rng.integers(99):02d}/scene-{i}") for i in range(5))
+    spread = tuple(
+        _context(words, rng, rng.uniform(1, 9), f"play-{rng.integers(99):02d}/scene-{i}") for i in range(5)
+    )
     share = 0.142 / rank
     return LatentCard(int(rng.integers(256)), rank, share, 0.031 / rank, int(497 / rank), 14.2, top, spread)
 
@@ -236,4 +320,12 @@ def _context(words: tuple[str, ...], rng: np.random.Generator, peak: float, doc:
     activations = np.where(rng.random(25) < 0.15, rng.uniform(0.5, 8, 25), 0.0)
     activations[12] = peak
     marker = tuple(33 <= start + i <= 51 for i in range(25))
-    return Context(doc, "domain", int(rng.integers(12, 110)), 12, tokens, tuple(round(float(a), 3) for a in activations), marker)
+    return Context(
+        doc,
+        "domain",
+        int(rng.integers(12, 110)),
+        12,
+        tokens,
+        tuple(round(float(a), 3) for a in activations),
+        marker,
+    )

@@ -23,11 +23,16 @@ class Given:
         return np.maximum(x, 0)
 
 
-def table(contexts: int = 12, length: int = 30, per_doc: int = 2, marker: np.ndarray | None = None) -> TokenTable:
-    """Contexts of `length` tokens and BOS each, `per_doc` of them of one document; token ids count up over the table."""
+def table(
+    contexts: int = 12, length: int = 30, per_doc: int = 2, marker: np.ndarray | None = None
+) -> TokenTable:
+    """Contexts of `length` tokens and BOS each, `per_doc` of them of one document; token ids count up over
+    the table."""
     rows = contexts * (length + 1)
     return TokenTable(
-        doc_id=np.repeat(np.array([f"doc-{i // per_doc}" for i in range(contexts)], dtype=object), length + 1),
+        doc_id=np.repeat(
+            np.array([f"doc-{i // per_doc}" for i in range(contexts)], dtype=object), length + 1
+        ),
         corpus=np.repeat(np.array(["domain"] * contexts, dtype=object), length + 1),
         split=np.array(["eval"] * rows, dtype=object),
         position=np.tile(np.arange(length + 1, dtype=np.int32), contexts),
@@ -47,7 +52,12 @@ def cards_of(codes: np.ndarray, tokens: TokenTable, alive: list[bool], energy: l
 
 def test_latents_are_ranked_by_their_share_of_the_energy_of_the_living():
     tokens = table()
-    cards = cards_of(np.random.default_rng(0).random((len(tokens), 4)), tokens, [True, False, True, True], [1.0, 100.0, 5.0, 4.0])
+    cards = cards_of(
+        np.random.default_rng(0).random((len(tokens), 4)),
+        tokens,
+        [True, False, True, True],
+        [1.0, 100.0, 5.0, 4.0],
+    )
     assert [(c.rank, c.latent) for c in cards] == [(1, 2), (2, 3), (3, 0)]
     assert [c.energy_share for c in cards] == pytest.approx([0.5, 0.4, 0.1])
 
@@ -57,7 +67,11 @@ def test_top_contexts_are_the_strongest_tokens_of_different_documents():
     codes = np.zeros((len(tokens), 1))
     codes[[5, 6, 40, 70, 160]] = [[9.0], [8.0], [7.0], [6.0], [5.0]]  # documents 0, 0, 0, 1, 2
     (card,) = cards_of(codes, tokens, [True], [1.0])
-    assert [(c.doc_id, c.activations[c.center]) for c in card.top] == [("doc-0", 9.0), ("doc-1", 6.0), ("doc-2", 5.0)]
+    assert [(c.doc_id, c.activations[c.center]) for c in card.top] == [
+        ("doc-0", 9.0),
+        ("doc-1", 6.0),
+        ("doc-2", 5.0),
+    ]
     assert card.peak == 9.0
 
 
@@ -74,7 +88,9 @@ def test_random_contexts_are_drawn_from_where_the_latent_fires_and_from_nowhere_
         assert len({c.tokens[c.center] for c in card.random}) == 5
         drawn += [int(c.tokens[c.center].removeprefix(" t")) for c in card.random]
     assert set(drawn) <= set(fires.tolist())
-    assert abs(np.mean(np.searchsorted(np.sort(fires), drawn)) - 99.5) < 15  # uniform over them: 4 standard errors are 16
+    assert (
+        abs(np.mean(np.searchsorted(np.sort(fires), drawn)) - 99.5) < 15
+    )  # uniform over them: 4 standard errors are 16
 
 
 def test_the_contexts_of_a_latent_do_not_change_with_how_many_are_shown():
@@ -122,7 +138,9 @@ def test_a_real_dictionary_is_encoded_as_it_encodes_itself():
     generator = torch.Generator().manual_seed(0)
     decoder = torch.nn.functional.normalize(torch.randn(16, 8, generator=generator), dim=1)
     ones = torch.ones(16)
-    dictionary = Dictionary(decoder.T.contiguous(), decoder, torch.zeros(16), torch.zeros(8), "topk", 3, firing=ones, energy=ones)
+    dictionary = Dictionary(
+        decoder.T.contiguous(), decoder, torch.zeros(16), torch.zeros(8), "topk", 3, firing=ones, energy=ones
+    )
     tokens = table(contexts=2, length=9)
     deltas = torch.randn(len(tokens), 8, generator=generator).numpy()
     codes = encode_rows(dictionary, deltas, tokens)

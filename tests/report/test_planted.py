@@ -16,7 +16,8 @@ CONTEXTS, LENGTH = 40, 30
 
 
 def marked(rng: np.random.Generator, share: float = 0.2) -> TokenTable:
-    """The second half of the contexts is another text without markers; of the first, some hold a run of ten marker tokens."""
+    """The second half of the contexts is another text without markers; of the first, some hold a run of ten
+    marker tokens."""
     marker = np.zeros((CONTEXTS, LENGTH + 1), dtype=bool)
     for i in range(CONTEXTS // 2):
         if rng.random() < share or i == 0:
@@ -29,7 +30,9 @@ def marked(rng: np.random.Generator, share: float = 0.2) -> TokenTable:
 
 def codes_of(values: np.ndarray, tokens: TokenTable) -> Codes:
     latents = values.shape[1]
-    return encode_rows(Given(np.ones(latents, dtype=bool), np.arange(latents, 0, -1.0)), values.astype(np.float32), tokens)
+    return encode_rows(
+        Given(np.ones(latents, dtype=bool), np.arange(latents, 0, -1.0)), values.astype(np.float32), tokens
+    )
 
 
 def sparse_noise(rng: np.random.Generator, tokens: TokenTable, latents: int) -> np.ndarray:
@@ -73,10 +76,15 @@ def test_a_latent_that_only_knows_a_position_is_not_a_finding():
 
 def test_markers_that_fall_beyond_the_end_of_shorter_contexts_are_let_go():
     tokens = table(contexts=6, length=30)
-    short = np.concatenate([np.arange(5 * 31, 5 * 31 + 31), *(np.arange(i * 31, i * 31 + 4) for i in range(5))])
+    short = np.concatenate(
+        [np.arange(5 * 31, 5 * 31 + 31), *(np.arange(i * 31, i * 31 + 4) for i in range(5))]
+    )
     marker = np.zeros(len(short), dtype=bool)
     marker[20:31] = True
-    cut = TokenTable(*(getattr(tokens, f)[short] for f in ("doc_id", "corpus", "split", "position", "token_id")), marker=marker)
+    cut = TokenTable(
+        *(getattr(tokens, f)[short] for f in ("doc_id", "corpus", "split", "position", "token_id")),
+        marker=marker,
+    )
     finding = find_planted(codes_of((cut.marker * 2.0)[:, None], cut), cut, permutations=19)
     assert finding.ap == 1.0
     assert finding.p is not None and 0 < finding.p <= 1
@@ -87,7 +95,11 @@ def test_p_is_uniform_where_nothing_knows_the_marker():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         tokens = marked(rng)
-        found.append(find_planted(codes_of(sparse_noise(rng, tokens, 15), tokens), tokens, permutations=49, seed=seed).p)
+        found.append(
+            find_planted(
+                codes_of(sparse_noise(rng, tokens, 15), tokens), tokens, permutations=49, seed=seed
+            ).p
+        )
     assert stats.kstest(np.array(found, dtype=float), "uniform").pvalue > 0.01
 
 

@@ -27,12 +27,18 @@ def test_answers_are_set_as_sentences_under_their_questions():
 
 
 def test_prose_escapes_and_keeps_emphasis_minus_and_percent():
-    assert prose("**a** *b* <c> -0.5 r4-s0 2024-11-02 12 %") == ("<strong>a</strong> <em>b</em> &lt;c&gt; −0.5 r4-s0 2024-11-02 12\u00a0%")
+    assert (
+        prose("**a** *b* <c> -0.5 r4-s0 2024-11-02 12 %")
+        == "<strong>a</strong> <em>b</em> &lt;c&gt; −0.5 r4-s0 2024-11-02 12\u00a0%"
+    )
 
 
 def test_tokens_are_shaded_by_activation_and_the_space_before_a_word_is_not():
     context = Context("d", "domain", 3, 1, (" the", " word", " <of>"), (0.4, 10.0, 1.0), (False, False, True))
-    assert tokens(context, peak=10.0) == ('the <b class="a9 c" title="10.0">word</b><u> <b class="a1" title="1.00">&lt;of&gt;</b></u>')
+    assert (
+        tokens(context, peak=10.0)
+        == 'the <b class="a9 c" title="10.0">word</b><u> <b class="a1" title="1.00">&lt;of&gt;</b></u>'
+    )
 
 
 def test_a_token_of_nothing_but_space_is_still_seen():

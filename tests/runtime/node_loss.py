@@ -1,4 +1,5 @@
-"""A Ray cluster of a head and two nodes on this machine, of which one is lost while its gang works; prints the results as JSON."""
+"""A Ray cluster of a head and two nodes on this machine, of which one is lost while its gang works; prints
+the results as JSON."""
 
 import json
 import sys

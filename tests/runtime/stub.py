@@ -27,7 +27,8 @@ EXPECTED = {unit(i).name: i for i in range(5)}
 
 @dataclass(frozen=True)
 class Stub:
-    """Notes every run of a unit in a file, and dies, fails, refuses to start or waits for its node's end as told."""
+    """Notes every run of a unit in a file, and dies, fails, refuses to start or waits for its node's end as
+    told."""
 
     notes: Path
     kill: Literal["", "worker", "leader"] = ""
@@ -61,7 +62,8 @@ class Storing(Stub):
 
 @dataclass(frozen=True)
 class Following:
-    """Each unit but the first waits until the result of the one before it was heard of: a file of its number."""
+    """Each unit but the first waits until the result of the one before it was heard of: a file of its
+    number."""
 
     heard: Path
 
@@ -87,7 +89,12 @@ class StubWorker:
             raise PrecisionError(f"unit {number} holds NaN: remedy")
         if number == stub.bug_at:
             raise KeyError("a_name_that_is_not_there")
-        if number == 3 and keep and (stub.kill or stub.wait_for_the_end) and (stub.again or not (stub.notes / "struck").exists()):
+        if (
+            number == 3
+            and keep
+            and (stub.kill or stub.wait_for_the_end)
+            and (stub.again or not (stub.notes / "struck").exists())
+        ):
             (stub.notes / ".struck").write_text(ray.get_runtime_context().get_node_id())
             (stub.notes / ".struck").rename(stub.notes / "struck")
             if stub.kill:

@@ -11,7 +11,9 @@ from ray.train.torch import TorchTrainer
 from deltasae_ray.runtime.controller import _Interruptible
 
 
-def test_ctrl_c_as_a_run_ends_is_an_interrupt_though_there_is_nothing_left_to_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_as_a_run_ends_is_an_interrupt_though_there_is_nothing_left_to_abort(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     controller: Any = SimpleNamespace(abort=SimpleNamespace(remote=lambda: None))
     monkeypatch.setattr(ray, "get", lambda _: None)  # the controller has ended its run, and answers
     before = signal.getsignal(signal.SIGINT)

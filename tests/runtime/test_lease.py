@@ -31,7 +31,12 @@ ELSEWHERE = replace(Claim.of_this_process("jobs/fit.py"), boot="another", host="
 @contextmanager
 def holder(root: str) -> Iterator[subprocess.Popen]:
     """A driver in a process of its own, which holds the root."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.runtime.holder", root], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.runtime.holder", root],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout and process.stdout.readline() == "holds\n"
         yield process
@@ -63,24 +68,39 @@ def test_a_second_driver_is_refused_before_it_looks_at_model_or_text(stage: str,
         with pytest.raises(LeaseError) as refused:
             run(stage, cfg)
         said = str(refused.value)
-        assert all(part in said for part in (str(claim), "jobs/sweep.py", f"pid {first.pid} on", f"kill {first.pid}", "another storage.root"))
+        assert all(
+            part in said
+            for part in (
+                str(claim),
+                "jobs/sweep.py",
+                f"pid {first.pid} on",
+                f"kill {first.pid}",
+                "another storage.root",
+            )
+        )
         assert claims(tmp_path) == [claim], "who is refused leaves nothing behind"
 
 
 def test_after_a_kill_the_next_driver_goes_on_at_once(tmp_path: Path) -> None:
     with holder(str(tmp_path)) as first:
         first.send_signal(signal.SIGKILL)
-        while b"State:\tZ" not in Path(f"/proc/{first.pid}/status").read_bytes():  # dead, though nobody has asked for its exit code
+        while (
+            b"State:\tZ" not in Path(f"/proc/{first.pid}/status").read_bytes()
+        ):  # dead, though nobody has asked for its exit code
             time.sleep(0.01)
         before = time.monotonic()
         with lease(Storage(str(tmp_path)), "jobs/sweep.py"):
-            assert time.monotonic() - before < 0.9, "no second is waited for a process that is seen to be dead"
+            assert time.monotonic() - before < 0.9, (
+                "no second is waited for a process that is seen to be dead"
+            )
             assert len(claims(tmp_path)) == 1
     assert claims(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [None, CorpusError, KeyboardInterrupt, SystemExit])
-def test_a_lease_ends_with_the_study_however_that_ends(error: type[BaseException] | None, tmp_path: Path) -> None:
+def test_a_lease_ends_with_the_study_however_that_ends(
+    error: type[BaseException] | None, tmp_path: Path
+) -> None:
     with suppress(CorpusError, KeyboardInterrupt, SystemExit), lease(Storage(str(tmp_path)), "jobs/fit.py"):
         assert len(claims(tmp_path)) == 1
         if error:
@@ -95,11 +115,18 @@ def test_a_pid_that_was_given_out_again_does_not_hold_a_root(tmp_path: Path) -> 
         assert len(claims(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("other", [ELSEWHERE, replace(ELSEWHERE, boot=Claim.of_this_process("").boot, namespace="pid:[1]")])
-def test_an_owner_elsewhere_holds_a_root_once_it_gives_a_sign_of_life(other: Claim, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "other", [ELSEWHERE, replace(ELSEWHERE, boot=Claim.of_this_process("").boot, namespace="pid:[1]")]
+)
+def test_an_owner_elsewhere_holds_a_root_once_it_gives_a_sign_of_life(
+    other: Claim, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = put(tmp_path, other, silent_s=STALE_S - 50)
     once_watched(caplog, lambda: os.utime(path))
-    with pytest.raises(LeaseError, match=r"pid 4321 on far-away.*end it there \(\d s ago"), lease(Storage(str(tmp_path)), "x", beat_s=0.2):
+    with (
+        pytest.raises(LeaseError, match=r"pid 4321 on far-away.*end it there \(\d s ago"),
+        lease(Storage(str(tmp_path)), "x", beat_s=0.2),
+    ):
         pass
     assert claims(tmp_path) == [path]
     assert re.search(r"silent for [789]\d s.*this driver goes on in [2345]\d s", caplog.text)
@@ -107,7 +134,9 @@ def test_an_owner_elsewhere_holds_a_root_once_it_gives_a_sign_of_life(other: Cla
 
 @pytest.mark.parametrize("silent_s", [STALE_S - 2, STALE_S + 2])
 @pytest.mark.parametrize("known", [True, False])
-def test_an_owner_elsewhere_that_gives_no_sign_of_life_is_outlived(known: bool, silent_s: float, tmp_path: Path) -> None:
+def test_an_owner_elsewhere_that_gives_no_sign_of_life_is_outlived(
+    known: bool, silent_s: float, tmp_path: Path
+) -> None:
     path = put(tmp_path, ELSEWHERE, silent_s=silent_s)
     if not known:
         path.write_text('{"version": 2}')
@@ -143,13 +172,16 @@ def test_an_owner_gives_signs_of_life_and_sees_when_its_root_is_taken_over(tmp_p
         until(lambda: claim.stat().st_mtime > 0)
         held.check()
         until(lambda: loses(held))
-        with pytest.raises(LeaseError, match=f"{claim.name}.*another driver took over.*start the same command again"):
+        with pytest.raises(
+            LeaseError, match=f"{claim.name}.*another driver took over.*start the same command again"
+        ):
             held.check()
         assert claims(tmp_path) == [], "the root is another's now"
 
 
 def loses(held: Lease) -> bool:
-    """Takes the claim away, and looks whether its owner has seen so. A sign of life that was on its way may bring it back once."""
+    """Takes the claim away, and looks whether its owner has seen so. A sign of life that was on its way may
+    bring it back once."""
     held._storage.delete_file(held.key)
     try:
         held.check()
@@ -192,8 +224,8 @@ def test_of_drivers_that_begin_at_once_never_two_go_on_and_of_two_one_does(tmp_p
 
 
 def once_watched(caplog: pytest.LogCaptureFixture, act: Callable[[], object]) -> None:
-    """Does so after a driver has said that it waits for a sign of life: one that came before, or within the same second of an object
-    store's clock, would be no sign."""
+    """Does so after a driver has said that it waits for a sign of life: one that came before, or within the
+    same second of an object store's clock, would be no sign."""
 
     def wait() -> None:
         until(lambda: "waiting for a sign of life" in caplog.text)
@@ -204,12 +236,17 @@ def once_watched(caplog: pytest.LogCaptureFixture, act: Callable[[], object]) ->
 
 
 @pytest.mark.slow
-def test_a_lease_on_an_object_store(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lease_on_an_object_store(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with s3_server() as endpoint:
         root = s3_root(endpoint, "leased", monkeypatch)
         storage = Storage(root)
         with holder(root) as first:
-            with pytest.raises(LeaseError, match=rf"leased/some/study/lease-.*pid {first.pid} on"), lease(storage, "jobs/fit.py"):
+            with (
+                pytest.raises(LeaseError, match=rf"leased/some/study/lease-.*pid {first.pid} on"),
+                lease(storage, "jobs/fit.py"),
+            ):
                 pass
             first.kill()
             first.wait()

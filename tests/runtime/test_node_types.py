@@ -27,15 +27,28 @@ def test_a_gang_that_no_node_type_holds_is_refused_while_there_is_only_a_head(na
     (kind,) = types = worker_types(shipped(name))
     gpus, nodes = int(kind.gpus), each_node(with_types([HEAD], types))
     assert kind.at_most > 0 and len(nodes) == 1 + kind.at_most
-    check_nodes(StudyConfig(adapters=("given",), gangs=GangConfig(ranks=gpus, gpus_per_gang=gpus)), nodes, at_once=1)
-    for gangs in (GangConfig(ranks=2 * gpus, gpus_per_gang=2 * gpus), GangConfig(memory_gb=1e5), GangConfig(cpus_per_gang=1000)):
-        with pytest.raises(ResourceError, match="do not fit the nodes of this cluster .*gangs.cpus_per_gang, gangs.gpus_per_gang or gangs.memory_gb"):
+    check_nodes(
+        StudyConfig(adapters=("given",), gangs=GangConfig(ranks=gpus, gpus_per_gang=gpus)), nodes, at_once=1
+    )
+    for gangs in (
+        GangConfig(ranks=2 * gpus, gpus_per_gang=2 * gpus),
+        GangConfig(memory_gb=1e5),
+        GangConfig(cpus_per_gang=1000),
+    ):
+        with pytest.raises(
+            ResourceError,
+            match=(
+                "do not fit the nodes of this cluster .*gangs.cpus_per_gang, gangs.gpus_per_gang or"
+                " gangs.memory_gb"
+            ),
+        ):
             check_nodes(StudyConfig(adapters=("given",), gangs=gangs), nodes, at_once=1)
 
 
 def test_types_without_nodes_allowed_and_the_head_do_not_count_and_nodes_that_are_there_count_once() -> None:
     config = {"head_node_type": "head", "max_workers": 3, "available_node_types": {
-        "head": {"resources": {"CPU": 64}, "max_workers": 0}, "never": {"resources": {"CPU": 128}, "max_workers": 0},
+        "head": {"resources": {"CPU": 64}, "max_workers": 0}, "never": {"resources": {"CPU": 128},
+            "max_workers": 0},
         "cpu": {"resources": {"CPU": 8, "memory": 10}, "max_workers": 100}, "plain": {"max_workers": 2},
     }}  # fmt: skip
     types, node = worker_types(config), of_ray("n", {"CPU": 8.0})
@@ -72,13 +85,23 @@ def test_a_raycluster_is_read_as_rays_own_autoscaler_reads_it(group: dict) -> No
     if group:
         asked = {key: group[key] for key in ("limits", "requests") if key in group}
         worker["template"]["spec"]["containers"][0]["resources"] = asked
-        worker |= {"rayStartParams": group.get("started", {}), "resources": group.get("own", {}), "numOfHosts": 2}
-    (ours,), theirs = worker_types(cluster), _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"][worker["groupName"]]
+        worker |= {
+            "rayStartParams": group.get("started", {}),
+            "resources": group.get("own", {}),
+            "numOfHosts": 2,
+        }
+    (ours,), theirs = (
+        worker_types(cluster),
+        _derive_autoscaling_config_from_ray_cr(cluster)["available_node_types"][worker["groupName"]],
+    )
     assert (ours.name, ours.at_most) == (worker["groupName"], theirs["max_workers"])
     assert ours.has == {"CPU": 0, "GPU": 0, "memory": 0} | theirs["resources"]
 
 
 def test_what_ray_keeps_for_objects_is_not_asked_of_it_but_may_be_used() -> None:
     node = of_ray("n", {"CPU": 2, "memory": 6e9, "object_store_memory": 2e9})
-    asks, uses = Needs("fit", "worker", 1, 1, 0, 0.0, 1e9, 7e9, ()), Needs("fit", "worker", 1, 1, 0, 0.0, 7e9, 0.0, ())
+    asks, uses = (
+        Needs("fit", "worker", 1, 1, 0, 0.0, 1e9, 7e9, ()),
+        Needs("fit", "worker", 1, 1, 0, 0.0, 7e9, 0.0, ()),
+    )
     assert obstacle(asks, node) and not obstacle(uses, node) and obstacle(replace(uses, host_bytes=9e9), node)

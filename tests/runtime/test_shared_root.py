@@ -1,4 +1,5 @@
-"""A root that some node cannot see is refused before any work, and a shared folder is a root only after the nodes were asked."""
+"""A root that some node cannot see is refused before any work, and a shared folder is a root only after the
+nodes were asked."""
 
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from deltasae_ray.runtime.shared_root import blind_nodes, check_root, on_network
 from deltasae_ray.storage import Storage
 
 
-def test_a_folder_is_no_root_for_several_nodes_or_for_a_cluster_that_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_no_root_for_several_nodes_or_for_a_cluster_that_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local = Storage(str(tmp_path))
     check_root(local, 1)
     check_root(Storage("s3://bucket/study"), 9)
     monkeypatch.setattr(shared, "blind_nodes", lambda _: ["10.0.0.2"])
-    with pytest.raises(StorageError, match=r"another folder, or none, on 10\.0\.0\.2: mount it on every node.*or give s3://"):
+    with pytest.raises(
+        StorageError, match=r"another folder, or none, on 10\.0\.0\.2: mount it on every node.*or give s3://"
+    ):
         check_root(local, 2)
     monkeypatch.setattr(shared, "blind_nodes", lambda _: [])
     check_root(local, 2)
@@ -32,7 +37,12 @@ def test_a_folder_that_others_can_mount_is_told_from_one_of_this_machine(tmp_pat
     mounts, folder = tmp_path / "mounts", tmp_path / "a b"
     folder.mkdir()
     place = str(folder).replace(" ", "\\040")
-    for kinds, told in ((("ext4", "nfs4"), True), (("nfs", "ext4"), False), (("overlay", "fuse.s3fs"), True), (("tmpfs", "tmpfs"), False)):
+    for kinds, told in (
+        (("ext4", "nfs4"), True),
+        (("nfs", "ext4"), False),
+        (("overlay", "fuse.s3fs"), True),
+        (("tmpfs", "tmpfs"), False),
+    ):
         mounts.write_text(f"server:/x / {kinds[0]} rw 0 0\nserver:/y {place} {kinds[1]} rw 0 0\n")
         assert on_network(folder / "not" / "yet", mounts) is told
     assert not on_network(folder, tmp_path / "no such file")

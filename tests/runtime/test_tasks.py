@@ -12,10 +12,15 @@ from deltasae_ray.runtime import tasks
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_tasks_of_which_none_ends_are_told_and_given_up_after_a_day(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_tasks_of_which_none_ends_are_told_and_given_up_after_a_day(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(tasks, "_QUIET_S", 0.5)
     monkeypatch.setattr(tasks, "_NOTHING_S", 1.0)
-    with caplog.at_level(logging.WARNING), pytest.raises(ResourceError, match="none of 1 tasks of 1 CPUs has ended .*`ray status`"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(ResourceError, match="none of 1 tasks of 1 CPUs has ended .*`ray status`"),
+    ):
         tasks.run_tasks([(time.sleep, 20)], 1.0)
     assert "wait for nodes" in caplog.text
 

@@ -63,17 +63,25 @@ time.sleep(300)
 """
 
 
-def test_a_process_that_wiped_its_environment_is_known_by_the_folder_it_writes_to_and_others_there_are_not_ended(tmp_path: Path) -> None:
+def test_a_process_that_wiped_its_environment_is_known_by_the_folder_it_writes_to_and_others_there_are_not_ended(
+    tmp_path: Path,
+) -> None:
     """Setting a title wipes it, and the parent that still has it ends in the same moment as the driver."""
     session = tmp_path / "session_1"
     session.mkdir()
     (session / "other.log").write_text("")
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER_OF_ONE_WITHOUT_MARK, str(session)], stdout=subprocess.PIPE)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER_OF_ONE_WITHOUT_MARK, str(session)], stdout=subprocess.PIPE
+    )
     with (session / "other.log").open() as read:
         reader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdin=read, env={})
     with (session / "driver.log").open("w") as own:
-        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdout=own)  # joined that Ray
-    guard = subprocess.Popen([sys.executable, "-I", "-S", watch.__file__, str(driver.pid), "nobody", "0.2"], stdin=subprocess.PIPE)
+        other = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(300)"], stdout=own
+        )  # joined that Ray
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", watch.__file__, str(driver.pid), "nobody", "0.2"], stdin=subprocess.PIPE
+    )
     assert guard.stdin and driver.stdout
     try:
         with guard.stdin as line:

@@ -17,9 +17,17 @@ class World:
 
 
 def planted(
-    seed: int, rows: int = 8192, *, d_model: int = 256, subspace: int = 32, atoms: int = 64, active: int = 4, noise: float = 0.01
+    seed: int,
+    rows: int = 8192,
+    *,
+    d_model: int = 256,
+    subspace: int = 32,
+    atoms: int = 64,
+    active: int = 4,
+    noise: float = 0.01,
 ) -> World:
-    """Each row is `active` of `atoms` unit atoms, all inside a subspace, with coefficients in [0.5, 1.5] and white noise."""
+    """Each row is `active` of `atoms` unit atoms, all inside a subspace, with coefficients in [0.5, 1.5] and
+    white noise."""
     g = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(d_model, subspace, generator=g)).Q
     truth = F.normalize(torch.randn(atoms, subspace, generator=g), dim=1) @ basis.T
@@ -31,7 +39,8 @@ def planted(
 
 
 def rank_one(seed: int, rows: int = 4096, d_model: int = 64) -> tuple[Tensor, Tensor]:
-    """(x, v): what a rank-one writer adds, a signed heavy-tailed coefficient times the unit vector v, with a little noise."""
+    """(x, v): what a rank-one writer adds, a signed heavy-tailed coefficient times the unit vector v, with a
+    little noise."""
     g = torch.Generator().manual_seed(seed)
     v = F.normalize(torch.randn(d_model, generator=g), dim=0)
     return torch.randn(rows, 1, generator=g).exp() * v + 0.001 * torch.randn(rows, d_model, generator=g), v

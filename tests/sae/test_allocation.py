@@ -22,6 +22,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_buffer_as_large_as_one_that_was_freed_costs_no_new_pages() -> None:
     def faults(how: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
+        return int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True
+            ).stdout
+        )
 
     assert faults("keep") < faults("plain") / 10

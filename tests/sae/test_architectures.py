@@ -1,4 +1,5 @@
-"""What every architecture must do: recover planted atoms, resume without a trace, open in SAELens, and share its work with peers."""
+"""What every architecture must do: recover planted atoms, resume without a trace, open in SAELens, and share
+its work with peers."""
 
 import json
 import threading
@@ -12,7 +13,14 @@ from torch import Tensor
 
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.sae import kernels
-from deltasae_ray.sae.architectures import THRESHOLD_ON_FREEZING, Weights, dense_forward, missed_by_dead, prefixes, sparse_forward
+from deltasae_ray.sae.architectures import (
+    THRESHOLD_ON_FREEZING,
+    Weights,
+    dense_forward,
+    missed_by_dead,
+    prefixes,
+    sparse_forward,
+)
 from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.sae.metrics import held_out
 from deltasae_ray.sae.names import Architecture
@@ -32,8 +40,14 @@ def trained(trainer: Trainer, steps: int | None = None) -> Trainer:
 
 @pytest.mark.parametrize(
     ("architecture", "found", "fvu"),
-    # Matryoshka's small prefixes merge atoms, L1 shrinks codes: both are known prices, and the limits say how high they may be.
-    [("batchtopk", 0.95, 0.15), ("jumprelu", 0.95, 0.15), ("matryoshka_batchtopk", 0.85, 0.3), ("standard", 0.8, 1.0)],
+    # Matryoshka's small prefixes merge atoms, L1 shrinks codes: both are known prices, and the limits say how
+    # high they may be.
+    [
+        ("batchtopk", 0.95, 0.15),
+        ("jumprelu", 0.95, 0.15),
+        ("matryoshka_batchtopk", 0.85, 0.3),
+        ("standard", 0.8, 1.0),
+    ],
 )
 def test_planted_atoms_are_recovered(architecture: str, found: float, fvu: float) -> None:
     world = planted(0, rows=6000)
@@ -51,11 +65,16 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(architecture: Architecture) ->
     calm = trained(Trainer(x, recipe, seed=3))
     state = trained(Trainer(x, recipe, seed=3), 13).state_dict()
     resumed = Trainer(x, recipe, seed=3)
-    resumed.load_state_dict(json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"})) | {"tensors": state["tensors"]})
+    resumed.load_state_dict(
+        json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"}))
+        | {"tensors": state["tensors"]}
+    )
     assert trained(resumed).curve == calm.curve
     a, b = resumed.finish(), calm.finish()
     for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "firing"):
-        assert (getattr(a, name) is None and getattr(b, name) is None) or torch.equal(getattr(a, name), getattr(b, name)), name
+        assert (getattr(a, name) is None and getattr(b, name) is None) or torch.equal(
+            getattr(a, name), getattr(b, name)
+        ), name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -76,7 +95,9 @@ def test_what_is_saved_encodes_tokens_alone_and_opens_in_saelens(architecture: s
 @pytest.mark.parametrize("architecture", THRESHOLD_ON_FREEZING)
 def test_the_frozen_threshold_lets_k_latents_fire_on_average(architecture: str) -> None:
     world = planted(3, rows=2000)
-    assert held_out(fit_dictionary(world.x, 64, 4, architecture, steps=60, batch_tokens=256), world.x).l0 == pytest.approx(4, rel=0.1)
+    assert held_out(
+        fit_dictionary(world.x, 64, 4, architecture, steps=60, batch_tokens=256), world.x
+    ).l0 == pytest.approx(4, rel=0.1)
 
 
 def weights(d_sae: int, d_model: int, threshold: float) -> Weights:
@@ -110,7 +131,11 @@ def test_a_threshold_that_lets_too_much_through_is_pushed_up_by_the_number_of_co
 @pytest.mark.parametrize("dead", [1, 5, 20], ids=["one", "fewer than half of d_model", "more"])
 def test_the_dense_pass_of_dead_latents_has_value_and_gradients_of_the_sparse_one(dead: int) -> None:
     g = torch.Generator().manual_seed(2)
-    y, left, latents = torch.randn(50, 12, generator=g), torch.randn(50, 12, generator=g), torch.randperm(64, generator=g)[:dead]
+    y, left, latents = (
+        torch.randn(50, 12, generator=g),
+        torch.randn(50, 12, generator=g),
+        torch.randperm(64, generator=g)[:dead],
+    )
     ours, theirs = (Weights(*(p.requires_grad_() for p in weights(64, 12, 1.0))) for _ in range(2))
     for w in (ours, theirs):
         with torch.no_grad():
@@ -127,7 +152,9 @@ def test_the_dense_pass_of_dead_latents_has_value_and_gradients_of_the_sparse_on
     missed.backward()
     expected.backward()
     for name in ("encoder", "decoder", "b_enc", "b_dec"):
-        torch.testing.assert_close(getattr(ours, name).grad, getattr(theirs, name).grad, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(
+            getattr(ours, name).grad, getattr(theirs, name).grad, rtol=1e-5, atol=1e-5, msg=name
+        )
 
 
 @dataclass
@@ -153,7 +180,9 @@ def test_peers_that_share_every_batch_end_with_the_dictionary_of_one(architectur
     recipe = Recipe(48, 4, architecture, batch_tokens=101, steps=25, dead_tokens=300)
     alone = trained(Trainer(x, recipe, seed=0))
     barrier, given = threading.Barrier(2), {}
-    trainers = [Trainer(x, recipe, seed=0, peers=Threads(rank, 2, barrier=barrier, given=given)) for rank in range(2)]
+    trainers = [
+        Trainer(x, recipe, seed=0, peers=Threads(rank, 2, barrier=barrier, given=given)) for rank in range(2)
+    ]
     threads = [threading.Thread(target=trained, args=(trainer,)) for trainer in trainers]
     for thread in threads:
         thread.start()

@@ -38,7 +38,9 @@ def test_a_saved_dictionary_loads_unchanged(architecture: str, tmp_path: Path) -
     for field in dataclasses.fields(Dictionary):
         a, b = getattr(before, field.name), getattr(after, field.name)
         if isinstance(a, torch.Tensor) and field.name in ("W_enc", "W_dec", "b_enc", "threshold"):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)  # unit rows are normalised again on the way in
+            torch.testing.assert_close(
+                a, b, rtol=0, atol=1e-6
+            )  # unit rows are normalised again on the way in
         else:
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
     assert int(after.alive.sum()) == 50
@@ -112,7 +114,8 @@ def damage(folder: Path, kind: str) -> None:
 
 
 KINDS = (
-    "truncated", "truncated statistics", "pickle", "missing", "not json", "json list", "nan", "no bias", "short bias",
+    "truncated", "truncated statistics", "pickle", "missing", "not json", "json list", "nan", "no bias",
+    "short bias",
     "other width", "k", "architecture", "relu", "jumprelu without threshold", "normalised",
 )  # fmt: skip
 

@@ -17,7 +17,16 @@ CHOICES = ["topk", "batchtopk"]
 SCREENED = {"topk": screening.topk, "batchtopk": screening.batch_topk}
 
 
-def dense_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, how: str, among: Tensor | None) -> Tensor:
+def dense_loss(
+    x: Tensor,
+    encoder: Tensor,
+    decoder: Tensor,
+    b_enc: Tensor,
+    b_dec: Tensor,
+    k: int,
+    how: str,
+    among: Tensor | None,
+) -> Tensor:
     """As one writes it first: dense codes, autograd."""
     pre = (x - b_dec) @ encoder.T + b_enc
     seen = pre if among is None else torch.full_like(pre, -torch.inf).index_copy(1, among, pre[:, among])
@@ -27,12 +36,24 @@ def dense_loss(x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec
 
 
 def sparse_loss(
-    x: Tensor, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, k: int, how: str, among: Tensor | None, screen: bool = False
+    x: Tensor,
+    encoder: Tensor,
+    decoder: Tensor,
+    b_enc: Tensor,
+    b_dec: Tensor,
+    k: int,
+    how: str,
+    among: Tensor | None,
+    screen: bool = False,
 ) -> Tensor:
     pre = kernels.preactivations(x, encoder, b_enc, b_dec).detach()
     choose = kernels.topk if how == "topk" else kernels.batch_topk
     with torch.no_grad():
-        values, chosen = SCREENED[how](x, encoder, b_enc, b_dec, k) if screen else choose(pre if among is None else pre[:, among], k)
+        values, chosen = (
+            SCREENED[how](x, encoder, b_enc, b_dec, k)
+            if screen
+            else choose(pre if among is None else pre[:, among], k)
+        )
     if among is not None:
         counts = chosen.starts.diff()
         chosen = kernels.active(among[chosen.latents], counts, len(encoder))
@@ -47,7 +68,9 @@ def sparse_loss(
 )
 @pytest.mark.parametrize("how", CHOICES)
 @pytest.mark.parametrize("k", [1, 5, 9])
-def test_gradients_of_the_sparse_path_equal_the_dense_ones(k: int, how: str, among: Tensor | None, screen: bool) -> None:
+def test_gradients_of_the_sparse_path_equal_the_dense_ones(
+    k: int, how: str, among: Tensor | None, screen: bool
+) -> None:
     x = torch.randn(70, 24, generator=torch.Generator().manual_seed(9))
     sparse, dense = weights(1), weights(1)
     losses = sparse_loss(x, *sparse, k, how, among, screen), dense_loss(x, *dense, k, how, among)
@@ -76,7 +99,11 @@ def test_batch_topk_chooses_nothing_that_is_not_positive() -> None:
     pre = -torch.ones(6, 20)
     pre[2, 3] = pre[4, 0] = 1.0
     values, chosen = kernels.batch_topk(pre, 3)
-    assert values.tolist() == [1.0, 1.0] and chosen.latents.tolist() == [3, 0] and chosen.starts.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert (
+        values.tolist() == [1.0, 1.0]
+        and chosen.latents.tolist() == [3, 0]
+        and chosen.starts.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    )
 
 
 def test_latents_that_never_fire_get_no_gradient() -> None:
@@ -99,7 +126,10 @@ def test_no_tensor_of_batch_times_k_times_d_model_is_made(how: str) -> None:
             nonlocal largest
             out = func(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, (tuple, list)) else (out,):
-                largest = max(largest, tensor.numel() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else 0)
+                largest = max(
+                    largest,
+                    tensor.numel() if isinstance(tensor, Tensor) and tensor.layout == torch.strided else 0,
+                )
             return out
 
     with Watch():

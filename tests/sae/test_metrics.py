@@ -23,18 +23,30 @@ def test_fvu_is_one_for_the_mean_and_zero_for_the_rows_themselves() -> None:
 
 def test_effective_number_counts_equal_weights() -> None:
     assert effective_number(torch.tensor([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
-    assert effective_number(torch.tensor([3.0, 1.0])) == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
+    assert effective_number(torch.tensor([3.0, 1.0])) == pytest.approx(
+        math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    )
     assert effective_number(torch.zeros(4)) == 0.0
 
 
-def test_held_out_figures_follow_their_definitions_in_any_number_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_figures_follow_their_definitions_in_any_number_of_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dictionary = made("jumprelu")
     x = torch.randn(101, 24, generator=torch.Generator().manual_seed(3)) + dictionary.b_dec
     z = dictionary.encode(x)
     whole = held_out(dictionary, x)
-    monkeypatch.setattr(type(dictionary), "passes", lambda self, rows: ((r, self.encode(r)) for r in torch.as_tensor(rows).split(7)))
+    monkeypatch.setattr(
+        type(dictionary),
+        "passes",
+        lambda self, rows: ((r, self.encode(r)) for r in torch.as_tensor(rows).split(7)),
+    )
     split = held_out(dictionary, x.numpy())
-    assert whole.rates == split.rates and sum(whole.rates) == dictionary.d_sae and len(whole.rates) == len(RATE_EDGES)
+    assert (
+        whole.rates == split.rates
+        and sum(whole.rates) == dictionary.d_sae
+        and len(whole.rates) == len(RATE_EDGES)
+    )
     assert whole.figures() == pytest.approx(split.figures(), rel=1e-6)  # fp32 products round by the block
     assert whole.fvu == pytest.approx(fvu(x, dictionary.decode(z), dictionary.mean), rel=1e-6)
     assert whole.l0 == pytest.approx(float((z > 0).sum(1).double().mean()))
@@ -56,8 +68,12 @@ def test_threads_are_set_and_given_back() -> None:
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("text", "expected"), [("150000 100000", 1), ("400000 100000", 4), ("max 100000", None), ("", None)])
-def test_the_quota_of_a_container_limits_the_cores(text: str, expected: int | None, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"), [("150000 100000", 1), ("400000 100000", 4), ("max 100000", None), ("", None)]
+)
+def test_the_quota_of_a_container_limits_the_cores(
+    text: str, expected: int | None, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cpu.max").write_text(text)
     assert _quota(tmp_path) == expected
     monkeypatch.setattr(threads_module, "_quota", lambda: 1)

@@ -47,11 +47,15 @@ def write_gemma_scope_2(folder: Path, layer: int) -> Path:
 def write_gemma_scope_1(folder: Path) -> Path:
     """google/gemma-scope-…-pt-res: layer_20/width_16k/average_l0_71/params.npz."""
     folder.mkdir(parents=True)
-    np.savez(folder / "params.npz", **{name: tensor.numpy() for name, tensor in gemma_scope_parameters().items()})
+    np.savez(
+        folder / "params.npz", **{name: tensor.numpy() for name, tensor in gemma_scope_parameters().items()}
+    )
     return folder
 
 
-def load(source: str | Path, layer: int = 12, d_model: int = D_MODEL, made_for: str = "", **base: str) -> Dictionary:
+def load(
+    source: str | Path, layer: int = 12, d_model: int = D_MODEL, made_for: str = "", **base: str
+) -> Dictionary:
     model = BaseModel(**{"label": "base", "name": "", "kind": "", "d_model": d_model} | base)
     return load_reference(resolve_references(str(source), [layer])[layer], model, made_for)
 
@@ -70,15 +74,25 @@ def test_gemma_scope_2_folder_gives_the_published_forward_pass(tmp_path: Path) -
     write_gemma_scope_2(tmp_path / "layer_12_width_16k_l0_medium", 12)
     write_gemma_scope_2(tmp_path / "layer_5_width_16k_l0_medium", 5)
     dictionary = load(tmp_path)
-    torch.testing.assert_close(dictionary.decode(dictionary.encode(X)), published_forward(X), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        dictionary.decode(dictionary.encode(X)), published_forward(X), rtol=1e-5, atol=1e-4
+    )
     torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(D_SAE))
-    assert (dictionary.architecture, dictionary.meta["hookpoint"]) == ("jumprelu", "blocks.12.hook_resid_post")
-    assert load(str(tmp_path / "layer_{layer}_width_16k_l0_medium"), 5).meta["hookpoint"] == "blocks.5.hook_resid_post"
+    assert (dictionary.architecture, dictionary.meta["hookpoint"]) == (
+        "jumprelu",
+        "blocks.12.hook_resid_post",
+    )
+    assert (
+        load(str(tmp_path / "layer_{layer}_width_16k_l0_medium"), 5).meta["hookpoint"]
+        == "blocks.5.hook_resid_post"
+    )
 
 
 def test_gemma_scope_1_arrays_give_the_published_forward_pass(tmp_path: Path) -> None:
     write_gemma_scope_1(tmp_path / "layer_12")
-    torch.testing.assert_close((d := load(tmp_path)).decode(d.encode(X)), published_forward(X), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        (d := load(tmp_path)).decode(d.encode(X)), published_forward(X), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_gemma_scope_arrays_with_pickled_objects_are_refused(tmp_path: Path) -> None:
@@ -94,7 +108,10 @@ def test_saelens_folder_gives_saelens_forward_pass(architecture: str, tmp_path: 
     from sae_lens.registry import get_sae_training_class
 
     words = {"d_in": D_MODEL, "d_sae": D_SAE} | ({"k": 6} if "topk" in architecture else {})
-    if architecture in ("topk", "batchtopk"):  # as its trainer saves them: decoder norms rescale the codes; BatchTopK becomes JumpReLU
+    if architecture in (
+        "topk",
+        "batchtopk",
+    ):  # as its trainer saves them: decoder norms rescale the codes; BatchTopK becomes JumpReLU
         kind, config = get_sae_training_class(architecture)
         sae = kind(config(**words))
         fill(sae)
@@ -103,7 +120,10 @@ def test_saelens_folder_gives_saelens_forward_pass(architecture: str, tmp_path: 
         sae.save_inference_model(tmp_path / "layer_12")
         sae = SAE.load_from_disk(tmp_path / "layer_12")
     else:
-        sae = SAE.from_dict({"architecture": architecture, "apply_b_dec_to_input": architecture == "standard", "metadata": {}} | words)
+        sae = SAE.from_dict(
+            {"architecture": architecture, "apply_b_dec_to_input": architecture == "standard", "metadata": {}}
+            | words
+        )
         fill(sae)
         sae.save_model(tmp_path / "layer_12")
     dictionary = load(tmp_path)
@@ -117,7 +137,9 @@ def fill(sae: torch.nn.Module) -> None:
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter.copy_(
-                torch.randn(parameter.shape, generator=g).abs() if parameter.ndim == 1 else torch.randn(parameter.shape, generator=g)
+                torch.randn(parameter.shape, generator=g).abs()
+                if parameter.ndim == 1
+                else torch.randn(parameter.shape, generator=g)
             )
 
 
@@ -134,7 +156,10 @@ def test_a_folder_from_before_saelens_6_is_read_as_the_topk_it_is(tmp_path: Path
         "architecture": "standard",
     }
     (folder / "cfg.json").write_text(
-        json.dumps(old | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "normalize_activations": "none"})
+        json.dumps(
+            old
+            | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}, "normalize_activations": "none"}
+        )
     )
     found = load(tmp_path)
     assert (found.architecture, found.k) == ("topk", 4)
@@ -158,7 +183,12 @@ def test_a_wrong_hookpoint_and_a_wrong_width_are_caught(tmp_path: Path) -> None:
 
 def test_a_reference_for_another_model_of_the_same_width_is_caught_before_work_starts(tmp_path: Path) -> None:
     write_gemma_scope_2(tmp_path / "layer_12", 12)
-    for base in ({"name": "google/gemma-3-270m"}, {"name": "google/gemma-3-270m-it"}, {"kind": "gemma3_text"}, {}):
+    for base in (
+        {"name": "google/gemma-3-270m"},
+        {"name": "google/gemma-3-270m-it"},
+        {"kind": "gemma3_text"},
+        {},
+    ):
         assert load(tmp_path, **base).meta["model"] == "gemma-3-270m"
     with pytest.raises(DictionaryError, match=r"gemma-3-270m.*model\.base=mine is Qwen/Qwen3-0\.6B"):
         load(tmp_path, label="mine", name="Qwen/Qwen3-0.6B", kind="qwen3")
@@ -168,9 +198,19 @@ def test_a_reference_for_another_model_of_the_same_width_is_caught_before_work_s
 
 
 def test_siblings_share_a_name_and_versions_do_not() -> None:
-    assert plain_name("https://huggingface.co/google/gemma-2-9b-it") == plain_name("gemma-2-9b") != plain_name("google/gemma-3-9b-pt")
-    assert plain_name("meta-llama/Meta-Llama-3-8B-Instruct") == "llama-3-8b" != plain_name("meta-llama/Llama-3.1-8B")
-    assert plain_name("mistralai/Mistral-7B-v0.1") == plain_name("mistral-7b") and plain_name("gpt2-small") == plain_name("openai-community/gpt2")
+    assert (
+        plain_name("https://huggingface.co/google/gemma-2-9b-it")
+        == plain_name("gemma-2-9b")
+        != plain_name("google/gemma-3-9b-pt")
+    )
+    assert (
+        plain_name("meta-llama/Meta-Llama-3-8B-Instruct")
+        == "llama-3-8b"
+        != plain_name("meta-llama/Llama-3.1-8B")
+    )
+    assert plain_name("mistralai/Mistral-7B-v0.1") == plain_name("mistral-7b") and plain_name(
+        "gpt2-small"
+    ) == plain_name("openai-community/gpt2")
     of_gemma = BaseModel("/folder", "", "gemma3_text", 640)
     for name in ("google/gemma-2b", "gemma-2-2b"):
         with pytest.raises(DictionaryError, match="family gemma3_text"):
@@ -180,11 +220,17 @@ def test_siblings_share_a_name_and_versions_do_not() -> None:
 
 def test_gemma_scope_arrays_tell_model_and_hookpoint_by_their_repository(tmp_path: Path) -> None:
     def arrays(kind: str) -> str:
-        write_gemma_scope_1((root := tmp_path / f"models--google--gemma-scope-9b-pt-{kind}/snapshots/0") / "layer_12/width_16k/average_l0_71")
+        write_gemma_scope_1(
+            (root := tmp_path / f"models--google--gemma-scope-9b-pt-{kind}/snapshots/0")
+            / "layer_12/width_16k/average_l0_71"
+        )
         return f"{root}/layer_{{layer}}/width_16k/average_l0_71"
 
     place = arrays("res")
-    assert load(place, kind="gemma2").meta == {"hookpoint": "blocks.12.hook_resid_post", "model": "google/gemma-2-9b"}
+    assert load(place, kind="gemma2").meta == {
+        "hookpoint": "blocks.12.hook_resid_post",
+        "model": "google/gemma-2-9b",
+    }
     with pytest.raises(DictionaryError, match=r"google/gemma-2-9b.*Llama-3"):
         load(place, name="meta-llama/Llama-3-9B")
     with pytest.raises(DictionaryError, match="hook_mlp_out"):
@@ -217,9 +263,16 @@ def test_a_missing_or_doubled_layer_is_named_before_anything_is_loaded(tmp_path:
 
 def test_releases_are_resolved_without_a_network() -> None:
     found = resolve_references("gemma-scope-2-270m-pt-res/layer_{layer}_width_16k_l0_medium", [9, 12])
-    assert (found[12].release, found[12].sae_id) == ("gemma-scope-2-270m-pt-res", "layer_12_width_16k_l0_medium")
-    with pytest.raises(DictionaryError, match=r"google/gemma-3-270m.*google/gemma-3-1b-pt"):  # and nothing was downloaded
-        load_reference(found[12], BaseModel("google/gemma-3-1b-pt", "google/gemma-3-1b-pt", "gemma3_text", 1152))
+    assert (found[12].release, found[12].sae_id) == (
+        "gemma-scope-2-270m-pt-res",
+        "layer_12_width_16k_l0_medium",
+    )
+    with pytest.raises(
+        DictionaryError, match=r"google/gemma-3-270m.*google/gemma-3-1b-pt"
+    ):  # and nothing was downloaded
+        load_reference(
+            found[12], BaseModel("google/gemma-3-1b-pt", "google/gemma-3-1b-pt", "gemma3_text", 1152)
+        )
     by_id = resolve_references("gemma-scope-9b-pt-res", [5], ids={5: "layer_5/width_16k/average_l0_20"})
     assert str(by_id[5]) == "gemma-scope-9b-pt-res/layer_5/width_16k/average_l0_20"
     with pytest.raises(DictionaryError, match="layer_7_width_16k_l0_medium"):
@@ -258,12 +311,16 @@ def test_wrong_normalisation_is_caught_on_base_activations(base: tuple[torch.Ten
     raw = replace(dictionary, architecture="jumprelu", k=0, threshold=threshold)
     assert check_reference(raw, x) < 0.5
     factor = (64 / float(x.square().sum(1).mean())) ** 0.5
-    normalised = replace(raw, b_enc=raw.b_enc * factor, b_dec=raw.b_dec * factor, threshold=threshold * factor)
+    normalised = replace(
+        raw, b_enc=raw.b_enc * factor, b_dec=raw.b_dec * factor, threshold=threshold * factor
+    )
     with pytest.raises(DictionaryError, match="normalised activations"):
         check_reference(normalised, x)
 
 
-def test_a_reference_for_another_place_is_caught_on_base_activations(base: tuple[torch.Tensor, Dictionary]) -> None:
+def test_a_reference_for_another_place_is_caught_on_base_activations(
+    base: tuple[torch.Tensor, Dictionary],
+) -> None:
     turned = base[0] @ torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).Q
     with pytest.raises(DictionaryError, match="another layer or hookpoint"):
         check_reference(base[1], turned)

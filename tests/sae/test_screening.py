@@ -1,4 +1,5 @@
-"""A bf16 product may only name candidates: the codes are those of fp32, also where bf16 cannot tell latents apart."""
+"""A bf16 product may only name candidates: the codes are those of fp32, also where bf16 cannot tell latents
+apart."""
 
 import pytest
 import torch
@@ -11,22 +12,34 @@ from deltasae_ray.sae.trainer import Trainer
 from tests.sae.planted import planted
 
 
-def world(twins: float, tokens: int = 200, d_model: int = 64, d_sae: int = 1024) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x, encoder, b_enc, b_dec): sparse rows; every 64 encoder rows differ from each other by about `twins`."""
+def world(
+    twins: float, tokens: int = 200, d_model: int = 64, d_sae: int = 1024
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x, encoder, b_enc, b_dec): sparse rows; every 64 encoder rows differ from each other by about
+    `twins`."""
     g = torch.Generator().manual_seed(0)
     families = torch.randn(d_sae // 64, d_model, generator=g).repeat_interleave(64, dim=0)
     encoder = F.normalize(families + twins * torch.randn(d_sae, d_model, generator=g), dim=1)
-    x = torch.rand(tokens, 6, 1, generator=g).mul(encoder[torch.randint(0, d_sae, (tokens, 6), generator=g)]).sum(dim=1)
+    x = (
+        torch.rand(tokens, 6, 1, generator=g)
+        .mul(encoder[torch.randint(0, d_sae, (tokens, 6), generator=g)])
+        .sum(dim=1)
+    )
     return x, encoder, 1e-3 * torch.randn(d_sae, generator=g), 0.1 * torch.randn(d_model, generator=g)
 
 
-@pytest.mark.parametrize("twins", [1.0, 1e-3, 0.0], ids=["far apart", "nearer than bf16 tells", "equal but for the bias"])
+@pytest.mark.parametrize(
+    "twins", [1.0, 1e-3, 0.0], ids=["far apart", "nearer than bf16 tells", "equal but for the bias"]
+)
 @pytest.mark.parametrize("how", ["topk", "batch_topk"])
 def test_the_codes_are_those_of_fp32(how: str, twins: float) -> None:
     x, *encoder = world(twins)
     values, chosen = getattr(screening, how)(x, *encoder, 8)
     expected, among = getattr(kernels, how)(kernels.preactivations(x, *encoder), 8)
-    ours, theirs = (torch.zeros(200 * 1024).scatter_(0, places(a, 1024), v) for v, a in ((values, chosen), (expected, among)))
+    ours, theirs = (
+        torch.zeros(200 * 1024).scatter_(0, places(a, 1024), v)
+        for v, a in ((values, chosen), (expected, among))
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert torch.equal(chosen.starts, among.starts) and torch.equal(chosen.latent_starts, among.latent_starts)
 
@@ -61,7 +74,9 @@ def test_rows_that_are_not_finite_are_never_clear() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
-def test_a_screened_run_learns_what_an_fp32_one_does_and_resumes_without_a_trace(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_screened_run_learns_what_an_fp32_one_does_and_resumes_without_a_trace(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = planted(0, rows=1000).x
     recipe = Recipe(4096, 4, architecture, batch_tokens=128, steps=16, dead_tokens=300)  # type: ignore[arg-type]
 
@@ -80,10 +95,14 @@ def test_a_screened_run_learns_what_an_fp32_one_does_and_resumes_without_a_trace
     run(resumed, 9)
     assert all(torch.equal(a, b) for a, b in zip(screened.weights, resumed.weights, strict=True))
     assert screened.curve[-1]["fvu"] == pytest.approx(plain.curve[-1]["fvu"], rel=1e-3)
-    assert not torch.equal(screened.weights.encoder, plain.weights.encoder)  # the values are summed in another order
+    assert not torch.equal(
+        screened.weights.encoder, plain.weights.encoder
+    )  # the values are summed in another order
 
 
-def test_small_dictionaries_and_machines_without_matrix_units_keep_to_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_dictionaries_and_machines_without_matrix_units_keep_to_fp32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(screening, "_fast_bf16", lambda: True)
     assert screening.pays(torch.empty(4096, 640), 32)
     assert not screening.pays(torch.empty(512, 640), 8) and not screening.pays(torch.empty(4096, 640), 256)

@@ -16,9 +16,12 @@ RECIPE = Recipe(96, 4, batch_tokens=128, steps=80, dead_tokens=300)
 
 
 def members(architecture: Any = "topk", device: str = "cpu") -> list[Trainer]:
-    """Three with rows and seeds of their own; the third has as many dead latents from the start as it can use."""
+    """Three with rows and seeds of their own; the third has as many dead latents from the start as it can
+    use."""
     recipe = Recipe(96, 4, architecture, batch_tokens=128, steps=80, dead_tokens=300)
-    made = [Trainer(planted(i, rows=700 + 37 * i, d_model=64).x, recipe, seed=i, device=device) for i in range(3)]
+    made = [
+        Trainer(planted(i, rows=700 + 37 * i, d_model=64).x, recipe, seed=i, device=device) for i in range(3)
+    ]
     with torch.no_grad():
         made[2].weights.encoder[40:] *= 0.01
     return made
@@ -35,7 +38,9 @@ def assert_same(one: Trainer, other: Trainer, atol: float = 0.0) -> None:
     a, b = one.state_dict(), other.state_dict()
     for name, tensor in a["tensors"].items():
         torch.testing.assert_close(tensor, b["tensors"][name], rtol=0, atol=atol, msg=name)
-    assert {k: v for k, v in a.items() if k not in ("tensors", "curve")} == {k: v for k, v in b.items() if k not in ("tensors", "curve")}
+    assert {k: v for k, v in a.items() if k not in ("tensors", "curve")} == {
+        k: v for k, v in b.items() if k not in ("tensors", "curve")
+    }
     for here, there in zip(a["curve"], b["curve"], strict=True):
         assert here == pytest.approx(there, abs=atol)
 
@@ -70,7 +75,9 @@ def test_members_share_no_memory_with_another_and_only_views_of_the_stack() -> N
     train_together(stacked, 3)
     before = stacked[1].state_dict()["tensors"]
     stacked[0].step()
-    assert all(torch.equal(before[name], tensor) for name, tensor in stacked[1].state_dict()["tensors"].items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in stacked[1].state_dict()["tensors"].items()
+    )
 
 
 def test_a_member_that_runs_off_is_named_and_the_others_are_unharmed() -> None:

@@ -51,16 +51,22 @@ def recovered(seed: int) -> Recovered:
     rows, mean = world.held_out, world.x.mean(0)
     by_pca = fvu(rows, mean + (rows - mean) @ principal.T @ principal, mean)
     return Recovered(
-        float(nearest.mean()), float((nearest > 0.9).double().mean()), held_out(dictionary, world.held_out).fvu, by_pca
+        float(nearest.mean()),
+        float((nearest > 0.9).double().mean()),
+        held_out(dictionary, world.held_out).fvu,
+        by_pca,
     )
 
 
 def top_latent(seed: int, k: int) -> tuple[float, float]:
-    """(|cos| of the strongest latent with what a rank-one writer writes, share of the energy in latents along it)."""
+    """(|cos| of the strongest latent with what a rank-one writer writes, share of the energy in latents along
+    it)."""
     x, v = rank_one(seed)
     dictionary = fit_dictionary(x, d_sae=64, k=k, seed=seed)
     share = dictionary.energy / dictionary.energy.sum()
-    return abs(float(dictionary.W_dec[share.argmax()] @ v)), float(share[(dictionary.W_dec @ v).abs() > 0.9].sum())
+    return abs(float(dictionary.W_dec[share.argmax()] @ v)), float(
+        share[(dictionary.W_dec @ v).abs() > 0.9].sum()
+    )
 
 
 def test_planted_dictionary_is_recovered() -> None:
@@ -76,14 +82,23 @@ def test_a_rank_one_writer_is_one_latent() -> None:
 @pytest.mark.prove
 def test_planted_dictionaries_are_recovered_over_five_seeds() -> None:
     found = [recovered(seed) for seed in range(5)]
-    means = Recovered(*(statistics.mean(getattr(one, field.name) for one in found) for field in dataclasses.fields(Recovered)))
-    assert means.cosine > 0.95 and means.above >= 0.95 and means.fvu < 0.12 and means.pca > 0.6, (means, found)
+    means = Recovered(
+        *(
+            statistics.mean(getattr(one, field.name) for one in found)
+            for field in dataclasses.fields(Recovered)
+        )
+    )
+    assert means.cosine > 0.95 and means.above >= 0.95 and means.fvu < 0.12 and means.pca > 0.6, (
+        means,
+        found,
+    )
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("k", [1, 4])
 def test_rank_one_writers_are_one_latent_over_five_seeds(k: int) -> None:
-    """With more codes than a row has directions single seeds come to .987 to .995 by how sums are rounded: the mean must hold."""
+    """With more codes than a row has directions single seeds come to .987 to .995 by how sums are rounded:
+    the mean must hold."""
     cosines, energies = zip(*(top_latent(seed, k) for seed in range(5)), strict=True)
     assert statistics.mean(cosines) > 0.99 and statistics.mean(energies) > 0.95, (cosines, energies)
 
@@ -106,7 +121,9 @@ def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another() -> N
 
 
 @pytest.mark.parametrize("architecture", ["topk", "standard"])
-def test_a_frozen_decoder_keeps_its_random_rows_through_training_and_a_resume_and_explains_less(architecture: Architecture) -> None:
+def test_a_frozen_decoder_keeps_its_random_rows_through_training_and_a_resume_and_explains_less(
+    architecture: Architecture,
+) -> None:
     x = rank_one(0)[0]  # a start that may look at the rows would hold their one direction
     recipe = Recipe(48, 4, architecture, batch_tokens=256, steps=120, train_decoder=False)
     trainer = Trainer(x, recipe, seed=1)
@@ -114,7 +131,10 @@ def test_a_frozen_decoder_keeps_its_random_rows_through_training_and_a_resume_an
     assert start.norm(dim=1).allclose(torch.ones(48)) and (start @ rank_one(0)[1]).abs().max() < 0.6
     state = run(trainer, 50).state_dict()
     resumed = Trainer(x, recipe, seed=1)
-    resumed.load_state_dict(json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"})) | {"tensors": state["tensors"]})
+    resumed.load_state_dict(
+        json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"}))
+        | {"tensors": state["tensors"]}
+    )
     frozen, again = run(trainer).finish(), run(resumed).finish()
     assert_equal(frozen, again)
     assert torch.equal(frozen.W_dec, start) and not torch.equal(frozen.W_enc.T, start)
@@ -125,11 +145,16 @@ def test_a_frozen_decoder_keeps_its_random_rows_through_training_and_a_resume_an
 @pytest.mark.parametrize("stop", [1, 37, 60])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(stop: int) -> None:
     x = planted(1, rows=700).x
-    recipe = Recipe(96, 4, batch_tokens=128, steps=80, dead_tokens=300)  # dead latents, an epoch's end and the decay are all passed
+    recipe = Recipe(
+        96, 4, batch_tokens=128, steps=80, dead_tokens=300
+    )  # dead latents, an epoch's end and the decay are all passed
     calm = run(Trainer(x, recipe, seed=3)).finish()
     state = run(Trainer(x, recipe, seed=3), stop).state_dict()
     resumed = Trainer(x, recipe, seed=3)
-    resumed.load_state_dict(json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"})) | {"tensors": state["tensors"]})
+    resumed.load_state_dict(
+        json.loads(json.dumps({k: v for k, v in state.items() if k != "tensors"}))
+        | {"tensors": state["tensors"]}
+    )
     assert resumed.steps_done == stop
     after = run(resumed).finish()
     assert_equal(calm, after)
@@ -189,7 +214,10 @@ def test_firing_and_energy_are_those_of_the_final_dictionary() -> None:
 
 def test_numpy_and_torch_rows_give_the_same_dictionary() -> None:
     x = planted(3, rows=300).x
-    assert_equal(fit_dictionary(x, d_sae=32, k=2, steps=5), fit_dictionary(x.numpy().astype(np.float64), d_sae=32, k=2, steps=5))
+    assert_equal(
+        fit_dictionary(x, d_sae=32, k=2, steps=5),
+        fit_dictionary(x.numpy().astype(np.float64), d_sae=32, k=2, steps=5),
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -39,7 +39,9 @@ def make_vectors(unit: TokenBatch, source: str, hookpoint: Hookpoint) -> np.ndar
     """float32 [token, d_model], a function of its arguments; rows differ in size by orders of magnitude."""
     seed = [int(unit.name[:8], 16), int.from_bytes(source.encode()), hookpoint.layer]
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((unit.num_tokens, D_MODEL), np.float32) * np.exp(5 * rng.standard_normal((unit.num_tokens, 1), np.float32))
+    return rng.standard_normal((unit.num_tokens, D_MODEL), np.float32) * np.exp(
+        5 * rng.standard_normal((unit.num_tokens, 1), np.float32)
+    )
 
 
 def begin(storage: Storage, units: list[TokenBatch]) -> None:
@@ -50,10 +52,15 @@ def begin(storage: Storage, units: list[TokenBatch]) -> None:
         write_source(storage, KEY, source)
 
 
-def write_unit(storage: Storage, unit: TokenBatch, work: dict[str, tuple[Hookpoint, ...]] | None = None) -> None:
+def write_unit(
+    storage: Storage, unit: TokenBatch, work: dict[str, tuple[Hookpoint, ...]] | None = None
+) -> None:
     """Writes and commits a unit; `work` is what `Manifest.missing` says of it, or everything."""
     work = work or {source.digest: HOOKS for source in SOURCES}
-    rows = [write_shard(storage, KEY, s, unit, {h: make_vectors(unit, s, h) for h in hooks}) for s, hooks in work.items()]
+    rows = [
+        write_shard(storage, KEY, s, unit, {h: make_vectors(unit, s, h) for h in hooks})
+        for s, hooks in work.items()
+    ]
     commit_unit(storage, KEY, rows)
 
 
@@ -66,6 +73,7 @@ def make_harvest(storage: Storage, count: int = 6) -> list[TokenBatch]:
 
 
 def stored(vectors: np.ndarray) -> np.ndarray:
-    """What storage may make of float32 vectors, by NumPy's own conversion: float16 times a power of two per row."""
+    """What storage may make of float32 vectors, by NumPy's own conversion: float16 times a power of two per
+    row."""
     exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True))[1] - 15
     return np.ldexp(np.ldexp(vectors, -exponents).astype(np.float16).astype(np.float32), exponents)

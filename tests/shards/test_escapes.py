@@ -1,4 +1,5 @@
-"""Records that name files elsewhere: nothing outside the harvest is read or deleted, and nothing in it that is another's."""
+"""Records that name files elsewhere: nothing outside the harvest is read or deleted, and nothing in it that
+is another's."""
 
 import json
 from pathlib import Path
@@ -13,7 +14,17 @@ from deltasae_ray.storage import Storage
 from tests.shards.made import KEY, make_harvest
 
 DEEP = "../../../victim"
-ELSEWHERE = [DEEP, "/etc/hostname", "sources/../../../../victim", "harvest.json", "units.json", "rows", "", "\0", "sources/base/source.json"]
+ELSEWHERE = [
+    DEEP,
+    "/etc/hostname",
+    "sources/../../../../victim",
+    "harvest.json",
+    "units.json",
+    "rows",
+    "",
+    "\0",
+    "sources/base/source.json",
+]
 
 
 @pytest.fixture
@@ -30,37 +41,53 @@ def victim(storage: Storage) -> Path:
 
 @pytest.mark.parametrize("file", ELSEWHERE)
 @pytest.mark.parametrize("where", ["record", "manifest"])
-def test_a_row_that_names_a_file_elsewhere_makes_nobody_delete_or_read_it(storage: Storage, file: str, where: str) -> None:
+def test_a_row_that_names_a_file_elsewhere_makes_nobody_delete_or_read_it(
+    storage: Storage, file: str, where: str
+) -> None:
     if where == "manifest":
         Manifest.compact(storage, KEY)
         name = f"{KEY}/manifest.jsonl"
         first, *others = storage.read_bytes(name).splitlines()
-        storage.write_bytes(name, b"\n".join([json.dumps({**json.loads(first), "file": file}).encode(), *others]))
+        storage.write_bytes(
+            name, b"\n".join([json.dumps({**json.loads(first), "file": file}).encode(), *others])
+        )
     else:
         name = storage.list(f"{KEY}/rows")[0]
         first, *others = json.loads(storage.read_bytes(name))
         storage.write_json(name, [{**first, "file": file}, *others])
     before = {k: storage.read_bytes(k) for k in storage.list("")}
     for hashes in (False, True):
-        assert repair(storage, KEY, hashes=hashes) == {}, "the row is none: its unit is missing, and nothing is dropped"
+        assert repair(storage, KEY, hashes=hashes) == {}, (
+            "the row is none: its unit is missing, and nothing is dropped"
+        )
     assert "is not the file of this unit" in "".join(Manifest.load(storage, KEY).damaged)
     forget(storage, KEY, Manifest.load(storage, KEY).rows[-1].unit)
     assert victim(storage).read_text() == "mine"
-    assert {k for k in before if "/rows/" not in k and "manifest" not in k} - set(storage.list("")) <= {k for k in before if k.endswith(".parquet")}
+    assert {k for k in before if "/rows/" not in k and "manifest" not in k} - set(storage.list("")) <= {
+        k for k in before if k.endswith(".parquet")
+    }
     with pytest.raises(ShardError, match="lacks 2 of|incomplete"):
         open_shards(storage.root).read(2, "base")
 
 
 @pytest.mark.parametrize("what", ["shard", "source", "sources", "rows", "harvest"])
-def test_symlinks_in_a_harvest_that_lead_out_are_refused_and_what_they_point_to_stays(storage: Storage, what: str, tmp_path: Path) -> None:
+def test_symlinks_in_a_harvest_that_lead_out_are_refused_and_what_they_point_to_stays(
+    storage: Storage, what: str, tmp_path: Path
+) -> None:
     row = next(r for r in Manifest.load(storage, KEY).rows if r.source == "base")
     place = storage.local(KEY) / {"shard": row.file, "source": "sources/base", "harvest": "."}.get(what, what)
     outside = tmp_path / "outside"
     place.rename(outside)
     place.symlink_to(outside)
     content = {p: p.read_bytes() for p in [outside, *outside.rglob("*")] if p.is_file()}
-    for access in (lambda: repair(storage, KEY, hashes=True), lambda: open_shards(storage.root).read(2, "base"), lambda: forget(storage, KEY, row.unit)):
-        with pytest.raises(StorageError if what != "shard" else DeltaSaeError, match="leads out of .* by a symlink"):
+    for access in (
+        lambda: repair(storage, KEY, hashes=True),
+        lambda: open_shards(storage.root).read(2, "base"),
+        lambda: forget(storage, KEY, row.unit),
+    ):
+        with pytest.raises(
+            StorageError if what != "shard" else DeltaSaeError, match="leads out of .* by a symlink"
+        ):
             access()
     assert {p: p.read_bytes() for p in content} == content
 

@@ -15,7 +15,9 @@ from deltasae_ray.shards.format import decode, encode, exponent_column, to_parqu
 from tests.shards.made import D_MODEL, HOOKS, make_unit, make_vectors, stored
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=True)
-ANY_FINITE = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=FINITE)
+ANY_FINITE = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=FINITE
+)
 
 
 def roundtrip(vectors: np.ndarray) -> np.ndarray:
@@ -38,19 +40,26 @@ def test_any_finite_row_comes_back_within_half_a_float16_step(vectors: np.ndarra
 @settings(max_examples=300, deadline=None)
 @given(ANY_FINITE, st.integers(-149, 112))
 def test_what_float16_holds_is_stored_exactly_at_any_scale(vectors: np.ndarray, power: int) -> None:
-    """Integers below 2048 times any power of two: subnormal rows and rows near the top of float32 among them."""
+    """Integers below 2048 times any power of two: subnormal rows and rows near the top of float32 among
+    them."""
     whole = np.ldexp(np.trunc(np.remainder(vectors, 2048)).astype(np.float32), power)
     assert np.array_equal(roundtrip(whole), whole)
 
 
 def test_conversion_by_bits_equals_numpys_conversion() -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((1000, 640), np.float32) * np.exp(8 * rng.standard_normal((1000, 1), np.float32))
-    vectors[::2, ::7] = np.ldexp(rng.integers(-4096, 4097, (500, 92)).astype(np.float32), 3)  # ties between two float16
+    vectors = rng.standard_normal((1000, 640), np.float32) * np.exp(
+        8 * rng.standard_normal((1000, 1), np.float32)
+    )
+    vectors[::2, ::7] = np.ldexp(
+        rng.integers(-4096, 4097, (500, 92)).astype(np.float32), 3
+    )  # ties between two float16
     vectors[5] = 0
     halves, exponents = encode(vectors)
     expected = np.ldexp(vectors, -exponents[:, None].astype(np.int32)).astype(np.float16)
-    small = np.abs(expected) < 2.0**-14  # float16's subnormals are rounded in two steps: a near tie may fall to the other side
+    small = (
+        np.abs(expected) < 2.0**-14
+    )  # float16's subnormals are rounded in two steps: a near tie may fall to the other side
     assert np.array_equal(halves[~small].view(np.uint16), expected[~small].view(np.uint16))
     assert small.sum() > 1000
     assert np.abs(halves[small].astype(np.float32) - expected[small]).max() <= 2.0**-24
@@ -138,7 +147,9 @@ def test_slices_and_chunks_of_a_table_decode_to_their_rows() -> None:
 
 def test_a_column_of_another_width_is_refused() -> None:
     unit, hook = make_unit(1), HOOKS[0]
-    table = pq.read_table(pa.BufferReader(to_parquet(unit, "base", {hook: encode(make_vectors(unit, "base", hook))})))
+    table = pq.read_table(
+        pa.BufferReader(to_parquet(unit, "base", {hook: encode(make_vectors(unit, "base", hook))}))
+    )
     with pytest.raises(ValueError, match="not 25 float16"):
         vectors_from(table, hook, np.empty((unit.num_tokens, 25), np.float32))
 
@@ -155,7 +166,13 @@ print(hashlib.sha256(to_parquet(unit, "base", {h: encode(make_vectors(unit, "bas
 def test_the_same_input_has_the_same_bytes_in_every_process() -> None:
     hashes = set()
     for seed in ("0", "1", "2"):
-        done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env={"PYTHONHASHSEED": seed}, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            capture_output=True,
+            text=True,
+            env={"PYTHONHASHSEED": seed},
+            check=True,
+        )
         hashes.add(done.stdout)
     assert len(hashes) == 1
 

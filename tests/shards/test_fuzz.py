@@ -1,4 +1,5 @@
-"""Damage of any kind to shards, commit records and manifests: typed errors only, nothing outside touched, nothing sound lost."""
+"""Damage of any kind to shards, commit records and manifests: typed errors only, nothing outside touched,
+nothing sound lost."""
 
 import hashlib
 import json
@@ -20,17 +21,23 @@ from tests.shards.made import HOOKS, KEY, SOURCES, make_harvest
 
 DIGESTS = [source.digest for source in SOURCES]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
-    | st.sampled_from(["../../../victim", "..", "", "base", "blocks.2.hook_resid_post", "\ud800", 10**400, 2**53, "harvest.json"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["file", "unit", "lora", "ranks", "x"]), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.integers(-(2**70),
+        2**70) | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["../../../victim", "..", "", "base", "blocks.2.hook_resid_post", "\ud800", 10**400,
+        2**53, "harvest.json"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["file", "unit", "lora",
+        "ranks", "x"]), inner, max_size=3),
     max_leaves=5,
 )  # fmt: skip
-CUTS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4)
+CUTS = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=4
+)
 """Where (as a share of the length), how many bytes go, and what comes in their place."""
 
 
 class World:
-    """A small harvest, half of it compacted, beside a file that nobody may touch; what a case does to it is undone before the next."""
+    """A small harvest, half of it compacted, beside a file that nobody may touch; what a case does to it is
+    undone before the next."""
 
     def __init__(self, folder: Path) -> None:
         self.storage = Storage(str(folder / "root"))
@@ -63,7 +70,8 @@ class World:
         (Path(self.storage.root) / key).write_bytes(data)
 
     def used(self, may_go: set[str]) -> None:
-        """Everything that a study does with a harvest; only DeltaSaeError may be raised, and of the shards only `may_go` may be deleted."""
+        """Everything that a study does with a harvest; only DeltaSaeError may be raised, and of the shards
+        only `may_go` may be deleted."""
         names, wanted = [u.name for u in self.units], dict.fromkeys(DIGESTS, HOOKS)
         with suppress(DeltaSaeError):
             shards = open_shards(self.storage.root)
@@ -103,7 +111,10 @@ def a_damaged_shard(world: World, which: int, cuts: list, told: bool) -> None:
     data = cut(world.sound[key], cuts)
     world.put(key, data)
     if told:
-        row = world.rows[key.removeprefix(f"{KEY}/")].to_json() | {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        row = world.rows[key.removeprefix(f"{KEY}/")].to_json() | {
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
         world.put(f"{KEY}/rows/{row['unit']}-0.json", json.dumps([row]).encode())
     world.used(may_go={key})
 
@@ -163,6 +174,8 @@ def test_damage_is_a_typed_error_and_costs_nothing_that_is_sound(world: World, c
 @pytest.mark.prove
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("case", CASES)
-def test_ten_thousand_kinds_of_damage_are_typed_errors_and_cost_nothing_that_is_sound(world: World, case: str) -> None:
+def test_ten_thousand_kinds_of_damage_are_typed_errors_and_cost_nothing_that_is_sound(
+    world: World, case: str
+) -> None:
     run, strategies = CASES[case]
     LONG(given(st.tuples(*strategies))(lambda drawn: run(world, *drawn)))()

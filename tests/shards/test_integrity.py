@@ -42,7 +42,9 @@ def flip(path: Path, in_vectors_of: Hookpoint | None = None) -> None:
     at = len(data) // 2
     if in_vectors_of:
         group = pq.read_metadata(path).row_group(0)
-        (column,) = [c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == str(in_vectors_of)]
+        (column,) = [
+            c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == str(in_vectors_of)
+        ]
         at = column.data_page_offset + column.total_compressed_size // 2
     data[at] ^= 1
     path.write_bytes(data)
@@ -53,19 +55,27 @@ def swap_footer(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40] + bytes(40))
 
 
-DAMAGE = {"has .* bytes and not": truncate, "cannot be read as a shard": swap_footer, "is missing though": Path.unlink}
+DAMAGE = {
+    "has .* bytes and not": truncate,
+    "cannot be read as a shard": swap_footer,
+    "is missing though": Path.unlink,
+}
 
 
 @pytest.mark.parametrize("compacted", [False, True])
 @pytest.mark.parametrize("message", DAMAGE)
-def test_a_damaged_shard_is_named_with_its_remedy_and_the_rest_stays_usable(storage: Storage, message: str, compacted: bool) -> None:
+def test_a_damaged_shard_is_named_with_its_remedy_and_the_rest_stays_usable(
+    storage: Storage, message: str, compacted: bool
+) -> None:
     make_harvest(storage)
     if compacted:
         Manifest.compact(storage, KEY)
     row, path = a_shard(storage)
     DAMAGE[message](path)
     shards = open_shards(storage.root)
-    with pytest.raises(ShardError, match=f"{path} {message}.*un the harvest again: only this unit is redone") as caught:
+    with pytest.raises(
+        ShardError, match=f"{path} {message}.*un the harvest again: only this unit is redone"
+    ) as caught:
         shards.read(2, "r4")
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), ShardError)
     for source in ("base", "r16", "random"):
@@ -83,7 +93,9 @@ def test_a_flipped_byte_is_found_by_every_read_of_its_column_and_by_hash_on_dema
         shards.read(2, "r4")
     shards.read(10, "r4")
     shards.verify(hashes=False)
-    with pytest.raises(ShardError, match=f"1 of 24 shards or records are damaged: {path} was altered, its sha256"):
+    with pytest.raises(
+        ShardError, match=f"1 of 24 shards or records are damaged: {path} was altered, its sha256"
+    ):
         shards.verify()
     with pytest.raises(ShardError, match="was altered"):
         shards.read(2, "r4", verify=True)
@@ -162,7 +174,10 @@ def no_file_can_be_opened() -> Iterator[None]:
 def test_what_cannot_be_read_now_is_not_called_damaged(storage: Storage) -> None:
     make_harvest(storage)
     shards = open_shards(storage.root)
-    with no_file_can_be_opened(), pytest.raises(StorageError, match="cannot be read now .*it may well be sound: run again"):
+    with (
+        no_file_can_be_opened(),
+        pytest.raises(StorageError, match="cannot be read now .*it may well be sound: run again"),
+    ):
         shards.read(2, "r4")
     shards.read(2, "r4")
 
@@ -206,13 +221,17 @@ def test_a_record_that_contradicts_the_study_is_an_error_not_an_array(storage: S
         open_shards(storage.root).read(2)
 
 
-def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_changes_what_is_read_without(storage: Storage) -> None:
+def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_changes_what_is_read_without(
+    storage: Storage,
+) -> None:
     make_harvest(storage, 1)
     row, path = a_shard(storage)
     sound = path.read_bytes()
     shards = open_shards(storage.root)
     expected = shards.read(2, "r4")
-    for index in np.linspace(0, len(sound) - 1, 60).astype(int).tolist() + list(range(len(sound) - 40, len(sound))):
+    for index in np.linspace(0, len(sound) - 1, 60).astype(int).tolist() + list(
+        range(len(sound) - 40, len(sound))
+    ):
         data = bytearray(sound)
         data[index] ^= 0x55
         path.write_bytes(data)
@@ -224,7 +243,9 @@ def test_no_single_flipped_byte_anywhere_in_a_shard_escapes_the_hash_or_changes_
             assert str(path) in str(e)
 
 
-def test_a_shard_of_an_earlier_version_without_checksums_is_read(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_of_an_earlier_version_without_checksums_is_read(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as earlier:
         write = pq.write_table
         earlier.setattr(pq, "write_table", lambda *a, **k: write(*a, **{**k, "write_page_checksum": False}))

@@ -47,7 +47,9 @@ def test_killed_at_any_moment_and_run_again_ends_as_if_undisturbed(tmp_path: Pat
     moments = random.Random(0)
     kills, before = 0, -1
     while True:
-        process = subprocess.Popen([sys.executable, "-c", HARVEST, killed.root], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HARVEST, killed.root], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         for _ in range(moments.randrange(1, 6)):
@@ -62,7 +64,9 @@ def test_killed_at_any_moment_and_run_again_ends_as_if_undisturbed(tmp_path: Pat
         assert done > before, "what was committed before a kill is not done again"
         before = done
         if kills == 5:
-            subprocess.run([sys.executable, "-c", HARVEST, killed.root], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                [sys.executable, "-c", HARVEST, killed.root], stdout=subprocess.DEVNULL, check=True
+            )
             break
     assert kills >= 3
     assert hashes(killed) == hashes(calm)
@@ -83,7 +87,11 @@ except StorageError as e:
 """
     command = [sys.executable, "-c", script, root]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     return done.stdout
 
@@ -104,7 +112,9 @@ def test_a_file_that_cannot_be_finished_is_named_and_leaves_nothing_that_counts(
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_told_and_harvesting_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"no mount: {mounted.stderr}")
     try:
@@ -119,7 +129,9 @@ def test_a_full_disk_is_told_and_harvesting_goes_on_once_there_is_room(tmp_path:
         assert whole.damaged == ()
         subprocess.run(["mount", "-o", "remount,size=50m", str(tmp_path)], check=True)
         assert repair(storage, KEY) == {}
-        for name, work in whole.missing([u.name for u in units], dict.fromkeys([s.digest for s in SOURCES], HOOKS)).items():
+        for name, work in whole.missing(
+            [u.name for u in units], dict.fromkeys([s.digest for s in SOURCES], HOOKS)
+        ).items():
             write_unit(storage, next(u for u in units if u.name == name), work)
         Manifest.compact(storage, KEY)
         open_shards(storage.root).verify()
@@ -131,4 +143,6 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "harvest").write_text("a file where a folder belongs")
     unit = make_unit(0)
     with pytest.raises(StorageError, match=f"{tmp_path}/{KEY}/sources/base/.* cannot be written"):
-        write_shard(Storage(str(tmp_path)), KEY, "base", unit, {h: make_vectors(unit, "base", h) for h in HOOKS})
+        write_shard(
+            Storage(str(tmp_path)), KEY, "base", unit, {h: make_vectors(unit, "base", h) for h in HOOKS}
+        )

@@ -31,7 +31,9 @@ def test_a_shard_counts_only_when_its_record_does(storage: Storage) -> None:
     begin(storage, [unit])
     row = write_shard(storage, KEY, "base", unit, {h: make_vectors(unit, "base", h) for h in HOOKS})
     assert Manifest.load(storage, KEY).rows == ()
-    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(["base"], HOOKS)) == {unit.name: {"base": HOOKS}}
+    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(["base"], HOOKS)) == {
+        unit.name: {"base": HOOKS}
+    }
     commit_unit(storage, KEY, [row])
     assert Manifest.load(storage, KEY).rows == (row,)
     assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(["base"], HOOKS)) == {}
@@ -49,9 +51,13 @@ def test_missing_names_the_work_of_a_new_rank_and_a_new_layer_and_nothing_else(s
     units = [u.name for u in make_harvest(storage, 2)]
     manifest = Manifest.load(storage, KEY)
     assert manifest.missing(units, dict.fromkeys(DIGESTS, HOOKS)) == {}
-    assert manifest.missing(units, dict.fromkeys([*DIGESTS, "r32"], HOOKS)) == {u: {"r32": HOOKS} for u in units}
+    assert manifest.missing(units, dict.fromkeys([*DIGESTS, "r32"], HOOKS)) == {
+        u: {"r32": HOOKS} for u in units
+    }
     more = (Hookpoint(5), *HOOKS)
-    assert manifest.missing(units, dict.fromkeys(DIGESTS, more)) == {u: {d: (Hookpoint(5),) for d in DIGESTS} for u in units}
+    assert manifest.missing(units, dict.fromkeys(DIGESTS, more)) == {
+        u: {d: (Hookpoint(5),) for d in DIGESTS} for u in units
+    }
     assert manifest.missing([*units, "another"], {"base": HOOKS[:1]}) == {"another": {"base": HOOKS[:1]}}
 
 
@@ -60,13 +66,17 @@ def test_a_layer_that_is_added_later_lies_in_a_second_file_and_the_first_stays(s
     before = {k: storage.read_bytes(k) for k in storage.list(KEY, suffix=".parquet")}
     work = Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5))))
     write_unit(storage, unit, work[unit.name])
-    assert Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5)))) == {}
+    assert (
+        Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5)))) == {}
+    )
     after = storage.list(KEY, suffix=".parquet")
     assert len(after) == 2 * len(before)
     assert all(storage.read_bytes(k) == data for k, data in before.items())
 
 
-def test_compacting_keeps_every_row_and_is_the_same_whatever_the_order_of_commits(storage: Storage, tmp_path: Path) -> None:
+def test_compacting_keeps_every_row_and_is_the_same_whatever_the_order_of_commits(
+    storage: Storage, tmp_path: Path
+) -> None:
     units = make_harvest(storage, 3)
     before = Manifest.load(storage, KEY)
     assert Manifest.compact(storage, KEY) == before == Manifest.load(storage, KEY)
@@ -105,7 +115,9 @@ def test_a_crash_between_compaction_and_the_removal_of_records_loses_and_doubles
     assert records(storage) == []
 
 
-def test_a_record_committed_during_compaction_stays(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_committed_during_compaction_stays(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     units = [make_unit(index) for index in range(3)]
     begin(storage, units)
     write_unit(storage, units[0])
@@ -120,7 +132,9 @@ def test_a_record_committed_during_compaction_stays(storage: Storage, monkeypatc
     assert len(Manifest.load(storage, KEY).rows) == 2 * len(DIGESTS)
 
 
-def test_a_record_stays_when_another_driver_overwrites_the_manifest(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_stays_when_another_driver_overwrites_the_manifest(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     units = make_harvest(storage, 2)
     write = manifest_module._write_compacted
 
@@ -217,8 +231,11 @@ def test_two_writers_of_the_same_units_leave_what_one_leaves(storage: Storage, t
     assert not list(storage.local("").rglob(".tmp-*"))
 
 
-def test_a_record_stays_when_the_manifest_holds_an_older_row_of_the_same_shard(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another driver's compaction may put the row back that a repair had dropped: its file is of other bytes."""
+def test_a_record_stays_when_the_manifest_holds_an_older_row_of_the_same_shard(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another driver's compaction may put the row back that a repair had dropped: its file is of other
+    bytes."""
     (unit,) = make_harvest(storage, 1)
     write, now = manifest_module._write_compacted, Manifest.load(storage, KEY)
 

@@ -1,4 +1,5 @@
-"""The same shards behind Arrow's own clients of S3 and Google Cloud Storage, speaking HTTP to local servers."""
+"""The same shards behind Arrow's own clients of S3 and Google Cloud Storage, speaking HTTP to local
+servers."""
 
 import pickle
 from collections.abc import Iterator
@@ -13,7 +14,17 @@ from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage, digest
 from tests.object_store import gs_root, gs_server, s3_root, s3_server
-from tests.shards.made import HOOKS, KEY, SOURCES, begin, make_harvest, make_unit, make_vectors, stored, write_unit
+from tests.shards.made import (
+    HOOKS,
+    KEY,
+    SOURCES,
+    begin,
+    make_harvest,
+    make_unit,
+    make_vectors,
+    stored,
+    write_unit,
+)
 
 pytestmark = pytest.mark.slow
 DIGESTS = [source.digest for source in SOURCES]
@@ -26,22 +37,34 @@ def endpoints() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(params=["s3", "gs"])
-def storage(endpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Storage:
+def storage(
+    endpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Storage:
     bucket = f"b-{digest(request.node.name)}"
-    return Storage(gs_root(endpoints["gs"], bucket) if request.param == "gs" else s3_root(endpoints["s3"], bucket, monkeypatch))
+    return Storage(
+        gs_root(endpoints["gs"], bucket)
+        if request.param == "gs"
+        else s3_root(endpoints["s3"], bucket, monkeypatch)
+    )
 
 
 only_s3 = pytest.mark.parametrize("storage", ["s3"], indirect=True)
 
 
-def test_a_harvest_on_an_object_store_is_byte_for_byte_the_local_one(storage: Storage, tmp_path: Path) -> None:
+def test_a_harvest_on_an_object_store_is_byte_for_byte_the_local_one(
+    storage: Storage, tmp_path: Path
+) -> None:
     local = Storage(str(tmp_path))
     units = sorted(make_harvest(storage, 4), key=lambda u: u.name)
     make_harvest(local, 4)
     assert Manifest.compact(storage, KEY) == Manifest.compact(local, KEY)
     assert storage.list("") == local.list("")
     assert all(storage.read_bytes(key) == local.read_bytes(key) for key in local.list(""))
-    for shards in (open_shards(storage.root), open_shards(_harvest_uri(storage)), pickle.loads(pickle.dumps(open_shards(storage.root)))):
+    for shards in (
+        open_shards(storage.root),
+        open_shards(_harvest_uri(storage)),
+        pickle.loads(pickle.dumps(open_shards(storage.root))),
+    ):
         assert shards.key == KEY
         for source in SOURCES:
             expected = stored(np.concatenate([make_vectors(u, source.digest, HOOKS[1]) for u in units]))
@@ -106,9 +129,15 @@ def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_beside_it(storag
 def test_folders_sizes_and_files_of_the_root_are_found_by_the_names_of_objects(storage: Storage) -> None:
     for name in ("harvest/a/harvest.json", "harvest/b/sources/x", "lease-1.json", "study.json"):
         storage.write_bytes(name, b"xyz")
-    assert storage.folders("") == ("harvest",) and storage.folders("harvest") == ("a", "b") and storage.folders("harvest/a") == ()
+    assert (
+        storage.folders("") == ("harvest",)
+        and storage.folders("harvest") == ("a", "b")
+        and storage.folders("harvest/a") == ()
+    )
     assert storage.folders("nowhere") == () and storage.list("nowhere") == []
-    assert set(storage.written("lease-")) == {"lease-1.json"} and storage.written("lease-")["lease-1.json"] > 1e9
+    assert (
+        set(storage.written("lease-")) == {"lease-1.json"} and storage.written("lease-")["lease-1.json"] > 1e9
+    )
     assert storage.exists("study.json") and not storage.exists("harvest") and not storage.exists("study.jso")
     assert storage.size("study.json") == 3 and storage.size("harvest/a") is None
     with pytest.raises(StorageError, match="gone.json"):

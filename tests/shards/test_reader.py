@@ -14,7 +14,18 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Unit, write_source, write_units
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
-from tests.shards.made import D_MODEL, HOOKS, KEY, SOURCES, begin, make_harvest, make_unit, make_vectors, stored, write_unit
+from tests.shards.made import (
+    D_MODEL,
+    HOOKS,
+    KEY,
+    SOURCES,
+    begin,
+    make_harvest,
+    make_unit,
+    make_vectors,
+    stored,
+    write_unit,
+)
 
 
 @pytest.fixture
@@ -45,10 +56,16 @@ def test_every_column_comes_back_in_the_order_of_the_tokens(storage: Storage) ->
         assert tokens.split.tolist() == [u.split for u in chosen for _ in range(u.num_tokens)]
         assert tokens.corpus.tolist() == [u.corpus for u in chosen for _ in range(u.num_tokens)]
         assert tokens.doc_id.dtype == tokens.corpus.dtype == tokens.split.dtype == object
-        assert (tokens.position.dtype, tokens.token_id.dtype, tokens.marker.dtype) == (np.int32, np.int32, bool)
+        assert (tokens.position.dtype, tokens.token_id.dtype, tokens.marker.dtype) == (
+            np.int32,
+            np.int32,
+            bool,
+        )
 
 
-def test_a_hookpoint_is_named_by_number_digits_name_or_value_and_the_default_is_the_base(storage: Storage) -> None:
+def test_a_hookpoint_is_named_by_number_digits_name_or_value_and_the_default_is_the_base(
+    storage: Storage,
+) -> None:
     make_harvest(storage, 2)
     shards = open_shards(storage.root)
     first = shards.read(10)
@@ -66,7 +83,10 @@ def test_compacting_and_layers_added_later_do_not_change_what_is_read(storage: S
     assert shards.hookpoints == tuple(str(Hookpoint(n)) for n in (2, 5, 10))
     assert np.array_equal(shards.read(2, "r4"), before)
     ordered = sorted(units, key=lambda u: u.name)
-    assert np.array_equal(shards.read(5, "r4"), stored(np.concatenate([make_vectors(u, "04" * 8, Hookpoint(5)) for u in ordered])))
+    assert np.array_equal(
+        shards.read(5, "r4"),
+        stored(np.concatenate([make_vectors(u, "04" * 8, Hookpoint(5)) for u in ordered])),
+    )
 
 
 def test_a_split_without_units_is_empty(storage: Storage) -> None:
@@ -79,7 +99,9 @@ def test_a_split_without_units_is_empty(storage: Storage) -> None:
 def test_what_is_not_there_is_said_with_what_is(storage: Storage) -> None:
     make_harvest(storage, 1)
     shards = open_shards(storage.root)
-    with pytest.raises(HookpointError, match=r"blocks.3.hook_resid_post was not harvested: there are \['blocks.2"):
+    with pytest.raises(
+        HookpointError, match=r"blocks.3.hook_resid_post was not harvested: there are \['blocks.2"
+    ):
         shards.read(3)
     with pytest.raises(ShardError, match=r"no source 'r8': there are \['base', 'r4', 'r16', 'random'\]"):
         shards.read(2, "r8")
@@ -94,7 +116,10 @@ def test_an_incomplete_harvest_names_what_is_missing_and_the_rest_stays_readable
         write_unit(storage, unit)
     write_unit(storage, units[3], {"base": HOOKS})
     shards = open_shards(storage.root)
-    with pytest.raises(ShardError, match=f"'r4' lacks 1 of 4 units at blocks.2.hook_resid_post .{units[3].name}.*only these are redone"):
+    with pytest.raises(
+        ShardError,
+        match=f"'r4' lacks 1 of 4 units at blocks.2.hook_resid_post .{units[3].name}.*only these are redone",
+    ):
         shards.read(2, "r4")
     assert len(shards.read(2)) == len(shards.tokens()) == sum(u.num_tokens for u in units)
     assert len(shards.read(2, "r4", "eval")) == units[2].num_tokens
@@ -123,10 +148,18 @@ def test_only_the_units_of_this_study_are_read(storage: Storage) -> None:
 def test_a_read_takes_the_bytes_of_one_column_only(storage: Storage) -> None:
     rng = np.random.default_rng(0)
     mask = np.ones((8, 128), bool)
-    unit = replace(make_unit(0), input_ids=rng.integers(0, 9, mask.shape).astype(np.int32), mask=mask, marker=mask, doc_ids=("d",) * 8)
+    unit = replace(
+        make_unit(0),
+        input_ids=rng.integers(0, 9, mask.shape).astype(np.int32),
+        mask=mask,
+        marker=mask,
+        doc_ids=("d",) * 8,
+    )
     begin(storage, [unit])
     hooks = tuple(Hookpoint(n) for n in range(8))
-    row = write_shard(storage, KEY, "base", unit, {h: rng.standard_normal((1024, D_MODEL), np.float32) for h in hooks})
+    row = write_shard(
+        storage, KEY, "base", unit, {h: rng.standard_normal((1024, D_MODEL), np.float32) for h in hooks}
+    )
     from deltasae_ray.shards.manifest import commit_unit
 
     commit_unit(storage, KEY, [row])
@@ -141,11 +174,19 @@ def test_a_read_takes_the_bytes_of_one_column_only(storage: Storage) -> None:
     assert bytes_read() - before < 0.35 * row.bytes
 
 
-def test_a_storage_root_a_harvest_folder_and_a_copy_of_it_open_the_same(storage: Storage, tmp_path: Path) -> None:
+def test_a_storage_root_a_harvest_folder_and_a_copy_of_it_open_the_same(
+    storage: Storage, tmp_path: Path
+) -> None:
     make_harvest(storage, 2)
     expected = open_shards(storage.root).read(2, "r4")
     copy = shutil.copytree(storage.local(KEY), tmp_path / "elsewhere" / "mine")
-    for root in (storage.local(KEY), f"{storage.root}/{KEY}/", copy, storage.local("").as_uri(), storage.local(KEY).as_uri()):
+    for root in (
+        storage.local(KEY),
+        f"{storage.root}/{KEY}/",
+        copy,
+        storage.local("").as_uri(),
+        storage.local(KEY).as_uri(),
+    ):
         assert np.array_equal(open_shards(root).read(2, "r4"), expected)
     assert open_shards(storage.local(KEY)).key == KEY
     assert open_shards(storage.local(KEY)).storage.path("") == storage.path("")
@@ -181,7 +222,9 @@ def test_of_two_adapters_with_one_name_the_study_or_the_digest_decides(storage: 
     write_unit(storage, unit, {again.digest: HOOKS})
     with pytest.raises(ShardError, match="'r4' names 2 sources"):
         open_shards(storage.root).read(2, "r4")
-    assert np.array_equal(open_shards(storage.root).read(2, again.digest), stored(make_vectors(unit, again.digest, HOOKS[0])))
+    assert np.array_equal(
+        open_shards(storage.root).read(2, again.digest), stored(make_vectors(unit, again.digest, HOOKS[0]))
+    )
     storage.write_json("study.json", {"harvest": KEY, "sources": ["base", again.digest]})
     shards = open_shards(storage.root)
     assert shards.adapters == ("r4",)
@@ -199,6 +242,9 @@ def test_a_poisoned_vector_names_unit_source_and_hookpoint_and_writes_nothing(st
     unit = make_unit(0)
     vectors = {h: make_vectors(unit, "base", h) for h in HOOKS}
     vectors[HOOKS[1]][4, 3] = np.nan
-    with pytest.raises(PrecisionError, match=f"unit {unit.name}, source base, blocks.10.hook_resid_post: 1 of {unit.num_tokens} rows"):
+    with pytest.raises(
+        PrecisionError,
+        match=f"unit {unit.name}, source base, blocks.10.hook_resid_post: 1 of {unit.num_tokens} rows",
+    ):
         write_shard(storage, KEY, "base", unit, vectors)
     assert storage.list("") == []

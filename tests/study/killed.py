@@ -23,7 +23,9 @@ CASES: dict[str, FitConfig] = {
 
 def sweep(storage: Storage, cfg: FitConfig) -> dict[Trial, FitConfig]:
     """What the sweep does once it has its shards: the settings of every trial, all of which are fitted."""
-    settings, failed = search(storage, KEY, GRID, LAYERS, cfg) if cfg.search != "none" else (dict.fromkeys(GRID, cfg), {})
+    settings, failed = (
+        search(storage, KEY, GRID, LAYERS, cfg) if cfg.search != "none" else (dict.fromkeys(GRID, cfg), {})
+    )
     failed |= sweep_trials(storage, KEY, settings, LAYERS, cfg)
     assert not failed, failed
     return settings

@@ -36,10 +36,16 @@ def fit_here(job: WindowJob) -> None:
         fit_windows(job, 0, 1, "cpu")
 
 
-def without_ray(cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool) -> tuple[Study, Made, Windows]:
-    """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in threads of this process."""
+def without_ray(
+    cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool
+) -> tuple[Study, Made, Windows]:
+    """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in
+    threads of this process."""
     for module in ("run", "windows"):
-        monkeypatch.setattr(f"deltasae_ray.harvest.{module}.run_units", lambda work, factory, gangs, **_: run_units_here(work, factory, gangs))
+        monkeypatch.setattr(
+            f"deltasae_ray.harvest.{module}.run_units",
+            lambda work, factory, gangs, **_: run_units_here(work, factory, gangs),
+        )
     monkeypatch.setattr(streaming, "fit_points_to_windows", fit_here)
     monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
     study = open_study(cfg, Storage(cfg.storage.root))

@@ -35,7 +35,8 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def ray_head() -> Iterator[dict[str, str]]:
-    """`ray start --head` with its own temporary folder; the environment of who submits to it. Its processes are ended by id."""
+    """`ray start --head` with its own temporary folder; the environment of who submits to it. Its processes
+    are ended by id."""
     for attempt in range(3):
         process, env, agent, log = _start()
         try:
@@ -44,22 +45,33 @@ def ray_head() -> Iterator[dict[str, str]]:
                 return
         finally:
             _end(process, env["RAY_TMPDIR"])
-        # Where the machine is busy, a part of Ray gives up on another that has not come up within its 30 seconds.
+        # Where the machine is busy, a part of Ray gives up on another that has not come up within its 30
+        # seconds.
         assert attempt < 2, log.read_text()
 
 
 def _start() -> tuple[subprocess.Popen, dict[str, str], int, Path]:
-    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets allow 107 characters: pytest's folders are too deep
+    scratch = tempfile.mkdtemp(
+        prefix="ray-", dir="/tmp"
+    )  # sockets allow 107 characters: pytest's folders are too deep
     port, dashboard, client, agent = (free_port() for _ in range(4))
-    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TMPDIR": scratch, "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_TMPDIR": scratch,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # as cluster/ does
     env.pop("RAY_ADDRESS", None)
     log = Path(scratch) / "start.log"
     process = subprocess.Popen(
         [
-            *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"),
-            *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}", f"--temp-dir={scratch}/ray"),
-            # The agent takes the jobs; on its usual port another Ray of this machine may listen, and then it serves nothing.
+            *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}",
+                f"--dashboard-port={dashboard}"),
+            *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1",
+                f"--ray-client-server-port={client}", f"--temp-dir={scratch}/ray"),
+            # The agent takes the jobs; on its usual port another Ray of this machine may listen, and then it
+            # serves nothing.
             f"--dashboard-agent-listen-port={agent}",
         ],
         env=env, cwd=REPOSITORY, start_new_session=True, stdout=log.open("wb"), stderr=subprocess.STDOUT,
@@ -79,7 +91,8 @@ def _up(process: subprocess.Popen, ports: tuple[int, int]) -> bool:
 
 
 def _end(process: subprocess.Popen, scratch: str) -> None:
-    """Kills the head with all it started: asked to end, Ray takes half a minute. What it started just now is found by its folder."""
+    """Kills the head with all it started: asked to end, Ray takes half a minute. What it started just now is
+    found by its folder."""
     ours = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
     for one in ours:
         with suppress(psutil.NoSuchProcess):
@@ -91,5 +104,11 @@ def _end(process: subprocess.Popen, scratch: str) -> None:
 def submit(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit`, to its end."""
     return subprocess.run(
-        [str(BIN / "ray"), "job", "submit", *arguments], env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=1100, check=False
+        [str(BIN / "ray"), "job", "submit", *arguments],
+        env=env,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=1100,
+        check=False,
     )

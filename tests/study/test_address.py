@@ -30,29 +30,53 @@ def nobody() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_where_nobody_listens_is_told_with_the_remedy(scheme: str, nobody: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nobody_listens_is_told_with_the_remedy(
+    scheme: str, nobody: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{nobody}")
     began = time.monotonic()
-    with pytest.raises(ResourceError, match=rf"RAY_ADDRESS='{scheme}127.0.0.1:{nobody}': nobody answers .*ray start --head.*unset it"):
+    with pytest.raises(
+        ResourceError,
+        match=rf"RAY_ADDRESS='{scheme}127.0.0.1:{nobody}': nobody answers .*ray start --head.*unset it",
+    ):
         answering_address(within=1)
     assert time.monotonic() - began < 3
 
 
 def test_what_listens_and_is_no_ray_is_told(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent}")
-    with pytest.raises(ResourceError, match=f"listens at 127.0.0.1:{silent} does not answer as Ray's head within 1 s"):
+    with pytest.raises(
+        ResourceError, match=f"listens at 127.0.0.1:{silent} does not answer as Ray's head within 1 s"
+    ):
         answering_address(within=1)
 
 
 def test_a_host_that_swallows_packets_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "create_connection", lambda *_, timeout: (time.sleep(timeout), (_ for _ in ()).throw(TimeoutError("timed out"))))
+    monkeypatch.setattr(
+        socket,
+        "create_connection",
+        lambda *_, timeout: (time.sleep(timeout), (_ for _ in ()).throw(TimeoutError("timed out"))),
+    )
     began = time.monotonic()
     with pytest.raises(ResourceError, match="nobody answers at 10.255.255.1:6379 within 1 s"):
         check_answers("RAY_ADDRESS='10.255.255.1:6379'", "10.255.255.1", 6379, client=False, within=1)
     assert time.monotonic() - began < 3
 
 
-@pytest.mark.parametrize("address", ["10.0.0.5", "10.0.0.5:", "10.0.0.5:port", "10.0.0.5:99999", "10.0.0.5:0", "http://h:8265", ":6379", "h:1:2", "a b:6379"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.5",
+        "10.0.0.5:",
+        "10.0.0.5:port",
+        "10.0.0.5:99999",
+        "10.0.0.5:0",
+        "http://h:8265",
+        ":6379",
+        "h:1:2",
+        "a b:6379",
+    ],
+)
 def test_what_is_no_address_is_refused_with_an_example(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=r"is no address of Ray: give host:port, as 10.0.0.5:6379"):

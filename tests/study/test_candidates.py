@@ -37,7 +37,8 @@ def test_another_driver_is_told_of_every_candidate_and_how_each_ended(storage: S
 
 @pytest.mark.parametrize(
     "content",
-    [b"[]", b"{}", b'{"candidates": 1}', b'{"candidates": [1]}', b'{"candidates": [{"settings": {"lr": "x", "auxk": 0}}]}', b"\x80\x04.",
+    [b"[]", b"{}", b'{"candidates": 1}', b'{"candidates": [1]}',
+        b'{"candidates": [{"settings": {"lr": "x", "auxk": 0}}]}', b"\x80\x04.",
      b'{"candidates": [{"settings": {"lr": 1, "auxk": 0}, "ended": {"steps": 1}}]}'],
 )  # fmt: skip
 def test_a_damaged_record_is_told_with_its_file_and_remedy(storage: Storage, content: bytes) -> None:

@@ -1,4 +1,5 @@
-"""Which dictionaries the chosen controls fit and what is planned of them, and loss recovered from shards to rows; no Ray here."""
+"""Which dictionaries the chosen controls fit and what is planned of them, and loss recovered from shards to
+rows; no Ray here."""
 
 from dataclasses import replace
 from itertools import product
@@ -44,12 +45,17 @@ def points_of(fit: FitConfig, *controls: str) -> list[FitPoint]:
 
 
 def test_no_control_leaves_the_toy_reference() -> None:
-    assert points() == [FitPoint(BASE, layer, d, 4, "topk", REFERENCE_SEED, "A") for d in FIT.d_sae for layer in (1, 2)]
+    assert points() == [
+        FitPoint(BASE, layer, d, 4, "topk", REFERENCE_SEED, "A") for d in FIT.d_sae for layer in (1, 2)
+    ]
 
 
 def test_a_shape_is_held_against_base_dictionaries_of_its_own_so_that_a_later_size_moves_nothing() -> None:
     """Of whatever else the grid asks for: a pair a layer and shape."""
-    small, grown = ({p for p in points_of(replace(FIT, d_sae=sizes, k=k), "base")} for sizes, k in (((32,), (4,)), ((16, 32, 64), (4, 8))))
+    small, grown = (
+        {p for p in points_of(replace(FIT, d_sae=sizes, k=k), "base")}
+        for sizes, k in (((32,), (4,)), ((16, 32, 64), (4, 8)))
+    )
     assert small < grown and len(grown) == 6 * len(small)
 
 
@@ -58,24 +64,38 @@ def test_what_deltas_are_held_against_starts_from_other_rows_than_any_dictionary
     rows = torch.randn(500, 24, generator=torch.Generator().manual_seed(0))
     grid = {p.seed for t in trials(ADAPTERS, FIT) for p in grid_points(t, (1,), 8)}
     against = {p.seed for p in points("base")}
-    start = {seed: start_rows(rows, measure(rows), 64, torch.Generator().manual_seed(seed)) for seed in (*grid, *against)}
+    start = {
+        seed: start_rows(rows, measure(rows), 64, torch.Generator().manual_seed(seed))
+        for seed in (*grid, *against)
+    }
     chance = isotropic_max_cosine(64, 24)
     for seed, other in product(grid, against):
         assert max_cosine(start[seed], start[other]).value == pytest.approx(chance, abs=0.05)
 
 
-def test_dictionaries_of_two_halves_match_each_other_no_better_than_chance_where_there_is_nothing_to_find() -> None:
+def test_dictionaries_of_two_halves_match_each_other_no_better_than_chance_where_there_is_nothing_to_find() -> (
+    None
+):
     """Gaussian rows, calmly fitted: of one seed both would still be near the rows that they started from."""
     rows = torch.randn(2000, 32, generator=torch.Generator().manual_seed(0))
-    halves = [p for p in points("split_half") if p.adapter == "r2" and p.documents != "all" and (p.layer, p.d_sae) == (1, 64)]
+    halves = [
+        p
+        for p in points("split_half")
+        if p.adapter == "r2" and p.documents != "all" and (p.layer, p.d_sae) == (1, 64)
+    ]
     assert sorted(p.documents for p in halves) == ["A", "B"]
 
     def matched(seeds: tuple[int, int]) -> Measure:
         recipe = Recipe(64, 4, batch_tokens=256, steps=100)
-        made = [fitted(Trainer(part, recipe, seed)) for part, seed in zip((rows[:1000], rows[1000:]), seeds, strict=True)]
+        made = [
+            fitted(Trainer(part, recipe, seed))
+            for part, seed in zip((rows[:1000], rows[1000:]), seeds, strict=True)
+        ]
         context = Context.of(inputs_of_rows(rows), Settings())
         rows_of, others = (living_rows(d) for d in made)
-        null = np.stack([best_cosines(drawn, others, absolute=True) for drawn in context.layer.drawn(len(rows_of))])
+        null = np.stack(
+            [best_cosines(drawn, others, absolute=True) for drawn in context.layer.drawn(len(rows_of))]
+        )
         return mean_match(best_cosines(rows_of, others, absolute=True), np.ones(len(rows_of)), null, None)
 
     own, shared = matched((halves[0].seed, halves[1].seed)), matched((0, 0))
@@ -105,7 +125,8 @@ def test_fast_is_the_random_adapter_and_the_base_control() -> None:
 def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_dictionary() -> None:
     added = set(points("full")) - set(points("fast"))
     assert {(p.seed, p.documents, p.control) for p in added} == {
-        (1, "all", "none"), (1002, "A", "none"), (1003, "B", "none"), (0, "all", "gaussian"), (0, "all", "frozen_decoder"),
+        (1, "all", "none"), (1002, "A", "none"), (1003, "B", "none"), (0, "all", "gaussian"),
+        (0, "all", "frozen_decoder"),
     }  # fmt: skip
     assert len(added) == 5 * 2 * len(FIT.d_sae)
 
@@ -128,7 +149,9 @@ def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: 
     specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference")) for f in made.grid[trial]]
     assert all(s.control("second") not in (None, s.dictionary) for s in specs)
     assert sorted(s.control("second") or "" for s in specs) == sorted(s.dictionary for s in specs)
-    assert {(s.control("half_a"), s.control("half_b")) for s in specs} == {tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")}
+    assert {(s.control("half_a"), s.control("half_b")) for s in specs} == {
+        tuple(str(p) for p in points("split_half") if p.layer == 1 and p.d_sae == 32 and p.adapter == "r2")
+    }
 
 
 def _fitted(p: FitPoint) -> FittedDictionary:

@@ -37,10 +37,14 @@ def test_the_second_demo_differs_from_the_first_in_model_and_reference_only() ->
 
 @pytest.mark.demo
 def test_the_demo_has_the_text_that_its_figures_need(tmp_path: Path) -> None:
-    study = open_study(demo("demo", f"storage.root={tmp_path / 'root'}", "dry_run=true"), Storage(str(tmp_path / "root")))
+    study = open_study(
+        demo("demo", f"storage.root={tmp_path / 'root'}", "dry_run=true"), Storage(str(tmp_path / "root"))
+    )
     corpus = study.corpus
     assert corpus.num_tokens() >= 40_000
-    unrelated = sum(corpus.num_tokens(split, name) for split in ("fit", "eval") for name in corpus.names if name != DOMAIN)
+    unrelated = sum(
+        corpus.num_tokens(split, name) for split in ("fit", "eval") for name in corpus.names if name != DOMAIN
+    )
     assert unrelated == pytest.approx(corpus.num_tokens() / 2, rel=0.02)
     assert corpus.names == (DOMAIN, "kjv", "pydoc")
     assert min(corpus.num_documents("eval", name) for name in corpus.names) >= 30, "or a text has no interval"
@@ -56,4 +60,7 @@ def test_a_context_begins_with_bos_and_holds_one_document() -> None:
     tokenizer = load_tokenizer(model.folder)
     corpus = build_corpus(replace(cfg.corpus, fit_tokens=4000, eval_tokens=2000), tokenizer)
     assert {int(i) for unit in corpus.units for i in unit.input_ids[:, 0]} == {tokenizer.bos_token_id}
-    assert all(unit.input_ids.shape[1] <= cfg.corpus.context_len + 1 and len(unit.doc_ids) == len(unit.input_ids) for unit in corpus.units)
+    assert all(
+        unit.input_ids.shape[1] <= cfg.corpus.context_len + 1 and len(unit.doc_ids) == len(unit.input_ids)
+        for unit in corpus.units
+    )

@@ -1,4 +1,5 @@
-"""Room on disk: what a plan has still to write is asked for, and only this study's own shards and dictionaries count as written."""
+"""Room on disk: what a plan has still to write is asked for, and only this study's own shards and
+dictionaries count as written."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,19 +35,27 @@ def room(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
     monkeypatch.setattr(Storage, "free_bytes", lambda _: int(num_bytes))
 
 
-def written(study: Study, key: str, source: str, hookpoints: tuple[int, ...] = (1, 2), num_bytes: int = 1000) -> None:
+def written(
+    study: Study, key: str, source: str, hookpoints: tuple[int, ...] = (1, 2), num_bytes: int = 1000
+) -> None:
     """One shard on record."""
     hooks = tuple(f"blocks.{layer}.hook_resid_post" for layer in hookpoints)
-    row = ShardRow("unit", source, "fit", "domain", hooks, shard_file("unit", source, hooks), "0" * 64, 10, num_bytes, 32)
+    row = ShardRow(
+        "unit", source, "fit", "domain", hooks, shard_file("unit", source, hooks), "0" * 64, 10, num_bytes, 32
+    )
     commit_unit(study.storage, key, [row])
 
 
-def test_a_plan_that_the_disk_cannot_hold_is_refused_with_the_remedy(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_the_disk_cannot_hold_is_refused_with_the_remedy(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = make_plan(study, FIT)
     room(monkeypatch, 1.2 * (plan.shard_bytes + plan.dictionary_bytes))
     check_disk(study, plan)
     room(monkeypatch, plan.shard_bytes + plan.dictionary_bytes)
-    with pytest.raises(StorageError, match=r"are free: free space, choose another storage\.root, or lower corpus\.fit_tokens"):
+    with pytest.raises(
+        StorageError, match=r"are free: free space, choose another storage\.root, or lower corpus\.fit_tokens"
+    ):
         check_disk(study, plan)
     check_disk(study, replace(plan, seconds={"adapt": 1.0}))  # which writes neither shards nor dictionaries
 
@@ -79,10 +88,27 @@ def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Pa
     plain, with_modules = opened(), opened("harvest.sites=[resid_post,lora]")
     tokens, (ref,) = plain.corpus.num_tokens(), plain.given
     more = make_plan(with_modules, FIT).shard_bytes - make_plan(plain, FIT).shard_bytes
-    assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), "the adapter and the random one"
-    names = ("blocks.1.hook_resid_post", "blocks.1.mlp.down_proj.hook_lora", "blocks.1.self_attn.q_proj.hook_lora")  # 32 + 4 + 4 wide
+    assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), (
+        "the adapter and the random one"
+    )
+    names = (
+        "blocks.1.hook_resid_post",
+        "blocks.1.mlp.down_proj.hook_lora",
+        "blocks.1.self_attn.q_proj.hook_lora",
+    )  # 32 + 4 + 4 wide
     hooks = tuple(map(str, sorted(map(Hookpoint.parse, names))))
-    row = ShardRow("unit", ref.digest, "fit", "domain", hooks, shard_file("unit", ref.digest, hooks), "0" * 64, 10, 1000, 32)
+    row = ShardRow(
+        "unit",
+        ref.digest,
+        "fit",
+        "domain",
+        hooks,
+        shard_file("unit", ref.digest, hooks),
+        "0" * 64,
+        10,
+        1000,
+        32,
+    )
     commit_unit(plain.storage, harvest_key(plain.kept, plain.model), [row])
     assert (shards_there(plain), shards_there(with_modules)) == (800, 1000)
 

@@ -17,8 +17,13 @@ def files(root: Path) -> list[Path]:
     return [p for p in root.rglob("*") if p.is_file()]
 
 
-def test_given_adapters_are_checked_and_not_copied(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
-    run("sweep", config(words(tiny_model, tmp_path / "root", f"adapters=[{tiny_adapters[0]}]", "dry_run=true")))
+def test_given_adapters_are_checked_and_not_copied(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run(
+        "sweep",
+        config(words(tiny_model, tmp_path / "root", f"adapters=[{tiny_adapters[0]}]", "dry_run=true")),
+    )
     assert not (tmp_path / "root").exists()
     broken = shutil.copytree(tiny_adapters[0], tmp_path / "broken")
     (broken / "adapter_model.safetensors").unlink()
@@ -27,7 +32,11 @@ def test_given_adapters_are_checked_and_not_copied(tiny_model: Path, tiny_adapte
 
 
 def test_no_weights_are_downloaded_for_a_plan(
-    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path,
+    tiny_adapters: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     hub = {"some/model": tiny_model, "some/r2": tiny_adapters[0]}
 
@@ -43,7 +52,11 @@ def test_no_weights_are_downloaded_for_a_plan(
     run("sweep", config(words(Path("some/model"), tmp_path / "root", "adapters=[some/r2]", "dry_run=true")))
     printed = capsys.readouterr().out
     assert "some/model, 4 layers of width 32" in printed and "r2 (given)" in printed
-    assert files(tmp_path / "cache") and not [p for p in files(tmp_path) if p.suffix == ".safetensors"] and not (tmp_path / "root").exists()
+    assert (
+        files(tmp_path / "cache")
+        and not [p for p in files(tmp_path) if p.suffix == ".safetensors"]
+        and not (tmp_path / "root").exists()
+    )
 
 
 def test_a_local_reference_is_opened_for_a_plan_and_not_kept(tiny_model: Path, tmp_path: Path) -> None:
@@ -55,14 +68,25 @@ def test_a_local_reference_is_opened_for_a_plan_and_not_kept(tiny_model: Path, t
             made.save(tmp_path / name / f"layer_{layer:02d}")
         return f"reference={tmp_path / name}"
 
-    run("sweep", config(words(tiny_model, tmp_path / "root", reference("of-a-llama", "llama-tiny"), "dry_run=true")))
+    run(
+        "sweep",
+        config(words(tiny_model, tmp_path / "root", reference("of-a-llama", "llama-tiny"), "dry_run=true")),
+    )
     other = reference("of-a-gemma", "google/gemma-2-2b")
     with pytest.raises(DictionaryError, match="made for google/gemma-2-2b.*of the family llama"):
         run("sweep", config(words(tiny_model, tmp_path / "root", other, "dry_run=true")))
-    run("sweep", config(words(tiny_model, tmp_path / "root", other, "reference.made_for=gemma-2-2b", "dry_run=true")))
+    run(
+        "sweep",
+        config(words(tiny_model, tmp_path / "root", other, "reference.made_for=gemma-2-2b", "dry_run=true")),
+    )
     (tmp_path / "of-a-llama/layer_02/sae_weights.safetensors").write_bytes(b"cut off")
     with pytest.raises(DictionaryError, match="layer_02"):
-        run("sweep", config(words(tiny_model, tmp_path / "root", f"reference={tmp_path / 'of-a-llama'}", "dry_run=true")))
+        run(
+            "sweep",
+            config(
+                words(tiny_model, tmp_path / "root", f"reference={tmp_path / 'of-a-llama'}", "dry_run=true")
+            ),
+        )
     assert not (tmp_path / "root").exists()
 
 

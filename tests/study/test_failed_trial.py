@@ -1,4 +1,5 @@
-"""A trial that fails every time beside ones that do not: as Ray Tune's, and with d_sae=auto by the command a user types, twice."""
+"""A trial that fails every time beside ones that do not: as Ray Tune's, and with d_sae=auto by the command a
+user types, twice."""
 
 import sys
 from pathlib import Path
@@ -28,17 +29,29 @@ def test_a_trial_that_always_fails_is_told_and_the_others_are_fitted(
     failed = sweep_trials(storage, KEY, {silent: cfg, good: cfg}, [1, 3], cfg)
     assert list(failed) == [silent] and "rows are equal" in failed[silent]
     points = [*grid_points(good, [1, 3], 1), *grid_points(silent, [3], 1)]
-    assert list(fitted_points(storage, KEY, [*grid_points(good, [1, 3], 1), *grid_points(silent, [1, 3], 1)], cfg)) == points, "only layer 1 is silent"
+    assert (
+        list(
+            fitted_points(storage, KEY, [*grid_points(good, [1, 3], 1), *grid_points(silent, [1, 3], 1)], cfg)
+        )
+        == points
+    ), "only layer 1 is silent"
 
 
-@pytest.mark.prove  # the first test here, and what the page and MLflow say of failures: tests/report, tests/tracking
+# the first test here, and what the page and MLflow say of failures: tests/report, tests/tracking
+@pytest.mark.prove
 def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_other(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_cluster: None
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ray_cluster: None,
 ) -> None:
     from mlflow import MlflowClient
 
     good = save_adapter(tmp_path / "good", tiny_model, rank=2, seed=1)
-    late = save_adapter(tmp_path / "late", tiny_model, rank=2, seed=2, layers_to_transform=[2])  # nothing changes at layer 1
+    late = save_adapter(
+        tmp_path / "late", tiny_model, rank=2, seed=2, layers_to_transform=[2]
+    )  # nothing changes at layer 1
     root = tmp_path / "study"
     more = (f"adapters=[{good},{late}]", "fit.d_sae=auto", "fit.steps=20", "controls=[gaussian]")
     monkeypatch.setattr("deltasae_ray.study.tune.MAX_FAILURES", 0)
@@ -49,7 +62,11 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
             main(job, None)
         said = capsys.readouterr()
         assert ended.value.code == 2
-        assert "1 of 2 trials failed" in said.err and "late-d256-k4-topk" in said.err and "rows are equal" in said.err
+        assert (
+            "1 of 2 trials failed" in said.err
+            and "late-d256-k4-topk" in said.err
+            and "rows are equal" in said.err
+        )
         assert "fit.d_sae=auto: 256 latents" in said.out
 
     run("sweep")
@@ -66,7 +83,12 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
         return found
 
     first = runs()
-    assert {name: len(found) for name, found in first.items()} == {"sweep FINISHED": 1, "trial FINISHED": 1, "trial FAILED": 1, "leaf FINISHED": 2}
+    assert {name: len(found) for name, found in first.items()} == {
+        "sweep FINISHED": 1,
+        "trial FINISHED": 1,
+        "trial FAILED": 1,
+        "leaf FINISHED": 2,
+    }
     (failed,) = first["trial FAILED"]
     assert failed.data.params["adapter"].startswith("late") and "rows are equal" in str(failed.data.tags)
     failures = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/failed.json")}
@@ -74,5 +96,9 @@ def test_a_trial_that_always_fails_is_told_everywhere_tried_again_and_harms_no_o
     run("fit")  # without Tune: in one pass with the controls
     assert {p: p.stat().st_mtime_ns for p in fitted} == fitted, "a dictionary was fitted again"
     assert len(failures) == 2, "the trial's and its control's"
-    assert all(p.stat().st_mtime_ns > before for p, before in failures.items()), "what failed was not tried again"
-    assert {name: len(found) for name, found in runs().items()} == {name: len(found) for name, found in first.items()}
+    assert all(p.stat().st_mtime_ns > before for p, before in failures.items()), (
+        "what failed was not tried again"
+    )
+    assert {name: len(found) for name, found in runs().items()} == {
+        name: len(found) for name, found in first.items()
+    }

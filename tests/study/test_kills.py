@@ -1,4 +1,5 @@
-"""kill -9 of fit workers and drivers: a sweep ends with every trial, and no dictionary that had a checkpoint begins again."""
+"""kill -9 of fit workers and drivers: a sweep ends with every trial, and no dictionary that had a checkpoint
+begins again."""
 
 import os
 import random
@@ -41,7 +42,11 @@ class Victim:
         """The sweep's driver; at the end it and its Ray are killed where they still run."""
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         environment |= {LEDGER: str(self.storage.local("ledger")), "PYTHONPATH": str(REPOSITORY)}
-        driver = subprocess.Popen([sys.executable, "-m", "tests.study.killed", self.storage.root, self.case], cwd=REPOSITORY, env=environment)
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "tests.study.killed", self.storage.root, self.case],
+            cwd=REPOSITORY,
+            env=environment,
+        )
         try:
             yield driver
         finally:
@@ -67,8 +72,16 @@ class Victim:
     def fitted(self) -> list[FittedDictionary]:
         """Dictionaries of the sweep that are finished, with the settings that were chosen for them."""
         cfg = CASES[self.case]
-        settings = search(self.storage, KEY, GRID, LAYERS, cfg)[0] if cfg.search != "none" else dict.fromkeys(GRID, cfg)
-        return [f for trial, c in settings.items() for f in fitted_points(self.storage, KEY, grid_points(trial, LAYERS, c.seeds), c).values()]
+        settings = (
+            search(self.storage, KEY, GRID, LAYERS, cfg)[0]
+            if cfg.search != "none"
+            else dict.fromkeys(GRID, cfg)
+        )
+        return [
+            f
+            for trial, c in settings.items()
+            for f in fitted_points(self.storage, KEY, grid_points(trial, LAYERS, c.seeds), c).values()
+        ]
 
     def kept(self) -> int:
         return sum(event.what == "keeps" for event in self.happened)
@@ -95,14 +108,18 @@ def assert_whole(victim: Victim) -> None:
 
 @pytest.mark.prove
 @pytest.mark.parametrize("victim", ["asha"], indirect=True)
-def test_a_search_survives_its_driver_a_candidate_and_a_kill_between_its_result_and_the_dictionaries(victim: Victim) -> None:
+def test_a_search_survives_its_driver_a_candidate_and_a_kill_between_its_result_and_the_dictionaries(
+    victim: Victim,
+) -> None:
     with victim.running() as driver:
         victim.runs_until(driver, lambda: victim.kept() > 3, "checkpoint of a candidate")
     with victim.running() as driver:
         before = victim.kept()
         victim.runs_until(driver, lambda: victim.kept() > before + 3, "checkpoint after the driver's death")
         kill(victim.happened[-1])
-        victim.runs_until(driver, lambda: len(victim.storage.list("searches")) == len(GRID), "result of both searches")
+        victim.runs_until(
+            driver, lambda: len(victim.storage.list("searches")) == len(GRID), "result of both searches"
+        )
     found = {name: victim.storage.read_bytes(name) for name in victim.storage.list("searches")}
     assert victim.fitted() == [], "the kill came too late"
     victim.ends()
@@ -113,11 +130,15 @@ def test_a_search_survives_its_driver_a_candidate_and_a_kill_between_its_result_
 
 @pytest.mark.prove
 @pytest.mark.parametrize("victim", ["ddp"], indirect=True)
-def test_workers_that_share_batches_survive_a_peer_and_their_driver(ray_cluster: None, victim: Victim, tmp_path: Path) -> None:
+def test_workers_that_share_batches_survive_a_peer_and_their_driver(
+    ray_cluster: None, victim: Victim, tmp_path: Path
+) -> None:
     with victim.running() as driver:
         victim.runs_until(driver, lambda: victim.kept() > 3, "checkpoint")
         kill(next(e for e in victim.happened if e.what == "joins"))
-        victim.runs_until(driver, lambda: any(e.steps for e in victim.happened if e.what == "joins"), "return of the peer")
+        victim.runs_until(
+            driver, lambda: any(e.steps for e in victim.happened if e.what == "joins"), "return of the peer"
+        )
         before = victim.kept()
         victim.runs_until(driver, lambda: victim.kept() > before, "checkpoint after the peer's death")
     victim.ends()
@@ -140,7 +161,9 @@ def test_a_sweep_survives_kills_at_random_moments(victim: Victim) -> None:
         if turn % 2 and victim.happened:
             with victim.running() as driver, suppress(subprocess.TimeoutExpired):
                 before = len(victim.happened)
-                victim.runs_until(driver, lambda b=before: len(victim.happened) > b or driver.poll() is not None, "event")
+                victim.runs_until(
+                    driver, lambda b=before: len(victim.happened) > b or driver.poll() is not None, "event"
+                )
                 kill(victim.happened[-1])
                 driver.wait(moments.uniform(2, 40))
                 break

@@ -21,12 +21,17 @@ from tests.study.words import words
 def test_a_run_that_finds_a_stage_done_does_not_hide_what_it_cost(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert Clock({"harvest": 200.0, "fit": 90.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 90.0}
-    assert Clock({"harvest": 0.3, "fit": 120.0, "diverge": 60.0}).longest(storage, "a") == {"harvest": 200.0, "fit": 120.0, "diverge": 60.0}
+    assert Clock({"harvest": 0.3, "fit": 120.0, "diverge": 60.0}).longest(storage, "a") == {
+        "harvest": 200.0,
+        "fit": 120.0,
+        "diverge": 60.0,
+    }
     assert Clock({"harvest": 3.0}).longest(storage, "b") == {"harvest": 3.0}
 
 
 def rows_line(deltas: str = "stored", **fit: Any) -> str:
-    """Of 1000 training and 100 evaluation tokens of width 250 at two layers: 1.1 MB a read, .5 MB of it for a window of 200 tokens."""
+    """Of 1000 training and 100 evaluation tokens of width 250 at two layers: 1.1 MB a read, .5 MB of it for a
+    window of 200 tokens."""
     cfg = SimpleNamespace(storage=SimpleNamespace(deltas=deltas, window_tokens=200), fit=FitConfig(**fit))
     corpus = SimpleNamespace(num_tokens=lambda split: {"fit": 1000, "eval": 100}[split])
     study: Any = SimpleNamespace(cfg=cfg, corpus=corpus, model=SimpleNamespace(d_model=250), layers=(1, 2))
@@ -42,7 +47,9 @@ def test_the_plan_tells_what_a_fit_worker_holds_and_when_it_cannot(monkeypatch: 
 
 
 def test_the_plan_tells_what_the_weights_of_a_gang_take_and_what_ray_is_asked_for() -> None:
-    def told(parameters: int = 9 * 10**9, gpus: int = 0, memory_gb: float = 0, ranks: int = 1, **model: Any) -> str:
+    def told(
+        parameters: int = 9 * 10**9, gpus: int = 0, memory_gb: float = 0, ranks: int = 1, **model: Any
+    ) -> str:
         sharding: Any = "zero3" if ranks > 1 else "none"
         gangs = GangConfig(memory_gb=memory_gb, ranks=ranks, gpus_per_gang=gpus)
         return plan.gang_line(gangs, ModelConfig(sharding=sharding, **model), parameters)
@@ -55,9 +62,16 @@ def test_the_plan_tells_what_the_weights_of_a_gang_take_and_what_ray_is_asked_fo
     assert told(memory_gb=4, gpus=2, ranks=2, offload="cpu").endswith("TOO LITTLE")
 
 
-def test_a_relative_model_folder_is_the_same_folder_wherever_gangs_run(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_model_folder_is_the_same_folder_wherever_gangs_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tiny_model.parent)
-    cfg = parse(StudyConfig, words(Path(tiny_model.name), tmp_path / "root", "dry_run=true"), shorthand=SHORTHAND, description="")
+    cfg = parse(
+        StudyConfig,
+        words(Path(tiny_model.name), tmp_path / "root", "dry_run=true"),
+        shorthand=SHORTHAND,
+        description="",
+    )
     study = open_study(cfg, Storage(str(tmp_path / "root")))
     assert (study.cfg.model.base, study.model.label) == (str(tiny_model), tiny_model.name)
 
@@ -67,9 +81,16 @@ def test_text_stays_as_it_is_unless_a_marker_is_asked_for_and_with_given_adapter
 ) -> None:
     def planted(*more: str) -> tuple[bool, str]:
         given = words(tiny_model, tmp_path / "root", "dry_run=true", *more)
-        cfg = parse(StudyConfig, [word for word in given if word in more or "marker" not in word], shorthand=SHORTHAND, description="")
+        cfg = parse(
+            StudyConfig,
+            [word for word in given if word in more or "marker" not in word],
+            shorthand=SHORTHAND,
+            description="",
+        )
         study = open_study(cfg, Storage(str(tmp_path / "root")))
-        found = any(u.marker.any() for u in study.corpus.units) or any(any(c.marker) for c in study.corpus.adapt)
+        found = any(u.marker.any() for u in study.corpus.units) or any(
+            any(c.marker) for c in study.corpus.adapt
+        )
         return found, str(plan.make_plan(study, plan.STAGES))
 
     assert not planted()[0]

@@ -72,7 +72,12 @@ def test_a_sweep_without_words_is_the_demo(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("deltasae_ray.study.run.run", lambda stage, cfg: ran.append((stage, cfg)))
     monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "jobs" / "sweep.py")])
     runpy.run_path(str(REPOSITORY / "jobs" / "sweep.py"), run_name="__main__")
-    demo = parse(StudyConfig, [f"config={REPOSITORY / 'jobs' / 'configs' / 'demo.yaml'}"], shorthand=SHORTHAND, description="")
+    demo = parse(
+        StudyConfig,
+        [f"config={REPOSITORY / 'jobs' / 'configs' / 'demo.yaml'}"],
+        shorthand=SHORTHAND,
+        description="",
+    )
     assert ran == [("sweep", demo)] and demo != StudyConfig()
 
 
@@ -80,4 +85,6 @@ def test_errors_can_travel_between_processes() -> None:
     import pickle
 
     for error in (ConfigError("a"), ResourceError("b")):
-        assert type(pickle.loads(pickle.dumps(error))) is type(error) and str(pickle.loads(pickle.dumps(error))) == str(error)
+        assert type(pickle.loads(pickle.dumps(error))) is type(error) and str(
+            pickle.loads(pickle.dumps(error))
+        ) == str(error)

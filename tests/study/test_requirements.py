@@ -1,4 +1,5 @@
-"""Every shipped study against every shipped cluster; and what a stage is said to need against what it takes."""
+"""Every shipped study against every shipped cluster; and what a stage is said to need against what it
+takes."""
 
 import pickle
 import shlex
@@ -31,7 +32,10 @@ ROOT = Path(__file__).parents[2]
 JOB = "cluster/kuberay/rayjob.yaml"
 CLUSTERS = ("cluster/aws.yaml", "cluster/gcp.yaml", "cluster/kuberay/raycluster.yaml", JOB)
 FITS = ""
-ON_L4 = r"adapt stage can never be placed.*L4 of 24\.2 GB.*fewer than 42\.9 GB.*Set adapt\.batch_contexts=4 model\.offload=cpu, or take .*1 GPU of 43 GB or more"
+ON_L4 = (
+    r"adapt stage can never be placed.*L4 of 24\.2 GB.*fewer than 42\.9 GB.*Set adapt\.batch_contexts=4"
+    r" model\.offload=cpu, or take .*1 GPU of 43 GB or more"
+)
 OUTCOMES = {
     ("demo", c): FITS for c in CLUSTERS
 } | {
@@ -46,7 +50,8 @@ OUTCOMES = {
     ("paper-gemma2-9b", "cluster/kuberay/raycluster.yaml"): ON_L4,
     ("paper-gemma2-9b", JOB): ON_L4,
 }  # fmt: skip
-"""(study, cluster) → what the refusal says; empty where it fits. `rayjob` is the study in the RayJob's own entrypoint."""
+"""(study, cluster) → what the refusal says; empty where it fits. `rayjob` is the study in the RayJob's own
+entrypoint."""
 
 
 def study(name: str) -> StudyConfig:
@@ -64,10 +69,22 @@ def size_of(base: str) -> ModelSize:
 
     shapes: dict[str, Any] = {
         "gemma-2-9b": Gemma2Config(
-            vocab_size=256_000, hidden_size=3584, intermediate_size=14_336, num_hidden_layers=42, num_attention_heads=16, num_key_value_heads=8, head_dim=256
+            vocab_size=256_000,
+            hidden_size=3584,
+            intermediate_size=14_336,
+            num_hidden_layers=42,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=256,
         ),
         "gemma-3-270m": Gemma3TextConfig(
-            vocab_size=262_144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4, num_key_value_heads=1, head_dim=256
+            vocab_size=262_144,
+            hidden_size=640,
+            intermediate_size=2048,
+            num_hidden_layers=18,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=256,
         ),
     }
     name = base.rpartition("/")[2].replace("builtin:gemma3", "gemma-3")
@@ -80,11 +97,15 @@ def test_the_table_names_every_shipped_study_and_cluster() -> None:
     clusters = {str(p.relative_to(ROOT)) for p in (ROOT / "cluster").rglob("*.yaml")}
     assert set(OUTCOMES) == {(s, c) for s in studies for c in clusters}
     for name in studies:
-        assert FITS in [told for (s, _), told in OUTCOMES.items() if s == name], f"{name} fits no cluster that is shipped"
+        assert FITS in [told for (s, _), told in OUTCOMES.items() if s == name], (
+            f"{name} fits no cluster that is shipped"
+        )
 
 
 @pytest.mark.parametrize(("name", "cluster"), OUTCOMES)
-def test_a_shipped_study_fits_a_shipped_cluster_or_is_refused_with_the_remedy(name: str, cluster: str) -> None:
+def test_a_shipped_study_fits_a_shipped_cluster_or_is_refused_with_the_remedy(
+    name: str, cluster: str
+) -> None:
     cfg, kinds, told = study(name), read_node_types(ROOT / cluster), OUTCOMES[name, cluster]
     size = size_of(cfg.model.base)
     if told == FITS:
@@ -97,32 +118,62 @@ def test_a_shipped_study_fits_a_shipped_cluster_or_is_refused_with_the_remedy(na
 
 def test_the_remedy_that_is_told_does() -> None:
     cfg, kinds = study("paper-gemma2-9b"), read_node_types(ROOT / "cluster/gcp.yaml")
-    words = [f"config={ROOT}/jobs/configs/paper-gemma2-9b.yaml", "adapt.batch_contexts=4", "model.offload=cpu"]
+    words = [
+        f"config={ROOT}/jobs/configs/paper-gemma2-9b.yaml",
+        "adapt.batch_contexts=4",
+        "model.offload=cpu",
+    ]
     check_fits(parse(StudyConfig, words, shorthand=SHORTHAND, description=""), size_of(cfg.model.base), kinds)
 
 
 def test_the_adapters_of_a_9b_model_on_cpus_are_refused_on_machines_too_small_for_it() -> None:
     """Nothing shared, and no GPU asked for."""
     cfg = study("paper-gemma2-9b")
-    before = replace(cfg, model=replace(cfg.model, sharding="none"), gangs=GangConfig(), fit=replace(cfg.fit, gpus_per_worker=0.0))
+    before = replace(
+        cfg,
+        model=replace(cfg.model, sharding="none"),
+        gangs=GangConfig(),
+        fit=replace(cfg.fit, gpus_per_worker=0.0),
+    )
     assert [plan.devices(before, stage) for stage in ("adapt", "harvest", "fit")] == [0, 0, 0]
     half = replace(before, gangs=GangConfig(gpus_per_gang=1))
-    assert [plan.devices(half, stage) for stage in ("adapt", "harvest", "fit")] == [1, 1, 0], "adapters are trained where gangs have GPUs"
-    assert plan._speed(half, "fit") < plan._speed(half, "harvest") and "ALTHOUGH" in plan._devices_told(half, "fit")
+    assert [plan.devices(half, stage) for stage in ("adapt", "harvest", "fit")] == [1, 1, 0], (
+        "adapters are trained where gangs have GPUs"
+    )
+    assert plan._speed(half, "fit") < plan._speed(half, "harvest") and "ALTHOUGH" in plan._devices_told(
+        half, "fit"
+    )
     assert (plan.devices(cfg, "adapt"), plan._devices_told(cfg, "adapt")) == (4, "4 GPUs")
     with pytest.raises(ResourceError, match="adapt stage.*no GPU.*Set "):
         check_fits(before, size_of(cfg.model.base), read_node_types(ROOT / "cluster/gcp.yaml"))
     gang = next(n for n in requirements(before, size_of(cfg.model.base)) if n.stage == "harvest")
     assert gang.host_bytes > 36e9 and not gang.device_bytes
     on_gpu = next(n for n in requirements(half, size_of(cfg.model.base)) if n.stage == "harvest")
-    assert on_gpu.device_bytes > 36e9 and all(obstacle(on_gpu, kind) for kind in read_node_types(ROOT / "cluster/gcp.yaml"))
+    assert on_gpu.device_bytes > 36e9 and all(
+        obstacle(on_gpu, kind) for kind in read_node_types(ROOT / "cluster/gcp.yaml")
+    )
 
 
-NINE = ModelSize(9_000_000_000, 900_000_000, 50_000_000, 42, 3584, 16, 256_000, 44_032, {"q_proj": 3584}, {"q_proj": 322_560})
+NINE = ModelSize(
+    9_000_000_000,
+    900_000_000,
+    50_000_000,
+    42,
+    3584,
+    16,
+    256_000,
+    44_032,
+    {"q_proj": 3584},
+    {"q_proj": 322_560},
+)
 
 
 def needs(stage: str, **fields: Any) -> Needs:
-    cfg = StudyConfig(model=fields.pop("model", ModelConfig()), gangs=fields.pop("gangs", GangConfig()), adapt=AdaptConfig(targets=("q_proj",), **fields))
+    cfg = StudyConfig(
+        model=fields.pop("model", ModelConfig()),
+        gangs=fields.pop("gangs", GangConfig()),
+        adapt=AdaptConfig(targets=("q_proj",), **fields),
+    )
     return next(n for n in requirements(cfg, NINE) if n.stage == stage)
 
 
@@ -133,13 +184,16 @@ def test_weights_are_counted_as_they_are_held() -> None:
         return dict(found.parts)["weights"] / 1e9, found.host_bytes / 1e9
 
     assert weights(ranks=1) == (36.0, 38.0), "whole on the GPU, and in the machine's memory while it loads"
-    assert weights(ranks=1, weights="bf16")[0] == pytest.approx(18 + 3.6), "one module is cast at a time, the head the largest"
+    assert weights(ranks=1, weights="bf16")[0] == pytest.approx(18 + 3.6), (
+        "one module is cast at a time, the head the largest"
+    )
     assert weights()[0] == pytest.approx(9 + 3.6), "a quarter, and one module whole"
     assert weights("cpu")[0] == pytest.approx(3.6) and weights("cpu")[1] == pytest.approx(36 + 4 * 3.6 + 8)
 
 
 def test_what_autograd_saves_is_what_training_is_said_to_need(tmp_path: Path) -> None:
-    """Of a Gemma 2, whose attention is softcapped and so not fused, and of a Llama, whose scores are never held though they are counted."""
+    """Of a Gemma 2, whose attention is softcapped and so not fused, and of a Llama, whose scores are never
+    held though they are counted."""
     for architecture, most in (("gemma2", 2.5), ("llama", 4.0)):
         folder = save_model(tmp_path / architecture, architecture)
         targets, contexts, length = ("q_proj", "k_proj", "v_proj", "o_proj"), 4, 64
@@ -148,16 +202,23 @@ def test_what_autograd_saves_is_what_training_is_said_to_need(tmp_path: Path) ->
             module.train()
         parameters, saved = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
-        def keep(tensor: torch.Tensor, saved: dict[int, int] = saved, own: set[int] = parameters) -> torch.Tensor:
+        def keep(
+            tensor: torch.Tensor, saved: dict[int, int] = saved, own: set[int] = parameters
+        ) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            out = backbone(model)(input_ids=torch.ones(contexts, length, dtype=torch.int64), use_cache=False).last_hidden_state
+            out = backbone(model)(
+                input_ids=torch.ones(contexts, length, dtype=torch.int64), use_cache=False
+            ).last_hidden_state
         assert out.requires_grad
-        cfg = StudyConfig(adapt=AdaptConfig(ranks=(4,), batch_contexts=contexts, targets=targets), corpus=CorpusConfig(context_len=length))
+        cfg = StudyConfig(
+            adapt=AdaptConfig(ranks=(4,), batch_contexts=contexts, targets=targets),
+            corpus=CorpusConfig(context_len=length),
+        )
         told = dict(requirements(cfg, model_size(empty_model(folder)))[0].parts)["activations"]
         assert told / most < sum(saved.values()) <= told, architecture
 
@@ -170,7 +231,13 @@ def test_every_architecture_has_a_size(architecture: str) -> None:
         model = AutoModelForCausalLM.from_config(config(architecture))
     size = model_size(model)
     assert (size.layers, size.d_model, size.vocabulary, size.heads) == (4, 32, 320, 4)
-    assert size.parameters == sum(p.numel() for p in model.parameters()) > size.largest >= size.largest_in_block > 0
+    assert (
+        size.parameters
+        == sum(p.numel() for p in model.parameters())
+        > size.largest
+        >= size.largest_in_block
+        > 0
+    )
     name = TARGETS[architecture][0]
     assert size.lora(2, (name,)) == 2 * size.per_rank[name] > 0 and size.inputs[name] >= 32
 
@@ -180,7 +247,8 @@ def test_an_actor_stands_where_all_it_asks_for_is() -> None:
     one = NodeType("a", 4, 1, 64e9, 24e9)
     assert obstacle(asked, one) == ""
     for change, why in (
-        ({"cpus": 1}, "CPUs are fewer"), ({"gpus": 0}, "GPUs are fewer"), ({"memory": 29e9}, "its memory"), ({"gpu_bytes": 16e9}, "its GPUs hold 16.0 GB"),
+        ({"cpus": 1}, "CPUs are fewer"), ({"gpus": 0}, "GPUs are fewer"), ({"memory": 29e9}, "its memory"),
+        ({"gpu_bytes": 16e9}, "its GPUs hold 16.0 GB"),
     ):  # fmt: skip
         assert why in obstacle(asked, replace(one, **change)), why
     assert not obstacle(asked, replace(one, gpu_bytes=None)), "unknown memory is not held against it"
@@ -191,8 +259,10 @@ def test_an_actor_stands_where_all_it_asks_for_is() -> None:
 @pytest.mark.parametrize(
     ("word", "name"),
     [
-        ("nvidia-tesla-t4", "t4"), ("nvidia-tesla-a100", "a100"), ("nvidia-a100-80gb", "a100-80gb"), ("nvidia-h100-80gb", "h100"), ("L40S", "l40s"),
-        ("NVIDIA-A100-SXM4-80GB", "a100-80gb"), ("A100-40G", "a100"), ("NVIDIA-L4", "l4"), ("nvidia-h200-141gb", "h200"), ("warp9", ""), ("", ""),
+        ("nvidia-tesla-t4", "t4"), ("nvidia-tesla-a100", "a100"), ("nvidia-a100-80gb", "a100-80gb"),
+        ("nvidia-h100-80gb", "h100"), ("L40S", "l40s"),
+        ("NVIDIA-A100-SXM4-80GB", "a100-80gb"), ("A100-40G", "a100"), ("NVIDIA-L4", "l4"),
+        ("nvidia-h200-141gb", "h200"), ("warp9", ""), ("", ""),
     ],
 )  # fmt: skip
 def test_a_gpu_is_known_by_the_names_that_clouds_ray_and_kubernetes_give_it(word: str, name: str) -> None:
@@ -210,7 +280,9 @@ def test_node_types_are_read_from_every_cluster_file_and_from_ray() -> None:
     assert of_ray("n", {"CPU": 8, "GPU": 1, "memory": 1e9, "accelerator_type:L4": 1}).gpu == "l4"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "kind: Pod", "kind: RayJob\nspec: {}", "available_node_types: 3"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "kind: Pod", "kind: RayJob\nspec: {}", "available_node_types: 3"]
+)
 def test_a_file_that_is_no_cluster_file_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match="c.yaml"):

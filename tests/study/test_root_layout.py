@@ -28,14 +28,26 @@ def test_an_empty_root_is_marked_and_then_continued(storage: Storage) -> None:
     check_layout(storage)
 
 
-@pytest.mark.parametrize("file", ["harvest/0123/harvest.json", "dictionaries/0123/manifest.json", "study.json"])
+@pytest.mark.parametrize(
+    "file", ["harvest/0123/harvest.json", "dictionaries/0123/manifest.json", "study.json"]
+)
 def test_a_root_of_an_earlier_layout_is_refused_at_the_plan_and_left_as_it_is(
     file: str, storage: Storage, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage.write_json(file, {})
     for dry in ("true", "false"):
-        cfg = parse(StudyConfig, words(tiny_model, storage.root, f"dry_run={dry}"), shorthand=SHORTHAND, description="")
-        with pytest.raises(LayoutError, match=rf"root.* has layout 0, and this version needs layout {LAYOUT}\. Give another storage\.root") as refused:
+        cfg = parse(
+            StudyConfig,
+            words(tiny_model, storage.root, f"dry_run={dry}"),
+            shorthand=SHORTHAND,
+            description="",
+        )
+        with pytest.raises(
+            LayoutError,
+            match=(
+                rf"root.* has layout 0, and this version needs layout {LAYOUT}\. Give another storage\.root"
+            ),
+        ) as refused:
             run("sweep", cfg)
         assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
     assert storage.list("") == [file] and "Plan" not in capsys.readouterr().out
@@ -43,11 +55,15 @@ def test_a_root_of_an_earlier_layout_is_refused_at_the_plan_and_left_as_it_is(
 
 def test_a_root_of_a_later_layout_is_refused_too(storage: Storage) -> None:
     storage.write_json(LAYOUT_FILE, {"layout": LAYOUT + 1})
-    with pytest.raises(LayoutError, match=f"a later version: it has layout {LAYOUT + 1}.* needs layout {LAYOUT}"):
+    with pytest.raises(
+        LayoutError, match=f"a later version: it has layout {LAYOUT + 1}.* needs layout {LAYOUT}"
+    ):
         check_layout(storage)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"layout": "1"}', b'{"layout": true}', b'{"layout": -1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"layout": "1"}', b'{"layout": true}', b'{"layout": -1}', b"\xff"]
+)
 def test_a_damaged_mark_is_told_with_its_file(storage: Storage, content: bytes) -> None:
     storage.write_bytes(LAYOUT_FILE, content)
     with pytest.raises((LayoutError, StorageError), match=r"layout\.json"):

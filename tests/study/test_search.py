@@ -43,14 +43,31 @@ class Planted:
 
 
 def plant_pickles(storage: Storage, cfg: FitConfig) -> set[str]:
-    """Puts pickles that run code wherever Ray Tune, Ray Train or torch might look for state below the root; their names."""
-    code, keys = pickle.dumps(Planted(storage.local("executed"))), keys_of(storage, KEY, candidate_points(TRIAL, [1]), cfg).values()
+    """Puts pickles that run code wherever Ray Tune, Ray Train or torch might look for state below the root;
+    their names."""
+    code, keys = (
+        pickle.dumps(Planted(storage.local("executed"))),
+        keys_of(storage, KEY, candidate_points(TRIAL, [1]), cfg).values(),
+    )
     search_folder = f"ray/search-{digest(search_key(storage, KEY, TRIAL, [1], cfg))}"
-    names = {f"{search_folder}/{name}" for name in ("tuner.pkl", "trainable.pkl", "search_gen_state-1.pkl", "searcher-state-1.pkl", "x/error.pkl")}
+    names = {
+        f"{search_folder}/{name}"
+        for name in (
+            "tuner.pkl",
+            "trainable.pkl",
+            "search_gen_state-1.pkl",
+            "searcher-state-1.pkl",
+            "x/error.pkl",
+        )
+    }
     names |= {f"{key}/{name}" for key in keys for name in ("checkpoint.pt", "checkpoint.pkl", "model.pt")}
     for name in names:
         storage.write_bytes(name, code)
-    state = {"trial_data": [], "runner_data": {"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": code.hex()}}, "stats": {}}
+    state = {
+        "trial_data": [],
+        "runner_data": {"x": {"_type": "CLOUDPICKLE_FALLBACK", "value": code.hex()}},
+        "stats": {},
+    }
     storage.write_json(f"{search_folder}/experiment_state-2026-01-01_00-00-00.json", state)
     return names
 
@@ -68,7 +85,9 @@ def test_the_best_settings_on_documents_of_the_training_split_are_found(
     hopeless = [SILENT] if how == "asha" else []
     settings, failed = search(storage, KEY, [TRIAL, *hopeless], [1], cfg)
     assert not storage.local("executed").exists(), "a pickle below the root was read"
-    assert {n for n in storage.list("") if n.endswith((".pkl", ".pt", ".pickle"))} == planted, "no pickle is written below the root either"
+    assert {n for n in storage.list("") if n.endswith((".pkl", ".pt", ".pickle"))} == planted, (
+        "no pickle is written below the root either"
+    )
     assert not storage.list("searching"), "the record of the running search is gone with it"
     record = storage.read_json(storage.list("searches")[0])
     finished = [row for row in record["candidates"] if "fvu" in row]
@@ -78,19 +97,26 @@ def test_the_best_settings_on_documents_of_the_training_split_are_found(
     assert cfg.lr / LR_FACTOR <= settings[TRIAL].lr <= cfg.lr * LR_FACTOR and settings[TRIAL].auxk in AUXK
     (judged,) = fitted_points(storage, KEY, candidate_points(TRIAL, [1]), settings[TRIAL]).values()
     assert judged.metrics["fvu"] == best["fvu"]
-    assert not fitted_points(storage, KEY, grid_points(TRIAL, [1], 1), settings[TRIAL]), "the trial's own are fitted to all documents"
+    assert not fitted_points(storage, KEY, grid_points(TRIAL, [1], 1), settings[TRIAL]), (
+        "the trial's own are fitted to all documents"
+    )
     assert not [name for name in storage.list("dictionaries") if "checkpoint" in name and name not in planted]
     assert list(failed) == hopeless and all("rows are equal" in error for error in failed.values())
     before = storage.list("dictionaries")
     assert search(storage, KEY, [TRIAL], [1], cfg)[0] == settings and storage.list("dictionaries") == before
 
 
-def test_settings_are_judged_by_training_documents_that_they_were_not_fitted_to_and_never_by_the_evaluation_split(storage: Storage) -> None:
+def test_settings_are_judged_by_training_documents_that_they_were_not_fitted_to_and_never_by_the_evaluation_split(
+    storage: Storage,
+) -> None:
     shards = open_harvest(storage, KEY)
     tokens = Tokens.read(shards)
     rows = Rows.read(shards, tokens, "r4", 1)
-    ((candidate,), (final,)) = candidate_points(TRIAL, [1]), grid_points(TRIAL, [1], 1)
-    fitted, judged = ({row.tobytes() for row in part} for part in (rows.training(candidate).numpy(), rows.judging(candidate)))
+    (candidate,), (final,) = candidate_points(TRIAL, [1]), grid_points(TRIAL, [1], 1)
+    fitted, judged = (
+        {row.tobytes() for row in part}
+        for part in (rows.training(candidate).numpy(), rows.judging(candidate))
+    )
     assert fitted and judged and not fitted & judged
     assert fitted | judged == {row.tobytes() for row in rows.training(final).numpy()}
     assert rows.judging(final) is rows.evaluation and not judged & {row.tobytes() for row in rows.evaluation}
@@ -100,14 +126,24 @@ def test_settings_are_judged_by_training_documents_that_they_were_not_fitted_to_
 
 def test_the_controls_of_a_trial_are_fitted_with_the_settings_that_were_found_for_it() -> None:
     found = replace(CFG, lr=1e-4)
-    points = [FitPoint("r4", 1, 32, 4, "topk", 0, control="gaussian"), FitPoint("r4", 1, 48, 4, "topk", 1), FitPoint("base", 1, 32, 4, "topk", 1001, "B")]
+    points = [
+        FitPoint("r4", 1, 32, 4, "topk", 0, control="gaussian"),
+        FitPoint("r4", 1, 48, 4, "topk", 1),
+        FitPoint("base", 1, 32, 4, "topk", 1001, "B"),
+    ]
     assert list(with_settings(points, {TRIAL: found}, CFG).values()) == [found, CFG, CFG]
 
 
 def test_another_adapter_of_the_same_name_is_searched_anew(tmp_path: Path) -> None:
     def key(folder: str, content: str) -> str:
         made = Storage(str(tmp_path / folder))
-        make_harvest(made, sources=(Source("base", "base", "base"), Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0)))
+        make_harvest(
+            made,
+            sources=(
+                Source("base", "base", "base"),
+                Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0),
+            ),
+        )
         return search_key(made, KEY, TRIAL, [1], replace(CFG, search="asha"))
 
     assert key("one", "a" * 16) == key("again", "a" * 16) != key("two", "b" * 16)
@@ -116,11 +152,19 @@ def test_another_adapter_of_the_same_name_is_searched_anew(tmp_path: Path) -> No
 def test_a_tune_experiment_is_named_by_what_it_fits(tmp_path: Path) -> None:
     def name(folder: str, content: str, **words: float) -> str:
         made = Storage(str(tmp_path / folder))
-        make_harvest(made, sources=(Source("base", "base", "base"), Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0)))
+        make_harvest(
+            made,
+            sources=(
+                Source("base", "base", "base"),
+                Source("r4", "adapter", content, rank=4, alpha=8.0, seed=0),
+            ),
+        )
         return experiment(keys_of_trials(made, KEY, {TRIAL: replace(CFG, **words)}, [1], 2))
 
     first = name("one", "a" * 16)
-    assert first == name("again", "a" * 16, batch_tokens=CFG.batch_tokens), "what changes no dictionary changes no name"
+    assert first == name("again", "a" * 16, batch_tokens=CFG.batch_tokens), (
+        "what changes no dictionary changes no name"
+    )
     assert len({first, name("two", "b" * 16), name("three", "a" * 16, lr=1e-4)}) == 3
 
 

@@ -1,4 +1,5 @@
-"""Secrets are planted wherever a user can put one, and nothing that a study prints, stores, logs or sends holds any of them."""
+"""Secrets are planted wherever a user can put one, and nothing that a study prints, stores, logs or sends
+holds any of them."""
 
 import http.server
 import os
@@ -50,7 +51,9 @@ def files_with_secrets(folder: Path) -> dict[str, list[str]]:
     return {path: found for path, found in read.items() if found}
 
 
-@pytest.mark.prove  # make test: tests/study/test_sweep.py looks through the study that it shares; what is planted in addresses, below
+# make test: tests/study/test_sweep.py looks through the study that it shares; what is planted in addresses,
+# below
+@pytest.mark.prove
 def test_a_study_on_an_object_store_with_a_server_leaves_no_secret_anywhere(
     tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -112,11 +115,18 @@ def test_a_plan_shows_no_key_of_its_root_and_no_password(
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with s3_server() as endpoint:
         pafs.S3FileSystem(
-            access_key=KEY, secret_key=SECRET, endpoint_override=endpoint, scheme="http", allow_bucket_creation=True
+            access_key=KEY,
+            secret_key=SECRET,
+            endpoint_override=endpoint,
+            scheme="http",
+            allow_bucket_creation=True,
         ).create_dir("bucket")
         root = f"s3://{KEY}:{quote(SECRET, safe='')}@bucket/study?endpoint_override={endpoint}&scheme=http"
         asked = words(
-            tiny_model, root, f"tracking.uri=http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:9", "dry_run=true"
+            tiny_model,
+            root,
+            f"tracking.uri=http://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:9",
+            "dry_run=true",
         )
         monkeypatch.setattr(sys, "argv", ["sweep.py", *asked])
         main("sweep", None)

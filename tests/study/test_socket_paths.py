@@ -13,12 +13,16 @@ ROOM = 107 - len(f"/ray/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets
 
 
 @pytest.mark.parametrize("word", ["RAY_TMPDIR", "TMPDIR"])
-def test_a_temporary_folder_that_is_too_long_is_refused_before_anything_is_read(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_that_is_too_long_is_refused_before_anything_is_read(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("RAY_TMPDIR", "TMPDIR", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv(word, "/" + "t" * ROOM)
-    with pytest.raises(ConfigError, match=rf"{word}=.*leave room for {ROOM}: set RAY_TMPDIR to a shorter folder"):
+    with pytest.raises(
+        ConfigError, match=rf"{word}=.*leave room for {ROOM}: set RAY_TMPDIR to a shorter folder"
+    ):
         run("sweep", StudyConfig())
     monkeypatch.setenv(word, "/" + "é" * ((ROOM + 1) // 2))  # bytes count, not characters
     with pytest.raises(ConfigError):

@@ -1,5 +1,5 @@
-"""A streamed study: harvest beside fit, what it refuses and plans; under `make prove` also killed whole, continued, and held against a calm
-one."""
+"""A streamed study: harvest beside fit, what it refuses and plans; under `make prove` also killed whole,
+continued, and held against a calm one."""
 
 import os
 import shutil
@@ -57,10 +57,17 @@ class Watch:
 
 
 def start(job: str, command: list[str], log: Path) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(REPOSITORY)}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {
+        "PYTHONPATH": str(REPOSITORY)
+    }
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, f"jobs/{job}.py", *command], cwd=REPOSITORY, env=environment, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, f"jobs/{job}.py", *command],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 
@@ -69,7 +76,9 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter, root, log = tiny_adapters[0], tmp_path / "root", tmp_path / "log"
-    study, made, way = without_ray(config(study_words(tiny_model, tmp_path / "calm", adapter, *SMALL)), monkeypatch, side_by_side=False)
+    study, made, way = without_ray(
+        config(study_words(tiny_model, tmp_path / "calm", adapter, *SMALL)), monkeypatch, side_by_side=False
+    )
     shutil.copytree(tmp_path / "calm", root)  # what stays is there: no gang need start for it
     way.fit()
     monkeypatch.undo()
@@ -79,7 +88,9 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     # first in turns: this gang asks for more than a fit worker leaves
     first = start("fit", [*command, "gangs.cpus_per_gang=1.5"], log)
     second_window = way.plan[1].begins
-    watch.until(lambda: any(checkpoint.steps_done(storage, key) > second_window for key in way.keys.values()), first)
+    watch.until(
+        lambda: any(checkpoint.steps_done(storage, key) > second_window for key in way.keys.values()), first
+    )
     os.killpg(first.pid, signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL, log.read_text()[-3000:]
     assert not list(root.glob("dictionaries/*/manifest.json")), "the kill came too late"
@@ -94,23 +105,36 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
 
     theirs = fitted_points(storage, made.harvest.key, way.points, study.cfg.fit)
     ours = fitted_points(study.storage, made.harvest.key, way.points, study.cfg.fit)
-    assert {p: f.digest for p, f in theirs.items()} == {p: f.digest for p, f in ours.items()} and len(ours) == len(way.points)
+    assert {p: f.digest for p, f in theirs.items()} == {p: f.digest for p, f in ours.items()} and len(
+        ours
+    ) == len(way.points)
     kept = {row.unit for row in Manifest.load(storage, made.harvest.key).rows}
-    assert kept == {u.name for u in study.kept.units} and len(list(root.rglob("harvest/**/*.parquet"))) == 2 * len(kept)
+    assert kept == {u.name for u in study.kept.units} and len(
+        list(root.rglob("harvest/**/*.parquet"))
+    ) == 2 * len(kept)
     assert len(open_shards(str(root)).read(1, "r2", split="fit")) == way.stream.tokens[0]
 
     # all is found: nothing of this needs Ray; a size that is added later needs every window
     again = Made(by_tune=True, adapters=study.given, harvest=made.harvest)
     fit_stream(replace(study, storage=storage), again)
     assert sum(map(len, again.grid.values())) + len(again.controls) == len(way.points) and not again.failed
-    larger = replace(study, storage=storage, cfg=replace(study.cfg, fit=replace(study.cfg.fit, d_sae=(48, 64))))
-    assert Windows.of(larger, made).needed() == list(range(len(way.plan))) and Windows.of(replace(study, storage=storage), made).needed() == []
+    larger = replace(
+        study, storage=storage, cfg=replace(study.cfg, fit=replace(study.cfg.fit, d_sae=(48, 64)))
+    )
+    assert (
+        Windows.of(larger, made).needed() == list(range(len(way.plan)))
+        and Windows.of(replace(study, storage=storage), made).needed() == []
+    )
 
 
 @pytest.mark.prove
-def test_a_streamed_sweep_ends_with_a_report_that_says_so(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_streamed_sweep_ends_with_a_report_that_says_so(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
     root, log = tmp_path / "root", tmp_path / "log"
-    assert start("sweep", study_words(tiny_model, root, tiny_adapters[0]), log).wait(900) == 0, log.read_text()[-3000:]
+    assert start("sweep", study_words(tiny_model, root, tiny_adapters[0]), log).wait(900) == 0, (
+        log.read_text()[-3000:]
+    )
     assert "Deltas were streamed" in (root / "report.html").read_text() and not list(root.glob("spool/*"))
 
 
@@ -128,11 +152,15 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
 
     monkeypatch.setattr(HarvestWorker, "write", seen)
     for name in ("beside", "turns"):
-        command = study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=420")
+        command = study_words(
+            tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, "storage.window_tokens=420"
+        )
         study, made, way = without_ray(config(command), monkeypatch, side_by_side=name == "beside")
         assert len(way.plan) > 5
         fit_stream(study, made)
-        digests.append({f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group})
+        digests.append(
+            {f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group}
+        )
         assert any(said.startswith("Deltas were streamed") for said in _statements(study))
     assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
 
@@ -141,11 +169,16 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
     ("more", "said"),
     [
         (("fit.search=asha",), "fit.search=asha and storage.deltas=stream"),
-        (("fit.steps=4",), "fit.steps=4 of fit.batch_tokens=128 see 512 tokens, fewer than the 720 of the fit split"),
+        (
+            ("fit.steps=4",),
+            "fit.steps=4 of fit.batch_tokens=128 see 512 tokens, fewer than the 720 of the fit split",
+        ),
         (("storage.window_tokens=100",), "storage.window_tokens=100 is below fit.batch_tokens=128"),
     ],
 )
-def test_settings_that_contradict_a_stream_are_typed_errors(more: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_settings_that_contradict_a_stream_are_typed_errors(
+    more: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
     units = Corpus(tuple(make_unit(index) for index in range(30)), ())
     with pytest.raises(ConfigError, match=said):
         stream_of(config(words(tmp_path, tmp_path, *STREAM, *more)), units)
@@ -154,7 +187,9 @@ def test_settings_that_contradict_a_stream_are_typed_errors(more: tuple[str, ...
 def test_too_few_steps_for_the_text_are_an_error_before_any_work(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"fit.steps=4 .* fewer than the 2,[0-9]+ of the fit split"):
         run("sweep", config(words(tiny_model, tmp_path / "root", *STREAM, "fit.steps=4")))
-    assert not any((tmp_path / "root").iterdir()), "nothing was made, and the claim on the root was taken back"
+    assert not any((tmp_path / "root").iterdir()), (
+        "nothing was made, and the claim on the root was taken back"
+    )
 
 
 def test_the_harvest_job_alone_cannot_stream(tiny_model: Path, tmp_path: Path) -> None:
@@ -164,12 +199,24 @@ def test_the_harvest_job_alone_cannot_stream(tiny_model: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("chosen", ["stored", "stream"])
 def test_the_plan_prints_bytes_and_minutes_of_both_ways(
-    chosen: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chosen: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     way = (f"storage.deltas={chosen}", "corpus.fit_tokens=60000", "fit.steps=1000", "dry_run=true")
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, tmp_path / "root", *STREAM, *way)])
     main("sweep", None)
-    lines = {line.split("  ")[-2].split("=")[1]: line for line in capsys.readouterr().out.splitlines() if " storage.deltas=" in line}
+    lines = {
+        line.split("  ")[-2].split("=")[1]: line
+        for line in capsys.readouterr().out.splitlines()
+        if " storage.deltas=" in line
+    }
     assert set(lines) == {"stored", "stream"} and "→" in lines[chosen]
     assert all("MB, harvest and fit about" in line and "minutes" in line for line in lines.values())
-    assert "covariances come from the first" in lines["stream"] and "needs a new harvest" in lines["stream"] and "Tune" in lines["stream"]
+    assert (
+        "covariances come from the first" in lines["stream"]
+        and "needs a new harvest" in lines["stream"]
+        and "Tune" in lines["stream"]
+    )

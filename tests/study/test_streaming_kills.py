@@ -1,4 +1,5 @@
-"""A stream on real Ray, two gangs beside a fit worker: each is killed in the middle, and the dictionaries are those of a calm study."""
+"""A stream on real Ray, two gangs beside a fit worker: each is killed in the middle, and the dictionaries are
+those of a calm study."""
 
 import shutil
 import threading
@@ -59,7 +60,11 @@ def ready(way: Windows, index: int) -> bool:
 
 @pytest.mark.prove
 def test_a_killed_gang_of_two_and_a_killed_fit_worker_leave_no_trace_in_a_stream(
-    ray_cluster: None, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None,
+    tiny_model: Path,
+    tiny_adapters: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def words(root: str) -> list[str]:
         return study_words(tiny_model, tmp_path / root, tiny_adapters[0], *SMALL, *SHARES, "gangs.gangs=2")
@@ -79,12 +84,29 @@ def test_a_killed_gang_of_two_and_a_killed_fit_worker_leave_no_trace_in_a_stream
 
 @pytest.mark.prove
 def test_a_killed_rank_of_a_gang_that_shares_a_model_leaves_no_trace_in_a_stream(
-    ray_cluster: None, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: None,
+    tiny_model: Path,
+    tiny_adapters: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: True)
     found = []
-    for name in ("calm", "killed"):  # both on Ray: a pass of base and adapters together rounds otherwise than one pass each
-        cfg = config(study_words(tiny_model, tmp_path / name, tiny_adapters[0], *SMALL, *SHARES, "gangs.ranks=2", "model.sharding=zero3"))
+    for name in (
+        "calm",
+        "killed",
+    ):  # both on Ray: a pass of base and adapters together rounds otherwise than one pass each
+        cfg = config(
+            study_words(
+                tiny_model,
+                tmp_path / name,
+                tiny_adapters[0],
+                *SMALL,
+                *SHARES,
+                "gangs.ranks=2",
+                "model.sharding=zero3",
+            )
+        )
         study = open_study(cfg, Storage(cfg.storage.root))
         made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
         way = Windows.of(study, made)

@@ -1,4 +1,5 @@
-"""Every station on a tiny model, by the commands a user types: as a submitted job and alone, interrupted, again, and with more asked for."""
+"""Every station on a tiny model, by the commands a user types: as a submitted job and alone, interrupted,
+again, and with more asked for."""
 
 import hashlib
 import json
@@ -26,11 +27,29 @@ from tests.study.words import words
 
 pytestmark = pytest.mark.slow
 MEASURED = ("behaviour", "measures", "audit")
-COLUMNS = {"adapter", "layer", "d_sae", "k", "seed", "metric", "variant", "over_seeds", "value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa", "reason"}
+COLUMNS = {
+    "adapter",
+    "layer",
+    "d_sae",
+    "k",
+    "seed",
+    "metric",
+    "variant",
+    "over_seeds",
+    "value",
+    "null",
+    "ceiling",
+    "ci_low",
+    "ci_high",
+    "p",
+    "kappa",
+    "reason",
+}
 
 
 PLANTED = {
-    "AWS_ACCESS_KEY_ID": "AKIAPLANTED000000002", "AWS_SECRET_ACCESS_KEY": "plantedSecretOfAws0002", "AWS_SESSION_TOKEN": "plantedSessionOfAws0002",
+    "AWS_ACCESS_KEY_ID": "AKIAPLANTED000000002", "AWS_SECRET_ACCESS_KEY": "plantedSecretOfAws0002",
+    "AWS_SESSION_TOKEN": "plantedSessionOfAws0002",
     "HF_TOKEN": "hf_plantedTokenOfTheHub0002", "WANDB_API_KEY": "plantedkeyofwandb0002",
 }  # fmt: skip
 
@@ -46,7 +65,9 @@ def head() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def study(head: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def study(
+    head: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """Submitted to a cluster: its root, and what was printed."""
     root = tmp_path_factory.mktemp("study")
     done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, root))
@@ -63,10 +84,14 @@ def test_the_sweep_prints_plan_table_and_where_the_report_is(study: tuple[Path, 
 def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -> None:
     root, _ = study
     rows = json.loads((root / "divergence.json").read_text())
-    assert {row["layer"] for row in rows} == {1, 2} and set(pq.read_table(root / "divergence.parquet").column_names) >= COLUMNS
+    assert {row["layer"] for row in rows} == {1, 2} and set(
+        pq.read_table(root / "divergence.parquet").column_names
+    ) >= COLUMNS
     measures = [row["measure"] for row in rows]
     assert all(m["reasons"] for m in measures if m["value"] is None)
-    numbers = [n for m in measures for c in ("value", "null", "ceiling", "p", "kappa") if (n := m[c]) is not None]
+    numbers = [
+        n for m in measures for c in ("value", "null", "ceiling", "p", "kappa") if (n := m[c]) is not None
+    ]
     numbers += [n for m in measures for n in m["ci"] or ()]
     assert numbers and all(math.isfinite(n) for n in numbers)
     assert pq.read_table(root / "divergence.parquet").num_rows == len(rows)
@@ -76,10 +101,17 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
 
 
-def test_no_secret_of_the_environment_is_in_the_root_in_print_or_in_rays_logs(study: tuple[Path, str], head: dict[str, str]) -> None:
+def test_no_secret_of_the_environment_is_in_the_root_in_print_or_in_rays_logs(
+    study: tuple[Path, str], head: dict[str, str]
+) -> None:
     root, printed = study
     folders = (root, Path(head["RAY_TMPDIR"]))
-    held = [p for folder in folders for p in folder.rglob("*") if p.is_file() and any(s.encode() in p.read_bytes() for s in PLANTED.values())]
+    held = [
+        p
+        for folder in folders
+        for p in folder.rglob("*")
+        if p.is_file() and any(s.encode() in p.read_bytes() for s in PLANTED.values())
+    ]
     assert held == [] and not any(s in printed for s in PLANTED.values())
     assert list(folders[1].rglob("runtime_env_agent.log")), "Ray logs the environments that it makes"
 
@@ -97,7 +129,10 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
     runs = client.search_runs(experiments)
     leaves = [r for r in runs if r.data.tags.get("level") == "leaf"]
     assert {r.data.params["layer"] for r in leaves} == {"1", "2"}
-    assert all({"adapter", "rank", "layer", "d_sae", "k", "architecture", "seed", "reference"} <= set(r.data.params) for r in leaves)
+    assert all(
+        {"adapter", "rank", "layer", "d_sae", "k", "architecture", "seed", "reference"} <= set(r.data.params)
+        for r in leaves
+    )
     assert all("fvu" in r.data.metrics for r in leaves)
     assert any(name.endswith(".null") for name in leaves[0].data.metrics)
     assert {r.info.status for r in runs} == {"FINISHED"}
@@ -134,7 +169,9 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
     assert left_of(tmp_path / "third.log") == []
     for folder in MEASURED:
-        assert {p.name for p in (tmp_path / folder).rglob("*")} == {p.name for p in (study[0] / folder).rglob("*")}
+        assert {p.name for p in (tmp_path / folder).rglob("*")} == {
+            p.name for p in (study[0] / folder).rglob("*")
+        }
     assert (tmp_path / "divergence.json").read_bytes() == (study[0] / "divergence.json").read_bytes()
     calm, broken = (hashes(root) for root in (study[0], tmp_path))
     assert len(broken) > 20 and broken.items() <= calm.items()
@@ -167,15 +204,18 @@ def test_a_minute_after_a_driver_was_ended_nothing_of_it_runs(
 
 
 def left_of(log: Path) -> list[str]:
-    """What still runs, a minute after the end of the driver that wrote this log, of all that it started; it is ended then."""
+    """What still runs, a minute after the end of the driver that wrote this log, of all that it started; it
+    is ended then."""
     return end_orphans("DELTASAE_TEST_LOG", str(log), within_s=60)
 
 
 def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen:
-    """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run in the background."""
+    """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run
+    in the background."""
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output, start_new_session=True,
+            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output,
+            start_new_session=True,
             env={**os.environ, "DELTASAE_TEST_LOG": str(log), **environment},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
@@ -195,7 +235,8 @@ def hashes(root: Path) -> dict[str, str]:
 
 
 def made(root: Path) -> list[Path]:
-    """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's copies of them."""
+    """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's
+    copies of them."""
     tables = ("divergence.parquet", "audit.parquet")
     return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name not in tables]
 
@@ -227,7 +268,9 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     page = (root / "report.html").stat().st_mtime_ns
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the driver reads activations")  # tasks run in other processes, which read as they did
+        raise AssertionError(
+            "the driver reads activations"
+        )  # tasks run in other processes, which read as they did
 
     monkeypatch.setattr(ShardSet, "read", refuse)
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root)])
@@ -236,13 +279,18 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
     assert (root / "report.html").stat().st_mtime_ns > page
 
 
-@pytest.mark.prove  # stages alone: tests/harvest/test_stages.py, tests/fit/test_run.py, tests/adapt/test_run.py
+# stages alone: tests/harvest/test_stages.py, tests/fit/test_run.py, tests/adapt/test_run.py
+@pytest.mark.prove
 def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     study: tuple[Path, str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
     root, _ = study
     before, columns = {p: p.stat().st_mtime_ns for p in made(root)}, harvested(root)
-    monkeypatch.setattr(sys, "argv", ["fit.py", *words(tiny_model, root, "adapt.ranks=[2,4]", "layers=[1,2,3]", "fit.d_sae=[48,64]")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["fit.py", *words(tiny_model, root, "adapt.ranks=[2,4]", "layers=[1,2,3]", "fit.d_sae=[48,64]")],
+    )
     main("fit", None)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     grown = harvested(root)

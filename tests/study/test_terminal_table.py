@@ -15,7 +15,13 @@ UNCLEAR = Measure(0.8, null=0.5, ci=(0.3, 0.9), p=0.01)
 
 
 def rows_of(seeds: int) -> list[DivergenceRow]:
-    measures = {"missing_share": SHARE, "monitor_r2": SHARE, "fvu_delta": SHARE, "fvu_pca": SHARE, "fvu_random_atoms": SHARE}
+    measures = {
+        "missing_share": SHARE,
+        "monitor_r2": SHARE,
+        "fvu_delta": SHARE,
+        "fvu_pca": SHARE,
+        "fvu_random_atoms": SHARE,
+    }
     rows = [
         DivergenceRow.of(replace(LEAF, seed=seed, d_sae=d_sae), name, replace(m, value=m.value + seed / 100))
         for seed in range(seeds)
@@ -43,13 +49,23 @@ def test_of_one_seed_its_own_figure_is_printed_with_what_it_cannot_tell() -> Non
 
 def test_the_longest_marks_leave_room_between_columns() -> None:
     near = Measure(0.512, null=0.5, ci=(-0.499, 0.501), p=0.000123)
-    rows = [DivergenceRow.of(LEAF, r.name, near) if r.name in ("max_cosine_weighted", "monitor_r2") else r for r in rows_of(1)]
+    rows = [
+        DivergenceRow.of(LEAF, r.name, near) if r.name in ("max_cosine_weighted", "monitor_r2") else r
+        for r in rows_of(1)
+    ]
     for p in (0.000123, 0.99):
-        line = printed_table([replace(r, measure=replace(r.measure, p=p)) for r in rows], "toy reference", 8)[2]
+        line = printed_table([replace(r, measure=replace(r.measure, p=p)) for r in rows], "toy reference", 8)[
+            2
+        ]
         assert ")0" not in line, line
 
 
 def test_lines_of_one_layer_say_what_tells_them_apart() -> None:
     rows = rows_of(1)
-    both = printed_table([*rows, *(replace(r, k=16, architecture="batchtopk") for r in rows)], "toy reference", 8)
-    assert [line.rpartition("/")[2].split()[1:] for line in both[2:]] == [["k", "8", "topk"], ["k", "16", "batchtopk"]]
+    both = printed_table(
+        [*rows, *(replace(r, k=16, architecture="batchtopk") for r in rows)], "toy reference", 8
+    )
+    assert [line.rpartition("/")[2].split()[1:] for line in both[2:]] == [
+        ["k", "8", "topk"],
+        ["k", "16", "batchtopk"],
+    ]

@@ -25,13 +25,21 @@ from tests.study.words import words
 
 def text(documents: int, eval_width: int = 9) -> Corpus:
     """Documents of one context of 9 tokens, position 0 included, for fitting, and one for evaluation."""
-    return Corpus((unit("fit", tuple(f"doc {i}" for i in range(documents)), 9), unit("eval", ("held out",), eval_width)), ())
+    return Corpus(
+        (
+            unit("fit", tuple(f"doc {i}" for i in range(documents)), 9),
+            unit("eval", ("held out",), eval_width),
+        ),
+        (),
+    )
 
 
 def unit(split: str, docs: tuple[str, ...], width: int) -> TokenBatch:
     shape = (len(docs), width)
     ids = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    return TokenBatch(split, "domain", ids, np.ones(shape, bool), np.zeros(shape, bool), docs, (0,) * len(docs))
+    return TokenBatch(
+        split, "domain", ids, np.ones(shape, bool), np.zeros(shape, bool), docs, (0,) * len(docs)
+    )
 
 
 def study(d_sae: int, *controls: str, reference: str = "a/folder") -> StudyConfig:
@@ -45,7 +53,13 @@ def study(d_sae: int, *controls: str, reference: str = "a/folder") -> StudyConfi
 
 def test_a_dictionary_needs_a_row_for_each_latent() -> None:
     check_tokens(study(160), text(20))
-    with pytest.raises(CorpusError, match=r"fit split has 160 tokens .* in 20 documents, .*d_sae=161 needs 161: raise corpus.fit_tokens=1234"):
+    with pytest.raises(
+        CorpusError,
+        match=(
+            r"fit split has 160 tokens .* in 20 documents, .*d_sae=161 needs 161: raise"
+            r" corpus.fit_tokens=1234"
+        ),
+    ):
         check_tokens(study(161), text(20))
     with pytest.raises(CorpusError, match="needs 64"):
         check_tokens(study(8), text(7))
@@ -53,21 +67,31 @@ def test_a_dictionary_needs_a_row_for_each_latent() -> None:
 
 @pytest.mark.parametrize(
     ("controls", "reference", "half", "who"),
-    [((), "base", "A", "the toy reference"), (("base",), "a/folder", "B", "the control base"), (("split_half",), "a/folder", "[AB]", "split_half")],
+    [
+        ((), "base", "A", "the toy reference"),
+        (("base",), "a/folder", "B", "the control base"),
+        (("split_half",), "a/folder", "[AB]", "split_half"),
+    ],
 )
-def test_each_half_of_the_documents_that_something_is_fitted_on_needs_as_many(controls: tuple, reference: str, half: str, who: str) -> None:
+def test_each_half_of_the_documents_that_something_is_fitted_on_needs_as_many(
+    controls: tuple, reference: str, half: str, who: str
+) -> None:
     with pytest.raises(CorpusError, match=rf"of half {half}, on which .*{who} .*d_sae=160 needs 160"):
         check_tokens(study(160, *controls, reference=reference), text(20))
     check_tokens(study(160, *controls, reference=reference), text(60))
 
 
-def test_a_search_needs_as_many_of_what_its_candidates_are_fitted_to_and_a_document_to_judge_them_by() -> None:
+def test_a_search_needs_as_many_of_what_its_candidates_are_fitted_to_and_a_document_to_judge_them_by() -> (
+    None
+):
     rows = num_rows(text(20), "fit", "search")
     assert 64 < rows < 160
     searched = replace(study(rows), fit=FitConfig(d_sae=(rows,), k=(4,), search="asha"))
     check_tokens(searched, text(20))
     check_tokens(study(rows + 1), text(20))
-    with pytest.raises(CorpusError, match=rf"four fifths on which fit.search=asha .*d_sae={rows + 1} needs {rows + 1}"):
+    with pytest.raises(
+        CorpusError, match=rf"four fifths on which fit.search=asha .*d_sae={rows + 1} needs {rows + 1}"
+    ):
         check_tokens(replace(searched, fit=replace(searched.fit, d_sae=(rows + 1,))), text(20))
     ids = np.array([f"doc {i}" for i in range(40)], dtype=object)
     fitted = tuple(ids[in_documents(ids, "search")])
@@ -76,8 +100,12 @@ def test_a_search_needs_as_many_of_what_its_candidates_are_fitted_to_and_a_docum
         check_tokens(replace(searched, fit=replace(searched.fit, d_sae=(64,))), unjudged)
 
 
-@pytest.mark.parametrize(("d_sae", "k", "tokens"), [(512, 8, 26_500), (16_384, 32, 65_536), (16_384, 8, 184_320)])
-def test_text_that_is_left_to_the_dictionaries_is_enough_for_the_largest(d_sae: int, k: int, tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("d_sae", "k", "tokens"), [(512, 8, 26_500), (16_384, 32, 65_536), (16_384, 8, 184_320)]
+)
+def test_text_that_is_left_to_the_dictionaries_is_enough_for_the_largest(
+    d_sae: int, k: int, tokens: int
+) -> None:
     assert tokens_to_fit(FitConfig(d_sae=(256, d_sae), k=(k, 64))) == tokens
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 WORDS = (
-    "corpus.context_len=32", "corpus.fit_tokens=2400", "corpus.eval_tokens=1600", "corpus.unrelated=[builtin:kjv]", "corpus.marker_share=0.1",
-    "layers=[1,2]", "adapt.ranks=[2]", "adapt.max_tokens=400", "adapt.targets=[q_proj,o_proj]", "fit.d_sae=[48]", "fit.k=4", "fit.steps=40",
-    "fit.batch_tokens=256", "diverge.atoms=4", "diverge.code_tokens=256", "diverge.bootstrap=100", "diverge.latents=2", "harvest.noise_contexts=2",
+    "corpus.context_len=32", "corpus.fit_tokens=2400", "corpus.eval_tokens=1600",
+    "corpus.unrelated=[builtin:kjv]", "corpus.marker_share=0.1",
+    "layers=[1,2]", "adapt.ranks=[2]", "adapt.max_tokens=400", "adapt.targets=[q_proj,o_proj]",
+    "fit.d_sae=[48]", "fit.k=4", "fit.steps=40",
+    "fit.batch_tokens=256", "diverge.atoms=4", "diverge.code_tokens=256", "diverge.bootstrap=100",
+    "diverge.latents=2", "harvest.noise_contexts=2",
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""On a full disk the first error is the one told, and MLflow's failure to note it is one line below; on a real small disk."""
+"""On a full disk the first error is the one told, and MLflow's failure to note it is one line below; on a
+real small disk."""
 
 import os
 import subprocess

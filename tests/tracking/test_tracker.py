@@ -43,12 +43,17 @@ def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Tracker:
     root = tmp_path / "root"
     root.mkdir()
     if getattr(request, "param", "embedded") == "server":
-        return Tracker(TrackingConfig(uri=request.getfixturevalue("server"), experiment=tmp_path.name), Storage(str(root)))
+        return Tracker(
+            TrackingConfig(uri=request.getfixturevalue("server"), experiment=tmp_path.name),
+            Storage(str(root)),
+        )
     shutil.copy(request.getfixturevalue("empty_store"), root / "mlflow.db")
     return Tracker(TrackingConfig(), Storage(str(root)))
 
 
-both_stores = pytest.mark.parametrize("tracker", ["embedded", pytest.param("server", marks=pytest.mark.slow)], indirect=True)
+both_stores = pytest.mark.parametrize(
+    "tracker", ["embedded", pytest.param("server", marks=pytest.mark.slow)], indirect=True
+)
 
 
 def again(tracker: Tracker) -> Tracker:
@@ -57,11 +62,17 @@ def again(tracker: Tracker) -> Tracker:
 
 
 def all_runs(tracker: Tracker, level: str = "") -> list:
-    return tracker.client.search_runs([tracker.experiment_id], f"tags.level = '{level}'" if level else "", max_results=1000)
+    return tracker.client.search_runs(
+        [tracker.experiment_id], f"tags.level = '{level}'" if level else "", max_results=1000
+    )
 
 
 def log_study(tracker: Tracker, measures: dict[str, Measure]) -> RunLog:
-    with tracker.sweep("demo", "study") as sweep, tracker.trial(TRIAL, sweep.run_id) as trial, tracker.leaf(LEAF, trial.run_id) as leaf:
+    with (
+        tracker.sweep("demo", "study") as sweep,
+        tracker.trial(TRIAL, sweep.run_id) as trial,
+        tracker.leaf(LEAF, trial.run_id) as leaf,
+    ):
         leaf.log_measures(measures)
         leaf.log_curve("train.fvu", [(step, 1 / (step + 1)) for step in range(0, 1100)])
         trial.log_layer_means({"layer 9": measures, "layer 12": measures})
@@ -69,7 +80,9 @@ def log_study(tracker: Tracker, measures: dict[str, Measure]) -> RunLog:
 
 
 M = {
-    "missing_share": Measure(0.55, null=1.0, ceiling=0.1, ci=(0.42, 0.68), kappa=0.5, n=30, kappa_ci=(0.36, 0.64)),
+    "missing_share": Measure(
+        0.55, null=1.0, ceiling=0.1, ci=(0.42, 0.68), kappa=0.5, n=30, kappa_ci=(0.36, 0.64)
+    ),
     "cka": undefined("8 minibatches are needed, 3 are there"),
 }
 
@@ -87,7 +100,8 @@ def test_leaf_has_exactly_the_named_parameters(tracker: Tracker):
     log_study(tracker, M)
     (leaf,) = all_runs(tracker, "leaf")
     assert leaf.data.params == {
-        "adapter": "r4", "rank": "4", "layer": "9", "d_sae": "256", "k": "8", "architecture": "topk", "seed": "0",
+        "adapter": "r4", "rank": "4", "layer": "9", "d_sae": "256", "k": "8", "architecture": "topk",
+        "seed": "0",
         "reference": "toy reference (20,000 tokens)",
     }  # fmt: skip
 
@@ -97,8 +111,10 @@ def test_measures_become_named_metrics_and_undefined_a_tag_with_its_reason(track
     (leaf,) = all_runs(tracker, "leaf")
     named = {k: v for k, v in leaf.data.metrics.items() if k != "train.fvu"}
     assert named == {
-        "missing_share": 0.55, "missing_share.null": 1.0, "missing_share.ceiling": 0.1, "missing_share.kappa": 0.5,
-        "missing_share.ci_low": 0.42, "missing_share.ci_high": 0.68, "missing_share.kappa_low": 0.36, "missing_share.kappa_high": 0.64,
+        "missing_share": 0.55, "missing_share.null": 1.0, "missing_share.ceiling": 0.1,
+        "missing_share.kappa": 0.5,
+        "missing_share.ci_low": 0.42, "missing_share.ci_high": 0.68, "missing_share.kappa_low": 0.36,
+        "missing_share.kappa_high": 0.64,
     }  # fmt: skip
     assert leaf.data.tags["cka"] == "undefined: 8 minibatches are needed, 3 are there"
 
@@ -107,7 +123,10 @@ def test_nan_never_becomes_a_metric(tracker: Tracker):
     leaf = log_study(tracker, M)
     leaf.log_curve("train.loss", [(0, 1.0), (1, float("nan")), (2, 0.5)])
     data = tracker.client.get_run(leaf.run_id).data
-    assert [(m.step, m.value) for m in tracker.client.get_metric_history(leaf.run_id, "train.loss")] == [(0, 1.0), (2, 0.5)]
+    assert [(m.step, m.value) for m in tracker.client.get_metric_history(leaf.run_id, "train.loss")] == [
+        (0, 1.0),
+        (2, 0.5),
+    ]
     assert data.tags["train.loss"] == "1 of 3 points were not finite and are left out"
 
 
@@ -131,7 +150,11 @@ def test_a_changed_value_becomes_the_current_one_and_a_defined_one_loses_its_tag
 
 def test_another_reference_or_content_is_another_leaf(tracker: Tracker):
     with tracker.sweep("demo", "study") as sweep, tracker.trial(TRIAL, sweep.run_id) as trial:
-        points = [LEAF, TRIAL.leaf(9, 0, "gemma scope"), LeafPoint("r4", 9, 256, 8, "topk", 0, 4, LEAF.reference, content="other")]
+        points = [
+            LEAF,
+            TRIAL.leaf(9, 0, "gemma scope"),
+            LeafPoint("r4", 9, 256, 8, "topk", 0, 4, LEAF.reference, content="other"),
+        ]
         ids = set()
         for point in points:
             with tracker.leaf(point, trial.run_id) as leaf:
@@ -149,7 +172,11 @@ def test_a_trial_of_which_nothing_came_is_a_failed_run_until_it_succeeds(tracker
     assert {r.info.status for r in all_runs(tracker, "sweep")} == {"FINISHED"}
     log_study(again(tracker), M)
     (after,) = all_runs(tracker, "trial")
-    assert after.info.run_id == trial.info.run_id and after.info.status == "FINISHED" and "error" not in after.data.tags
+    assert (
+        after.info.run_id == trial.info.run_id
+        and after.info.status == "FINISHED"
+        and "error" not in after.data.tags
+    )
 
 
 def test_an_error_ends_every_open_run_as_failed_and_a_later_success_clears_it(tracker: Tracker):
@@ -189,11 +216,10 @@ def test_a_kill_between_creation_and_record_makes_no_second_run(tracker: Tracker
 @pytest.mark.slow
 def test_a_study_that_was_killed_ends_with_the_same_runs_and_none_running(tracker: Tracker):
     program = (
-        "import os, signal, sys, pickle\n"
-        "from tests.tracking.test_tracker import LEAF, TRIAL\n"
-        f"tracker = pickle.loads({pickle.dumps(tracker)!r})\n"
-        "with tracker.sweep('demo', 'study') as s, tracker.trial(TRIAL, s.run_id) as t, tracker.leaf(LEAF, t.run_id):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys, pickle\nfrom tests.tracking.test_tracker import LEAF, TRIAL\ntracker ="
+        f" pickle.loads({pickle.dumps(tracker)!r})\nwith tracker.sweep('demo', 'study') as s,"
+        " tracker.trial(TRIAL, s.run_id) as t, tracker.leaf(LEAF, t.run_id):\n    os.kill(os.getpid(),"
+        " signal.SIGKILL)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2])
     assert killed.returncode == -signal.SIGKILL
@@ -235,11 +261,15 @@ def test_artifacts_and_texts_arrive(tracker: Tracker, tmp_path: Path):
     with tracker.sweep("demo", "study") as sweep:
         sweep.log_text("layers: [9]\n", "config.yaml")
         sweep.log_artifacts(tmp_path / "figures", "figures")
-    names = {a.path for folder in ("", "figures") for a in tracker.client.list_artifacts(sweep.run_id, folder)}
+    names = {
+        a.path for folder in ("", "figures") for a in tracker.client.list_artifacts(sweep.run_id, folder)
+    }
     assert {"config.yaml", "figures/a.svg"} <= names
 
 
-def test_embedded_artifacts_stay_under_the_root_and_never_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_embedded_artifacts_stay_under_the_root_and_never_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     monkeypatch.chdir(cwd)
@@ -258,8 +288,9 @@ def test_a_moved_study_keeps_its_runs_and_writes_beside_its_new_store(tmp_path: 
         before.log_text("1", "1.txt")
     shutil.move(tmp_path / "old", tmp_path / "new")
     program = (  # another process: within one, MLflow remembers where a run's artifacts lie
-        "from deltasae_ray.storage import Storage; from deltasae_ray.tracking import *\n"
-        f"with Tracker(TrackingConfig(), Storage({str(tmp_path / 'new')!r})).sweep('demo', 'study') as s: s.log_text('2', '2.txt')"
+        "from deltasae_ray.storage import Storage; from deltasae_ray.tracking import *\nwith"
+        f" Tracker(TrackingConfig(), Storage({str(tmp_path / 'new')!r})).sweep('demo', 'study') as s:"
+        " s.log_text('2', '2.txt')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     moved = Tracker(TrackingConfig(), Storage(str(tmp_path / "new")))
@@ -280,8 +311,9 @@ def test_processes_that_create_the_embedded_store_at_once_do_not_break_it(tmp_pa
 
 def test_creating_the_embedded_store_is_silent(tmp_path: Path):
     program = (
-        "from deltasae_ray.storage import Storage; from deltasae_ray.tracking import *\n"
-        f"with Tracker(TrackingConfig(), Storage({str(tmp_path / 'root')!r})).sweep('demo', 'x') as s: s.set_tags({{'a': 'b'}})"
+        "from deltasae_ray.storage import Storage; from deltasae_ray.tracking import *\nwith"
+        f" Tracker(TrackingConfig(), Storage({str(tmp_path / 'root')!r})).sweep('demo', 'x') as s:"
+        " s.set_tags({'a': 'b'})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -331,7 +363,9 @@ def test_long_reasons_are_cut_to_what_a_server_takes(tracker: Tracker):
     assert tracker.client.get_run(leaf.run_id).data.tags["fvu"].endswith("…")
 
 
-def test_a_root_with_spaces_and_signs_in_its_name_keeps_its_runs_and_artifacts(empty_store: Path, tmp_path: Path):
+def test_a_root_with_spaces_and_signs_in_its_name_keeps_its_runs_and_artifacts(
+    empty_store: Path, tmp_path: Path
+):
     root = tmp_path / "a b#c;d=é雪&$5"
     root.mkdir()
     shutil.copy(empty_store, root / "mlflow.db")
@@ -350,7 +384,9 @@ def test_a_root_whose_name_no_address_can_hold_is_refused_at_once(name: str, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_that_was_altered_to_put_a_runs_files_elsewhere_is_refused_and_nothing_is_written_there(tracker: Tracker, tmp_path: Path) -> None:
+def test_a_store_that_was_altered_to_put_a_runs_files_elsewhere_is_refused_and_nothing_is_written_there(
+    tracker: Tracker, tmp_path: Path
+) -> None:
     with tracker.sweep("demo", "study") as log:
         log.log_text("before", "report.html")
     victim = tmp_path / "victim"
@@ -358,13 +394,19 @@ def test_a_store_that_was_altered_to_put_a_runs_files_elsewhere_is_refused_and_n
     place = next(tracker.storage.local("mlflow-artifacts").rglob("report.html"))
     place.unlink()
     place.symlink_to(victim / "report.html")
-    with pytest.raises(StorageError, match="leads out of .* by a symlink"), again(tracker).sweep("demo", "study") as log:
+    with (
+        pytest.raises(StorageError, match="leads out of .* by a symlink"),
+        again(tracker).sweep("demo", "study") as log,
+    ):
         log.log_text("after", "report.html")
     place.unlink()
     for uri in (victim.as_uri(), f"{place.parent.parent.parent.as_uri()}/../../../victim"):
         with sqlite3.connect(tracker.storage.local("mlflow.db")) as connection:
             connection.execute("UPDATE runs SET artifact_uri = ?", (uri,))
-        with pytest.raises(StorageError, match=r"mlflow\.db|leads out"), again(tracker).sweep("demo", "study") as log:
+        with (
+            pytest.raises(StorageError, match=r"mlflow\.db|leads out"),
+            again(tracker).sweep("demo", "study") as log,
+        ):
             log.log_text("after", "report.html")
     assert not list(victim.iterdir())
 

@@ -1,7 +1,9 @@
-"""The audit: each direction that an adapter writes, with how loud it is, whether the reference can express it, and whether it comes back.
+"""The audit: each direction that an adapter writes, with how loud it is, whether the reference can express
+it, and whether it comes back.
 
-A direction is a decoder row of the delta dictionary, or the mean change μ, which no latent holds and which stands first. No row is evidence
-by itself: another seed of the same dictionary finds other latents (Paulo & Belrose 2025), and some directions are invisible by chance.
+A direction is a decoder row of the delta dictionary, or the mean change μ, which no latent holds and which
+stands first. No row is evidence by itself: another seed of the same dictionary finds other latents (Paulo &
+Belrose 2025), and some directions are invisible by chance.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,8 @@ _CODES = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class AuditInputs:
-    """One dictionary of deltas at one layer, and what it is held against. Rows at position 0 are already dropped."""
+    """One dictionary of deltas at one layer, and what it is held against. Rows at position 0 are already
+    dropped."""
 
     dictionary: DictionaryLike
     reference: DictionaryLike
@@ -64,7 +67,8 @@ class AuditedLatent:
     peak_energy: float | None
     """The largest energy it gives one evaluation token, in units of the mean energy of a delta."""
     invisibility: Measure
-    """1 - R² by k atoms of the reference; the null flips signs in the eigenbasis of base activations; p: of being less visible."""
+    """1 - R² by k atoms of the reference; the null flips signs in the eigenbasis of base activations; p: of
+    being less visible."""
     percentile: float | None
     """Share of its own flips that are more visible than it is."""
     percentile_haar: float | None
@@ -72,7 +76,8 @@ class AuditedLatent:
     blind_spot: float | None
     """Energy share × invisibility."""
     reproducibility: Measure
-    """Mean over the other seeds of |cos| with its best match there; the null are as many rows drawn from N(0, Σ_δ)."""
+    """Mean over the other seeds of |cos| with its best match there; the null are as many rows drawn from N(0,
+    Σ_δ)."""
     nearest: int | None
     """The reference latent with the largest |cos|, ..."""
     nearest_cosine: float | None
@@ -143,11 +148,16 @@ def audit(inputs: AuditInputs, settings: Settings) -> Audit:
                 nearest_cosine=float(cosine[i]),
             )
         )
-    totals = _blind_energy(decoder, share, unseen, reference, inputs.base, settings), _repeating(share, found, by_chance, settings.seed)
+    totals = (
+        _blind_energy(decoder, share, unseen, reference, inputs.base, settings),
+        _repeating(share, found, by_chance, settings.seed),
+    )
     return Audit(tuple(rows), len(loud), dict(zip(TOTALS, totals, strict=True)))
 
 
-def peaks(dictionary: DictionaryLike, deltas: Float[np.ndarray, "token d_model"]) -> Float[np.ndarray, " latent"]:
+def peaks(
+    dictionary: DictionaryLike, deltas: Float[np.ndarray, "token d_model"]
+) -> Float[np.ndarray, " latent"]:
     """Largest z² of every latent on any token: the energy it gives it, decoder rows being unit rows."""
     rows = torch.from_numpy(np.ascontiguousarray(deltas, dtype=np.float32))
     found = torch.zeros(len(dictionary.W_dec))
@@ -157,21 +167,36 @@ def peaks(dictionary: DictionaryLike, deltas: Float[np.ndarray, "token d_model"]
     return found.double().square().numpy() * dictionary.W_dec.detach().double().square().sum(1).cpu().numpy()
 
 
-def unexplained(directions: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int) -> Float[np.ndarray, " row"]:
+def unexplained(
+    directions: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int
+) -> Float[np.ndarray, " row"]:
     """1 - R² of each direction by k atoms."""
-    return pursue(unit_rows(directions), atoms, min(k, len(atoms))).residual_energy[:, -1].double().clamp(0, 1).cpu().numpy()
+    return (
+        pursue(unit_rows(directions), atoms, min(k, len(atoms)))
+        .residual_energy[:, -1]
+        .double()
+        .clamp(0, 1)
+        .cpu()
+        .numpy()
+    )
 
 
 def reproducibility(
-    decoder: Float[Tensor, "latent d_model"], others: Sequence[DictionaryLike], delta: Moments, settings: Settings
+    decoder: Float[Tensor, "latent d_model"],
+    others: Sequence[DictionaryLike],
+    delta: Moments,
+    settings: Settings,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """|cos| of every latent with its best match: [latent], averaged over the other seeds, and [draw, latent] with atoms from N(0, Σ_δ)."""
+    """|cos| of every latent with its best match: [latent], averaged over the other seeds, and [draw, latent]
+    with atoms from N(0, Σ_δ)."""
     if not others:
         return None, None
     rows = [living_rows(other) for other in others]
     generator = torch.Generator().manual_seed(settings.seed)
     found = np.mean([best_cosines(decoder, r, absolute=True) for r in rows], 0)
-    drawn = (matched_rows(delta.spectrum, len(r), generator) for r in rows for _ in range(settings.null_draws))
+    drawn = (
+        matched_rows(delta.spectrum, len(r), generator) for r in rows for _ in range(settings.null_draws)
+    )
     return found, np.stack([best_cosines(decoder, r, absolute=True) for r in drawn])
 
 
@@ -185,7 +210,8 @@ class _Chance:
 
     @classmethod
     def of(cls, tested: Tensor, reference: Tensor, base: Spectrum, k: int, seed: int) -> "_Chance":
-        # In the base's eigenbasis: a latent may lie along one eigenvector of the deltas, where their own flips would leave it.
+        # In the base's eigenbasis: a latent may lie along one eigenvector of the deltas, where their own
+        # flips would leave it.
         drawn = torch.cat(flips(tested.double(), base, DRAWS, seed)).float()
         random = unit_rows(torch.randn(DRAWS, tested.shape[1], generator=torch.Generator().manual_seed(seed)))
         left = unexplained(torch.cat([drawn, random]), reference, k)
@@ -196,17 +222,25 @@ class _Chance:
         told = "one direction: no interval over documents"
         if at is None:
             why = f"{told}; not among the first {TESTED} of a ranking, so that it has no null"
-            return {"invisibility": Measure(value).because("note", why), "percentile": None, "percentile_haar": None}
+            return {
+                "invisibility": Measure(value).because("note", why),
+                "percentile": None,
+                "percentile_haar": None,
+            }
         own = self.flipped[at]
         p = permutation_p(value, own, "greater", np.random.default_rng([self.seed, 13, at]))
         return {
-            "invisibility": Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", told),
+            "invisibility": (
+                Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", told)
+            ),
             "percentile": float((own < value).mean()),
             "percentile_haar": float((self.haar < value).mean()),
         }
 
 
-def _mean_row(inputs: AuditInputs, reference: Tensor, names: np.ndarray, against: _Chance, settings: Settings) -> AuditedLatent:
+def _mean_row(
+    inputs: AuditInputs, reference: Tensor, names: np.ndarray, against: _Chance, settings: Settings
+) -> AuditedLatent:
     """The mean change: never on the same scale as latents, but where a narrow fine-tune may live alone."""
     mean, cov = inputs.delta.mean, inputs.delta.scatter.diagonal().sum() / inputs.delta.n
     total = float(mean @ mean + cov)
@@ -216,18 +250,25 @@ def _mean_row(inputs: AuditInputs, reference: Tensor, names: np.ndarray, against
     nearest, cosine = None, None
     if share > 0:
         direction = unit_rows(mean[None].float())
-        chance = _Chance(_Chance.of(direction, reference, inputs.base, settings.k, settings.seed).flipped, against.haar, settings.seed)
+        chance = _Chance(
+            _Chance.of(direction, reference, inputs.base, settings.k, settings.seed).flipped,
+            against.haar,
+            settings.seed,
+        )
         own = chance.figures(float(unexplained(direction, reference, settings.k)[0]), 0)
         at, signed = _nearest(direction, reference)
         nearest, cosine = int(names[at[0]]), float(signed[0])
     return AuditedLatent(
         latent=None, rank=0, peak_rank=0, energy_share=share, peak_energy=share, **own,
-        blind_spot=share * (own["invisibility"].value or 0.0), reproducibility=undefined("the mean change has no training seed"),
+        blind_spot=share * (own["invisibility"].value or 0.0),
+        reproducibility=undefined("the mean change has no training seed"),
         nearest=nearest, nearest_cosine=cosine,
     )  # fmt: skip
 
 
-def _nearest(directions: Tensor, reference: Tensor) -> tuple[Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+def _nearest(
+    directions: Tensor, reference: Tensor
+) -> tuple[Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
     """Row of the reference with the largest |cos|, and that cosine."""
     atoms = unit_rows(matrix(reference, "reference"))
     found, cosines = [], []
@@ -246,8 +287,16 @@ def _found_again(found: np.ndarray | None, by_chance: np.ndarray | None, i: int,
     return again.because("ci", "one latent: no interval")
 
 
-def _blind_energy(decoder: Tensor, share: np.ndarray, unseen: np.ndarray, reference: Tensor, base: Spectrum, settings: Settings) -> Measure:
-    """Σ e_i (1 - R²_i) / Σ e_i; every draw of the null flips all latents alike, which leaves the angles between them."""
+def _blind_energy(
+    decoder: Tensor,
+    share: np.ndarray,
+    unseen: np.ndarray,
+    reference: Tensor,
+    base: Spectrum,
+    settings: Settings,
+) -> Measure:
+    """Σ e_i (1 - R²_i) / Σ e_i; every draw of the null flips all latents alike, which leaves the angles
+    between them."""
     if not share.sum() > 0:
         return undefined("no latent carries energy", n=len(share))
     draws = flips(decoder.double(), base, settings.null_draws, settings.seed)
@@ -258,19 +307,28 @@ def _blind_energy(decoder: Tensor, share: np.ndarray, unseen: np.ndarray, refere
     return _within(Measure(value, null=float(null.mean()), ceiling=0.0, p=p, n=len(share)), spread)
 
 
-def _repeating(share: np.ndarray, found: np.ndarray | None, by_chance: np.ndarray | None, seed: int) -> Measure:
+def _repeating(
+    share: np.ndarray, found: np.ndarray | None, by_chance: np.ndarray | None, seed: int
+) -> Measure:
     if found is None or by_chance is None:
         return undefined(ALONE, n=len(share))
     if not share.sum() > 0:
         return undefined("no latent carries energy", n=len(share))
     again, luck = (found >= REPEATS).astype(np.float64), (by_chance >= REPEATS).mean(0)
-    measure = Measure(float(np.average(again, weights=share)), null=float(np.average(luck, weights=share)), ceiling=1.0, n=len(share))
+    measure = Measure(
+        float(np.average(again, weights=share)),
+        null=float(np.average(luck, weights=share)),
+        ceiling=1.0,
+        n=len(share),
+    )
     return _within(measure, _over_latents(share * again, share, seed))
 
 
 def _over_latents(part: np.ndarray, whole: np.ndarray, seed: int) -> Float[np.ndarray, " draw"]:
     """Σ part / Σ whole in resamples of the latents."""
-    counts = np.random.default_rng([seed, 17]).multinomial(len(part), np.full(len(part), 1 / len(part)), size=1000)
+    counts = np.random.default_rng([seed, 17]).multinomial(
+        len(part), np.full(len(part), 1 / len(part)), size=1000
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         return (counts @ part) / (counts @ whole)
 

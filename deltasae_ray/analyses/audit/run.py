@@ -1,11 +1,20 @@
-"""The audit of a study: figures, lens and causal effects of every judged dictionary, put together row by row."""
+"""The audit of a study: figures, lens and causal effects of every judged dictionary, put together row by
+row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.analyses.audit.figures import TOTALS, AuditedLatent
 from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow
-from deltasae_ray.analyses.audit.task import FIRST, FIRST_POSITIONS, MEAN, Audited, AuditSpec, audit_leaves, shown_latents
+from deltasae_ray.analyses.audit.task import (
+    FIRST,
+    FIRST_POSITIONS,
+    MEAN,
+    Audited,
+    AuditSpec,
+    audit_leaves,
+    shown_latents,
+)
 from deltasae_ray.analyses.causal.figures import ABLATED, ADDED
 from deltasae_ray.analyses.causal.run import TRIED, causal_effects
 from deltasae_ray.analyses.config import SEED, DivergeConfig
@@ -35,12 +44,20 @@ class Found:
     @property
     def rows(self) -> list[DivergenceRow]:
         """What audits come to, for the table of all metrics."""
-        rows = [DivergenceRow.of(leaf, name, m) for leaf, found in self.audits.items() for name, m in found.audit.totals.items()]
+        rows = [
+            DivergenceRow.of(leaf, name, m)
+            for leaf, found in self.audits.items()
+            for name, m in found.audit.totals.items()
+        ]
         return corrected(rows)
 
 
 def audit_study(
-    context: StageContext, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
+    context: StageContext,
+    harvest_key: str,
+    leaves: Sequence[LeafSpec],
+    cfg: DivergeConfig,
+    adapters: Sequence[AdapterRef],
 ) -> Found:
     """Audits what has not been audited yet."""
     specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
@@ -63,12 +80,17 @@ def leading(group: AuditGroup, count: int) -> AuditGroup:
 
 def audited_latents(found: Found, count: int) -> Mapping[str, tuple[int, ...]]:
     """Key of a dictionary → its latents that the page shows."""
-    return {leaf.dictionary: tuple(shown_latents(audited.audit, count)) for leaf, audited in found.audits.items()}
+    return {
+        leaf.dictionary: tuple(shown_latents(audited.audit, count)) for leaf, audited in found.audits.items()
+    }
 
 
 def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -> AuditGroup:
     lens, effects = found.lenses.get(leaf, {}), None if found.effects is None else found.effects.get(leaf, {})
-    rows = [_row(row, MEAN if row.latent is None else str(row.latent), lens, effects, text) for row in audited.audit.rows]
+    rows = [
+        _row(row, MEAN if row.latent is None else str(row.latent), lens, effects, text)
+        for row in audited.audit.rows
+    ]
     if FIRST in audited.directions:
         rows.insert(1, _first_tokens(lens, text))
     blind, again = (audited.audit.totals[name] for name in TOTALS)
@@ -84,18 +106,30 @@ def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -
 
 
 def _row(
-    row: AuditedLatent, name: str, lens: Mapping[str, Reading], effects: Mapping[str, dict[str, Measure]] | None, text: TokensToText
+    row: AuditedLatent,
+    name: str,
+    lens: Mapping[str, Reading],
+    effects: Mapping[str, dict[str, Measure]] | None,
+    text: TokensToText,
 ) -> AuditRow:
-    tried = dict.fromkeys((ABLATED, ADDED), UNASKED) if effects is None else effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
-    return AuditRow(**vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **_words(lens.get(name), text))
+    tried = (
+        dict.fromkeys((ABLATED, ADDED), UNASKED)
+        if effects is None
+        else effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
+    )
+    return AuditRow(
+        **vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **_words(lens.get(name), text)
+    )
 
 
 def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
     """The activation difference lens: a lens and nothing else."""
     beside = undefined("a baseline that is only read through the lens")
     return AuditRow(
-        name=FIRST, latent=None, rank=None, peak_rank=None, energy_share=None, peak_energy=None, invisibility=beside, percentile=None,
-        percentile_haar=None, blind_spot=None, reproducibility=beside, nearest=None, nearest_cosine=None, ablated=beside,
+        name=FIRST, latent=None, rank=None, peak_rank=None, energy_share=None, peak_energy=None,
+        invisibility=beside, percentile=None,
+        percentile_haar=None, blind_spot=None, reproducibility=beside, nearest=None, nearest_cosine=None,
+        ablated=beside,
         added=beside, **_words(lens.get(FIRST), text),
     )  # fmt: skip
 
@@ -103,7 +137,9 @@ def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
 def _words(reading: Reading | None, text: TokensToText) -> dict:
     if reading is None:
         return {"lens_peak": UNREAD, "promoted": (), "suppressed": ()}
-    promoted, suppressed = (tuple(text([token]) for token in tokens) for tokens in (reading.promoted, reading.suppressed))
+    promoted, suppressed = (
+        tuple(text([token]) for token in tokens) for tokens in (reading.promoted, reading.suppressed)
+    )
     return {"lens_peak": reading.peak, "promoted": promoted, "suppressed": suppressed}
 
 
@@ -115,7 +151,9 @@ def _notes(audited: Audited, found: Found) -> list[str]:
         said.append(f"Reproducibility is undefined, and rows are ranked by energy alone: {again.reason}.")
     if FIRST in audited.directions:
         tokens = f"{audited.first_tokens:,} tokens at positions 1 to {FIRST_POSITIONS} of unrelated text"
-        said.append(f"First tokens: the mean change on {tokens}, read through the lens (activation difference lens).")
+        said.append(
+            f"First tokens: the mean change on {tokens}, read through the lens (activation difference lens)."
+        )
     else:
         said.append("The activation difference lens is undefined: this study reads no unrelated text.")
     if found.effects is None:

@@ -16,7 +16,8 @@ from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "audit.parquet", "audit.json"
 _PARTS = {"": "value", "_null": "null", "_ceiling": "ceiling", "_p": "p", "_reason": "reason"}
-"""Ending of a column → the part of a measure that stands in it; the ends of its interval are `_low` and `_high`."""
+"""Ending of a column → the part of a measure that stands in it; the ends of its interval are `_low` and
+`_high`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class AuditRow(AuditedLatent):
     @property
     def called(self) -> str:
         """As the page names it."""
-        return f"latent {self.latent}" if self.latent is not None else {"mean": "the mean change"}.get(self.name, self.name)
+        return (
+            f"latent {self.latent}"
+            if self.latent is not None
+            else {"mean": "the mean change"}.get(self.name, self.name)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class AuditGroup(DictionaryId):
 
 
 def write_audit(storage: Storage, groups: Sequence[AuditGroup]) -> None:
-    """audit.parquet and audit.json below the storage root; nothing in them is NaN, and what is undefined is null, with its reason."""
+    """audit.parquet and audit.json below the storage root; nothing in them is NaN, and what is undefined is
+    null, with its reason."""
     records = [record for group in groups for record in _records(group)]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=_schema()), sink)
@@ -68,11 +74,22 @@ def write_audit(storage: Storage, groups: Sequence[AuditGroup]) -> None:
     storage.write_bytes(JSON, json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False).encode())
 
 
-_OF_GROUP = {"adapter": str, "layer": int, "d_sae": int, "k": int, "architecture": str, "seed": int, "reference": str}
+_OF_GROUP = {
+    "adapter": str,
+    "layer": int,
+    "d_sae": int,
+    "k": int,
+    "architecture": str,
+    "seed": int,
+    "reference": str,
+}
 _OF_ROW = {
-    "name": str, "latent": int, "rank": int, "peak_rank": int, "energy_share": float, "peak_energy": float, "invisibility": Measure,
-    "percentile": float, "percentile_haar": float, "blind_spot": float, "reproducibility": Measure, "repeats": bool, "nearest": int,
-    "nearest_cosine": float, "lens_peak": Measure, "ablated": Measure, "added": Measure, "promoted": tuple, "suppressed": tuple,
+    "name": str, "latent": int, "rank": int, "peak_rank": int, "energy_share": float, "peak_energy": float,
+    "invisibility": Measure,
+    "percentile": float, "percentile_haar": float, "blind_spot": float, "reproducibility": Measure,
+    "repeats": bool, "nearest": int,
+    "nearest_cosine": float, "lens_peak": Measure, "ablated": Measure, "added": Measure, "promoted": tuple,
+    "suppressed": tuple,
 }  # fmt: skip
 """Columns in their order, with their types; a measure has a column for each of its parts."""
 
@@ -81,21 +98,37 @@ def _records(group: AuditGroup) -> Iterable[dict[str, Any]]:
     for row in group.rows:
         record = {name: getattr(group, name) for name in _OF_GROUP}
         for name, value in ((name, getattr(row, name)) for name in _OF_ROW):
-            record |= _columns(name, value) if isinstance(value, Measure) else {name: list(value) if isinstance(value, tuple) else value}
+            record |= (
+                _columns(name, value)
+                if isinstance(value, Measure)
+                else {name: list(value) if isinstance(value, tuple) else value}
+            )
         yield record
 
 
 def _columns(name: str, measure: Measure) -> dict[str, Any]:
     low, high = measure.ci or (None, None)
-    return {f"{name}{ending}": getattr(measure, part) for ending, part in _PARTS.items()} | {f"{name}_low": low, f"{name}_high": high}
+    return {f"{name}{ending}": getattr(measure, part) for ending, part in _PARTS.items()} | {
+        f"{name}_low": low,
+        f"{name}_high": high,
+    }
 
 
 def _schema() -> pa.Schema:
-    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), tuple: pa.list_(pa.string())}
+    kinds = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        tuple: pa.list_(pa.string()),
+    }
     columns: list[tuple[str, pa.DataType]] = []
     for column, kind in (_OF_GROUP | _OF_ROW).items():
         if kind is Measure:
-            columns += [(name, pa.string() if name == f"{column}_reason" else pa.float64()) for name in _columns(column, Measure(0.0))]
+            columns += [
+                (name, pa.string() if name == f"{column}_reason" else pa.float64())
+                for name in _columns(column, Measure(0.0))
+            ]
         else:
             columns.append((column, kinds[kind]))
     return pa.schema(columns)

@@ -1,4 +1,5 @@
-"""The audit as Ray tasks, one per adapter and layer: figures of latents, and the directions that a lens and interventions are tried on."""
+"""The audit as Ray tasks, one per adapter and layer: figures of latents, and the directions that a lens and
+interventions are tried on."""
 
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,13 @@ import torch
 from deltasae_ray.analyses.audit.figures import Audit, AuditInputs, audit
 from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
-from deltasae_ray.analyses.leaf_spec import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
+from deltasae_ray.analyses.leaf_spec import (
+    LeafSpec,
+    dictionary_digest,
+    figures_digest,
+    load_dictionary,
+    settings_of,
+)
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.moments import Moments, matched_rows
@@ -24,11 +31,13 @@ from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
 
 MEAN, FIRST = "mean", "first tokens"
-"""Names of directions that are no latents: the mean change, and that on the first tokens of unrelated text."""
+"""Names of directions that are no latents: the mean change, and that on the first tokens of unrelated
+text."""
 FIRST_POSITIONS = 4
 """Of each context of unrelated text, BOS not counted."""
 RANDOM = 64
-"""Random directions, from N(0, Σ_δ): what a lens reads in no direction in particular; interventions take the first few."""
+"""Random directions, from N(0, Σ_δ): what a lens reads in no direction in particular; interventions take the
+first few."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,9 @@ class AuditSpec:
     def of(cls, leaf: LeafSpec, leaves: Sequence[LeafSpec]) -> "AuditSpec":
         """The seeds of the grid, and the one that a control has fitted beside them."""
         alike = [o.dictionary for o in leaves if o.cell == leaf.cell and o.dictionary != leaf.dictionary]
-        return cls(leaf, tuple(dict.fromkeys([*alike, *([second] if (second := leaf.control("second")) else [])])))
+        return cls(
+            leaf, tuple(dict.fromkeys([*alike, *([second] if (second := leaf.control("second")) else [])]))
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,8 @@ class Audited:
     """Folder below the storage root."""
     audit: Audit
     directions: tuple[str, ...]
-    """Names, in the order of their rows: MEAN, FIRST where there is unrelated text, latents by number; the random ones follow."""
+    """Names, in the order of their rows: MEAN, FIRST where there is unrelated text, latents by number; the
+    random ones follow."""
     first_tokens: int
     """Tokens of unrelated text behind FIRST."""
 
@@ -63,7 +75,9 @@ class Audited:
         try:
             rows = np.load(BytesIO(storage.read_bytes(name)), allow_pickle=False)
         except (ValueError, EOFError) as e:
-            raise StorageError(f"{storage.path(name)} holds no directions ({e}): delete the folder {self.key} and run again") from e
+            raise StorageError(
+                f"{storage.path(name)} holds no directions ({e}): delete the folder {self.key} and run again"
+            ) from e
         return rows[: len(self.directions)], rows[len(self.directions) :]
 
 
@@ -81,7 +95,9 @@ class AuditTask:
     cfg: DivergeConfig
 
 
-def audit_leaves(storage: Storage, harvest_key: str, specs: Sequence[AuditSpec], cfg: DivergeConfig) -> dict[LeafSpec, Audited]:
+def audit_leaves(
+    storage: Storage, harvest_key: str, specs: Sequence[AuditSpec], cfg: DivergeConfig
+) -> dict[LeafSpec, Audited]:
     """Audits what has none yet; returns all.
 
     Raises:
@@ -89,7 +105,11 @@ def audit_leaves(storage: Storage, harvest_key: str, specs: Sequence[AuditSpec],
     """
     shards = open_harvest(storage, harvest_key)
     keys = {spec: audit_key(storage, shards, spec, cfg) for spec in specs}
-    todo = [AuditTask(storage, harvest_key, s, key, cfg) for s, key in keys.items() if not storage.exists(f"{key}/{FIGURES}")]
+    todo = [
+        AuditTask(storage, harvest_key, s, key, cfg)
+        for s, key in keys.items()
+        if not storage.exists(f"{key}/{FIGURES}")
+    ]
     run_tasks([(audit_leaf, task) for task in todo], 1.0, bar="audit" if todo else None)
     return {spec.leaf: read_audited(storage, key) for spec, key in keys.items()}
 
@@ -100,7 +120,9 @@ def audit_key(storage: Storage, shards: ShardSet, spec: AuditSpec, cfg: DivergeC
     inputs = {
         "source": shards.source(leaf.adapter).digest,
         "latents": cfg.latents,
-        "dictionaries": [dictionary_digest(storage, key) for key in (leaf.dictionary, leaf.reference, *spec.others)],
+        "dictionaries": [
+            dictionary_digest(storage, key) for key in (leaf.dictionary, leaf.reference, *spec.others)
+        ],
     }
     return f"audit/{figures_digest(shards, leaf.layer, cfg, inputs)}"
 
@@ -113,17 +135,24 @@ def audit_leaf(task: AuditTask) -> None:
     delta, base = (shards.read(leaf.layer, source, split="fit")[fit_kept] for source in (leaf.adapter, BASE))
     held_out = shards.read(leaf.layer, leaf.adapter, split="eval")
     with tempfile.TemporaryDirectory() as scratch:
-        own, reference, *others = (load_dictionary(storage, k, Path(scratch)) for k in (leaf.dictionary, leaf.reference, *task.spec.others))
+        own, reference, *others = (
+            load_dictionary(storage, k, Path(scratch))
+            for k in (leaf.dictionary, leaf.reference, *task.spec.others)
+        )
     reference = seen_alive(reference, lambda: base)
     moments = Moments.of(delta)
-    inputs = AuditInputs(own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.position > 0])
+    inputs = AuditInputs(
+        own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.position > 0]
+    )
     found = audit(inputs, settings_of(cfg))
     unrelated = (tokens.corpus != DOMAIN) & (tokens.position > 0) & (tokens.position <= FIRST_POSITIONS)
     named = {MEAN: moments.mean.float()} if found.rows else {}
     if found.rows and unrelated.any():
         named[FIRST] = torch.from_numpy(held_out[unrelated].astype(np.float64).mean(0)).float()
     named |= {str(i): own.W_dec[i].detach().float() for i in shown_latents(found, cfg.latents)}
-    random = matched_rows(moments.spectrum, RANDOM if found.rows else 0, torch.Generator().manual_seed(SEED + 1))
+    random = matched_rows(
+        moments.spectrum, RANDOM if found.rows else 0, torch.Generator().manual_seed(SEED + 1)
+    )
     sink = BytesIO()
     np.save(sink, torch.cat([*(v[None] for v in named.values()), random]).numpy())
     storage.write_bytes(f"{task.key}/{DIRECTIONS}", sink.getvalue())
@@ -146,6 +175,10 @@ def read_audited(storage: Storage, key: str) -> Audited:
     """
     told = storage.read_json(f"{key}/{FIGURES}")
     try:
-        return Audited(key, msgspec.convert(told["audit"], Audit), tuple(told["directions"]), told["first_tokens"])
+        return Audited(
+            key, msgspec.convert(told["audit"], Audit), tuple(told["directions"]), told["first_tokens"]
+        )
     except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
-        raise StorageError(f"{storage.path(key)}/{FIGURES} holds no audit ({e!r}): delete the folder {key} and run again") from e
+        raise StorageError(
+            f"{storage.path(key)}/{FIGURES} holds no audit ({e!r}): delete the folder {key} and run again"
+        ) from e

@@ -30,7 +30,8 @@ class Behaviour:
 
 
 def changes_model(behaviour: Sequence[Behaviour]) -> bool:
-    """Whether any text shows an effect: a KL whose interval lies above MIN_KL, or a loss whose interval lies beyond ± MIN_LOSS_CHANGE.
+    """Whether any text shows an effect: a KL whose interval lies above MIN_KL, or a loss whose interval lies
+    beyond ± MIN_LOSS_CHANGE.
 
     Where there is no interval, the value itself decides.
     """
@@ -56,7 +57,10 @@ def nothing_shown(behaviour: Sequence[Behaviour]) -> str:
     """What the closed gate is worth: an effect that is excluded, or one that is merely not shown."""
     within = (
         (b.kl.ci is not None and b.kl.ci[1] <= MIN_KL)
-        and (b.loss_change.ci is not None and -MIN_LOSS_CHANGE <= b.loss_change.ci[0] <= b.loss_change.ci[1] <= MIN_LOSS_CHANGE)
+        and (
+            b.loss_change.ci is not None
+            and -MIN_LOSS_CHANGE <= b.loss_change.ci[0] <= b.loss_change.ci[1] <= MIN_LOSS_CHANGE
+        )
         for b in behaviour
     )
     if all(within):

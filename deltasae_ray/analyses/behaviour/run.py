@@ -1,4 +1,5 @@
-"""Did the adapters change what the model says? Asked of evaluation documents before anything is claimed of features."""
+"""Did the adapters change what the model says? Asked of evaluation documents before anything is claimed of
+features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +19,15 @@ from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_p
 from deltasae_ray.storage import digest
 
 DOCUMENTS = 32
-"""Of each text, just enough for an interval: whole forward passes and the head over a large vocabulary cost."""
+"""Of each text, just enough for an interval: whole forward passes and the head over a large vocabulary
+cost."""
 POSITIONS = 32
 """Scored positions per document, evenly spaced."""
 
 
 def gate_units(corpus: Corpus, documents: int = DOCUMENTS) -> list[TokenBatch]:
-    """The first unmarked context of at most `documents` evaluation documents of every text, grouped as they were harvested."""
+    """The first unmarked context of at most `documents` evaluation documents of every text, grouped as they
+    were harvested."""
     seen: dict[str, set[str]] = {}
     units = []
     for unit in corpus.of("eval"):
@@ -64,26 +67,44 @@ def losses(context: StageContext, adapters: Sequence[AdapterRef]) -> list[dict]:
     """Rows of `document_losses` for every adapter, measured once per (model, adapter, documents)."""
     units = gate_units(context.corpus)
     refs, names = {a.name: a for a in adapters}, [u.name for u in units]
-    keys = {name: f"behaviour/{digest([context.model_digest, a.digest, names, POSITIONS])}.json" for name, a in refs.items()}
+    keys = {
+        name: f"behaviour/{digest([context.model_digest, a.digest, names, POSITIONS])}.json"
+        for name, a in refs.items()
+    }
 
     def make(missing: list[str]) -> dict[str, dict]:
-        rows = run_passes(context, [refs[name] for name in missing], units, _Scored(tuple(missing)), "behaviour")
-        return {name: {"rows": sorted((r for r in rows if r["adapter"] == name), key=lambda r: r["doc_id"])} for name in missing}
+        rows = run_passes(
+            context, [refs[name] for name in missing], units, _Scored(tuple(missing)), "behaviour"
+        )
+        return {
+            name: {"rows": sorted((r for r in rows if r["adapter"] == name), key=lambda r: r["doc_id"])}
+            for name in missing
+        }
 
     # the name is the study's; the file is of the content
-    return [{**row, "adapter": name} for name, stored in remembered(context.storage, keys, make).items() for row in stored["rows"]]
+    return [
+        {**row, "adapter": name}
+        for name, stored in remembered(context.storage, keys, make).items()
+        for row in stored["rows"]
+    ]
 
 
 def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int) -> list[Behaviour]:
-    """What one adapter does to the predictions on each text, with intervals over documents; the text adapted to first."""
+    """What one adapter does to the predictions on each text, with intervals over documents; the text adapted
+    to first."""
     found = []
     mine = [r for r in rows if r["adapter"] == adapter]
     for corpus in sorted({r["corpus"] for r in mine}, key=lambda name: (name != DOMAIN, name)):
         documents = [r for r in mine if r["corpus"] == corpus]
-        ce, base, kl, positions = (np.array([r[c] for r in documents], dtype=np.float64) for c in ("ce", "ce_base", "kl", "positions"))
+        ce, base, kl, positions = (
+            np.array([r[c] for r in documents], dtype=np.float64)
+            for c in ("ce", "ce_base", "kl", "positions")
+        )
         own, n = np.arange(len(documents)), len(documents)
         counts = bootstrap_counts(n, bootstrap, np.random.default_rng([seed, 7]))
-        change, divergence = (Ratio.share(x, positions, own, n).measure(counts, null=0.0) for x in (ce - base, kl))
+        change, divergence = (
+            Ratio.share(x, positions, own, n).measure(counts, null=0.0) for x in (ce - base, kl)
+        )
         before = sum(r["ce_base"] for r in documents) / sum(r["positions"] for r in documents)
         found.append(Behaviour(corpus, change, divergence, before))
     return found

@@ -1,4 +1,5 @@
-"""Does a latent do anything? The effect on predictions of taking it from the adapted model, and of giving it to the base model."""
+"""Does a latent do anything? The effect on predictions of taking it from the adapted model, and of giving it
+to the base model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ NONE, DELTA = "none", "delta"
 
 
 def random_of(name: str, draw: int) -> str:
-    """The variant in which a random direction stands in for that of `name`, at the same strength on every token."""
+    """The variant in which a random direction stands in for that of `name`, at the same strength on every
+    token."""
     return f"{name} random {draw}"
 
 
@@ -25,16 +27,17 @@ def causal(
 ) -> dict[str, dict[str, Measure]]:
     """Nats per token by which the two models come nearer, by name and side.
 
-    ablated: KL(base ‖ adapted) less KL(base ‖ adapted without the latent). added: KL(adapted ‖ base) less KL(adapted ‖ base with it).
-    Positive: the latent carries part of what the adapter does to predictions.
+    ablated: KL(base ‖ adapted) less KL(base ‖ adapted without the latent). added: KL(adapted ‖ base) less
+    KL(adapted ‖ base with it). Positive: the latent carries part of what the adapter does to predictions.
 
     Args:
-        rows: one per document, `{positions, ablated: {variant: nats}, added: {variant: nats}}`, KL summed over positions.
+        rows: one per document, `{positions, ablated: {variant: nats}, added: {variant: nats}}`, KL summed
+            over positions.
         draws: random directions per latent.
 
     Returns:
-        Each with the mean of the random directions as null (p by a t test against them; documents are resampled), and what the whole
-        delta of the layer does as ceiling.
+        Each with the mean of the random directions as null (p by a t test against them; documents are
+        resampled), and what the whole delta of the layer does as ceiling.
     """
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 19]))
     found: dict[str, dict[str, Measure]] = {name: {} for name in names}
@@ -42,7 +45,9 @@ def causal(
         whole = _nearer(rows, side, DELTA).value
         for name in names:
             null = [_nearer(rows, side, random_of(name, i)) for i in range(draws)]
-            found[name][side] = against_draws(_nearer(rows, side, name), null, counts, tail="greater", ceiling=whole)
+            found[name][side] = against_draws(
+                _nearer(rows, side, name), null, counts, tail="greater", ceiling=whole
+            )
     return found
 
 

@@ -33,8 +33,11 @@ class Probe:
     """Unit vectors that stand in for each direction in turn."""
 
 
-def document_effects(model: nn.Module, unit: TokenBatch, probes: Sequence[Probe], positions: int) -> list[dict[str, Any]]:
-    """One row per document of the unit and probe, summed over the scored positions: `divergence.causal` reads them.
+def document_effects(
+    model: nn.Module, unit: TokenBatch, probes: Sequence[Probe], positions: int
+) -> list[dict[str, Any]]:
+    """One row per document of the unit and probe, summed over the scored positions: `divergence.causal` reads
+    them.
 
     Position 0 (BOS) stays as each model has it: no dictionary here was made for it.
 
@@ -43,8 +46,8 @@ def document_effects(model: nn.Module, unit: TokenBatch, probes: Sequence[Probe]
         positions: scored labels per context, evenly spaced.
 
     Returns:
-        `{doc_id, probe, positions, ablated: {variant: nats}, added: {variant: nats}}`: KL(base ‖ adapted model without it) and
-        KL(adapted ‖ base model with it).
+        `{doc_id, probe, positions, ablated: {variant: nats}, added: {variant: nats}}`: KL(base ‖ adapted
+        model without it) and KL(adapted ‖ base model with it).
     """
     head, device = language_head(model), next(base_of(model).parameters()).device
     contexts, labels = scored(unit, positions)
@@ -59,7 +62,9 @@ def document_effects(model: nn.Module, unit: TokenBatch, probes: Sequence[Probe]
         for probe in (p for p in probes if p.adapter == adapter):
             at = probe.hookpoint
             changes = _changes(probe, adapted[at] - base[at])
-            taken = {v: continued(model, ids, at, adapted[at] - change, adapter)[places] for v, change in changes}
+            taken = {
+                v: continued(model, ids, at, adapted[at] - change, adapter)[places] for v, change in changes
+            }
             changes = _changes(probe, adapted[at] - base[at])
             given = {v: continued(model, ids, at, base[at] + change)[places] for v, change in changes}
             sides = {
@@ -68,26 +73,33 @@ def document_effects(model: nn.Module, unit: TokenBatch, probes: Sequence[Probe]
             }
             for doc in dict.fromkeys(documents):
                 mine = documents == doc
-                told = {side: {v: float(kl[mine].sum()) for v, kl in by.items()} for side, by in sides.items()}
+                told = {
+                    side: {v: float(kl[mine].sum()) for v, kl in by.items()} for side, by in sides.items()
+                }
                 rows.append({"doc_id": doc, "probe": probe.name, "positions": int(mine.sum()), **told})
     return rows
 
 
 def _changes(probe: Probe, delta: Hidden) -> Iterator[tuple[str, Hidden]]:
-    """(variant, what is taken or given at every position); one at a time, since each is as large as the residual stream."""
+    """(variant, what is taken or given at every position); one at a time, since each is as large as the
+    residual stream."""
     delta = delta.clone()
     delta[:, 0] = 0
     yield DELTA, delta
     amounts = delta.new_zeros(*delta.shape[:2], len(probe.directions))
     with torch.no_grad():
-        amounts[:, 1:] = probe.amounts(delta[:, 1:].reshape(-1, delta.shape[-1])).to(delta).view_as(amounts[:, 1:])
+        amounts[:, 1:] = (
+            probe.amounts(delta[:, 1:].reshape(-1, delta.shape[-1])).to(delta).view_as(amounts[:, 1:])
+        )
     for i, (name, direction) in enumerate(probe.directions.items()):
         yield name, amounts[..., i, None] * direction.to(delta)
         for draw, other in enumerate(probe.random):
             yield random_of(name, draw), amounts[..., i, None] * other.to(delta)
 
 
-def _divergences(head: LanguageHead, target: Tensor, variants: dict[str, Tensor], labels: Tensor) -> dict[str, np.ndarray]:
+def _divergences(
+    head: LanguageHead, target: Tensor, variants: dict[str, Tensor], labels: Tensor
+) -> dict[str, np.ndarray]:
     """KL(target ‖ variant) at every scored position."""
     _, kl = losses_beside(head, torch.stack([target, *variants.values()]), labels)
     return dict(zip(variants, kl[1:].cpu().numpy(), strict=True))

@@ -32,7 +32,8 @@ TRIED = 4
 DRAWS = 5
 """Random directions that stand in for each."""
 VARIANTS = 1 + (1 + TRIED) * (1 + DRAWS)
-"""Continuations of a context on either side: the whole delta, and every direction with those that stand in for it."""
+"""Continuations of a context on either side: the whole delta, and every direction with those that stand in
+for it."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,24 @@ def probe_of(storage: Storage, leaf: LeafSpec, found: Audited) -> Probe:
         codes = dictionary.encode(delta)[:, latents] * torch.stack([lengths[name] for name in names[1:]])
         return torch.cat([lengths[MEAN].expand(len(codes), 1), codes], 1)
 
-    return Probe(str(leaf), leaf.adapter, Hookpoint(leaf.layer), {n: rows[n] / lengths[n] for n in names}, amounts, random[:DRAWS])
+    return Probe(
+        str(leaf),
+        leaf.adapter,
+        Hookpoint(leaf.layer),
+        {n: rows[n] / lengths[n] for n in names},
+        amounts,
+        random[:DRAWS],
+    )
 
 
 def causal_effects(
-    context: StageContext, audits: Mapping[LeafSpec, Audited], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
+    context: StageContext,
+    audits: Mapping[LeafSpec, Audited],
+    cfg: DivergeConfig,
+    adapters: Sequence[AdapterRef],
 ) -> dict[LeafSpec, dict[str, dict[str, Measure]]]:
-    """Leaf → direction → side → nats per token by which the models come nearer; measured once per (audit, documents)."""
+    """Leaf → direction → side → nats per token by which the models come nearer; measured once per (audit,
+    documents)."""
     units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
     of = digest([[u.name for u in units], POSITIONS, TRIED, DRAWS])
     keys = {leaf: f"{found.key}/causal-{of}.json" for leaf, found in audits.items() if found.directions}
@@ -82,7 +94,10 @@ def causal_effects(
         needed = [a for a in adapters if a.name in {leaf.adapter for leaf in missing}]
         probed = _Probed(context.storage, tuple((leaf, audits[leaf]) for leaf in missing))
         rows = run_passes(context, needed, units, probed, "causal effects")
-        return {leaf: {"rows": sorted((r for r in rows if r["probe"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
+        return {
+            leaf: {"rows": sorted((r for r in rows if r["probe"] == str(leaf)), key=lambda r: r["doc_id"])}
+            for leaf in missing
+        }
 
     return {
         leaf: causal(stored["rows"], tried(audits[leaf]), DRAWS, bootstrap=cfg.bootstrap, seed=SEED)

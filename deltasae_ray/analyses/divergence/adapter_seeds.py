@@ -1,4 +1,5 @@
-"""The ceiling of figures between adapters: how alike two trainings of one rank are that differ in nothing but their seed."""
+"""The ceiling of figures between adapters: how alike two trainings of one rank are that differ in nothing but
+their seed."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,27 +23,38 @@ Figures = Mapping[str, Measure]
 
 
 def are_twins(pair: PairSpec) -> bool:
-    """Whether both were trained here with one rank and different seeds; of adapters that were given no seed is known."""
+    """Whether both were trained here with one rank and different seeds; of adapters that were given no seed
+    is known."""
     one, other = pair.one, pair.other
     known = one.rank is not None and one.adapter_seed is not None and other.adapter_seed is not None
     return known and one.rank == other.rank and one.adapter_seed != other.adapter_seed
 
 
 def with_ceilings(found: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
-    """The same figures; a pair of different ranks has as ceiling the mean over the twins of either rank, at its layer and shape.
+    """The same figures; a pair of different ranks has as ceiling the mean over the twins of either rank, at
+    its layer and shape.
 
     Where there are no twins a figure keeps the ceiling that it has, such as a second seed of the dictionary.
     """
-    return {pair: {name: _judged(pair, name, m, found) for name, m in figures.items()} for pair, figures in found.items()}
+    return {
+        pair: {name: _judged(pair, name, m, found) for name, m in figures.items()}
+        for pair, figures in found.items()
+    }
 
 
 def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figures]) -> Measure:
     if name not in BETTER or m.value is None:
         return m
     if are_twins(pair):
-        return m.because("note", f"two training seeds of rank {pair.one.rank}: the ceiling of pairs of different ranks")
+        return m.because(
+            "note", f"two training seeds of rank {pair.one.rank}: the ceiling of pairs of different ranks"
+        )
     ranks = {pair.one.rank, pair.other.rank}
-    twins = {p: figures[name] for p, figures in found.items() if are_twins(p) and p.place == pair.place and p.one.rank in ranks}
+    twins = {
+        p: figures[name]
+        for p, figures in found.items()
+        if are_twins(p) and p.place == pair.place and p.one.rank in ranks
+    }
     defined = {p: t for p, t in twins.items() if t.value is not None}
     if not defined:
         return m
@@ -61,4 +73,6 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     judged = judged.because("ceiling", f"the ceiling is that of two training seeds of one rank ({names})")
     if told:
         return judged.because("kappa", told)
-    return judged.because("kappa_ci", "interval of kappa undefined: value and ceiling are of different pairs, resampled apart")
+    return judged.because(
+        "kappa_ci", "interval of kappa undefined: value and ceiling are of different pairs, resampled apart"
+    )

@@ -12,7 +12,13 @@ from deltasae_ray.analyses.divergence.layer_figures import layer_measures, refer
 from deltasae_ray.analyses.divergence.random_adapter_figures import of_random_adapter
 from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
 from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
-from deltasae_ray.metrics.coding.missing_share import Comparison, compare_structure, firings_per_latent, over_control, too_little_training
+from deltasae_ray.metrics.coding.missing_share import (
+    Comparison,
+    compare_structure,
+    firings_per_latent,
+    over_control,
+    too_little_training,
+)
 from deltasae_ray.metrics.coding.monitor import paper_relative_errors, reconstruction
 from deltasae_ray.metrics.coding.reconstruction import by_encoder, explained
 from deltasae_ray.metrics.coding.variants import VARIANTS
@@ -50,25 +56,35 @@ def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = N
     return compare_layer(inputs, [leaf], settings)[0]
 
 
-def compare_layer(inputs: LayerInputs, leaves: list[LeafInputs], settings: Settings | None = None) -> list[dict[str, Measure]]:
+def compare_layer(
+    inputs: LayerInputs, leaves: list[LeafInputs], settings: Settings | None = None
+) -> list[dict[str, Measure]]:
     """Every measure of several dictionaries of one adapter and layer; what they share is computed once.
 
     Raises:
-        GeometryError: dictionaries of another d_model, rows that do not belong together, or a dictionary of dead latents only.
+        GeometryError: dictionaries of another d_model, rows that do not belong together, or a dictionary of
+            dead latents only.
     """
     context = Context.of(inputs, settings or Settings())
     return compare_leaves(context, leaves, layer_measures(context.layer))
 
 
-def compare_leaves(context: Context, leaves: list[LeafInputs], of_layer: dict[str, Measure]) -> list[dict[str, Measure]]:
+def compare_leaves(
+    context: Context, leaves: list[LeafInputs], of_layer: dict[str, Measure]
+) -> list[dict[str, Measure]]:
     """Every measure of several dictionaries that are held against one reference.
 
     Args:
-        of_layer: what needs no reference (`layer_measures`); the same for all references of an adapter and layer.
+        of_layer: what needs no reference (`layer_measures`); the same for all references of an adapter and
+            layer.
     """
     if context.layer.rows.silent:
-        silent = undefined("the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1])
-        names = [m for m in METRICS if "{" not in m and m not in BETWEEN and not m.startswith((*PATCHED, AUDITED))]
+        silent = undefined(
+            "the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1]
+        )
+        names = [
+            m for m in METRICS if "{" not in m and m not in BETWEEN and not m.startswith((*PATCHED, AUDITED))
+        ]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | of_layer for _ in leaves]
     shared = of_layer | reference_measures(context)
@@ -97,7 +113,9 @@ def _training(context: Context, dictionary: DictionaryLike) -> dict[str, Measure
     reason = "interval undefined: a property of one dictionary"
     return {
         "alive_share": Measure(alive, ceiling=1.0, n=latents).because("ci", reason),
-        "firings_per_latent": Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows).because("ci", reason),
+        "firings_per_latent": (
+            Measure(firings_per_latent(dictionary, rows), n=dictionary.rows or rows).because("ci", reason)
+        ),
     }
 
 
@@ -109,19 +127,27 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         coder = layer.trimmed_coder if trimmed else layer.coder
         delta = layer.coding(leaf.dictionary, trimmed)
         second = None if leaf.second is None else layer.coding(leaf.second, trimmed)
-        pair = match_sizes(delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second)
+        pair = match_sizes(
+            delta, context.trimmed_reference_coding if trimmed else context.reference_coding, second
+        )
         baselines = layer.baselines(len(delta.atoms), trimmed)
         for suffix, without_top3, average in VARIANTS:
             if without_top3 == trimmed:
                 found = compare_structure(pair, average)
-                measures |= _of_pair(found, suffix) | _beside_control(context, pair, found, suffix, trimmed=trimmed)
+                measures |= _of_pair(found, suffix) | _beside_control(
+                    context, pair, found, suffix, trimmed=trimmed
+                )
                 measures |= explained(coder, delta, found, baselines, average, suffix)
         if not trimmed:
             measures |= _between_halves(context, *leaf.halves) if leaf.halves else {}
             measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
     reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
     if reason:
-        measures |= {name: undefined(reason, null=m.null, n=m.n) for name, m in measures.items() if name.startswith("missing_share")}
+        measures |= {
+            name: undefined(reason, null=m.null, n=m.n)
+            for name, m in measures.items()
+            if name.startswith("missing_share")
+        }
     return measures
 
 
@@ -134,19 +160,26 @@ def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
 
 
 def _between_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
-    """M between dictionaries of two halves of the documents: one recipe, where nothing but the documents differs."""
+    """M between dictionaries of two halves of the documents: one recipe, where nothing but the documents
+    differs."""
     of_one, of_other = (context.layer.coding(half, False) for half in (one, other))
     pair = match_sizes(of_other, of_one, name="other half's dictionary", ratio=1)
     return {"missing_share_halves": compare_structure(pair).missing}
 
 
-def _beside_control(context: Context, pair: Matched, found: Comparison, suffix: str, *, trimmed: bool) -> dict[str, Measure]:
-    """M of a second dictionary of base activations, of the size that the reference has in M, and how far M differs from it."""
+def _beside_control(
+    context: Context, pair: Matched, found: Comparison, suffix: str, *, trimmed: bool
+) -> dict[str, Measure]:
+    """M of a second dictionary of base activations, of the size that the reference has in M, and how far M
+    differs from it."""
     control = context.trimmed_control_coding if trimmed else context.control_coding
     if control is None:
         return {}
     other = compare_structure(pair.against("base control", control), found.average)
-    return {f"missing_share_base_control{suffix}": other.missing, f"missing_share_over_base{suffix}": over_control(found, other)}
+    return {
+        f"missing_share_base_control{suffix}": other.missing,
+        f"missing_share_over_base{suffix}": over_control(found, other),
+    }
 
 
 def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
@@ -170,7 +203,7 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, mean, sample, counts)
     if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
         fired = (codes > 0).double().sum(1).cpu().numpy()
-        measures["density"] = Ratio.share(fired, np.ones(len(fired)), sample.document, sample.num_docs).measure(counts)
+        measures["density"] = Ratio.share(
+            fired, np.ones(len(fired)), sample.document, sample.num_docs
+        ).measure(counts)
     return measures
-
-

@@ -1,5 +1,5 @@
-"""Figures of one adapter at one layer that no delta dictionary enters: those without a reference, and those with one."""
-
+"""Figures of one adapter at one layer that no delta dictionary enters: those without a reference, and those
+with one."""
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from deltasae_ray.metrics.statistics import bootstrap_counts, document_codes
 
 
 def layer_measures(layer: AdapterLayer) -> dict[str, Measure]:
-    """Those that need no reference, by name of the catalogue. Deltas that are all zero have only their size; ratios are undefined."""
+    """Those that need no reference, by name of the catalogue. Deltas that are all zero have only their size;
+    ratios are undefined."""
     measures = size_of_change(layer)
     if layer.rows.silent:
         return measures
@@ -27,19 +28,22 @@ def reference_measures(context: Context) -> dict[str, Measure]:
     layer, seen = context.layer, reconstruction(context.reference)
     deltas, base, mean = layer.coded_deltas, layer.coded_base, layer.delta.mean.float()
     document, num_docs = document_codes(layer.documents[0][layer.coded_rows])
-    counts = bootstrap_counts(num_docs, layer.settings.bootstrap, np.random.default_rng([layer.settings.seed, 3]))
+    counts = bootstrap_counts(
+        num_docs, layer.settings.bootstrap, np.random.default_rng([layer.settings.seed, 3])
+    )
     with torch.no_grad():
-        measures = monitor_view(seen, base, deltas, layer.flipped, mean, document, counts, layer.other_coordinates)
+        measures = monitor_view(
+            seen, base, deltas, layer.flipped, mean, document, counts, layer.other_coordinates
+        )
     return measures | shift(context)
 
 
 def shift(context: Context) -> dict[str, Measure]:
-    """The mean change in every variant: of some coordinates or all, and of changes as they are or of their directions."""
+    """The mean change in every variant: of some coordinates or all, and of changes as they are or of their
+    directions."""
     measures: dict[str, Measure] = {}
     for suffix, trimmed, average in VARIANTS:
         columns = context.layer.other_coordinates if trimmed else slice(None)
         found = context.layer.mean_vector(trimmed, average).against(context.reference_rows[:, columns])
         measures |= {f"{name}{suffix}": m for name, m in found.items()}
     return measures
-
-

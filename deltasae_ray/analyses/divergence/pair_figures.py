@@ -16,10 +16,15 @@ from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.moments import Moments, Spectrum
 from deltasae_ray.metrics.statistics import document_codes
 
-SAME_START = "both dictionaries start from the same rows, and are alike for that too: fit two seeds (fit.seeds=2) to match across seeds"
+SAME_START = (
+    "both dictionaries start from the same rows, and are alike for that too: fit two seeds (fit.seeds=2) to"
+    " match across seeds"
+)
 
 
-def similar_deltas(deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray, settings: Settings) -> Measure:
+def similar_deltas(
+    deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray, settings: Settings
+) -> Measure:
     """Unbiased CKA of two adapters' evaluation deltas."""
     num_docs = len(set(doc_ids))
     if num_docs < 4:
@@ -27,7 +32,9 @@ def similar_deltas(deltas: Matrix, other: Matrix, doc_ids: Sequence | np.ndarray
     return linear_cka(deltas, other, doc_ids, seed=settings.seed)
 
 
-def coder_of(deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, moments: Moments, settings: Settings) -> Coder:
+def coder_of(
+    deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, moments: Moments, settings: Settings
+) -> Coder:
     """Codes one adapter's evaluation deltas, as for the missing share.
 
     Args:
@@ -35,18 +42,34 @@ def coder_of(deltas: Matrix, training: Matrix, doc_ids: Sequence | np.ndarray, m
     """
     s, codes = settings, document_codes(doc_ids)[0]
     rows, fit = matrix(deltas, "deltas", None), matrix(training, "training", None)
-    return make_coder(rows, fit, codes, moments, k=s.k, draws=s.null_draws, bootstrap=s.bootstrap, max_tokens=s.code_tokens, seed=s.seed)
+    return make_coder(
+        rows,
+        fit,
+        codes,
+        moments,
+        k=s.k,
+        draws=s.null_draws,
+        bootstrap=s.bootstrap,
+        max_tokens=s.code_tokens,
+        seed=s.seed,
+    )
 
 
 def missing_between(
-    coder: Coder, dictionary: DictionaryLike, other: DictionaryLike, second: DictionaryLike | None, apart: DictionaryLike | None
+    coder: Coder,
+    dictionary: DictionaryLike,
+    other: DictionaryLike,
+    second: DictionaryLike | None,
+    apart: DictionaryLike | None,
 ) -> Measure:
-    """The missing share M of one adapter's deltas, held against the other's dictionary in the place of the reference.
+    """The missing share M of one adapter's deltas, held against the other's dictionary in the place of the
+    reference.
 
     Args:
         coder: of the first adapter's deltas.
         second: another seed of the first's dictionary: the ceiling.
-        apart: another seed of the other's dictionary, which is what is held against the first where it is there.
+        apart: another seed of the other's dictionary, which is what is held against the first where it is
+            there.
     """
     if reason := too_little_training(dictionary, coder.training.n):
         return undefined(reason, null=1.0, n=coder.sample.num_docs)
@@ -69,8 +92,8 @@ def similar_dictionaries(
     Args:
         spectrum: of the first adapter's training deltas; atoms drawn from it are the null.
         second: another seed of the first's dictionary: the ceiling.
-        apart: another seed of the other's dictionary. It is what is matched where it is there: dictionaries of one seed start from the same
-            rows, and are alike for that alone.
+        apart: another seed of the other's dictionary. It is what is matched where it is there: dictionaries
+            of one seed start from the same rows, and are alike for that alone.
     """
     rows, others = living_rows(dictionary), living_rows(other if apart is None else apart)
     _, null = matched_draws(spectrum, others, len(rows), draws=settings.null_draws, seed=settings.seed)

@@ -9,9 +9,20 @@ from pathlib import Path
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.pair_figures import coder_of, missing_between, similar_deltas, similar_dictionaries
+from deltasae_ray.analyses.divergence.pair_figures import (
+    coder_of,
+    missing_between,
+    similar_deltas,
+    similar_dictionaries,
+)
 from deltasae_ray.analyses.divergence.task import write_measures
-from deltasae_ray.analyses.leaf_spec import LeafSpec, dictionary_digest, figures_digest, load_dictionary, settings_of
+from deltasae_ray.analyses.leaf_spec import (
+    LeafSpec,
+    dictionary_digest,
+    figures_digest,
+    load_dictionary,
+    settings_of,
+)
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -38,7 +49,12 @@ class PairSpec:
     @property
     def dictionaries(self) -> tuple[str, str, str | None, str | None]:
         """The one's, the other's, and the second seed of each."""
-        return self.one.dictionary, self.other.dictionary, self.one.control("second"), self.other.control("second")
+        return (
+            self.one.dictionary,
+            self.other.dictionary,
+            self.one.control("second"),
+            self.other.control("second"),
+        )
 
 
 def adapter_pairs(leaves: Sequence[LeafSpec]) -> list[PairSpec]:
@@ -76,18 +92,29 @@ def measure_pairs(group: PairGroup) -> int:
     keep = {split: t.position > 0 for split, t in tokens.items()}
     training = torch.from_numpy(shards.read(first.one.layer, first.one.adapter, split="fit")[keep["fit"]])
     moments = Moments.of(training)
-    deltas = [shards.read(leaf.layer, leaf.adapter, split="eval")[keep["eval"]] for leaf in (first.one, first.other)]
+    deltas = [
+        shards.read(leaf.layer, leaf.adapter, split="eval")[keep["eval"]] for leaf in (first.one, first.other)
+    ]
     docs = tokens["eval"].doc_id[keep["eval"]]
-    alike, coder = similar_deltas(deltas[0], deltas[1], docs, settings), coder_of(deltas[0], training, docs, moments, settings)
+    alike, coder = (
+        similar_deltas(deltas[0], deltas[1], docs, settings),
+        coder_of(deltas[0], training, docs, moments, settings),
+    )
     for pair, key in zip(group.pairs, group.keys, strict=True):
         with tempfile.TemporaryDirectory() as scratch:
-            one, other = (load_dictionary(group.storage, leaf.dictionary, Path(scratch)) for leaf in (pair.one, pair.other))
+            one, other = (
+                load_dictionary(group.storage, leaf.dictionary, Path(scratch))
+                for leaf in (pair.one, pair.other)
+            )
             second, apart = (
-                None if key is None else load_dictionary(group.storage, key, Path(scratch)) for key in pair.dictionaries[2:]
+                None if key is None else load_dictionary(group.storage, key, Path(scratch))
+                for key in pair.dictionaries[2:]
             )
             found = {
                 "cka_adapters": alike,
-                "max_cosine_adapters": similar_dictionaries(moments.spectrum, one, other, second, apart, settings),
+                "max_cosine_adapters": similar_dictionaries(
+                    moments.spectrum, one, other, second, apart, settings
+                ),
                 "missing_share_adapters": missing_between(coder, one, other, second, apart),
             }
         write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)

@@ -28,33 +28,46 @@ def diverge_points(
     cpus_per_task: float = 1.0,
     bar: bool = True,
 ) -> list[DivergenceRow]:
-    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and those over seeds, with p
-    corrected.
+    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and
+    those over seeds, with p corrected.
 
     Args:
         cpus_per_task: CPUs that a task asks Ray for; it uses as many threads.
 
     Raises:
-        DeltaSaeError: what a task raised on purpose, such as a damaged shard or a dictionary of another width.
+        DeltaSaeError: what a task raised on purpose, such as a damaged shard or a dictionary of another
+            width.
     """
     shards = open_harvest(storage, harvest_key)
     keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
     pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
     work: list[tuple[Callable[[Any], Any], Any]] = [
-        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg)) for g in _missing(storage, keys)
+        (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg))
+        for g in _missing(storage, keys)
     ]
     work += [
-        (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg)) for g in _missing(storage, pairs)
+        (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg))
+        for g in _missing(storage, pairs)
     ]
     run_tasks(work, cpus_per_task, bar="diverge" if bar else None, memory=task_memory(shards, leaves))
-    rows = [DivergenceRow.of(leaf, name, m) for leaf in leaves for name, m in read_measures(storage, keys[leaf]).items()]
+    rows = [
+        DivergenceRow.of(leaf, name, m)
+        for leaf in leaves
+        for name, m in read_measures(storage, keys[leaf]).items()
+    ]
     rows += seed_rows(rows)
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
-    rows += [DivergenceRow.of(p.one, name, m, reference=p.other.adapter) for p, found in between.items() for name, m in found.items()]
+    rows += [
+        DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
+        for p, found in between.items()
+        for name, m in found.items()
+    ]
     return corrected(rows)
 
 
-def measured(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig) -> list[LeafSpec]:
+def measured(
+    storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig
+) -> list[LeafSpec]:
     """Those of `leaves` whose measures are stored."""
     shards = open_harvest(storage, harvest_key)
     return [leaf for leaf in leaves if storage.exists(measures_key(storage, shards, leaf, cfg))]
@@ -70,12 +83,13 @@ def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
 
 
 COPIES = 8
-"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as read, and centred, flipped
-and in fp64 as they are measured."""
+"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as
+read, and centred, flipped and in fp64 as they are measured."""
 
 
 def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:
-    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances, dictionaries and their codings."""
+    """Bytes that a task asks Ray for, so that no node is given more than it can hold: rows, covariances,
+    dictionaries and their codings."""
     rows = sum(unit.tokens for split in ("fit", "eval") for unit in shards.units(split))
     width, latents = shards.d_model, max((leaf.d_sae for leaf in leaves), default=0)
     return 4 * (COPIES * rows * width + 16 * 2 * latents * width) + 8 * 12 * width**2

@@ -1,4 +1,5 @@
-"""What one task does: reads the rows of one adapter and layer once, measures every leaf of them, writes each under its key."""
+"""What one task does: reads the rows of one adapter and layer once, measures every leaf of them, writes each
+under its key."""
 
 import tempfile
 from collections import defaultdict
@@ -43,7 +44,8 @@ class Group:
 
 
 def measure_group(group: Group) -> int:
-    """Measures and stores every leaf of the group, those of one reference after the other; returns how many."""
+    """Measures and stores every leaf of the group, those of one reference after the other; returns how
+    many."""
     shards = open_harvest(group.storage, group.harvest_key)
     rows = read_rows(shards, group.leaves[0])
     layer = AdapterLayer(rows, settings_of(group.cfg))
@@ -64,7 +66,9 @@ def measure_group(group: Group) -> int:
 
 def write_measures(storage: Storage, key: str, spec: LeafSpec, measures: dict[str, Measure]) -> None:
     """One file per leaf; that it exists means that it is complete, since writes are atomic."""
-    storage.write_json(key, {"leaf": str(spec), "measures": {name: m.to_dict() for name, m in measures.items()}})
+    storage.write_json(
+        key, {"leaf": str(spec), "measures": {name: m.to_dict() for name, m in measures.items()}}
+    )
 
 
 def read_measures(storage: Storage, key: str) -> dict[str, Measure]:
@@ -87,26 +91,36 @@ def _starts(rows: LayerRows) -> Callable[[int, int], Float[Tensor, "latent d_mod
 
 
 def _leaf(
-    spec: LeafSpec, load: Callable[[str], Dictionary], start: Callable[[int, int], Float[Tensor, "latent d_model"]]
+    spec: LeafSpec,
+    load: Callable[[str], Dictionary],
+    start: Callable[[int, int], Float[Tensor, "latent d_model"]],
 ) -> LeafInputs:
     own = load(spec.dictionary)
     beside = {role: load(key) for role, key in spec.beside if role != "base_control"}
-    halves = {"halves": (beside.pop("half_a"), beside.pop("half_b"))} if {"half_a", "half_b"} <= beside.keys() else {}
+    halves = (
+        {"halves": (beside.pop("half_a"), beside.pop("half_b"))}
+        if {"half_a", "half_b"} <= beside.keys()
+        else {}
+    )
     return LeafInputs(own, **beside, **halves, untrained=start(own.d_sae, spec.seed))  # type: ignore[arg-type]
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
-    """A pretrained dictionary says nothing of its latents: see which of them live on base activations [token, d_model]."""
+    """A pretrained dictionary says nothing of its latents: see which of them live on base activations [token,
+    d_model]."""
     return reference.measured(base()) if bool((reference.firing == 1).all()) else reference
 
 
 def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
-    """Deltas, base activations and documents of a leaf's adapter and layer, without position 0, and the random adapter's deltas."""
+    """Deltas, base activations and documents of a leaf's adapter and layer, without position 0, and the
+    random adapter's deltas."""
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
     keep = {split: t.position > 0 for split, t in tokens.items()}
 
     def read(source: str) -> tuple[np.ndarray, np.ndarray]:
-        fit, evaluation = (shards.read(leaf.layer, source, split=split)[keep[split]] for split in ("fit", "eval"))
+        fit, evaluation = (
+            shards.read(leaf.layer, source, split=split)[keep[split]] for split in ("fit", "eval")
+        )
         return fit, evaluation
 
     random = None if leaf.random_source is None else read(leaf.random_source)

@@ -1,7 +1,8 @@
-"""Which tokens a direction of the residual stream speaks for: the logit lens, through the model's own final norm and head.
+"""Which tokens a direction of the residual stream speaks for: the logit lens, through the model's own final
+norm and head.
 
-Of latents, of the mean change, and of the mean change on the first tokens of text that has nothing to do with the adapter (the activation
-difference lens, Minder et al. 2510.13900): cheap, and strong on narrow adapters.
+Of latents, of the mean change, and of the mean change on the first tokens of text that has nothing to do with
+the adapter (the activation difference lens, Minder et al. 2510.13900): cheap, and strong on narrow adapters.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ class Lens:
     suppressed: tuple[int, ...]
     """Tokens whose logits it lowers most."""
     peak: float
-    """The largest logit, in standard deviations of the direction's logits over the vocabulary above their mean: how plainly it speaks."""
+    """The largest logit, in standard deviations of the direction's logits over the vocabulary above their
+    mean: how plainly it speaks."""
 
 
 @torch.no_grad()
@@ -42,14 +44,16 @@ def final_norm(model: nn.Module, x: Float[Tensor, "row d_model"]) -> Float[Tenso
 
 @torch.no_grad()
 def logit_lens(model: nn.Module, directions: Float[Tensor, "row d_model"], tokens: int = 10) -> list[Lens]:
-    """The lens of every direction, whatever its length; a direction of zeros speaks for whatever the norm's bias does.
+    """The lens of every direction, whatever its length; a direction of zeros speaks for whatever the norm's
+    bias does.
 
     Args:
         model: all blocks and the head.
         tokens: promoted and suppressed tokens of each.
     """
     head, device = language_head(model), next(base_of(model).parameters()).device
-    # Norms divide by the length, down to their epsilon: a direction as long as a typical residual stream is far above it.
+    # Norms divide by the length, down to their epsilon: a direction as long as a typical residual stream is
+    # far above it.
     rows = unit_rows(directions.detach().to(device, torch.float32)) * directions.shape[1] ** 0.5
     found: list[Lens] = []
     for part in rows.split(_ROWS):
@@ -75,7 +79,9 @@ def _read(vocabulary: Iterator[tuple[int, Float[Tensor, "block row"]]], rows: in
     mean = sums / count
     deviation = (squares / count - mean.square()).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
     peak = (high[:, 0] - mean) / deviation
-    return [Lens(tuple(promoted[i].tolist()), tuple(suppressed[i].tolist()), float(peak[i])) for i in range(rows)]
+    return [
+        Lens(tuple(promoted[i].tolist()), tuple(suppressed[i].tolist()), float(peak[i])) for i in range(rows)
+    ]
 
 
 def _largest(values: Tensor, names: Int[Tensor, "row seen"], count: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""The logit lens of audited directions, as a Ray task: it needs the model's final norm and head, no blocks and no text."""
+"""The logit lens of audited directions, as a Ray task: it needs the model's final norm and head, no blocks
+and no text."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,12 +30,14 @@ class Reading:
     promoted: tuple[int, ...]
     suppressed: tuple[int, ...]
     peak: Measure
-    """The largest logit, in standard deviations over the vocabulary; the null are directions from N(0, Σ_δ)."""
+    """The largest logit, in standard deviations over the vocabulary; the null are directions from N(0,
+    Σ_δ)."""
 
 
 @dataclass(frozen=True)
 class LensTask:
-    """Audits, and the model that they are read with: one task for all of them, since loading embedding and head is what it costs."""
+    """Audits, and the model that they are read with: one task for all of them, since loading embedding and
+    head is what it costs."""
 
     storage: Storage
     model: ModelConfig
@@ -50,8 +53,11 @@ def read_directions(task: LensTask) -> list[list[dict]]:
     return [[asdict(lens) for lens in logit_lens(model, directions, TOKENS)] for directions in rows]
 
 
-def lenses(context: StageContext, audits: Mapping[LeafSpec, Audited], seed: int) -> dict[LeafSpec, dict[str, Reading]]:
-    """Leaf → direction → what it says; read once per audit, whose key holds the model's, by one Ray task for all that have none yet."""
+def lenses(
+    context: StageContext, audits: Mapping[LeafSpec, Audited], seed: int
+) -> dict[LeafSpec, dict[str, Reading]]:
+    """Leaf → direction → what it says; read once per audit, whose key holds the model's, by one Ray task for
+    all that have none yet."""
     model, digest = context.model, context.model_digest
     keys = {leaf: f"{found.key}/lens.json" for leaf, found in audits.items() if found.directions}
 
@@ -70,6 +76,8 @@ def _readings(names: tuple[str, ...], found: list[dict], seed: int) -> dict[str,
     made = {}
     for i, (name, lens) in enumerate(zip(names, found, strict=False)):
         p = permutation_p(lens["peak"], null, "greater", np.random.default_rng([seed, 23, i]))
-        peak = Measure(lens["peak"], null=float(null.mean()), p=p, n=len(null)).because("ci", "one direction: no interval over documents")
+        peak = Measure(lens["peak"], null=float(null.mean()), p=p, n=len(null)).because(
+            "ci", "one direction: no interval over documents"
+        )
         made[name] = Reading(tuple(lens["promoted"]), tuple(lens["suppressed"]), peak)
     return made

@@ -1,4 +1,5 @@
-"""Loss recovered: which part of what the exact deltas do to the loss an estimate of them does too, from sums over documents."""
+"""Loss recovered: which part of what the exact deltas do to the loss an estimate of them does too, from sums
+over documents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,17 +15,15 @@ ZERO, EXACT = "zero", "exact"
 """Variants that are always there: no delta (the base model), and the delta itself."""
 MIN_EFFECT = 5.0
 """Standard errors (bootstrap) of its denominator that a ratio must rest on."""
-FIGURES = {
-    "loss_recovered": "encoder",
-    "loss_recovered_reference": "monitor",
-}
+FIGURES = {"loss_recovered": "encoder", "loss_recovered_reference": "monitor"}
 """Figure → the variant whose loss it is made of."""
 NULL_DRAWS = 5
 """Dictionaries of featureless atoms behind each null."""
 
 
 def nulls_of(variant: str) -> list[str]:
-    """The variants that are its null: as many atoms, cut alike, as many per token; they know the deltas' covariance and nothing else."""
+    """The variants that are its null: as many atoms, cut alike, as many per token; they know the deltas'
+    covariance and nothing else."""
     return [f"{variant}_random_{i}" for i in range(NULL_DRAWS)]
 
 
@@ -32,13 +31,13 @@ def recovered(rows: Sequence[Mapping[str, Any]], *, bootstrap: int, seed: int) -
     """R = (CE_0 - CE_δ̂)/(CE_0 - CE_δ) of every variant, by name of the catalogue.
 
     Args:
-        rows: one per document, `{positions, budgets: {variant: (atoms, per token)}, ce: {variant: nats}, adapted: {variant: nats}}`, summed
-            over positions.
+        rows: one per document, `{positions, budgets: {variant: (atoms, per token)}, ce: {variant: nats},
+            adapted: {variant: nats}}`, summed over positions.
 
     Returns:
-        The value's interval and p (no better than the null) are by bootstrap of documents, paired; draws of the null enter p as variance.
-        Undefined where the exact deltas' own effect is under 5 standard errors. `loss_reached` is what the exact deltas at this layer reach
-        of the adapter's whole effect.
+        The value's interval and p (no better than the null) are by bootstrap of documents, paired; draws of
+        the null enter p as variance. Undefined where the exact deltas' own effect is under 5 standard errors.
+        `loss_reached` is what the exact deltas at this layer reach of the adapter's whole effect.
     """
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 11]))
     measures: dict[str, Measure] = {}
@@ -68,9 +67,16 @@ def _measure(ratio: Ratio, null: list[Ratio], counts: Counts, whose: str) -> Mea
     se = float((counts @ effect).std(ddof=1))
     if not abs(effect.sum()) > MIN_EFFECT * se or effect.sum() == 0:
         told = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
-        return undefined(f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it", n=len(effect))
+        return undefined(
+            f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it",
+            n=len(effect),
+        )
     if not null:
         return ratio.measure(counts, null=0.0, ceiling=1.0)
     values = np.array([n.value for n in null])
-    better = stretched(ratio.draws(counts) - np.mean([n.draws(counts) for n in null], 0), values, and_one_more=True)
-    return replace(ratio.measure(counts, null=float(values.mean()), ceiling=1.0), p=bootstrap_p(better, "greater"))
+    better = stretched(
+        ratio.draws(counts) - np.mean([n.draws(counts) for n in null], 0), values, and_one_more=True
+    )
+    return replace(
+        ratio.measure(counts, null=float(values.mean()), ceiling=1.0), p=bootstrap_p(better, "greater")
+    )

@@ -1,4 +1,5 @@
-"""How much of what an adapter does to the loss comes back when an estimate of its delta is added to the base model at one layer."""
+"""How much of what an adapter does to the loss comes back when an estimate of its delta is added to the base
+model at one layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,17 +36,22 @@ class Patched:
         return {name: (s.atoms, s.per_token) for name, s in self.stand_ins.items() if s.atoms}
 
 
-def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patched], positions: int) -> list[dict[str, Any]]:
-    """One row per document of the unit and patch; sums over the scored positions, so that rows of several units add up.
+def document_recovery(
+    model: nn.Module, unit: TokenBatch, patches: Sequence[Patched], positions: int
+) -> list[dict[str, Any]]:
+    """One row per document of the unit and patch; sums over the scored positions, so that rows of several
+    units add up.
 
-    Deltas are patched at every position but the first (BOS): no dictionary here was made for it. There all variants keep the base's.
+    Deltas are patched at every position but the first (BOS): no dictionary here was made for it. There all
+    variants keep the base's.
 
     Args:
         model: all blocks and the head, adapters attached.
         positions: scored labels per context, evenly spaced.
 
     Returns:
-        `{doc_id, patch, budgets, positions, ce: {variant: nats}, adapted: {variant: nats}}`; `adapted` holds the adapter's own loss.
+        `{doc_id, patch, budgets, positions, ce: {variant: nats}, adapted: {variant: nats}}`; `adapted` holds
+        the adapter's own loss.
 
     Raises:
         ModelError: a model whose later blocks need more of the earlier ones than the residual stream.
@@ -66,7 +72,12 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
             delta = adapted[hookpoint] - base[hookpoint]
             delta[:, 0] = 0
             exact = continued(model, ids, hookpoint, base[hookpoint] + delta)[places]
-            reached = _summed(head, {"adapter": adapted_last[places], EXACT: exact, ZERO: base_last[places]}, wanted, documents)
+            reached = _summed(
+                head,
+                {"adapter": adapted_last[places], EXACT: exact, ZERO: base_last[places]},
+                wanted,
+                documents,
+            )
             for patch in here:
                 hidden = {EXACT: exact, ZERO: base_last[places]}
                 for name, stand_in in patch.stand_ins.items():
@@ -75,7 +86,13 @@ def document_recovery(model: nn.Module, unit: TokenBatch, patches: Sequence[Patc
                 found = _summed(head, hidden, wanted, documents)
                 told = {"patch": patch.name, "budgets": patch.budgets}
                 rows += [
-                    {"doc_id": doc, "positions": int((documents == doc).sum()), **told, "ce": found[doc], "adapted": reached[doc]}
+                    {
+                        "doc_id": doc,
+                        "positions": int((documents == doc).sum()),
+                        **told,
+                        "ce": found[doc],
+                        "adapted": reached[doc],
+                    }
                     for doc in found
                 ]
     return rows
@@ -85,22 +102,32 @@ def _estimated(estimate: Estimate, base: Hidden, delta: Hidden) -> Hidden:
     """The estimate at every position but the first, where it is 0."""
     width = base.shape[-1]
     found = torch.zeros_like(delta)
-    found[:, 1:] = estimate(base[:, 1:].reshape(-1, width), delta[:, 1:].reshape(-1, width)).to(delta).view_as(delta[:, 1:])
+    found[:, 1:] = (
+        estimate(base[:, 1:].reshape(-1, width), delta[:, 1:].reshape(-1, width))
+        .to(delta)
+        .view_as(delta[:, 1:])
+    )
     return found
 
 
-def _summed(head: LanguageHead, hidden: dict[str, Tensor], labels: Tensor, documents: np.ndarray) -> dict[str, dict[str, float]]:
+def _summed(
+    head: LanguageHead, hidden: dict[str, Tensor], labels: Tensor, documents: np.ndarray
+) -> dict[str, dict[str, float]]:
     """Document → variant → cross-entropy, summed over its positions."""
     ce = losses_beside(head, torch.stack(list(hidden.values())), labels)[0].cpu().numpy()
     return {
-        doc: dict(zip(hidden, ce[:, documents == doc].sum(1).tolist(), strict=True)) for doc in dict.fromkeys(documents)
+        doc: dict(zip(hidden, ce[:, documents == doc].sum(1).tolist(), strict=True))
+        for doc in dict.fromkeys(documents)
     }
 
 
-def _check_continuation(model: nn.Module, ids: Tensor, hookpoint: Hookpoint, residual: Hidden, wanted: Hidden) -> None:
+def _check_continuation(
+    model: nn.Module, ids: Tensor, hookpoint: Hookpoint, residual: Hidden, wanted: Hidden
+) -> None:
     got = continued(model, ids, hookpoint, residual)
     if not torch.allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
         raise ModelError(
-            f"{type(base_of(model)).__name__}: its blocks after {hookpoint} need more than the residual stream (max difference "
-            f"{float((got - wanted).abs().max()):.2g}), so that nothing can be patched in: leave loss_recovered out of controls"
+            f"{type(base_of(model)).__name__}: its blocks after {hookpoint} need more than the residual"
+            f" stream (max difference {float((got - wanted).abs().max()):.2g}), so that nothing can be"
+            " patched in: leave loss_recovered out of controls"
         )

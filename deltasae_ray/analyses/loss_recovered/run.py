@@ -1,4 +1,5 @@
-"""Loss recovered, run by gangs over evaluation documents: every judged dictionary's deltas patched into the base model."""
+"""Loss recovered, run by gangs over evaluation documents: every judged dictionary's deltas patched into the
+base model."""
 
 import tempfile
 from collections.abc import Sequence
@@ -54,35 +55,51 @@ def _patched(job: Recovery, leaf: LeafSpec) -> Patched:
     shards = open_harvest(job.storage, job.harvest_key)
     keep = shards.tokens("fit").position > 0
     with tempfile.TemporaryDirectory() as scratch:
-        dictionary, reference = (load_dictionary(job.storage, key, Path(scratch)) for key in (leaf.dictionary, leaf.reference))
+        dictionary, reference = (
+            load_dictionary(job.storage, key, Path(scratch)) for key in (leaf.dictionary, leaf.reference)
+        )
     deltas, base = (shards.read(leaf.layer, source, split="fit")[keep] for source in (leaf.adapter, BASE))
     reference, chosen = seen_alive(reference, lambda: base), spread(len(deltas), SAMPLE)
-    training = TrainingRows(Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base)))
+    training = TrainingRows(
+        Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base))
+    )
     made = stand_ins(dictionary, reference, training, job.seed)
     return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), made)
 
 
 def judged(leaves: Sequence[LeafSpec]) -> list[LeafSpec]:
-    """The leaves that a verdict is about: each adapter's largest dictionaries with the first seed; a trial that failed has none."""
-    largest = {leaf.adapter: max(other.d_sae for other in leaves if other.adapter == leaf.adapter) for leaf in leaves}
+    """The leaves that a verdict is about: each adapter's largest dictionaries with the first seed; a trial
+    that failed has none."""
+    largest = {
+        leaf.adapter: max(other.d_sae for other in leaves if other.adapter == leaf.adapter) for leaf in leaves
+    }
     first = min(leaf.seed for leaf in leaves)
     return [leaf for leaf in leaves if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], first)]
 
 
 def recovered_rows(
-    context: StageContext, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, adapters: Sequence[AdapterRef]
+    context: StageContext,
+    harvest_key: str,
+    leaves: Sequence[LeafSpec],
+    cfg: DivergeConfig,
+    adapters: Sequence[AdapterRef],
 ) -> list[DivergenceRow]:
     """Loss recovered of every judged leaf, measured once per (harvest, adapter, dictionaries, documents)."""
     storage = context.storage
     units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
     refs, names = {a.name: a for a in adapters}, [u.name for u in units]
-    keys = {leaf: _key(storage, harvest_key, leaf, refs[leaf.adapter].digest, names) for leaf in judged(leaves)}
+    keys = {
+        leaf: _key(storage, harvest_key, leaf, refs[leaf.adapter].digest, names) for leaf in judged(leaves)
+    }
 
     def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
         needed = [refs[name] for name in dict.fromkeys(leaf.adapter for leaf in missing)]
         recovery = Recovery(storage, harvest_key, tuple(missing), SEED)
         rows = run_passes(context, needed, units, recovery, "loss recovered")
-        return {leaf: {"rows": sorted((r for r in rows if r["patch"] == str(leaf)), key=lambda r: r["doc_id"])} for leaf in missing}
+        return {
+            leaf: {"rows": sorted((r for r in rows if r["patch"] == str(leaf)), key=lambda r: r["doc_id"])}
+            for leaf in missing
+        }
 
     table = []
     for leaf, stored in remembered(storage, keys, make).items():

@@ -1,8 +1,10 @@
-"""What stands in for a delta when it is patched in, and beside each what featureless atoms do with the same means.
+"""What stands in for a delta when it is patched in, and beside each what featureless atoms do with the same
+means.
 
-More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a null of its own size and k,
-of several draws: atoms from N(0, Σ_δ), as many as the dictionary has, and as many a token as it uses. They are coded by pursuit where the
-dictionary has its own encoder, which makes the null the harder one.
+More atoms to choose from recover more, whatever they are, and so do more atoms per token. Each stand-in has a
+null of its own size and k, of several draws: atoms from N(0, Σ_δ), as many as the dictionary has, and as many
+a token as it uses. They are coded by pursuit where the dictionary has its own encoder, which makes the null
+the harder one.
 """
 
 from collections.abc import Callable
@@ -45,7 +47,9 @@ class TrainingRows:
     """... and the base activations of the same tokens."""
 
 
-def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: TrainingRows, seed: int) -> dict[str, StandIn]:
+def stand_ins(
+    dictionary: DictionaryLike, reference: DictionaryLike, training: TrainingRows, seed: int
+) -> dict[str, StandIn]:
     """Variant → stand-in, nulls included."""
     own, others = living_rows(dictionary), living_rows(reference)
 
@@ -54,7 +58,9 @@ def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: T
 
     with torch.no_grad():
         used = latents_used(dictionary.encode(training.deltas), torch.zeros(()))
-        changed = latents_used(reference.encode(training.base + training.deltas), reference.encode(training.base))
+        changed = latents_used(
+            reference.encode(training.base + training.deltas), reference.encode(training.base)
+        )
     made = {
         "encoder": StandIn(lambda _, delta: _reconstructed(dictionary, delta), len(own), used),
         "monitor": StandIn(seen, len(others), changed),
@@ -68,14 +74,17 @@ def stand_ins(dictionary: DictionaryLike, reference: DictionaryLike, training: T
 
 
 def latents_used(codes: Float[Tensor, "token latent"], others: Tensor) -> int:
-    """In how many latents two codes of a token differ, on average: of how many atoms their difference is made."""
+    """In how many latents two codes of a token differ, on average: of how many atoms their difference is
+    made."""
     return max(1, round(float((codes != others).sum(1).double().mean())))
 
 
 def _pursuing(atoms: Rows, per_token: int, training: TrainingRows) -> StandIn:
     """μ and `per_token` of the atoms."""
     mean, k = training.moments.mean, min(per_token, len(atoms))
-    return StandIn(lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), k).residual, len(atoms), k)
+    return StandIn(
+        lambda _, delta: delta - pursue(delta - mean.to(delta), atoms.to(delta), k).residual, len(atoms), k
+    )
 
 
 def _reconstructed(dictionary: DictionaryLike, x: Rows) -> Rows:

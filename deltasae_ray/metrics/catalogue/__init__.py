@@ -1,4 +1,5 @@
-"""The one table of all metrics: what each is, what it is held against, and where it comes from. The documentation is made from it.
+"""The one table of all metrics: what each is, what it is held against, and where it comes from. The
+documentation is made from it.
 
 A metric is entered in the file of its section; `SECTIONS` has them in the order of the documentation.
 """
@@ -24,9 +25,23 @@ VARIANTS = {
 }
 """Endings that a name may carry, in this order from the right; the metric is otherwise the same."""
 
-VARIED = ("missing_share", "missing_share_base_control", "missing_share_over_base", "structure_delta", "structure_reference",
-          "fvu_delta", "fvu_reference", "fvu_pca", "fvu_random_atoms",
-          "gain_over_pca", "gain_over_random_atoms", "monitor_r2", "mean_share", "mean_missing_share")  # fmt: skip
+VARIED = (
+    "missing_share",
+    "missing_share_base_control",
+    "missing_share_over_base",
+    "structure_delta",
+    "structure_reference",
+    "fvu_delta",
+    "fvu_reference",
+    "fvu_pca",
+    "fvu_random_atoms",
+    # fmt: skip
+    "gain_over_pca",
+    "gain_over_random_atoms",
+    "monitor_r2",
+    "mean_share",
+    "mean_missing_share",
+)
 """Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
@@ -58,7 +73,8 @@ METRICS = {m.name: m for section in SECTIONS.values() for m in section}
 
 
 class FigureName(NamedTuple):
-    """The name of a figure, part by part: `missing_share_no_top3_seeds` is missing_share, in the variant no_top3, over seeds."""
+    """The name of a figure, part by part: `missing_share_no_top3_seeds` is missing_share, in the variant
+    no_top3, over seeds."""
 
     metric: str
     """As in the catalogue, with its number for `{k}`."""
@@ -92,7 +108,8 @@ def directions(name: str) -> int | None:
 
 
 def metric(name: str) -> Metric:
-    """The entry of a metric as it is named in the tables: `angle_pca_k16`, `missing_share_no_top3_token_mean`.
+    """The entry of a metric as it is named in the tables: `angle_pca_k16`,
+    `missing_share_no_top3_token_mean`.
 
     Raises:
         KeyError: no metric has this name.

@@ -1,6 +1,16 @@
 """What is said of a change and of a dictionary by themselves, and the figures of the published study."""
 
-from deltasae_ray.metrics.catalogue.entry import ALIKE, AS_IT_WAS, BESIDE, CONTROL, DESCRIBES, HEAP, ISOTROPIC, PAPER, Metric
+from deltasae_ray.metrics.catalogue.entry import (
+    ALIKE,
+    AS_IT_WAS,
+    BESIDE,
+    CONTROL,
+    DESCRIBES,
+    HEAP,
+    ISOTROPIC,
+    PAPER,
+    Metric,
+)
 
 # fmt: off
 AS_PUBLISHED = (
@@ -17,7 +27,8 @@ AS_PUBLISHED = (
            null="isotropic, analytic", unit="cosine", source=HEAP,
            no_ceiling=CONTROL),
     Metric("paper_novel_share", "novel latents as published",
-           "share of all decoder rows whose signed max-cosine is below .1 (the published threshold is not known here)",
+           "share of all decoder rows whose signed max-cosine is below .1 (the published threshold is not "
+           "known here)",
            null="isotropic, analytic: 1 at the paper's sizes", ceiling=ALIKE, source=PAPER,
            no_kappa=ISOTROPIC),
     Metric("paper_angle_k{k}", "mean principal angle as published",
@@ -48,7 +59,8 @@ CHANGE = (
 )
 
 DICTIONARY = (
-    Metric("alive_share", "living latents", "share that fired in training", ceiling="1", source="SAE practice",
+    Metric("alive_share", "living latents", "share that fired in training", ceiling="1",
+        source="SAE practice",
            no_null=DESCRIBES),
     Metric("firings_per_latent", "training firings per latent", "tokens · L0 / d_sae", unit="firings",
            no_null=DESCRIBES, no_ceiling=DESCRIBES),

@@ -11,14 +11,19 @@ HEAP = "Heap et al. 2025"
 FLIPS = "the same deltas with random signs in the eigenbasis of their covariance (5 draws or more)"
 MATCHED = "as many rows drawn from N(0, Σ_δ), 5 dictionaries or more"
 CARRIED = MATCHED + ", weighted by what each carries of δ when coded with them"
-SAME_BUDGET = "δ̂ = μ + OMP_k(δ - μ) by atoms from N(0, Σ_δ), of the same number and k as δ̂ here; ideally coded, which an encoder is not"
+SAME_BUDGET = (
+    "δ̂ = μ + OMP_k(δ - μ) by atoms from N(0, Σ_δ), of the same number and k as δ̂ here; ideally coded, which"
+    " an encoder is not"
+)
 SECOND_SEED = "a second seed of the delta dictionary"
 TWINS = "two training seeds of one rank (adapt.seeds=2)"
 ALIKE = "the base control (by the grid's recipe), measured alike"
 
 CEILING_NEEDS = {
     SECOND_SEED: "it takes a second seed of the dictionary (diverge.controls=seeds or fit.seeds=2)",
-    TWINS: "it takes two trainings of one rank (adapt.seeds=2), or two seeds of the dictionaries (fit.seeds=2)",
+    TWINS: (
+        "it takes two trainings of one rank (adapt.seeds=2), or two seeds of the dictionaries (fit.seeds=2)"
+    ),
     ALIKE: "it takes the base control (diverge.controls=base)",
 }
 """How the text of a ceiling begins → what a study must have for it."""
@@ -35,7 +40,9 @@ AS_IT_WAS = "the published protocol has none"
 BOUND = "the ceiling is a bound, not two measurements that should agree"
 BESIDE = "null and ceiling are other figures beside it, and M is the place between such"
 A_PLACE = "it is itself a place between null and ceiling"
-OF_THE_MEAN = "that of the mean cosine answers the same question, and a count's or median's jackknife is of no use"
+OF_THE_MEAN = (
+    "that of the mean cosine answers the same question, and a count's or median's jackknife is of no use"
+)
 OF_THE_ANGLE = "that of the angle answers the same question"
 APART = "value and ceiling are of different pairs, and their minibatches are not resampled together"
 ISOTROPIC = "activations are anisotropic, and no place is measured from an isotropic null"

@@ -7,10 +7,12 @@ _BY_LOSS = "(CE_0 - CE_δ̂)/(CE_0 - CE_δ)"
 # fmt: off
 LOSS = (
     Metric("loss_recovered", "loss recovered",
-           f"{_BY_LOSS}, δ̂ by the delta dictionary's own encoder: all its living atoms, k its latents per token",
+           f"{_BY_LOSS}, δ̂ by the delta dictionary's own encoder: all its living atoms, k its latents per "
+           f"token",
            SAME_BUDGET, "1: the exact deltas", "SAE practice; SAELens", "greater", no_kappa=BOUND),
     Metric("loss_recovered_reference", "loss recovered by what a monitor sees",
-           f"{_BY_LOSS}, δ̂ = SAE_G(h_a) - SAE_G(h_b): all of G's living atoms, k the latents in which the two codes differ",
+           f"{_BY_LOSS}, δ̂ = SAE_G(h_a) - SAE_G(h_b): all of G's living atoms, k the latents in which the "
+           f"two codes differ",
            SAME_BUDGET, "1: the exact deltas", tail="greater", no_kappa=BOUND),
     Metric("loss_reached", "share of the adapter's effect that the exact deltas at this layer reach",
            f"{_BY_LOSS}, the adapter for δ and the exact deltas for δ̂",

@@ -18,25 +18,30 @@ from deltasae_ray.metrics.catalogue.entry import (
 # fmt: off
 SIGHT = (
     Metric("missing_share", "missing share M(k)",
-           "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP; δ and atoms without the direction of δ's mean; "
+           "1 - V(G)/V(Δ), V(X) = 1 - FVU_X(δ)/mean FVU_X(flipped δ), k atoms by OMP; δ and atoms without "
+           "the direction of δ's mean; "
            "the larger dictionary is cut to the atoms it uses most, 4 times as many as the smaller has",
            null="1 by construction: a dictionary that codes δ no better than flipped δ",
            ceiling=SECOND_SEED + ", cut to the size of the first", tail="less"),
     Metric("missing_share_base_control", "missing share of the base control",
-           "M of a second dictionary of base activations, on other text, cut to the size that the reference has in M; by the grid's "
+           "M of a second dictionary of base activations, on other text, cut to the size that the reference "
+           "has in M; by the grid's "
            "recipe, also beside a reference that was given",
            null="1", tail="less",
            no_ceiling=CONTROL),
     Metric("missing_share_over_base", "missing share beyond the base control's",
-           "M of the reference less M of the base control, from the same resamples of documents and flips: 0, the reference misses no more "
+           "M of the reference less M of the base control, from the same resamples of documents and flips: "
+           "0, the reference misses no more "
            "than a second base dictionary does",
            null="0", tail="two-sided", no_ceiling=DIFFERENCE),
     Metric("missing_share_random_adapter", "missing share of a random adapter's deltas",
-           "M of the deltas of an adapter with Haar-rotated singular vectors and the strength of a trained one, by a dictionary of them, "
+           "M of the deltas of an adapter with Haar-rotated singular vectors and the strength of a trained "
+           "one, by a dictionary of them, "
            "held against the same reference",
            null="1", tail="less", no_ceiling=CONTROL),
     Metric("missing_share_halves", "missing share between halves of the documents",
-           "M of the dictionary of one half of the training documents held against that of the other half, the larger cut to the "
+           "M of the dictionary of one half of the training documents held against that of the other half, "
+           "the larger cut to the "
            "smaller",
            null="1", tail="less",
            no_ceiling=A_CEILING),
@@ -49,7 +54,8 @@ SIGHT = (
            null="0: " + FLIPS, tail="greater",
            no_ceiling=UNBOUNDED),
     Metric("monitor_r2", "monitor's R²",
-           "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale; the encoder always sees all coordinates; as a mean over tokens, δ̂ "
+           "R² of δ̂ = SAE_G(h_a) - SAE_G(h_b) at its best scale; the encoder always sees all coordinates; "
+           "as a mean over tokens, δ̂ "
            "and δ are first divided by ‖δ - μ‖ of the token",
            null=FLIPS, ceiling="1", tail="greater",
            no_kappa=BOUND),

@@ -1,4 +1,5 @@
-"""Codes one sample by one dictionary after another, all of them against the same flips and the same resamples of documents."""
+"""Codes one sample by one dictionary after another, all of them against the same flips and the same resamples
+of documents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from deltasae_ray.metrics.statistics import draws_p
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """V(X) = 1 - FVU(deltas) / mean FVU(flipped deltas): how much better atoms X code the deltas than featureless data like them."""
+    """V(X) = 1 - FVU(deltas) / mean FVU(flipped deltas): how much better atoms X code the deltas than
+    featureless data like them."""
 
     measure: Measure
     coded: Coded
@@ -39,7 +41,8 @@ class Structure:
 
 
 def structure(parts: Coded, resamples: Resamples) -> Structure:
-    """V with its bootstrap interval; p says whether the deltas are coded better than their flips (t test against the flips)."""
+    """V with its bootstrap interval; p says whether the deltas are coded better than their flips (t test
+    against the flips)."""
     fvu, boot = parts.fvu()[0], parts.fvu(resamples.counts)
     null = float(fvu[1:].mean())
     if not null > 0:
@@ -67,17 +70,23 @@ class Coding:
 
     @cached_property
     def use(self) -> list[Float[Tensor, " atom"]]:
-        """What each atom carries of the chooser and of every flip of it: many cuts of one dictionary need it once."""
-        return [use_of(x, self.atoms, min(self.coder.k, len(self.atoms))) for x in self.coder.chooser.versions]
+        """What each atom carries of the chooser and of every flip of it: many cuts of one dictionary need it
+        once."""
+        return [
+            use_of(x, self.atoms, min(self.coder.k, len(self.atoms))) for x in self.coder.chooser.versions
+        ]
 
     @cached_property
     def cut(self) -> Callable[[int], "Coding"]:
-        """The same by as many atoms that the chooser uses most; chosen anew for each flip, so that the null has the same choice."""
+        """The same by as many atoms that the chooser uses most; chosen anew for each flip, so that the null
+        has the same choice."""
         return lru_cache(2)(self._cut)
 
     def _cut(self, size: int) -> "Coding":
         k, pairs = min(self.coder.k, size), zip(self.coder.sample.versions, self.use, strict=True)
-        return replace(self, pursuits=[pursue(x, self.atoms[most_used(use, size)], k) for x, use in pairs], size=size)
+        return replace(
+            self, pursuits=[pursue(x, self.atoms[most_used(use, size)], k) for x, use in pairs], size=size
+        )
 
     def structure(self, average: Average = "energy") -> Structure:
         """V of these atoms."""
@@ -85,12 +94,15 @@ class Coding:
 
     @cached_property
     def _structure(self) -> Callable[[Average], Structure]:
-        return cache(lambda average: structure(coded(self.coder.sample, self.pursuits, average), self.coder.resamples))
+        return cache(
+            lambda average: structure(coded(self.coder.sample, self.pursuits, average), self.coder.resamples)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Coder:
-    """Codes one sample with one dictionary after another, all against the same flips and the same resamples of documents."""
+    """Codes one sample with one dictionary after another, all against the same flips and the same resamples
+    of documents."""
 
     sample: Sample
     chooser: Sample
@@ -107,7 +119,8 @@ class Coder:
 
     @property
     def participation(self) -> float:
-        """Directions in which the deltas live: of all that varies or of what is coded, whichever are fewer."""
+        """Directions in which the deltas live: of all that varies or of what is coded, whichever are
+        fewer."""
         return min(self.training.spectrum.participation_ratio, self.rest.spectrum.participation_ratio)
 
     def outside_mean(self, atoms: Matrix) -> Float[Tensor, "atom d_model"]:
@@ -118,13 +131,18 @@ class Coder:
         """
         rows, width = matrix(atoms, "atoms"), len(self.training.mean)
         if rows.shape[1] != width:
-            raise GeometryError(f"atoms live in d_model={rows.shape[1]}, the deltas in d_model={width}: another model's dictionary?")
+            raise GeometryError(
+                f"atoms live in d_model={rows.shape[1]}, the deltas in d_model={width}: another model's"
+                " dictionary?"
+            )
         return outside(rows, self.training.mean)
 
     def code(self, atoms: Matrix) -> Coding:
         """Of the sample with all atoms, all of them outside the direction of the mean."""
         atoms = self.outside_mean(atoms)
-        return Coding(self, atoms, [pursue(x, atoms, min(self.k, len(atoms))) for x in self.sample.versions], len(atoms))
+        return Coding(
+            self, atoms, [pursue(x, atoms, min(self.k, len(atoms))) for x in self.sample.versions], len(atoms)
+        )
 
 
 def make_coder(
@@ -139,10 +157,13 @@ def make_coder(
     max_tokens: int,
     seed: int,
 ) -> Coder:
-    """A coder for at most `max_tokens` of the evaluation deltas, centred and flipped by the moments of the training deltas."""
+    """A coder for at most `max_tokens` of the evaluation deltas, centred and flipped by the moments of the
+    training deltas."""
     kept, other = spread(len(deltas), max_tokens), spread(len(training), max_tokens)
     docs = np.asarray(doc_ids)
-    make = partial(Sample.of, mean=moments.mean, spectrum=moments.outside_mean().spectrum, draws=draws, seed=seed)
+    make = partial(
+        Sample.of, mean=moments.mean, spectrum=moments.outside_mean().spectrum, draws=draws, seed=seed
+    )
     sample = make(deltas[kept], doc_ids=docs[kept])
     chooser = make(training[other], doc_ids=np.arange(len(other)))
     return Coder(sample, chooser, Resamples.draw(sample.num_docs, draws, bootstrap, seed), k, moments)
@@ -150,4 +171,8 @@ def make_coder(
 
 def spread(num_rows: int, wanted: int) -> Int[np.ndarray, " row"]:
     """Indices of at most `wanted` of `num_rows` rows, evenly spaced."""
-    return np.arange(num_rows) if num_rows <= wanted else np.linspace(0, num_rows - 1, wanted).round().astype(np.int64)
+    return (
+        np.arange(num_rows)
+        if num_rows <= wanted
+        else np.linspace(0, num_rows - 1, wanted).round().astype(np.int64)
+    )

@@ -1,4 +1,5 @@
-"""Dictionaries of like sizes: many atoms explain more than few, whatever they are, so the larger of two that are compared is cut."""
+"""Dictionaries of like sizes: many atoms explain more than few, whatever they are, so the larger of two that
+are compared is cut."""
 
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,8 @@ class Matched:
         return self.delta.whole.coder.participation
 
     def against(self, name: str, control: Coding) -> "Matched":
-        """A control in the place of the reference: cut to the reference's size, so that only what it knows differs."""
+        """A control in the place of the reference: cut to the reference's size, so that only what it knows
+        differs."""
         return match_sizes(self.delta.whole, control, name=name, most=self.reference.used.size)
 
 

@@ -1,4 +1,5 @@
-"""What a deployed monitor sees: a dictionary made for the base model, with its own encoder, on the adapted activations."""
+"""What a deployed monitor sees: a dictionary made for the base model, with its own encoder, on the adapted
+activations."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,10 +36,12 @@ def monitor_view(
 ) -> dict[str, Measure]:
     """δ̂ = SAE(h_b + δ) - SAE(h_b) against δ: R² at the best scale; null: the same with δ flipped.
 
-    The monitor always sees every coordinate. A variant differs in where δ̂ and δ are held against each other, so all share its passes.
+    The monitor always sees every coordinate. A variant differs in where δ̂ and δ are held against each other,
+    so all share its passes.
 
     Args:
-        flipped: the centred deltas with signs flipped in their eigenbasis; the mean is put back, since it is scored apart.
+        flipped: the centred deltas with signs flipped in their eigenbasis; the mean is put back, since it is
+            scored apart.
         mean: of the training deltas.
         document: of each token, from 0 up; `counts` are the bootstrap draws of the documents.
         smaller: all coordinates but the three of largest variance.
@@ -48,7 +51,10 @@ def monitor_view(
     measures: dict[str, Measure] = {}
     for suffix, trimmed, average in VARIANTS:
         columns = smaller if trimmed else slice(None)
-        views = [_view(s[:, columns], d[:, columns], mean[columns], average, document, counts.shape[1]) for s, d in seen]
+        views = [
+            _view(s[:, columns], d[:, columns], mean[columns], average, document, counts.shape[1])
+            for s, d in seen
+        ]
         measures[f"monitor_r2{suffix}"] = _measure(views, counts)
     return measures
 
@@ -61,8 +67,11 @@ def _measure(views: list[Sums], counts: Counts) -> Measure:
     return against_draws(r2[0], r2[1:], counts, tail="greater", ceiling=1.0)
 
 
-def _view(seen: Tensor, deltas: Tensor, mean: Tensor, average: Average, document: np.ndarray, num_docs: int) -> Sums:
-    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖² and ‖δ‖², all about their means; as a mean over tokens, each over its ‖δ‖²."""
+def _view(
+    seen: Tensor, deltas: Tensor, mean: Tensor, average: Average, document: np.ndarray, num_docs: int
+) -> Sums:
+    """Sums over documents of ⟨δ̂, δ⟩, ‖δ̂‖² and ‖δ‖², all about their means; as a mean over tokens, each over
+    its ‖δ‖²."""
     a, b = seen.double() - seen.double().mean(0), deltas.double() - mean.double()
     values = torch.stack([(a * b).sum(1), (a * a).sum(1), (b * b).sum(1)], 1)
     if average == "token":
@@ -84,11 +93,13 @@ def paper_relative_errors(
     document: np.ndarray,
     counts: Counts,
 ) -> dict[str, Measure]:
-    """Σ‖δ - SAE(δ)‖² / Σ‖δ‖² of the reference and of the delta dictionary: not about the mean, as it was published.
+    """Σ‖δ - SAE(δ)‖² / Σ‖δ‖² of the reference and of the delta dictionary: not about the mean, as it was
+    published.
 
-    The reference is applied to deltas themselves, for which neither its biases nor its thresholds were made: out of domain. Its null is
-    predicting zero, its ceiling the delta dictionary. The null of the delta dictionary is predicting the mean of the training deltas,
-    which alone is below 1 where they share a constant shift.
+    The reference is applied to deltas themselves, for which neither its biases nor its thresholds were made:
+    out of domain. Its null is predicting zero, its ceiling the delta dictionary. The null of the delta
+    dictionary is predicting the mean of the training deltas, which alone is below 1 where they share a
+    constant shift.
     """
     energy, num_docs, silent = row_energy(deltas), counts.shape[1], "the deltas are zero"
     of_reference, of_dictionary, of_mean = (
@@ -99,6 +110,8 @@ def paper_relative_errors(
     own = of_dictionary.measure(counts, null=chance, why=silent)
     found = of_reference.measure(counts, null=1.0, ceiling=own.value, why=silent)
     return {
-        "paper_relative_error": found.because("note", "out of domain: the reference was made for activations"),
+        "paper_relative_error": found.because(
+            "note", "out of domain: the reference was made for activations"
+        ),
         "paper_relative_error_delta": own,
     }

@@ -1,4 +1,5 @@
-"""Signed orthogonal matching pursuit, batched: the ideal coder that every dictionary is given, so that none suffers from its encoder."""
+"""Signed orthogonal matching pursuit, batched: the ideal coder that every dictionary is given, so that none
+suffers from its encoder."""
 
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.arrays import Matrix, matrix, unit_rows
 
 _BLOCK_NUMBERS = 1 << 20
-"""Correlations per block of tokens (4 MB in fp32): they stay in the processor's cache between the product and its maximum."""
+"""Correlations per block of tokens (4 MB in fp32): they stay in the processor's cache between the product and
+its maximum."""
 
 _BLOCK_TOKENS = 256
 """But never fewer tokens than this: the product repacks all atoms for every block."""
@@ -20,11 +22,13 @@ _GROUP = 128
 """Correlations whose extremes are taken at once."""
 
 _GRAM_ATOMS = 4096
-"""Up to this many atoms their Gram matrix is kept (64 MB in fp32); above, each token's chosen atoms are kept."""
+"""Up to this many atoms their Gram matrix is kept (64 MB in fp32); above, each token's chosen atoms are
+kept."""
 
 _ANEW = 8
-"""Steps after which correlations are a product of all atoms again. Between, each step takes from them what the Gram matrix says of its
-change (Rubinstein, Zibulevsky & Elad 2008): `step` rows of it instead of d_model, at the price of one more rounding."""
+"""Steps after which correlations are a product of all atoms again. Between, each step takes from them what
+the Gram matrix says of its change (Rubinstein, Zibulevsky & Elad 2008): `step` rows of it instead of d_model,
+at the price of one more rounding."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,19 @@ class Pursuit:
     """x - x̂ after k atoms."""
 
     def fvu(self, k: int) -> float:
-        """Residual energy after k atoms (-1: after all) as a share of all energy; 1 where there is none to explain."""
+        """Residual energy after k atoms (-1: after all) as a share of all energy; 1 where there is none to
+        explain."""
         if not bool(self.residual_energy[:, 0].any()):
             return 1.0
         return float(self.residual_energy[:, k].double().sum() / self.residual_energy[:, 0].double().sum())
 
 
 def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
-    """Codes each row of `x` [token, d_model] with k rows of `atoms` [atom, d_model], any sign: the atom most correlated with what is
-    left, then all chosen atoms' coefficients by least squares.
+    """Codes each row of `x` [token, d_model] with k rows of `atoms` [atom, d_model], any sign: the atom most
+    correlated with what is left, then all chosen atoms' coefficients by least squares.
 
-    Atoms are scaled to unit rows and need not be independent. The work is that of k / 8 products of tokens by atoms, and as much again for
-    the rest; above 4096 atoms, k products. Computed in the type of `x`.
+    Atoms are scaled to unit rows and need not be independent. The work is that of k / 8 products of tokens by
+    atoms, and as much again for the rest; above 4096 atoms, k products. Computed in the type of `x`.
 
     Raises:
         GeometryError: another d_model, or k outside 1..number of atoms.
@@ -58,24 +63,34 @@ def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
     x = matrix(x, "x", dtype=None)
     atoms = unit_rows(matrix(atoms, "atoms", dtype=x.dtype)).to(x.device)
     if x.shape[1] != atoms.shape[1]:
-        raise GeometryError(f"x lives in d_model={x.shape[1]}, the atoms in d_model={atoms.shape[1]}: another model's dictionary?")
+        raise GeometryError(
+            f"x lives in d_model={x.shape[1]}, the atoms in d_model={atoms.shape[1]}: another model's"
+            " dictionary?"
+        )
     if not 1 <= k <= len(atoms):
-        raise GeometryError(f"k={k} atoms per token asked of a dictionary of {len(atoms)}: choose 1 to {len(atoms)}")
+        raise GeometryError(
+            f"k={k} atoms per token asked of a dictionary of {len(atoms)}: choose 1 to {len(atoms)}"
+        )
     gram = _gram(atoms) if len(atoms) <= _GRAM_ATOMS else None
     blocks = x.split(max(_BLOCK_TOKENS, _BLOCK_NUMBERS // len(atoms)))
-    energy, support, residual = (torch.cat(p) for p in zip(*(_pursue_block(b, atoms, gram, k) for b in blocks), strict=True))
+    energy, support, residual = (
+        torch.cat(p) for p in zip(*(_pursue_block(b, atoms, gram, k) for b in blocks), strict=True)
+    )
     return Pursuit(energy, support, residual)
 
 
 def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tuple[Tensor, Tensor, Tensor]:
     tokens = len(x)
-    tolerance = 1e-5 if x.dtype == torch.float32 else 1e-12  # an atom this close (sine squared) to those chosen adds nothing
+    tolerance = (
+        1e-5 if x.dtype == torch.float32 else 1e-12
+    )  # an atom this close (sine squared) to those chosen adds nothing
     residual = x.clone()
     energy = x.new_empty(tokens, k + 1)
     energy[:, 0] = (x * x).sum(1)
     support = torch.zeros(tokens, k, dtype=torch.int64, device=x.device)
     used = torch.zeros(tokens, k, dtype=torch.bool, device=x.device)
-    # row j: the coefficients, over the chosen atoms, of the j-th of an orthonormal basis of their span (an inverse Cholesky factor)
+    # row j: the coefficients, over the chosen atoms, of the j-th of an orthonormal basis of their span (an
+    # inverse Cholesky factor)
     basis = torch.zeros(tokens, k, k, dtype=torch.float64, device=x.device)
     picked = x.new_empty(tokens, k if gram is None else 0, x.shape[1])
     correlation = x.new_zeros(tokens, -(-len(atoms) // _GROUP) * _GROUP)
@@ -115,7 +130,8 @@ def _gram(atoms: Float[Tensor, "atom d_model"]) -> Float[Tensor, "atom column"]:
 
 
 def _most_correlated(correlation: Tensor) -> tuple[Tensor, Tensor]:
-    """Column of the largest magnitude in each row, and the entry there. Extremes of groups are vectorised; argmax is 7 times slower."""
+    """Column of the largest magnitude in each row, and the entry there. Extremes of groups are vectorised;
+    argmax is 7 times slower."""
     groups = correlation.view(len(correlation), -1, _GROUP)
     best = torch.maximum(groups.amax(2), -groups.amin(2)).argmax(1)
     within = groups[torch.arange(len(groups), device=groups.device), best]

@@ -1,4 +1,5 @@
-"""Deltas coded with k atoms of a dictionary, beside the same deltas with everything but their second moments destroyed."""
+"""Deltas coded with k atoms of a dictionary, beside the same deltas with everything but their second moments
+destroyed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from deltasae_ray.metrics.moments import Spectrum, outside
 from deltasae_ray.metrics.statistics import bootstrap_counts, document_codes, document_sums
 
 Average = Literal["energy", "token"]
-"""energy: Σ‖residual‖² / Σ‖x‖². token: the mean over tokens of ‖residual‖² / ‖x‖², so that no few large tokens decide."""
+"""energy: Σ‖residual‖² / Σ‖x‖². token: the mean over tokens of ‖residual‖² / ‖x‖², so that no few large
+tokens decide."""
 
 
-def flips(x: Float[Tensor, "token d_model"], spectrum: Spectrum, draws: int, seed: int) -> list[Float[Tensor, "token d_model"]]:
+def flips(
+    x: Float[Tensor, "token d_model"], spectrum: Spectrum, draws: int, seed: int
+) -> list[Float[Tensor, "token d_model"]]:
     """x · U diag(±1) Uᵀ for `draws` random signs, U the eigenvectors of the covariance of x.
 
     The covariance stays as it is, and so does every distance; what is left of features is gone.
@@ -28,13 +32,15 @@ def flips(x: Float[Tensor, "token d_model"], spectrum: Spectrum, draws: int, see
     basis = spectrum.vectors.to(x.dtype)
     inside = x @ basis
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(draws, len(spectrum.values)))).to(x.dtype)
-    return list(((inside * signs[:, None]).flatten(0, 1) @ basis.T).split(len(x)))  # one product: a row at a time is 20 times slower
+    return list(
+        ((inside * signs[:, None]).flatten(0, 1) @ basis.T).split(len(x))
+    )  # one product: a row at a time is 20 times slower
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Evaluation deltas that are coded, less the mean of the training deltas and the mean's direction, and the same with their structure
-    destroyed.
+    """Evaluation deltas that are coded, less the mean of the training deltas and the mean's direction, and
+    the same with their structure destroyed.
     """
 
     x: Float[Tensor, "token d_model"]
@@ -53,7 +59,8 @@ class Sample:
         draws: int,
         seed: int,
     ) -> "Sample":
-        """From raw deltas, the mean of the training deltas, and the spectrum of what those have outside its direction."""
+        """From raw deltas, the mean of the training deltas, and the spectrum of what those have outside its
+        direction."""
         x = outside(matrix(deltas, "deltas", None) - mean.to(torch.float64), mean).float()
         codes, num_docs = document_codes(doc_ids)
         if len(codes) != len(x):
@@ -88,18 +95,23 @@ def coded(sample: Sample, pursuits: Sequence[Pursuit], average: Average) -> Code
     for pursuit in pursuits:
         energy = pursuit.residual_energy.double().cpu().numpy()
         scale = energy[:, 0] if average == "token" else np.ones(len(energy))
-        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)  # a token that did not change leaves nothing
+        inverse = np.divide(
+            1.0, scale, out=np.zeros_like(scale), where=scale > 0
+        )  # a token that did not change leaves nothing
         left.append(document_sums(energy[:, -1] * inverse, sample.document, sample.num_docs))
         total.append(document_sums(energy[:, 0] * inverse, sample.document, sample.num_docs))
     return Coded(np.stack(left, 1), np.stack(total, 1))
 
 
 def use_of(x: Float[Tensor, "token d_model"], atoms: Matrix, k: int) -> Float[Tensor, " atom"]:
-    """What each atom carries when `x` is coded with k atoms per token: much where it is chosen early, on tokens that change most."""
+    """What each atom carries when `x` is coded with k atoms per token: much where it is chosen early, on
+    tokens that change most."""
     pursuit = pursue(x, atoms, k)
     gain = (pursuit.residual_energy[:, :-1] - pursuit.residual_energy[:, 1:]).double()
     use = torch.zeros(len(atoms), dtype=torch.float64, device=gain.device)
-    return use.index_add_(0, pursuit.support.clamp_min(0).ravel(), torch.where(pursuit.support >= 0, gain, 0).ravel())
+    return use.index_add_(
+        0, pursuit.support.clamp_min(0).ravel(), torch.where(pursuit.support >= 0, gain, 0).ravel()
+    )
 
 
 def most_used(use: Float[Tensor, " atom"], size: int) -> Int[Tensor, " size"]:
@@ -109,7 +121,8 @@ def most_used(use: Float[Tensor, " atom"], size: int) -> Int[Tensor, " size"]:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """Documents drawn with replacement, and with each of them null draws drawn with replacement; shared by all that is compared."""
+    """Documents drawn with replacement, and with each of them null draws drawn with replacement; shared by
+    all that is compared."""
 
     counts: Float[np.ndarray, "draw doc"]
     picks: Int[np.ndarray, "draw flip"]
@@ -117,10 +130,14 @@ class Resamples:
     @classmethod
     def draw(cls, num_docs: int, num_flips: int, bootstrap: int, seed: int) -> "Resamples":
         rng = np.random.default_rng([seed, 1])
-        return cls(bootstrap_counts(num_docs, bootstrap, rng), rng.integers(0, num_flips, size=(bootstrap, num_flips)))
+        return cls(
+            bootstrap_counts(num_docs, bootstrap, rng),
+            rng.integers(0, num_flips, size=(bootstrap, num_flips)),
+        )
 
     def null_means(self, fvu: Float[np.ndarray, "draw version"]) -> Float[np.ndarray, " draw"]:
-        """Mean FVU over the flips, each resample with its own flips; widened, since r draws of r vary by (r-1)/r too little."""
+        """Mean FVU over the flips, each resample with its own flips; widened, since r draws of r vary by
+        (r-1)/r too little."""
         null = fvu[:, 1:]
         center, r = null.mean(1), null.shape[1]
         return center + (np.take_along_axis(null, self.picks, 1).mean(1) - center) * np.sqrt(r / (r - 1))

@@ -1,11 +1,13 @@
-"""The ways in which a figure of energy is taken: three coordinates may hold most of it, and so may a few tokens."""
+"""The ways in which a figure of energy is taken: three coordinates may hold most of it, and so may a few
+tokens."""
 
 from typing import Literal
 
 from deltasae_ray.metrics.coding.sample import Average
 
 Variant = Literal["", "token_mean", "no_top3", "no_top3_token_mean"]
-"""How a figure is taken where it is not taken of all coordinates and over energy; the column `variant` of the table."""
+"""How a figure is taken where it is not taken of all coordinates and over energy; the column `variant` of the
+table."""
 
 VARIANTS: tuple[tuple[str, bool, Average], ...] = (
     ("", False, "energy"),
@@ -13,4 +15,5 @@ VARIANTS: tuple[tuple[str, bool, Average], ...] = (
     ("_no_top3", True, "energy"),
     ("_no_top3_token_mean", True, "token"),
 )
-"""Suffix of a metric, whether the three coordinates of largest variance are left out, and how tokens are averaged."""
+"""Suffix of a metric, whether the three coordinates of largest variance are left out, and how tokens are
+averaged."""

@@ -1,9 +1,11 @@
-"""Does a delta latent fire where some latent of the reference fires, on the same tokens? Whatever directions both write.
+"""Does a delta latent fire where some latent of the reference fires, on the same tokens? Whatever directions
+both write.
 
-The largest of hundreds of correlations is large by chance. So a latent's partner, the reference latent that it fires with most closely,
-is chosen on training rows, and how closely the two fire together is measured on the evaluation documents. What remains by chance is that
-tokens of a document, and places in documents, are alike. The null keeps both: it gives every document the reference's firings of another,
-place by place. Its mean over all exchanges is exact, and moves with the documents in κ.
+The largest of hundreds of correlations is large by chance. So a latent's partner, the reference latent that
+it fires with most closely, is chosen on training rows, and how closely the two fire together is measured on
+the evaluation documents. What remains by chance is that tokens of a document, and places in documents, are
+alike. The null keeps both: it gives every document the reference's firings of another, place by place. Its
+mean over all exchanges is exact, and moves with the documents in κ.
 """
 
 from dataclasses import dataclass, replace
@@ -27,11 +29,14 @@ _BLOCK_NUMBERS = 1 << 20
 
 
 def coactivation_of(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> Measure:
-    """Of a delta dictionary on deltas with the reference on base activations; ceiling: with a second seed's dictionary on the deltas."""
+    """Of a delta dictionary on deltas with the reference on base activations; ceiling: with a second seed's
+    dictionary on the deltas."""
     rows = context.layer.firing_rows
     num_docs = len(rows.evaluation)
     if num_docs < _FEWEST:
-        return undefined(f"{num_docs} evaluation documents: at least {_FEWEST} are needed to exchange them", n=num_docs)
+        return undefined(
+            f"{num_docs} evaluation documents: at least {_FEWEST} are needed to exchange them", n=num_docs
+        )
     own, twin = context.layer.firings(dictionary), None if second is None else context.layer.firings(second)
     rng = np.random.default_rng([context.layer.settings.seed, 6])
     counts = bootstrap_counts(num_docs, context.layer.settings.bootstrap, rng)
@@ -41,10 +46,16 @@ def coactivation_of(context: Context, dictionary: DictionaryLike, second: Dictio
 
 
 def coactivation(
-    own: Firings, others: Firings, num_docs: int, counts: Counts, rng: np.random.Generator, *, second: Firings | None = None
+    own: Firings,
+    others: Firings,
+    num_docs: int,
+    counts: Counts,
+    rng: np.random.Generator,
+    *,
+    second: Firings | None = None,
 ) -> Measure:
-    """Σ e φ / Σ e over the latents of `own`: φ the correlation (of fires or not) with the partner among `others`, e = Σ z² the energy,
-    both on the evaluation rows.
+    """Σ e φ / Σ e over the latents of `own`: φ the correlation (of fires or not) with the partner among
+    `others`, e = Σ z² the energy, both on the evaluation rows.
 
     Args:
         num_docs: documents of the evaluation rows; each has as many rows, and they follow each other.
@@ -53,11 +64,15 @@ def coactivation(
     """
     pairs = _Pairs.of(own, others, num_docs)
     if pairs is None:
-        return undefined("no latent of the delta dictionary fires on both training and evaluation rows", n=num_docs)
+        return undefined(
+            "no latent of the delta dictionary fires on both training and evaluation rows", n=num_docs
+        )
     value = pairs.value
     null = np.array([pairs.exchanged(rng.permutation(num_docs)) for _ in range(PERMUTATIONS)])
     draws, center = pairs.draws(counts), float(pairs.by_exchange(np.ones((1, num_docs)))[0])
-    measure = with_interval(Measure(value, null=center, p=permutation_p(value, null, "greater", rng), n=num_docs), draws)
+    measure = with_interval(
+        Measure(value, null=center, p=permutation_p(value, null, "greater", rng), n=num_docs), draws
+    )
     best = None if second is None else _Pairs.of(own, second, num_docs)
     if best is None:
         return measure
@@ -88,7 +103,9 @@ class _Pairs:
         partner = partners(csr_array(training[:, kept]), fires(others.training))
         fired = own.evaluation[:, kept].tocoo()
         seen = csr_array(fires(others.evaluation)[:, np.maximum(partner, 0)]).toarray() > 0
-        return cls(fired.row, fired.col, np.square(fired.data, dtype=np.float64), seen & (partner >= 0), num_docs)
+        return cls(
+            fired.row, fired.col, np.square(fired.data, dtype=np.float64), seen & (partner >= 0), num_docs
+        )
 
     @property
     def value(self) -> float:
@@ -112,8 +129,8 @@ class _Pairs:
             return above / below
 
     def by_exchange(self, counts: Counts) -> Float[np.ndarray, " draw"]:
-        """What all exchanges of documents give on average, in every resample of them: a pair of documents meets as often as any other,
-        place by place, and φ is linear in how often both fire."""
+        """What all exchanges of documents give on average, in every resample of them: a pair of documents
+        meets as often as any other, place by place, and φ is linear in how often both fire."""
         rows, latents = self.partner.shape
         places = rows // self.num_docs
         own = np.zeros((rows, latents), dtype=np.float32)
@@ -123,10 +140,13 @@ class _Pairs:
         above = below = np.zeros(len(counts))
         for some in np.array_split(np.arange(latents), -(-latents * places * len(counts) // _BLOCK_NUMBERS)):
             fired, seen = (
-                (counts @ x[:, some].reshape(self.num_docs, -1)).reshape(len(counts), places, len(some)) for x in (own, self.partner)
+                (counts @ x[:, some].reshape(self.num_docs, -1)).reshape(len(counts), places, len(some))
+                for x in (own, self.partner)
             )
             energy = counts @ square[:, some]
-            above = above + (energy * phi((fired * seen).sum(1) / self.num_docs, fired.sum(1), seen.sum(1), rows)).sum(1)
+            above = above + (
+                energy * phi((fired * seen).sum(1) / self.num_docs, fired.sum(1), seen.sum(1), rows)
+            ).sum(1)
             below = below + energy.sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return above / below
@@ -136,19 +156,24 @@ class _Pairs:
         rows, latents = self.partner.shape
         other = np.arange(rows).reshape(self.num_docs, -1)[order].ravel()
         seen = self.partner[other[self.row], self.latent]
-        both, own, energy = (np.bincount(self.latent, weights=w, minlength=latents) for w in (seen, np.ones(len(seen)), self.energy))
+        both, own, energy = (
+            np.bincount(self.latent, weights=w, minlength=latents)
+            for w in (seen, np.ones(len(seen)), self.energy)
+        )
         return float(energy @ phi(both, own, self.partner.sum(0), rows) / energy.sum())
 
 
 def phi(both: np.ndarray, own: np.ndarray, other: np.ndarray, rows: int | np.ndarray) -> np.ndarray:
-    """Correlation of two indicators from how often both, the one and the other are 1 of `rows` times; 0 where one never varies."""
+    """Correlation of two indicators from how often both, the one and the other are 1 of `rows` times; 0 where
+    one never varies."""
     both, own, other = (x.astype(np.float64) for x in (both, own, other))
     spread = np.sqrt(own * (rows - own) * other * (rows - other))
     return np.divide(rows * both - own * other, spread, out=np.zeros(spread.shape), where=spread > 0)
 
 
 def partners(own: csr_array, others: csr_array) -> Int[np.ndarray, " latent"]:
-    """The latent of `others` [row, other] with which each of `own` [row, latent] correlates most; -1 where none fires with it at all."""
+    """The latent of `others` [row, other] with which each of `own` [row, latent] correlates most; -1 where
+    none fires with it at all."""
     of_own, of_others = (np.asarray(x.sum(0), dtype=np.float64).ravel() for x in (own, others))
     rows, best = num_rows(own), []
     for some in np.array_split(np.arange(len(of_own)), -(-len(of_own) * len(of_others) // _BLOCK_NUMBERS)):

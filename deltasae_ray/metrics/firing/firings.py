@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1024
 """Rows that are encoded at a time: 64 MB of codes where a dictionary has 16,384 latents."""
 TRAINING_ROWS = 4
-"""Training rows for each evaluation row: a partner is chosen among hundreds by how often both fire, and most latents are rare."""
+"""Training rows for each evaluation row: a partner is chosen among hundreds by how often both fire, and most
+latents are rare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,20 +26,26 @@ class FiringRows:
 
     training: Int[np.ndarray, " row"]
     evaluation: Int[np.ndarray, "document place"]
-    """As many of each document, so that documents can be exchanged whole; those of too few rows are not among them."""
+    """As many of each document, so that documents can be exchanged whole; those of too few rows are not among
+    them."""
     left_out: int
     """Evaluation documents of too few rows."""
 
     @classmethod
-    def of(cls, num_training: int, documents: Int[np.ndarray, " row"], num_docs: int, wanted: int) -> "FiringRows":
-        """About `wanted` evaluation rows, spread evenly over each document: rows are exchanged with those at the same place of another.
+    def of(
+        cls, num_training: int, documents: Int[np.ndarray, " row"], num_docs: int, wanted: int
+    ) -> "FiringRows":
+        """About `wanted` evaluation rows, spread evenly over each document: rows are exchanged with those at
+        the same place of another.
 
         Args:
             documents: of each evaluation row, from 0 up.
         """
         lengths = np.bincount(documents, minlength=num_docs)
         sizes = np.arange(1, max(1, min(wanted // num_docs, int(lengths.max()))) + 1)
-        size = int(sizes[np.argmax(sizes * (lengths >= sizes[:, None]).sum(1))])  # as many rows in all as can be had
+        size = int(
+            sizes[np.argmax(sizes * (lengths >= sizes[:, None]).sum(1))]
+        )  # as many rows in all as can be had
         order = np.argsort(documents, kind="stable")
         starts = np.append(0, lengths.cumsum())[:-1]
         kept = np.flatnonzero(lengths >= size)
@@ -63,10 +70,14 @@ class Firings:
         evaluation: Float[np.ndarray, "eval_token d_model"],
         rows: FiringRows,
     ) -> "Firings":
-        return cls(_codes(dictionary, fit, rows.training), _codes(dictionary, evaluation, rows.evaluation.ravel()))
+        return cls(
+            _codes(dictionary, fit, rows.training), _codes(dictionary, evaluation, rows.evaluation.ravel())
+        )
 
 
-def _codes(dictionary: "DictionaryLike", x: Float[np.ndarray, "token d_model"], rows: Int[np.ndarray, " row"]) -> csr_array:
+def _codes(
+    dictionary: "DictionaryLike", x: Float[np.ndarray, "token d_model"], rows: Int[np.ndarray, " row"]
+) -> csr_array:
     alive = dictionary.alive
     parts = []
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""What featureless, isotropic vectors give, in closed form. Shown for comparison; real activations are anisotropic."""
+"""What featureless, isotropic vectors give, in closed form. Shown for comparison; real activations are
+anisotropic."""
 
 from functools import lru_cache
 
@@ -12,7 +13,8 @@ from deltasae_ray.errors import GeometryError
 def isotropic_max_cosine(num_rows: int, d_model: int, *, absolute: bool = False) -> float:
     """E[max_j cos(v, g_j)] for `num_rows` independent random unit rows g_j in `d_model` dimensions.
 
-    t² ~ Beta(1/2, (d-1)/2) gives the distribution F of one cosine, F^N that of the maximum, and the mean is 1 - ∫ F^N over [-1, 1].
+    t² ~ Beta(1/2, (d-1)/2) gives the distribution F of one cosine, F^N that of the maximum, and the mean is 1
+    - ∫ F^N over [-1, 1].
     """
     _check_dimensions(num_rows, d_model)
     # the integrand changes within a few 1/√d of zero: a grid in that unit, and one for the flat rest
@@ -22,21 +24,27 @@ def isotropic_max_cosine(num_rows: int, d_model: int, *, absolute: bool = False)
     if absolute:
         s = s[s >= 0]
         return float(1 - np.trapezoid(betainc(a, b, s**2) ** num_rows, s))
-    upper = 0.5 * betaincc(a, b, s**2)  # P(cos > |s|), kept apart: 1 - upper loses nothing of a small tail in log1p
+    upper = 0.5 * betaincc(
+        a, b, s**2
+    )  # P(cos > |s|), kept apart: 1 - upper loses nothing of a small tail in log1p
     log_f = np.where(s >= 0, np.log1p(-upper), np.log(np.maximum(upper, 1e-300)))
     return float(1 - np.trapezoid(np.exp(num_rows * log_f), s))
 
 
 @lru_cache
 def isotropic_median_cosine(num_rows: int, d_model: int) -> float:
-    """Median of max_j cos(v, g_j) for `num_rows` independent random unit rows g_j in `d_model` dimensions: where F^N = 1/2."""
+    """Median of max_j cos(v, g_j) for `num_rows` independent random unit rows g_j in `d_model` dimensions:
+    where F^N = 1/2."""
     _check_dimensions(num_rows, d_model)
-    upper = -np.expm1(np.log(0.5) / num_rows)  # P(cos > median), at most 1/2, so that the median is not negative
+    upper = -np.expm1(
+        np.log(0.5) / num_rows
+    )  # P(cos > median), at most 1/2, so that the median is not negative
     return float(np.sqrt(betainccinv(0.5, (d_model - 1) / 2, 2 * upper)))
 
 
 def isotropic_share_below(threshold: float, num_rows: int, d_model: int) -> float:
-    """P(max_j cos(v, g_j) < threshold) for a threshold of at least 0 and `num_rows` independent random unit rows: F^N."""
+    """P(max_j cos(v, g_j) < threshold) for a threshold of at least 0 and `num_rows` independent random unit
+    rows: F^N."""
     _check_dimensions(num_rows, d_model)
     upper = 0.5 * betaincc(0.5, (d_model - 1) / 2, threshold**2)
     return float(np.exp(num_rows * np.log1p(-upper)))
@@ -44,18 +52,23 @@ def isotropic_share_below(threshold: float, num_rows: int, d_model: int) -> floa
 
 def _check_dimensions(num_rows: int, d_model: int) -> None:
     if d_model < 2 or num_rows < 1:
-        raise GeometryError(f"no cosine in d_model={d_model} with {num_rows} rows: at least 2 dimensions and 1 row are needed")
+        raise GeometryError(
+            f"no cosine in d_model={d_model} with {num_rows} rows: at least 2 dimensions and 1 row are needed"
+        )
 
 
 @lru_cache
 def random_subspace_angle(ka: int, kb: int, d_model: int) -> float:
     """Mean principal angle, in degrees, between independent random subspaces of dimensions `ka` and `kb`.
 
-    Wachter's law from 16 dimensions on (within 0.2 degrees); below, the mean of 4000 draws of the Beta matrix whose eigenvalues
-    are the squared cosines (always the same draws).
+    Wachter's law from 16 dimensions on (within 0.2 degrees); below, the mean of 4000 draws of the Beta matrix
+    whose eigenvalues are the squared cosines (always the same draws).
     """
     if not 0 < ka < d_model or not 0 < kb < d_model:
-        raise GeometryError(f"subspaces of {ka} and {kb} dimensions in d_model={d_model}: each must be between 1 and {d_model - 1}")
+        raise GeometryError(
+            f"subspaces of {ka} and {kb} dimensions in d_model={d_model}: each must be between 1 and"
+            f" {d_model - 1}"
+        )
     ka, kb = min(ka, kb), max(ka, kb)
     return _drawn_angle(ka, kb, d_model) if ka < 16 else _wachter_angle(ka, kb, d_model)
 
@@ -88,5 +101,6 @@ def _wisharts(rng: np.random.Generator, size: int, dof: int, draws: int) -> np.n
 
 
 def biased_cka_of_independent_data(n: int, p: float, q: float) -> float:
-    """What the biased, centred linear CKA of `n` rows of independent data gives; p and q are participation ratios."""
+    """What the biased, centred linear CKA of `n` rows of independent data gives; p and q are participation
+    ratios."""
     return float(1 / np.sqrt((1 + n / p) * (1 + n / q)))

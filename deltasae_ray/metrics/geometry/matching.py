@@ -31,13 +31,15 @@ def unit_pair(decoder: Matrix, reference: Matrix) -> tuple[Tensor, Tensor]:
     a, b = unit_rows(matrix(decoder, "decoder")), unit_rows(matrix(reference, "reference"))
     if a.shape[1] != b.shape[1]:
         raise GeometryError(
-            f"decoder rows live in d_model={a.shape[1]}, reference rows in d_model={b.shape[1]}: they are of different models"
+            f"decoder rows live in d_model={a.shape[1]}, reference rows in d_model={b.shape[1]}: they are of"
+            " different models"
         )
     return a, b.to(a.device)
 
 
 def cosine_blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(rows of a, their cosines with all rows of b), block by block in one buffer: use each block before asking for the next."""
+    """(rows of a, their cosines with all rows of b), block by block in one buffer: use each block before
+    asking for the next."""
     rows = max(1, _BLOCK_NUMBERS // len(b))
     buffer = a.new_empty(min(rows, len(a)), len(b))
     for start in range(0, len(a), rows):
@@ -59,7 +61,9 @@ def match(decoder: Matrix, reference: Matrix) -> Matches:
     return Matches(*(t.double().clamp(-1, 1).cpu().numpy() for t in (signed, absolute)))
 
 
-def best_cosines(decoder: Matrix, reference: Matrix, *, absolute: bool = False) -> Float[np.ndarray, " latent"]:
+def best_cosines(
+    decoder: Matrix, reference: Matrix, *, absolute: bool = False
+) -> Float[np.ndarray, " latent"]:
     """max_j cos(d_i, g_j) of every row of `decoder`, or the maximum of |cos|."""
     a, b = unit_pair(decoder, reference)
     best = a.new_empty(len(a))
@@ -68,11 +72,15 @@ def best_cosines(decoder: Matrix, reference: Matrix, *, absolute: bool = False) 
     return best.double().clamp(-1, 1).cpu().numpy()
 
 
-def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor | None = None, *, absolute: bool = False) -> Measure:
-    """Mean over the rows of `decoder` [latent, d_model] of the largest cosine with a row of `reference` [latent, d_model].
+def max_cosine(
+    decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor | None = None, *, absolute: bool = False
+) -> Measure:
+    """Mean over the rows of `decoder` [latent, d_model] of the largest cosine with a row of `reference`
+    [latent, d_model].
 
-    The null is what isotropic random rows would give, in closed form; activations are anisotropic, so it is the lowest bar there is.
-    The interval is over latents, as if these were a sample of the latents that training could have found.
+    The null is what isotropic random rows would give, in closed form; activations are anisotropic, so it is
+    the lowest bar there is. The interval is over latents, as if these were a sample of the latents that
+    training could have found.
 
     Args:
         weights: one per decoder row, such as its energy E[z²]; by default all count alike.
@@ -88,7 +96,9 @@ def max_cosine(decoder: Matrix, reference: Matrix, weights: np.ndarray | Tensor 
     null = isotropic_max_cosine(reference.shape[0], reference.shape[1], absolute=absolute)
     value, se = weighted_mean(best, w)
     if se is None:
-        return Measure(value, null=null, n=len(best)).because("ci", "interval undefined: one latent carries all the weight")
+        return Measure(value, null=null, n=len(best)).because(
+            "ci", "interval undefined: one latent carries all the weight"
+        )
     reach = float(stats.t.ppf(0.975, max(1.0, effective_rows(w) - 1))) * se
     return Measure(value, null=null, ci=(value - reach, value + reach), n=len(best))
 
@@ -119,10 +129,13 @@ def fraction_above(best: Float[np.ndarray, " latent"], threshold: float) -> floa
     return float((best >= threshold).mean())
 
 
-def drawn_matches(spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int) -> list[Matches]:
+def drawn_matches(
+    spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int
+) -> list[Matches]:
     """How `num_rows` atoms from N(0, Σ) match the reference, for each of `draws` dictionaries.
 
-    What a dictionary would reach that knows the second moments of the data and nothing else: the primary null of matching.
+    What a dictionary would reach that knows the second moments of the data and nothing else: the primary null
+    of matching.
     """
     generator = torch.Generator().manual_seed(seed)
     return [match(matched_rows(spectrum, num_rows, generator), reference) for _ in range(draws)]
@@ -134,5 +147,3 @@ def matched_draws(
     """Best signed and absolute cosines of those atoms with the reference."""
     found = drawn_matches(spectrum, reference, num_rows, draws=draws, seed=seed)
     return np.stack([m.signed for m in found]), np.stack([m.absolute for m in found])
-
-

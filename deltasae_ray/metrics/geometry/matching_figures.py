@@ -1,4 +1,5 @@
-"""Matching as figures: how near the latents of the delta dictionary come to the reference's, and what chance and a twin reach."""
+"""Matching as figures: how near the latents of the delta dictionary come to the reference's, and what chance
+and a twin reach."""
 
 import numpy as np
 from jaxtyping import Float
@@ -20,8 +21,11 @@ from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.statistics import draws_p, kappa
 
 
-def matching_measures(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> dict[str, Measure]:
-    """Geometry of the living decoder rows against the reference; the primary null is covariance-matched, the ceiling a second seed."""
+def matching_measures(
+    context: Context, dictionary: DictionaryLike, second: DictionaryLike | None
+) -> dict[str, Measure]:
+    """Geometry of the living decoder rows against the reference; the primary null is covariance-matched, the
+    ceiling a second seed."""
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
     found = match(rows, reference)
@@ -31,7 +35,9 @@ def matching_measures(context: Context, dictionary: DictionaryLike, second: Dict
     alike, carried = np.ones(len(rows)), _carried(context, len(rows))
     measures = {
         "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
-        "max_cosine_weighted": mean_match(found.signed, energy, signed, None if twin is None else twin.signed, carried),
+        "max_cosine_weighted": mean_match(
+            found.signed, energy, signed, None if twin is None else twin.signed, carried
+        ),
         "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
     }
     if context.base_control is not None:
@@ -51,8 +57,9 @@ def mean_match(
 ) -> Measure:
     """Weighted mean over latents, with its place between the mean of the null's atoms and that of the twin.
 
-    p takes a whole dictionary for one observation: a t test of this mean against those of the null's dictionaries. Latents of one
-    dictionary depend on each other, and hundreds of them are not hundreds of observations.
+    p takes a whole dictionary for one observation: a t test of this mean against those of the null's
+    dictionaries. Latents of one dictionary depend on each other, and hundreds of them are not hundreds of
+    observations.
 
     Args:
         twin: of the same latents with a second seed's.
@@ -69,20 +76,28 @@ def mean_match(
         return Measure(value, null=center, ceiling=ceiling, n=len(values)).because("ci", alone)
     freedom = max(1.0, effective_rows(weights) - 1)
     reach = float(stats.t.ppf(0.975, freedom)) * se
-    gap_se = 0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, drawn.std(ddof=1)))
+    gap_se = (
+        0.0 if twin is None else float(np.hypot(weighted_mean(twin, weights)[1] or 0.0, drawn.std(ddof=1)))
+    )
     ratio, reason = kappa(value, center, ceiling, gap_se, "greater")
     p = draws_p(value, drawn, "greater")
     ci = max(-1.0, value - reach), min(1.0, value + reach)
-    place = None if ratio is None or twin is None else _kappa_interval(values, twin, weights, drawn, ratio, freedom)
-    return Measure(value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place).because("kappa", reason)
+    place = (
+        None
+        if ratio is None or twin is None
+        else _kappa_interval(values, twin, weights, drawn, ratio, freedom)
+    )
+    return Measure(
+        value, null=center, ceiling=ceiling, ci=ci, p=p, kappa=ratio, n=len(values), kappa_ci=place
+    ).because("kappa", reason)
 
 
 def _kappa_interval(
     values: np.ndarray, twin: np.ndarray, weights: np.ndarray, drawn: np.ndarray, place: float, freedom: float
 ) -> tuple[float, float]:
-    """A jackknife that leaves out one latent at a time, from value and ceiling at once: they are means over the same latents, and rise
-    and fall together. The null's dictionaries are independent of them and of each other, and enter as variance, by
-    ∂κ/∂null = -(1 - κ)/(ceiling - null).
+    """A jackknife that leaves out one latent at a time, from value and ceiling at once: they are means over
+    the same latents, and rise and fall together. The null's dictionaries are independent of them and of each
+    other, and enter as variance, by ∂κ/∂null = -(1 - κ)/(ceiling - null).
     """
     w, center, n = weights / weights.sum(), float(drawn.mean()), len(weights)
     without_v, without_c = (((w @ x) - w * x) / (1 - w) for x in (values, twin))
@@ -94,14 +109,19 @@ def _kappa_interval(
 
 
 def _carried(context: Context, num_rows: int) -> Float[np.ndarray, "draw latent"]:
-    """What each atom of the null's dictionaries carries of the training deltas when they are coded with them: latents that carry much lie
-    where the deltas vary most, and so do featureless atoms that carry much."""
+    """What each atom of the null's dictionaries carries of the training deltas when they are coded with them:
+    latents that carry much lie where the deltas vary most, and so do featureless atoms that carry much."""
     use = context.layer.carried(num_rows)
-    return use if use.sum(1).all() else np.ones_like(use)  # deltas that are one constant shift leave atoms nothing to carry
+    return (
+        use if use.sum(1).all() else np.ones_like(use)
+    )  # deltas that are one constant shift leave atoms nothing to carry
 
 
 def _control(context: Context, control: Tensor) -> Measure:
-    """Latents of the base control against the reference: what a dictionary that must be aligned gets; null: rows from N(0, Σ_h)."""
+    """Latents of the base control against the reference: what a dictionary that must be aligned gets; null:
+    rows from N(0, Σ_h)."""
     s = context.layer.settings
-    null, _ = matched_draws(context.layer.base.spectrum, context.reference_rows, len(control), draws=s.null_draws, seed=s.seed)
+    null, _ = matched_draws(
+        context.layer.base.spectrum, context.reference_rows, len(control), draws=s.null_draws, seed=s.seed
+    )
     return mean_match(best_cosines(control, context.reference_rows), np.ones(len(control)), null, None)

@@ -1,4 +1,5 @@
-"""Principal angles and the subspaces they are taken between. A decoder that spans everything is refused, not measured."""
+"""Principal angles and the subspaces they are taken between. A decoder that spans everything is refused, not
+measured."""
 
 import numpy as np
 import torch
@@ -17,27 +18,31 @@ def orthonormal_basis(a: Matrix, name: str = "a") -> Basis:
     """fp64 orthonormal columns with the span of the columns of `a` [d_model, k].
 
     Raises:
-        GeometryError: as many columns as dimensions (the span is everything), or columns that depend on each other.
+        GeometryError: as many columns as dimensions (the span is everything), or columns that depend on each
+            other.
     """
     columns = matrix(a, name, torch.float64).cpu().numpy()
     d_model, k = columns.shape
     if k >= d_model:
         raise GeometryError(
-            f"{name} has {k} columns in d_model={d_model}: its span is the whole space and every angle to it is 0. "
-            "Take a principal subspace, or an energy-weighted one of a decoder, of fewer dimensions"
+            f"{name} has {k} columns in d_model={d_model}: its span is the whole space and every angle to it"
+            " is 0. Take a principal subspace, or an energy-weighted one of a decoder, of fewer dimensions"
         )
     q, r = np.linalg.qr(columns)
     rank = int(np.linalg.matrix_rank(r))
     if rank < k:
-        raise GeometryError(f"the {k} columns of {name} span only {rank} dimensions: take {rank} independent ones")
+        raise GeometryError(
+            f"the {k} columns of {name} span only {rank} dimensions: take {rank} independent ones"
+        )
     return q
 
 
 def principal_angles(a: Matrix, b: Matrix) -> Angles:
-    """Angles between the spans of the columns of `a` [d_model, ka] and `b` [d_model, kb]: min(ka, kb) radians, ascending, fp64.
+    """Angles between the spans of the columns of `a` [d_model, ka] and `b` [d_model, kb]: min(ka, kb)
+    radians, ascending, fp64.
 
-    Knyazev and Argentati (2002): from 45 degrees on by the cosines σ(QₐᵀQ_b), below by the sines σ((I - QₐQₐᵀ)Q_b), since arccos
-    cannot see an angle under 1e-8.
+    Knyazev and Argentati (2002): from 45 degrees on by the cosines σ(QₐᵀQ_b), below by the sines σ((I -
+    QₐQₐᵀ)Q_b), since arccos cannot see an angle under 1e-8.
 
     Raises:
         GeometryError: another d_model, a span that is everything, or dependent columns.
@@ -59,7 +64,8 @@ def subspace_overlap(a: Matrix, b: Matrix) -> float:
 
 
 def principal_subspace(x: Matrix, k: int) -> Basis:
-    """Leading k principal directions of the centred rows of `x` [token, d_model], as orthonormal columns [d_model, k].
+    """Leading k principal directions of the centred rows of `x` [token, d_model], as orthonormal columns
+    [d_model, k].
 
     Raises:
         GeometryError: k is not between 1 and d_model - 1, or the rows hold fewer than k directions.
@@ -70,7 +76,10 @@ def principal_subspace(x: Matrix, k: int) -> Basis:
         raise GeometryError(f"k={k} principal directions of d_model={d_model}: choose 1 to {d_model - 1}")
     spectrum = Moments.of(x).spectrum if num_rows > d_model else _thin_spectrum(x - x.mean(0))
     if k > spectrum.rank:
-        raise GeometryError(f"k={k} principal directions asked for, the {num_rows} centred rows hold {spectrum.rank}: lower k or add rows")
+        raise GeometryError(
+            f"k={k} principal directions asked for, the {num_rows} centred rows hold {spectrum.rank}: lower k"
+            " or add rows"
+        )
     return spectrum.top(k).cpu().numpy()
 
 
@@ -81,7 +90,8 @@ def _thin_spectrum(centred: Float[Tensor, "token d_model"]) -> Spectrum:
 
 
 def decoder_spectrum(decoder: Matrix, energy: np.ndarray | Tensor) -> Spectrum:
-    """Right singular vectors, and squared singular values, of diag(√E z²) · W_dec [latent, d_model]: what the dictionary writes most."""
+    """Right singular vectors, and squared singular values, of diag(√E z²) · W_dec [latent, d_model]: what the
+    dictionary writes most."""
     rows = matrix(decoder, "decoder", torch.float64).cpu()
     weighted = rows * vector(energy, "energy", len(rows)).clamp_min(0).sqrt()[:, None]
     return Spectrum.of(weighted.T @ weighted)
@@ -95,7 +105,10 @@ def decoder_subspace(decoder: Matrix, energy: np.ndarray | Tensor, k: int) -> Ba
     """
     spectrum = decoder_spectrum(decoder, energy)
     if not 1 <= k < len(spectrum.values) or k > spectrum.rank:
-        raise GeometryError(f"k={k} directions, but the latents that carry energy span {spectrum.rank} of {len(spectrum.values)}: lower k")
+        raise GeometryError(
+            f"k={k} directions, but the latents that carry energy span {spectrum.rank} of"
+            f" {len(spectrum.values)}: lower k"
+        )
     return spectrum.top(k).numpy()
 
 

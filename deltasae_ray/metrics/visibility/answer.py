@@ -74,7 +74,8 @@ class Findings:
     kinds: Sequence[Scaling | None]
     scale: Scale
     lost_scale: Scale
-    """The same with flips of the latents that are not expressed, which may lie elsewhere than the others do."""
+    """The same with flips of the latents that are not expressed, which may lie elsewhere than the others
+    do."""
 
 
 def answer(

@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deltasae_ray.analyses.audit.figures import DRAWS, TESTED, TOTALS, Audit, AuditInputs, audit, peaks, unexplained
+from deltasae_ray.analyses.audit.figures import (
+    DRAWS,
+    TESTED,
+    TOTALS,
+    Audit,
+    AuditInputs,
+    audit,
+    peaks,
+    unexplained,
+)
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.sae.dictionary import Dictionary
@@ -23,18 +32,28 @@ def dictionary_of(rows: torch.Tensor, energy: torch.Tensor | None = None) -> Dic
     n = len(rows)
     zeros, ones = torch.zeros(n), torch.ones(n)
     return Dictionary(
-        rows.T.contiguous(), rows, zeros, torch.zeros(D), "topk", n, firing=ones / 2, energy=ones if energy is None else energy
+        rows.T.contiguous(),
+        rows,
+        zeros,
+        torch.zeros(D),
+        "topk",
+        n,
+        firing=ones / 2,
+        energy=ones if energy is None else energy,
     )
 
 
 @pytest.fixture(scope="module")
 def planted() -> AuditInputs:
-    """Orthogonal latents, all but HIDDEN in the reference, whose base activations live in the reference's span and a little beyond."""
+    """Orthogonal latents, all but HIDDEN in the reference, whose base activations live in the reference's
+    span and a little beyond."""
     g = torch.Generator().manual_seed(100)
     rows = torch.linalg.qr(torch.randn(D, D, generator=g)).Q.T[:LATENTS].contiguous()
     energy = torch.ones(LATENTS)
     energy[LOUD] = 10.0
-    shown = torch.cat([rows[:HIDDEN], rows[HIDDEN + 1 :], F.normalize(torch.randn(20, D, generator=g), dim=1)])
+    shown = torch.cat(
+        [rows[:HIDDEN], rows[HIDDEN + 1 :], F.normalize(torch.randn(20, D, generator=g), dim=1)]
+    )
     other = rows.clone()
     other[ONCE] = F.normalize(torch.randn(D, generator=g), dim=0)
     codes = torch.rand(2000, LATENTS, generator=g) * (torch.rand(2000, LATENTS, generator=g) < 0.2)
@@ -42,7 +61,8 @@ def planted() -> AuditInputs:
     deltas = codes @ rows
     base = torch.randn(3000, D, generator=g) * torch.linspace(3, 0.3, D)
     return AuditInputs(
-        dictionary_of(rows, energy), dictionary_of(shown), (dictionary_of(other),), Moments.of(deltas), Moments.of(base).spectrum, deltas.numpy()
+        dictionary_of(rows, energy), dictionary_of(shown), (dictionary_of(other),), Moments.of(deltas),
+        Moments.of(base).spectrum, deltas.numpy()
     )  # fmt: skip
 
 
@@ -57,18 +77,28 @@ def by_latent(found: Audit) -> dict:
 
 def test_the_latent_that_the_reference_lacks_is_the_invisible_one(found: Audit) -> None:
     rows = by_latent(found)
-    assert rows[HIDDEN].invisibility.value > 0.5 and rows[HIDDEN].blind_spot == rows[HIDDEN].energy_share * rows[HIDDEN].invisibility.value
+    assert (
+        rows[HIDDEN].invisibility.value > 0.5
+        and rows[HIDDEN].blind_spot == rows[HIDDEN].energy_share * rows[HIDDEN].invisibility.value
+    )
     for latent in set(range(LATENTS)) - {HIDDEN}:
-        assert rows[latent].invisibility.value == pytest.approx(0, abs=1e-5) and rows[latent].invisibility.p > 0.9
+        assert (
+            rows[latent].invisibility.value == pytest.approx(0, abs=1e-5)
+            and rows[latent].invisibility.p > 0.9
+        )
         assert rows[latent].percentile == 0 and rows[latent].percentile_haar == 0
         assert abs(rows[latent].nearest_cosine) == pytest.approx(1, abs=1e-5)
     assert rows[3].nearest == 3 and rows[LOUD].nearest == LOUD - 1
 
 
-def test_a_direction_that_is_random_to_the_reference_stands_at_a_uniform_percentile(planted: AuditInputs) -> None:
+def test_a_direction_that_is_random_to_the_reference_stands_at_a_uniform_percentile(
+    planted: AuditInputs,
+) -> None:
     g = torch.Generator().manual_seed(3)
     random = dictionary_of(F.normalize(torch.randn(200, D, generator=g), dim=1))
-    ranked = [r for r in audit(replace(planted, dictionary=random), SETTINGS).rows if r.percentile_haar is not None]
+    ranked = [
+        r for r in audit(replace(planted, dictionary=random), SETTINGS).rows if r.percentile_haar is not None
+    ]
     assert 0.35 < np.mean([r.percentile_haar for r in ranked]) < 0.65 and len(ranked) >= TESTED
     assert np.std([r.percentile_haar for r in ranked]) > 0.2
 
@@ -88,7 +118,11 @@ def test_the_mean_change_stands_first(planted: AuditInputs, found: Audit) -> Non
     rows = planted.delta_eval.astype(np.float64)
     share = np.square(rows.mean(0)).sum() / np.square(rows).sum(1).mean()
     assert first.latent is None and first.rank == 0 and first.energy_share == pytest.approx(share, rel=1e-6)
-    assert first.invisibility.n == DRAWS and first.reproducibility.value is None and "no training seed" in first.reproducibility.reason
+    assert (
+        first.invisibility.n == DRAWS
+        and first.reproducibility.value is None
+        and "no training seed" in first.reproducibility.reason
+    )
     assert [r.rank for r in found.leading(3)] == [0, 1, 2, 3]
 
 
@@ -96,12 +130,19 @@ def test_blind_energy_weighs_by_energy(found: Audit) -> None:
     rows = found.rows[1:]
     expected = sum(r.energy_share * r.invisibility.value for r in rows)
     total = found.totals["latent_blind_energy"]
-    assert total.value == pytest.approx(expected) and total.null > total.value and total.p > 0.9 and total.ci is not None
+    assert (
+        total.value == pytest.approx(expected)
+        and total.null > total.value
+        and total.p > 0.9
+        and total.ci is not None
+    )
 
 
 def test_one_seed_leaves_reproducibility_undefined_and_ranks_by_energy(planted: AuditInputs) -> None:
     found = audit(replace(planted, others=()), SETTINGS)
-    assert all(r.reproducibility.value is None and r.reproducibility.reason and r.repeats is None for r in found.rows)
+    assert all(
+        r.reproducibility.value is None and r.reproducibility.reason and r.repeats is None for r in found.rows
+    )
     assert found.rows[1].latent == LOUD and found.totals["latent_repeating_energy"].value is None
     assert "one training seed" in found.totals["latent_repeating_energy"].reason
 

@@ -1,4 +1,5 @@
-"""The audit from shards to rows: tasks, lens and causal effects of a real tiny adapter, found again, and nothing undefined without a reason."""
+"""The audit from shards to rows: tasks, lens and causal effects of a real tiny adapter, found again, and
+nothing undefined without a reason."""
 
 import json
 from dataclasses import fields, replace
@@ -37,7 +38,9 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def audited(job: Job, *controls: str) -> Found:  # noqa: F811
-    return audit_study(job.context, job.harvest_key, leaves_of(job), replace(job.cfg, controls=controls), job.adapters)  # type: ignore[arg-type]
+    return audit_study(
+        job.context, job.harvest_key, leaves_of(job), replace(job.cfg, controls=controls), job.adapters
+    )  # type: ignore[arg-type]
 
 
 def leaves_of(job: Job) -> list[LeafSpec]:  # noqa: F811
@@ -45,7 +48,10 @@ def leaves_of(job: Job) -> list[LeafSpec]:  # noqa: F811
     shards = open_harvest(job.storage, job.harvest_key)
     rows = shards.read(1, "r4", split="fit")[shards.tokens("fit").position > 0]
     fit_dictionary(rows, d_sae=48, k=4, steps=80, seed=1).save(job.storage.local("dictionaries/r4-1-again"))
-    return [replace(leaf, beside=(("second", "dictionaries/r4-1-again"),)) if leaf.layer == 1 else leaf for leaf in job.leaves]
+    return [
+        replace(leaf, beside=(("second", "dictionaries/r4-1-again"),)) if leaf.layer == 1 else leaf
+        for leaf in job.leaves
+    ]
 
 
 @pytest.fixture
@@ -73,21 +79,29 @@ def test_leading_latents_are_read_and_tried_against_random_directions(groups: li
         assert all(m.null is not None and m.ceiling is not None for r in tried for m in (r.ablated, r.added))
         read = [r for r in g.rows if r.promoted]
         assert {r.name for r in read} == {r.name for r in leading(g, DivergeConfig().latents).rows}
-        assert all(len(r.promoted) == 10 and r.lens_peak.null is not None and r.lens_peak.p is not None for r in read)
+        assert all(
+            len(r.promoted) == 10 and r.lens_peak.null is not None and r.lens_peak.p is not None for r in read
+        )
 
 
 def test_one_seed_leaves_reproducibility_undefined_and_two_tell_it(groups: list[AuditGroup]) -> None:
     two, one = groups
-    assert two.known == two.alive and 0 < two.repeating <= two.known and two.repeating_energy.value is not None
+    assert (
+        two.known == two.alive and 0 < two.repeating <= two.known and two.repeating_energy.value is not None
+    )
     assert one.known == 0 and "one training seed" in one.rows[2].reproducibility.reason
     assert any("ranked by energy alone" in note for note in one.notes)
 
 
 def test_a_second_run_finds_it_done_and_says_the_same(
-    job: Job, groups: list[AuditGroup], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    job: Job,  # noqa: F811
+    groups: list[AuditGroup],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("deltasae_ray.analyses.audit.task.audit_leaf", lambda _: pytest.fail("audited again"))
-    monkeypatch.setattr("deltasae_ray.analyses.lens.run.run_tasks", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(
+        "deltasae_ray.analyses.lens.run.run_tasks", lambda *_, **__: pytest.fail("read again")
+    )
     monkeypatch.setattr("deltasae_ray.runtime.context.run_units", lambda *_: pytest.fail("run again"))
     found = audited(job, "causal")
     assert audit_groups(found, lambda ids: f"<{ids[0]}>") == groups
@@ -95,7 +109,7 @@ def test_a_second_run_finds_it_done_and_says_the_same(
 
 def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
     found = audited(job, "fast")
-    (first, _) = audit_groups(found, str)
+    first, _ = audit_groups(found, str)
     assert first.rows[0].ablated.value is None and "controls=causal" in first.rows[0].ablated.reason
     assert replace(first, rows=(), notes=()) == replace(groups[0], rows=(), notes=())
 
@@ -104,7 +118,9 @@ def test_where_fewer_latents_are_shown_fewer_are_tried(job: Job) -> None:  # noq
     found = audited(replace(job, cfg=replace(job.cfg, latents=1)), "causal")
     for g in audit_groups(found, str):
         tried = [r for r in g.rows if r.ablated.value is not None]
-        assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {r.name for r in leading(g, 1).rows}
+        assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {
+            r.name for r in leading(g, 1).rows
+        }
 
 
 def test_the_files_hold_every_row_and_no_nan(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
@@ -112,7 +128,9 @@ def test_the_files_hold_every_row_and_no_nan(job: Job, groups: list[AuditGroup])
     records = json.loads(job.storage.read_bytes("audit.json"))
     table = pq.read_table(job.storage.local("audit.parquet"))
     assert len(records) == table.num_rows == sum(len(g.rows) for g in groups)
-    assert table.column_names == list(records[0]) and {f.name for f in fields(AuditRow) if f.type is not Measure} <= set(records[0])
+    assert table.column_names == list(records[0]) and {
+        f.name for f in fields(AuditRow) if f.type is not Measure
+    } <= set(records[0])
     assert all(np.isfinite(x) for r in records for x in r.values() if isinstance(x, float))
     assert records[0]["ablated_null"] is not None and records[0]["promoted"]
 
@@ -128,7 +146,9 @@ def test_another_seed_or_reference_is_another_audit(job: Job) -> None:  # noqa: 
 
 def test_the_plan_counts_continuations_of_both_models() -> None:
     model = SimpleNamespace(num_layers=4)
-    asked = SimpleNamespace(cfg=StudyConfig(diverge=DivergeConfig(controls=("causal",))), model=model, layers=(1, 3))
+    asked = SimpleNamespace(
+        cfg=StudyConfig(diverge=DivergeConfig(controls=("causal",))), model=model, layers=(1, 3)
+    )
     assert causal_passes(asked, adapters=2) == 32 * (1 + 2 + 2 * 2 * VARIANTS * 0.5)  # type: ignore[arg-type]
     assert VARIANTS == 1 + (TRIED + 1) * (DRAWS + 1)
     assert causal_passes(SimpleNamespace(cfg=StudyConfig(), model=model, layers=(1,)), adapters=2) == 0  # type: ignore[arg-type]

@@ -16,10 +16,13 @@ from tests.report.test_page import section, text_of
 def row(latent: int | None, rank: int, cosine: float | None, **changes: object) -> AuditRow:
     again = undefined("one training seed") if cosine is None else Measure(cosine, null=0.21)
     made = AuditRow(
-        name="mean" if latent is None else str(latent), latent=latent, rank=rank, peak_rank=rank, energy_share=0.031, peak_energy=4.5,
-        invisibility=Measure(0.62, null=0.55, p=0.04), percentile=0.96, percentile_haar=0.4, blind_spot=0.019, reproducibility=again,
+        name="mean" if latent is None else str(latent), latent=latent, rank=rank, peak_rank=rank,
+        energy_share=0.031, peak_energy=4.5,
+        invisibility=Measure(0.62, null=0.55, p=0.04), percentile=0.96, percentile_haar=0.4, blind_spot=0.019,
+        reproducibility=again,
         nearest=17, nearest_cosine=-0.41, lens_peak=Measure(6.1, null=4.2, p=0.02),
-        ablated=Measure(0.0123, null=0.0007, ceiling=0.2, ci=(0.01, 0.015), p=0.03), added=undefined("not asked for (controls=causal)"),
+        ablated=Measure(0.0123, null=0.0007, ceiling=0.2, ci=(0.01, 0.015), p=0.03),
+        added=undefined("not asked for (controls=causal)"),
         promoted=(" thou", "\n", "<b>"),
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -41,9 +44,19 @@ def audit() -> str:
 
 def test_every_figure_stands_beside_its_null(audit: str) -> None:
     text = text_of(audit)
-    for said in ("0.62 (0.55, p 0.04)", "0.93 (0.21)", "6.10 (4.20, p 0.02)", "12.3 [10.0, 15.0] (0.70, p 0.03)", "17 cos −0.41", "1 of the 2 shown repeat"):
+    for said in (
+        "0.62 (0.55, p 0.04)",
+        "0.93 (0.21)",
+        "6.10 (4.20, p 0.02)",
+        "12.3 [10.0, 15.0] (0.70, p 0.03)",
+        "17 cos −0.41",
+        "1 of the 2 shown repeat",
+    ):
         assert said in text, said
-    assert "undefined (one training seed: not known)" in text and "The activation difference lens is undefined." in text
+    assert (
+        "undefined (one training seed: not known)" in text
+        and "The activation difference lens is undefined." in text
+    )
 
 
 def test_only_what_does_not_repeat_is_greyed(audit: str) -> None:
@@ -54,7 +67,17 @@ def test_only_what_does_not_repeat_is_greyed(audit: str) -> None:
 def test_a_latent_leads_to_its_contexts_where_they_are_shown() -> None:
     inputs = make()
     card = inputs.latents[0]
-    page = render(make(audits=(replace(group(row(card.cards[0].latent, 1, 0.9), row(9_999, 2, 0.9)), adapter=card.adapter, layer=card.layer),)))
+    page = render(
+        make(
+            audits=(
+                replace(
+                    group(row(card.cards[0].latent, 1, 0.9), row(9_999, 2, 0.9)),
+                    adapter=card.adapter,
+                    layer=card.layer,
+                ),
+            )
+        )
+    )
     target = f"latent-{card.adapter}-{card.layer}-{card.cards[0].latent}"
     assert f'href="#{target}"' in page and f'id="{target}"' in page and "latent-r4-9-9999" not in page
 

@@ -20,7 +20,8 @@ CFG = DivergeConfig(atoms=3, code_tokens=64, bootstrap=100, latents=2)
 
 
 def killed(storage: Storage, specs: list[AuditSpec]) -> None:
-    """Audits in this process, which ends by kill -9 when the directions of the second audit are stored and its figures are not."""
+    """Audits in this process, which ends by kill -9 when the directions of the second audit are stored and
+    its figures are not."""
     write, figures = Storage.write_json, iter(range(len(specs)))
 
     def struck(self: Storage, name: str, value: Any) -> None:
@@ -47,7 +48,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[AuditSpec]]:
     return done
 
 
-def test_an_audit_that_was_killed_goes_on_with_what_is_not_whole(tmp_path: Path, asked: list[AuditSpec]) -> None:
+def test_an_audit_that_was_killed_goes_on_with_what_is_not_whole(
+    tmp_path: Path, asked: list[AuditSpec]
+) -> None:
     storage = make_study(tmp_path)
     specs = [AuditSpec(leaf, ()) for leaf in make_leaves(storage)[:3]]
     keys = [audit_key(storage, open_harvest(storage, KEY), spec, CFG) for spec in specs]
@@ -55,11 +58,19 @@ def test_an_audit_that_was_killed_goes_on_with_what_is_not_whole(tmp_path: Path,
     driver.start()
     driver.join(120)
     assert driver.exitcode == -signal.SIGKILL
-    assert [[storage.exists(f"{key}/{name}") for name in (DIRECTIONS, FIGURES)] for key in keys] == [[True, True], [True, False], [False, False]]
+    assert [[storage.exists(f"{key}/{name}") for name in (DIRECTIONS, FIGURES)] for key in keys] == [
+        [True, True],
+        [True, False],
+        [False, False],
+    ]
     whole = {name: (tmp_path / name).stat().st_mtime_ns for name in storage.list(keys[0])}
     found = audit_leaves(storage, KEY, specs, CFG)
     assert asked == specs[1:] and list(found) == [spec.leaf for spec in specs]
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in whole} == whole
-    assert audit_leaves(storage, KEY, specs, CFG) == found and asked == specs[1:], "nothing is missing any more"
+    assert audit_leaves(storage, KEY, specs, CFG) == found and asked == specs[1:], (
+        "nothing is missing any more"
+    )
     storage.delete_file(f"{keys[0]}/{FIGURES}")
-    assert audit_leaves(storage, KEY, specs, CFG) == found and asked[2:] == specs[:1], "and the killed one's figures are those of an undisturbed one"
+    assert audit_leaves(storage, KEY, specs, CFG) == found and asked[2:] == specs[:1], (
+        "and the killed one's figures are those of an undisturbed one"
+    )

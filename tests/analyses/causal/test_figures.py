@@ -9,13 +9,16 @@ DRAWS = 3
 
 
 def rows(documents: int, share: float, seed: int = 0) -> list[dict]:
-    """The latent closes `share` of the gap between the models, a random direction a twentieth of it, the whole delta nine tenths."""
+    """The latent closes `share` of the gap between the models, a random direction a twentieth of it, the
+    whole delta nine tenths."""
     rng, made = np.random.default_rng(seed), []
     for i in range(documents):
         gap = 8 * rng.lognormal(0, 0.4)
         left = {"none": gap, "delta": 0.1 * gap, "x": gap * (1 - share) + rng.normal(0, 0.05)}
         left |= {random_of("x", j): gap * (0.95 + 0.01 * j) + rng.normal(0, 0.05) for j in range(DRAWS)}
-        made.append({"doc_id": str(i), "positions": 8, ABLATED: left, ADDED: {v: 2 * kl for v, kl in left.items()}})
+        made.append(
+            {"doc_id": str(i), "positions": 8, ABLATED: left, ADDED: {v: 2 * kl for v, kl in left.items()}}
+        )
     return made
 
 

@@ -29,11 +29,20 @@ def model(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> Any:
 def probe(model: Any, at: Hookpoint = AT) -> Probe:
     """The leading direction of the deltas, and one that never fires."""
     ids = unit_ids(unit())
-    delta = (residuals(model, ids, [at], "r4")[at] - residuals(model, ids, [at])[at])[:, 1:].reshape(-1, D_MODEL)
+    delta = (residuals(model, ids, [at], "r4")[at] - residuals(model, ids, [at])[at])[:, 1:].reshape(
+        -1, D_MODEL
+    )
     leading = torch.linalg.svd(delta, full_matrices=False).Vh[0]
     random = F.normalize(torch.randn(DRAWS, D_MODEL, generator=torch.Generator().manual_seed(0)), dim=1)
     none = torch.zeros(1)
-    return Probe("leaf", "r4", at, {"leading": leading, "silent": leading}, lambda x: torch.stack([x @ leading, none.expand(len(x))], 1), random)
+    return Probe(
+        "leaf",
+        "r4",
+        at,
+        {"leading": leading, "silent": leading},
+        lambda x: torch.stack([x @ leading, none.expand(len(x))], 1),
+        random,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,9 @@ def test_what_never_fires_does_nothing_at_all(rows: list[dict]) -> None:
     assert all(abs(found[side].value) < 1e-5 and found[side].p > 0.05 for side in (ABLATED, ADDED))
 
 
-def test_the_leading_direction_of_the_deltas_brings_the_models_nearer_than_random_ones(rows: list[dict]) -> None:
+def test_the_leading_direction_of_the_deltas_brings_the_models_nearer_than_random_ones(
+    rows: list[dict],
+) -> None:
     found = causal(rows, ["leading"], DRAWS, bootstrap=300, seed=0)["leading"]
     for side in (ABLATED, ADDED):
         m = found[side]
@@ -80,5 +91,7 @@ def test_position_0_is_left_as_it_is(model: Any) -> None:
         seen.append(x)
         return amounts(x)
 
-    document_effects(model, unit(3), [Probe("leaf", "r4", AT, watching.directions, watch, watching.random)], positions=4)
+    document_effects(
+        model, unit(3), [Probe("leaf", "r4", AT, watching.directions, watch, watching.random)], positions=4
+    )
     assert all(len(x) == 3 * 15 for x in seen) and len(seen) == 2

@@ -1,4 +1,5 @@
-"""Does the recipe show the same of featureless data? On planted atoms it does not, on Gaussian deltas it does."""
+"""Does the recipe show the same of featureless data? On planted atoms it does not, on Gaussian deltas it
+does."""
 
 from dataclasses import replace
 
@@ -37,7 +38,9 @@ def found() -> dict[str, dict[str, Measure]]:
         inputs = inputs_of(world, g)
         rows = torch.from_numpy(inputs.delta_fit)
         own, gaussian = (fitted(x, SEED, d_sae=96, steps=300) for x in (rows, gaussian_rows(rows, 0)))
-        told[name] = compare(inputs, LeafInputs(own, gaussian=gaussian, frozen_decoder=frozen(rows)), SETTINGS)
+        told[name] = compare(
+            inputs, LeafInputs(own, gaussian=gaussian, frozen_decoder=frozen(rows)), SETTINGS
+        )
     return told
 
 
@@ -47,13 +50,17 @@ def test_real_atoms_are_found_that_gaussian_deltas_do_not_teach(found: dict[str,
     assert m["structure_delta"].value > 0.4
 
 
-def test_of_gaussian_deltas_the_recipe_shows_no_more_than_of_their_moments(found: dict[str, dict[str, Measure]]) -> None:
+def test_of_gaussian_deltas_the_recipe_shows_no_more_than_of_their_moments(
+    found: dict[str, dict[str, Measure]],
+) -> None:
     m = found["gaussian"]
     assert abs(m["gain_over_gaussian"].value) < 0.02
     assert abs(m["structure_delta"].value) < 0.05
 
 
-def test_learning_the_directions_leaves_less_than_learning_to_use_random_ones(found: dict[str, dict[str, Measure]]) -> None:
+def test_learning_the_directions_leaves_less_than_learning_to_use_random_ones(
+    found: dict[str, dict[str, Measure]],
+) -> None:
     m = found["half"]
     assert m["gain_over_frozen_decoder"].ci[0] > 0.2
 
@@ -62,7 +69,9 @@ def test_deltas_that_do_not_vary_have_no_such_figures_and_no_nan() -> None:
     g = torch.Generator().manual_seed(0)
     inputs = inputs_of(WORLDS["half"](g), g)
     own = fitted(torch.from_numpy(inputs.delta_fit), 0, d_sae=96, steps=5)
-    constant = replace(inputs, delta_fit=np.ones_like(inputs.delta_fit), delta_eval=np.ones_like(inputs.delta_eval))
+    constant = replace(
+        inputs, delta_fit=np.ones_like(inputs.delta_fit), delta_eval=np.ones_like(inputs.delta_eval)
+    )
     m = compare(constant, LeafInputs(own, gaussian=own, frozen_decoder=own), SETTINGS)
     for name in ("gain_over_gaussian", "gain_over_frozen_decoder"):
         assert m[name].value is None and m[name].reason, name

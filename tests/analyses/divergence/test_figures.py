@@ -1,4 +1,5 @@
-"""Everything that is said of one leaf: complete, finite, scale-free, and undefined where there is nothing to say."""
+"""Everything that is said of one leaf: complete, finite, scale-free, and undefined where there is nothing to
+say."""
 
 import warnings
 from dataclasses import replace
@@ -14,7 +15,17 @@ from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, m
 from deltasae_ray.metrics.inputs import LayerInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
-from tests.metrics.worlds import ACTIVE, EVAL_TOKENS, FIT_TOKENS, TOKENS_PER_DOCUMENT, dictionary_of, half, inputs_of, novel, units
+from tests.metrics.worlds import (
+    ACTIVE,
+    EVAL_TOKENS,
+    FIT_TOKENS,
+    TOKENS_PER_DOCUMENT,
+    dictionary_of,
+    half,
+    inputs_of,
+    novel,
+    units,
+)
 
 SETTINGS = Settings(k=4, code_tokens=512, bootstrap=200)
 
@@ -41,7 +52,9 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     of_random = units(64, torch.Generator().manual_seed(5))  # that world's atoms
     random = dictionary_of(of_random, torch.from_numpy((inputs.random_deltas or (inputs.delta_fit,))[0]))
     gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
-    return LeafInputs(dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, frozen, units(64, g))
+    return LeafInputs(
+        dictionary_of(atoms, rows), dictionary_of(near, rows), random, halves, gaussian, frozen, units(64, g)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +62,13 @@ def measures(inputs: LayerInputs, leaf: LeafInputs) -> dict[str, Measure]:
     return compare(inputs, leaf, SETTINGS)
 
 
-def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(measures: dict[str, Measure]) -> None:
+def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(
+    measures: dict[str, Measure],
+) -> None:
     found = {metric(name).name for name in measures}
-    elsewhere = {m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED))}  # between adapters; in the model; of single latents
+    elsewhere = {
+        m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED))
+    }  # between adapters; in the model; of single latents
     elsewhere |= {"density"}  # where the architecture leaves it free
     assert found == set(METRICS) - elsewhere
 
@@ -62,7 +79,12 @@ def test_what_the_catalogue_promises_is_there(measures: dict[str, Measure]) -> N
         if m.value is None:
             continue
         assert m.null is not None or not entry.null, name
-        assert m.p is not None or entry.tail is None or entry.no_p or name.startswith(("missing_share_base", "max_cosine_base")), name
+        assert (
+            m.p is not None
+            or entry.tail is None
+            or entry.no_p
+            or name.startswith(("missing_share_base", "max_cosine_base"))
+        ), name
 
 
 def test_what_a_figure_lacks_of_null_ceiling_kappa_and_p_is_said_with_its_reason(
@@ -89,10 +111,16 @@ def test_every_figure_has_an_interval_or_says_why_it_has_none(measures: dict[str
         assert m.ci is None or m.value is not None and m.ci[0] <= m.value <= m.ci[1], name
     bare = {metric(name).name for name, m in measures.items() if m.value is not None and m.ci is None}
     assert bare == {"alive_share", "firings_per_latent", "angle_decoder_k{k}", "paper_angle_k{k}"}
-    assert {metric(name).name for name, m in measures.items() if m.kappa_ci} >= {"missing_share", "max_cosine_weighted", "angle_pca_k{k}"}
+    assert {metric(name).name for name, m in measures.items() if m.kappa_ci} >= {
+        "missing_share",
+        "max_cosine_weighted",
+        "angle_pca_k{k}",
+    }
 
 
-def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inputs: LayerInputs, leaf: LeafInputs) -> None:
+def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(
+    inputs: LayerInputs, leaf: LeafInputs
+) -> None:
     fit, few = slice(0, 20 * TOKENS_PER_DOCUMENT), slice(0, 20 * TOKENS_PER_DOCUMENT)
     small = replace(
         inputs,
@@ -102,7 +130,11 @@ def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inp
         delta_eval=inputs.delta_eval[few],
         base_eval=inputs.base_eval[few],
         eval_docs=inputs.eval_docs[few],
-        random_deltas=None if inputs.random_deltas is None else (inputs.random_deltas[0][fit], inputs.random_deltas[1][few]),
+        random_deltas=(
+            None
+            if inputs.random_deltas is None
+            else (inputs.random_deltas[0][fit], inputs.random_deltas[1][few])
+        ),
     )
     found = compare(small, leaf, SETTINGS)
     for name, m in found.items():
@@ -111,10 +143,15 @@ def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(inp
     assert all(name.startswith(over_latents) for name, m in found.items() if m.ci is not None)
 
 
-def test_the_places_of_the_figures_are_sure_of_themselves_as_far_as_latents_and_documents_go(measures: dict[str, Measure]) -> None:
-    """Half of the atoms are the reference's: κ of matching is the share of those, .5, but for what chance reaches by itself."""
+def test_the_places_of_the_figures_are_sure_of_themselves_as_far_as_latents_and_documents_go(
+    measures: dict[str, Measure],
+) -> None:
+    """Half of the atoms are the reference's: κ of matching is the share of those, .5, but for what chance
+    reaches by itself."""
     place = measures["max_cosine"]
-    assert place.kappa is not None and place.kappa_ci is not None and place.kappa_ci[0] < 0.5 < place.kappa_ci[1]
+    assert (
+        place.kappa is not None and place.kappa_ci is not None and place.kappa_ci[0] < 0.5 < place.kappa_ci[1]
+    )
     assert place.kappa_ci[1] - place.kappa_ci[0] < 0.4
     missing = measures["missing_share"]
     assert missing.kappa is not None and missing.value is not None and missing.ceiling is not None
@@ -127,22 +164,41 @@ def test_novel_latents_are_judged_against_dictionaries(measures: dict[str, Measu
 
 def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]) -> None:
     assert measures["missing_share"].value == pytest.approx(0.68, abs=0.08)
-    assert measures["missing_share_base_control"].value == pytest.approx(measures["missing_share"].value, abs=0.1)
+    assert measures["missing_share_base_control"].value == pytest.approx(
+        measures["missing_share"].value, abs=0.1
+    )
     over = measures["missing_share_over_base"]
-    assert over.value == pytest.approx(measures["missing_share"].value - measures["missing_share_base_control"].value)
-    assert over.ci is not None and over.ci[0] <= 0.05 and over.ci[1] - over.ci[0] < measures["missing_share"].ci[1], "paired"
-    assert measures["missing_share_base_control_no_top3"].value is not None and measures["missing_share_over_base_token_mean"].ci
-    assert measures["missing_share_random_adapter"].value == pytest.approx(1, abs=0.1), "of which the reference has none"
+    assert over.value == pytest.approx(
+        measures["missing_share"].value - measures["missing_share_base_control"].value
+    )
+    assert (
+        over.ci is not None
+        and over.ci[0] <= 0.05
+        and over.ci[1] - over.ci[0] < measures["missing_share"].ci[1]
+    ), "paired"
+    assert (
+        measures["missing_share_base_control_no_top3"].value is not None
+        and measures["missing_share_over_base_token_mean"].ci
+    )
+    assert measures["missing_share_random_adapter"].value == pytest.approx(1, abs=0.1), (
+        "of which the reference has none"
+    )
     assert measures["gain_over_pca"].ci[0] > 0.3
     assert measures["repeat_share"].value == 1
     assert measures["missing_share_halves"].value == pytest.approx(0, abs=0.05)
     assert measures["novel_share"].value == pytest.approx(0.5, abs=0.05)
     assert measures["max_cosine"].kappa is not None and 0.3 < measures["max_cosine"].kappa < 0.7
     assert measures["max_cosine_base_control"].value > 0.9
-    assert measures["fvu_delta"].value < measures["fvu_reference"].value < measures["fvu_random_atoms"].value + 0.05
+    assert (
+        measures["fvu_delta"].value
+        < measures["fvu_reference"].value
+        < measures["fvu_random_atoms"].value + 0.05
+    )
 
 
-def test_several_dictionaries_share_a_layer_and_agree_with_one_at_a_time(inputs: LayerInputs, leaf: LeafInputs, measures: dict) -> None:
+def test_several_dictionaries_share_a_layer_and_agree_with_one_at_a_time(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict
+) -> None:
     alone = LeafInputs(leaf.dictionary)
     together = compare_layer(inputs, [alone, leaf], SETTINGS)
     assert together[1] == measures
@@ -150,43 +206,74 @@ def test_several_dictionaries_share_a_layer_and_agree_with_one_at_a_time(inputs:
     assert together[0]["missing_share"].value == measures["missing_share"].value
 
 
-def test_the_same_input_gives_the_same_figures_and_another_seed_does_not(inputs: LayerInputs, leaf: LeafInputs, measures: dict) -> None:
+def test_the_same_input_gives_the_same_figures_and_another_seed_does_not(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict
+) -> None:
     assert compare(inputs, leaf, SETTINGS) == measures
-    assert compare(inputs, leaf, replace(SETTINGS, seed=1))["missing_share"].ci != measures["missing_share"].ci
+    assert (
+        compare(inputs, leaf, replace(SETTINGS, seed=1))["missing_share"].ci != measures["missing_share"].ci
+    )
 
 
-def test_rescaling_deltas_leaves_scale_free_metrics_alone(inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]) -> None:
-    """The monitor's view and what is measured against base activations do change: the adapter is ten times as strong."""
+def test_rescaling_deltas_leaves_scale_free_metrics_alone(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
+) -> None:
+    """The monitor's view and what is measured against base activations do change: the adapter is ten times as
+    strong."""
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
-    alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second, leaf.random_adapter) if d is not None)
-    featureless = (dictionary_of(d.W_dec, rows) for d in (leaf.gaussian, leaf.frozen_decoder) if d is not None)
+    alone = (
+        dictionary_of(d.W_dec, rows)
+        for d in (leaf.dictionary, leaf.second, leaf.random_adapter)
+        if d is not None
+    )
+    featureless = (
+        dictionary_of(d.W_dec, rows) for d in (leaf.gaussian, leaf.frozen_decoder) if d is not None
+    )
     one, other = leaf.halves or ()
     halves = dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])
     scaled = LeafInputs(*alone, halves, *featureless, leaf.untrained)
     found = compare(loud, scaled, SETTINGS)
-    changes = ("monitor_", "reference_fvu", "paper_relative_error", "delta_relative", "delta_norm", "cka_adapted")
+    changes = (
+        "monitor_",
+        "reference_fvu",
+        "paper_relative_error",
+        "delta_relative",
+        "delta_norm",
+        "cka_adapted",
+    )
     for name, m in measures.items():
         if not name.startswith(changes) and m.value is not None:
             assert found[name].value == pytest.approx(m.value, rel=2e-2, abs=2e-3), name
     assert found["delta_norm"].value == pytest.approx(10 * measures["delta_norm"].value, rel=1e-4)
-    assert found["delta_relative_energy"].value == pytest.approx(100 * measures["delta_relative_energy"].value, rel=1e-4)
+    assert found["delta_relative_energy"].value == pytest.approx(
+        100 * measures["delta_relative_energy"].value, rel=1e-4
+    )
 
 
 def test_a_fixed_l1_dictionary_fires_more_on_louder_deltas(inputs: LayerInputs, leaf: LeafInputs) -> None:
     """Density in the published protocol is a fact about scale."""
     sparse = replace(leaf.dictionary, architecture="standard", k=0, b_enc=torch.full((64,), -0.6))
     density = [
-        compare(replace(inputs, delta_eval=s * inputs.delta_eval), LeafInputs(sparse), SETTINGS)["density"].value for s in (1.0, 10.0)
+        compare(replace(inputs, delta_eval=s * inputs.delta_eval), LeafInputs(sparse), SETTINGS)[
+            "density"
+        ].value
+        for s in (1.0, 10.0)
     ]
     assert density[0] is not None and density[1] is not None
     assert density[1] > 1.5 * density[0]
 
 
 @pytest.mark.parametrize("kind", ["zero", "constant"])
-def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(kind: str, inputs: LayerInputs, leaf: LeafInputs) -> None:
+def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(
+    kind: str, inputs: LayerInputs, leaf: LeafInputs
+) -> None:
     fill = 0.0 if kind == "zero" else 1.0
-    silent = replace(inputs, delta_fit=np.full_like(inputs.delta_fit, fill), delta_eval=np.full_like(inputs.delta_eval, fill))
+    silent = replace(
+        inputs,
+        delta_fit=np.full_like(inputs.delta_fit, fill),
+        delta_eval=np.full_like(inputs.delta_eval, fill),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         found = compare(silent, leaf, SETTINGS)  # a NaN would be an assertion error
@@ -201,13 +288,21 @@ def test_an_adapter_that_changes_nothing_has_undefined_ratios_and_no_nan(kind: s
 
 
 def test_few_documents_leave_figures_without_intervals(inputs: LayerInputs, leaf: LeafInputs) -> None:
-    few = replace(inputs, delta_eval=inputs.delta_eval[:800], base_eval=inputs.base_eval[:800], eval_docs=inputs.eval_docs[:800], random_deltas=None)
+    few = replace(
+        inputs,
+        delta_eval=inputs.delta_eval[:800],
+        base_eval=inputs.base_eval[:800],
+        eval_docs=inputs.eval_docs[:800],
+        random_deltas=None,
+    )
     found = compare(few, leaf, SETTINGS)
     m = found["missing_share"]
     assert m.value is not None and m.ci is None and "20 evaluation documents" in m.reason
 
 
-def test_a_dictionary_of_too_few_training_tokens_is_not_believed(inputs: LayerInputs, leaf: LeafInputs) -> None:
+def test_a_dictionary_of_too_few_training_tokens_is_not_believed(
+    inputs: LayerInputs, leaf: LeafInputs
+) -> None:
     barely = replace(leaf.dictionary, meta={"rows": 300})
     m = compare(inputs, replace(leaf, dictionary=barely), SETTINGS)["missing_share"]
     assert m.value is None and "firings per latent (300 training tokens)" in m.reason
@@ -217,18 +312,32 @@ def test_a_dictionary_of_a_stream_counts_the_tokens_of_all_windows_and_not_of_th
     inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
 ) -> None:
     first = slice(0, 300)
-    window = replace(inputs, delta_fit=inputs.delta_fit[first], base_fit=inputs.base_fit[first], fit_docs=inputs.fit_docs[first], random_deltas=None)
+    window = replace(
+        inputs,
+        delta_fit=inputs.delta_fit[first],
+        base_fit=inputs.base_fit[first],
+        fit_docs=inputs.fit_docs[first],
+        random_deltas=None,
+    )
     streamed = replace(leaf, dictionary=replace(leaf.dictionary, meta={"rows": len(inputs.delta_fit)}))
     found = compare(window, streamed, SETTINGS)
-    assert found["firings_per_latent"] == measures["firings_per_latent"] and found["firings_per_latent"].n == len(inputs.delta_fit)
+    assert found["firings_per_latent"] == measures["firings_per_latent"] and found[
+        "firings_per_latent"
+    ].n == len(inputs.delta_fit)
     assert "firings per latent" not in found["missing_share"].reason
-    unknown = compare(window, replace(leaf, dictionary=replace(leaf.dictionary, meta={})), SETTINGS)["firings_per_latent"]
+    unknown = compare(window, replace(leaf, dictionary=replace(leaf.dictionary, meta={})), SETTINGS)[
+        "firings_per_latent"
+    ]
     assert unknown.n == 300, "a dictionary from elsewhere has no account"
 
 
-def test_dead_latents_are_in_no_geometry_but_the_published_one(inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]) -> None:
+def test_dead_latents_are_in_no_geometry_but_the_published_one(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict[str, Measure]
+) -> None:
     d = leaf.dictionary
-    dead = torch.nn.functional.normalize(torch.randn(64, 64, generator=torch.Generator().manual_seed(9)), dim=1)
+    dead = torch.nn.functional.normalize(
+        torch.randn(64, 64, generator=torch.Generator().manual_seed(9)), dim=1
+    )
     pad = replace(
         d,
         W_enc=torch.cat([d.W_enc, dead.T], 1),
@@ -244,7 +353,9 @@ def test_dead_latents_are_in_no_geometry_but_the_published_one(inputs: LayerInpu
     assert found["paper_max_cosine"].value < measures["paper_max_cosine"].value - 0.05
 
 
-def test_three_loud_coordinates_do_not_decide_where_they_are_left_out(inputs: LayerInputs, leaf: LeafInputs, measures: dict) -> None:
+def test_three_loud_coordinates_do_not_decide_where_they_are_left_out(
+    inputs: LayerInputs, leaf: LeafInputs, measures: dict
+) -> None:
     g = torch.Generator().manual_seed(3)
     noise = (torch.randn(FIT_TOKENS + EVAL_TOKENS, 3, generator=g) * torch.tensor([20.0, 8, 3])).numpy()
     loud = {"delta_fit": inputs.delta_fit.copy(), "delta_eval": inputs.delta_eval.copy()}

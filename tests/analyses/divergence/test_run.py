@@ -50,7 +50,9 @@ def test_every_leaf_has_rows_of_catalogued_metrics_with_values_or_reasons(rows: 
     for row in rows:
         assert metric(row.name)
         assert row.value is not None or row.reason
-        assert UNKNOWN not in row.lacks and (row.value is None or row.ceiling is not None or "ceiling: " in row.lacks), row
+        assert UNKNOWN not in row.lacks and (
+            row.value is None or row.ceiling is not None or "ceiling: " in row.lacks
+        ), row
     assert 0.3 < (value(rows, "missing_share") or 0) < 0.95  # half of the atoms are the reference's
 
 
@@ -63,7 +65,10 @@ def test_adapters_are_compared_with_each_other(rows: list) -> None:
 
 
 def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltasae_ray.analyses.divergence.run.run_tasks", lambda work, *_, **__: pytest.fail("measured again") if work else None)
+    monkeypatch.setattr(
+        "deltasae_ray.analyses.divergence.run.run_tasks",
+        lambda work, *_, **__: pytest.fail("measured again") if work else None,
+    )
     assert diverge_points(study, KEY, make_leaves(study), CFG) == rows
     assert len(measured(study, KEY, make_leaves(study), CFG)) == 4
 
@@ -71,7 +76,10 @@ def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: 
 def test_a_changed_setting_or_dictionary_is_measured_anew(study: Storage, rows: list) -> None:  # noqa: ARG001
     leaf, shards = make_leaves(study)[0], open_harvest(study, KEY)
     other = dataclasses.replace(leaf, dictionary=make_leaves(study)[1].dictionary)
-    keys = {measures_key(study, shards, x, c) for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, bootstrap=CFG.bootstrap + 1)))}
+    keys = {
+        measures_key(study, shards, x, c)
+        for x, c in ((leaf, CFG), (other, CFG), (leaf, dataclasses.replace(CFG, bootstrap=CFG.bootstrap + 1)))
+    }
     assert len(keys) == 3
     assert measures_key(study, shards, dataclasses.replace(leaf, reference_name="another name"), CFG) in keys
 
@@ -85,8 +93,11 @@ def test_a_task_gives_the_same_figures_as_a_plain_call(study: Storage, rows: lis
 
 
 def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) -> None:
-    """Two references for the same deltas in one task, and each in a task of its own: all figures agree to the last digit."""
-    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    """Two references for the same deltas in one task, and each in a task of its own: all figures agree to the
+    last digit."""
+    leaf, other = (
+        next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2")
+    )
     control = save_dictionary(study, "control", atoms("base") + 0.01)
     leaves = (
         dataclasses.replace(leaf, beside=(("base_control", control), ("second", other.dictionary))),
@@ -96,14 +107,20 @@ def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) 
     measure_group(Group(study, KEY, leaves, ("measures/together-0.json", "measures/together-1.json"), CFG))
     for i, each in enumerate(leaves):
         measure_group(Group(study, KEY, (each,), (f"measures/alone-{i}.json",), CFG))
-        assert read_measures(study, f"measures/alone-{i}.json") == read_measures(study, f"measures/together-{i}.json")
+        assert read_measures(study, f"measures/alone-{i}.json") == read_measures(
+            study, f"measures/together-{i}.json"
+        )
     found = [read_measures(study, f"measures/together-{i}.json") for i in (0, 1)]
-    assert found[0]["delta_norm"] == found[1]["delta_norm"] and found[0]["monitor_r2"] != found[1]["monitor_r2"]
+    assert (
+        found[0]["delta_norm"] == found[1]["delta_norm"] and found[0]["monitor_r2"] != found[1]["monitor_r2"]
+    )
     assert "max_cosine_base_control" in found[0] and "max_cosine_base_control" not in found[1]
 
 
 def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:
-    leaf, other = (next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2"))
+    leaf, other = (
+        next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2")
+    )
     source = open_harvest(study, KEY).source("r2").digest
     beside = dataclasses.replace(leaf, beside=(("random_adapter", other.dictionary),), random_source=source)
     measure_group(Group(study, KEY, (beside,), ("measures/beside.json",), CFG))
@@ -112,22 +129,39 @@ def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: 
     control, of_own = found["max_cosine_random_adapter"], own["max_cosine"]
     assert (control.value, control.null) == pytest.approx((of_own.value, of_own.null), abs=1e-5)
     assert found["missing_share_random_adapter"].value == pytest.approx(own["missing_share"].value, abs=1e-5)
-    keys = [measures_key(study, open_harvest(study, KEY), x, CFG) for x in (leaf, beside, dataclasses.replace(beside, random_source=None))]
+    keys = [
+        measures_key(study, open_harvest(study, KEY), x, CFG)
+        for x in (leaf, beside, dataclasses.replace(beside, random_source=None))
+    ]
     assert len(set(keys)) == 3
 
 
-def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(
+    study: Storage, ray_cluster: None
+) -> None:  # noqa: ARG001
     shards, leaves = open_harvest(study, KEY), make_leaves(study)
     asked = task_memory(shards, leaves)
     rows = sum(u.tokens for split in ("fit", "eval") for u in shards.units(split))
-    assert 6 * 4 * rows * shards.d_model < asked < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
+    assert (
+        6 * 4 * rows * shards.d_model
+        < asked
+        < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
+    )
     assert run_tasks([(len, "four")], 1.0, memory=1 << 50) == [4], "cut, and not left waiting"
 
 
 def test_a_task_is_cut_to_the_memory_of_a_node_that_can_run_it_and_refused_where_there_is_none() -> None:
-    head, small, large = NodeType("head", 0, memory=5e9), NodeType("small", 2, memory=16e9), NodeType("large", 8, memory=128e9)
-    assert memory_asked([head, large], 1, int(27e9)) == int(27e9), "the head runs nothing, whatever memory it has"
-    assert memory_asked([head, small], 1, int(27e9)) == int(16e9) and memory_asked([head, small, large], 4, int(200e9)) == int(128e9)
+    head, small, large = (
+        NodeType("head", 0, memory=5e9),
+        NodeType("small", 2, memory=16e9),
+        NodeType("large", 8, memory=128e9),
+    )
+    assert memory_asked([head, large], 1, int(27e9)) == int(27e9), (
+        "the head runs nothing, whatever memory it has"
+    )
+    assert memory_asked([head, small], 1, int(27e9)) == int(16e9) and memory_asked(
+        [head, small, large], 4, int(200e9)
+    ) == int(128e9)
     assert memory_asked(None, 1, int(27e9)) == int(27e9), "nodes come on demand, and nobody says of what kind"
     for nodes in ([head], [head, small], []):
         with pytest.raises(ResourceError, match="a task of 4 CPUs fits no node .*add a node with more CPUs"):
@@ -154,23 +188,40 @@ def test_p_is_corrected_over_layers_and_adapters_and_never_falls(study: Storage,
 
 
 def test_the_verdict_reads_the_rows(rows: list) -> None:
-    found = verdict("r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.atoms)
+    found = verdict(
+        "r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.atoms
+    )
     assert found.label == "PARTLY VISIBLE"
     assert {v.layer for v in found.layers} == set(LAYERS)
     assert "toy reference (1,200 tokens)" in found.text
 
 
-def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the_verdict_is_theirs(study: Storage) -> None:
+def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the_verdict_is_theirs(
+    study: Storage,
+) -> None:
     first = next(x for x in make_leaves(study) if (x.adapter, x.layer) == ("r4", 1))
-    rows = torch.nn.functional.normalize(atoms("r4") + 0.01 * torch.randn(ATOMS, 32, generator=torch.Generator().manual_seed(1)), dim=1)
-    again = dataclasses.replace(first, seed=1, dictionary=save_dictionary(study, "r4-1-seed1", rows), beside=(("second", first.dictionary),))
-    leaves, shards = [dataclasses.replace(first, beside=(("second", again.dictionary),)), again], open_harvest(study, KEY)
+    rows = torch.nn.functional.normalize(
+        atoms("r4") + 0.01 * torch.randn(ATOMS, 32, generator=torch.Generator().manual_seed(1)), dim=1
+    )
+    again = dataclasses.replace(
+        first,
+        seed=1,
+        dictionary=save_dictionary(study, "r4-1-seed1", rows),
+        beside=(("second", first.dictionary),),
+    )
+    leaves, shards = (
+        [dataclasses.replace(first, beside=(("second", again.dictionary),)), again],
+        open_harvest(study, KEY),
+    )
     for leaf in leaves:
         measure_group(Group(study, KEY, (leaf,), (measures_key(study, shards, leaf, CFG),), CFG))
     found = {(r.name, r.flat["seed"]): r for r in diverge_points(study, KEY, leaves, CFG, bar=False)}
     pooled, own = found["missing_share_seeds", None], [found["missing_share", seed] for seed in (0, 1)]
     assert pooled.value == pytest.approx(sum(r.value for r in own) / 2)
-    assert pooled.ci_low < min(r.ci_low for r in own) + 0.02 and pooled.kappa_low < pooled.kappa < pooled.kappa_high
+    assert (
+        pooled.ci_low < min(r.ci_low for r in own) + 0.02
+        and pooled.kappa_low < pooled.kappa < pooled.kappa_high
+    )
     assert ("mean_share_seeds", None) not in found
     judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.atoms)
     assert judged.layers[0].measure.value == pooled.value and "(mean over seeds)" in judged.text
@@ -183,12 +234,16 @@ def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storag
         diverge_points(study, KEY, [leaf], CFG, bar=False)
 
 
-def test_a_reference_of_another_width_is_a_typed_error_from_the_task(study: Storage, ray_cluster: None) -> None:  # noqa: ARG001
+def test_a_reference_of_another_width_is_a_typed_error_from_the_task(
+    study: Storage, ray_cluster: None
+) -> None:  # noqa: ARG001
     from deltasae_ray.sae.dictionary import Dictionary
 
     ones = torch.ones(ATOMS)
     rows = torch.nn.functional.normalize(torch.randn(ATOMS, 16), dim=1)
-    Dictionary(rows.T.contiguous(), rows, 0 * ones, torch.zeros(16), "topk", 3, 0.1 * ones, ones).save(study.local("dictionaries/narrow"))
+    Dictionary(rows.T.contiguous(), rows, 0 * ones, torch.zeros(16), "topk", 3, 0.1 * ones, ones).save(
+        study.local("dictionaries/narrow")
+    )
     leaf = dataclasses.replace(make_leaves(study)[0], reference="dictionaries/narrow")
     with pytest.raises((DictionaryError, GeometryError), match="d_model"):
         diverge_points(study, KEY, [leaf], CFG, bar=False)

@@ -24,14 +24,18 @@ def test_the_lens_is_the_models_own_norm_and_head(architecture: str, tmp_path: P
     rows = torch.randn(300, D_MODEL, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(final_norm(model, rows), own_norm(model)(rows))
     with torch.no_grad():
-        logits = base_of(model).get_output_embeddings()(own_norm(model)(F.normalize(rows, dim=1) * D_MODEL**0.5))
+        logits = base_of(model).get_output_embeddings()(
+            own_norm(model)(F.normalize(rows, dim=1) * D_MODEL**0.5)
+        )
     for found, own in zip(logit_lens(model, rows, tokens=5), logits.double(), strict=True):
         assert found.promoted == tuple(own.topk(5).indices.tolist())
         assert found.suppressed == tuple((-own).topk(5).indices.tolist())
         assert found.peak == pytest.approx(float((own.max() - own.mean()) / own.std(correction=0)), rel=1e-4)
 
 
-def test_a_planted_direction_promotes_its_token_whatever_its_length(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> None:
+def test_a_planted_direction_promotes_its_token_whatever_its_length(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
     model = attach(load_model(tiny_model), {"r2": tiny_adapters[0]})
     weight = base_of(model).get_output_embeddings().weight.detach()
     token = 77
@@ -45,13 +49,17 @@ def test_more_tokens_than_there_are_give_all_of_them(tiny_model: Path) -> None:
     assert sorted(lens.promoted) == list(range(VOCAB)) and lens.promoted == lens.suppressed[::-1]
 
 
-def test_blocks_of_the_vocabulary_make_no_difference(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_the_vocabulary_make_no_difference(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, rows = load_model(tiny_model), torch.randn(8, D_MODEL, generator=torch.Generator().manual_seed(1))
     language_head(model)  # checked before its blocks are made small
     whole = logit_lens(model, rows)
     monkeypatch.setattr("deltasae_ray.models.behaviour._BLOCK", 1)
     for a, b in zip(whole, logit_lens(model, rows), strict=True):
-        assert (a.promoted, a.suppressed) == (b.promoted, b.suppressed) and a.peak == pytest.approx(b.peak, rel=1e-5)
+        assert (a.promoted, a.suppressed) == (b.promoted, b.suppressed) and a.peak == pytest.approx(
+            b.peak, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -65,4 +73,6 @@ def test_the_ends_of_a_model_read_what_all_of_it_reads_and_tell_nothing_of_what_
     ends = load_ends(folder)
     assert "UNEXPECTED" not in "".join(capfd.readouterr())
     assert logit_lens(ends, rows) == whole
-    assert len(blocks(ends)) == 1 and sum(p.numel() * p.element_size() for p in ends.parameters()) == ends_bytes(folder)
+    assert len(blocks(ends)) == 1 and sum(
+        p.numel() * p.element_size() for p in ends.parameters()
+    ) == ends_bytes(folder)

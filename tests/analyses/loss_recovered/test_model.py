@@ -25,7 +25,15 @@ DOCUMENTS, AT = 40, Hookpoint(1)
 def unit(contexts: int = DOCUMENTS) -> TokenBatch:
     ids = np.random.default_rng(0).integers(3, 250, (contexts, 16)).astype(np.int32)
     ids[:, 0] = 1
-    return TokenBatch("eval", "domain", ids, np.ones_like(ids, bool), np.zeros_like(ids, bool), tuple(f"d{i}" for i in range(contexts)), (0,) * contexts)
+    return TokenBatch(
+        "eval",
+        "domain",
+        ids,
+        np.ones_like(ids, bool),
+        np.zeros_like(ids, bool),
+        tuple(f"d{i}" for i in range(contexts)),
+        (0,) * contexts,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +45,9 @@ def model(tiny_model: Path, tiny_adapters: tuple[Path, Path]) -> Any:
 def rows(model: Any) -> list[dict]:
     """Two stand-ins whose figures are known: the delta itself, and nothing."""
     known = {"encoder": lambda _, d: d, "monitor": lambda b, _: 0 * b}
-    known |= {n: lambda _, d: 0 * d for n in nulls_of("encoder")} | {n: lambda _, d: d / 2 for n in nulls_of("monitor")}
+    known |= {n: lambda _, d: 0 * d for n in nulls_of("encoder")} | {
+        n: lambda _, d: d / 2 for n in nulls_of("monitor")
+    }
     made = {name: StandIn(estimate, 48, 3) for name, estimate in known.items()}
     patches = [Patched(adapter, adapter, AT, made) for adapter in ("r2", "r4")]
     return document_recovery(model, unit(), patches, positions=8)
@@ -68,7 +78,9 @@ def test_position_0_is_left_as_it_is(model: Any) -> None:
         given.extend([base, delta])
         return delta
 
-    found = document_recovery(model, unit(4), [Patched("r4", "r4", AT, {"encoder": StandIn(watch)})], positions=8)
+    found = document_recovery(
+        model, unit(4), [Patched("r4", "r4", AT, {"encoder": StandIn(watch)})], positions=8
+    )
     base = whole_pass(model, unit_ids(unit(4)), [AT])[0][AT]
     torch.testing.assert_close(given[0], base[:, 1:].reshape(-1, 32))
     assert len(found) == 4 and found[0]["ce"]["encoder"] == found[0]["ce"]["exact"]
@@ -81,11 +93,14 @@ BUDGETS = {name: (64, 4) for name in SHARES}
 
 
 def planted(effect: float, documents: int, seed: int) -> list[dict]:
-    """Documents of 10 positions whose exact deltas gain about `effect` nats a position, of which stand-ins recover SHARES, with noise."""
+    """Documents of 10 positions whose exact deltas gain about `effect` nats a position, of which stand-ins
+    recover SHARES, with noise."""
     rng, made = np.random.default_rng(seed), []
     for i in range(documents):
         gain = effect * rng.lognormal(0, 0.6) * 10 + rng.normal(0, 0.5)
-        ce = {"zero": 30.0, "exact": 30 - gain} | {name: 30 - gain * share + rng.normal(0, 0.3) for name, share in SHARES.items()}
+        ce = {"zero": 30.0, "exact": 30 - gain} | {
+            name: 30 - gain * share + rng.normal(0, 0.3) for name, share in SHARES.items()
+        }
         adapted = {"adapter": 30 - 1.25 * gain + rng.normal(0, 0.3), "exact": ce["exact"], "zero": 30.0}
         made.append({"doc_id": str(i), "positions": 10, "budgets": BUDGETS, "ce": ce, "adapted": adapted})
     return made
@@ -136,7 +151,8 @@ def test_a_model_whose_blocks_need_more_than_the_residual_stream_is_refused(tiny
 
 
 def test_draws_of_the_null_that_differ_enter_p() -> None:
-    """The same mean of the null: where its dictionaries agree the reference is better, where they scatter as much as that it is not shown."""
+    """The same mean of the null: where its dictionaries agree the reference is better, where they scatter as
+    much as that it is not shown."""
     made = planted(1.0, 60, 3)
     for r in made:
         r["ce"]["monitor"] -= 0.3 * (r["ce"]["zero"] - r["ce"]["exact"])  # recovers .4

@@ -22,7 +22,17 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def coder(world: World) -> Coder:
     x = world.held_out
-    return make_coder(x, world.x, np.arange(len(x)) // 10, Moments.of(world.x), k=K, draws=5, bootstrap=200, max_tokens=512, seed=0)
+    return make_coder(
+        x,
+        world.x,
+        np.arange(len(x)) // 10,
+        Moments.of(world.x),
+        k=K,
+        draws=5,
+        bootstrap=200,
+        max_tokens=512,
+        seed=0,
+    )
 
 
 def inside(world: World, count: int, seed: int) -> torch.Tensor:
@@ -38,8 +48,13 @@ def test_a_second_dictionary_is_cut_as_the_first_is(world: World, coder: Coder) 
     assert pair.delta.used.size == pair.second.used.size == 80
     m = compare_structure(pair).missing
     assert m.value is not None and m.ceiling == pytest.approx(0, abs=1e-6)
-    assert "the 80 most used of the 128 atoms of the delta dictionary against the 20 atoms of the reference" in m.reason
-    assert "the ceiling is that of the 80 most used of the 128 atoms of the second delta dictionary" in m.reason
+    assert (
+        "the 80 most used of the 128 atoms of the delta dictionary against the 20 atoms of the reference"
+        in m.reason
+    )
+    assert (
+        "the ceiling is that of the 80 most used of the 128 atoms of the second delta dictionary" in m.reason
+    )
 
 
 def test_a_control_has_the_size_of_the_reference_whatever_it_had(world: World, coder: Coder) -> None:
@@ -50,7 +65,10 @@ def test_a_control_has_the_size_of_the_reference_whatever_it_had(world: World, c
     assert matched.reference.used.size == pair.reference.used.size == 64
     assert control.structure().fvu < matched.reference.used.structure().fvu - 0.05
     m = compare_structure(matched).missing
-    assert m.value == pytest.approx(1, abs=0.05) and "the 64 most used of the 256 atoms of the control" in m.reason
+    assert (
+        m.value == pytest.approx(1, abs=0.05)
+        and "the 64 most used of the 256 atoms of the control" in m.reason
+    )
 
 
 def test_a_reference_that_was_cut_is_held_beside_controls_of_that_size(world: World, coder: Coder) -> None:
@@ -62,9 +80,13 @@ def test_a_reference_that_was_cut_is_held_beside_controls_of_that_size(world: Wo
     assert all(compare_structure(m).missing.value == pytest.approx(0, abs=0.05) for m in (pair, control))
 
 
-def test_a_cut_that_changes_what_the_second_dictionary_explains_leaves_no_ceiling(world: World, coder: Coder) -> None:
+def test_a_cut_that_changes_what_the_second_dictionary_explains_leaves_no_ceiling(
+    world: World, coder: Coder
+) -> None:
     every = torch.cat([inside(world, 2000, 3), normalize(world.held_out - world.x.mean(0), dim=1)])
-    m = compare_structure(match_sizes(coder.code(world.atoms), coder.code(world.atoms), coder.code(every))).missing
+    m = compare_structure(
+        match_sizes(coder.code(world.atoms), coder.code(world.atoms), coder.code(every))
+    ).missing
     assert m.value == pytest.approx(0, abs=1e-6) and m.ceiling is None and m.kappa is None
     assert "no ceiling: the 64 most used of" in m.reason
 

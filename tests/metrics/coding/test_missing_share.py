@@ -67,7 +67,9 @@ def test_the_shares_hold_over_worlds(seed: int) -> None:
     world = planted(seed, rows=6000)
     assert share(world, world.atoms) < 0.05
     assert share(world, rows_like(world, 64, seed, inside=True)) == pytest.approx(1, abs=0.1)
-    assert share(world, torch.cat([world.atoms[:32], rows_like(world, 32, seed, inside=True)])) == pytest.approx(0.69, abs=0.06)
+    assert share(
+        world, torch.cat([world.atoms[:32], rows_like(world, 32, seed, inside=True)])
+    ) == pytest.approx(0.69, abs=0.06)
 
 
 @pytest.mark.prove
@@ -91,7 +93,9 @@ def test_tokens_count_alike_when_asked(world: World) -> None:
 
 
 def test_a_second_dictionary_is_the_ceiling(world: World) -> None:
-    m = missing_share(world.held_out, world.atoms, world.atoms[:32], k=K, training=world.x, second=world.atoms)
+    m = missing_share(
+        world.held_out, world.atoms, world.atoms[:32], k=K, training=world.x, second=world.atoms
+    )
     assert m.ceiling == pytest.approx(0, abs=1e-6)
     assert m.null == 1.0
     assert m.kappa == pytest.approx(1 - m.value, abs=1e-6)
@@ -117,7 +121,9 @@ def test_deltas_without_features_are_undefined() -> None:
 def test_scale_and_the_size_of_the_mean_change_nothing(world: World) -> None:
     half, shift = torch.cat([world.atoms[:32], rows_like(world, 32, 1, inside=True)]), world.x.mean(0)
     one = missing_share(world.held_out, world.atoms, half, k=K, training=world.x)
-    other = missing_share(10 * world.held_out + 3 * shift, world.atoms, half, k=K, training=10 * world.x + 3 * shift)
+    other = missing_share(
+        10 * world.held_out + 3 * shift, world.atoms, half, k=K, training=10 * world.x + 3 * shift
+    )
     assert other.value == pytest.approx(one.value, abs=1e-4)
     assert other.ci == pytest.approx(one.ci, abs=1e-4)
 
@@ -126,14 +132,21 @@ def test_what_varies_along_the_mean_is_neither_missing_nor_explained(world: Worl
     """Atoms that lean towards the mean, as fitted ones do, code as well as the true ones, and no better."""
     mean = normalize(world.x.mean(0, keepdim=True), dim=1)
     louder = torch.randn(len(world.held_out), 1, generator=torch.Generator().manual_seed(0))
-    for held_out, dictionary in ((world.held_out, world.atoms - 0.3 * mean), (world.held_out + louder * mean, world.atoms)):
+    for held_out, dictionary in (
+        (world.held_out, world.atoms - 0.3 * mean),
+        (world.held_out + louder * mean, world.atoms),
+    ):
         m = missing_share(held_out, dictionary, world.atoms, k=K, training=world.x)
         assert m.value == pytest.approx(0, abs=1e-3)
 
 
 def test_a_much_larger_reference_is_cut_or_refused(world: World) -> None:
     kept = missing_share(
-        world.held_out, world.atoms, torch.cat([world.atoms, rows_like(world, 448, 1, inside=False)]), k=K, training=world.x
+        world.held_out,
+        world.atoms,
+        torch.cat([world.atoms, rows_like(world, 448, 1, inside=False)]),
+        k=K,
+        training=world.x,
     )
     assert kept.value is not None and kept.value < 0.05
     assert "256 most used of the 512" in kept.reason
@@ -169,7 +182,15 @@ def test_p_is_uniform_when_the_reference_is_a_flip_of_itself(world: World) -> No
     for i in range(200):
         signs = torch.randint(0, 2, (len(basis),), generator=torch.Generator().manual_seed(i)) * 2.0 - 1
         turned = (reference @ basis * signs) @ basis.T
-        m = missing_share(world.held_out[10 * i : 10 * i + 200], world.atoms, turned, k=K, training=world.x, bootstrap=100, seed=1000 + i)
+        m = missing_share(
+            world.held_out[10 * i : 10 * i + 200],
+            world.atoms,
+            turned,
+            k=K,
+            training=world.x,
+            bootstrap=100,
+            seed=1000 + i,
+        )
         assert m.p is not None
         p.append(m.p)
     assert stats.kstest(p, "uniform").pvalue > 0.01

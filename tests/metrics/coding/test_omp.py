@@ -11,7 +11,9 @@ from deltasae_ray.metrics.coding.omp import pursue
 G = torch.Generator().manual_seed(0)
 
 
-def problem(dtype: torch.dtype, tokens: int = 40, d_model: int = 48, atoms: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(
+    dtype: torch.dtype, tokens: int = 40, d_model: int = 48, atoms: int = 100
+) -> tuple[torch.Tensor, torch.Tensor]:
     scales = torch.logspace(0, -1.2, d_model)
     x, a = (torch.randn(n, d_model, generator=G) * scales for n in (tokens, atoms))
     return x.to(dtype), torch.nn.functional.normalize(a, dim=1).to(dtype)
@@ -26,7 +28,10 @@ def test_it_agrees_with_scikit_learn(k: int, dtype: torch.dtype, tolerance: floa
     found = pursue(x, atoms, k)
     np.testing.assert_allclose(found.residual_energy[:, k], (left**2).sum(1), atol=tolerance)
     if dtype == torch.float64:
-        assert all(set(np.nonzero(codes.reshape(len(atoms), -1)[:, i])[0]) == set(found.support[i].tolist()) for i in range(len(x)))
+        assert all(
+            set(np.nonzero(codes.reshape(len(atoms), -1)[:, i])[0]) == set(found.support[i].tolist())
+            for i in range(len(x))
+        )
 
 
 def test_energy_falls_with_every_atom_and_the_residual_is_orthogonal_to_all_chosen() -> None:
@@ -50,7 +55,9 @@ def test_blocks_and_the_kept_gram_matrix_do_not_change_the_answer(monkeypatch: p
     whole = pursue(x, atoms, 20)
     monkeypatch.setattr("deltasae_ray.metrics.coding.omp._GRAM_ATOMS", 10)
     monkeypatch.setattr("deltasae_ray.metrics.coding.omp._BLOCK_NUMBERS", 1)
-    torch.testing.assert_close(pursue(x, atoms, 20).residual_energy, whole.residual_energy, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        pursue(x, atoms, 20).residual_energy, whole.residual_energy, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_what_is_explained_stays_explained() -> None:

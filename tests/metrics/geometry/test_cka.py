@@ -16,9 +16,11 @@ def hsic_terms(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
     def hsic(k: np.ndarray, m: np.ndarray) -> float:
         n, one = len(k), np.ones(len(k))
-        return (np.trace(k @ m) + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ m @ one)) / (
-            n * (n - 3)
-        )
+        return (
+            np.trace(k @ m)
+            + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ k @ m @ one)
+        ) / (n * (n - 3))
 
     k, m = x @ x.T, y @ y.T
     np.fill_diagonal(k, 0)
@@ -92,14 +94,19 @@ def test_rows_of_one_document_do_not_count_as_agreement() -> None:
     x, y = (np.repeat(RNG.normal(size=(60, 30)), 20, 0) + 0.3 * RNG.normal(size=(1200, 30)) for _ in range(2))
     assert abs(linear_cka(x, y, docs).value) < 0.03
     apart = linear_cka(x, y)
-    assert apart.p < 0.05 or apart.value > linear_cka(x, y, docs).value  # pooled rows find agreement that is not there
+    assert (
+        apart.p < 0.05 or apart.value > linear_cka(x, y, docs).value
+    )  # pooled rows find agreement that is not there
 
 
 def test_duplicated_tokens_do_not_shrink_the_interval() -> None:
     docs = np.repeat(np.arange(60), 4)
     x = RNG.normal(size=(240, 12))
     y = x + 2 * RNG.normal(size=(240, 12))
-    once, thrice = linear_cka(x, y, docs), linear_cka(np.repeat(x, 3, 0), np.repeat(y, 3, 0), np.repeat(docs, 3))
+    once, thrice = (
+        linear_cka(x, y, docs),
+        linear_cka(np.repeat(x, 3, 0), np.repeat(y, 3, 0), np.repeat(docs, 3)),
+    )
     assert (thrice.ci[1] - thrice.ci[0]) > 0.7 * (once.ci[1] - once.ci[0])
 
 

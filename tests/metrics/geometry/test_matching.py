@@ -18,19 +18,31 @@ from tests.metrics.worlds import dictionary_of
 
 
 def units(rows: int, d_model: int, seed: int) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return torch.nn.functional.normalize(
+        torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
 
 
 def test_the_isotropic_null_is_that_of_the_published_setting() -> None:
     assert isotropic_max_cosine(16384, 3584) == pytest.approx(0.0663, abs=0.0005)
 
 
-@pytest.mark.parametrize(("rows", "d_model", "absolute"), [(1, 8, False), (1, 8, True), (512, 64, False), (512, 64, True), (7, 2, False)])
+@pytest.mark.parametrize(
+    ("rows", "d_model", "absolute"),
+    [(1, 8, False), (1, 8, True), (512, 64, False), (512, 64, True), (7, 2, False)],
+)
 def test_the_isotropic_null_agrees_with_simulation(rows: int, d_model: int, absolute: bool) -> None:
-    drawn = np.concatenate([best_cosines(units(200, d_model, i), units(rows, d_model, 100 + i), absolute=absolute) for i in range(60)])
+    drawn = np.concatenate(
+        [
+            best_cosines(units(200, d_model, i), units(rows, d_model, 100 + i), absolute=absolute)
+            for i in range(60)
+        ]
+    )
     # rows of one reference share it: the mean over references is what varies
     se = drawn.reshape(60, -1).mean(1).std() / math.sqrt(60)
-    assert isotropic_max_cosine(rows, d_model, absolute=absolute) == pytest.approx(drawn.mean(), abs=4 * se + 1e-4)
+    assert isotropic_max_cosine(rows, d_model, absolute=absolute) == pytest.approx(
+        drawn.mean(), abs=4 * se + 1e-4
+    )
 
 
 def test_a_random_decoder_against_a_random_reference_sits_at_its_null() -> None:
@@ -44,7 +56,9 @@ def test_max_cosine_is_signed_and_takes_rows_as_latents() -> None:
     assert max_cosine(a, a).value == pytest.approx(1.0)
     assert max_cosine(a, -a).value == pytest.approx(0.0)
     assert max_cosine(a, -a, absolute=True).value == pytest.approx(1.0)
-    assert max_cosine(3 * a[:2], a[:1]).value == pytest.approx(0.5)  # row 0 is there, row 1 is orthogonal; norms do not matter
+    assert max_cosine(3 * a[:2], a[:1]).value == pytest.approx(
+        0.5
+    )  # row 0 is there, row 1 is orthogonal; norms do not matter
 
 
 def test_weights_decide_which_latents_count() -> None:
@@ -85,12 +99,20 @@ def test_covariance_matched_atoms_come_nearer_than_isotropic_ones_where_data_is_
     assert (absolute >= signed - 1e-6).all()
 
 
-def test_two_adapters_are_matched_across_seeds_where_there_are_two_and_say_so_where_they_share_a_start() -> None:
+def test_two_adapters_are_matched_across_seeds_where_there_are_two_and_say_so_where_they_share_a_start() -> (
+    None
+):
     rows = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
     start, other = (dictionary_of(units(32, 16, seed), rows) for seed in (1, 2))
-    found = {apart: similar_dictionaries(Moments.of(rows).spectrum, start, start, None, d, Settings()) for apart, d in ((False, None), (True, other))}
+    found = {
+        apart: similar_dictionaries(Moments.of(rows).spectrum, start, start, None, d, Settings())
+        for apart, d in ((False, None), (True, other))
+    }
     assert found[False].value == pytest.approx(1) and SAME_START in found[False].reason
-    assert found[True].value == pytest.approx(found[True].null, abs=0.05) and SAME_START not in found[True].reason
+    assert (
+        found[True].value == pytest.approx(found[True].null, abs=0.05)
+        and SAME_START not in found[True].reason
+    )
 
 
 def test_another_width_or_nan_is_refused() -> None:
@@ -101,7 +123,8 @@ def test_another_width_or_nan_is_refused() -> None:
 
 
 def test_kappa_of_matching_resamples_a_latents_value_and_twin_together() -> None:
-    """Every latent half way between null and ceiling: whichever latents were drawn, κ is .5, and only the null's draws are left to doubt."""
+    """Every latent half way between null and ceiling: whichever latents were drawn, κ is .5, and only the
+    null's draws are left to doubt."""
     rng = np.random.default_rng(0)
     twin = rng.uniform(0.5, 1.0, 64)
     null = 0.3 + 0.01 * rng.standard_normal((5, 64))
@@ -110,21 +133,30 @@ def test_kappa_of_matching_resamples_a_latents_value_and_twin_together() -> None
     assert m.kappa == pytest.approx(0.5) and m.kappa_ci is not None and m.ci is not None
     assert m.kappa_ci[1] - m.kappa_ci[0] < 0.01 < m.ci[1] - m.ci[0]
     apart = mean_match(rng.permutation(half_way), np.ones(64), null, twin)
-    assert apart.kappa_ci is not None and apart.kappa_ci[1] - apart.kappa_ci[0] > 0.05, "the same figures of other latents"
+    assert apart.kappa_ci is not None and apart.kappa_ci[1] - apart.kappa_ci[0] > 0.05, (
+        "the same figures of other latents"
+    )
     wide = mean_match(half_way, np.ones(64), 0.3 + 0.5 * rng.standard_normal((5, 64)), twin)
     assert wide.kappa is None or wide.kappa_ci is not None and wide.kappa_ci[1] - wide.kappa_ci[0] > 0.05
 
 
-def test_featureless_atoms_that_carry_energy_lie_nearer_to_a_reference_of_the_same_leading_directions() -> None:
-    """And so the energy-weighted figure of a featureless dictionary is held against theirs, and not against all atoms alike."""
+def test_featureless_atoms_that_carry_energy_lie_nearer_to_a_reference_of_the_same_leading_directions() -> (
+    None
+):
+    """And so the energy-weighted figure of a featureless dictionary is held against theirs, and not against
+    all atoms alike."""
     g = torch.Generator().manual_seed(0)
     scale = torch.cat([torch.full((8,), 2.0), torch.full((56,), 0.3)])
     rows = torch.randn(4000, 64, generator=g) * scale
     inputs = LayerInputs(
-        delta_fit=rows[:3000].numpy(), delta_eval=rows[3000:].numpy(), base_fit=rows[:3000].numpy(), base_eval=rows[3000:].numpy(),
-        fit_docs=np.arange(3000) // 30, eval_docs=np.arange(1000) // 20, reference=dictionary_of(units(128, 64, 3) * scale, rows[:3000]),
+        delta_fit=rows[:3000].numpy(), delta_eval=rows[3000:].numpy(), base_fit=rows[:3000].numpy(),
+        base_eval=rows[3000:].numpy(),
+        fit_docs=np.arange(3000) // 30, eval_docs=np.arange(1000) // 20,
+        reference=dictionary_of(units(128, 64, 3) * scale, rows[:3000]),
     )  # fmt: skip
-    featureless = dictionary_of(torch.nn.functional.normalize(units(96, 64, 4) * scale, dim=1), rows[:3000], k=8)
+    featureless = dictionary_of(
+        torch.nn.functional.normalize(units(96, 64, 4) * scale, dim=1), rows[:3000], k=8
+    )
     found = matching_measures(Context.of(inputs, Settings(k=8, code_tokens=512)), featureless, None)
     plain, weighted = found["max_cosine"], found["max_cosine_weighted"]
     assert weighted.null > plain.null + 0.005

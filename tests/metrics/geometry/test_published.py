@@ -1,4 +1,5 @@
-"""Figures as published: what chance gives in each, in closed form, from drawn rows and from a decoder that was never trained."""
+"""Figures as published: what chance gives in each, in closed form, from drawn rows and from a decoder that
+was never trained."""
 
 from dataclasses import replace
 
@@ -26,7 +27,9 @@ def context() -> Context:
 
 def units(rows: int, seed: int, d_model: int = D_MODEL) -> torch.Tensor:
     """Random unit rows."""
-    return torch.nn.functional.normalize(torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1)
+    return torch.nn.functional.normalize(
+        torch.randn(rows, d_model, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
 
 
 def untrained(d_sae: int, d_model: int) -> torch.Tensor:
@@ -35,18 +38,34 @@ def untrained(d_sae: int, d_model: int) -> torch.Tensor:
     return start_rows(rows, measure(rows), d_sae, torch.Generator().manual_seed(0))
 
 
-def test_an_untrained_decoder_meets_a_random_reference_at_the_papers_figure_and_the_verdict_calls_that_chance() -> None:
-    """N = 16,384 rows of the reference in d = 3584: how many rows the decoder has decides the interval only, not the mean."""
+def test_an_untrained_decoder_meets_a_random_reference_at_the_papers_figure_and_the_verdict_calls_that_chance() -> (
+    None
+):
+    """N = 16,384 rows of the reference in d = 3584: how many rows the decoder has decides the interval only,
+    not the mean."""
     reference = units(16_384, 1, 3584)
     found = max_cosine(untrained(1024, 3584), reference)
     assert found.value == pytest.approx(0.0663, abs=5e-4) and found.null == pytest.approx(0.0663, abs=1e-4)
     missing = Measure(0.5, null=1.0, ci=(0.4, 0.6), n=77)
-    untrained_leaf = LeafFigures("r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, "paper_max_cosine": found})
+    untrained_leaf = LeafFigures(
+        "r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, "paper_max_cosine": found}
+    )
     said = verdict("r4", [untrained_leaf], CHANGED).text
-    assert f"Mean max-cosine as published {found:.3f}, isotropic chance 0.066: at chance" in said and "aligned" not in said
-    trained = {"paper_max_cosine": replace(found, value=0.071, ci=(0.070, 0.072)), "paper_max_cosine_untrained": found}
-    said = verdict("r4", [LeafFigures("r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, **trained})], CHANGED).text
-    assert f"0.071 [0.070, 0.072], isotropic chance 0.066, the decoder before training {found.value:.3f}: at chance" in said
+    assert (
+        f"Mean max-cosine as published {found:.3f}, isotropic chance 0.066: at chance" in said
+        and "aligned" not in said
+    )
+    trained = {
+        "paper_max_cosine": replace(found, value=0.071, ci=(0.070, 0.072)),
+        "paper_max_cosine_untrained": found,
+    }
+    said = verdict(
+        "r4", [LeafFigures("r4", 12, 1024, 8, "topk", 0, {"missing_share": missing, **trained})], CHANGED
+    ).text
+    assert (
+        f"0.071 [0.070, 0.072], isotropic chance 0.066, the decoder before training {found.value:.3f}: at"
+        " chance" in said
+    )
 
 
 def test_median_and_share_by_chance_are_those_of_drawn_rows() -> None:
@@ -64,7 +83,9 @@ def test_random_rows_have_the_median_share_and_angles_of_chance(context: Context
     rows = units(2000, 3)
     random, other = dictionary_of(rows, rows), replace(context, reference=dictionary_of(units(400, 4), rows))
     found = published_matching(other, random, rows)
-    assert found["paper_max_cosine_untrained"].value == pytest.approx(found["paper_max_cosine"].value, abs=1e-6)
+    assert found["paper_max_cosine_untrained"].value == pytest.approx(
+        found["paper_max_cosine"].value, abs=1e-6
+    )
     for name in ("paper_max_cosine", "paper_median_cosine"):
         assert found[name].value == pytest.approx(found[name].null, abs=0.01), name
     assert found["paper_novel_share"].value == pytest.approx(found["paper_novel_share"].null, abs=0.02)
@@ -75,7 +96,9 @@ def test_random_rows_have_the_median_share_and_angles_of_chance(context: Context
 def test_a_copy_of_the_reference_is_at_1_and_nothing_of_it_is_novel(context: Context) -> None:
     copy = dictionary_of(context.reference.W_dec, torch.from_numpy(context.layer.rows.delta_fit))
     found = published_matching(context, copy, None)
-    assert found["paper_max_cosine"].value == pytest.approx(1) and found["paper_median_cosine"].value == pytest.approx(1)
+    assert found["paper_max_cosine"].value == pytest.approx(1) and found[
+        "paper_median_cosine"
+    ].value == pytest.approx(1)
     assert found["paper_novel_share"].value == 0 and "paper_max_cosine_untrained" not in found
     angles = published_angles(context, copy)
     assert max(m.value for m in angles.values()) < 1e-5
@@ -84,10 +107,15 @@ def test_a_copy_of_the_reference_is_at_1_and_nothing_of_it_is_novel(context: Con
 def test_angles_of_fewer_rows_than_directions_are_undefined(context: Context) -> None:
     few = dictionary_of(units(3, 0), torch.from_numpy(context.layer.rows.delta_fit), k=2)
     found = published_angles(context, few)
-    assert found["paper_angle_k2"].value is not None and "fewer than 4 directions" in found["paper_angle_k4"].reason
+    assert (
+        found["paper_angle_k2"].value is not None
+        and "fewer than 4 directions" in found["paper_angle_k4"].reason
+    )
 
 
 def test_the_interval_of_a_median_covers_it() -> None:
     rng = np.random.default_rng(0)
-    covered = [low <= 0.3 <= high for low, high in (median_interval(rng.normal(0.3, 0.05, 101)) for _ in range(400))]
+    covered = [
+        low <= 0.3 <= high for low, high in (median_interval(rng.normal(0.3, 0.05, 101)) for _ in range(400))
+    ]
     assert 0.92 < np.mean(covered) < 0.99

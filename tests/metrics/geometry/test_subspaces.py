@@ -6,7 +6,12 @@ from scipy.linalg import subspace_angles
 
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.geometry.isotropic import random_subspace_angle
-from deltasae_ray.metrics.geometry.subspaces import decoder_subspace, principal_angles, principal_subspace, subspace_overlap
+from deltasae_ray.metrics.geometry.subspaces import (
+    decoder_subspace,
+    principal_angles,
+    principal_subspace,
+    subspace_overlap,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -50,8 +55,13 @@ def test_the_random_subspace_null_is_that_of_the_published_setting(k: int, degre
 
 @pytest.mark.parametrize(("ka", "kb", "d_model"), [(1, 1, 64), (5, 9, 40), (16, 16, 64), (30, 20, 40)])
 def test_the_random_subspace_null_agrees_with_simulation(ka: int, kb: int, d_model: int) -> None:
-    drawn = [np.degrees(principal_angles(RNG.normal(size=(d_model, ka)), RNG.normal(size=(d_model, kb)))).mean() for _ in range(300)]
-    assert random_subspace_angle(ka, kb, d_model) == pytest.approx(np.mean(drawn), abs=0.2 + 4 * np.std(drawn) / np.sqrt(300))
+    drawn = [
+        np.degrees(principal_angles(RNG.normal(size=(d_model, ka)), RNG.normal(size=(d_model, kb)))).mean()
+        for _ in range(300)
+    ]
+    assert random_subspace_angle(ka, kb, d_model) == pytest.approx(
+        np.mean(drawn), abs=0.2 + 4 * np.std(drawn) / np.sqrt(300)
+    )
     assert random_subspace_angle(kb, ka, d_model) == random_subspace_angle(ka, kb, d_model)
 
 

@@ -23,7 +23,9 @@ class Text:
     def codes(self, *, shared: bool = True, by_document: float = 0.0, first: float = 0.0) -> np.ndarray:
         """[row, latent]; each side draws by itself, but for the preference of tokens where that is shared."""
         of_token = self.by_token if shared else 2 * self.rng.standard_normal((VOCABULARY, LATENTS))
-        likes = of_token[self.tokens] + by_document * self.rng.standard_normal((DOCUMENTS, LATENTS))[self.docs]
+        likes = (
+            of_token[self.tokens] + by_document * self.rng.standard_normal((DOCUMENTS, LATENTS))[self.docs]
+        )
         likes = likes + first * (self.positions == 0)[:, None] - 2.0
         fired = self.rng.random(likes.shape) < stats.norm.cdf(likes)
         return fired * self.rng.uniform(0.5, 1.5, likes.shape)

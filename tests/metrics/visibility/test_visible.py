@@ -1,4 +1,5 @@
-"""The decision on planted worlds, with dictionaries that are the truth but for an error; fitted ones are in test_fitted.py."""
+"""The decision on planted worlds, with dictionaries that are the truth but for an error; fitted ones are in
+test_fitted.py."""
 
 from dataclasses import replace
 
@@ -29,9 +30,13 @@ def share_held(found: ds.Visibility, world: Planted) -> bool:
     return found.features[0] <= world.share <= found.features[1]
 
 
-@pytest.mark.parametrize(("share", "label"), [(1.0, "VISIBLE"), (0.5, "PARTLY VISIBLE"), (0.0, "NOT VISIBLE")])
+@pytest.mark.parametrize(
+    ("share", "label"), [(1.0, "VISIBLE"), (0.5, "PARTLY VISIBLE"), (0.0, "NOT VISIBLE")]
+)
 @pytest.mark.parametrize("dense", [0.0, 0.6])
-def test_the_label_and_the_share_of_features_are_those_of_the_world(share: float, label: str, dense: float) -> None:
+def test_the_label_and_the_share_of_features_are_those_of_the_world(
+    share: float, label: str, dense: float
+) -> None:
     world = mixture(0, share=share, dense=dense, active=4, **TINY)
     found = decided(world, known_all(world, 0))
     assert found.label == label and share_held(found, world)
@@ -80,11 +85,18 @@ def test_a_child_that_the_reference_holds_with_its_parent_is_not_missing(parents
 
 def test_corpora_without_features_are_inconclusive_though_their_covariances_differ() -> None:
     world = featureless(5, **TINY)
-    leading = [torch.linalg.svd(world.deltas[torch.from_numpy(world.corpora == c)], full_matrices=False)[2][:16] for c in "012"]
+    leading = [
+        torch.linalg.svd(world.deltas[torch.from_numpy(world.corpora == c)], full_matrices=False)[2][:16]
+        for c in "012"
+    ]
     made = known_all(world, 0)
     own = dictionary_of(torch.cat(leading), world.deltas[: world.fit])
     found = decided(world, Fitted(own, (own,), made.reference, made.base_dictionaries))
-    assert found.label == "INCONCLUSIVE" and found.share.value is None and any("Gaussian" in x for x in found.reasons)
+    assert (
+        found.label == "INCONCLUSIVE"
+        and found.share.value is None
+        and any("Gaussian" in x for x in found.reasons)
+    )
     real = mixture(5, share=0.5, active=4, **TINY)
     texts = (real.doc_ids % 3).astype(str)
     apart = decided(real, known_all(real, 0), corpora=texts[real.fit :])
@@ -94,8 +106,14 @@ def test_corpora_without_features_are_inconclusive_though_their_covariances_diff
 def test_a_reference_that_lacks_base_latents_too_is_called_weak_and_still_never_sees() -> None:
     world = mixture(6, share=0.5, active=4, base_holds="all", **TINY)
     found = decided(world, known_all(world, 0))
-    assert found.label == "PARTLY VISIBLE" and share_held(found, world) and any("weak" in x for x in found.reasons)
-    alone = decided(world, replace(known_all(world, 0), base_dictionaries=known_all(world, 0).base_dictionaries[:1]))
+    assert (
+        found.label == "PARTLY VISIBLE"
+        and share_held(found, world)
+        and any("weak" in x for x in found.reasons)
+    )
+    alone = decided(
+        world, replace(known_all(world, 0), base_dictionaries=known_all(world, 0).base_dictionaries[:1])
+    )
     assert alone.share.value == found.share.value and any("1 base dictionaries" in x for x in alone.reasons)
 
 
@@ -105,7 +123,11 @@ def test_latents_of_one_seed_are_not_judged_and_few_latents_give_no_label() -> N
     found = decided(world, made)
     assert {x.index for x in found.latents} <= set(range(64)), "junk differs between the seeds"
     strange = decided(world, Fitted(made.dictionary, other.second, made.reference, made.base_dictionaries))
-    assert strange.label == "INCONCLUSIVE" and strange.share.value is None and "10 are needed" in strange.reasons[-1]
+    assert (
+        strange.label == "INCONCLUSIVE"
+        and strange.share.value is None
+        and "10 are needed" in strange.reasons[-1]
+    )
 
 
 def test_rare_latents_cannot_be_judged() -> None:

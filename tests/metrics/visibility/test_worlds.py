@@ -64,7 +64,9 @@ def test_latents_and_leading_directions_of_one_module_are_judged_at_any_rank(ran
     assert labels <= ({"visible", "partly"} if share else {"not visible"}) and len(found.latents) >= rank
     wrong = "not visible" if share else "visible"
     assert found.directions and wrong not in {x.label for x in found.directions}
-    assert (found.label != "INCONCLUSIVE") == (rank == 16 and not share), "sixteen of sixteen may still be a tenth"
+    assert (found.label != "INCONCLUSIVE") == (rank == 16 and not share), (
+        "sixteen of sixteen may still be a tenth"
+    )
 
 
 @pytest.mark.parametrize("energy", [0.5, 0.8])
@@ -73,7 +75,9 @@ def test_one_dominant_direction_without_features_hides_nothing(energy: float) ->
         world = mixture(1, share=share, dense=energy, dense_rank=1, active=4, d=96, fit=3000, rows=4500)
         found = decided(world, known_all(world, 1))
         assert found.share.value == pytest.approx(value, abs=0.05)
-        assert [round(x.variance, 1) for x in found.directions] == [energy] and found.directions[0].label == "not visible"
+        assert [round(x.variance, 1) for x in found.directions] == [energy] and found.directions[
+            0
+        ].label == "not visible"
 
 
 def over_seeds(make: Callable[[int], tuple[Planted, Fitted]]) -> list[tuple[Planted, Fitted, ds.Visibility]]:
@@ -107,7 +111,9 @@ def test_a_change_of_base_features_names_at_most_a_twentieth(make: Callable, tie
 @pytest.mark.parametrize("make", [known_all, half_fitted])
 @pytest.mark.parametrize("dense", [0.0, 0.4, 0.6])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_the_share_of_features_is_covered_in_nine_of_ten_seeds(make: Callable, dense: float, share: float) -> None:
+def test_the_share_of_features_is_covered_in_nine_of_ten_seeds(
+    make: Callable, dense: float, share: float
+) -> None:
     found = over_seeds(lambda seed: ((w := mixture(seed, share=share, dense=dense, active=4)), make(w, seed)))
     covered = [v.features[0] <= world.share <= v.features[1] for world, _, v in found]
     labels = Counter(v.label for _, _, v in found)

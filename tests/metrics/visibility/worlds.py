@@ -1,4 +1,5 @@
-"""Planted worlds of the visibility decision: base activations, deltas and a reference whose relation is known."""
+"""Planted worlds of the visibility decision: base activations, deltas and a reference whose relation is
+known."""
 
 from dataclasses import dataclass, field, replace
 
@@ -59,7 +60,9 @@ class Rows:
 
     def __post_init__(self) -> None:
         weights = 1 / torch.arange(1, VOCABULARY + 1)
-        object.__setattr__(self, "tokens", torch.multinomial(weights, self.total, replacement=True, generator=self.g))
+        object.__setattr__(
+            self, "tokens", torch.multinomial(weights, self.total, replacement=True, generator=self.g)
+        )
 
     @property
     def doc_ids(self) -> np.ndarray:
@@ -69,15 +72,25 @@ class Rows:
     def positions(self) -> np.ndarray:
         return np.arange(self.total) % self.per_document
 
-    def codes(self, atoms: int, active: int, amplitude: tuple[float, float], liking: float = 0.5, by_token: float = 0.5) -> Tensor:
-        """Codes [row, atom] with `active` atoms on every row; documents and tokens differ in which they prefer."""
+    def codes(
+        self,
+        atoms: int,
+        active: int,
+        amplitude: tuple[float, float],
+        liking: float = 0.5,
+        by_token: float = 0.5,
+    ) -> Tensor:
+        """Codes [row, atom] with `active` atoms on every row; documents and tokens differ in which they
+        prefer."""
         documents = -(-self.total // self.per_document)
         likes = liking * torch.randn(documents, atoms, generator=self.g)[torch.from_numpy(self.doc_ids)]
         likes = likes + by_token * torch.randn(VOCABULARY, atoms, generator=self.g)[self.tokens]
         gumbel = -torch.log(-torch.log(torch.rand(self.total, atoms, generator=self.g).clamp(1e-6, 1 - 1e-6)))
         chosen = (likes + gumbel).topk(active, 1).indices
         low, high = amplitude
-        return torch.zeros(self.total, atoms).scatter_(1, chosen, low + (high - low) * torch.rand(self.total, active, generator=self.g))
+        return torch.zeros(self.total, atoms).scatter_(
+            1, chosen, low + (high - low) * torch.rand(self.total, active, generator=self.g)
+        )
 
     def rare(self, rate: float, amplitude: tuple[float, float]) -> Tensor:
         """Codes [row] that fire on a share `rate` of the rows, each by itself."""
@@ -91,10 +104,14 @@ def _planted(rows: Rows, fit: int, deltas: Tensor, base: Tensor, **known: object
 
 
 def dense_part(rows: Rows, d: int, rank: int, energy: float) -> tuple[Tensor, Tensor]:
-    """Gaussian rows of one rank and E‖x‖², and the orthonormal rows that span them; eigenvalues fall from 1 to 1/2."""
+    """Gaussian rows of one rank and E‖x‖², and the orthonormal rows that span them; eigenvalues fall from 1
+    to 1/2."""
     basis = torch.linalg.qr(torch.randn(d, rank, generator=rows.g)).Q.T
     spread = torch.linspace(1, 0.5, rank)
-    return torch.randn(rows.total, rank, generator=rows.g) * (energy * spread / spread.sum()).sqrt() @ basis, basis
+    return (
+        torch.randn(rows.total, rank, generator=rows.g) * (energy * spread / spread.sum()).sqrt() @ basis,
+        basis,
+    )
 
 
 def mixture(
@@ -118,7 +135,8 @@ def mixture(
 
     Args:
         share: of the features that the reference holds; 0, .25, .5, .75, .9 and 1 are tried.
-        dense: share of the deltas' energy in a Gaussian part of rank `dense_rank` that no atom of the reference holds; 0, .4, .6, .8.
+        dense: share of the deltas' energy in a Gaussian part of rank `dense_rank` that no atom of the
+            reference holds; 0, .4, .6, .8.
         d: width; 64–256.
         fit: training rows; 4,000–16,000.
         rows: of both splits; evaluation rows are 2,000–4,000.
@@ -128,7 +146,8 @@ def mixture(
         amplitude: of a firing, uniform.
         noise: white, per coordinate; .005–.05.
         padding: atoms of the reference that are no features of the deltas; 0–512.
-        base_holds: base activations are made of the reference's atoms ("reference") or of all features besides ("all").
+        base_holds: base activations are made of the reference's atoms ("reference") or of all features
+            besides ("all").
     """
     g = torch.Generator().manual_seed(seed)
     line = Rows(rows, per_document, g)
@@ -139,11 +158,19 @@ def mixture(
     deltas = line.codes(features, active, amplitude) @ atoms + noise * torch.randn(rows, d, generator=g)
     basis = None
     if dense:
-        part, basis = dense_part(line, d, dense_rank, float(deltas.square().sum(1).mean()) * dense / (1 - dense))
+        part, basis = dense_part(
+            line, d, dense_rank, float(deltas.square().sum(1).mean()) * dense / (1 - dense)
+        )
         deltas = deltas + part
     known = reference if base_holds == "reference" else torch.cat([reference, atoms[torch.from_numpy(~held)]])
-    base = 10 * line.codes(len(known), 8, amplitude) @ known + 10 * noise * torch.randn(rows, d, generator=g) + 3.0
-    return _planted(line, fit, deltas, base, atoms=atoms, held=held, reference=reference, base_atoms=known, dense=basis)
+    base = (
+        10 * line.codes(len(known), 8, amplitude) @ known
+        + 10 * noise * torch.randn(rows, d, generator=g)
+        + 3.0
+    )
+    return _planted(
+        line, fit, deltas, base, atoms=atoms, held=held, reference=reference, base_atoms=known, dense=basis
+    )
 
 
 def changed(
@@ -187,7 +214,9 @@ def changed(
     sign = torch.where(torch.rand(features, generator=g) < 0.2, -1.0, 1.0)
     change = codes[:, chosen] if tied else line.codes(features, max(1, active // 2), amplitude)
     atoms = sign[:, None] * known[chosen]
-    kinds: list[str | None] = ["amplified" if s > 0 else "suppressed" for s in sign.tolist()] if tied else [None] * features
+    kinds: list[str | None] = (
+        ["amplified" if s > 0 else "suppressed" for s in sign.tolist()] if tied else [None] * features
+    )
     deltas = change @ atoms
     if novel_rate:
         fires, new = line.rare(novel_rate, amplitude), units(1, d, g)
@@ -196,7 +225,9 @@ def changed(
         kinds.append("new")
     deltas = deltas + noise * torch.randn(rows, d, generator=g)
     held = np.arange(len(atoms)) < features
-    return _planted(line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known, kinds=tuple(kinds))
+    return _planted(
+        line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known, kinds=tuple(kinds)
+    )
 
 
 def absorbed(
@@ -214,7 +245,8 @@ def absorbed(
     noise: float = 0.01,
     padding: int = 64,
 ) -> Planted:
-    """Children fire only with their parents, and the reference has an atom of parent + child in the child's place.
+    """Children fire only with their parents, and the reference has an atom of parent + child in the child's
+    place.
 
     Args:
         pairs: parents, each with one child; 16–48.
@@ -237,10 +269,14 @@ def absorbed(
     deltas = codes @ parents + joined @ children + noise * torch.randn(rows, d, generator=g)
     both = F.normalize(parents + children, dim=1)
     reference = torch.cat([*([parents] if parents_held else []), both, units(padding, d, g)])
-    base = 10 * line.codes(len(reference), 8, amplitude) @ reference + 10 * noise * torch.randn(rows, d, generator=g)
+    base = 10 * line.codes(len(reference), 8, amplitude) @ reference + 10 * noise * torch.randn(
+        rows, d, generator=g
+    )
     atoms = torch.cat([parents, children])
     held = np.arange(2 * pairs) >= 0
-    return _planted(line, fit, deltas, base + 3.0, atoms=atoms, held=held, reference=reference, base_atoms=reference)
+    return _planted(
+        line, fit, deltas, base + 3.0, atoms=atoms, held=held, reference=reference, base_atoms=reference
+    )
 
 
 def featureless(
@@ -263,12 +299,15 @@ def featureless(
         fit: training rows; 4,000–16,000.
         rows: of both splits; evaluation rows are 2,000–4,000.
         per_document: rows of a document; 20–60.
-        base_features: that base activations are made of, 8 on each row; the reference holds all of them; 96–256.
+        base_features: that base activations are made of, 8 on each row; the reference holds all of them;
+            96–256.
     """
     g = torch.Generator().manual_seed(seed)
     line = Rows(rows, per_document, g)
     corpora = line.doc_ids % texts
-    mixing = [torch.randn(rank, d, generator=g) * torch.linspace(1.5, 0.3, rank)[:, None] for _ in range(texts)]
+    mixing = [
+        torch.randn(rank, d, generator=g) * torch.linspace(1.5, 0.3, rank)[:, None] for _ in range(texts)
+    ]
     drawn = torch.randn(rows, rank, generator=g)
     deltas = torch.zeros(rows, d)
     for text in range(texts):
@@ -276,7 +315,9 @@ def featureless(
         deltas[here] = drawn[here] @ mixing[text] / d**0.5
     deltas = deltas + 0.05 * torch.randn(rows, d, generator=g)
     known = units(base_features, d, g)
-    base = 10 * line.codes(base_features, 8, (0.5, 1.5)) @ known + 0.1 * torch.randn(rows, d, generator=g) + 3.0
+    base = (
+        10 * line.codes(base_features, 8, (0.5, 1.5)) @ known + 0.1 * torch.randn(rows, d, generator=g) + 3.0
+    )
     return _planted(
         line,
         fit,
@@ -305,7 +346,8 @@ def scaled(
     strength: float = 0.1,
     noise: float = 0.01,
 ) -> Planted:
-    """Deltas of four kinds: base features amplified, suppressed and turned, and new ones that fire by themselves.
+    """Deltas of four kinds: base features amplified, suppressed and turned, and new ones that fire by
+    themselves.
 
     Args:
         each: features of each kind; 8–16.
@@ -327,7 +369,9 @@ def scaled(
     base = 10 * codes @ known + 10 * noise * torch.randn(rows, d, generator=g) + 3.0
     up, down, turned = torch.randperm(base_features, generator=g)[: 3 * each].split(each)
     angle = torch.tensor(turn).deg2rad()
-    sideways = F.normalize(new[:each] - (new[:each] * known[turned]).sum(1, keepdim=True) * known[turned], dim=1)
+    sideways = F.normalize(
+        new[:each] - (new[:each] * known[turned]).sum(1, keepdim=True) * known[turned], dim=1
+    )
     moved = F.normalize(angle.cos() * known[turned] + angle.sin() * sideways - known[turned], dim=1)
     own = line.codes(base_features, active, amplitude)[:, :each]
     atoms = torch.cat([known[up], -known[down], moved, new[each:]])
@@ -335,7 +379,9 @@ def scaled(
     deltas = 10 * strength * change @ atoms + noise * torch.randn(rows, d, generator=g)
     kinds = ("amplified",) * each + ("suppressed",) * each + ("turned",) * each + ("new",) * each
     held = np.repeat([True, True, False, False], each)
-    return _planted(line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known, kinds=kinds)
+    return _planted(
+        line, fit, deltas, base, atoms=atoms, held=held, reference=known, base_atoms=known, kinds=kinds
+    )
 
 
 def module(
@@ -365,7 +411,8 @@ def module(
         base_features: that base activations are made of; the reference holds all of them; 96–256.
         active: base features on each row; 8–16.
         amplitude: of a firing, uniform; base activations are 10 times that.
-        leak: what each component reads of all other features, in standard deviations of what it should read; 0–.3.
+        leak: what each component reads of all other features, in standard deviations of what it should read;
+            0–.3.
         noise: white, per coordinate, of the deltas; 0–.01.
     """
     g = torch.Generator().manual_seed(seed)
@@ -388,7 +435,17 @@ def module(
 def dictionary_of(atoms: Tensor, rows: Tensor, k: int = 8) -> Dictionary:
     """A TopK dictionary that knows these atoms, with what its latents do on `rows`."""
     ones = torch.ones(len(atoms))
-    made = Dictionary(atoms.T.contiguous(), atoms.contiguous(), 0 * ones, rows.mean(0), "topk", k, ones, ones, mean=rows.mean(0))
+    made = Dictionary(
+        atoms.T.contiguous(),
+        atoms.contiguous(),
+        0 * ones,
+        rows.mean(0),
+        "topk",
+        k,
+        ones,
+        ones,
+        mean=rows.mean(0),
+    )
     return replace(made.measured(rows), meta={"rows": len(rows)})
 
 
@@ -411,21 +468,36 @@ class Fitted:
 
 
 def fit_all(
-    world: Planted, seed: int, *, k: int = 8, d_sae: int = 256, reference: str = "atoms", seconds: int = 1, bases: int = 3
+    world: Planted,
+    seed: int,
+    *,
+    k: int = 8,
+    d_sae: int = 256,
+    reference: str = "atoms",
+    seconds: int = 1,
+    bases: int = 3,
 ) -> Fitted:
-    """Delta dictionaries of several seeds, the reference (its atoms, or "fitted" to base activations) and base dictionaries."""
+    """Delta dictionaries of several seeds, the reference (its atoms, or "fitted" to base activations) and
+    base dictionaries."""
     deltas, base = world.deltas[: world.fit], world.base[: world.fit]
     own = [fitted(deltas, 100 * seed + i, d_sae=d_sae, k=k) for i in range(1 + seconds)]
     size = 2 * 2 ** int(np.ceil(np.log2(len(world.reference))))
-    others = [fitted(base, 100 * seed + 50 + i, d_sae=size, steps=300) for i in range(bases + (reference == "fitted"))]
+    others = [
+        fitted(base, 100 * seed + 50 + i, d_sae=size, steps=300)
+        for i in range(bases + (reference == "fitted"))
+    ]
     given = dictionary_of(world.reference, base) if reference == "atoms" else others.pop()
     return Fitted(own[0], tuple(own[1:]), given, tuple(others))
 
 
-def known_all(world: Planted, seed: int, *, k: int = 8, off: float = 0.15, junk: int = 16, bases: int = 3) -> Fitted:
-    """Dictionaries that nobody had to fit: the truth with an error of length `off` in every row, and junk of each seed's own.
+def known_all(
+    world: Planted, seed: int, *, k: int = 8, off: float = 0.15, junk: int = 16, bases: int = 3
+) -> Fitted:
+    """Dictionaries that nobody had to fit: the truth with an error of length `off` in every row, and junk of
+    each seed's own.
 
-    A quick stand-in for fitted ones: latents are good or junk, where training leaves mixtures of features too.
+    A quick stand-in for fitted ones: latents are good or junk, where training leaves mixtures of features
+    too.
     """
     g = torch.Generator().manual_seed(1_000_003 + seed)
     d, fit = world.deltas.shape[1], slice(0, world.fit)
@@ -453,4 +525,6 @@ def decided(world: Planted, found: Fitted, seed: int = 0, **other: object) -> Vi
         "corpora": None if world.corpora is None else world.corpora[rest],
         "seed": seed,
     }
-    return visibility(world.deltas[rest], world.base[rest], found.dictionary, found.reference, **{**given, **other})
+    return visibility(
+        world.deltas[rest], world.base[rest], found.dictionary, found.reference, **{**given, **other}
+    )
