@@ -30,6 +30,7 @@ FLOORS = (
     {"analyses"},
     {"report"},
     {"study"},
+    {"command"},
 )
 ONLY_IN = {  # a room or a file
     "deepspeed": {"models/zero3.py"},

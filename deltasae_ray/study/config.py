@@ -1,6 +1,7 @@
 """The whole study in one frozen value. Every job takes the same words and reads its own part."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.analyses.config import DivergeConfig
@@ -43,6 +44,9 @@ class StudyConfig:
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""Configurations that come with the package: `config=demo` reads demo.yaml."""
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}
 """`reference=base` means `reference.source=base`."""
