@@ -11,6 +11,7 @@ FLOORS = (
     {
         "sae",
         "metrics",
+        "gate",
         "batches",
         "hookpoints",
         "errors",
