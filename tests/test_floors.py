@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"corpus", "models", "shards", "tracking", "stalls"},
     {"runtime"},
-    {"adapt", "harvest", "fit"},
+    {"adapt", "harvest", "fit", "elicit"},
     {"analyses"},
     {"report"},
     {"study"},
