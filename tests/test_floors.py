@@ -29,6 +29,7 @@ FLOORS = (
     {"analyses"},
     {"report"},
     {"study"},
+    {"arena"},
 )
 ONLY_IN = {  # a room or a file
     "deepspeed": {"models/zero3.py"},
