@@ -86,9 +86,8 @@ def language_head(model: nn.Module) -> LanguageHead:
     config: Any = inner.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    head = LanguageHead(
-        inner.get_output_embeddings(), getattr(config, "final_logit_softcapping", None), scale
-    )  # type: ignore[operator]
+    unembedding: nn.Module = inner.get_output_embeddings()  # type: ignore[operator]
+    head = LanguageHead(unembedding, getattr(config, "final_logit_softcapping", None), scale)
     if inner not in _checked:
         _check(inner, head)
         _checked.add(inner)
