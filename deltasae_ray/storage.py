@@ -39,12 +39,25 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest({p.name: remembered_sha256(p) for p in paths})
 
 
+def below(root: str, key: str) -> str:
+    """The address of what lies at `key` below a root; options of an object store (`?region=…`) stay behind
+    the path."""
+    location, mark, options = root.partition("?") if "://" in root else (root, "", "")
+    return f"{location.rstrip('/')}/{key}{mark}{options}"
+
+
+def _with_option(root: str, name: str, value: str) -> str:
+    """An address with one more option, unless it says that one already."""
+    return root if name in root else f"{root}{'&' if '?' in root else '?'}{name}={value}"
+
+
 @dataclass(frozen=True)
 class StorageConfig:
     """Where everything is written. What a complete manifest lists there is not made again."""
 
     root: str = "runs/demo"
-    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node all must see it: a folder must
+    """Folder, s3://bucket/prefix or gs://bucket/prefix; a relative one lies below $DELTASAE_STORAGE_ROOT
+    where that is set. On more than one node all must see it: a folder must
     then be one of a network file system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
     deltas: Literal["stored", "stream"] = "stored"
     """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream:
@@ -89,12 +102,12 @@ class Storage:
         if "://" not in self.root:
             return pafs.LocalFileSystem(), str(Path(self.root).absolute())
         root = self.root
-        if root.startswith("s3://") and "allow_delayed_open" not in root:
+        if root.startswith("s3://"):
             # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half
             # done by a kill
-            root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
-        if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in root:
-            root += ("&" if "?" in root else "?") + f"retry_limit_seconds={_GIVE_UP_S}"
+            root = _with_option(root, "allow_delayed_open", "true")
+        if root.startswith(("gs://", "gcs://")):
+            root = _with_option(root, "retry_limit_seconds", str(_GIVE_UP_S))
         try:
             fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
@@ -134,8 +147,12 @@ class Storage:
             StorageError: the root is an object store.
         """
         if not self.is_local:
-            raise StorageError(f"{self.root}/{key} is on an object store and has no local path")
+            raise StorageError(f"{below(self.root, key)} is on an object store and has no local path")
         return Path(self.path(key))
+
+    def address(self, key: str) -> str:
+        """What a user opens to see a key: a local path, or its URI with the options of the root."""
+        return self.path(key) if self.is_local else below(self.root, key)
 
     def exists(self, key: str) -> bool:
         return self._info(self.path(key)).type == pafs.FileType.File
