@@ -6,12 +6,14 @@ from deltasae_ray.analyses.audit.run import Found, audit_study
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.config import SEED
-from deltasae_ray.analyses.controls import CONTROLS, REFERENCE, REFERENCE_SEED
+from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, REFERENCE, REFERENCE_SEED, SIBLINGS
 from deltasae_ray.analyses.divergence.run import diverge_points
-from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
-from deltasae_ray.analyses.verdict import Verdict, verdict
+from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
+from deltasae_ray.analyses.verdict_figures import Against
+from deltasae_ray.analyses.visibility.run import Seen, see_points
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.models.adapters import AdapterRef
@@ -26,6 +28,11 @@ class Findings:
 
     reference: str
     rows: tuple[DivergenceRow, ...]
+    """Of all texts together."""
+    by_text: tuple[DivergenceRow, ...]
+    """Of each text by itself."""
+    seen: Seen
+    """Which latents the reference can see."""
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
@@ -60,20 +67,18 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
         rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
     audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
+    seen = see_points(study.storage, made.harvest.key, specs, cfg.diverge)
+    rows += tuple(r for r in seen.rows if not r.corpus)
+    by_text = tuple(r for r in seen.rows if r.corpus)
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
+    against = Against(name, given, cfg.diverge.atoms)
+    sights = {leaf.identity: sight for leaf, sight in seen.sights.items()}
     verdicts = tuple(
-        verdict(
-            a.name,
-            leaf_figures(rows, a.name),
-            behaviour[a.name],
-            reference=name,
-            given=given,
-            atoms=cfg.diverge.atoms,
-        )
+        verdict(a.name, seeing(leaf_figures(rows, a.name), sights), behaviour[a.name], against)
         for a in adapters
     )
-    return Findings(name, rows, behaviour, verdicts, audit)
+    return Findings(name, rows, by_text, seen, behaviour, verdicts, audit)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:
@@ -117,7 +122,12 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
     points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
-    beside = {role: made.controls[point].key for role, point in points.items() if point in made.controls}
+    fitted_beside = {
+        role: made.controls[point].key for role, point in points.items() if point in made.controls
+    }
+    siblings = tuple(key for role, key in fitted_beside.items() if role in SIBLINGS)
+    random_second = fitted_beside.get(RANDOM_SECOND)
+    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, RANDOM_SECOND)}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
     random = (
@@ -134,6 +144,10 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         reference_name=against.name,
         random_source=random,
         beside=tuple(beside.items()),
+        siblings=siblings,
+        randoms=(RandomCell(random, beside["random_adapter"], (random_second,)),)
+        if random and random_second
+        else (),
     )
 
 

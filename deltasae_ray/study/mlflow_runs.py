@@ -79,6 +79,7 @@ class StudyLog:
                 "report.json",
                 "divergence.json",
                 "divergence.parquet",
+                "latents.parquet",
                 *self.study.storage.list("figures"),
             ):
                 path = Path(scratch) / name

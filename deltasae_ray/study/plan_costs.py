@@ -16,7 +16,7 @@ from deltasae_ray.study.inputs import Study
 _FLOPS_PER_CORE = 6.5e10
 _GPU_FLOPS = 2e13
 _OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "behaviour": 10.0, "diverge": 10.0}
-_TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 129
+_TRIAL_S, _LEAF_S, _CELL_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 9.0, 129
 _WINDOW_S = 20.0
 """Gangs and fit workers start, and load, for a window of a stream."""
 
@@ -92,6 +92,7 @@ def stage_seconds(study: Study, stage: str, adapters: int, sources: int, trials:
         "behaviour": 2.0 * (1 + adapters) * documents * gate / flops,
         "diverge": (
             leaves * _LEAF_S
+            + trials * len(study.layers) * _CELL_S
             + 2.0
             * (recovery_passes(study, adapters) + causal_passes(study, adapters))
             * cfg.corpus.context_len
