@@ -11,6 +11,8 @@ from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
+from deltasae_ray.analyses.triggers.claims import Claim
+from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, verdict
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -30,6 +32,9 @@ class Findings:
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
     audit: Found
+    claims: dict[str, tuple[Claim, ...]]
+    """Adapter, the random one included, → what it is claimed to have learnt; empty where nothing was
+    elicited."""
 
 
 def behaviour_of(study: Study, made: Made) -> list[dict]:
@@ -38,11 +43,19 @@ def behaviour_of(study: Study, made: Made) -> list[dict]:
     return losses(study.context, trained_adapters(made))
 
 
-def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
+def learnt(study: Study, made: Made) -> dict[str, tuple[Claim, ...]]:
+    """What every adapter is claimed to have learnt, in text that it wrote itself, the random one beside
+    them."""
+    assert made.harvest is not None
+    return claims(study.context, made.harvest.adapters, study.cfg.elicit, SEED)
+
+
+def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Claim, ...]]) -> Findings:
     """Divergence of every leaf, and one verdict per adapter.
 
     Args:
         gate: what `behaviour_of` found.
+        told: what `learnt` found.
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, trained_adapters(made)
@@ -73,7 +86,7 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
         )
         for a in adapters
     )
-    return Findings(name, rows, behaviour, verdicts, audit)
+    return Findings(name, rows, behaviour, verdicts, audit, told)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:
