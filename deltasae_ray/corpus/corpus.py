@@ -103,8 +103,7 @@ def build_corpus(
             "corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read"
             " without a study"
         )
-    # What is misspelt or missing is told before the first text is read.
-    chat = chat_of(cfg, tokenizer)
+    chat = chat_of(cfg, tokenizer)  # first: a misspelt word is told before a text is read
     named = {
         name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()
     }

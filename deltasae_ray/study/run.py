@@ -1,5 +1,6 @@
 """The stages of a study in order. A job runs up to its own; what is already done is only listed."""
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -30,6 +31,7 @@ from deltasae_ray.study.controls import control_points, keep_controls, with_sett
 from deltasae_ray.study.disk_check import check_disk
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
+from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.plan import STAGES, Plan, make_plan
 from deltasae_ray.study.plan_costs import size_of
@@ -53,7 +55,7 @@ def run(stage: str, cfg: StudyConfig) -> None:
             "storage.deltas=stream keeps no shards that jobs/harvest.py could leave behind: run"
             " jobs/sweep.py, or jobs/fit.py, which harvest and fit window by window"
         )
-    cfg = _without_credentials(cfg)
+    cfg = _without_credentials(with_launcher(cfg, os.environ))
     storage = resolve_root(cfg.storage.root)
     Tracker(
         cfg.tracking, storage
@@ -136,7 +138,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say(f"\n{v.text}")
-            say(f"\nReport: {study.storage.path('report.html')}")
+            say(f"\nReport: {study.storage.address('report.html')}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(
