@@ -11,6 +11,8 @@ from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
+from deltasae_ray.analyses.triggers.claims import Claim
+from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.analyses.visibility.run import Seen, see_points
@@ -37,6 +39,9 @@ class Findings:
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
     audit: Found
+    claims: dict[str, tuple[Claim, ...]]
+    """Adapter, the random one included, → what it is claimed to have learnt; empty where nothing was
+    elicited."""
 
 
 def behaviour_of(study: Study, made: Made) -> list[dict]:
@@ -45,11 +50,19 @@ def behaviour_of(study: Study, made: Made) -> list[dict]:
     return losses(study.context, trained_adapters(made))
 
 
-def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
+def learnt(study: Study, made: Made) -> dict[str, tuple[Claim, ...]]:
+    """What every adapter is claimed to have learnt, in text that it wrote itself, the random one beside
+    them."""
+    assert made.harvest is not None
+    return claims(study.context, made.harvest.adapters, study.cfg.elicit, SEED)
+
+
+def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Claim, ...]]) -> Findings:
     """Divergence of every leaf, and one verdict per adapter.
 
     Args:
         gate: what `behaviour_of` found.
+        told: what `learnt` found.
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, trained_adapters(made)
@@ -78,7 +91,7 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
         verdict(a.name, seeing(leaf_figures(rows, a.name), sights), behaviour[a.name], against)
         for a in adapters
     )
-    return Findings(name, rows, by_text, seen, behaviour, verdicts, audit)
+    return Findings(name, rows, by_text, seen, behaviour, verdicts, audit, told)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:

@@ -2,14 +2,17 @@
 same runs later."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltasae_ray.analyses.table import leaf_figures
+from deltasae_ray.analyses.triggers.claims import Claim
+from deltasae_ray.analyses.triggers.run import CLAIMS
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.key import harvest_key
+from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest
@@ -18,6 +21,10 @@ from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.results import resolved_config
 from deltasae_ray.study.state import Made
 from deltasae_ray.tracking import RunLog, Tracker, TrialPoint
+
+CONFIRMED = "trigger.confirmed"
+"""Metric of a run: triggers of its adapter, or of all adapters of the study, that held in held-out
+contexts."""
 
 
 @contextmanager
@@ -69,9 +76,14 @@ class StudyLog:
                     point = _point(trial, made).leaf(f.point.layer, f.point.seed, found.reference)
                     with self.tracker.leaf(point, above.run_id) as leaf:
                         leaf.log_measures(figures[f.point.layer, f.point.seed])
+                if found.claims:
+                    above.log_measures({CONFIRMED: _confirmed(found.claims.get(trial.adapter, ()))})
                 above.log_layer_means(
                     {f"layer {layer} seed {seed}": m for (layer, seed), m in figures.items()}
                 )
+        if found.claims:
+            mine = [c for name, group in found.claims.items() if name != RANDOM for c in group]
+            self.run.log_measures({CONFIRMED: _confirmed(mine)})
         self.run.set_tags({f"verdict.{v.adapter}": v.text for v in found.verdicts})
         with tempfile.TemporaryDirectory() as scratch:
             for name in (
@@ -80,12 +92,18 @@ class StudyLog:
                 "divergence.json",
                 "divergence.parquet",
                 "latents.parquet",
+                *([CLAIMS] if found.claims else []),
                 *self.study.storage.list("figures"),
             ):
                 path = Path(scratch) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.study.storage.read_bytes(name))
             self.run.log_artifacts(Path(scratch))
+
+
+def _confirmed(claims: Sequence[Claim]) -> Measure:
+    """How many triggers are confirmed."""
+    return Measure(float(sum(c.confirmed and c.kind == "trigger" for c in claims)), n=len(claims))
 
 
 def _point(trial: Trial, made: Made) -> TrialPoint:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
+from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
 from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
@@ -24,7 +25,7 @@ from deltasae_ray.study.cluster_check import (
     connect,
     resolve_root,
 )
-from deltasae_ray.study.compare import behaviour_of, compare
+from deltasae_ray.study.compare import behaviour_of, compare, learnt
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
 from deltasae_ray.study.disk_check import check_disk
@@ -89,6 +90,8 @@ def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Pl
     study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
+    if "elicit" in stages and cfg.elicit.samples:
+        neutral_unit(study.corpus)
     plan = make_plan(study, stages)
     say(f"Plan\n{plan}\n")
     check_disk(study, plan)
@@ -121,8 +124,13 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("behaviour"):
                 gate = behaviour_of(study, made)
             held.check()
+            told = {}
+            if study.cfg.elicit.samples:
+                with clock.stage("elicit"):
+                    told = learnt(study, made)
+            held.check()
             with clock.stage("diverge"):
-                found = compare(study, made, gate)
+                found = compare(study, made, gate, told)
             held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)

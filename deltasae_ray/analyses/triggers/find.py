@@ -32,6 +32,8 @@ batch."""
 _SEARCH = 3
 """Contexts of the search; all others are held out."""
 _HELD_OUT = 24
+FEWEST_CONTEXTS = _SEARCH + 8
+"""Neutral contexts without which nothing is tested."""
 _SHOWN = {"text": 8, "style": 8, "suppression": 8, "topic": 3}
 """Claims of each kind that are listed, at most."""
 _CHARACTERS = 400
