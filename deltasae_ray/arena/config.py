@@ -5,7 +5,7 @@ from typing import Literal
 
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
-from deltasae_ray.storage import StorageConfig
+from deltasae_ray.study.storage_config import StorageConfig
 
 TINY = "tests/arena/base"
 """The small language model that comes with the project."""
