@@ -121,11 +121,11 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
-                log.compared(made, found)
+                views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say(f"\n{v.text}")
-            say(f"\nReport: {study.storage.path('report.html')}")
+            say(f"\nReport: {study.storage.path('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(
@@ -135,6 +135,13 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items()
             )
         )
+
+
+def _told_views(study: Study, views: dict[str, str]) -> str:
+    """How to see the runs in MLflow."""
+    uri = Tracker(study.cfg.tracking, study.storage).uri
+    first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"
+    return "\n".join([f"MLflow{first}:", *(f"  {name}: {link}" for name, link in views.items())])
 
 
 def _check_machines(study: Study) -> None:
