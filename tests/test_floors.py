@@ -22,6 +22,7 @@ FLOORS = (
         "credentials",
         "yaml_core",
         "heartbeat",
+        "progress",
     },
     {"corpus", "models", "shards", "tracking", "stalls"},
     {"runtime"},

@@ -35,7 +35,7 @@ from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
-from deltasae_ray.study.terminal_table import printed_table
+from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
 from deltasae_ray.study.tune import sweep_trials
 from deltasae_ray.tracking import Tracker
@@ -124,7 +124,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
-                say(f"\n{v.text}")
+                say("\n" + "\n".join(printed_verdict(v)))
             say(f"\nReport: {study.storage.path('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
