@@ -66,6 +66,7 @@ def test_commands_exist_and_their_words_are_read(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("jobs").symlink_to(ROOT / "jobs")
     Path("study.yaml").write_text("layers: [5]\n")
     targets = re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text())
     joined = re.sub(r"\\\n\s*", "", page.read_text())

@@ -12,7 +12,7 @@ from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.paths import expanded
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.storage import StorageConfig
+from deltasae_ray.study.storage_config import StorageConfig
 from deltasae_ray.tracking import TrackingConfig
 
 

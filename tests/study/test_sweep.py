@@ -58,22 +58,21 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[dict[str, str]]:
-    """Its environment, and that of every driver in this file, holds secrets."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Its environment, and that of every driver in this file, holds secrets, and a place for all studies."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in PLANTED.items():
             patch.setenv(name, value)
+        patch.setenv("DELTASAE_STORAGE_ROOT", str(tmp_path_factory.mktemp("studies")))
         with ray_head() as env:
             yield env
 
 
 @pytest.fixture(scope="module")
-def study(
-    head: dict[str, str], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
-    """Submitted to a cluster: its root, and what was printed."""
-    root = tmp_path_factory.mktemp("study")
-    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, root))
+def study(head: dict[str, str], tiny_model: Path) -> tuple[Path, str]:
+    """Submitted to a cluster, which knows where studies lie: its root, and what was printed."""
+    root = Path(head["DELTASAE_STORAGE_ROOT"], "runs/study")
+    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, "runs/study"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     return root, done.stdout
 
@@ -279,11 +278,16 @@ def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
     assert "actual" in done.stdout and {p: p.stat().st_mtime_ns for p in written} == written
 
 
-def test_a_relative_root_under_a_job_is_a_clear_error(head: dict[str, str], tiny_model: Path) -> None:
-    done = submit(head, "--", "python", "jobs/sweep.py", *words(tiny_model, "runs/lost"))
-    assert done.returncode == 1
-    assert "storage.root='runs/lost' is relative" in done.stdout + done.stderr
-    assert not (REPOSITORY / "runs" / "lost").exists()
+def test_a_job_without_words_on_a_cluster_that_names_no_place_is_refused_at_once(
+    head: dict[str, str],
+) -> None:
+    began = time.monotonic()
+    unset = json.dumps({"env_vars": {"DELTASAE_STORAGE_ROOT": ""}})
+    done = submit(head, "--runtime-env-json", unset, "--", "python", "jobs/sweep.py")
+    assert done.returncode == 1 and time.monotonic() - began < 60
+    said = done.stdout + done.stderr
+    assert "storage.root='runs/demo' is relative" in said
+    assert "DELTASAE_STORAGE_ROOT" in said and "DELTASAE_TRACKING_URI" in said
 
 
 def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
