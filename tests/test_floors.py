@@ -25,6 +25,7 @@ FLOORS = (
         "credentials",
         "yaml_core",
         "heartbeat",
+        "progress",
     },
     {"corpus", "models", "shards", "tracking", "stalls"},
     {"runtime"},

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import StorageError
@@ -21,6 +19,7 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
+from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.config import GangConfig, check_sharding
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
@@ -136,7 +135,7 @@ def _run(
     }
     plan = HarvestPlan(storage, key, model, left, tuple(sorted(stream)), cfg.precision, model_digest, lora)
     tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
-    with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
+    with Bar(tokens, "harvest", "tokens") as bar:
         for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):
             bar.update(done)
 

@@ -41,7 +41,7 @@ from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
-from deltasae_ray.study.terminal_table import printed_table
+from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
 from deltasae_ray.study.tune import sweep_trials
 from deltasae_ray.tracking import Tracker
@@ -134,11 +134,11 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
-                log.compared(made, found)
+                views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
-                say(f"\n{v.text}")
-            say(f"\nReport: {study.storage.address('report.html')}")
+                say("\n" + "\n".join(printed_verdict(v)))
+            say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(
@@ -148,6 +148,13 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items()
             )
         )
+
+
+def _told_views(study: Study, views: dict[str, str]) -> str:
+    """How to see the runs in MLflow."""
+    uri = Tracker(study.cfg.tracking, study.storage).uri
+    first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"
+    return "\n".join([f"MLflow{first}:", *(f"  {name}: {link}" for name, link in views.items())])
 
 
 def _check_machines(study: Study) -> None:
