@@ -30,19 +30,23 @@ def parse(
     shorthand: Mapping[str, str],
     description: str,
     first: Mapping[str, str] | None = None,
+    shipped: Path | None = None,
 ) -> T:
     """Builds `cls` from `key=value` words (default: the command line), or prints help or a clear error and
     exits.
 
     Args:
         first: key → a line on it, of the options that `--help` shows before the groups.
+        shipped: the folder of NAME.yaml that `config=NAME` stands for.
 
     Raises:
         SystemExit: 0 after `--help`, 2 after a bad word.
     """
     words = sys.argv[1:] if words is None else list(words)
     try:
-        arguments = ["--help"] if {"-h", "--help"} & set(words) else _arguments(cls, words, shorthand)
+        arguments = (
+            ["--help"] if {"-h", "--help"} & set(words) else _arguments(cls, words, shorthand, shipped)
+        )
     except ConfigError as e:
         sys.stderr.write(f"error: {e}\n")
         raise SystemExit(2) from None
@@ -81,7 +85,9 @@ def _numbers(value: object, key: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
 
 
-def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) -> list[str]:
+def _arguments(
+    cls: type, words: Sequence[str], shorthand: Mapping[str, str], shipped: Path | None
+) -> list[str]:
     values: dict[str, object] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -89,7 +95,7 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
         if not equals or not key.strip():
             raise ConfigError(f"{word!r} is not a key=value word; see --help")
         if key == "config":
-            values.update(_taken(cls, _load_yaml(text), "", shorthand, f"config={text}"))
+            values.update(_taken(cls, _load_yaml(text, shipped), "", shorthand, f"config={text}"))
         else:
             field = shorthand.get(key, key)
             values.update(
@@ -104,9 +110,10 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
     return arguments
 
 
-def _load_yaml(path: str) -> dict:
+def _load_yaml(path: str, shipped: Path | None) -> dict:
+    by_name = _shipped(path, shipped)
     try:
-        text = Path(expanded(path, "config")).read_text(encoding="utf-8")
+        text = (by_name or Path(expanded(path, "config"))).read_text(encoding="utf-8")
     except OSError as e:
         raise ConfigError(f"config={path} cannot be read: {e.strerror}") from e
     except UnicodeDecodeError as e:
@@ -115,6 +122,24 @@ def _load_yaml(path: str) -> dict:
     if not isinstance(loaded, dict):
         raise ConfigError(f"config={path} must hold a mapping of keys to values")
     return loaded
+
+
+def _shipped(name: str, folder: Path | None) -> Path | None:
+    """The file of a configuration that is given by its bare name; None for a path.
+
+    Raises:
+        ConfigError: neither a configuration nor a file has this name.
+    """
+    if folder is None or not re.fullmatch(r"[\w-]+", name):
+        return None
+    if (file := folder / f"{name}.yaml").is_file():
+        return file
+    if Path(name).is_file():
+        return None
+    raise ConfigError(
+        f"config={name}: no configuration of this name comes with deltasae, and no file has it; give a path,"
+        f" or one of {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}"
+    )
 
 
 def _word_value(field: object, word: str, text: str) -> object:

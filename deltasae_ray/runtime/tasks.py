@@ -10,7 +10,8 @@ from deltasae_ray import stalls
 from deltasae_ray.errors import DeltaSaeError, ResourceError, WorkerError
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime.allocation import keep_freed_memory
-from deltasae_ray.runtime.node_types import NodeType, possible_types
+from deltasae_ray.runtime.autoscaler import possible_types
+from deltasae_ray.runtime.node_types import NodeType
 
 log = logging.getLogger(__name__)
 _QUIET_S = 1800.0

@@ -69,6 +69,22 @@ def run_units(
     blocks = [
         ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))
     ]
+    dataset = _streamed(blocks, factory, cfg, gangs, in_order=part is not None)
+    # No prefetching: it would keep the last finished block back until the next one is there, which may wait
+    # for what is made of this one.
+    with stalls.told():
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            for name, told in zip(batch["name"], batch["result"], strict=True):
+                result = json.loads(told)
+                if "failure" in result:
+                    raise Failure(**result["failure"]).error()
+                yield name, result["value"]
+
+
+def _streamed(
+    blocks: list[ray.ObjectRef], factory: WorkerFactory, cfg: GangConfig, gangs: int, *, in_order: bool
+) -> ray.data.Dataset:
+    """The results of all blocks, by a pool of `gangs` gangs that Ray Data keeps."""
     # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of
     # parallelism and of retries.
     dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks))
@@ -76,7 +92,7 @@ def run_units(
         # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks
         # out of order by default.
         warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)
-        dataset = dataset.map_batches(
+        return dataset.map_batches(
             Gang,
             fn_constructor_kwargs={
                 "factory": factory,
@@ -96,18 +112,9 @@ def run_units(
             # lost node refuses connections for seconds before Ray knows that it is gone, and every refusal
             # counts as a try.
             max_restarts=MAX_RESTARTS,
-            allow_out_of_order_execution=part
-            is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
+            # Ray Data's default is True: a gang would begin a unit before the one it waits for.
+            allow_out_of_order_execution=not in_order,
         )
-    # No prefetching: it would keep the last finished block back until the next one is there, which may wait
-    # for what is made of this one.
-    with stalls.told():
-        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            for name, told in zip(batch["name"], batch["result"], strict=True):
-                result = json.loads(told)
-                if "failure" in result:
-                    raise Failure(**result["failure"]).error()
-                yield name, result["value"]
 
 
 def block_size(units: int, cfg: GangConfig, parts: int = 1) -> int:

@@ -11,9 +11,10 @@ from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
-from deltasae_ray.runtime.node_types import each_node, possible_types
+from deltasae_ray.runtime.node_types import each_node
 from deltasae_ray.runtime.nodes import autoscaling, one_machine
 from deltasae_ray.runtime.placement import Actors, Node, never_in_each_others_way
 from deltasae_ray.runtime.shared_root import check_root

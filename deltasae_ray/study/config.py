@@ -1,6 +1,7 @@
 """The whole study in one frozen value. Every job takes the same words and reads its own part."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.analyses.config import DivergeConfig
@@ -11,7 +12,7 @@ from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.paths import expanded
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.storage import StorageConfig
+from deltasae_ray.study.storage_config import StorageConfig
 from deltasae_ray.tracking import TrackingConfig
 
 
@@ -43,6 +44,9 @@ class StudyConfig:
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""Configurations that come with the package: `config=demo` reads demo.yaml."""
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}
 """`reference=base` means `reference.source=base`."""

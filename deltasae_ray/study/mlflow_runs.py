@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deltasae_ray.analyses.table import leaf_figures
 from deltasae_ray.fit.run import FittedDictionary
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest

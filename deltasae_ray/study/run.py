@@ -11,11 +11,12 @@ from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.run import FittedDictionary, failure, fit_points, fitted_points, keys_of
 from deltasae_ray.fit.sizing import auto_d_sae
+from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.lease import Lease, lease
 from deltasae_ray.runtime.local import joins_cluster
-from deltasae_ray.runtime.node_types import possible_types
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
+from deltasae_ray.study.clock import Clock
 from deltasae_ray.study.cluster_check import (
     check_cluster,
     check_socket_paths,
@@ -23,7 +24,7 @@ from deltasae_ray.study.cluster_check import (
     connect,
     resolve_root,
 )
-from deltasae_ray.study.compare import behaviour_of, compare, write_results
+from deltasae_ray.study.compare import behaviour_of, compare
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
 from deltasae_ray.study.disk_check import check_disk
@@ -31,7 +32,9 @@ from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
-from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
+from deltasae_ray.study.plan import STAGES, Plan, make_plan
+from deltasae_ray.study.plan_costs import size_of
+from deltasae_ray.study.publish import write_results
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search

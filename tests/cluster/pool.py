@@ -14,9 +14,10 @@ import ray
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ResourceError
+from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.node_types import each_node, possible_types
+from deltasae_ray.runtime.node_types import each_node
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.study.cluster_check import check_nodes
 from deltasae_ray.study.config import StudyConfig

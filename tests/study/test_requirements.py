@@ -21,8 +21,9 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, empty_model, load_model
 from deltasae_ray.models.size import ModelSize, model_size
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.node_types import NodeType, gpu_name, of_ray, read_node_types
-from deltasae_ray.study import plan
+from deltasae_ray.runtime.gpus import gpu_name
+from deltasae_ray.runtime.node_types import NodeType, of_ray, read_node_types
+from deltasae_ray.study import plan_costs
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.requirements import Needs, fits, obstacle, requirements
@@ -152,15 +153,15 @@ def test_the_adapters_of_a_9b_model_on_cpus_are_refused_on_machines_too_small_fo
         gangs=GangConfig(),
         fit=replace(cfg.fit, gpus_per_worker=0.0),
     )
-    assert [plan.devices(before, stage) for stage in ("adapt", "harvest", "fit")] == [0, 0, 0]
+    assert [plan_costs.devices(before, stage) for stage in ("adapt", "harvest", "fit")] == [0, 0, 0]
     half = replace(before, gangs=GangConfig(gpus_per_gang=1))
-    assert [plan.devices(half, stage) for stage in ("adapt", "harvest", "fit")] == [1, 1, 0], (
+    assert [plan_costs.devices(half, stage) for stage in ("adapt", "harvest", "fit")] == [1, 1, 0], (
         "adapters are trained where gangs have GPUs"
     )
-    assert plan._speed(half, "fit") < plan._speed(half, "harvest") and "ALTHOUGH" in plan._devices_told(
-        half, "fit"
-    )
-    assert (plan.devices(cfg, "adapt"), plan._devices_told(cfg, "adapt")) == (4, "4 GPUs")
+    assert plan_costs.speed(half, "fit") < plan_costs.speed(
+        half, "harvest"
+    ) and "ALTHOUGH" in plan_costs.devices_line(half, "fit")
+    assert (plan_costs.devices(cfg, "adapt"), plan_costs.devices_line(cfg, "adapt")) == (4, "4 GPUs")
     with pytest.raises(ResourceError, match="adapt stage.*no GPU.*Set "):
         check_fits(before, size_of(cfg.model.base), read_node_types(ROOT / "cluster/gcp.yaml"))
     gang = next(n for n in requirements(before, size_of(cfg.model.base)) if n.stage == "harvest")

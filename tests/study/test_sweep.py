@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from deltasae_ray.shards import ShardSet, open_shards
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.main import main
+from tests.command.installed import installed
 from tests.processes import end_orphans
 from tests.study.submitted import REPOSITORY, ray_head, submit
 from tests.study.words import words
@@ -141,7 +142,8 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
 def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_study(
     study: tuple[Path, str], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """On a Ray of its own each time. The adapter is there: tests/adapt interrupts its training."""
+    """On a Ray of its own each time, the last by the command of an installed wheel, from another folder. The
+    adapter is there: tests/adapt interrupts its training."""
     command = words(tiny_model, tmp_path)
     shutil.copytree(study[0] / "adapters", tmp_path / "adapters")
     first = start(command, tmp_path / "first.log")
@@ -165,7 +167,10 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     # What is measured of dictionaries of the same bytes is found by their content: that is made once.
     for folder in MEASURED:
         shutil.copytree(study[0] / folder, tmp_path / folder)
-    assert start(command, tmp_path / "third.log").wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
+    program = [str(installed(tmp_path / "installed")), "sweep"]
+    quick = str(REPOSITORY / "tests" / "quick")
+    third = start(command, tmp_path / "third.log", program, tmp_path, PYTHONPATH=quick)
+    assert third.wait(900) == 0, (tmp_path / "third.log").read_text()[-3000:]
     assert left_of(tmp_path / "third.log") == []
     for folder in MEASURED:
         assert {p.name for p in (tmp_path / folder).rglob("*")} == {
@@ -208,12 +213,18 @@ def left_of(log: Path) -> list[str]:
     return end_orphans("DELTASAE_TEST_LOG", str(log), within_s=60)
 
 
-def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen:
+def start(
+    command: list[str],
+    log: Path,
+    program: Sequence[str] = (sys.executable, "jobs/sweep.py"),
+    cwd: Path = REPOSITORY,
+    **environment: str,
+) -> subprocess.Popen:
     """A sweep in a process group of its own, which its Ray shares. It hears Ctrl-C also where these tests run
     in the background."""
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "jobs/sweep.py", *command], cwd=REPOSITORY, stdout=output, stderr=output,
+            [*program, *command], cwd=cwd, stdout=output, stderr=output,
             start_new_session=True,
             env={**os.environ, "DELTASAE_TEST_LOG": str(log), **environment},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

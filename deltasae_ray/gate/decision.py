@@ -1,0 +1,103 @@
+"""What a policy comes to on a study: a finding for every rule, adapter and layer, and one exit code."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from deltasae_ray.gate.error_rate import ErrorRate, error_rates, worst
+from deltasae_ray.gate.evaluate import Finding, Outcome, check_places, findings, judged_and_nulls
+from deltasae_ray.gate.finished import Finished
+from deltasae_ray.gate.policy import Policy, matches
+
+CLEAR, FIRED, WRONG, UNDECIDED = 0, 1, 2, 3
+"""Exit codes: no rule fired, a rule fired, the command is wrong, a rule could not be decided."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All that was found."""
+
+    policy: Policy
+    policy_file: str
+    """As it is named in reports."""
+    adapters: tuple[str, ...]
+    """Those that were judged."""
+    nulls: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    rates: tuple[ErrorRate, ...]
+    """One per rule, in their order."""
+
+    def outcome_of(self, adapter: str) -> Outcome:
+        """The worst over rules and layers; undecided where no rule judges the adapter."""
+        return worst([f.outcome for f in self.findings if f.adapter == adapter])
+
+    @property
+    def exit_code(self) -> int:
+        """As scanners have it; `undecided: fail` makes 1 of 3."""
+        outcomes = {self.outcome_of(adapter) for adapter in self.adapters}
+        if "fired" in outcomes:
+            return FIRED
+        if "undecided" in outcomes:
+            return FIRED if self.policy.undecided == "fail" else UNDECIDED
+        return CLEAR
+
+    @property
+    def sentence(self) -> str:
+        """The decision in a line."""
+        found = [self.outcome_of(adapter) for adapter in self.adapters]
+        counts = ", ".join(
+            f"{found.count(outcome)} {told}" for outcome, told in OUTCOMES.items() if outcome in found
+        )
+        means = "" if "undecided" not in found else f"; the policy reads undecided as {self.policy.undecided}"
+        return f"{len(found)} adapters judged by {len(self.policy.rules)} rules: {counts}{means}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As gate.json has it."""
+        return {
+            "policy": self.policy_file,
+            "exit_code": self.exit_code,
+            "sentence": self.sentence,
+            "undecided": self.policy.undecided,
+            "adapters": {adapter: self.outcome_of(adapter) for adapter in self.adapters},
+            "nulls": list(self.nulls),
+            "rules": [
+                {
+                    "name": rule.name, "when": str(rule.when), "why": rule.why,
+                    "null_adapters": rate.n, "false_alarms": rate.alarms, "undecided_nulls": rate.undecided,
+                    "upper_bound": rate.upper, "error_rate": str(rate),
+                }
+                for rule, rate in zip(self.policy.rules, self.rates, strict=True)
+            ],
+            "findings": [
+                {
+                    "rule": f.rule, "adapter": f.adapter, "layer": f.layer, "outcome": f.outcome,
+                    "seen": list(f.answer.seen), "reasons": list(f.answer.reasons),
+                }
+                for f in self.findings
+            ],
+        }  # fmt: skip
+
+
+OUTCOMES: dict[Outcome, str] = {
+    "fired": "break a rule",
+    "undecided": "cannot be decided",
+    "clear": "break none",
+}
+"""Outcome of an adapter → in words, worst first."""
+
+
+def decide(policy: Policy, finished: Finished, policy_file: str) -> Decision:
+    """Judges every adapter of a study.
+
+    Raises:
+        ConfigError: the policy asks for adapters or layers that the study does not have.
+    """
+    check_places(policy, finished)
+    judged, nulls = judged_and_nulls(policy, finished.report.studied)
+    found = tuple(
+        finding
+        for adapter in judged
+        for rule in policy.rules
+        if matches(adapter, rule.adapters)
+        for finding in findings(rule, adapter, finished)
+    )
+    return Decision(policy, policy_file, judged, nulls, found, error_rates(policy.rules, nulls, finished))

@@ -1,0 +1,45 @@
+"""A decision as the table that a terminal shows."""
+
+import shutil
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deltasae_ray.gate.decision import Decision
+from deltasae_ray.gate.evaluate import Finding
+
+_SHOWN = {"fired": "breaks a rule", "undecided": "undecided", "clear": "clear"}
+_NARROWEST, _WIDEST = 90, 160
+
+
+def printed(decision: Decision) -> str:
+    """One row per adapter and finding that is not clear; a row for an adapter that breaks no rule; then the
+    error rate of every rule."""
+    table = Table("adapter", "outcome", "rule", "layer", "what was seen", show_edge=False, pad_edge=False)
+    for adapter in decision.adapters:
+        found = [f for f in decision.findings if f.adapter == adapter]
+        told = [f for f in found if f.outcome != "clear"]
+        if not told:
+            outcome = decision.outcome_of(adapter)
+            why = "" if found else "no rule of the policy judges it"
+            table.add_row(Text(adapter), _SHOWN[outcome], "", "", why)
+        for f in sorted(told, key=lambda f: f.outcome != "fired"):
+            layer = "" if f.layer is None else str(f.layer)
+            table.add_row(Text(f.adapter), _SHOWN[f.outcome], Text(f.rule), layer, Text(_told(f)))
+    rates = Table("rule", "fires where", "on null adapters", show_edge=False, pad_edge=False)
+    for rule, rate in zip(decision.policy.rules, decision.rates, strict=True):
+        rates.add_row(Text(rule.name), Text(str(rule.when)), Text(str(rate)))
+    into = StringIO()
+    width = min(max(shutil.get_terminal_size((120, 40)).columns, _NARROWEST), _WIDEST)
+    console = Console(file=into, width=width, color_system=None, highlight=False, emoji=False)
+    console.print(table)
+    console.print()
+    console.print(rates)
+    lines = [line.rstrip() for line in into.getvalue().splitlines()]
+    return "\n".join([*lines, "", decision.sentence])
+
+
+def _told(finding: Finding) -> str:
+    return "; ".join(finding.answer.seen if finding.outcome == "fired" else finding.answer.reasons)
