@@ -12,15 +12,14 @@ from ray.util.annotations import RayDeprecationWarning
 from deltasae_ray import stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.runtime import failure
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import Failure, Gang, WorkerFactory
+from deltasae_ray.runtime.failure import Failure
+from deltasae_ray.runtime.gang import Gang, WorkerFactory
 
 BLOCKS = 1024
 """Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not
 grow with the units."""
-
-MAX_RESTARTS = 5
-"""Times a lost gang is started again before the stage fails."""
 
 
 class Work(Protocol):
@@ -102,16 +101,17 @@ def _streamed(
                 "cpus": cfg.cpus_per_gang,
                 "gpus": cfg.gpus_per_gang,
                 "limits": Limits(),
+                "most_faults": failure.MAX_FAULTS,
             },
             batch_size=1,
             num_cpus=cfg.cpus_per_gang,
             num_gpus=cfg.gpus_per_gang or None,
             memory=round(cfg.memory_gb * 1e9) or None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
-            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a
-            # lost node refuses connections for seconds before Ray knows that it is gone, and every refusal
-            # counts as a try.
-            max_restarts=MAX_RESTARTS,
+            # Without end, as Ray Data tries tasks, and must: a lost node refuses connections for seconds
+            # before Ray knows that it is gone, and every refusal counts as a try. What ends a unit that kills
+            # its gang each time is the gang's own count, in which lost nodes do not stand.
+            max_restarts=-1,
             # Ray Data's default is True: a gang would begin a unit before the one it waits for.
             allow_out_of_order_execution=not in_order,
         )
