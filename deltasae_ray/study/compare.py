@@ -19,6 +19,8 @@ from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.analyses.visibility.run import Seen, see_points
 from deltasae_ray.analyses.visibility.table import write_latents
+from deltasae_ray.analyses.weights.figures import told
+from deltasae_ray.analyses.weights.run import Directions, directions_of, write_directions
 from deltasae_ray.corpus.contexts import PLANTED
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -48,6 +50,8 @@ class Findings:
     """Of each text by itself."""
     seen: Seen
     """Which latents the reference can see."""
+    writes: Directions
+    """Adapter → what its weights write, whatever the text."""
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
@@ -87,13 +91,20 @@ def compare(study: Study, made: Made, gate: list[dict]) -> Findings:
     by_text = tuple(r for r in seen.rows if r.corpus)
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
+    writes = directions_of(study.storage, adapters)
     against = Against(name, given, cfg.diverge.atoms)
     sights = {leaf.identity: sight for leaf, sight in seen.sights.items()}
     verdicts = tuple(
-        verdict(a.name, seeing(leaf_figures(rows, a.name), sights), behaviour[a.name], against)
+        verdict(
+            a.name,
+            seeing(leaf_figures(rows, a.name), sights),
+            behaviour[a.name],
+            against,
+            told(writes[a.name]),
+        )
         for a in adapters
     )
-    return Findings(name, rows, by_text, seen, behaviour, verdicts, audit)
+    return Findings(name, rows, by_text, seen, writes, behaviour, verdicts, audit)
 
 
 def _trained(made: Made) -> list[AdapterRef]:
@@ -191,6 +202,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     assert made.harvest is not None
     write_table(study.storage, (*found.rows, *found.by_text))
     write_latents(study.storage, found.seen.sights)
+    write_directions(study.storage, found.writes)
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     audits = audit_groups(found.audit, tokenizer.decode)
     write_audit(study.storage, audits)

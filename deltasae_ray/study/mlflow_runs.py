@@ -80,6 +80,7 @@ class StudyLog:
                 "divergence.json",
                 "divergence.parquet",
                 "latents.parquet",
+                "weights.parquet",
                 *self.study.storage.list("figures"),
             ):
                 path = Path(scratch) / name
