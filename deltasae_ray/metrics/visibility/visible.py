@@ -25,7 +25,7 @@ FEW_BASES = 3
 """Base dictionaries below which the scale is said to be unsure."""
 
 
-def visibility(
+def visibility(  # noqa: PLR0913 - public: a figure's settings, by keyword
     deltas: Matrix,
     base: Matrix,
     dictionary: DictionaryLike,
