@@ -20,6 +20,7 @@ from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import causal_passes, control_dictionaries, costs_told, recovery_passes
 from deltasae_ray.study.grid import shapes
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.monitors import monitors_told
 from deltasae_ray.study.requirements import requirements
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -76,6 +77,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
+        *([("monitors", monitors_told(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
         (

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
+from deltasae_ray.analyses.monitors.table import told
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
 from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
@@ -29,6 +30,7 @@ from deltasae_ray.study.disk_check import check_disk
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.mlflow_runs import tracked
+from deltasae_ray.study.monitors import watch
 from deltasae_ray.study.plan import STAGES, Clock, Plan, make_plan, size_of
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
@@ -119,12 +121,17 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("diverge"):
                 found = compare(study, made, gate)
             held.check()
+            with clock.stage("monitors") if study.monitors else nullcontext():
+                watched = watch(study, made)
+            held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say(f"\n{v.text}")
+            if watched:
+                say("\n" + "\n".join(told(watched)))
             say(f"\nReport: {study.storage.path('report.html')}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
