@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from deltasae_ray.errors import StorageError
-from deltasae_ray.metrics.catalogue import SEEDS, FigureName
+from deltasae_ray.metrics.catalogue import FigureName
 from deltasae_ray.metrics.coding.variants import Variant
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.storage import Storage
@@ -163,5 +163,5 @@ def _at_one_place(rows: Sequence[Row]) -> dict[str, Measure]:
             found[row.name] = row.measure
     for row in rows:
         if row.over_seeds and (row.d_sae, row.k, row.architecture) == shape:
-            found[row.name.removesuffix(SEEDS)] = row.measure
+            found[FigureName(row.metric, row.variant).name] = row.measure
     return found
