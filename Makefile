@@ -18,12 +18,12 @@ help: ## list the commands
 
 setup: .venv/.ready ## make .venv with the locked dependencies; reused while the lock is unchanged
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q "pip>=26,<27" "setuptools>=77" wheel
 	# torch with what it depends on: builds for GPUs bring libraries that the lock, made on a CPU, does not name.
 	$(BIN)/python -m pip install -q $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -c requirements.lock "$$(grep '^torch==' requirements.lock)"
-	grep -vE '^(torch|deepspeed)==' requirements.lock > .venv/rest.txt
+	grep -hvE '^(torch|deepspeed)==' requirements.lock requirements-dev.lock > .venv/rest.txt
 	$(BIN)/python -m pip install -q --no-deps -r .venv/rest.txt
 	# DeepSpeed is built here, and its build reads the torch that is installed.
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation "$$(grep '^deepspeed==' requirements.lock)"

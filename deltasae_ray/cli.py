@@ -14,12 +14,12 @@ from typing import TypeVar
 import tyro
 
 from deltasae_ray import yaml_core
+from deltasae_ray.cli_values import holds, texts
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
 from deltasae_ray.redaction import redact, redacted
 
 T = TypeVar("T")
-_GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
 """Numbers with underscores, which Python reads and YAML 1.2 does not."""
 
 
@@ -30,19 +30,23 @@ def parse(
     shorthand: Mapping[str, str],
     description: str,
     first: Mapping[str, str] | None = None,
+    shipped: Path | None = None,
 ) -> T:
     """Builds `cls` from `key=value` words (default: the command line), or prints help or a clear error and
     exits.
 
     Args:
         first: key → a line on it, of the options that `--help` shows before the groups.
+        shipped: the folder of NAME.yaml that `config=NAME` stands for.
 
     Raises:
         SystemExit: 0 after `--help`, 2 after a bad word.
     """
     words = sys.argv[1:] if words is None else list(words)
     try:
-        arguments = ["--help"] if {"-h", "--help"} & set(words) else _arguments(cls, words, shorthand)
+        arguments = (
+            ["--help"] if {"-h", "--help"} & set(words) else _arguments(cls, words, shorthand, shipped)
+        )
     except ConfigError as e:
         sys.stderr.write(f"error: {e}\n")
         raise SystemExit(2) from None
@@ -81,7 +85,9 @@ def _numbers(value: object, key: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(getattr(value, field.name), f"{key}.{field.name}" if key else field.name)
 
 
-def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) -> list[str]:
+def _arguments(
+    cls: type, words: Sequence[str], shorthand: Mapping[str, str], shipped: Path | None
+) -> list[str]:
     values: dict[str, object] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -89,7 +95,7 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
         if not equals or not key.strip():
             raise ConfigError(f"{word!r} is not a key=value word; see --help")
         if key == "config":
-            values.update(_taken(cls, _load_yaml(text), "", shorthand, f"config={text}"))
+            values.update(_taken(cls, _load_yaml(text, shipped), "", shorthand, f"config={text}"))
         else:
             field = shorthand.get(key, key)
             values.update(
@@ -99,14 +105,15 @@ def _arguments(cls: type, words: Sequence[str], shorthand: Mapping[str, str]) ->
     for key, value in values.items():
         arguments += [
             f"--{key}",
-            *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == ""),
+            *texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == ""),
         ]
     return arguments
 
 
-def _load_yaml(path: str) -> dict:
+def _load_yaml(path: str, shipped: Path | None) -> dict:
+    by_name = _shipped(path, shipped)
     try:
-        text = Path(expanded(path, "config")).read_text(encoding="utf-8")
+        text = (by_name or Path(expanded(path, "config"))).read_text(encoding="utf-8")
     except OSError as e:
         raise ConfigError(f"config={path} cannot be read: {e.strerror}") from e
     except UnicodeDecodeError as e:
@@ -117,12 +124,30 @@ def _load_yaml(path: str) -> dict:
     return loaded
 
 
+def _shipped(name: str, folder: Path | None) -> Path | None:
+    """The file of a configuration that is given by its bare name; None for a path.
+
+    Raises:
+        ConfigError: neither a configuration nor a file has this name.
+    """
+    if folder is None or not re.fullmatch(r"[\w-]+", name):
+        return None
+    if (file := folder / f"{name}.yaml").is_file():
+        return file
+    if Path(name).is_file():
+        return None
+    raise ConfigError(
+        f"config={name}: no configuration of this name comes with deltasae, and no file has it; give a path,"
+        f" or one of {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}"
+    )
+
+
 def _word_value(field: object, word: str, text: str) -> object:
     """What stands after the equals sign: a list or mapping where the field holds one, else the text as it
     is."""
     if text == "null":
         return None
-    if not (text.startswith("[") and _holds(field, tuple, list) or text.startswith("{") and field is not str):
+    if not (text.startswith("[") and holds(field, tuple, list) or text.startswith("{") and field is not str):
         return text
     inner = text[1:-1]
     if text.startswith("[") and text.endswith("]") and not any(c in inner for c in "\"'[]{}:"):
@@ -215,74 +240,3 @@ def _default(cls: object, key: str) -> object:
     if not (isinstance(owner, type) and dataclasses.is_dataclass(owner)):
         return None
     return next((field.default for field in dataclasses.fields(owner) if field.name == name), None)
-
-
-def _holds(field: object, *kinds: type) -> bool:
-    """Whether an annotation names one of these types, at any depth; the values of a Literal do not count."""
-    origin = typing.get_origin(field)
-    if origin is typing.Literal:
-        return False
-    return (origin or field) in kinds or any(_holds(part, *kinds) for part in typing.get_args(field))
-
-
-def _texts(field: object, key: str, value: object, *, may_be_empty: bool) -> list[str]:
-    """The parser's texts of one value.
-
-    Raises:
-        ConfigError: null, or an empty text, where the field has a use for neither; a list or mapping within a
-            list; what is no number.
-    """
-    if value is None and (field is None or _holds(field, type(None))):
-        return ["None"]
-    if isinstance(value, (list, tuple)) and (field is None or _holds(field, tuple, list)):
-        return [_text(field, key, item) for item in value]
-    if isinstance(value, dict) and (field is None or _holds(field, dict)):
-        return [_text(field, key, item) for pair in value.items() for item in pair]
-    return [_text(field, key, value, may_be_empty=may_be_empty)]
-
-
-def _text(field: object, key: str, value: object, *, may_be_empty: bool = False) -> str:
-    if value is None or isinstance(value, str) and not value.strip() and not (may_be_empty and not value):
-        raise ConfigError(
-            f"{key} is empty (an unset variable?): give it a value, or leave {key} out for its default"
-        )
-    if not isinstance(value, str):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        raise ConfigError(f"{key}={value!r} is {kind} where {key} takes a single value; `--help` explains it")
-    if (
-        _holds(field, bool)
-        and value.lower() in ("true", "false")
-        and value in (value.lower(), value.title(), value.upper())
-    ):
-        return value.title()
-    if value.startswith("--") or value == "-h":
-        raise ConfigError(f"{key}={value!r} looks like an option: a value must not begin with two dashes")
-    if _holds(field, int, float) and not _holds(field, str) and _GROUPED.fullmatch(value):
-        raise ConfigError(
-            f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}"
-        )
-    _check_scalar(field, key, value)
-    return value
-
-
-def _check_scalar(field: object, key: str, value: str) -> None:
-    """Tells what a number or a truth value must look like, which the parser leaves open."""
-    if field is None or _holds(field, str) or _names(field):
-        return
-    if _holds(field, bool) and not _holds(field, int, float):
-        raise ConfigError(f"{key}={value!r} must be true or false")
-    if _holds(field, int, float) and not _holds(field, bool):
-        whole = not _holds(field, float)
-        try:
-            int(value) if whole else float(value)
-        except ValueError:
-            several = _holds(field, tuple, list)
-            remedy = f". Several are written out, {key}=[1,2]; there are no ranges" if several else ""
-            raise ConfigError(
-                f"{key}={value!r} is no {'whole number' if whole else 'number'}{remedy}"
-            ) from None
-
-
-def _names(field: object) -> bool:
-    """Whether an annotation names single values, at any depth."""
-    return typing.get_origin(field) is typing.Literal or any(_names(part) for part in typing.get_args(field))

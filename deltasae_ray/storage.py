@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import pyarrow.fs as pafs
@@ -18,7 +18,8 @@ import pyarrow.fs as pafs
 from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.fingerprints import file_sha256 as file_sha256
 from deltasae_ray.fingerprints import remembered_sha256
-from deltasae_ray.paths import checked_folder, expanded, inside, inside_local
+from deltasae_ray.json_objects import parse_object
+from deltasae_ray.paths import checked_folder, inside, inside_local
 
 _GIVE_UP_S = 60
 """Seconds that Arrow's Google client tries a request that gets no answer; its default is 15 minutes of
@@ -39,43 +40,16 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest({p.name: remembered_sha256(p) for p in paths})
 
 
-@dataclass(frozen=True)
-class StorageConfig:
-    """Where everything is written. What a complete manifest lists there is not made again."""
-
-    root: str = "runs/demo"
-    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node all must see it: a folder must
-    then be one of a network file system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
-    deltas: Literal["stored", "stream"] = "stored"
-    """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream:
-    dictionaries are fitted to one window of the training text after the other, and a window's shards are
-    deleted once every dictionary is past it; the evaluation split and the first window stay. A dictionary
-    that is asked for later is then harvested for again."""
-    window_tokens: int = 65_536
-    """stream only: tokens per window, about; at most two windows are on disk beside what stays. One of a 9B
-    model with four adapters at six layers takes 17 GB."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "root", expanded(self.root, "storage.root"))
-        if self.window_tokens < 1:
-            raise ConfigError(f"storage.window_tokens={self.window_tokens} must be at least 1")
+def below(root: str, key: str) -> str:
+    """The address of what lies at `key` below a root; options of an object store (`?region=…`) stay behind
+    the path."""
+    location, mark, options = root.partition("?") if "://" in root else (root, "", "")
+    return f"{location.rstrip('/')}/{key}{mark}{options}"
 
 
-class _Record(dict):
-    """A JSON object that names its file where a field is missing."""
-
-    def __init__(self, file: str, fields: dict[str, Any]) -> None:
-        super().__init__(fields)
-        self._file = file
-
-    def __missing__(self, name: str) -> Any:
-        raise StorageError(
-            f"{self._file} has no field {name!r}, so it is damaged or of another version: delete it and run"
-            " again"
-        )
-
-    def __reduce__(self) -> tuple:
-        return _Record, (self._file, dict(self))
+def _with_option(root: str, name: str, value: str) -> str:
+    """An address with one more option, unless it says that one already."""
+    return root if name in root else f"{root}{'&' if '?' in root else '?'}{name}={value}"
 
 
 @dataclass(frozen=True)
@@ -89,12 +63,12 @@ class Storage:
         if "://" not in self.root:
             return pafs.LocalFileSystem(), str(Path(self.root).absolute())
         root = self.root
-        if root.startswith("s3://") and "allow_delayed_open" not in root:
+        if root.startswith("s3://"):
             # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half
             # done by a kill
-            root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
-        if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in root:
-            root += ("&" if "?" in root else "?") + f"retry_limit_seconds={_GIVE_UP_S}"
+            root = _with_option(root, "allow_delayed_open", "true")
+        if root.startswith(("gs://", "gcs://")):
+            root = _with_option(root, "retry_limit_seconds", str(_GIVE_UP_S))
         try:
             fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
@@ -134,8 +108,12 @@ class Storage:
             StorageError: the root is an object store.
         """
         if not self.is_local:
-            raise StorageError(f"{self.root}/{key} is on an object store and has no local path")
+            raise StorageError(f"{below(self.root, key)} is on an object store and has no local path")
         return Path(self.path(key))
+
+    def address(self, key: str) -> str:
+        """What a user opens to see a key: a local path, or its URI with the options of the root."""
+        return self.path(key) if self.is_local else below(self.root, key)
 
     def exists(self, key: str) -> bool:
         return self._info(self.path(key)).type == pafs.FileType.File
@@ -200,9 +178,9 @@ class Storage:
         """Atomic in a folder: a reader sees the old content or the new, never a part.
 
         On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which
-        the store shows once all are there; a client cannot take it back through pyarrow, so that what an
-        error should leave under the name is deleted here, if the store still answers. Who must be sure holds
-        a file against the size and hash in its record.
+        the store shows once all are there. pyarrow cannot take such an upload back, so after an error the
+        file that it left is deleted, if the store still answers. Callers that need certainty check the file's
+        size and hash against its record.
 
         Raises:
             StorageError: full disk, or no permission; names the file.
@@ -248,24 +226,12 @@ class Storage:
         return None
 
     def read_json(self, key: str) -> dict[str, Any]:
-        """An object of JSON, whose missing fields are told with the file's name.
+        """Reads an object of JSON, whose missing fields are named with the file.
 
         Raises:
             StorageError: it is not there, is no JSON, or holds no object.
         """
-        path, data = self.path(key), self.read_bytes(key)
-        try:
-            found = json.loads(data, object_hook=lambda fields: _Record(path, fields))
-        except (
-            ValueError,
-            RecursionError,
-        ) as e:  # bytes that are no text, half a document, a thousand brackets
-            raise StorageError(f"{path} is not valid JSON: delete it and run again") from e
-        if not isinstance(found, dict):
-            raise StorageError(
-                f"{path} holds a {type(found).__name__} and no JSON object: delete it and run again"
-            )
-        return found
+        return parse_object(self.read_bytes(key), self.path(key))
 
     def write_json(self, key: str, value: object) -> None:
         self.write_bytes(key, json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode())

@@ -1,6 +1,6 @@
-"""Trains LoRA adapters at adapt.ranks, or checks and imports the given ones."""
+"""Trains LoRA adapters, or checks the given ones: `deltasae adapt`."""
 
 from deltasae_ray.study.main import main
 
 if __name__ == "__main__":
-    main("adapt", __doc__)
+    main("adapt")

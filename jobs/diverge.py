@@ -1,6 +1,6 @@
-"""Compares every fitted dictionary with the reference and writes the tables and the report."""
+"""Compares dictionaries with the reference and writes the report: `deltasae diverge`."""
 
 from deltasae_ray.study.main import main
 
 if __name__ == "__main__":
-    main("diverge", __doc__)
+    main("diverge")

@@ -1,6 +1,6 @@
-"""Fits every dictionary of the study in one pass over the shards, without Tune."""
+"""Fits every dictionary in one pass over the shards: `deltasae fit`."""
 
 from deltasae_ray.study.main import main
 
 if __name__ == "__main__":
-    main("fit", __doc__)
+    main("fit")

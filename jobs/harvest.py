@@ -1,6 +1,6 @@
-"""Writes the delta shards of every adapter, training adapters first where none are given."""
+"""Writes the delta shards of every adapter: `deltasae harvest`."""
 
 from deltasae_ray.study.main import main
 
 if __name__ == "__main__":
-    main("harvest", __doc__)
+    main("harvest")

@@ -13,8 +13,8 @@ from deltasae_ray import yaml_core
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import cache_folder, expanded
-from deltasae_ray.storage import StorageConfig
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
+from deltasae_ray.study.storage_config import StorageConfig
 from tests.fuzz import LONG, SHORT
 
 

@@ -62,9 +62,13 @@ def new_lora(
         type(m).__name__ == "Conv1D" for block in blocks(model) for m in block.modules()
     )  # GPT-2
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=sorted(targets),
-        fan_in_fan_out=transposed, task_type="CAUSAL_LM"  # type: ignore[arg-type]
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=sorted(targets),
+        fan_in_fan_out=transposed,
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model.requires_grad_(False), config).eval()  # type: ignore[arg-type]

@@ -139,7 +139,7 @@ def _train(
         ref = trained(storage, training)
         if ref is None:
             raise StorageError(
-                f"{training.name} is trained, but {storage.root}/{training.key} has no manifest: can all"
+                f"{training.name} is trained, but {storage.address(training.key)} has no manifest: can all"
                 " nodes write there?"
             )
         verdict = "adaptation demonstrated" if ref.facts["demonstrated"] else "adaptation NOT demonstrated"

@@ -1,7 +1,7 @@
 """The corpus of a study: every split's units within its token budget, and a key made of their content."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +22,10 @@ from deltasae_ray.storage import digest
 log = logging.getLogger(__name__)
 ADAPT_TOKENS = 1_000_000
 """Most tokens set apart to train adapters on, unless a study trains on more."""
+_NO_BOS = (
+    "the tokenizer has no BOS: the first token of every context is left out of training and geometry in its"
+    " place"
+)
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,7 @@ def build_corpus(
             "corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read"
             " without a study"
         )
-    # What is misspelt or missing is told before the first text is read.
-    chat = chat_of(cfg, tokenizer)
+    chat = chat_of(cfg, tokenizer)  # first: a misspelt word is told before a text is read
     named = {
         name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()
     }
@@ -117,14 +120,7 @@ def build_corpus(
         for split, shortlist in merged.shortlists.items():
             chosen[split] += take(shortlist.contexts(), shortlist.budget)
             fingerprints |= shortlist.fingerprints()
-    for split in ("fit", "eval"):
-        if not chosen[split]:
-            left_out = "".join(f". {note}" for note in notes)
-            raise CorpusError(
-                f"the {split} split holds no document of at least {MIN_TOKENS} tokens: give more documents,"
-                f" raise its share in corpus.split={cfg.split}, or, of conversations, raise"
-                f" corpus.context_len={cfg.context_len}{left_out}"
-            )
+    _check_splits(chosen, cfg, notes)
     units = [u for split in ("fit", "eval") for u in group(chosen[split], split, cfg.contexts_per_unit)]
     texts = {
         split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()
@@ -137,16 +133,24 @@ def build_corpus(
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
     overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))
     notes += [f"corpus.trained_on: {note}" for note in left_out.notes()]
-    if tokenizer.bos_token_id is None:
-        notes.append(
-            "the tokenizer has no BOS: the first token of every context is left out of training and geometry"
-            " in its place"
-        )
+    notes += [_NO_BOS] if tokenizer.bos_token_id is None else []
     notes += written_in([c for split in SPLITS for c in chosen[split]], tokenizer)
     corpus = Corpus(tuple(units), tuple(chosen["adapt"]), overlap, tuple(notes))
     for warning in corpus.overlap_warnings:
         log.warning(warning)
     return corpus
+
+
+def _check_splits(chosen: Mapping[str, Sequence[Context]], cfg: CorpusConfig, notes: Sequence[str]) -> None:
+    """Raises CorpusError where a split that is fitted or measured on got no document."""
+    for split in ("fit", "eval"):
+        if not chosen[split]:
+            left_out = "".join(f". {note}" for note in notes)
+            raise CorpusError(
+                f"the {split} split holds no document of at least {MIN_TOKENS} tokens: give more documents,"
+                f" raise its share in corpus.split={cfg.split}, or, of conversations, raise"
+                f" corpus.context_len={cfg.context_len}{left_out}"
+            )
 
 
 def _budgets(name: str, unrelated: int, cfg: CorpusConfig, adapt_tokens: int) -> dict[str, int]:

@@ -2,22 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-
-from tqdm import tqdm
+from dataclasses import dataclass
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import AdapterError, PrecisionError, StorageError
+from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.config import HarvestConfig
-from deltasae_ray.harvest.prepare import (
-    PrepareFactory,
-    finish_random,
-    random_key,
-    sample,
-    stored_random,
-    write_rotated,
-)
+from deltasae_ray.harvest.key import harvest_key, harvest_record
+from deltasae_ray.harvest.prepare import sample
+from deltasae_ray.harvest.sources import prepare_sources
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.harvest.writers import keep_writers
 from deltasae_ray.hookpoints import Hookpoint, at_sites
@@ -26,26 +19,16 @@ from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
+from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.config import GangConfig, check_sharding
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
-from deltasae_ray.shards.records import Source, Unit, read_sources, write_harvest, write_source, write_units
-from deltasae_ray.storage import Storage, digest
+from deltasae_ray.shards.records import Unit, write_harvest, write_units
+from deltasae_ray.storage import Storage
 
 log = logging.getLogger(__name__)
 
-_ON_DISK = "float16 with a per-row power-of-two exponent on disk"
-NUMERICS = {
-    "fp32": f"fp32 weights, residual stream and subtraction; {_ON_DISK}",
-    "mixed": (
-        f"bf16 products by difference propagation, fp32 weights, residual stream and subtraction; {_ON_DISK}"
-    ),
-}
-"""What enters a harvest's key, by `harvest.precision`; `numerics` says how weights are held."""
-WARN_SNR = 100.0
-RANDOM_SEED = 0
-"""Of the random adapter: the same for all studies, so that nobody draws until a control pleases."""
 Missing = dict[str, dict[str, tuple[Hookpoint, ...]]]
 """Unit → source digest → hookpoints that are not written yet."""
 
@@ -59,19 +42,6 @@ class Harvest:
     """The study's adapters, then the random one, if any."""
     hookpoints: tuple[Hookpoint, ...]
     """Of the residual stream."""
-
-
-def numerics(precision: str, model: ModelSource) -> str:
-    """How numbers come about, in words."""
-    return NUMERICS[precision].replace(
-        "fp32 weights,", "fp32 weights," if model.weights == "fp32" else "bf16 weights, fp32"
-    )
-
-
-def harvest_key(corpus: Corpus, model: ModelSource, precision: str = "fp32") -> str:
-    """Of the tokens, the model and the numerics; adapters and hookpoints are sources and columns within."""
-    made_of = {"corpus": corpus.key, "model": model.digest, "numerics": numerics(precision, model)}
-    return f"harvest/{digest(made_of)}"
 
 
 def harvest(
@@ -101,10 +71,10 @@ def harvest(
     check_sharding(gangs, model_cfg)
     key = harvest_key(corpus, model, cfg.precision)
     hookpoints = at_sites(hookpoints, cfg.sites)
-    write_harvest(storage, key, _spec(model, corpus, cfg))
+    write_harvest(storage, key, harvest_record(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
     test = sample(corpus.of("fit"), cfg.noise_contexts)
-    everyone = _prepare(
+    everyone = prepare_sources(
         storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora
     )
     repair(storage, key)
@@ -143,126 +113,6 @@ def check_complete(storage: Storage, key: str, missing: Missing) -> None:
         )
 
 
-def _spec(model: ModelSource, corpus: Corpus, cfg: HarvestConfig) -> dict:
-    tokens = {
-        split: {name: corpus.num_tokens(split, name) for name in corpus.names} for split in ("fit", "eval")
-    }
-    return {
-        "d_model": model.d_model,
-        "model": model.label,
-        "model_digest": model.digest,
-        "num_layers": model.num_layers,
-        "numerics": numerics(cfg.precision, model),
-        "corpus": corpus.key,
-        "tokens": tokens,
-    }
-
-
-def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict[str, Source]:
-    """Puts base and adapters on record; what is on record of them, by name."""
-    wanted = [Source(BASE, "base", BASE)]
-    wanted += [
-        Source(a.name, a.kind, a.digest, rank=a.rank, alpha=a.alpha, seed=a.seed, facts={"training": a.facts})
-        for a in adapters
-    ]
-    known = {s.digest: s for s in read_sources(storage, key)}
-    recorded = {}
-    for source in wanted:
-        found = known.get(source.digest)
-        recorded[source.name] = source if found is None else replace(found, name=source.name)
-        if recorded[source.name] != found:
-            write_source(storage, key, recorded[source.name])
-    return recorded
-
-
-def _prepare(
-    storage: Storage,
-    key: str,
-    cfg: HarvestConfig,
-    gangs: GangConfig,
-    model: ModelConfig,
-    model_digest: str,
-    adapters: Sequence[AdapterRef],
-    hookpoints: tuple[Hookpoint, ...],
-    unit: TokenBatch,
-    *,
-    random_lora: bool,
-) -> list[AdapterRef]:
-    """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are
-    then on record and judged."""
-    everyone, match, into = list(adapters), None, ""
-    if random_lora and adapters:
-        like = rotated_from(adapters)
-        into = random_key(like, RANDOM_SEED, unit, model_digest)
-        if (found := stored_random(storage, like, into)) is not None:
-            everyone.append(found)
-        else:
-            match = like, write_rotated(storage, like, f"{into}/unmatched", RANDOM_SEED)
-    facts = _sources(storage, key, everyone)
-    todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
-    if todo or match:
-        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
-        ((_, measured),) = run_units([(unit, None)], factory, gangs)
-        if match:
-            everyone.append(
-                finish_random(storage, rotated_from(adapters), into, RANDOM_SEED, measured["match"])
-            )
-            todo.append(everyone[-1])
-            facts |= _sources(storage, key, everyone[-1:])
-        for ref in todo:
-            source = facts[ref.name]
-            more = {
-                what: {**source.facts.get(what, {}), **measured[what][ref.name]}
-                for what in ("noise", "injected")
-            }
-            sampled = {**source.facts.get("noise_sample", {}), **dict.fromkeys(more["noise"], unit.name)}
-            facts[ref.name] = replace(source, facts={**source.facts, **more, "noise_sample": sampled})
-            write_source(storage, key, facts[ref.name])
-    for ref in everyone:
-        _judge(ref, {h: facts[ref.name].facts["noise"][str(h)] for h in hookpoints}, cfg.min_snr)
-    return everyone
-
-
-def rotated_from(adapters: Sequence[AdapterRef]) -> AdapterRef:
-    """The adapter that the random one is made from: of the smallest rank, ties by content. It stays the same
-    in whatever order adapters are given and when one of a larger rank is added."""
-    return min(adapters, key=lambda a: (a.rank, a.digest))
-
-
-def _measured_on(unit: TokenBatch, source: Source, hookpoints: Sequence[Hookpoint]) -> bool:
-    """Whether the source's noise floor is on record at every hookpoint, and was measured on these very
-    contexts."""
-    sampled = source.facts.get("noise_sample", {})
-    return all(
-        str(h) in source.facts.get("noise", {}) and sampled.get(str(h)) == unit.name for h in hookpoints
-    )
-
-
-def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> None:
-    layers = [h.layer for h in noise]
-    if all(floor["signal"] == 0 for floor in noise.values()):
-        raise AdapterError(
-            f"adapter {ref.name} changes nothing at layers {layers}: every delta is exactly 0. Its modules"
-            f" may stand after layer {max(layers)}; choose deeper layers"
-        )
-    for hookpoint, floor in noise.items():
-        snr = floor["snr"]
-        if snr is not None and floor["signal"] > 0 and snr < min_snr:
-            raise PrecisionError(
-                f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below"
-                f" harvest.min_snr={min_snr:g}: these deltas are mostly rounding. Leave this layer out, set"
-                " harvest.precision=fp32 if it is mixed, or lower harvest.min_snr: the report says so"
-            )
-        if snr is not None and snr < WARN_SNR:
-            log.warning(
-                "adapter %s, %s: signal-to-noise is only %.3g (a sound harvest has over %g)",
-                ref.name,
-                hookpoint,
-                snr,
-                WARN_SNR,
-            )
-
-
 def _run(
     storage: Storage,
     key: str,
@@ -285,7 +135,7 @@ def _run(
     }
     plan = HarvestPlan(storage, key, model, left, tuple(sorted(stream)), cfg.precision, model_digest, lora)
     tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
-    with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
+    with Bar(tokens, "harvest", "tokens") as bar:
         for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):
             bar.update(done)
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import ResourceError
@@ -16,6 +14,7 @@ from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
+from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
@@ -66,7 +65,7 @@ def harvest_windows(
     tokens = sum(
         u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index]
     )
-    with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
+    with Bar(tokens, f"harvest ({len(windows)} windows)", "tokens") as bar:
         work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
         for _, done in run_units(work, factory, gangs, part=_window, parts=max(1, len(left))):
             bar.update(done["tokens"])

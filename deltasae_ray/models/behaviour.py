@@ -52,6 +52,24 @@ class LanguageHead:
                 self._finish(logits if bias is None else logits.add_(bias[start : start + size, None])),
             )
 
+    def picked(
+        self, hidden: Float[Tensor, "pair d_model"], tokens: Int[Tensor, " pair"]
+    ) -> Float[Tensor, " pair"]:
+        """One logit for each hidden state: that of its own token.
+
+        Raises:
+            ModelError: a head that is sharded over ranks, whose rows cannot be taken one by one.
+        """
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        if weight.ndim != 2:
+            raise ModelError("model.sharding=zero3: single rows of a sharded head cannot be read")
+        logits = torch.cat([
+            (weight[t].to(h.dtype) * h).sum(1) for h, t in zip(hidden.split(_BLOCK // 1024),
+                tokens.split(_BLOCK // 1024), strict=True)
+        ])  # fmt: skip
+        bias = getattr(self.module, "bias", None)
+        return self._finish(logits if bias is None else logits + bias[tokens])
+
     def _finish(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0:
             logits.mul_(self.scale)
@@ -68,9 +86,8 @@ def language_head(model: nn.Module) -> LanguageHead:
     config: Any = inner.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-    head = LanguageHead(
-        inner.get_output_embeddings(), getattr(config, "final_logit_softcapping", None), scale
-    )  # type: ignore[operator]
+    unembedding: nn.Module = inner.get_output_embeddings()  # type: ignore[operator]
+    head = LanguageHead(unembedding, getattr(config, "final_logit_softcapping", None), scale)
     if inner not in _checked:
         _check(inner, head)
         _checked.add(inner)

@@ -50,7 +50,7 @@ def deltas_together(
     with ExitStack() as exits:
         taken = exits.enter_context(reading(model, hookpoints))
         exits.enter_context(adapter_active(model, BASE))
-        exits.enter_context(_side_by_side(model, adapters))
+        exits.enter_context(side_by_side(model, adapters))
         if bf16:
             exits.enter_context(bf16_products(model, count))
         backbone(model)(input_ids=input_ids.repeat(count, 1), use_cache=False)
@@ -94,7 +94,7 @@ def harvested_deltas(
 
 
 @contextmanager
-def _side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
+def side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
     """Inside, with adapters disabled, LoRA layers add each adapter's product to its own rows, in the order of
     `adapters`.
 

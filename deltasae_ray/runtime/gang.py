@@ -1,9 +1,9 @@
 """A gang: one Ray Data actor that leads 1..N ranks, which run any function of (model, unit) in lock step."""
 
 import json
+import logging
 import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,14 +14,16 @@ import torch
 from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deltasae_ray import errors, heartbeat, stalls
+from deltasae_ray import heartbeat, stalls
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import DeltaSaeError, WorkerError
+from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.heartbeat import Limits
-from deltasae_ray.redaction import redact
 from deltasae_ray.runtime.allocation import keep_freed_memory
+from deltasae_ray.runtime.failure import MAX_FAULTS, Failure, too_many_faults
 from deltasae_ray.runtime.nodes import cores_per_rank
 from deltasae_ray.runtime.rendezvous import AGENT_STORE, INTERFACES, loopback_store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,32 +56,6 @@ class Stored(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error that a worker raised. It travels as a result: as an exception Ray would retry it, and wrap its
-    type away."""
-
-    type: str
-    message: str
-    traceback: str = ""
-    """Of an error that was not raised on purpose."""
-
-    @classmethod
-    def of(cls, error: Exception) -> "Failure":
-        told = "" if isinstance(error, DeltaSaeError) else "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, redact(str(error)), redact(told))
-
-    def error(self) -> DeltaSaeError:
-        """The error as the worker raised it on purpose, or a WorkerError that tells the type and the
-        traceback of any other."""
-        if self.traceback:
-            return WorkerError(
-                f"a unit of work failed with {self.type}: {self.message}. Nothing of it is stored, all other"
-                f" units stay; it would fail again, so no gang was restarted\n{self.traceback}"
-            )
-        return getattr(errors, self.type)(self.message)
-
-
 class Gang:
     """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i
     takes unit i.
@@ -98,10 +74,12 @@ class Gang:
         cpus: float,
         gpus: int,
         limits: Limits | None = None,
+        most_faults: int = MAX_FAULTS,
     ) -> None:
         """
         Args:
             limits: after which a process of the gang is taken for stalled; None watches none.
+            most_faults: after which the gang starts no more; losses of its node are none.
         """
         name = f"gang {ray.get_runtime_context().get_actor_id()}"[:17]
         if limits:
@@ -109,7 +87,9 @@ class Gang:
         self._blocks = blocks
         self._done = getattr(factory, "done", None)
         self._ranks: list[Any] = []
-        self._failure: Failure | None = None
+        self._failure: Failure | None = too_many_faults(name, most_faults)
+        if self._failure:
+            return
         threads = cores_per_rank(ranks, gangs, cpus, gpus)
         if ranks > 1:
             self._store = (
@@ -199,6 +179,9 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
         while pending:
             done, pending = _answered(pending, 1)
             if isinstance(found := ray.get(done[0]), Failure):
+                if found.lost:
+                    log.warning("a collective broke, so the gang starts again: %s", found.message)
+                    os._exit(1)
                 if found.traceback:
                     _end_if_lost(pending)
                 return found

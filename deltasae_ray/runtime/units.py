@@ -12,15 +12,14 @@ from ray.util.annotations import RayDeprecationWarning
 from deltasae_ray import stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.runtime import failure
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import Failure, Gang, WorkerFactory
+from deltasae_ray.runtime.failure import Failure
+from deltasae_ray.runtime.gang import Gang, WorkerFactory
 
 BLOCKS = 1024
 """Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not
 grow with the units."""
-
-MAX_RESTARTS = 5
-"""Times a lost gang is started again before the stage fails."""
 
 
 class Work(Protocol):
@@ -69,36 +68,7 @@ def run_units(
     blocks = [
         ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))
     ]
-    # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of
-    # parallelism and of retries.
-    dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks))
-    with warnings.catch_warnings():
-        # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks
-        # out of order by default.
-        warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)
-        dataset = dataset.map_batches(
-            Gang,
-            fn_constructor_kwargs={
-                "factory": factory,
-                "blocks": blocks,
-                "ranks": cfg.ranks,
-                "gangs": gangs,
-                "cpus": cfg.cpus_per_gang,
-                "gpus": cfg.gpus_per_gang,
-                "limits": Limits(),
-            },
-            batch_size=1,
-            num_cpus=cfg.cpus_per_gang,
-            num_gpus=cfg.gpus_per_gang or None,
-            memory=round(cfg.memory_gb * 1e9) or None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
-            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a
-            # lost node refuses connections for seconds before Ray knows that it is gone, and every refusal
-            # counts as a try.
-            max_restarts=MAX_RESTARTS,
-            allow_out_of_order_execution=part
-            is None,  # Ray Data's default is True: a gang would begin a unit before the one it waits for
-        )
+    dataset = _streamed(blocks, factory, cfg, gangs, in_order=part is not None)
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait
     # for what is made of this one.
     with stalls.told():
@@ -108,6 +78,43 @@ def run_units(
                 if "failure" in result:
                     raise Failure(**result["failure"]).error()
                 yield name, result["value"]
+
+
+def _streamed(
+    blocks: list[ray.ObjectRef], factory: WorkerFactory, cfg: GangConfig, gangs: int, *, in_order: bool
+) -> ray.data.Dataset:
+    """The results of all blocks, by a pool of `gangs` gangs that Ray Data keeps."""
+    # Small blocks would coalesce into one, and one actor would do everything: a block is the grain of
+    # parallelism and of retries.
+    dataset = ray.data.from_items([{"block": i} for i in range(len(blocks))], override_num_blocks=len(blocks))
+    with warnings.catch_warnings():
+        # Deprecated until Ray 2.64, and in 2.60 without anything in its place: restarts are endless and tasks
+        # out of order by default.
+        warnings.filterwarnings("ignore", "`ray_remote_args`", RayDeprecationWarning)
+        return dataset.map_batches(
+            Gang,
+            fn_constructor_kwargs={
+                "factory": factory,
+                "blocks": blocks,
+                "ranks": cfg.ranks,
+                "gangs": gangs,
+                "cpus": cfg.cpus_per_gang,
+                "gpus": cfg.gpus_per_gang,
+                "limits": Limits(),
+                "most_faults": failure.MAX_FAULTS,
+            },
+            batch_size=1,
+            num_cpus=cfg.cpus_per_gang,
+            num_gpus=cfg.gpus_per_gang or None,
+            memory=round(cfg.memory_gb * 1e9) or None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
+            # Without end, as Ray Data tries tasks, and must: a lost node refuses connections for seconds
+            # before Ray knows that it is gone, and every refusal counts as a try. What ends a unit that kills
+            # its gang each time is the gang's own count, in which lost nodes do not stand.
+            max_restarts=-1,
+            # Ray Data's default is True: a gang would begin a unit before the one it waits for.
+            allow_out_of_order_execution=not in_order,
+        )
 
 
 def block_size(units: int, cfg: GangConfig, parts: int = 1) -> int:

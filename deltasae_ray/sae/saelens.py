@@ -3,15 +3,12 @@
 The only file that imports sae_lens, and inside a function: it takes 9 s to import and changes often.
 """
 
-import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,36 +20,14 @@ from deltasae_ray.errors import DictionaryError
 from deltasae_ray.hookpoints import Hookpoint, place_of
 from deltasae_ray.sae import dictionary_learning, sparsify
 from deltasae_ray.sae.dictionary import CFG, WEIGHTS, Dictionary, read_tensors
+from deltasae_ray.sae.gemma_scope import no_dictionary, open_gemma_scope, read_object
 from deltasae_ray.sae.layout import fields
-from deltasae_ray.sae.made_for import BaseModel, check_model, scope_of
+from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.metadata import check_metadata
 from deltasae_ray.sae.metrics import held_out
 
 MAX_FVU = 0.6
 """A reference that leaves more of the base activations' variance unexplained was made for something else."""
-
-_SCOPE_HOOKS = {
-    "res": "hook_resid_post",
-    "resid_post": "hook_resid_post",
-    "mlp": "hook_mlp_out",
-    "mlp_out": "hook_mlp_out",
-    "att": "attn.hook_z",
-    "attn_out": "attn.hook_z",
-}
-"""Gemma Scope's names of what was read, of the first and the second."""
-
-
-_SCOPE_CONFIG = {
-    "architecture",
-    "model_name",
-    "hf_hook_point_in",
-    "hf_hook_point_out",
-    "width",
-    "l0",
-    "affine_connection",
-    "type",
-}
-"""Keys of Gemma Scope 2's config.json that are read here or leave the input as it is."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +176,7 @@ def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
 def _open_release(reference: Reference) -> Dictionary:
     release = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()[reference.release]
     if release.conversion_func == "gemma_3":
-        return _gemma_scope(_download(reference, release.repo_id, release.saes_map[reference.sae_id]))
+        return open_gemma_scope(_download(reference, release.repo_id, release.saes_map[reference.sae_id]))
     try:
         sae = _sae_lens().SAE.from_pretrained(
             reference.release, reference.sae_id, device="cpu", dtype="float32"
@@ -231,22 +206,24 @@ def _open_folder(folder: Path) -> Dictionary:
     try:
         if (folder / sparsify.WEIGHTS).exists():
             above = folder.parent / "config.json"
-            run = _json(above) if above.exists() else {}
+            run = read_object(above) if above.exists() else {}
             cfg, weights = sparsify.as_saelens(
-                folder, _json(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run
+                folder, read_object(folder / CFG), read_tensors(folder / sparsify.WEIGHTS)[0], run
             )
             return Dictionary(**fields(cfg, weights, str(folder / CFG)))
         if (folder / dictionary_learning.WEIGHTS).exists():
             weights = read_tensors(folder / dictionary_learning.WEIGHTS)[0]
-            cfg, weights = dictionary_learning.as_saelens(folder, _json(folder / "config.json"), weights)
+            cfg, weights = dictionary_learning.as_saelens(
+                folder, read_object(folder / "config.json"), weights
+            )
             return Dictionary(**fields(cfg, weights, str(folder / "config.json")))
         if (folder / CFG).exists():
             return (
                 Dictionary.load(folder)
-                if "metadata" in (cfg := _json(folder / CFG))
+                if "metadata" in (cfg := read_object(folder / CFG))
                 else _before_version_6(folder, cfg)
             )
-        return _gemma_scope(folder)
+        return open_gemma_scope(folder)
     except (OSError, SafetensorError) as e:
         raise DictionaryError(f"{folder} cannot be opened: {e}") from e
     except DictionaryError as e:
@@ -256,7 +233,7 @@ def _open_folder(folder: Path) -> Dictionary:
 def _before_version_6(folder: Path, cfg: dict[str, Any]) -> Dictionary:
     check_metadata(cfg, str(folder / CFG))  # SAELens keeps only what it knows
     if not (folder / WEIGHTS).exists():
-        raise _no_dictionary(folder)
+        raise no_dictionary(folder)
     try:
         sae = _sae_lens().SAE.load_from_disk(folder, device="cpu", dtype="float32")
     except DictionaryError:
@@ -264,104 +241,6 @@ def _before_version_6(folder: Path, cfg: dict[str, Any]) -> Dictionary:
     except Exception as e:  # whatever a damaged or unknown folder makes SAELens raise
         raise DictionaryError(f"{folder} cannot be loaded by SAELens: {type(e).__name__}: {e}") from e
     return _convert_sae(sae, str(folder / CFG))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
-        raise DictionaryError(f"{path} is not valid JSON: {e}") from e
-    if not isinstance(found, dict):
-        raise DictionaryError(f"{path} must hold an object with fields")
-    return found
-
-
-def _no_dictionary(folder: Path) -> DictionaryError:
-    """Says what a folder holds instead of a dictionary that is read, and how to convert it."""
-    there = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in there if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt"))]
-    if not pickles:
-        return DictionaryError(
-            f"{folder} holds no dictionary, only {there[:12]}: {CFG} with {WEIGHTS} (SAELens) or"
-            f" {sparsify.WEIGHTS} (sparsify), config.json with {dictionary_learning.WEIGHTS}"
-            " (dictionary_learning), params.safetensors or params.npz (Gemma Scope) are read"
-        )
-    whose = (
-        "a folder of dictionary_learning, whose"
-        if pickles[0] == dictionary_learning.PICKLE
-        else "a folder whose"
-    )
-    return DictionaryError(
-        f"{folder} is {whose} weights are a pickle, {pickles[0]}, which could run code and is never opened:"
-        f" convert it there once with\n  {dictionary_learning.recipe(folder / pickles[0])}\nand give the"
-        " folder again"
-    )
-
-
-def _gemma_scope(folder: Path) -> Dictionary:
-    """JumpReLU parameters in lower case, b_dec not subtracted from the input; the hookpoint is in config.json
-    or the path."""
-    try:
-        if (folder / "params.safetensors").exists():
-            parameters = read_tensors(folder / "params.safetensors")[0]
-        elif (folder / "params.npz").exists():
-            with np.load(folder / "params.npz", allow_pickle=False) as arrays:
-                parameters = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        else:
-            raise _no_dictionary(folder)
-        config = _json(folder / "config.json") if (folder / "config.json").exists() else {}
-    except DictionaryError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        SafetensorError,
-        BadZipFile,
-        zlib.error,
-    ) as e:
-        raise DictionaryError(f"{folder} cannot be opened: {e}") from e
-    if config.get("architecture", "jump_relu") != "jump_relu":
-        raise DictionaryError(
-            f"{folder}: architecture {config['architecture']!r} is not supported in Gemma Scope's layout"
-        )
-    if config.get("hf_hook_point_out", config.get("hf_hook_point_in")) != config.get("hf_hook_point_in"):
-        raise DictionaryError(
-            f"{folder} is a transcoder, from {config.get('hf_hook_point_in')} to"
-            f" {config['hf_hook_point_out']}"
-        )
-    weights = {re.sub(r"^w_", "W_", name): tensor for name, tensor in parameters.items()}
-    if "W_enc" not in weights or weights["W_enc"].ndim != 2:
-        raise DictionaryError(f"{folder} has {sorted(parameters)}, which are not Gemma Scope's parameters")
-    check_metadata(
-        {name: value for name, value in config.items() if name not in _SCOPE_CONFIG},
-        f"{folder / 'config.json'}",
-    )
-    d_in, d_sae = weights["W_enc"].shape
-    metadata = _scope_metadata(folder, config)
-    cfg = {
-        "architecture": "jumprelu",
-        "d_in": d_in,
-        "d_sae": d_sae,
-        "apply_b_dec_to_input": False,
-        "metadata": metadata,
-    }
-    return Dictionary(**fields(cfg, weights))
-
-
-def _scope_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Hookpoint and model: config.json's, or what the folder is called in the repository of Gemma Scope that
-    it lies in."""
-    if "hf_hook_point_in" in config:
-        return {"hook_name": config["hf_hook_point_in"], "model_name": config.get("model_name")}
-    path = str(folder.absolute())
-    model, kind = scope_of(path) or (None, "")
-    layer = re.search(r"layer_(\d+)", path[path.find("gemma-scope") :])
-    hook = f"blocks.{int(layer[1])}.{_SCOPE_HOOKS.get(kind, kind)}" if layer and kind else None
-    return {"hook_name": hook, "model_name": config.get("model_name", model)}
 
 
 def _convert_sae(sae: Any, name: str) -> Dictionary:

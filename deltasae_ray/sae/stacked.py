@@ -86,7 +86,7 @@ class _Stack:
             )
         )
         self.idle = torch.stack([m.idle for m in members])
-        self.sums = torch.stack([m._sums for m in members])
+        self.sums = torch.stack([m.sums for m in members])
         self.dead_tokens = torch.tensor([[m.dead_tokens] for m in members], device=first.device)
         self.optimizer = torch.optim.Adam(
             [w for w in self.weights if w.numel() and w.requires_grad], lr=self.recipe.lr, fused=True
@@ -95,7 +95,7 @@ class _Stack:
             if weight.numel():
                 self._adopt(own, weight)
         for m, idle, sums in zip(members, self.idle, self.sums, strict=True):
-            m.idle, m._sums = idle, sums
+            m.idle, m.sums = idle, sums
 
     def _own(self) -> list[tuple[Tensor, ...]]:
         """Weight by weight, the members'."""

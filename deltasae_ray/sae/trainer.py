@@ -21,7 +21,9 @@ from deltasae_ray.sae.architectures import (
 )
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.peers import Peers
-from deltasae_ray.sae.recipe import Recipe, measure, random_rows, start_rows
+from deltasae_ray.sae.recipe import Recipe, measure
+from deltasae_ray.sae.start import first_weights
+from deltasae_ray.sae.trainer_state import restore, trainer_state
 
 CURVE_POINTS = 50
 """Points of the learning curve."""
@@ -74,7 +76,7 @@ class Trainer:
         # Six digits: rows that are drawn again, or summed by another number of threads, differ in the last
         # bits.
         scale = float(f"{self.scaling.scale:.6g}")
-        self._made_for = {
+        self.made_for = {
             "recipe": dataclasses.asdict(recipe),
             "seed": seed,
             "rows": list(x.shape),
@@ -82,34 +84,17 @@ class Trainer:
         }
         self._mean = self.scaling.mean.to(self.device)
         self._order: tuple[int, Int[Tensor, " token"]] = (-1, torch.empty(0, dtype=torch.int64))
-        # Encoder rows start as decoder rows: a latent then fires on what it writes, and few are born dead.
-        generator = torch.Generator().manual_seed(seed)
-        learned = recipe.train_decoder
-        start = (
-            start_rows(x, self.scaling, recipe.d_sae, generator)
-            if learned
-            else random_rows(recipe.d_sae, x.shape[1], generator)
-        )
-        start = start.to(self.device)
-        self.weights = Weights(
-            encoder=start.clone(),
-            decoder=start.clone(),
-            b_enc=torch.zeros(recipe.d_sae, device=self.device),
-            b_dec=torch.zeros(x.shape[1], device=self.device),
-            log_threshold=torch.zeros(
-                recipe.d_sae if recipe.architecture == "jumprelu" else 0, device=self.device
-            ),
-        )
+        self.weights = first_weights(x, recipe, self.scaling, seed, self.device)
         self._bandwidth = 0.0
         if recipe.architecture == "jumprelu":
             threshold = self._threshold()
             self._bandwidth = _BANDWIDTH * threshold
             self.weights.log_threshold.fill_(threshold).log_()
         for weight in self.weights:
-            weight.requires_grad_(learned or weight is not self.weights.decoder)
+            weight.requires_grad_(recipe.train_decoder or weight is not self.weights.decoder)
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64, device=self.device)
         self.pressure = torch.tensor(self._first_pressure(), dtype=torch.float64, device=self.device)
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.optimizer = torch.optim.Adam(
             [w for w in self.weights if len(w) and w.requires_grad], lr=recipe.lr, fused=True
         )
@@ -143,7 +128,7 @@ class Trainer:
         if self.recipe.auxk and len(dead):
             loss = loss + self.recipe.auxk * self._auxk(y, dead, forward.error)
         self._update(loss)
-        self._sums += sums[:2]
+        self.sums += sums[:2]
         self.steps_done += 1
         self.note(len(dead))
 
@@ -246,33 +231,18 @@ class Trainer:
         done, steps = self.steps_done, self.recipe.steps
         if not self.done and done * CURVE_POINTS // steps == (done - 1) * CURVE_POINTS // steps:
             return
-        fvu = float(self._sums[0] / self._sums[1])
+        fvu = float(self.sums[0] / self.sums[1])
         if not fvu < float("inf"):
             raise DictionaryError(
                 f"training ran off to infinity by step {self.steps_done}: lower the learning rate"
                 f" {self.recipe.lr}"
             )
         self.curve.append({"step": self.steps_done, "fvu": fvu, "dead": dead})
-        self._sums.zero_()
+        self.sums.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and JSON-like values only: nothing in it needs pickle."""
-        moments = {
-            f"{kind}.{name}": self.optimizer.state[weight].get(kind, torch.zeros(()))
-            for name, weight in self.weights._asdict().items()
-            for kind in ("exp_avg", "exp_avg_sq", "step")
-        }
-        tensors = (
-            self.weights._asdict()
-            | moments
-            | {"idle": self.idle, "sums": self._sums, "pressure": self.pressure}
-        )
-        return {
-            "tensors": {name: tensor.detach().clone() for name, tensor in tensors.items()},
-            "steps_done": self.steps_done,
-            "curve": [dict(point) for point in self.curve],
-            "made_for": self._made_for,
-        }
+        """What training continues from: tensors and JSON-like values only, so that nothing needs pickle."""
+        return trainer_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where `state` was taken.
@@ -280,27 +250,7 @@ class Trainer:
         Raises:
             DictionaryError: it was taken with another recipe, seed or shape of data.
         """
-        if state.get("made_for") != self._made_for:
-            raise DictionaryError(
-                f"this checkpoint is of {state.get('made_for')}, not of {self._made_for}: delete it to start"
-                " afresh"
-            )
-        tensors = state["tensors"]
-        with torch.no_grad():
-            for name, weight in self.weights._asdict().items():
-                weight.copy_(tensors[name])
-                if state["steps_done"] and len(weight):
-                    kept = {
-                        kind: tensors[f"{kind}.{name}"].clone() for kind in ("exp_avg", "exp_avg_sq", "step")
-                    }
-                    self.optimizer.state[weight] = {
-                        kind: tensor.to(self.device) for kind, tensor in kept.items()
-                    }
-            self.idle.copy_(tensors["idle"])
-            self._sums.copy_(tensors["sums"])
-            self.pressure.copy_(tensors["pressure"])
-        self.steps_done = state["steps_done"]
-        self.curve = [dict(point) for point in state["curve"]]
+        restore(self, state)
 
     def finish(self, **meta: Any) -> Dictionary:
         """The dictionary in raw units, with firing and energy measured on the training rows (of a stream:

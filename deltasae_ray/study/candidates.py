@@ -101,11 +101,17 @@ def watching(candidates: Candidates, names: Sequence[str]) -> Any:
     from ray.tune import Callback
 
     class Watching(Callback):
-        # Tune calls these two with keywords.
-        def on_trial_start(self, trial: Any, **_: Any) -> None:
+        def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
             candidates.begin({name: trial.config[name] for name in names})
 
-        def on_trial_result(self, trial: Any, result: dict, **_: Any) -> None:
+        def on_trial_result(
+            self,
+            iteration: int,  # noqa: ARG002
+            trials: list,  # noqa: ARG002
+            trial: Any,
+            result: dict,
+            **info: Any,  # noqa: ARG002
+        ) -> None:
             if result.get("done") or result.get("finished"):
                 ended = Ended(int(result["steps"]), float(result["fvu"]), int(result["finished"]))
                 candidates.end({name: trial.config[name] for name in names}, ended)

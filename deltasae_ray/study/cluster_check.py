@@ -11,9 +11,10 @@ from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
-from deltasae_ray.runtime.node_types import each_node, possible_types
+from deltasae_ray.runtime.node_types import each_node
 from deltasae_ray.runtime.nodes import autoscaling, one_machine
 from deltasae_ray.runtime.placement import Actors, Node, never_in_each_others_way
 from deltasae_ray.runtime.shared_root import check_root
@@ -99,19 +100,13 @@ def resolve_root(root: str) -> Storage:
     """The storage root as every process will see it.
 
     Raises:
-        ConfigError: a relative root under a Ray job, whose working directory is a temporary copy, or a folder
-            that cannot be made.
+        ConfigError: a folder that cannot be made.
     """
     if "://" in root or Path(root).is_absolute():
         storage = Storage(root)
         if storage.is_local:
             _check_folder(root, Path(storage.path("")))
         return storage
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise ConfigError(
-            f"storage.root={root!r} is relative, and a Ray job runs in a temporary copy of the folder:"
-            " results would be lost. Give an absolute path or s3://…"
-        )
     _check_folder(root, Path(root).absolute())
     return Storage(str(Path(root).absolute()))
 

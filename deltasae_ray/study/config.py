@@ -1,17 +1,19 @@
 """The whole study in one frozen value. Every job takes the same words and reads its own part."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.elicit.config import ElicitConfig
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig, ReferenceConfig
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.paths import expanded
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.storage import StorageConfig
+from deltasae_ray.study.storage_config import StorageConfig
 from deltasae_ray.tracking import TrackingConfig
 
 
@@ -32,6 +34,7 @@ class StudyConfig:
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     gangs: GangConfig = field(default_factory=GangConfig)
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    elicit: ElicitConfig = field(default_factory=ElicitConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     diverge: DivergeConfig = field(default_factory=DivergeConfig)
@@ -47,6 +50,9 @@ class StudyConfig:
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 
+
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""Configurations that come with the package: `config=demo` reads demo.yaml."""
 
 SHORTHAND = {"reference": "reference.source", "controls": "diverge.controls"}
 """`reference=base` means `reference.source=base`."""

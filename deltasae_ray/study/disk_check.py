@@ -3,7 +3,7 @@
 from deltasae_ray.adapt.run import trained, trainings
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.run import MANIFEST
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
@@ -12,7 +12,8 @@ from deltasae_ray.shards.records import ShardRow, read_sources
 from deltasae_ray.study.controls import control_points
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.plan import Plan, dictionary_bytes
+from deltasae_ray.study.plan import Plan
+from deltasae_ray.study.plan_costs import dictionary_bytes
 
 
 def check_disk(study: Study, plan: Plan) -> None:

@@ -10,28 +10,34 @@ from collections.abc import Sequence
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import DeltaSaeError, StorageError
 from deltasae_ray.redaction import RedactingFormatter, redacted_output
-from deltasae_ray.study.config import FIRST, SHORTHAND, StudyConfig
+from deltasae_ray.study.config import FIRST, SHIPPED, SHORTHAND, StudyConfig
+
+JOBS = {
+    "sweep": (
+        "Run the whole study: adapt, harvest, fit over rank × dictionary size, compare, report. Without"
+        " words, the demo."
+    ),
+    "adapt": "Train LoRA adapters at adapt.ranks, or check and import the given ones.",
+    "harvest": "Write the delta shards of every adapter; adapters are trained first where none are given.",
+    "fit": "Fit every dictionary of the study in one pass over the shards, without Ray Tune.",
+    "diverge": "Compare every dictionary with the reference; write the tables and the report.",
+}
+"""Job → what it does, as `--help` says it."""
 
 
-def main(stage: str, description: str | None, *, without_words: Sequence[str] = ()) -> None:
+def main(stage: str, words: Sequence[str] | None = None) -> None:
     """Runs a job to its end; a typed error is printed last, as one line, and ends the process with 2, Ctrl-C
     with 130, a bug with 1.
 
     Args:
-        without_words: what stands for an empty command line.
+        words: `key=value` words; those of the command line where none are given.
     """
     with redacted_output():
-        _main(stage, description, without_words)
+        _main(stage, sys.argv[1:] if words is None else words)
 
 
-def _main(stage: str, description: str | None, without_words: Sequence[str]) -> None:
-    cfg = parse(
-        StudyConfig,
-        sys.argv[1:] or without_words,
-        shorthand=SHORTHAND,
-        description=description or "",
-        first=FIRST,
-    )
+def _main(stage: str, words: Sequence[str]) -> None:
+    cfg = parse_words(words or (["config=demo"] if stage == "sweep" else []), JOBS[stage])
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -55,6 +61,13 @@ def _main(stage: str, description: str | None, without_words: Sequence[str]) -> 
             raise SystemExit(2) from None
         sys.stderr.write(traceback.format_exc())
         raise SystemExit(1) from None
+
+
+def parse_words(words: Sequence[str], description: str) -> StudyConfig:
+    """Reads the words of a study, or prints help or a clear error and exits."""
+    return parse(
+        StudyConfig, words, shorthand=SHORTHAND, description=description, first=FIRST, shipped=SHIPPED
+    )
 
 
 def _tell(error: DeltaSaeError) -> None:

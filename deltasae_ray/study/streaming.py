@@ -120,7 +120,7 @@ class Windows:
             reached = last
         storage.delete_folder(self.spool)
         for spool in others.remove_abandoned():
-            say(f"  removed what an abandoned study had left in {storage.root}/{spool}")
+            say(f"  removed what an abandoned study had left in {storage.address(spool)}")
 
     def needed(self) -> list[int]:
         """The windows that some dictionary has still to see; none where all are finished, or cannot be

@@ -17,8 +17,9 @@ from deltasae_ray.adapt.text import split_text
 from deltasae_ray.adapt.trainer import LoraTrainer
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import AdapterError, CorpusError
+from deltasae_ray.models.adapter_check import check_adapter
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
-from deltasae_ray.models.adapters import AdapterRef, check_adapter
+from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_model
 from deltasae_ray.models.source import resolve_model

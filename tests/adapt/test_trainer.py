@@ -15,8 +15,8 @@ from deltasae_ray.adapt.lora import check_targets
 from deltasae_ray.adapt.text import split_text
 from deltasae_ray.adapt.trainer import WARMUP_STEPS, LoraTrainer
 from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.models.adapter_check import check_adapter
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
-from deltasae_ray.models.adapters import check_adapter
 from deltasae_ray.models.load import backbone, empty_model, load_model
 from tests.adapt.worlds import config, contexts
 from tests.tiny import ARCHITECTURES, save_model

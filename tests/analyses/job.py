@@ -8,7 +8,7 @@ import pytest
 
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltasae_ray.sae.metrics import held_out
-from deltasae_ray.sae.recipe import Recipe, random_rows
+from deltasae_ray.sae.recipe import Recipe
+from deltasae_ray.sae.start import random_rows
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_shards
 

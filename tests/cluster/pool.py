@@ -3,18 +3,21 @@ was run where, as JSON."""
 
 import json
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ResourceError
+from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.node_types import each_node, possible_types
+from deltasae_ray.runtime.node_types import each_node
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.study.cluster_check import check_nodes
 from deltasae_ray.study.config import StudyConfig
@@ -29,22 +32,28 @@ def alive() -> int:
 
 @dataclass(frozen=True)
 class Patient:
-    """Its workers hold no model, and sleep."""
+    """Its workers hold no model, and wait for a worker on a second node."""
+
+    folder: str
+    """Where each worker leaves the name of its node."""
 
     def __call__(self, context: RankContext) -> "PatientWorker":
-        return PatientWorker(context)
+        return PatientWorker(context, Path(self.folder))
 
 
 class PatientWorker:
-    def __init__(self, context: RankContext) -> None:
+    def __init__(self, context: RankContext, folder: Path) -> None:
         self._context = context
+        self._folder = folder
+        self._node = ray.get_runtime_context().get_node_id()
+        (folder / self._node).touch()
 
     def __call__(self, _unit: TokenBatch, todo: int, *, keep: bool) -> dict[str, Any]:  # noqa: ARG002 - what gangs call
-        until = time.monotonic() + 120
-        while alive() < 3 and time.monotonic() < until:  # the first node must not take all units
-            time.sleep(0.5)
+        until = time.monotonic() + 240
+        while len(list(self._folder.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.5)  # the first node must not take all units
         time.sleep(4)
-        return {"id": todo, "node": ray.get_runtime_context().get_node_id(), "device": self._context.device}
+        return {"id": todo, "node": self._node, "device": self._context.device}
 
 
 def too_large(gpus: int) -> str:
@@ -74,7 +83,9 @@ def main(gpus: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
     refused = too_large(gpus)
     pool = GangConfig(gangs=2, ranks=gpus, gpus_per_gang=gpus)
-    ran = [result for _, result in run_units([(unit(i), i) for i in range(UNITS)], Patient(), pool)]
+    with tempfile.TemporaryDirectory() as folder:
+        units = [(unit(i), i) for i in range(UNITS)]
+        ran = [result for _, result in run_units(units, Patient(folder), pool)]
     deadline = time.monotonic() + 120
     while alive() > 1 and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -20,8 +20,8 @@ from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fitted_points, keys_of, raise_failures
 from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
-from deltasae_ray.sae.recipe import random_rows
 from deltasae_ray.sae.stacked import train_together
+from deltasae_ray.sae.start import random_rows
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet

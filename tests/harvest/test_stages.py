@@ -24,8 +24,9 @@ from deltasae_ray.errors import (
 )
 from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
+from deltasae_ray.harvest.key import NUMERICS
 from deltasae_ray.harvest.prepare import PrepareFactory
-from deltasae_ray.harvest.run import NUMERICS, _judge, rotated_from
+from deltasae_ray.harvest.sources import _judge, rotated_from
 from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deltasae_ray.errors import PrecisionError
-from deltasae_ray.harvest.run import _judge
+from deltasae_ray.harvest.sources import _judge
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, attach
 from deltasae_ray.models.capture import Residuals, deltas

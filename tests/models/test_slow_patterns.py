@@ -9,7 +9,7 @@ import pytest
 
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.models import slow_patterns
-from deltasae_ray.models.adapters import check_adapter
+from deltasae_ray.models.adapter_check import check_adapter
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.slow_patterns import check_patterns_end
 from tests.tiny import save_adapter

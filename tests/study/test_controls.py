@@ -22,7 +22,8 @@ from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
-from deltasae_ray.sae.recipe import Recipe, measure, start_rows
+from deltasae_ray.sae.recipe import Recipe, measure
+from deltasae_ray.sae.start import start_rows
 from deltasae_ray.sae.trainer import Trainer
 from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.errors import StorageError
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.shards.manifest import commit_unit
@@ -16,7 +16,8 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.study.controls import control_points
 from deltasae_ray.study.disk_check import check_disk, dictionaries_there, shards_there
 from deltasae_ray.study.inputs import Study, open_study
-from deltasae_ray.study.plan import Plan, dictionary_bytes, make_plan
+from deltasae_ray.study.plan import Plan, make_plan
+from deltasae_ray.study.plan_costs import dictionary_bytes
 from tests.study.streamed import config
 from tests.study.words import words
 from tests.tiny import save_adapter

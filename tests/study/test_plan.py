@@ -12,9 +12,9 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.storage import Storage
 from deltasae_ray.study import plan
+from deltasae_ray.study.clock import Clock
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
 from deltasae_ray.study.inputs import open_study
-from deltasae_ray.study.plan import Clock
 from tests.study.words import words
 
 

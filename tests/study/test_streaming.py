@@ -22,11 +22,11 @@ from deltasae_ray.harvest.worker import HarvestWorker
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.opening import open_shards
 from deltasae_ray.storage import Storage
-from deltasae_ray.study.compare import _statements
 from deltasae_ray.study.inputs import stream_of
 from deltasae_ray.study.main import main
 from deltasae_ray.study.run import run
 from deltasae_ray.study.state import Made
+from deltasae_ray.study.statements import study_statements
 from deltasae_ray.study.streaming import Windows, fit_stream
 from tests.fit.made import make_unit
 from tests.study.streamed import SMALL, STREAM, config, study_words, without_ray
@@ -161,7 +161,7 @@ def test_harvest_beside_fit_waits_for_it_and_gives_what_turns_give(
         digests.append(
             {f.point: f.digest for group in (made.controls.values(), *made.grid.values()) for f in group}
         )
-        assert any(said.startswith("Deltas were streamed") for said in _statements(study))
+        assert any(said.startswith("Deltas were streamed") for said in study_statements(study))
     assert digests[0] == digests[1] and len(digests[0]) == len(way.points) and most == 2
 
 

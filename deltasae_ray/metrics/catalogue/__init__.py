@@ -11,9 +11,10 @@ from deltasae_ray.metrics.catalogue.audit import AUDIT
 from deltasae_ray.metrics.catalogue.description import AS_PUBLISHED, CHANGE, DICTIONARY
 from deltasae_ray.metrics.catalogue.entry import Metric as Metric
 from deltasae_ray.metrics.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
-from deltasae_ray.metrics.catalogue.monitors import MONITORS
+from deltasae_ray.metrics.catalogue.monitors import CLAIMS, MONITORS
 from deltasae_ray.metrics.catalogue.patched import LOSS
 from deltasae_ray.metrics.catalogue.sight import MEAN_CHANGE, RECONSTRUCTION, SIGHT
+from deltasae_ray.metrics.catalogue.visibility import VISIBLE
 from deltasae_ray.metrics.coding.variants import Variant
 
 SEEDS = "_seeds"
@@ -46,6 +47,7 @@ VARIED = (
 """Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
+    "Which latents are visible": VISIBLE,
     "What a dictionary can see": SIGHT,
     "Reconstruction": RECONSTRUCTION,
     "The mean change": MEAN_CHANGE,
@@ -55,6 +57,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "What the change does to the loss, patched into the base model": LOSS,
     "What the audit of single latents comes to": AUDIT,
     "What becomes of the user's monitors": MONITORS,
+    "What is claimed that an adapter learnt": CLAIMS,
     "As published, for comparison": AS_PUBLISHED,
     "What the change is like": CHANGE,
     "The dictionary itself": DICTIONARY,
@@ -67,8 +70,12 @@ PATCHED = ("loss_recovered", "loss_reached")
 AUDITED = "latent_"
 """How the names of figures begin that come from the audit of single latents."""
 
-WATCHED = "monitor."
-"""How the names of figures begin that are of the user's monitors; a monitor's name follows."""
+WATCHED, CLAIMED = "monitor.", "trigger."
+"""How the names of figures begin that are of the user's monitors (a monitor's name follows), and of claims
+what an adapter learnt; both are of whole adapters."""
+
+SEEN = tuple(m.name for m in VISIBLE)
+"""Figures that come from the decision on single latents."""
 
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""

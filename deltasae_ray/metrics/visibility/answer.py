@@ -2,7 +2,8 @@
 one rule on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -14,12 +15,15 @@ from deltasae_ray.metrics.visibility.decision import (
     Judged,
     Label,
     LatentLabel,
+    fitting,
     label_of,
     share_interval,
+    unfitting,
 )
 from deltasae_ray.metrics.visibility.expression import Scale
 from deltasae_ray.metrics.visibility.kept import Kept
 from deltasae_ray.metrics.visibility.leading import DirectionVisibility
+from deltasae_ray.metrics.visibility.narrow import Narrow
 from deltasae_ray.metrics.visibility.scaling import Scaling
 
 
@@ -55,9 +59,15 @@ class Visibility:
     reasons: tuple[str, ...]
     """What limits the answer, in words."""
     directions: tuple[DirectionVisibility, ...] = ()
-    """Principal directions with a tenth of the variance or more, each judged by itself."""
+    """Principal directions with a tenth of the variance or more, each judged by itself; of a narrow change
+    all its directions."""
     calibration: Calibration | None = None
     """The curve that `features` is read from; None where there is no share to read."""
+    judged_on: Literal["latents", "directions"] = "latents"
+    """What `share` counts: a narrow change is judged on its directions."""
+    counts: tuple[int, int, int] | None = None
+    """Of n latents at least and at most so many are not visible: low, high, n; None where `share` is no
+    sample of latents."""
 
     @property
     def named(self) -> tuple[LatentVisibility, ...]:
@@ -81,43 +91,88 @@ class Findings:
 def answer(
     kept: Kept,
     found: Findings | None,
-    directions: tuple[DirectionVisibility, ...],
+    apart: Narrow | tuple[DirectionVisibility, ...],
     reasons: Sequence[str],
     seed: int,
 ) -> Visibility:
-    """Puts labels on the latents, and the rule on their share."""
-    latents = _latents(kept, found)
+    """Puts labels on the latents, and the rule on their share, or on that of a narrow change's directions.
+
+    Args:
+        apart: a narrow change, or the leading directions of a wider one.
+    """
+    latents, directions = _latents(kept, found), apart.judged if isinstance(apart, Narrow) else apart
     told = [*reasons]
-    if directions:
+    narrow = isinstance(apart, Narrow)
+    if directions and not narrow:
         listed = ", ".join(f"{x.variance:.0%} of the variance {x.label}" for x in directions)
         told.append(f"leading directions, each by itself: {listed}")
-    named = sum(x.label == "not visible" for x in latents)
+    if narrow and apart.outside(kept.directions[kept.able], REPEATS) < FEWEST:
+        return _of_directions(apart, latents, told)
     sure = sum(x.label != "cannot be judged" for x in latents)
     if found is None or sure < FEWEST:
         told.append(f"{sure} latents are judged, {FEWEST} are needed for a label")
         return Visibility(
             "INCONCLUSIVE", undefined(told[-1], n=sure), (0.0, 1.0), latents, tuple(told), directions
         )
+    return _of_latents(
+        kept,
+        found,
+        Visibility("INCONCLUSIVE", undefined(""), (0.0, 1.0), latents, tuple(told), directions),
+        seed,
+    )
+
+
+def _of_directions(
+    narrow: Narrow, latents: tuple[LatentVisibility, ...], reasons: Sequence[str]
+) -> Visibility:
+    """The rule on all directions of a narrow change: a count, not a sample."""
+    interval, n = narrow.interval(), len(narrow.judged)
+    lost = sum(x.label == "not visible" for x in narrow.judged)
+    sure = sum(x.label != "cannot be judged" for x in narrow.judged)
+    told = [*reasons, narrow.told]
+    label = fitting(interval)
+    if label == "INCONCLUSIVE":
+        told.append(unfitting(interval))
+    share = (
+        Measure(lost / sure, null=0.0, ceiling=1.0, ci=interval, n=n) if sure else undefined(told[-1], n=n)
+    )
+    features = 1 - interval[1], 1 - interval[0]
+    return Visibility(label, share, features, latents, tuple(told), narrow.judged, judged_on="directions")
+
+
+def _of_latents(kept: Kept, found: Findings, so_far: Visibility, seed: int) -> Visibility:
+    """The rule on the share of latents, and that share read as one of features."""
+    told, n = [*so_far.reasons], len(found.labels)
+    named = len(so_far.named)
+    sure = sum(x.label != "cannot be judged" for x in so_far.latents)
     unsure = int(found.judged.lost.sum()) - named
     if unsure:
         told.append(
             f"{unsure} latents score as low as absent ones, and so do base latents: they widen the interval"
         )
-    interval = share_interval(named, named + unsure, len(found.labels))
+    interval = share_interval(named, named + unsure, n)
     label = label_of(interval, sure)
     if label == "INCONCLUSIVE":
-        told.append(
-            f"the interval [{interval[0]:.2f}, {interval[1]:.2f}] of the share not visible fits no label"
-        )
+        told.append(unfitting(interval))
     share = Measure(named / sure, null=0.0, ceiling=1.0, ci=interval, n=sure)
     rows = kept.directions[kept.able]
     once = 1 / ((rows @ rows.T).abs() >= REPEATS).sum(1).double().numpy()  # latents of one feature count once
     f = float((once * found.judged.named).sum() / once.sum())
-    curve = Calibration.planted(float(once.sum()), found.scale, np.random.default_rng([seed, 15]))
-    other = Calibration.planted(float(once.sum()), found.lost_scale, np.random.default_rng([seed, 15]))
+    curve, other = (
+        Calibration.planted(float(once.sum()), scale, np.random.default_rng([seed, 15]))
+        for scale in (found.scale, found.lost_scale)
+    )
     (low, high), (lower, higher) = curve.read(f), other.read(f)
     features = min(low, lower), max(high, higher)
-    return Visibility(label, share, features, latents, tuple(told), directions, curve)
+    return replace(
+        so_far,
+        counts=(named, named + unsure, n),
+        label=label,
+        share=share,
+        features=features,
+        reasons=tuple(told),
+        calibration=curve,
+    )
 
 
 def _latents(kept: Kept, found: Findings | None) -> tuple[LatentVisibility, ...]:

@@ -71,11 +71,19 @@ def share_interval(low_count: int, high_count: int, n: int, comparisons: int = 1
 
 def label_of(interval: tuple[float, float], judged: int) -> Label:
     """The one rule, from the interval of the share of judged latents that are not visible."""
+    return "INCONCLUSIVE" if judged < FEWEST else fitting(interval)
+
+
+def fitting(interval: tuple[float, float]) -> Label:
+    """The label that an interval of f fits, whatever it counts."""
     low, high = interval
-    if judged < FEWEST:
-        return "INCONCLUSIVE"
     if high <= VISIBLE:
         return "VISIBLE"
     if low >= NOT_VISIBLE:
         return "NOT VISIBLE"
     return "PARTLY VISIBLE" if low > PARTLY[0] and high < PARTLY[1] else "INCONCLUSIVE"
+
+
+def unfitting(interval: tuple[float, float]) -> str:
+    """Why an interval of f gives no label."""
+    return f"the interval [{interval[0]:.2f}, {interval[1]:.2f}] of the share not visible fits no label"

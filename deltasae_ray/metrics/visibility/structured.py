@@ -110,7 +110,8 @@ def departures(y: Float[Tensor, "token latent"]) -> Float[np.ndarray, "way laten
 
 def _jarque_bera(y: Tensor) -> np.ndarray:
     centred = y - y.mean(0)
-    z = centred / centred.square().mean(0).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    square = z * z
-    skewness, excess = (square * z).double().mean(0), (square * square).double().mean(0) - 3
-    return (len(y) * (skewness.square() / 6 + excess.square() / 24)).numpy()
+    square = centred * centred
+    variance = square.mean(0).clamp_min(torch.finfo(torch.float32).tiny)
+    skewness = (centred.mul_(square)).mean(0) / variance.pow(1.5)
+    excess = square.mul_(square).mean(0) / variance.square() - 3
+    return (len(y) * (skewness.double().square() / 6 + excess.double().square() / 24)).numpy()

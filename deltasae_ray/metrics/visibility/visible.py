@@ -3,26 +3,13 @@ without Ray."""
 
 from collections.abc import Sequence
 
-import torch
-
 from deltasae_ray.metrics.arrays import Matrix
-from deltasae_ray.metrics.inputs import DictionaryLike, living_rows
-from deltasae_ray.metrics.measure import undefined
-from deltasae_ray.metrics.moments import Moments
-from deltasae_ray.metrics.visibility.answer import Findings, LatentVisibility, Visibility, answer
-from deltasae_ray.metrics.visibility.decision import LatentLabel, judge
-from deltasae_ray.metrics.visibility.expression import Metric
-from deltasae_ray.metrics.visibility.kept import Kept
-from deltasae_ray.metrics.visibility.leading import leading_directions
-from deltasae_ray.metrics.visibility.presence import present_rows, scale_of
+from deltasae_ray.metrics.inputs import DictionaryLike
+from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility
+from deltasae_ray.metrics.visibility.deciding import Dictionaries, decided
 from deltasae_ray.metrics.visibility.rows import PerRow, Rows, check_dictionaries
-from deltasae_ray.metrics.visibility.scaling import classes, tie
-from deltasae_ray.metrics.visibility.together import firing_apart
 
 __all__ = ["LatentVisibility", "Visibility", "visibility"]
-
-FEW_BASES = 3
-"""Base dictionaries below which the scale is said to be unsure."""
 
 
 def visibility(
@@ -65,35 +52,5 @@ def visibility(
     """
     rows = Rows.of(deltas, base, training, training_base, doc_ids, token_ids, positions, corpora)
     others = tuple(second) if isinstance(second, Sequence) else (second,)
-    bases = tuple(base_dictionaries)
-    check_dictionaries(rows.width, dictionary, reference, bases, others)
-    if rows.silent:
-        told = "the deltas are the same on every row: no change, or one that the mean change holds whole"
-        return Visibility("INCONCLUSIVE", undefined(told), (0.0, 1.0), (), (told,))
-    reasons = []
-    if len(bases) < FEW_BASES:
-        reasons.append(f"{len(bases)} base dictionaries: {FEW_BASES} or more make the scale surer")
-    moments = Moments.of(rows.training)
-    metric = Metric.of(moments, Moments.of(rows.training_base))
-    kept = Kept.of(dictionary, others, rows, seed)
-    judged_rows, atoms, present = (
-        kept.directions[kept.able],
-        living_rows(reference).cpu(),
-        present_rows(bases, rows, seed),
-    )
-    leading = leading_directions(moments, metric, present, atoms, seed)
-    scale, told = scale_of(metric, judged_rows, present, atoms, seed)
-    reasons += [*kept.reasons, *told]
-    if scale is None:
-        return answer(kept, None, leading, reasons, seed)
-    judged = judge(metric.expressed(judged_rows, atoms), scale)
-    lost = judged_rows[torch.from_numpy(judged.lost)]
-    lost_scale = scale_of(metric, lost, present, atoms, seed)[0] or scale
-    apart, told = firing_apart(kept.training, kept.evaluation, reference, rows, seed)
-    labels: tuple[LatentLabel, ...] = tuple(
-        "partly" if label == "visible" and a else label for label, a in zip(judged.labels, apart, strict=True)
-    )
-    groups = [x for x in (rows.doc_ids, rows.token_ids) if x is not None]
-    sides = (kept.training, rows.training_base), (kept.evaluation, rows.base)
-    kinds = classes(tie(*sides, judged_rows, groups, seed), ~judged.lost)
-    return answer(kept, Findings(judged, labels, kinds, scale, lost_scale), leading, [*reasons, *told], seed)
+    check_dictionaries(rows.width, dictionary, reference, base_dictionaries, others)
+    return decided(rows, Dictionaries(dictionary, others, reference, tuple(base_dictionaries)), seed)

@@ -7,16 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deltasae_ray.analyses.audit.figures import (
-    DRAWS,
-    TESTED,
-    TOTALS,
-    Audit,
-    AuditInputs,
-    audit,
-    peaks,
-    unexplained,
-)
+from deltasae_ray.analyses.audit.direction_figures import DRAWS, TESTED, peaks, unexplained
+from deltasae_ray.analyses.audit.figures import TOTALS, Audit, AuditInputs, audit
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.sae.dictionary import Dictionary

@@ -15,7 +15,8 @@ from deltasae_ray.metrics.geometry.matching import best_cosines, max_cosine, med
 from deltasae_ray.metrics.geometry.published import NOVEL_BELOW, published_angles, published_matching
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.sae.recipe import measure, start_rows
+from deltasae_ray.sae.recipe import measure
+from deltasae_ray.sae.start import start_rows
 from tests.metrics.worlds import CHANGED, D_MODEL, dictionary_of, half, inputs_of
 
 

@@ -1,0 +1,154 @@
+"""Writes what a study found: tables, and the page."""
+
+from collections.abc import Sequence
+
+from deltasae_ray.analyses.audit.run import audit_groups, audited_latents, leading
+from deltasae_ray.analyses.audit.table import write_audit
+from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
+from deltasae_ray.analyses.table import leaf_figures, write_table
+from deltasae_ray.analyses.triggers.run import write_claims
+from deltasae_ray.analyses.visibility.table import write_latents
+from deltasae_ray.corpus.contexts import PLANTED
+from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.models.adapters import AdapterRef
+from deltasae_ray.models.load import load_tokenizer
+from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.learnt import learnt_facts
+from deltasae_ray.report.page import write_report
+from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.study import results
+from deltasae_ray.study.clock import Clock
+from deltasae_ray.study.compare import Findings, trained_adapters
+from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.page_rows import Deltas, Latents, latents, layer_facts
+from deltasae_ray.study.plan import Plan
+from deltasae_ray.study.state import Made
+from deltasae_ray.study.statements import (
+    control_statements,
+    depth_statements,
+    lost_controls,
+    rank_statements,
+    study_statements,
+)
+
+
+def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
+    """Whether the held-out loss fell by more than chance: by the training's own criterion, or for a given
+    adapter by the gate."""
+    if "demonstrated" in ref.facts:
+        return bool(ref.facts["demonstrated"])
+    change = behaviour[0].loss_change
+    return change.ci is not None and change.ci[1] < 0
+
+
+def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: Clock) -> None:
+    """Tables, then the page: both below the storage root."""
+    assert made.harvest is not None
+    write_table(study.storage, (*found.rows, *found.by_text))
+    write_latents(study.storage, found.seen.sights)
+    if found.claims:
+        write_claims(study.storage, found.claims)
+    tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
+    audits = audit_groups(found.audit, tokenizer.decode)
+    write_audit(study.storage, audits)
+    largest = _largest(made)
+    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    ranks = {a.name: a.rank for a in made.harvest.adapters}
+    judged = [
+        Judged(ranks[leaf.adapter], leaf)
+        for leaf in leaves
+        if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)
+    ]
+    paper = paper_blocks(judged, found.behaviour)
+    study.storage.write_bytes("paper.md", paper_table(paper).encode())
+    marked = study.cfg.corpus.marker_share > 0 and not study.given
+    layers, groups, planted = _shown(study, made, found, marked)
+    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in trained_adapters(made)}
+    inputs = ReportInputs(
+        title="What the adapters added",
+        model=study.model.label,
+        model_note=results.model_note(study),
+        reference=found.reference,
+        reference_given=not study.cfg.reference.is_toy,
+        atoms=study.cfg.diverge.atoms,
+        layers=study.layers,
+        corpora=results.corpus_facts(study),
+        adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
+        verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
+        learnt=learnt_facts(found.claims),
+        rows=found.rows,
+        curves=results.learning_curves([f for group in made.grid.values() for f in group]),
+        audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
+        latents=groups,
+        planted=planted,
+        planted_text=PLANTED if marked else "",
+        timings=tuple(
+            Timing(s, plan.seconds.get(s), took)
+            for s, took in clock.longest(study.storage, made.harvest.key).items()
+        ),
+        statements=(
+            *study_statements(study),
+            *control_statements(study, found),
+            *lost_controls(made),
+            *depth_statements(found),
+        ),
+        rank_claims=tuple(rank_statements(found)),
+        paper=tuple(paper),
+        failures={trial.name: error for trial, error in made.failed.items()},
+        **results.what_was_run(study, made.harvest),
+    )
+    write_report(inputs, study.storage)
+
+
+def _shown(
+    study: Study, made: Made, found: Findings, marked: bool
+) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
+    """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where
+    the marker is among them, and among those of the random adapter, which was never shown it."""
+    assert made.harvest is not None
+    names, key = [a.name for a in made.harvest.adapters], made.harvest.key
+    largest, tokenizer = (
+        _largest(made),
+        load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code),
+    )
+    shown = [
+        f
+        for t, group in made.grid.items()
+        if t.d_sae == largest[t.adapter]
+        for f in group
+        if f.point.seed == 0
+    ]
+    control = (
+        [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())]
+        if marked
+        else []
+    )
+    deltas = [
+        (layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers
+    ]
+    audited, cfg = audited_latents(found.audit, study.cfg.diverge.latents), study.cfg.diverge
+    cards = [
+        (
+            latents,
+            Latents(
+                study.storage, key, f.point, f.key, tokenizer.decode, cfg, audited.get(f.key, ()), marked
+            ),
+        )
+        for f in shown + control
+    ]
+    made_of = run_tasks([*deltas, *cards], 1.0, bar="report")
+    facts = [tuple(made_of[i * len(study.layers) : (i + 1) * len(study.layers)]) for i in range(len(names))]
+    groups = made_of[len(deltas) :]
+    return (
+        dict(zip(names, facts, strict=True)),
+        tuple(g for g, _ in groups[: len(shown)]),
+        tuple(p for _, p in groups if p is not None),
+    )
+
+
+def _largest(made: Made) -> dict[str, int]:
+    """Adapter → latents of its largest dictionaries; a trial that failed has none."""
+    return {
+        t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid
+    }
