@@ -16,6 +16,8 @@ from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.analyses.visibility.run import Seen, see_points
+from deltasae_ray.analyses.weights.figures import told
+from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.models.adapters import AdapterRef
@@ -35,6 +37,8 @@ class Findings:
     """Of each text by itself."""
     seen: Seen
     """Which latents the reference can see."""
+    writes: Directions
+    """Adapter → what its weights write, whatever the text."""
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
@@ -57,12 +61,14 @@ def learnt(study: Study, made: Made) -> dict[str, tuple[Claim, ...]]:
     return claims(study.context, made.harvest.adapters, study.cfg.elicit, SEED)
 
 
-def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Claim, ...]]) -> Findings:
+def compare(
+    study: Study, made: Made, gate: list[dict], learnt_claims: dict[str, tuple[Claim, ...]]
+) -> Findings:
     """Divergence of every leaf, and one verdict per adapter.
 
     Args:
         gate: what `behaviour_of` found.
-        told: what `learnt` found.
+        learnt_claims: what `learnt` found.
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, trained_adapters(made)
@@ -85,13 +91,20 @@ def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Cl
     by_text = tuple(r for r in seen.rows if r.corpus)
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
+    writes = directions_of(study.storage, adapters)
     against = Against(name, given, cfg.diverge.atoms)
     sights = {leaf.identity: sight for leaf, sight in seen.sights.items()}
     verdicts = tuple(
-        verdict(a.name, seeing(leaf_figures(rows, a.name), sights), behaviour[a.name], against)
+        verdict(
+            a.name,
+            seeing(leaf_figures(rows, a.name), sights),
+            behaviour[a.name],
+            against,
+            told(writes[a.name]),
+        )
         for a in adapters
     )
-    return Findings(name, rows, by_text, seen, behaviour, verdicts, audit, told)
+    return Findings(name, rows, by_text, seen, writes, behaviour, verdicts, audit, learnt_claims)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:

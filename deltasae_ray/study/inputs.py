@@ -167,12 +167,9 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     cfg = study.cfg
     random_lora = "random_lora" in cfg.diverge.chosen
     done = harvest(
-        study.storage,
-        cfg.harvest,
-        cfg.gangs,
-        cfg.model,
+        replace(study.context, corpus=study.kept),
         study.model,
-        study.kept,
+        cfg.harvest,
         adapters,
         study.hookpoints,
         random_lora=random_lora,

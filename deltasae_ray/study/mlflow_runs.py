@@ -108,6 +108,7 @@ class StudyLog:
                 "divergence.parquet",
                 "latents.parquet",
                 *([CLAIMS] if found.claims else []),
+                "weights.parquet",
                 *self.study.storage.list("figures"),
             ):
                 path = Path(scratch) / name

@@ -29,7 +29,7 @@ from tests.study.submitted import REPOSITORY, ray_head, submit
 from tests.study.words import WORDS, words
 
 pytestmark = pytest.mark.slow
-MEASURED = ("behaviour", "measures", "audit", "visibility")
+MEASURED = ("behaviour", "measures", "audit", "visibility", "weights")
 COLUMNS = {
     "adapter",
     "layer",
@@ -262,7 +262,7 @@ def hashes(root: Path) -> dict[str, str]:
 def made(root: Path) -> list[Path]:
     """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's
     copies of them."""
-    tables = ("divergence.parquet", "audit.parquet", "latents.parquet")
+    tables = ("divergence.parquet", "audit.parquet", "latents.parquet", "weights.parquet")
     return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name not in tables]
 
 

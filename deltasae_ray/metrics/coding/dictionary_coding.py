@@ -153,7 +153,7 @@ class Coder:
         )
 
 
-def make_coder(
+def make_coder(  # noqa: PLR0913 - a figure's own settings, by keyword
     deltas: Tensor,
     training: Tensor,
     doc_ids: Sequence | np.ndarray,

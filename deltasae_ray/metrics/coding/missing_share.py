@@ -119,7 +119,7 @@ def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
     return Comparison(pair, missing, reference, delta, average)
 
 
-def missing_share(
+def missing_share(  # noqa: PLR0913 - public: a figure's settings, by keyword
     deltas: Matrix,
     dictionary: Matrix,
     reference: Matrix,

@@ -32,7 +32,7 @@ MIN_GAIN = 0.02
 atoms."""
 
 
-def pooled_missing_share(
+def pooled_missing_share(  # noqa: PLR0913 - a figure's settings, by keyword
     deltas: Matrix,
     dictionary: Matrix,
     reference: Matrix,
