@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from deltasae_ray.analyses.monitors.table import told as monitor_lines
+from deltasae_ray.analyses.monitors.table import monitor_lines
 from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
