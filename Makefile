@@ -54,7 +54,7 @@ docs: setup ## write docs/metrics.md from the catalogue of metrics
 
 site: setup ## build the documentation as a site in site/; a dead link or a page outside the menu fails it
 	$(BIN)/python -m deltasae_ray.command.reference docs
-	$(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup ## benchmarks: ratios side by side in one run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
