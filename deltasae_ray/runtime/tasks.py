@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from deltasae_ray import stalls
+from deltasae_ray import gauges, stalls
 from deltasae_ray.errors import DeltaSaeError, ResourceError, WorkerError
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime.allocation import keep_freed_memory
@@ -67,6 +67,7 @@ def run_tasks(
                     raise e.cause from None
                 raise
             progress.update(len(done))
+            gauges.show("queue", len(left))
     return ray.get(asked)
 
 
