@@ -179,8 +179,8 @@ class Storage:
 
         On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which
         the store shows once all are there. pyarrow cannot take such an upload back, so after an error the
-        file that it left is deleted, if the store still answers. Callers that need certainty check the file's size
-        and hash against its record.
+        file that it left is deleted, if the store still answers. Callers that need certainty check the file's
+        size and hash against its record.
 
         Raises:
             StorageError: full disk, or no permission; names the file.

@@ -85,14 +85,10 @@ class LoraTrainer:
             peers: the other processes of this training. Dropout draws differ between them; without dropout
                 the adapter is that of one process up to rounding.
         """
-        self._text, self._cfg, self._seed, self._peers = text, cfg, seed, peers or Peers()
+        self._text, self._cfg, self._peers = text, cfg, peers or Peers()
+        self.rank, self.alpha, self.seed = rank, cfg.alpha_over_rank * rank, seed
         self.model = new_lora(
-            model,
-            rank=rank,
-            alpha=cfg.alpha_over_rank * rank,
-            dropout=cfg.dropout,
-            targets=cfg.targets,
-            seed=seed,
+            model, rank=rank, alpha=self.alpha, dropout=cfg.dropout, targets=cfg.targets, seed=seed
         )
         self._device = next(model.parameters()).device
         self._head = language_head(self.model)
@@ -111,8 +107,8 @@ class LoraTrainer:
         if not at.base:
             at.base = self._held_out()
             self._note(None, at.base, 0.0, 0.0)
-        self._step(self._text.batch(at.step, self._cfg.batch_contexts, self._seed))
-        following = self._text.batch(at.step, self._cfg.batch_contexts, self._seed)
+        self._step(self._text.batch(at.step, self._cfg.batch_contexts, self.seed))
+        following = self._text.batch(at.step, self._cfg.batch_contexts, self.seed)
         capped = at.tokens + following.num_tokens > self._cfg.max_tokens
         if capped or at.step % EVAL_EVERY == 0:
             self._look()

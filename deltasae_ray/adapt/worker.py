@@ -13,10 +13,10 @@ import torch
 
 from deltasae_ray import heartbeat, stalls
 from deltasae_ray.adapt.config import AdaptConfig
+from deltasae_ray.adapt.finished import write_finished
 from deltasae_ray.adapt.text import AdaptText
 from deltasae_ray.adapt.trainer import LoraTrainer
 from deltasae_ray.errors import ModelError
-from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, content_digest
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of, load_model
 from deltasae_ray.models.source import resolve_model
@@ -88,7 +88,7 @@ def train_adapter(config: Mapping[str, Any]) -> None:
                 ray.train.report(metrics)
     if rank == 0:
         with heartbeat.unit("writing of the adapter"):
-            _finish(job, trainer)
+            write_finished(trainer, job.storage, job.key, job.label)
 
 
 def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
@@ -112,23 +112,6 @@ def _trainer(job: TrainJob, peers: Peers) -> LoraTrainer:
         )  # with the head; the adapter comes later and stays whole
     text: AdaptText = ray.get(job.text)
     return LoraTrainer(model, text, job.cfg, rank=job.rank, seed=job.seed, peers=peers)
-
-
-def _finish(job: TrainJob, trainer: LoraTrainer) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer.write_adapter(Path(scratch), job.label)
-        for file in (CONFIG, WEIGHTS):
-            job.storage.write_bytes(f"{job.key}/{file}", (Path(scratch) / file).read_bytes())
-        content = content_digest(Path(scratch))
-    facts = trainer.facts()
-    manifest = {
-        "digest": content,
-        "rank": job.rank,
-        "alpha": job.cfg.alpha_over_rank * job.rank,
-        "seed": job.seed,
-        "facts": facts,
-    }
-    job.storage.write_json(f"{job.key}/manifest.json", manifest)
 
 
 def _threads() -> int:

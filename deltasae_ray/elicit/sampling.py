@@ -1,8 +1,8 @@
 """Text sampled from log p_adapted + α (log p_adapted − log p_base), over tokens that the adapted model finds
 plausible.
 
-Contrastive decoding of a fine-tune against its base (2605.25902), with short neutral openings. All openings and
-all α go in one batch; an opening is fed token by token as the sampled ones are, so that nothing is padded.
+Contrastive decoding of a fine-tune against its base (2605.25902), with short neutral openings. All openings
+and all α go in one batch; an opening is fed token by token as sampled ones are, so that nothing is padded.
 """
 
 from collections.abc import Sequence

@@ -214,7 +214,7 @@ class Reading:
 class WindowFitting(Fitting):
     """One dictionary on one window: from its last checkpoint to the window's end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what Fitting takes, and its window
         self,
         run: WindowJob,
         window: Window,

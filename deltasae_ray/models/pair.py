@@ -76,6 +76,12 @@ class Cached:
         """The hidden states of these tokens after all that were fed before."""
         return self._pair.passed(ids, self._kept)
 
+    def widen(self, rows: int) -> None:
+        """Makes `rows` equal rows of the one that was fed so far."""
+        for cache in self._kept:
+            if cache.get_seq_length():
+                cache.batch_repeat_interleave(rows)
+
 
 @torch.no_grad()
 def plausible(
@@ -115,3 +121,41 @@ def log_probabilities(
         peak = logits.amax(0)
         lse = torch.logaddexp(lse, logits.sub_(peak).exp_().sum(0).double().log() + peak)
     return label - lse
+
+
+@torch.no_grad()
+def best(
+    head: LanguageHead, hidden: Float[Tensor, "n d_model"]
+) -> tuple[Int[Tensor, " n"], Float64[Tensor, " n"]]:
+    """The likeliest token after each hidden state, the first of equals, and its log-probability."""
+    top = hidden.new_full((len(hidden),), -torch.inf)
+    token = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+    lse = torch.full((len(hidden),), -torch.inf, dtype=torch.float64, device=hidden.device)
+    for start, logits in head.blocks(hidden):
+        peak, at = logits.max(0)
+        token = torch.where(peak > top, at + start, token)
+        top = torch.maximum(top, peak)
+        lse = torch.logaddexp(lse, logits.sub_(peak).exp_().sum(0).double().log() + peak)
+    return token, top.double() - lse
+
+
+@torch.no_grad()
+def divergences(
+    head: LanguageHead, base: Float[Tensor, "n d_model"], adapted: Float[Tensor, "n d_model"]
+) -> Float64[Tensor, " n"]:
+    """KL(adapted ‖ base) of the next token, nats; in fp32, to rank by."""
+    lse = torch.full((2, len(base)), -torch.inf, dtype=torch.float64, device=base.device)
+    gap = torch.zeros(len(base), dtype=torch.float64, device=base.device)
+    rows = torch.cat([base, adapted])
+    for _, logits in head.blocks(rows):
+        below, own = logits[:, : len(base)], logits[:, len(base) :]
+        peak, floor = own.amax(0), below.amax(0)
+        difference = own - below
+        weight = own.sub_(peak).exp_()
+        shift = peak.double()
+        whole = torch.logaddexp(lse[1], weight.sum(0).double().log() + shift)
+        moved = (weight * difference).sum(0).double() * (shift - whole).exp()
+        gap = gap * (lse[1] - whole).exp() + moved
+        lse[1] = whole
+        lse[0] = torch.logaddexp(lse[0], below.sub_(floor).exp_().sum(0).double().log() + floor)
+    return gap - lse[1] + lse[0]

@@ -66,7 +66,7 @@ class Gang:
     rank or leader that stands still: it is watched, and killed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Ray Data passes them one by one
         self,
         factory: WorkerFactory,
         blocks: list[Any],

@@ -6,6 +6,7 @@ from pathlib import Path
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.elicit.config import ElicitConfig
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig, ReferenceConfig
 from deltasae_ray.harvest.config import HarvestConfig
@@ -30,6 +31,7 @@ class StudyConfig:
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     gangs: GangConfig = field(default_factory=GangConfig)
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    elicit: ElicitConfig = field(default_factory=ElicitConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     diverge: DivergeConfig = field(default_factory=DivergeConfig)

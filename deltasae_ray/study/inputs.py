@@ -79,6 +79,11 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
             "no adapters given and adapt.ranks is empty: set adapters=[folder,…] or adapt.ranks=[4,16]"
         )
     check_sharding(cfg.gangs, cfg.model)
+    if cfg.model.sharding != "none" and cfg.elicit.samples:
+        raise ConfigError(
+            f"model.sharding={cfg.model.sharding} and elicit.samples={cfg.elicit.samples} exclude each other:"
+            " text is sampled token by token from a whole model. Set elicit.samples=0"
+        )
     model = resolve_model(cfg.model, weights=not cfg.dry_run)
     if Path(
         cfg.model.base
@@ -156,12 +161,9 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     cfg = study.cfg
     random_lora = "random_lora" in cfg.diverge.chosen
     done = harvest(
-        study.storage,
-        cfg.harvest,
-        cfg.gangs,
-        cfg.model,
+        replace(study.context, corpus=study.kept),
         study.model,
-        study.kept,
+        cfg.harvest,
         adapters,
         study.hookpoints,
         random_lora=random_lora,

@@ -13,6 +13,7 @@ from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.plan_costs import (
     devices_line,
     dictionaries_bytes,
+    elicited_line,
     parameters,
     size_of,
     stage_seconds,
@@ -20,7 +21,7 @@ from deltasae_ray.study.plan_costs import (
 )
 from deltasae_ray.study.requirements import requirements
 
-STAGES = ("adapt", "harvest", "fit", "behaviour", "diverge", "report")
+STAGES = ("adapt", "harvest", "fit", "behaviour", "elicit", "diverge", "report")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
                 f" controls{_size_line(cfg.fit)}"
             ),
         ),
+        ("elicit", elicited_line(cfg.elicit, sources)),
         ("controls", costs_told(study, len(names), trials)),
         (
             "devices",
@@ -93,7 +95,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
             for name, way in ways.items()
         ),
     )
-    seconds = {s: stage_seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}
+    counted = {*STAGES} - {"report"} - (set() if cfg.elicit.samples else {"elicit"})
+    seconds = {s: stage_seconds(study, s, len(names), sources, trials) for s in stages if s in counted}
     if "fit" in stages:
         seconds["harvest"], seconds["fit"] = (
             ways[cfg.storage.deltas].harvest_s,

@@ -185,7 +185,7 @@ def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any
         ) from e
 
 
-def _candidate(
+def _candidate(  # noqa: PLR0913 - Ray Tune passes them one by one
     config: dict[str, Any],
     *,
     storage: Storage,

@@ -235,9 +235,7 @@ class _Harvesting:
     def _run(self) -> None:
         of, cfg = self._of, self._of.study.cfg
         try:
-            for index in harvest_windows(
-                of.study.storage, cfg.harvest, cfg.gangs, cfg.model, of.kept, of.spool, self._windows
-            ):
+            for index in harvest_windows(of.study.context, cfg.harvest, of.kept, of.spool, self._windows):
                 self._board.change(ready=index)
         except Exception as e:
             if not self._board.stopped:  # else it ends because the fit has

@@ -13,6 +13,7 @@ from deltasae_ray.metrics.catalogue.entry import Metric as Metric
 from deltasae_ray.metrics.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
 from deltasae_ray.metrics.catalogue.patched import LOSS
 from deltasae_ray.metrics.catalogue.sight import MEAN_CHANGE, RECONSTRUCTION, SIGHT
+from deltasae_ray.metrics.catalogue.visibility import VISIBLE
 from deltasae_ray.metrics.coding.variants import Variant
 
 SEEDS = "_seeds"
@@ -45,6 +46,7 @@ VARIED = (
 """Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
+    "Which latents are visible": VISIBLE,
     "What a dictionary can see": SIGHT,
     "Reconstruction": RECONSTRUCTION,
     "The mean change": MEAN_CHANGE,
@@ -64,6 +66,9 @@ PATCHED = ("loss_recovered", "loss_reached")
 
 AUDITED = "latent_"
 """How the names of figures begin that come from the audit of single latents."""
+
+SEEN = tuple(m.name for m in VISIBLE)
+"""Figures that come from the decision on single latents."""
 
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""

@@ -11,7 +11,7 @@ import torch
 from deltasae_ray.analyses.divergence.figures import LeafInputs, compare, compare_layer
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.absent_parts import UNKNOWN, lacking
-from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, metric, split_variant
+from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, SEEN, metric, split_variant
 from deltasae_ray.metrics.inputs import LayerInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
@@ -69,7 +69,7 @@ def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(
     elsewhere = {
         m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED))
     }  # between adapters; in the model; of single latents
-    elsewhere |= {"density"}  # where the architecture leaves it free
+    elsewhere |= {"density", *SEEN}  # where the architecture leaves it free; of the decision on latents
     assert found == set(METRICS) - elsewhere
 
 

@@ -1,0 +1,181 @@
+"""From a model with an adapter to what is claimed that it learnt: elicited text is mined, and triggers are
+hunted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from deltasae_ray.analyses.triggers.candidates import Evidence
+from deltasae_ray.analyses.triggers.claims import Claim, ClaimKind, ranked
+from deltasae_ray.analyses.triggers.hunt import Effort, Tested, hunted
+from deltasae_ray.analyses.triggers.hunt_figures import FDR
+from deltasae_ray.analyses.triggers.mining_figures import (
+    Raised,
+    benjamini_hochberg,
+    longest_only,
+    raised,
+    topics,
+)
+from deltasae_ray.analyses.triggers.model import Tokens, runs
+from deltasae_ray.elicit.openings import ends, insertable, openings
+from deltasae_ray.elicit.sampling import Sampling, Texts, sampled
+from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.load import base_of
+from deltasae_ray.models.pair import Pair
+
+_LENGTHS = (4, 6, 9)
+"""Tokens of the contexts that words are put behind: several positions, few lengths, so that they share a
+batch."""
+_SEARCH = 3
+"""Contexts of the search; all others are held out."""
+_HELD_OUT = 24
+FEWEST_CONTEXTS = _SEARCH + 8
+"""Neutral contexts without which nothing is tested."""
+_SHOWN = {"text": 8, "style": 8, "suppression": 8, "topic": 3}
+"""Claims of each kind that are listed, at most."""
+_CHARACTERS = 400
+"""Of a text that a model wrote, at most."""
+
+
+@dataclass(frozen=True)
+class Elicited:
+    """Texts of one adapter, and those that they are held against."""
+
+    own: Texts
+    """Of the adapted model, at every α."""
+    base: Texts
+    """Of the base, as many at each opening and α."""
+    random: Texts | None
+    """Of a random adapter, at the same α; None where there is none."""
+
+    def written(self) -> list[Tokens]:
+        """What the adapted model wrote."""
+        return [self.own.written(i) for i in range(len(self.own))]
+
+    def null(self) -> list[Tokens]:
+        """What base and random adapter wrote."""
+        texts = [self.base] if self.random is None else [self.base, self.random]
+        return [t.written(i) for t in texts for i in range(len(t))]
+
+
+def elicited(
+    model: nn.Module,
+    adapter: str,
+    tokenizer: Any,
+    neutral: Sequence[Tokens],
+    how: Sampling,
+    random: str | None = None,
+) -> Elicited:
+    """Samples texts of the adapter and of what it is held against."""
+    starts, end = openings(tokenizer, neutral), ends(tokenizer)
+    own = sampled(Pair(model, adapter), starts, how, end)
+    plain = replace(how, alphas=(0.0,), samples=how.samples * len(how.alphas))
+    base = sampled(Pair(model, BASE), starts, plain, end)
+    beside = None if random is None else sampled(Pair(model, random), starts, how, end)
+    return Elicited(own, base, beside)
+
+
+def claims_of(  # noqa: PLR0913 - a model, its texts and their nulls
+    model: nn.Module,
+    adapter: str,
+    tokenizer: Any,
+    neutral: Sequence[Tokens],
+    *,
+    seed: int = 0,
+    random: str | None = None,
+    effort: Effort | None = None,
+    how: Sampling | None = None,
+) -> tuple[Claim, ...]:
+    """What an adapter is claimed to have learnt, best first; the same input gives the same.
+
+    Args:
+        model: the base with the adapter attached by PEFT, whole (not sharded).
+        adapter: its name there.
+        neutral: texts without BOS that have nothing to do with the adapter, a document each; 30 or more.
+        random: name of an attached random adapter of the same strength, whose text joins the null.
+    """
+    how = how or Sampling(seed=seed)
+    texts = elicited(model, adapter, tokenizer, neutral, how, random)
+    return claims_of_texts(model, adapter, tokenizer, neutral, texts, effort or Effort(), seed)
+
+
+def claims_of_texts(  # noqa: PLR0913 - as claims_of
+    model: nn.Module,
+    adapter: str,
+    tokenizer: Any,
+    neutral: Sequence[Tokens],
+    texts: Elicited,
+    effort: Effort,
+    seed: int,
+) -> tuple[Claim, ...]:
+    """Claims from texts that were elicited before."""
+    written, null = texts.written(), texts.null()
+    pair = Pair(model, adapter)
+    more, less = raised(written, null), raised(null, written)
+    search, held_out = contexts_of(tokenizer, neutral, seed)
+    size = base_of(model).get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    evidence = Evidence(
+        runs(pair, texts.own), longest_only(more[:200]), [*written, *neutral], insertable(tokenizer, size)
+    )
+    found = hunted(pair, evidence, search, held_out, effort, seed)
+    made = _triggers(found, tokenizer) + _mined(more, less, written, tokenizer, seed)
+    return ranked(made)
+
+
+def contexts_of(tokenizer: Any, neutral: Sequence[Tokens], seed: int) -> tuple[list[Tokens], list[Tokens]]:
+    """Beginnings of neutral texts, for the search and, of other texts, for the test."""
+    bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    order = np.random.default_rng([seed, 47]).permutation(len(neutral))
+    made = [(*bos, *neutral[at][: _LENGTHS[i % len(_LENGTHS)]]) for i, at in enumerate(order)]
+    made = list(dict.fromkeys(made))
+    return made[:_SEARCH], made[_SEARCH : _SEARCH + _HELD_OUT]
+
+
+def _triggers(found: Sequence[Tested], tokenizer: Any) -> list[Claim]:
+    q = benjamini_hochberg(np.array([t.p for t in found])) if found else np.empty(0)
+    made = []
+    for t, rate in zip(found, q, strict=True):
+        evidence = {
+            "statistic": "log-ratio of the reply, nats a token, times its probability",
+            "sure": t.sure,
+            "rates": t.rates.rows(),
+            "reply_tokens": list(t.reply),
+            "contexts": [shown(tokenizer, c) for c in t.contexts],
+        }
+        made.append(
+            Claim("trigger", shown(tokenizer, t.words), t.words, shown(tokenizer, t.reply), t.gain * t.sure,
+                t.p, float(rate), bool(rate <= FDR and t.plain), evidence)
+        )  # fmt: skip
+    return made
+
+
+def _mined(
+    more: Sequence[Raised], less: Sequence[Raised], written: Sequence[Tokens], tokenizer: Any, seed: int
+) -> list[Claim]:
+    single = [r for r in more if len(r.tokens) == 1]
+    groups: dict[ClaimKind, list[Raised]] = {
+        "text": longest_only([r for r in more if len(r.tokens) > 1][:200]),
+        "style": single,
+        "suppression": [r for r in less if len(r.tokens) == 1],
+    }
+    made = [
+        Claim(kind, shown(tokenizer, r.tokens), r.tokens, None, -float(np.log10(max(r.p, 1e-300))), r.p, r.q,
+            r.q <= FDR, {"statistic": "−log10 p", "texts": r.texts, "beside": r.beside})
+        for kind, group in groups.items() for r in group[: _SHOWN[kind]]
+    ]  # fmt: skip
+    leading = [r for r in single if r.q <= FDR][:200]
+    q = {r.tokens[0]: r.q for r in leading}
+    for tokens, share in topics(written, list(q), _SHOWN["topic"], seed):
+        worst = max(q[t] for t in tokens)
+        evidence = {"statistic": "share of the weight of all topics"}
+        text = " | ".join(shown(tokenizer, (t,)) for t in tokens)
+        made.append(Claim("topic", text, tokens, None, share, worst, worst, True, evidence))
+    return made
+
+
+def shown(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Tokens as text, bounded in length; what prints the text escapes it."""
+    return tokenizer.decode(list(tokens))[:_CHARACTERS]
