@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from deltasae_ray import heartbeat, stalls
+from deltasae_ray import gauges, heartbeat, stalls
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
@@ -96,7 +96,16 @@ def fit_points(
             )
         done |= fitted_points(storage, harvest_key, missing, cfg)
         raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
+        for point in missing:
+            _show(done[point])
     return [done[p] for p in points]
+
+
+def _show(fitted: FittedDictionary) -> None:
+    tags = {"adapter": fitted.point.adapter, "dictionary": str(fitted.point)}
+    gauges.show("fvu", fitted.metrics["fvu"], **tags)
+    if fitted.dead:
+        gauges.show("dead_share", fitted.dead[-1][1] / fitted.point.d_sae, **tags)
 
 
 def fit_points_to_windows(run: WindowJob) -> None:
