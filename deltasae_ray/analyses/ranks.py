@@ -129,8 +129,8 @@ def size_statement(
     alike = "as good as none" if p < alpha else "not shown to be none"
     seen = float(stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(POWER, freedom)) * se
     return (
-        f"{metric}: {said}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would have"
-        f" been seen in {POWER:.0%} of cases."
+        f"{metric}: {said}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
+        f" have been seen in {POWER:.0%} of cases."
     )
 
 
