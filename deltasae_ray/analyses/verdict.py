@@ -123,7 +123,7 @@ def verdict(
         Answer(CHANGED_MODEL, (told,)),
         Answer("Is it told from a random adapter of the same strength?", random),
         Answer(f"Can the {against.reference} see it?", tuple(seen)),
-        Answer("And the whole change?", tuple(geometry_told(leaf, against))),
+        Answer("And the whole change?", tuple(geometry_told(leaf, leaf.sight, against))),
         Answer("How sure?", (how_sure(leaf, siblings, len(layers)),)),
         untested,
         Answer("What next?", (what_next(leaf.sight, worst.label, worst.reason),)),

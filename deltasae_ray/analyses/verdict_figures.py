@@ -73,9 +73,10 @@ def _percent(share: Measure) -> str:
     return f"{share.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def geometry_told(leaf: Figures, against: Against) -> list[str]:
+def geometry_told(leaf: Figures, sight: Sight, against: Against) -> list[str]:
     """What the missing share says, and what must stand beside it."""
-    found = judge_geometry(leaf)
+    texts = {t.corpus: t.missing for t in sight.own.texts if t.missing.value is not None}
+    found = judge_geometry(leaf, texts)
     told = _explained(leaf, found.subject, against.atoms)
     if found.measure.value is None:
         told.append(f"Missing share undefined: {found.reason}")
@@ -86,6 +87,8 @@ def geometry_told(leaf: Figures, against: Against) -> list[str]:
         told.append(f"Missing share of {found.subject} {found.measure:.2f}{mean}, pooled {_pooled(leaf)}")
         why = f" ({found.reason})" if found.reason else ""
         told.append(f"By both: {found.label}{why}")
+    if len(texts) > 1:
+        told.append(f"Missing share by text: {', '.join(f'{name} {m:.2f}' for name, m in texts.items())}")
     at_best, planted = reached(leaf), leaf.get("missing_share_positive_control")
     if at_best.value is not None and found.subject == CHANGE:
         told.append(
