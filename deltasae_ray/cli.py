@@ -14,12 +14,12 @@ from typing import TypeVar
 import tyro
 
 from deltasae_ray import yaml_core
+from deltasae_ray.cli_values import holds, texts
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.paths import expanded
 from deltasae_ray.redaction import redact, redacted
 
 T = TypeVar("T")
-_GROUPED = re.compile(r"[-+]?\d[\d.eE+-]*_[\d_.eE+-]*")
 """Numbers with underscores, which Python reads and YAML 1.2 does not."""
 
 
@@ -105,7 +105,7 @@ def _arguments(
     for key, value in values.items():
         arguments += [
             f"--{key}",
-            *_texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == ""),
+            *texts(_field_type(cls, key), key, value, may_be_empty=_default(cls, key) == ""),
         ]
     return arguments
 
@@ -147,7 +147,7 @@ def _word_value(field: object, word: str, text: str) -> object:
     is."""
     if text == "null":
         return None
-    if not (text.startswith("[") and _holds(field, tuple, list) or text.startswith("{") and field is not str):
+    if not (text.startswith("[") and holds(field, tuple, list) or text.startswith("{") and field is not str):
         return text
     inner = text[1:-1]
     if text.startswith("[") and text.endswith("]") and not any(c in inner for c in "\"'[]{}:"):
@@ -240,74 +240,3 @@ def _default(cls: object, key: str) -> object:
     if not (isinstance(owner, type) and dataclasses.is_dataclass(owner)):
         return None
     return next((field.default for field in dataclasses.fields(owner) if field.name == name), None)
-
-
-def _holds(field: object, *kinds: type) -> bool:
-    """Whether an annotation names one of these types, at any depth; the values of a Literal do not count."""
-    origin = typing.get_origin(field)
-    if origin is typing.Literal:
-        return False
-    return (origin or field) in kinds or any(_holds(part, *kinds) for part in typing.get_args(field))
-
-
-def _texts(field: object, key: str, value: object, *, may_be_empty: bool) -> list[str]:
-    """The parser's texts of one value.
-
-    Raises:
-        ConfigError: null, or an empty text, where the field has a use for neither; a list or mapping within a
-            list; what is no number.
-    """
-    if value is None and (field is None or _holds(field, type(None))):
-        return ["None"]
-    if isinstance(value, (list, tuple)) and (field is None or _holds(field, tuple, list)):
-        return [_text(field, key, item) for item in value]
-    if isinstance(value, dict) and (field is None or _holds(field, dict)):
-        return [_text(field, key, item) for pair in value.items() for item in pair]
-    return [_text(field, key, value, may_be_empty=may_be_empty)]
-
-
-def _text(field: object, key: str, value: object, *, may_be_empty: bool = False) -> str:
-    if value is None or isinstance(value, str) and not value.strip() and not (may_be_empty and not value):
-        raise ConfigError(
-            f"{key} is empty (an unset variable?): give it a value, or leave {key} out for its default"
-        )
-    if not isinstance(value, str):
-        kind = "a mapping" if isinstance(value, dict) else "a list"
-        raise ConfigError(f"{key}={value!r} is {kind} where {key} takes a single value; `--help` explains it")
-    if (
-        _holds(field, bool)
-        and value.lower() in ("true", "false")
-        and value in (value.lower(), value.title(), value.upper())
-    ):
-        return value.title()
-    if value.startswith("--") or value == "-h":
-        raise ConfigError(f"{key}={value!r} looks like an option: a value must not begin with two dashes")
-    if _holds(field, int, float) and not _holds(field, str) and _GROUPED.fullmatch(value):
-        raise ConfigError(
-            f"{key}={value}: digits are not grouped in YAML 1.2; write {value.replace('_', '')}"
-        )
-    _check_scalar(field, key, value)
-    return value
-
-
-def _check_scalar(field: object, key: str, value: str) -> None:
-    """Tells what a number or a truth value must look like, which the parser leaves open."""
-    if field is None or _holds(field, str) or _names(field):
-        return
-    if _holds(field, bool) and not _holds(field, int, float):
-        raise ConfigError(f"{key}={value!r} must be true or false")
-    if _holds(field, int, float) and not _holds(field, bool):
-        whole = not _holds(field, float)
-        try:
-            int(value) if whole else float(value)
-        except ValueError:
-            several = _holds(field, tuple, list)
-            remedy = f". Several are written out, {key}=[1,2]; there are no ranges" if several else ""
-            raise ConfigError(
-                f"{key}={value!r} is no {'whole number' if whole else 'number'}{remedy}"
-            ) from None
-
-
-def _names(field: object) -> bool:
-    """Whether an annotation names single values, at any depth."""
-    return typing.get_origin(field) is typing.Literal or any(_names(part) for part in typing.get_args(field))

@@ -40,6 +40,18 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest({p.name: remembered_sha256(p) for p in paths})
 
 
+def below(root: str, key: str) -> str:
+    """The address of what lies at `key` below a root; options of an object store (`?region=…`) stay behind
+    the path."""
+    location, mark, options = root.partition("?") if "://" in root else (root, "", "")
+    return f"{location.rstrip('/')}/{key}{mark}{options}"
+
+
+def _with_option(root: str, name: str, value: str) -> str:
+    """An address with one more option, unless it says that one already."""
+    return root if name in root else f"{root}{'&' if '?' in root else '?'}{name}={value}"
+
+
 @dataclass(frozen=True)
 class Storage:
     """A root that every process can open from its URI alone (picklable; the file system is opened lazily)."""
@@ -51,12 +63,12 @@ class Storage:
         if "://" not in self.root:
             return pafs.LocalFileSystem(), str(Path(self.root).absolute())
         root = self.root
-        if root.startswith("s3://") and "allow_delayed_open" not in root:
+        if root.startswith("s3://"):
             # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half
             # done by a kill
-            root += ("&" if "?" in root else "?") + "allow_delayed_open=true"
-        if root.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in root:
-            root += ("&" if "?" in root else "?") + f"retry_limit_seconds={_GIVE_UP_S}"
+            root = _with_option(root, "allow_delayed_open", "true")
+        if root.startswith(("gs://", "gcs://")):
+            root = _with_option(root, "retry_limit_seconds", str(_GIVE_UP_S))
         try:
             fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
@@ -96,8 +108,12 @@ class Storage:
             StorageError: the root is an object store.
         """
         if not self.is_local:
-            raise StorageError(f"{self.root}/{key} is on an object store and has no local path")
+            raise StorageError(f"{below(self.root, key)} is on an object store and has no local path")
         return Path(self.path(key))
+
+    def address(self, key: str) -> str:
+        """What a user opens to see a key: a local path, or its URI with the options of the root."""
+        return self.path(key) if self.is_local else below(self.root, key)
 
     def exists(self, key: str) -> bool:
         return self._info(self.path(key)).type == pafs.FileType.File
@@ -163,8 +179,8 @@ class Storage:
 
         On an object store, up to some megabytes are one PUT, and as atomic. More is an upload in parts, which
         the store shows once all are there. pyarrow cannot take such an upload back, so after an error the
-        file that it left is deleted, if the store still answers. Callers that need certainty check the file's size
-        and hash against its record.
+        file that it left is deleted, if the store still answers. Callers that need certainty check the file's
+        size and hash against its record.
 
         Raises:
             StorageError: full disk, or no permission; names the file.

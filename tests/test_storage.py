@@ -7,7 +7,7 @@ import pytest
 
 from deltasae_ray.errors import HookpointError, StorageError
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
-from deltasae_ray.storage import Storage, digest
+from deltasae_ray.storage import Storage, below, digest
 
 
 def test_a_put_is_whole_and_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -33,6 +33,33 @@ def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_beside_it(tmp_pa
     storage.delete_folder("a")
     storage.delete_folder("a")
     assert storage.list("") == ["ab/e"] and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "address"),
+    [
+        ("s3://b/p?endpoint_override=h:1&scheme=http", "s3://b/p/ray/x?endpoint_override=h:1&scheme=http"),
+        ("s3://b/p/", "s3://b/p/ray/x"),
+        ("gs://b", "gs://b/ray/x"),
+        ("/mnt/what?", "/mnt/what?/ray/x"),
+    ],
+)
+def test_a_key_goes_before_the_options_of_an_address(root: str, address: str) -> None:
+    assert below(root, "ray/x") == address
+    told = Storage(root).address("ray/x")
+    assert told == address
+
+
+def test_no_address_is_made_by_hand() -> None:
+    """A path behind the options of a root is another option: `scheme=http/ray`."""
+    package = Path(__file__).parents[1] / "deltasae_ray"
+    by_hand = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "storage.root}/" in line or "self.root}/" in line
+    ]
+    assert by_hand == []
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -103,8 +103,7 @@ def build_corpus(
             "corpus.fit_tokens=0 leaves the number to a study's dictionaries: set it where text is read"
             " without a study"
         )
-    # What is misspelt or missing is told before the first text is read.
-    chat = chat_of(cfg, tokenizer)
+    chat = chat_of(cfg, tokenizer)  # first: a misspelt word is told before a text is read
     named = {
         name: [file for path in paths for file in files_of(path)] for name, paths in corpora(cfg).items()
     }
@@ -126,10 +125,8 @@ def build_corpus(
     texts = {
         split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()
     }
-    looked_for, left_out = (
-        frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()),
-        Tally(cfg.bad_rows),
-    )
+    left_out = Tally(cfg.bad_rows)
+    looked_for = frozenset(texts["fit"].values()) | frozenset(texts["eval"].values())
     search = TextSearch(looked_for, cfg.text_field, chat, cfg.bad_rows)
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
     overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))

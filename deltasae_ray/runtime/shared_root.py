@@ -39,8 +39,9 @@ def check_root(storage: Storage, nodes: int) -> None:
     if autoscaling() and not on_network(storage.local("")):
         raise StorageError(
             f"storage.root={storage.root} is a folder of this machine, but the cluster adds nodes on demand:"
-            " give s3:// or gs://, or a folder of a network file system (NFS) that is mounted on every node"
-            " under the same path"
+            " give s3:// or gs:// (DELTASAE_STORAGE_ROOT and DELTASAE_TRACKING_URI set both places for all"
+            " jobs), or a folder of a network file system (NFS) that is mounted on every node under the same"
+            " path"
         )
     key = f".seen-{uuid4().hex}"
     storage.write_bytes(key, b"")
@@ -51,7 +52,8 @@ def check_root(storage: Storage, nodes: int) -> None:
     if blind:
         raise StorageError(
             f"storage.root={storage.root} is another folder, or none, on {', '.join(blind)}: mount it on"
-            " every node under the same path (NFS), or give s3:// or gs://"
+            " every node under the same path (NFS), or give s3:// or gs:// (DELTASAE_STORAGE_ROOT and"
+            " DELTASAE_TRACKING_URI set both places for all jobs)"
         )
 
 

@@ -11,6 +11,7 @@ from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.logs import label
 from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
@@ -46,6 +47,7 @@ def connect() -> None:
             join(address=address, **options)
         else:
             start_local(**options)
+    label(run=ray.get_runtime_context().get_job_id())
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 
@@ -100,19 +102,13 @@ def resolve_root(root: str) -> Storage:
     """The storage root as every process will see it.
 
     Raises:
-        ConfigError: a relative root under a Ray job, whose working directory is a temporary copy, or a folder
-            that cannot be made.
+        ConfigError: a folder that cannot be made.
     """
     if "://" in root or Path(root).is_absolute():
         storage = Storage(root)
         if storage.is_local:
             _check_folder(root, Path(storage.path("")))
         return storage
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        raise ConfigError(
-            f"storage.root={root!r} is relative, and a Ray job runs in a temporary copy of the folder:"
-            " results would be lost. Give an absolute path or s3://…"
-        )
     _check_folder(root, Path(root).absolute())
     return Storage(str(Path(root).absolute()))
 

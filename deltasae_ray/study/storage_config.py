@@ -13,8 +13,9 @@ class StorageConfig:
     """Where everything is written. What a complete manifest lists there is not made again."""
 
     root: str = "runs/demo"
-    """Folder, s3://bucket/prefix or gs://bucket/prefix. On more than one node all must see it: a folder must
-    then be one of a network file system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
+    """Folder, s3://bucket/prefix or gs://bucket/prefix; a relative one lies below $DELTASAE_STORAGE_ROOT
+    where that is set. On more than one node all must see it: a folder must then be one of a network file
+    system (NFS, Lustre) under the same path everywhere; the nodes are asked."""
     deltas: Literal["stored", "stream"] = "stored"
     """stored: the deltas of the whole corpus stay on disk, and any dictionary can be fitted later. stream:
     dictionaries are fitted to one window of the training text after the other, and a window's shards are

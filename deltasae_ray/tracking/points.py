@@ -12,8 +12,8 @@ class TrackingConfig:
     """Where runs are logged."""
 
     uri: str = ""
-    """MLflow server (http://…), with user:password@ where it asks for them. Empty: an embedded store,
-    <storage.root>/mlflow.db, artifacts beside it."""
+    """MLflow server (http://…), with user:password@ where it asks for them. Empty: $DELTASAE_TRACKING_URI,
+    else an embedded store, <storage.root>/mlflow.db, artifacts beside it."""
     experiment: str = "deltasae"
     """Name of the MLflow experiment."""
 

@@ -2,6 +2,8 @@
 
 import fnmatch
 import re
+import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -116,12 +118,42 @@ def test_mlflow_server_has_the_version_of_the_client():
     assert (
         f'"mlflow=={mlflow.__version__}"' in values(instructions(ROOT / "infra/mlflow/Dockerfile"), "RUN")[0]
     )
-    (deployment,) = [
-        d
-        for d in yaml.safe_load_all((ROOT / "infra/kubernetes/mlflow.yaml").read_text())
-        if d["kind"] == "Deployment"
-    ]
-    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{mlflow.__version__}")
+    chart = yaml.safe_load((ROOT / "infra/mlflow/values.yaml").read_text())
+    assert chart["image"]["tag"] == mlflow.__version__
+
+
+def test_the_image_holds_what_runs_and_not_what_only_tests_need():
+    from importlib.metadata import PackageNotFoundError, requires
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    # boto3: `ray up` on AWS, and what its own libraries need
+    todo = [*project["dependencies"], *extras["demo"], *extras["saelens"], *extras["search"], "boto3"]
+    needed: dict[str, set[str]] = {}
+    while todo:
+        asked = Requirement(todo.pop())
+        name = canonicalize_name(asked.name)
+        if name in needed and asked.extras <= needed[name]:
+            continue
+        needed.setdefault(name, set()).update(asked.extras)
+        with suppress(PackageNotFoundError):  # it is asked for on another system
+            todo += [
+                text
+                for text in requires(name) or ()
+                if (marker := Requirement(text).marker) is None
+                or any(marker.evaluate({"extra": extra}) for extra in ("", *needed[name]))
+            ]
+    runtime, dev = (
+        {canonicalize_name(line.split("==")[0]) for line in (ROOT / lock).read_text().splitlines()}
+        for lock in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert not runtime & dev and {"pytest", "moto", "ruff"} <= dev
+    assert runtime - set(needed) == set(), "move these to requirements-dev.lock"
+    assert dev & set(needed) == set(), "move these to requirements.lock"
+    assert "requirements-dev.lock" not in (ROOT / ".dockerignore").read_text()
 
 
 def is_ignored(path: str) -> bool:

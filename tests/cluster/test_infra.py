@@ -3,7 +3,9 @@ across files."""
 
 import copy
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -11,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-KUBERNETES = sorted((ROOT / "infra/kubernetes").glob("*.yaml"))
+KUBERNETES = sorted(p for p in (ROOT / "infra/kubernetes").glob("*.yaml") if p.name != "kustomization.yaml")
 SCHEMA = yaml.safe_load((Path(__file__).parent / "crd/kuberay.schema.yaml").read_text())
 COMPOSE_SERVICE = {
     "image",
@@ -105,7 +107,7 @@ def test_everything_lives_in_one_namespace():
 def test_pods_are_sound_and_unprivileged():
     validator = jsonschema.Draft202012Validator({**SCHEMA, "$ref": "#/$defs/podTemplate"})
     workloads = resources("Deployment") + resources("StatefulSet")
-    assert {d["metadata"]["name"] for d in workloads} == {"mlflow", "postgres", "redis"}
+    assert {d["metadata"]["name"] for d in workloads} == {"postgres", "redis"}
     for workload in workloads:
         template = workload["spec"]["template"]
         assert [e.message for e in validator.iter_errors(template)] == []
@@ -171,7 +173,11 @@ def test_only_ray_and_its_operator_reach_the_dashboard():
 )
 def test_stores_are_reached_by_their_one_client(labels: dict[str, str], port: int):
     client = {"app.kubernetes.io/name": "mlflow"} if port == 5432 else RAY_PODS
-    assert admitted(resources("NetworkPolicy"), labels, port) == [{"podSelector": {"matchLabels": client}}]
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    others = [prometheus] if port == 5000 else []  # MLflow's metrics, which ask for the login
+    assert admitted(resources("NetworkPolicy"), labels, port) == [
+        {"podSelector": {"matchLabels": client}}, *others
+    ]  # fmt: skip
     assert admitted(resources("NetworkPolicy"), labels, 22) == []
 
 
@@ -182,7 +188,7 @@ def test_a_pod_that_no_rule_names_is_closed():
 
 
 def test_prometheus_reads_ports_that_the_ray_pods_have():
-    cluster = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
+    cluster = yaml.safe_load((ROOT / "cluster/kuberay/base/cluster/raycluster.yaml").read_text())["spec"]
     groups = {"head": cluster["headGroupSpec"], "worker": cluster["workerGroupSpecs"][0]}
     for monitor in resources("PodMonitor"):
         node_type = monitor["spec"]["selector"]["matchLabels"]["ray.io/node-type"]
@@ -198,9 +204,130 @@ def test_prometheus_reads_ports_that_the_ray_pods_have():
 
 
 def test_names_agree_with_the_clusters():
-    cluster = yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())["spec"]
+    cluster = yaml.safe_load((ROOT / "cluster/kuberay/base/cluster/raycluster.yaml").read_text())["spec"]
     services = {f"{s['metadata']['name']}:{s['spec']['ports'][0]['port']}" for s in resources("Service")}
     assert cluster["gcsFaultToleranceOptions"]["redisAddress"] in services
-    assert "mlflow:5000" in services
+    values = yaml.safe_load((ROOT / "infra/mlflow/values.yaml").read_text())
+    server = f"https://{values['fullnameOverride']}:{values['server']['value_options']['port']}"
+    for cloud in ("gke", "eks"):
+        settings = (ROOT / f"cluster/kuberay/{cloud}/settings/settings.yaml").read_text()
+        assert yaml.safe_load(settings)["data"]["tracking-uri"] == server
     accounts = {a["metadata"]["name"] for a in resources("ServiceAccount")}
     assert cluster["headGroupSpec"]["template"]["spec"]["serviceAccountName"] in accounts
+
+
+def made_secrets(folder: Path, there: str = "") -> tuple[dict[str, dict[str, str]], str]:
+    """What infra/kubernetes/secrets.sh creates where the secrets `there` exist: name → key → value; and the
+    command lines of kubectl."""
+    (folder / "bin").mkdir()
+    (folder / "bin/kubectl").write_text(
+        f"""#!/bin/bash
+echo "$@" >> {folder}/lines
+if [ "$3" = get ]; then [[ " {there} " == *" $5 "* ]]; exit; fi
+name=$6
+mkdir -p {folder}/made/$name
+for word in "${{@:7}}"; do word=${{word#--from-file=}}; cp "${{word#*=}}" {folder}/made/$name/"${{word%%=*}}"; done
+"""
+    )
+    (folder / "bin/kubectl").chmod(0o755)
+    (folder / "token").write_text("hf_planted\n")
+    environment = {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "HF_TOKEN_PATH": f"{folder}/token",
+        "HOME": "/",
+    }
+    script = ROOT / "infra/kubernetes/secrets.sh"
+    subprocess.run(["bash", str(script)], env=environment, check=True, capture_output=True, timeout=60)
+    made = {
+        secret.name: {key.name: key.read_text() for key in secret.iterdir()}
+        for secret in (folder / "made").iterdir()
+    }
+    return made, (folder / "lines").read_text()
+
+
+def test_the_script_makes_every_secret_that_pods_name_and_no_value_enters_a_command(tmp_path: Path):
+    made, lines = made_secrets(tmp_path)
+    text = "".join(p.read_text() for p in KUBERNETES)
+    text += (ROOT / "infra/mlflow/values.yaml").read_text()
+    text += "".join(p.read_text() for p in (ROOT / "cluster/kuberay/base").rglob("*.yaml"))
+    asked = set(re.findall(r"\{name: ([\w-]+), key: ([\w.-]+)", text))
+    assert {(name, key) for name, keys in made.items() for key in keys} >= asked
+    assert {"deltasae-redis", "deltasae-mlflow", "mlflow-login", "mlflow-tls", "huggingface"} == set(made)
+    values = {v for keys in made.values() for v in keys.values()}
+    assert len({v for v in values if len(v) == 48}) == 4, "four random values, none used twice"
+    assert not any(value.strip() in lines for value in values if value != "deltasae")
+    store, login = made["deltasae-mlflow"], made["mlflow-login"]
+    assert store["postgres-password"] in store["store-uri"] and store["store-uri"] in store["auth.ini"]
+    assert f"admin_password = {login['password']}" in store["auth.ini"].splitlines()
+    assert made["huggingface"] == {"token": "hf_planted"}
+
+
+def test_the_script_leaves_what_is_there(tmp_path: Path):
+    made, _ = made_secrets(tmp_path, there="deltasae-mlflow mlflow-login deltasae-redis")
+    assert set(made) == {"mlflow-tls", "huggingface"}
+
+
+CHART = yaml.safe_load((Path(__file__).parent / "crd/mlflow-chart.schema.yaml").read_text())
+
+
+def test_mlflows_values_have_only_keys_that_its_chart_reads():
+    values = yaml.safe_load((ROOT / "infra/mlflow/values.yaml").read_text())
+    validator = jsonschema.Draft202012Validator(CHART)
+    assert [e.message for e in validator.iter_errors(values)] == []
+    for damaged in ({**values, "tlss": {}}, {**values, "mlflow": {"artifactDestination": "s3://x"}}):
+        assert list(validator.iter_errors(damaged))
+
+
+def test_mlflow_has_tls_a_login_and_no_secret_of_its_values():
+    values = yaml.safe_load((ROOT / "infra/mlflow/values.yaml").read_text())
+    assert values["tls"] == {"enabled": True, "secretName": "mlflow-tls"}
+    assert values["server"]["value_options"]["app_name"] == "basic-auth"
+    for variable in values["env"]:
+        if re.search("PASSWORD|SECRET", variable["name"]):
+            assert "secretKeyRef" in variable["valueFrom"]
+    assert "secretKeyRef" in values["mlflow"]["backendStoreUriFrom"]
+    (monitor,) = resources("ServiceMonitor")
+    assert monitor["spec"]["endpoints"][0]["port"] == "https"
+
+
+AWS = {p.stem: json.loads(p.read_text()) for p in (ROOT / "infra/aws").glob("*.json")}
+
+
+def test_roles_may_do_what_is_needed_and_reach_one_bucket():
+    import botocore.session
+
+    bucket, head = AWS["bucket-policy"]["Statement"], AWS["head-policy"]["Statement"]
+    assert {r for s in bucket for r in [s["Resource"]]} == {
+        "arn:aws:s3:::my-bucket",
+        "arn:aws:s3:::my-bucket/*",
+    }
+    actions = {a for policy in AWS.values() for s in policy.get("Statement", []) for a in _list(s["Action"])}
+    assert not [a for a in actions if a == "*" or a.endswith(":*")]
+    # Amazon's own names of its operations: a misspelt one is granted to nobody, without a word
+    services = {"ec2": "ec2", "ssm": "ssm", "ecr": "ecr", "sts": "sts"}
+    for action in actions - {"ec2:Describe*"}:
+        service, _, name = action.partition(":")
+        if service in services:
+            model = botocore.session.get_session().get_service_model(services[service])
+            assert name in model.operation_names, action
+    ending = next(s for s in head if "ec2:TerminateInstances" in s["Action"])
+    assert ending["Condition"] == {"StringEquals": {"aws:ResourceTag/ray-cluster-name": "deltasae"}}
+    launcher = yaml.safe_load((ROOT / "cluster/aws.yaml").read_text())
+    profiles = {
+        t["node_config"]["IamInstanceProfile"]["Name"] for t in launcher["available_node_types"].values()
+    }
+    script = (ROOT / "infra/aws/roles.sh").read_text()
+    assert launcher["cluster_name"] == "deltasae" and all(name in script for name in profiles)
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(
+    "script", ["infra/aws/roles.sh", "infra/gcp/roles.sh", "infra/kubernetes/secrets.sh"]
+)
+def test_scripts_are_bash(script: str):
+    done = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "set -euo pipefail" in (ROOT / script).read_text()

@@ -1,9 +1,12 @@
-"""cluster/kuberay/*.yaml: a closed schema of KubeRay's API (crd/kuberay.schema.yaml), Ray's own autoscaler,
-and this package's command line read them. That an operator starts the pods is not tested here."""
+"""cluster/kuberay, as kustomize renders it: a closed schema of KubeRay's API (crd/kuberay.schema.yaml), Ray's
+own autoscaler, and this package's command line read it. That an operator starts the pods is not tested
+here."""
 
 import copy
 import json
+import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +14,16 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.cluster.rendered import CLOUDS, documents, file, kustomize, render
+
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((Path(__file__).parent / "crd/kuberay.schema.yaml").read_text())
-FILES = {"RayCluster": "raycluster.yaml", "RayJob": "rayjob.yaml"}
+PARTS = {"RayCluster": "cluster", "RayJob": "job"}
 
 
-def load(kind: str) -> dict:
-    return yaml.safe_load((ROOT / "cluster/kuberay" / FILES[kind]).read_text())
+def load(kind: str, cloud: str = "gke") -> dict:
+    (resource,) = documents(cloud, PARTS[kind])
+    return resource
 
 
 def cluster_spec(resource: dict) -> dict:
@@ -93,14 +99,54 @@ def problems(resource: dict) -> list[str]:
             "a lost head loses all, or Redis has no secret password",
         )
     else:
+        check("activeDeadlineSeconds" in resource["spec"], "a job that hangs never ends")
         check(resource["spec"].get("shutdownAfterJobFinishes") is True, "the cluster outlives its job")
         check(resource["spec"].get("submissionMode") == "SidecarMode", "another pod needs the dashboard")
     return found
 
 
-@pytest.mark.parametrize("kind", FILES)
-def test_resource_is_sound(kind: str):
-    assert problems(load(kind)) == []
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("kind", PARTS)
+def test_resource_is_sound(kind: str, cloud: str):
+    assert problems(load(kind, cloud)) == []
+
+
+@pytest.mark.skipif(not kustomize(), reason="no kubectl and no kustomize here")
+@pytest.mark.parametrize("part", ["platform", "cluster", "job"])
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_what_is_kept_is_what_kustomize_renders(cloud: str, part: str):
+    kept = file(cloud, part).read_text()
+    assert render(cloud, part) == kept, "python -m tests.cluster.rendered"
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_everything_that_is_a_user_s_own_comes_from_one_file(cloud: str):
+    own = yaml.safe_load((ROOT / f"cluster/kuberay/{cloud}/settings/settings.yaml").read_text())["data"]
+    rendered = "".join(file(cloud, part).read_text() for part in ("platform", "cluster", "job"))
+    assert own.keys() == {"image", "storage-root", "tracking-uri", "identity"}
+    assert "set-in-settings" not in rendered and "kind: ConfigMap" not in rendered
+    for kind in PARTS:
+        spec = cluster_spec(load(kind, cloud))
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            (container,) = group["template"]["spec"]["containers"]
+            env = {e["name"]: e.get("value") for e in container["env"]}
+            assert container["image"] == own["image"]
+            assert env["DELTASAE_STORAGE_ROOT"] == own["storage-root"]
+            assert env["DELTASAE_TRACKING_URI"] == own["tracking-uri"]
+    (account,) = [d for d in documents(cloud, "platform") if d["kind"] == "ServiceAccount"]
+    assert list(account["metadata"]["annotations"].values()) == [own["identity"]]
+    base = "".join(p.read_text() for p in (ROOT / "cluster/kuberay/base").rglob("*.yaml"))
+    assert not re.search(r"my-bucket|my-project|123456789012|gs://|s3://|cloud\.google|amazonaws", base)
+
+
+def test_the_command_of_the_job_s_file_gives_each_study_a_name_of_its_own():
+    text = (ROOT / "cluster/kuberay/base/job/rayjob.yaml").read_text()
+    script = re.search(r"\| sed '([^']+)' \| kubectl create -f -", text)
+    assert script
+    made = subprocess.run(
+        ["sed", script[1]], input=file("gke", "job").read_text(), capture_output=True, text=True, check=True
+    )
+    assert yaml.safe_load(made.stdout)["metadata"] == {"generateName": "study-", "namespace": "deltasae"}
 
 
 def edit(change: Callable[[dict], object]) -> Callable[[dict], object]:
@@ -113,7 +159,7 @@ def edit_worker(change: Callable[[dict], object]) -> Callable[[dict], object]:
     )
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
@@ -153,7 +199,7 @@ def test_damaged_resource_is_found(kind: str, damage: Callable[[dict], object], 
     assert any(finding in p for p in problems(resource)), problems(resource)
 
 
-@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kind", PARTS)
 def test_rays_autoscaler_sees_gpu_workers_from_none(kind: str):
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
@@ -178,29 +224,21 @@ def test_job_and_cluster_have_the_same_nodes():
 def test_job_runs_words_that_the_sweep_understands():
     from deltasae_ray.cli import parse
     from deltasae_ray.study.config import SHORTHAND, StudyConfig
+    from deltasae_ray.study.launched import with_launcher
 
-    program, job, *words = shlex.split(load("RayJob")["spec"]["entrypoint"])
-    study = parse(StudyConfig, words, shorthand=SHORTHAND, description="")
+    job = load("RayJob")
+    program, script, config, *words = shlex.split(job["spec"]["entrypoint"])
+    config = config.replace("config=", f"config={ROOT}/")
+    study = parse(StudyConfig, [config, *words], shorthand=SHORTHAND, description="")
+    head = cluster_spec(job)["headGroupSpec"]["template"]["spec"]["containers"][0]
+    environment = {e["name"]: e.get("value", "") for e in head["env"]} | {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    placed = with_launcher(study, environment)
 
-    assert (program, job) == ("python", "jobs/sweep.py")
-    assert study.storage.root.startswith("s3://")
-    assert study.tracking.uri.startswith("http://mlflow:")
-    node = cluster_spec(load("RayJob"))["workerGroupSpecs"][0]["template"]["spec"]["containers"][0][
-        "resources"
-    ]["limits"]
+    assert (program, script) == ("python", "jobs/sweep.py")
+    assert placed.storage.root == "gs://my-bucket/deltasae/runs/paper-gemma2-9b"
+    assert placed.tracking.uri == "https://mlflow:5000"
+    node = cluster_spec(job)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"][
+        "limits"
+    ]
     assert study.gangs.gpus_per_gang <= int(node["nvidia.com/gpu"])
     assert study.gangs.gpus_per_rank  # a sharded model is trained on the GPUs as well
-    assert study.corpus.fit_tokens > 4 * max(
-        study.fit.sizes
-    )  # a half of it is what the reference is fitted on
-
-
-def test_one_image_runs_everywhere():
-    specs = [cluster_spec(load(kind)) for kind in FILES]
-    groups = [group for spec in specs for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
-    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
-    images |= {
-        yaml.safe_load((ROOT / f"cluster/{variant}.yaml").read_text())["docker"]["image"]
-        for variant in ("aws", "gcp")
-    }
-    assert len(images) == 1

@@ -117,6 +117,11 @@ def problems(cfg: dict) -> list[str]:
         "no node finds the model hub's token",
     )
     check("HF_TOKEN" not in env and "hf_" not in json.dumps(cfg), "the model hub's token is in the open")
+    places = environment(cfg["docker"].get("head_run_options", []))
+    check(
+        {"DELTASAE_STORAGE_ROOT", "DELTASAE_TRACKING_URI"} <= set(places), "a job without words has no place"
+    )
+    check("--volume=deltasae-models:/models" in cfg["docker"]["run_options"], "no cache of models")
     for group in ("head", "worker"):
         own = environment(cfg["docker"].get(f"{group}_run_options", []))
         check(not set(own) & set(env), f"{group}_run_options override what holds on every node")
@@ -188,6 +193,7 @@ def replace(old: str, new: str) -> Callable[[dict], None]:
         (replace("min_workers: 0", "min_workers: 1"), "start from none"),
         (drop("available_node_types", "gpu", "node_config"), "Ray refuses it"),
         (drop("setup_commands"), "another Ray"),
+        (replace("DELTASAE_TRACKING_URI", "TRACKING_URI"), "has no place"),
     ],
 )
 def test_damaged_launcher_file_is_found(variant: str, damage: Callable[[dict], None], finding: str):
@@ -277,3 +283,61 @@ def test_ray_launches_head_on_demand_and_workers_on_spot_in_a_simulated_amazon(
         )["SecurityGroups"]
         from_anywhere = [r["FromPort"] for g in groups for r in g["IpPermissions"] if r["IpRanges"]]
         assert from_anywhere == [22]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_a_user_s_own_stands_in_one_block(variant: str):
+    text = (ROOT / f"cluster/{variant}.yaml").read_text()
+    block, mark, rest = text.partition("# ── The rest needs no change")
+    rest = "\n".join(line.partition("#")[0] for line in rest.splitlines())
+    own = "my-bucket", "my-project", "registry.example.com", "10.0.0.5", "us-west-2", "us-central1"
+    assert mark and "# ── Yours to set" in block
+    assert [word for word in own if word in rest] == []
+    expanded = yaml.safe_dump(load(variant)["docker"]) + yaml.safe_dump(load(variant)["provider"])
+    assert all(word in expanded for word in own if word in block and word != "my-project")
+
+
+SLURM = ROOT / "cluster/slurm/sweep.sbatch"
+
+
+def test_the_slurm_script_starts_ray_on_every_node_and_the_study_on_the_first(tmp_path: Path):
+    """Run with stand-ins for Slurm's commands; the line that they get goes through Ray's own parser."""
+    from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
+
+    text = SLURM.read_text()
+    first = next(i for i, line in enumerate(text.splitlines()) if line and not line.startswith("#"))
+    assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first:]), (
+        "Slurm would not read it"
+    )
+    for name, body in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "echo node-7; echo node-8")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "SLURM_JOB_NODELIST": "node-[7-8]",
+        "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "48", "SLURM_GPUS_ON_NODE": "4",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(SLURM), "layers=[1,2]"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ray, command, *words = done.stdout.splitlines()
+    at = words.index("--")
+    assert [ray, command] == ["ray", "symmetric-run"]
+    assert words[at + 1 :] == ["python", "jobs/sweep.py", "layers=[1,2]"]
+    params = symmetric_run.make_context("_", words[:at], resilient_parsing=True).params
+    assert (params["address"], params["min_nodes"]) == ("node-7:6379", 2)
+    for start in (["--head", "--port=6379"], ["--address=node-7:6379"]):
+        flags = ray_start_flags(
+            [shlex.join(["ray", "start", *start, *curate_and_validate_ray_start_args(words[:at])])]
+        )
+        assert (flags["num_cpus"], flags["num_gpus"]) == (48, 4)
+    token = tmp_path / ".ray/deltasae/auth_token"
+    assert len(token.read_text().strip()) == 64 and token.stat().st_mode & 0o077 == 0
+    assert all(
+        f"export {name}=" in text
+        for name in ("DELTASAE_STORAGE_ROOT", "DELTASAE_TRACKING_URI", "RAY_AUTH_MODE")
+    )

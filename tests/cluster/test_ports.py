@@ -65,7 +65,9 @@ def test_the_network_policy_admits_the_documented_ports_and_no_others() -> None:
     assert listed == admitted_ports(metrics=False)
 
 
-@pytest.mark.parametrize("name", ["kuberay/raycluster.yaml", "kuberay/rayjob.yaml", "aws.yaml", "gcp.yaml"])
+@pytest.mark.parametrize(
+    "name", ["kuberay/base/cluster/raycluster.yaml", "kuberay/base/job/rayjob.yaml", "aws.yaml", "gcp.yaml"]
+)
 def test_every_node_opens_documented_ports_only(name: str) -> None:
     file = yaml.safe_load((ROOT / "cluster" / name).read_text())
     if name.startswith("kuberay"):

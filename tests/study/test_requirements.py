@@ -30,8 +30,14 @@ from deltasae_ray.study.requirements import Needs, fits, obstacle, requirements
 from tests.tiny import ARCHITECTURES, FAMILIES, TARGETS, config, save_model
 
 ROOT = Path(__file__).parents[2]
-JOB = "cluster/kuberay/rayjob.yaml"
-CLUSTERS = ("cluster/aws.yaml", "cluster/gcp.yaml", "cluster/kuberay/raycluster.yaml", JOB)
+KUBERAY = {
+    f"cluster/kuberay/{cloud}/{part}": f"tests/cluster/rendered/{cloud}-{part}.yaml"
+    for part in ("cluster", "job")
+    for cloud in ("gke", "eks")
+}
+"""Folder that kustomize renders → what it renders."""
+JOB = "cluster/kuberay/gke/job"
+CLUSTERS = ("cluster/aws.yaml", "cluster/gcp.yaml", *KUBERAY)
 FITS = ""
 ON_L4 = (
     r"adapt stage can never be placed.*L4 of 24\.2 GB.*fewer than 42\.9 GB.*Set adapt\.batch_contexts=4"
@@ -48,16 +54,21 @@ OUTCOMES = {
 } | {
     ("paper-gemma2-9b", "cluster/aws.yaml"): FITS,
     ("paper-gemma2-9b", "cluster/gcp.yaml"): ON_L4,
-    ("paper-gemma2-9b", "cluster/kuberay/raycluster.yaml"): ON_L4,
-    ("paper-gemma2-9b", JOB): ON_L4,
+} | {
+    ("paper-gemma2-9b", c): ON_L4 for c in KUBERAY
 }  # fmt: skip
 """(study, cluster) → what the refusal says; empty where it fits. `rayjob` is the study in the RayJob's own
 entrypoint."""
 
 
+def file(cluster: str) -> Path:
+    return ROOT / KUBERAY.get(cluster, cluster)
+
+
 def study(name: str) -> StudyConfig:
     if name == "rayjob":
-        words = shlex.split(yaml.safe_load((ROOT / JOB).read_text())["spec"]["entrypoint"])[2:]
+        words = shlex.split(yaml.safe_load(file(JOB).read_text())["spec"]["entrypoint"])[2:]
+        words = [word.replace("config=", f"config={ROOT}/") for word in words]
     else:
         words = [f"config={ROOT}/jobs/configs/{name}.yaml"]
     return parse(StudyConfig, words, shorthand=SHORTHAND, description="")
@@ -94,8 +105,14 @@ def size_of(base: str) -> ModelSize:
 
 
 def test_the_table_names_every_shipped_study_and_cluster() -> None:
-    studies = {p.stem for p in (ROOT / "jobs/configs").glob("*.yaml")} | {"rayjob"}
-    clusters = {str(p.relative_to(ROOT)) for p in (ROOT / "cluster").rglob("*.yaml")}
+    studies = {p.stem for p in (ROOT / "jobs/configs").glob("*.yaml") if p.stem != "arena"} | {"rayjob"}
+    clusters = {str(p.relative_to(ROOT)) for p in (ROOT / "cluster").glob("*.yaml")}
+    clusters |= {
+        str(p.parent.relative_to(ROOT))
+        for part in ("cluster", "job")
+        for p in (ROOT / "cluster/kuberay").glob(f"*/{part}/kustomization.yaml")
+        if p.parts[-3] != "base"
+    }
     assert set(OUTCOMES) == {(s, c) for s in studies for c in clusters}
     for name in studies:
         assert FITS in [told for (s, _), told in OUTCOMES.items() if s == name], (
@@ -107,7 +124,7 @@ def test_the_table_names_every_shipped_study_and_cluster() -> None:
 def test_a_shipped_study_fits_a_shipped_cluster_or_is_refused_with_the_remedy(
     name: str, cluster: str
 ) -> None:
-    cfg, kinds, told = study(name), read_node_types(ROOT / cluster), OUTCOMES[name, cluster]
+    cfg, kinds, told = study(name), read_node_types(file(cluster)), OUTCOMES[name, cluster]
     size = size_of(cfg.model.base)
     if told == FITS:
         check_fits(cfg, size, kinds)
@@ -271,10 +288,12 @@ def test_a_gpu_is_known_by_the_names_that_clouds_ray_and_kubernetes_give_it(word
 
 
 def test_node_types_are_read_from_every_cluster_file_and_from_ray() -> None:
-    found = {c: read_node_types(ROOT / c) for c in CLUSTERS}
+    found = {c: read_node_types(file(c)) for c in CLUSTERS}
     assert [[(k.name, k.cpus, k.gpus, k.gpu, k.at_most) for k in kinds] for kinds in found.values()] == [
         [("head", 0, 0, "", 1), ("gpu", 48, 4, "l40s", 8)],
         [("head", 0, 0, "", 1), ("gpu", 48, 4, "l4", 8)],
+        [("head", 0, 0, "", 1), ("gpu", 40, 4, "l4", 8)],
+        [("head", 0, 0, "", 1), ("gpu", 40, 4, "l4", 8)],
         [("head", 0, 0, "", 1), ("gpu", 40, 4, "l4", 8)],
         [("head", 0, 0, "", 1), ("gpu", 40, 4, "l4", 8)],
     ]

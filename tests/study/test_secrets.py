@@ -72,16 +72,11 @@ def test_a_study_on_an_object_store_with_a_server_leaves_no_secret_anywhere(
             yaml.safe_dump({"storage": {"root": root}, "model": {"base": str(tiny_model)}})
         )
         address = server.replace("://", f"://{quote(USER)}:{quote(PASSWORD, safe='')}@")
-        command = [
-            sys.executable,
-            "jobs/sweep.py",
-            *WORDS,
-            f"config={tmp_path / 'study.yaml'}",
-            f"tracking.uri={address}",
-        ]
+        command = [sys.executable, "jobs/sweep.py", *WORDS, f"config={tmp_path / 'study.yaml'}"]
         env = {
             **os.environ,
             **VARIABLES,
+            "DELTASAE_TRACKING_URI": address,  # as a launcher file sets it
             "RAY_TMPDIR": str(ray_folder),
             "RAY_ADDRESS": "local",
             "AWS_EC2_METADATA_DISABLED": "true",
