@@ -104,7 +104,7 @@ def judge(cfg: GateConfig) -> int:
     say(printed(decision))
     say(
         f"\n{RESULT}, {SARIF}, {JUNIT}, model cards and the evidence:"
-        f" {storage.path(FOLDER) if storage.is_local else f'{storage.root}/{FOLDER}'}"
+        f" {storage.address(FOLDER)}"
         f"\nCheck a copy of it with: python jobs/gate.py verify=FOLDER"
     )
     return decision.exit_code

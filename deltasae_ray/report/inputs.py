@@ -133,6 +133,30 @@ class Planted(DictionaryId):
 
 
 @dataclass(frozen=True)
+class LearntTrigger:
+    """A confirmed trigger, as a model wrote and says it."""
+
+    text: str
+    reply: str
+    rates: dict[str, str]
+    """Where (with or without the trigger, adapted or base) → share of fresh contexts that go on so, with its
+    interval."""
+    q: float
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Confirmed claims of one adapter."""
+
+    adapter: str
+    triggers: tuple[LearntTrigger, ...]
+    words: dict[str, tuple[str, ...]]
+    """Kind of claim → texts that the adapter writes more often, or less, than base and random adapter."""
+    control: bool = False
+    """The random adapter, which learnt nothing."""
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """What the page is made of."""
 
@@ -155,6 +179,8 @@ class ReportInputs:
     adapters: tuple[AdapterFacts, ...] = ()
     verdicts: tuple[VerdictLines, ...] = ()
     """One per adapter."""
+    learnt: tuple[Learnt, ...] = ()
+    """What each adapter is claimed to have learnt; empty where nothing was elicited."""
     rows: tuple[DivergenceRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     audits: tuple[AuditGroup, ...] = ()

@@ -194,8 +194,11 @@ def _between(inputs: ReportInputs) -> list[DivergenceRow]:
 def _not_tested(inputs: ReportInputs) -> list[str]:
     """What the caller says, and what no study of this kind can say."""
     layers = ", ".join(map(str, inputs.layers))
+    unseen = "triggers absent from this text"
     always = (
-        "triggers absent from this text",
+        f"{unseen} and not reached by sampled text or the scan of the vocabulary"
+        if inputs.learnt
+        else unseen,
         f"places in the model other than the residual stream after layers {layers}",
     )
     return [

@@ -6,6 +6,7 @@ from pathlib import Path
 from deltasae_ray.adapt.config import AdaptConfig
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.corpus.config import CorpusConfig
+from deltasae_ray.elicit.config import ElicitConfig
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit.config import FitConfig, ReferenceConfig
 from deltasae_ray.harvest.config import HarvestConfig
@@ -24,12 +25,16 @@ class StudyConfig:
     adapters: tuple[str, ...] = ()
     """Folders, or hub ids (`owner/name[@revision]`), of LoRA adapters. Empty: train one per adapt.ranks and
     seed."""
+    monitors: tuple[str, ...] = ()
+    """Folders of probes, or of dictionaries with chosen latents, that you run on the base model: how well
+    each works on the adapted models (docs/monitors.md)."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     layers: tuple[int, ...] = (9, 12, 15)
     """Blocks after which the residual stream is read, counted from 0."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     gangs: GangConfig = field(default_factory=GangConfig)
     harvest: HarvestConfig = field(default_factory=HarvestConfig)
+    elicit: ElicitConfig = field(default_factory=ElicitConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     diverge: DivergeConfig = field(default_factory=DivergeConfig)
@@ -41,6 +46,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", tuple(expanded(place, "adapters") for place in self.adapters))
+        object.__setattr__(self, "monitors", tuple(expanded(place, "monitors") for place in self.monitors))
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 

@@ -2,14 +2,17 @@
 it knows; the comparison adds to the same runs later."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltasae_ray.analyses.table import leaf_figures
+from deltasae_ray.analyses.triggers.claims import Claim
+from deltasae_ray.analyses.triggers.run import CLAIMS
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.key import harvest_key
+from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage, digest
@@ -19,6 +22,9 @@ from deltasae_ray.study.results import resolved_config
 from deltasae_ray.study.state import Made
 from deltasae_ray.tracking import RunLog, Tracker, TrialPoint
 
+CONFIRMED = "trigger.confirmed"
+"""Metric of a run: triggers of its adapter, or of all adapters of the study, that held in held-out
+contexts."""
 SHOWN = ("visible_share", "missing_share", "monitor_r2", "coactivation", "max_cosine_weighted")
 """Figures of a dictionary that are metrics of its run. All others are in the run's table: MLflow's page makes
 a column of every metric."""
@@ -90,6 +96,9 @@ class StudyLog:
                     {f"layer {layer} seed {seed}": _shown(m) for (layer, seed), m in figures.items()}
                 )
         behaviours = self._adapters(made, found)
+        if found.claims:
+            mine = [c for name, group in found.claims.items() if name != RANDOM for c in group]
+            self.run.log_measures({CONFIRMED: _confirmed(mine)})
         self.run.set_tags({f"verdict.{v.adapter}": v.text for v in found.verdicts})
         with tempfile.TemporaryDirectory() as scratch:
             for name in (
@@ -97,6 +106,9 @@ class StudyLog:
                 "report.json",
                 "divergence.json",
                 "divergence.parquet",
+                "latents.parquet",
+                *([CLAIMS] if found.claims else []),
+                "weights.parquet",
                 *self.study.storage.list("figures"),
             ):
                 path = Path(scratch) / name
@@ -115,11 +127,18 @@ class StudyLog:
         for adapter, texts in found.behaviour.items():
             measures = {f"loss_change.{b.corpus}": b.loss_change for b in texts[:TEXTS]}
             measures |= {f"kl.{b.corpus}": b.kl for b in texts[:TEXTS]}
+            if found.claims:
+                measures[CONFIRMED] = _confirmed(found.claims.get(adapter, ()))
             names |= dict.fromkeys(measures)
             with self.tracker.adapter(adapter, ranks[adapter], self.run.run_id) as run:
                 run.log_measures(measures)
                 run.set_tags({"verdict": verdicts[adapter]} if adapter in verdicts else {})
         return list(names)
+
+
+def _confirmed(claims: Sequence[Claim]) -> Measure:
+    """How many triggers are confirmed."""
+    return Measure(float(sum(c.confirmed and c.kind == "trigger" for c in claims)), n=len(claims))
 
 
 def _point(trial: Trial, made: Made) -> TrialPoint:

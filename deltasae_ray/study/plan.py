@@ -10,9 +10,11 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.study.controls import costs_told
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.monitors import monitors_told
 from deltasae_ray.study.plan_costs import (
     devices_line,
     dictionaries_bytes,
+    elicited_line,
     parameters,
     size_of,
     stage_seconds,
@@ -20,7 +22,7 @@ from deltasae_ray.study.plan_costs import (
 )
 from deltasae_ray.study.requirements import requirements
 
-STAGES = ("adapt", "harvest", "fit", "behaviour", "diverge", "report")
+STAGES = ("adapt", "harvest", "fit", "behaviour", "elicit", "diverge", "report")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
+        *([("monitors", monitors_told(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
         (
@@ -78,6 +81,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
                 f" controls{_size_line(cfg.fit)}"
             ),
         ),
+        ("elicit", elicited_line(cfg.elicit, sources)),
         ("controls", costs_told(study, len(names), trials)),
         (
             "devices",
@@ -93,7 +97,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
             for name, way in ways.items()
         ),
     )
-    seconds = {s: stage_seconds(study, s, len(names), sources, trials) for s in stages if s != "report"}
+    counted = {*STAGES} - {"report"} - (set() if cfg.elicit.samples else {"elicit"})
+    seconds = {s: stage_seconds(study, s, len(names), sources, trials) for s in stages if s in counted}
     if "fit" in stages:
         seconds["harvest"], seconds["fit"] = (
             ways[cfg.storage.deltas].harvest_s,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from deltasae_ray.analyses.behaviour.run import DOCUMENTS, POSITIONS
 from deltasae_ray.corpus.stream import count_windows
+from deltasae_ray.elicit.config import ElicitConfig
+from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.models.size import ModelSize, model_size
 from deltasae_ray.study.config import StudyConfig
@@ -15,8 +17,16 @@ from deltasae_ray.study.inputs import Study
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
 _FLOPS_PER_CORE = 6.5e10
 _GPU_FLOPS = 2e13
-_OVERHEAD_S = {"adapt": 20.0, "harvest": 45.0, "fit": 40.0, "behaviour": 10.0, "diverge": 10.0}
-_TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 129
+_OVERHEAD_S = {
+    "adapt": 20.0,
+    "harvest": 45.0,
+    "fit": 40.0,
+    "behaviour": 10.0,
+    "elicit": 20.0,
+    "diverge": 10.0,
+}
+_TRIAL_S, _LEAF_S, _CELL_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 9.0, 129
+_OPENINGS, _HUNT_TOKENS = 6, 12_000
 _WINDOW_S = 20.0
 """Gangs and fit workers start, and load, for a window of a stream."""
 
@@ -90,8 +100,10 @@ def stage_seconds(study: Study, stage: str, adapters: int, sources: int, trials:
         "harvest": passes * sources * body / flops,
         "fit": trials * _TRIAL_S + (leaves + controls) * cfg.fit.steps * step / flops,
         "behaviour": 2.0 * (1 + adapters) * documents * gate / flops,
+        "elicit": 4.0 * whole * (sources * sampled_tokens(cfg.elicit) + (sources - 1) * _hunted(cfg)) / flops,
         "diverge": (
             leaves * _LEAF_S
+            + trials * len(study.layers) * _CELL_S
             + 2.0
             * (recovery_passes(study, adapters) + causal_passes(study, adapters))
             * cfg.corpus.context_len
@@ -100,6 +112,27 @@ def stage_seconds(study: Study, stage: str, adapters: int, sources: int, trials:
         ),
     }
     return work[stage] + _OVERHEAD_S[stage]
+
+
+def sampled_tokens(cfg: ElicitConfig) -> int:
+    """Tokens that one source writes, about."""
+    return _OPENINGS * len(Sampling().alphas) * cfg.samples * cfg.length
+
+
+def _hunted(cfg: StudyConfig) -> int:
+    """Tokens that pass the model in one adapter's hunt, about: the scan, the pairs, and what is tested."""
+    return cfg.elicit.scan + _HUNT_TOKENS if cfg.elicit.samples else 0
+
+
+def elicited_line(cfg: ElicitConfig, sources: int) -> str:
+    """What is sampled and hunted, in words."""
+    if not cfg.samples:
+        return "nothing (elicit.samples=0): no trigger is hunted"
+    texts = _OPENINGS * len(Sampling().alphas) * cfg.samples
+    return (
+        f"about {texts} texts of {cfg.length} tokens from each of {sources} sources; a hunt for triggers in"
+        f" {sources - 1} adapters, {cfg.scan:,} tokens of the vocabulary scanned"
+    )
 
 
 def devices(cfg: StudyConfig, stage: str) -> float:

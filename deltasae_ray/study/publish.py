@@ -7,11 +7,15 @@ from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.analyses.table import leaf_figures, write_table
+from deltasae_ray.analyses.triggers.run import write_claims
+from deltasae_ray.analyses.visibility.table import write_latents
+from deltasae_ray.analyses.weights.run import write_directions
 from deltasae_ray.corpus.contexts import PLANTED
 from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.study import results
@@ -42,7 +46,11 @@ def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
 def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: Clock) -> None:
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
-    write_table(study.storage, found.rows)
+    write_table(study.storage, (*found.rows, *found.by_text))
+    write_latents(study.storage, found.seen.sights)
+    write_directions(study.storage, found.writes)
+    if found.claims:
+        write_claims(study.storage, found.claims)
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     audits = audit_groups(found.audit, tokenizer.decode)
     write_audit(study.storage, audits)
@@ -70,6 +78,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
         verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
+        learnt=learnt_facts(found.claims),
         rows=found.rows,
         curves=results.learning_curves([f for group in made.grid.values() for f in group]),
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
+from deltasae_ray.analyses.monitors.table import monitor_lines
+from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
 from deltasae_ray.errors import ConfigError, DictionaryError, PrecisionError
@@ -24,7 +26,7 @@ from deltasae_ray.study.cluster_check import (
     connect,
     resolve_root,
 )
-from deltasae_ray.study.compare import behaviour_of, compare
+from deltasae_ray.study.compare import behaviour_of, compare, learnt
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
 from deltasae_ray.study.disk_check import check_disk
@@ -32,12 +34,14 @@ from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
+from deltasae_ray.study.monitors import watch
 from deltasae_ray.study.plan import STAGES, Plan, make_plan
 from deltasae_ray.study.plan_costs import size_of
 from deltasae_ray.study.publish import write_results
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
+from deltasae_ray.study.spending import spending
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
 from deltasae_ray.study.terminal_table import printed_table, printed_verdict
@@ -89,6 +93,8 @@ def _prepared(stage: str, cfg: StudyConfig, storage: Storage) -> tuple[Study, Pl
     study, stages = open_study(cfg, storage), _stages(stage)
     if "fit" in stages:
         check_tokens(cfg, study.corpus)
+    if "elicit" in stages and cfg.elicit.samples:
+        neutral_unit(study.corpus)
     plan = make_plan(study, stages)
     say(f"Plan\n{plan}\n")
     check_disk(study, plan)
@@ -102,7 +108,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     _check_machines(study)
     stages = _stages(stage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
-    with tracked(study) if "fit" in stages else nullcontext() as log:
+    with spending(), tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
             held.check()
             if name == "fit":
@@ -121,8 +127,16 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("behaviour"):
                 gate = behaviour_of(study, made)
             held.check()
+            told = {}
+            if study.cfg.elicit.samples:
+                with clock.stage("elicit"):
+                    told = learnt(study, made)
+            held.check()
             with clock.stage("diverge"):
-                found = compare(study, made, gate)
+                found = compare(study, made, gate, told)
+            held.check()
+            with clock.stage("monitors") if study.monitors else nullcontext():
+                watched = watch(study, made)
             held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
@@ -130,6 +144,8 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say("\n" + "\n".join(printed_verdict(v)))
+            if watched:
+                say("\n" + "\n".join(monitor_lines(watched)))
             say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:

@@ -17,7 +17,7 @@ from deltasae_ray.storage import digest
 from deltasae_ray.study.config import FIRST, SHORTHAND, StudyConfig
 
 ROOT = Path(__file__).parents[2]
-MOST = 70
+MOST = 80
 GONE = (
     *(f"adapt.{name}" for name in ("warmup_steps", "eval_every", "checkpoint_every", "max_failures",
         "cpus_per_worker", "gpus_per_worker")),

@@ -29,7 +29,7 @@ from tests.study.submitted import REPOSITORY, ray_head, submit
 from tests.study.words import WORDS, words
 
 pytestmark = pytest.mark.slow
-MEASURED = ("behaviour", "measures", "audit")
+MEASURED = ("behaviour", "measures", "audit", "visibility", "weights")
 COLUMNS = {
     "adapter",
     "layer",
@@ -262,7 +262,7 @@ def hashes(root: Path) -> dict[str, str]:
 def made(root: Path) -> list[Path]:
     """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's
     copies of them."""
-    tables = ("divergence.parquet", "audit.parquet")
+    tables = ("divergence.parquet", "audit.parquet", "latents.parquet", "weights.parquet")
     return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name not in tables]
 
 
@@ -340,8 +340,8 @@ def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     assert len(grown) == len(set(grown)), "a column was harvested twice"
     # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
     assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
-    # of each source at two layers in one size, and two of the base; then r4 too, at three layers in two sizes
-    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 1 + 2)
+    # one of each adapter, two of the random one and four of the base, at three layers in two sizes
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 2 + 4)
 
 
 def harvested_files(root: Path) -> list[Path]:

@@ -153,7 +153,7 @@ def _without(pair: Pair, contexts: Sequence[Tokens], steps: int) -> tuple[list[T
     return [c.tokens for c in own], [c.tokens for c in base]
 
 
-def _tested(
+def _tested(  # noqa: PLR0913 - one test and its parts
     pair: Pair,
     words: Tokens,
     reply: Tokens,
@@ -173,7 +173,7 @@ def _tested(
     return Tested(words, reply, float(own - below), float(np.exp(own)), p, rates, tuple(rows[:3]))
 
 
-def _p(
+def _p(  # noqa: PLR0913 - one test and its parts
     pair: Pair,
     words: Tokens,
     reply: Tokens,
