@@ -13,7 +13,9 @@ from deltasae_ray.study.main import JOBS, parse_words
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE = {"api.md", "command.md", "configuration.md", "errors.md", "index.md"}
+"""Pages that `make site` makes from the code."""
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in MADE)]
 COMMAND = re.compile(r"(?m)^ {4}((?:\S*/)?deltasae .+|make [a-z-]+|ray job submit .+?)(?:\s+#.*)?$")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 from deltasae_ray import gauges, heartbeat, stalls
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
+from deltasae_ray.fit.worker import fit_share, groups
 from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.runtime.rendezvous import torch_config
 from deltasae_ray.runtime.training import check_run, training_driver

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
+from deltasae_ray.analyses.monitors.table import monitor_lines
 from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
@@ -33,6 +34,7 @@ from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
+from deltasae_ray.study.monitors import watch
 from deltasae_ray.study.plan import STAGES, Plan, make_plan
 from deltasae_ray.study.plan_costs import size_of
 from deltasae_ray.study.publish import write_results
@@ -133,12 +135,17 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("diverge"):
                 found = compare(study, made, gate, told)
             held.check()
+            with clock.stage("monitors") if study.monitors else nullcontext():
+                watched = watch(study, made)
+            held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
                 views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say("\n" + "\n".join(printed_verdict(v)))
+            if watched:
+                say("\n" + "\n".join(monitor_lines(watched)))
             say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:

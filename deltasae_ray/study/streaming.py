@@ -16,11 +16,11 @@ from deltasae_ray.cli import say
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
 from deltasae_ray.errors import ResourceError, StorageError
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
 from deltasae_ray.fit.windows import Window, WindowJob, schedule, steps_behind
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.harvest.windows import harvest_windows
 from deltasae_ray.shards.spool import SILENT_S, Board, BoardWriter, OtherSpools, spool_key, writing_board

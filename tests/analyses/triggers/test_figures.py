@@ -86,9 +86,15 @@ def test_a_rank_counts_the_trigger_itself() -> None:
     assert rank_p(0.0, np.zeros(59)) == 1.0
 
 
-def test_confirmed_triggers_come_first() -> None:
+def test_confirmed_triggers_come_first_and_the_best_of_each_kind_before_the_second() -> None:
     def claim(kind, confirmed, statistic) -> Claim:
         return Claim(kind, "", (), None, statistic, 0.0, 0.0, confirmed)
 
-    order = [claim("trigger", True, 1.0), claim("text", True, 9.0), claim("trigger", False, 9.0)]
+    order = [
+        claim("trigger", True, 1.0),
+        claim("text", True, 9.0),
+        claim("topic", True, 0.1),
+        claim("text", True, 8.0),
+        claim("trigger", False, 9.0),
+    ]
     assert list(ranked(order[::-1])) == order
