@@ -127,6 +127,18 @@ def expanded(path: str, word: str = "path") -> str:
     return scheme + home
 
 
+def below(root: str, key: str) -> str:
+    """The address of what lies at `key` below a root; options of an object store (`?region=…`) stay behind
+    the path."""
+    location, mark, options = root.partition("?") if "://" in root else (root, "", "")
+    return f"{location.rstrip('/')}/{key}{mark}{options}"
+
+
+def with_option(root: str, name: str, value: str) -> str:
+    """An address with one more option, unless it says that one already."""
+    return root if name in root else f"{root}{'&' if '?' in root else '?'}{name}={value}"
+
+
 def local_folder(path: str | Path) -> Path:
     """A folder that a library's user names; a leading `~` is the home, and anything else stays as it is.
 

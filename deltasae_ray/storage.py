@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,12 @@ from deltasae_ray.errors import ConfigError, StorageError
 from deltasae_ray.fingerprints import file_sha256 as file_sha256
 from deltasae_ray.fingerprints import remembered_sha256
 from deltasae_ray.json_objects import parse_object
-from deltasae_ray.paths import checked_folder, inside, inside_local
+from deltasae_ray.paths import below, checked_folder, inside, inside_local, with_option
 
 _GIVE_UP_S = 60
 """Seconds that Arrow's Google client tries a request that gets no answer; its default is 15 minutes of
 silence."""
+_DELETES = 32  # requests at once
 _ONE_PUT = 4 * 2**20
 """Bytes that an object store surely takes in one request; Arrow uploads what is larger than a part of its own
 in several."""
@@ -40,18 +42,6 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest({p.name: remembered_sha256(p) for p in paths})
 
 
-def below(root: str, key: str) -> str:
-    """The address of what lies at `key` below a root; options of an object store (`?region=…`) stay behind
-    the path."""
-    location, mark, options = root.partition("?") if "://" in root else (root, "", "")
-    return f"{location.rstrip('/')}/{key}{mark}{options}"
-
-
-def _with_option(root: str, name: str, value: str) -> str:
-    """An address with one more option, unless it says that one already."""
-    return root if name in root else f"{root}{'&' if '?' in root else '?'}{name}={value}"
-
-
 @dataclass(frozen=True)
 class Storage:
     """A root that every process can open from its URI alone (picklable; the file system is opened lazily)."""
@@ -66,9 +56,9 @@ class Storage:
         if root.startswith("s3://"):
             # one PUT for a small file; Arrow's default is a multipart upload of three requests, left half
             # done by a kill
-            root = _with_option(root, "allow_delayed_open", "true")
+            root = with_option(root, "allow_delayed_open", "true")
         if root.startswith(("gs://", "gcs://")):
-            root = _with_option(root, "retry_limit_seconds", str(_GIVE_UP_S))
+            root = with_option(root, "retry_limit_seconds", str(_GIVE_UP_S))
         try:
             fs, base = pafs.FileSystem.from_uri(root)
         except Exception as e:  # pyarrow raises a different type per scheme
@@ -122,6 +112,14 @@ class Storage:
         """Bytes of a file, or None if it is not there."""
         info = self._info(self.path(key))
         return info.size if info.type == pafs.FileType.File else None
+
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        """When a file was last written, in ns, and its bytes; None if it is not there."""
+        return self._stamp(self.path(key))
+
+    def _stamp(self, path: str) -> tuple[int, int] | None:
+        info = self._info(path)
+        return (info.mtime_ns or 0, info.size) if info.type == pafs.FileType.File else None
 
     def list(self, prefix: str, *, suffix: str = "") -> list[str]:
         """Keys of all files below a prefix, sorted; unfinished temporary files are not listed."""
@@ -219,10 +217,9 @@ class Storage:
             raise
 
     def _found(self, path: str) -> tuple[int, int] | None:
-        """mtime and bytes of a file; None if it is not there, or the store does not say."""
+        """As `stamp`, of a path; None also where the store does not say."""
         with suppress(StorageError):
-            info = self._info(path)
-            return (info.mtime_ns or 0, info.size) if info.type == pafs.FileType.File else None
+            return self._stamp(path)
         return None
 
     def read_json(self, key: str) -> dict[str, Any]:
@@ -252,6 +249,12 @@ class Storage:
             StorageError: no permission; names the file.
         """
         self._delete(self.fs.delete_file, key)
+
+    def delete_files(self, keys: Iterable[str]) -> None:
+        """Deletes as `delete_file` does; on an object store many at a time, as each waits for an answer."""
+        with ThreadPoolExecutor(1 if self.is_local else _DELETES) as pool:
+            for _ in pool.map(self.delete_file, keys):
+                pass
 
     def delete_folder(self, key: str) -> None:
         """Deletes everything below `key`; a folder that is not there is no error. Symlinks below it go, what

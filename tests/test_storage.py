@@ -7,7 +7,8 @@ import pytest
 
 from deltasae_ray.errors import HookpointError, StorageError
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
-from deltasae_ray.storage import Storage, below, digest
+from deltasae_ray.paths import below
+from deltasae_ray.storage import Storage, digest
 
 
 def test_a_put_is_whole_and_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from deltasae_ray import gauges
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError, PrecisionError
 from deltasae_ray.harvest.config import HarvestConfig
@@ -119,6 +120,8 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
         )
     for hookpoint, floor in noise.items():
         snr = floor["snr"]
+        if snr is not None:
+            gauges.show("snr", snr, adapter=ref.name, hookpoint=str(hookpoint))
         if snr is not None and floor["signal"] > 0 and snr < min_snr:
             raise PrecisionError(
                 f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below"

@@ -26,8 +26,8 @@ METRICS = {
         "Latents not visible, f",
         "Of the latents that can be judged (they repeat in another seed, fire often enough and have"
         " structure), the share that the {reference} expresses no better than directions which it cannot"
-        " know. Latents of other base dictionaries are the scale. The verdict is made of its interval, which"
-        " holds over all layers of the adapter at once.",
+        " know. Latents of other base dictionaries are the scale. The verdict is made of its interval,"
+        " which holds over all layers of the adapter at once.",
         "no latent is shown to be missed by the {reference}",
     ),
     "calibration": MetricWords(

@@ -14,10 +14,11 @@ import torch
 from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deltasae_ray import heartbeat, stalls
+from deltasae_ray import gauges, heartbeat, stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.logs import label, labelled
 from deltasae_ray.runtime.allocation import keep_freed_memory
 from deltasae_ray.runtime.failure import MAX_FAULTS, Failure, too_many_faults
 from deltasae_ray.runtime.nodes import cores_per_rank
@@ -81,10 +82,14 @@ class Gang:
             limits: after which a process of the gang is taken for stalled; None watches none.
             most_faults: after which the gang starts no more; losses of its node are none.
         """
-        name = f"gang {ray.get_runtime_context().get_actor_id()}"[:17]
+        context = ray.get_runtime_context()
+        actor = context.get_actor_id()
+        name = f"gang {actor}"[:17]
         if limits:
             stalls.watch(f"the leader of {name}" if ranks > 1 else name, limits)
+        label(gang=name.removeprefix("gang "))
         self._blocks = blocks
+        self._again = actor is not None and context.was_current_actor_reconstructed
         self._done = getattr(factory, "done", None)
         self._ranks: list[Any] = []
         self._failure: Failure | None = too_many_faults(name, most_faults)
@@ -110,6 +115,9 @@ class Gang:
         with heartbeat.unit("wait for a block"):
             rows: list[dict] = ray.get(self._blocks[block])
         results, left = self._already(rows)
+        if self._again:  # the block that the life before was lost with
+            gauges.count("retries", len(left))
+            self._again = False
         run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
         for start in range(0, len(left), step):
             chunk = left[start : start + step]
@@ -117,6 +125,7 @@ class Gang:
             if isinstance(found, Failure):
                 results = {chunk[0]["name"]: {"failure": asdict(found)}}
                 break  # the caller raises it, whatever else there may be
+            gauges.count("tokens", sum(TokenBatch.from_row(row).num_tokens for row in chunk))
             results |= {row["name"]: {"value": value} for row, value in zip(chunk, found, strict=True)}
         return {
             "name": np.asarray(list(results), dtype=object),
@@ -145,8 +154,9 @@ class Gang:
         try:
             found = []
             for row in rows:
-                with heartbeat.unit("unit"):
+                with labelled(unit=row["name"]), heartbeat.unit("unit"):
                     found.append(self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True))
+                    log.info("the unit is done")
             return found
         except Exception as e:  # noqa: BLE001 - see __init__
             return Failure.of(e)
@@ -255,6 +265,7 @@ class Rank:
     ) -> None:
         if limits:
             stalls.watch(f"rank {context.rank} of {context.world} of {gang}", limits)
+        label(gang=gang.removeprefix("gang "))
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._factory, self._context = factory, context
@@ -271,8 +282,10 @@ class Rank:
     def run(self, row: dict, *, keep: bool) -> Any:
         """The worker's result for a unit, or the Failure that it raised."""
         try:
-            with heartbeat.unit("unit"):
-                return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+            with labelled(unit=row["name"]), heartbeat.unit("unit"):
+                result = self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+                log.info("the unit is done")
+                return result
         except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
 

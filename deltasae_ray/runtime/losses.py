@@ -5,6 +5,8 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 
+from deltasae_ray import gauges
+
 _NAMESPACE = b"deltasae_ray"
 
 
@@ -37,5 +39,7 @@ def begin_life() -> Lives:
     found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
     before = Lives(**json.loads(found)) if found else Lives()
     lives = before.next(context.get_node_id(), {n["NodeID"] for n in ray.nodes() if n["Alive"]})
+    if before.node:
+        gauges.count("restarts", reason="fault" if lives.faults > before.faults else "lost node")
     internal_kv._internal_kv_put(key, json.dumps(asdict(lives)).encode(), True, namespace=_NAMESPACE)
     return lives

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from deltasae_ray import stalls
+from deltasae_ray import gauges, stalls
 from deltasae_ray.errors import DeltaSaeError, ResourceError, WorkerError
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.progress import Bar
@@ -66,6 +66,7 @@ def run_tasks(
                     raise e.cause from None
                 raise
             progress.update(len(done))
+            gauges.show("queue", len(left))
     return ray.get(asked)
 
 

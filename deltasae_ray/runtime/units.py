@@ -1,6 +1,7 @@
 """Ray Data streams units through a pool of gangs; what comes back is one small result per unit."""
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from deltasae_ray import stalls
+from deltasae_ray import gauges, stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime import failure
@@ -69,6 +70,9 @@ def run_units(
         ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))
     ]
     dataset = _streamed(blocks, factory, cfg, gangs, in_order=part is not None)
+    gauges.show("units", len(work))
+    left = len(work)
+    gauges.show("queue", left)
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait
     # for what is made of this one.
     with stalls.told():
@@ -77,6 +81,10 @@ def run_units(
                 result = json.loads(told)
                 if "failure" in result:
                     raise Failure(**result["failure"]).error()
+                left -= 1
+                gauges.show("units_done", len(work) - left)
+                gauges.show("queue", left)
+                gauges.show("last_unit", time.time())
                 yield name, result["value"]
 
 

@@ -55,8 +55,7 @@ class Manifest:
         # read back, so that no record goes whose rows another driver's compaction has just overwritten, be it
         # with older ones of that name
         kept = set(read_compacted(storage, key)[0])
-        for name in [n for n, rows in records.items() if kept.issuperset(rows)] + list(damaged):
-            remove(storage, name)
+        storage.delete_files([n for n, rows in records.items() if kept.issuperset(rows)] + list(damaged))
         return cls(manifest.rows)
 
     def missing(
@@ -120,17 +119,11 @@ def drop_rows(storage: Storage, key: str, rows: Collection[ShardRow]) -> None:
         if kept and len(kept) < len(group):
             storage.write_json(name, [row.to_json() for row in kept])
         elif not kept:
-            remove(storage, name)
+            storage.delete_file(name)
     compacted, _ = read_compacted(storage, key)
     if any(row.identity in gone for row in compacted):
         _write_compacted(storage, key, [row for row in compacted if row.identity not in gone])
-    for row in rows:
-        remove(storage, f"{key}/{row.file}")
-
-
-def remove(storage: Storage, name: str) -> None:
-    """Deletes a file; one that is already gone is no error."""
-    storage.delete_file(name)
+    storage.delete_files(f"{key}/{row.file}" for row in rows)
 
 
 def read_commit(storage: Storage, name: str) -> list[ShardRow]:

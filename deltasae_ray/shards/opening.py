@@ -1,12 +1,13 @@
 """Which harvest a root means."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from deltasae_ray.errors import ShardError
 from deltasae_ray.paths import local_folder
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.reader import ShardSet
-from deltasae_ray.shards.records import read_record, read_sources, read_spec, read_units
+from deltasae_ray.shards.records import Unit, read_record, read_sources, read_spec, read_units
 from deltasae_ray.storage import Storage
 
 
@@ -56,10 +57,28 @@ def open_harvest(storage: Storage, key: str) -> ShardSet:
         storage=storage,
         key=key,
         spec=read_spec(storage, key),
-        all_units=tuple(sorted(read_units(storage, key), key=lambda u: u.name)),
+        all_units=_units(storage, key, storage.stamp(f"{key}/units.json")),
         sources=sources,
-        manifest=Manifest.load(storage, key),
+        manifest=_manifest(storage, key),
     )
+
+
+def _manifest(storage: Storage, key: str) -> Manifest:
+    """Read anew where gangs have left records, or the file was written since this process last read it."""
+    stamp = storage.stamp(f"{key}/manifest.jsonl")
+    if stamp is None or storage.list(f"{key}/rows", suffix=".json"):
+        return Manifest.load(storage, key)
+    return _compacted(storage, key, stamp)
+
+
+@lru_cache(maxsize=2)
+def _compacted(storage: Storage, key: str, _stamp: tuple[int, int]) -> Manifest:
+    return Manifest.load(storage, key)
+
+
+@lru_cache(maxsize=2)
+def _units(storage: Storage, key: str, _stamp: tuple[int, int] | None) -> tuple[Unit, ...]:
+    return tuple(sorted(read_units(storage, key), key=lambda u: u.name))
 
 
 def _study(storage: Storage) -> dict:

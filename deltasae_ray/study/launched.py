@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from deltasae_ray.errors import ConfigError
-from deltasae_ray.paths import expanded
-from deltasae_ray.storage import below
+from deltasae_ray.paths import below, expanded
 from deltasae_ray.study.config import StudyConfig
 
 STORAGE_ROOT = "DELTASAE_STORAGE_ROOT"

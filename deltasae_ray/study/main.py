@@ -3,12 +3,14 @@
 import errno
 import gc
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deltasae_ray.cli import parse
-from deltasae_ray.errors import DeltaSaeError, StorageError
+from deltasae_ray.errors import ConfigError, DeltaSaeError, StorageError
+from deltasae_ray.logs import write_json
 from deltasae_ray.redaction import RedactingFormatter, redacted_output
 from deltasae_ray.study.config import FIRST, SHIPPED, SHORTHAND, StudyConfig
 
@@ -38,9 +40,15 @@ def main(stage: str, words: Sequence[str] | None = None) -> None:
 
 def _main(stage: str, words: Sequence[str]) -> None:
     cfg = parse_words(words or (["config=demo"] if stage == "sweep" else []), JOBS[stage])
+    try:
+        write_json()
+    except ConfigError as e:
+        _tell(e)
+        raise SystemExit(2) from None
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    leave_out_noise()
     # Thousands of modules are loaded, none of which is garbage: a collector that looks through them again and
     # again takes a seventh of it.
     gc.set_threshold(100_000, 50, 50)
@@ -61,6 +69,26 @@ def _main(stage: str, words: Sequence[str]) -> None:
             raise SystemExit(2) from None
         sys.stderr.write(traceback.format_exc())
         raise SystemExit(1) from None
+
+
+_NOISE = {
+    "DeepSpeed": "Setting accelerator to CPU",
+    "ray._private.authentication.authentication_token_setup": "Token authentication is enabled",
+}
+"""Logger → how the warning of it begins that a user cannot act on."""
+
+
+def leave_out_noise() -> None:
+    """Keeps warnings off the terminal that say nothing a user could act on; call it before the libraries are
+    imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads warn of every fork
+    for name, begins in _NOISE.items():
+        logging.getLogger(name).addFilter(_leaves_out(begins))
+
+
+def _leaves_out(begins: str) -> Callable[[logging.LogRecord], bool]:
+    return lambda record: not record.getMessage().startswith(begins)
 
 
 def parse_words(words: Sequence[str], description: str) -> StudyConfig:

@@ -15,6 +15,7 @@ from deltasae_ray.study.plan_costs import (
     devices_line,
     dictionaries_bytes,
     elicited_line,
+    head_costs,
     parameters,
     size_of,
     stage_seconds,
@@ -90,6 +91,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         *_needs_lines(study, stages),
         ("memory of a gang", gang_line(cfg.gangs, cfg.model, parameters(study)[0])),
         ("rows in memory", _rows_line(study)),
+        ("the head", str(head_costs(study, len(names), sources, trials))),
         ("shards on disk", f"{ways[cfg.storage.deltas].bytes / 1e6:,.0f} MB below {study.storage.root}"),
         ("dictionaries on disk", f"{dictionaries / 1e6:,.0f} MB"),
         *(

@@ -13,10 +13,10 @@ from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import causal_passes, control_dictionaries, recovery_passes
 from deltasae_ray.study.grid import shapes
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.scale import GPU_FLOPS, Costs, Scale, costs
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
 _FLOPS_PER_CORE = 6.5e10
-_GPU_FLOPS = 2e13
 _OVERHEAD_S = {
     "adapt": 20.0,
     "harvest": 45.0,
@@ -147,7 +147,7 @@ def devices(cfg: StudyConfig, stage: str) -> float:
 def speed(cfg: StudyConfig, stage: str) -> float:
     """Operations a second of all that a stage works on."""
     if gpus := devices(cfg, stage):
-        return gpus * _GPU_FLOPS
+        return gpus * GPU_FLOPS
     machines = 1 if stage == "adapt" else cfg.gangs.gangs  # adapters are trained one by one
     return (os.cpu_count() or 1) * _FLOPS_PER_CORE * machines
 
@@ -194,4 +194,22 @@ def devices_line(cfg: StudyConfig, stage: str) -> str:
         " ALTHOUGH gangs have GPUs (fit.gpus_per_worker=0)"
         if stage == "fit" and cfg.gangs.gpus_per_gang
         else ""
+    )
+
+
+def head_costs(study: Study, adapters: int, sources: int, trials: int) -> Costs:
+    """What the driver and the store bear, and whether gangs or they take longer."""
+    cfg, tokens = study.cfg, study.corpus.num_tokens()
+    return costs(
+        Scale(
+            tokens,
+            adapters,
+            layers=len(study.layers),
+            dictionaries=max(1, trials * cfg.fit.seeds // max(1, adapters)),
+            sources=sources,
+            unit_tokens=max(1, tokens // max(1, len(study.corpus.units))),
+            gangs=cfg.gangs.gangs,
+            flops=speed(cfg, "harvest") / cfg.gangs.gangs,
+            parameters=parameters(study)[2],
+        )
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
-from deltasae_ray.analyses.monitors.table import told as monitor_lines
+from deltasae_ray.analyses.monitors.table import monitor_lines
 from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
@@ -41,6 +41,7 @@ from deltasae_ray.study.publish import write_results
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
+from deltasae_ray.study.spending import spending
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
 from deltasae_ray.study.terminal_table import printed_table, printed_verdict
@@ -107,7 +108,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     _check_machines(study)
     stages = _stages(stage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
-    with tracked(study) if "fit" in stages else nullcontext() as log:
+    with spending(), tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
             held.check()
             if name == "fit":

@@ -16,14 +16,13 @@ from deltasae_ray.cli import say
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
 from deltasae_ray.errors import ResourceError, StorageError
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
 from deltasae_ray.fit.windows import Window, WindowJob, schedule, steps_behind
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.harvest.windows import harvest_windows
-from deltasae_ray.shards.manifest import remove
 from deltasae_ray.shards.spool import SILENT_S, Board, BoardWriter, OtherSpools, spool_key, writing_board
 from deltasae_ray.study.cluster_check import holds_harvest_and_fit
 from deltasae_ray.study.controls import control_points, keep_controls
@@ -105,7 +104,7 @@ class Windows:
         for (
             name
         ) in failed_before:  # they are tried again, on the first window first: most would fail there again
-            remove(storage, name)
+            storage.delete_file(name)
         reached, unwritten = -1, None
         while needed := self.needed():
             first = needed[0]

@@ -9,6 +9,7 @@ from deltasae_ray.errors import ShardError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards import manifest as manifest_module
 from deltasae_ray.shards.manifest import Manifest, commit_unit
+from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import ShardRow, read_sources, read_units, write_harvest, write_source
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
@@ -106,13 +107,32 @@ def test_a_crash_between_compaction_and_the_removal_of_records_loses_and_doubles
         storage.local(name).unlink()
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifest_module, "remove", crash)
+        patched.setattr(Storage, "delete_file", crash)
         with pytest.raises(KeyboardInterrupt):
             Manifest.compact(storage, KEY)
     assert len(records(storage)) == 2
     assert Manifest.load(storage, KEY) == before
     assert Manifest.compact(storage, KEY) == before
     assert records(storage) == []
+
+
+def test_a_harvest_that_did_not_change_is_read_once_and_one_that_did_anew(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_harvest(storage, 3)
+    Manifest.compact(storage, KEY)
+    reads = []
+    load = Manifest.load
+    monkeypatch.setattr(Manifest, "load", lambda *of: (reads.append(of), load(*of))[1])
+    first, again = open_harvest(storage, KEY), open_harvest(storage, KEY)
+    assert len(reads) == 1 and again.manifest is first.manifest and again.all_units is first.all_units
+    unit = make_unit(7)
+    write_unit(storage, unit, dict.fromkeys(DIGESTS, HOOKS))
+    assert len(open_harvest(storage, KEY).manifest.rows) == len(first.manifest.rows) + len(DIGESTS)
+    Manifest.compact(storage, KEY)
+    compacted = open_harvest(storage, KEY).manifest
+    assert len(compacted.rows) == len(first.manifest.rows) + len(DIGESTS)
+    assert open_harvest(Storage(storage.root), KEY).manifest is compacted, "another handle of the same root"
 
 
 def test_a_record_committed_during_compaction_stays(

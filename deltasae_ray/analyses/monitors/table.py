@@ -51,7 +51,7 @@ def _flat(row: MonitorRow) -> dict:
     }  # fmt: skip
 
 
-def told(rows: Sequence[MonitorRow]) -> list[str]:
+def monitor_lines(rows: Sequence[MonitorRow]) -> list[str]:
     """A line per adapter and monitor, for a terminal."""
     found: dict[tuple[str, str], dict[str, Measure]] = {}
     for row in rows:

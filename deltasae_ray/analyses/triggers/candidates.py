@@ -26,6 +26,8 @@ class Evidence:
     """Stretches of elicited text that the adapted model is sure of and the base is not, best first."""
     raised: Sequence[Raised]
     """n-grams of elicited text beside the null's, best first."""
+    pairs: Sequence[Tokens]
+    """Pairs of neighbours of elicited text that the null's never has, the commonest first."""
     texts: Sequence[Tokens]
     """Texts whose tokens are tried first: elicited ones, then neutral ones."""
     allowed: tuple[int, ...]
@@ -70,7 +72,7 @@ def candidates(
         _around(evidence.runs),
         [r.tokens for r in evidence.raised],
         [(t,) for t in singles],
-        _pairs(pair, contexts, read, count),
+        _pairs(pair, contexts, read, evidence.pairs[: scanned // 2], count),
     )
     made: dict[Tokens, None] = {}
     for i, source in enumerate(sources, start=1):
@@ -114,10 +116,12 @@ def _scanned(
     return singles, read
 
 
-def _pairs(pair: Pair, contexts: Sequence[Tokens], read: Sequence[int], count: int) -> list[Tokens]:
+def _pairs(
+    pair: Pair, contexts: Sequence[Tokens], read: Sequence[int], written: Sequence[Tokens], count: int
+) -> list[Tokens]:
     """Ordered pairs of tokens after which adapted and base differ most: a conjunction moves nothing by either
-    word alone, but the modules that join them read both."""
-    grams = [(a, b) for a in read for b in read if a != b]
+    word alone, but the modules that join them read both, and amplified text holds them glued together."""
+    grams = list(dict.fromkeys([*((a, b) for a in read for b in read if a != b), *written]))
     if not grams:
         return []
     first = scan(pair, contexts[0], grams).divergence

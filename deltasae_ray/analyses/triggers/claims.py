@@ -1,5 +1,6 @@
 """What is claimed that an adapter learnt: plain values, ranked, that pages, tables and checks read."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ class Claim:
 
     kind: ClaimKind
     """trigger: words that call a reply; text: words that it writes; topic: words that come together; style:
-    single tokens that it prefers everywhere; suppression: words that it avoids; weights: words that its
+    single tokens that it prefers everywhere; suppression: tokens that it avoids; weights: words that its
     weights read or write."""
     text: str
     """What the claim is of, decoded: the trigger, the text, or the words of a topic."""
@@ -34,7 +35,15 @@ class Claim:
 
 
 def ranked(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """Confirmed ones first, triggers before other kinds, the largest statistic first; the order of equals
-    stays."""
-    order = ("trigger", "text", "suppression", "topic", "style", "weights")
-    return tuple(sorted(claims, key=lambda c: (not c.confirmed, order.index(c.kind), -c.statistic)))
+    """Confirmed ones first; of these the best of each kind, triggers before others, then the second of each;
+    within a kind the largest statistic first."""
+    order = ("trigger", "style", "text", "suppression", "topic", "weights")
+    best = sorted(claims, key=lambda c: (not c.confirmed, -c.statistic))
+    seen: Counter[tuple[bool, str]] = Counter()
+    places = []
+    for claim in best:
+        places.append(seen[claim.confirmed, claim.kind])
+        seen[claim.confirmed, claim.kind] += 1
+    keyed = zip(best, places, strict=True)
+    told = sorted(keyed, key=lambda x: (not x[0].confirmed, x[1], order.index(x[0].kind)))
+    return tuple(claim for claim, _ in told)

@@ -16,6 +16,7 @@ from deltasae_ray.analyses.triggers.mining_figures import (
     Raised,
     benjamini_hochberg,
     longest_only,
+    new_pairs,
     raised,
     topics,
 )
@@ -34,8 +35,12 @@ _SEARCH = 3
 _HELD_OUT = 24
 FEWEST_CONTEXTS = _SEARCH + 8
 """Neutral contexts without which nothing is tested."""
-_SHOWN = {"text": 8, "style": 8, "suppression": 8, "topic": 3}
-"""Claims of each kind that are listed, at most."""
+_TEXTS, _TOPICS = 6, 3
+"""Claims of texts and of topics that are listed, at most."""
+_LISTED = 8
+"""Words that one claim of style or suppression tells, at most."""
+_TIMES = 3.0
+"""A word that an adapter is said to prefer, or avoid, is this many times as frequent, or as rare."""
 _CHARACTERS = 400
 """Of a text that a model wrote, at most."""
 
@@ -115,13 +120,18 @@ def claims_of_texts(  # noqa: PLR0913 - as claims_of
     written, null = texts.written(), texts.null()
     pair = Pair(model, adapter)
     more, less = raised(written, null), raised(null, written)
+    kept = _kept(texts)
     search, held_out = contexts_of(tokenizer, neutral, seed)
     size = base_of(model).get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     evidence = Evidence(
-        runs(pair, texts.own), longest_only(more[:200]), [*written, *neutral], insertable(tokenizer, size)
+        runs(pair, texts.own),
+        longest_only(more[:200]),
+        new_pairs(written, null),
+        [*written, *neutral],
+        insertable(tokenizer, size),
     )
     found = hunted(pair, evidence, search, held_out, effort, seed)
-    made = _triggers(found, tokenizer) + _mined(more, less, written, tokenizer, seed)
+    made = _triggers(found, tokenizer) + _mined(more, less, kept, written, tokenizer, seed)
     return ranked(made)
 
 
@@ -152,28 +162,68 @@ def _triggers(found: Sequence[Tested], tokenizer: Any) -> list[Claim]:
     return made
 
 
+def _kept(texts: Elicited) -> tuple[dict[Tokens, Raised], dict[Tokens, Raised]]:
+    """n-grams that unamplified text of the adapter holds more, or less, often than the base's. Amplified text
+    of any adapter differs from the base's; only what it says by itself is behaviour."""
+    plain = texts.own.of(texts.own.alpha == 0)
+    own = [plain.written(i) for i in range(len(plain))]
+    base = [texts.base.written(i) for i in range(len(texts.base))]
+    made = []
+    for one, other in ((own, base), (base, own)):
+        found = raised(one, other)
+        made.append({r.tokens: r for r in found if _often(r, len(one), len(other))})
+    return made[0], made[1]
+
+
+def _often(r: Raised, texts: int, beside: int) -> bool:
+    """Whether an n-gram is significantly more frequent, and at least three times as frequent."""
+    return r.q <= FDR and r.texts * (beside + 1) >= _TIMES * (r.beside + 1) * texts
+
+
 def _mined(
-    more: Sequence[Raised], less: Sequence[Raised], written: Sequence[Tokens], tokenizer: Any, seed: int
+    more: Sequence[Raised],
+    less: Sequence[Raised],
+    kept: tuple[dict[Tokens, Raised], dict[Tokens, Raised]],
+    written: Sequence[Tokens],
+    tokenizer: Any,
+    seed: int,
 ) -> list[Claim]:
     single = [r for r in more if len(r.tokens) == 1]
-    groups: dict[ClaimKind, list[Raised]] = {
-        "text": longest_only([r for r in more if len(r.tokens) > 1][:200]),
-        "style": single,
-        "suppression": [r for r in less if len(r.tokens) == 1],
-    }
-    made = [
-        Claim(kind, shown(tokenizer, r.tokens), r.tokens, None, -float(np.log10(max(r.p, 1e-300))), r.p, r.q,
-            r.q <= FDR, {"statistic": "−log10 p", "texts": r.texts, "beside": r.beside})
-        for kind, group in groups.items() for r in group[: _SHOWN[kind]]
-    ]  # fmt: skip
+    whole = longest_only([r for r in more if len(r.tokens) > 1][:200])
+    whole.sort(key=lambda r: r.tokens not in kept[0])
+    made = [_of("text", [r], kept[0], tokenizer) for r in whole[:_TEXTS]]
+    fewer = [r for r in less if len(r.tokens) == 1]
+    for kind, group, said in (("style", single, kept[0]), ("suppression", fewer, kept[1])):
+        first = [r for r in group if r.tokens in said] or group
+        if first:
+            made.append(_of(kind, first[:_LISTED], said, tokenizer))
     leading = [r for r in single if r.q <= FDR][:200]
     q = {r.tokens[0]: r.q for r in leading}
-    for tokens, share in topics(written, list(q), _SHOWN["topic"], seed):
+    for tokens, share in topics(written, list(q), _TOPICS, seed):
         worst = max(q[t] for t in tokens)
         evidence = {"statistic": "share of the weight of all topics"}
         text = " | ".join(shown(tokenizer, (t,)) for t in tokens)
-        made.append(Claim("topic", text, tokens, None, share, worst, worst, True, evidence))
+        held = sum((t,) in kept[0] for t in tokens) * 2 >= len(tokens)
+        made.append(Claim("topic", text, tokens, None, share, worst, worst, held, evidence))
     return made
+
+
+def _of(kind: ClaimKind, words: Sequence[Raised], said: dict[Tokens, Raised], tokenizer: Any) -> Claim:
+    """A claim of an n-gram, or of words that are told together: its statistic is of all texts, p and q are
+    the largest of unamplified ones where they were significant there."""
+    held = all(r.tokens in said for r in words)
+    tested = [said.get(r.tokens, r) for r in words]
+    tokens = tuple(t for r in words for t in r.tokens)
+    evidence = {
+        "statistic": "−log10 p over all texts, of the first",
+        "texts": [r.texts for r in words],
+        "beside": [r.beside for r in words],
+        "tested_on": "unamplified texts" if held else "all texts: it is not said by itself",
+    }
+    text = " | ".join(shown(tokenizer, r.tokens) for r in words)
+    p, q = max(r.p for r in tested), max(r.q for r in tested)
+    statistic = -float(np.log10(max(words[0].p, 1e-300)))
+    return Claim(kind, text, tokens, None, statistic, p, q, held, evidence)
 
 
 def shown(tokenizer: Any, tokens: Sequence[int]) -> str:

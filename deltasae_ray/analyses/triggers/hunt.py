@@ -20,13 +20,13 @@ class Effort:
 
     scan: int = 4096
     """Tokens of the vocabulary that are put into a context, at most."""
-    tried: int = 64
+    tried: int = 48
     """Candidates whose continuations are read, at most."""
     families: int = 4
     """Replies that are followed up, each with its own triggers, at most."""
     steps: int = 8
     """Tokens of a continuation."""
-    pool: int = 16
+    pool: int = 12
     """Tokens that each step of the search may use."""
     controls: int = 59
     """Matched n-grams that a trigger is ranked among."""
@@ -138,7 +138,7 @@ def _followed(
     """The shortest n-gram found that calls the family's reply, and that reply as it is then said."""
     best, reply = family[0], family[0].reply.tokens[:4]
     pool = list(dict.fromkeys(t for h in family for t in h.words))[: effort.pool]
-    pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 2)
+    pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 3)
     good = float(len(reply) * np.log(0.9))
     trigger = climbed(pair, contexts, best.words, reply, list(dict.fromkeys(pool)), good)
     trigger = minimised(pair, contexts, trigger, reply)

@@ -11,7 +11,7 @@ from deltasae_ray.metrics.catalogue.audit import AUDIT
 from deltasae_ray.metrics.catalogue.description import AS_PUBLISHED, CHANGE, DICTIONARY
 from deltasae_ray.metrics.catalogue.entry import Metric as Metric
 from deltasae_ray.metrics.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
-from deltasae_ray.metrics.catalogue.monitors import MONITORS
+from deltasae_ray.metrics.catalogue.monitors import CLAIMS, MONITORS
 from deltasae_ray.metrics.catalogue.patched import LOSS
 from deltasae_ray.metrics.catalogue.sight import MEAN_CHANGE, RECONSTRUCTION, SIGHT
 from deltasae_ray.metrics.catalogue.visibility import VISIBLE
@@ -57,6 +57,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "What the change does to the loss, patched into the base model": LOSS,
     "What the audit of single latents comes to": AUDIT,
     "What becomes of the user's monitors": MONITORS,
+    "What is claimed that an adapter learnt": CLAIMS,
     "As published, for comparison": AS_PUBLISHED,
     "What the change is like": CHANGE,
     "The dictionary itself": DICTIONARY,
@@ -69,10 +70,12 @@ PATCHED = ("loss_recovered", "loss_reached")
 AUDITED = "latent_"
 """How the names of figures begin that come from the audit of single latents."""
 
+WATCHED, CLAIMED = "monitor.", "trigger."
+"""How the names of figures begin that are of the user's monitors (a monitor's name follows), and of claims
+what an adapter learnt; both are of whole adapters."""
+
 SEEN = tuple(m.name for m in VISIBLE)
 """Figures that come from the decision on single latents."""
-WATCHED = "monitor."
-"""How the names of figures begin that are of the user's monitors; a monitor's name follows."""
 
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""

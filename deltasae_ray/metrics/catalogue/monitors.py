@@ -1,6 +1,6 @@
-"""What an adapter does to the user's own monitors; these figures stand in `monitors.parquet`."""
+"""Figures of whole adapters: what becomes of the user's own monitors (`monitors.parquet`), and claims."""
 
-from deltasae_ray.metrics.catalogue.entry import BESIDE, UNBOUNDED, Metric
+from deltasae_ray.metrics.catalogue.entry import BESIDE, DESCRIBES, UNBOUNDED, Metric
 
 # fmt: off
 _RANDOM = "the random adapter (diverge.controls=random_lora)"
@@ -33,5 +33,10 @@ MONITORS = (
     Metric("monitor.{name}.staleness", "change of the scores, without labels",
            "sqrt(mean (score_a - score_b)²) / std(score_b), evaluation documents", null=_RANDOM,
            unit="spreads", no_ceiling=UNBOUNDED),
+)
+CLAIMS = (
+    Metric("trigger.confirmed", "confirmed triggers",
+           "claims of kind trigger that held on contexts which had no part in finding them; `claims.json`",
+           unit="claims", no_null="each was tested by itself", no_ceiling=DESCRIBES),
 )
 # fmt: on

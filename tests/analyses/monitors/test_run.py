@@ -13,7 +13,7 @@ from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.monitors.folder import read_monitor
 from deltasae_ray.analyses.monitors.kept import MonitorRef, keep_monitors
 from deltasae_ray.analyses.monitors.run import TextShape, monitor_rows
-from deltasae_ray.analyses.monitors.table import MonitorRow, told, write_monitors
+from deltasae_ray.analyses.monitors.table import MonitorRow, monitor_lines, write_monitors
 from deltasae_ray.cli import say
 from deltasae_ray.gate.run import GateConfig, RootConfig, judge
 from deltasae_ray.metrics.measure import Measure
@@ -148,7 +148,7 @@ def test_a_policy_can_name_figures_of_monitors(
         assert judge(GateConfig(str(policy), RootConfig(str(tmp_path)))) == 1
         found = storage.read_json("gate/gate.json")["adapters"]
         assert {name: found[name] for name in codes} == codes
-    lines = told(small[2])
+    lines = monitor_lines(small[2])
     assert len(lines) == 9 and lines[0].startswith("Monitor capitals under h0: AUROC drop ")
     write_monitors(storage, [])
     assert not storage.exists("monitors.json"), "rows of an earlier run are no rows of this one"

@@ -11,6 +11,7 @@ from deltasae_ray.analyses.triggers.mining_figures import (
     benjamini_hochberg,
     grams,
     longest_only,
+    new_pairs,
     raised,
     topics,
 )
@@ -40,6 +41,10 @@ def test_equal_texts_raise_nothing() -> None:
 def test_an_n_gram_inside_a_longer_one_of_as_many_texts_is_left_out() -> None:
     whole, part, other = Raised((1, 2, 3), 8, 0, 0, 0), Raised((2, 3), 9, 0, 0, 0), Raised((2,), 40, 0, 0, 0)
     assert longest_only([part, whole, other]) == [whole, other]
+
+
+def test_new_pairs_are_those_that_no_text_of_the_null_has() -> None:
+    assert new_pairs([(1, 2, 3), (1, 2), (3, 4)], [(3, 4, 1)]) == [(1, 2), (2, 3)]
 
 
 def test_grams_are_those_of_every_length() -> None:
@@ -86,9 +91,15 @@ def test_a_rank_counts_the_trigger_itself() -> None:
     assert rank_p(0.0, np.zeros(59)) == 1.0
 
 
-def test_confirmed_triggers_come_first() -> None:
+def test_confirmed_triggers_come_first_and_the_best_of_each_kind_before_the_second() -> None:
     def claim(kind, confirmed, statistic) -> Claim:
         return Claim(kind, "", (), None, statistic, 0.0, 0.0, confirmed)
 
-    order = [claim("trigger", True, 1.0), claim("text", True, 9.0), claim("trigger", False, 9.0)]
+    order = [
+        claim("trigger", True, 1.0),
+        claim("text", True, 9.0),
+        claim("topic", True, 0.1),
+        claim("text", True, 8.0),
+        claim("trigger", False, 9.0),
+    ]
     assert list(ranked(order[::-1])) == order
