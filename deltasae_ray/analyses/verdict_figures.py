@@ -33,8 +33,12 @@ class Against:
     """Per token, with which M was taken."""
 
 
-def seen_told(sight: Sight, share: Measure, reason: str) -> list[str]:
-    """Which latents the reference can see, the exceptions by name."""
+def seen_told(sight: Sight, share: Measure, reason: str, *, given: bool = False) -> list[str]:
+    """Which latents the reference can see, the exceptions by name.
+
+    Args:
+        given: the reference was not fitted here.
+    """
     found, (text, counts) = sight.own.found, sight.judged_on
     told = []
     if share.value is None:
@@ -44,6 +48,11 @@ def seen_told(sight: Sight, share: Measure, reason: str) -> list[str]:
         told.append(
             f"Of {counts.judged} latents that can be judged{where}: {counts.told}; not visible"
             f" {_percent(share)}" + (f"; {reason}" if reason else "")
+        )
+    if given and share.value is not None:
+        told.append(
+            "What a visible latent scores is taken from base dictionaries that were fitted here, by the"
+            " grid's recipe and not the reference's: a weaker recipe makes the scale milder"
         )
     if apart := disagreement(sight.own):
         told.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
