@@ -18,7 +18,7 @@ from deltasae_ray.analyses.monitors.folder import TEXTS, LabelledText, write_mon
 from deltasae_ray.analyses.monitors.monitor import Monitor, Reading
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
