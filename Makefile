@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check prove bench docs
+.PHONY: help setup demo test test-fast check prove bench docs site
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,7 +39,7 @@ test: setup ## every test but the long repetitions
 test-fast: setup ## the tests that start no Ray, server or browser
 	$(PYTEST) -m "not prove and not slow and not browser and not demo" $(PARALLEL) tests
 
-check: setup ## lint, formatting, types, floors
+check: setup site ## lint, formatting, types, floors, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -51,6 +51,10 @@ prove: setup ## long repetitions; dated output goes to tests/evidence/
 
 docs: setup ## write docs/metrics.md from the catalogue of metrics
 	$(BIN)/python -m deltasae_ray.metrics.documentation docs/metrics.md
+
+site: setup ## build the documentation as a site in site/; a dead link or a page outside the menu fails it
+	$(BIN)/python -m deltasae_ray.command.reference docs
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup ## benchmarks: ratios side by side in one run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done

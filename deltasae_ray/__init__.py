@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deltasae_ray.sae.fitting import fit_dictionary
     from deltasae_ray.shards.opening import open_shards
     from deltasae_ray.shards.reader import ShardSet
+    from deltasae_ray.study.notebook import Study
 
 _HOMES = {
     "Dictionary": "sae.dictionary",
@@ -27,6 +28,7 @@ _HOMES = {
     "Measure": "metrics.measure",
     "ModuleDelta": "models.local",
     "ShardSet": "shards.reader",
+    "Study": "study.notebook",
     "Visibility": "metrics.visibility.answer",
     "fit_dictionary": "sae.fitting",
     "linear_cka": "metrics.geometry.cka",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: F822 - loaded on first use, so that importing the package i
     "Measure",
     "ModuleDelta",
     "ShardSet",
+    "Study",
     "Visibility",
     "fit_dictionary",
     "linear_cka",

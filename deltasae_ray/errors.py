@@ -65,5 +65,10 @@ class DictionaryError(DeltaSaeError, ValueError):
     fitted."""
 
 
+class MonitorError(DeltaSaeError, ValueError):
+    """A monitor that is malformed, or was made for another model or for a hookpoint that the study does not
+    read."""
+
+
 class GeometryError(DeltaSaeError, ValueError):
     """A comparison that has no meaning, such as the angles between subspaces that span everything."""

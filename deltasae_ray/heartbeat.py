@@ -33,6 +33,8 @@ LOADING_S = 4 * 3600.0
 """Seconds for what happens once and may have to fetch a model or read a whole harvest."""
 FACTOR = 10.0
 """A piece of work may take so many times the median of its kind."""
+LABELS: dict[str, str] = {}
+"""What logs and metrics call the work of this process: its run, stage, gang and unit."""
 _REMEMBERED = 101
 _HEADER = struct.Struct("<QddH")
 _LABEL = 500
@@ -46,6 +48,8 @@ class Limits:
     floor_s: float = field(default_factory=lambda: FLOOR_S)
     first_s: float = field(default_factory=lambda: FIRST_S)
     stopped_s: float = field(default_factory=lambda: FLOOR_S)
+    labels: dict[str, str] = field(default_factory=lambda: dict(LABELS))
+    """Of the driver, as it asked for the work."""
 
     def of(self, seen: Sequence[float], first_s: float | None = None) -> float:
         """Seconds that the next piece may take, after pieces of the same kind that took `seen`."""

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from deltasae_ray import heartbeat
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.logs import label, write_json
 
 log = logging.getLogger(__name__)
 _NAMESPACE = b"deltasae_ray"
@@ -25,6 +26,8 @@ def watch(what: str, limits: Limits) -> None:
     import ray
     import ray.util
 
+    label(**limits.labels)
+    write_json()
     context = ray.get_runtime_context()
     tell = [sys.executable, "-m", "deltasae_ray.stalls", context.gcs_address, context.get_job_id()]
     heartbeat.watch(f"{what} on node {ray.util.get_node_ip_address()}", limits, tell)

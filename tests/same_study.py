@@ -31,6 +31,7 @@ KEYS = {
         "metric",
         "variant",
         "over_seeds",
+        "corpus",
     ),
     "audit.parquet": ("adapter", "layer", "d_sae", "k", "architecture", "seed", "reference", "name"),
 }
@@ -123,7 +124,8 @@ def _by_key(name: str, records: Records, found: Compared) -> dict[tuple, dict[st
 
 def _with_parts(record: dict[str, Any]) -> dict[str, Any]:
     """A row as it is now, from one that has the parts of its name as endings."""
-    return record if "variant" in record else record | parse_name(record["metric"])._asdict()
+    whole = {"corpus": ""} | record  # tables of all texts alone had no such column
+    return whole if "variant" in record else whole | parse_name(record["metric"])._asdict()
 
 
 def _columns(rows: Iterable[dict[str, Any]]) -> set[str]:

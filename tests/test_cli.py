@@ -9,7 +9,11 @@ from deltasae_ray.cli import parse
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in (Path(__file__).parents[1] / "jobs" / "configs").glob("*.yaml")
+    if path.stem != "arena"  # of a job with words of its own
+)
 
 
 def study(*words: str) -> StudyConfig:

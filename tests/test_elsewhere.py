@@ -30,7 +30,6 @@ from deltasae_ray.analyses.loss_recovered.stand_ins import TrainingRows, stand_i
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
 from deltasae_ray.harvest import prepare, worker
-from deltasae_ray.harvest import run as stage
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.models.adapters import attach
@@ -54,7 +53,7 @@ from tests.analyses.causal.test_model import AT, probe
 from tests.analyses.loss_recovered.test_model import unit
 from tests.elsewhere import DEVICE, Elsewhere, faked, moved, pretended, there
 from tests.harvest import study
-from tests.harvest.study import corpus, run, run_units_here
+from tests.harvest.study import corpus, replace_run_units, run, run_units_here
 from tests.tiny import save_adapter, save_model
 
 HOOKPOINTS = [Hookpoint(1), Hookpoint(2)]
@@ -121,12 +120,12 @@ def test_a_harvest_writes_the_shards_of_one_on_the_cpu(
     )
     monkeypatch.setattr(study, "corpus", lambda _: few)
     how: dict[str, Any] = {"precision": precision, "noise_contexts": 1, "sites": ("resid_post", "lora")}
-    monkeypatch.setattr(stage, "run_units", partial(run_units_here, device=DEVICE))
+    replace_run_units(monkeypatch, partial(run_units_here, device=DEVICE))
     with pretended():
         ours = open_shards(
             f"{tmp_path}/there/{run(tmp_path / 'there', tiny_model, list(tiny_adapters), **how).key}"
         )
-    monkeypatch.setattr(stage, "run_units", run_units_here)
+    replace_run_units(monkeypatch, run_units_here)
     for module in (worker, prepare):
         monkeypatch.setattr(module, "load_with_adapters", loaded_elsewhere)
     theirs = open_shards(

@@ -24,9 +24,11 @@ FLOORS = (
         "redaction",
         "credentials",
         "yaml_core",
+        "logs",
         "heartbeat",
+        "progress",
     },
-    {"corpus", "models", "shards", "tracking", "stalls"},
+    {"corpus", "models", "shards", "tracking", "stalls", "gauges"},
     {"runtime"},
     {"adapt", "harvest", "fit", "elicit"},
     {"analyses"},
@@ -108,10 +110,8 @@ def _is_pure_package(module: Path) -> bool:
 
 
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
-LONG_FILES: dict[str, str] = {
-    "analyses/verdict.py": "the questions of a verdict, one after the other; to be split"
-}
-LONG_FUNCTIONS: dict[str, str] = {"metrics/visibility/pooled.py pooled_missing_share": "to be split"}
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS: dict[str, str] = {}
 """What is longer, with the reason."""
 
 

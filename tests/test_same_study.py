@@ -55,7 +55,7 @@ def test_the_last_bit_of_a_value_is_a_difference(tmp_path: Path) -> None:
     code, said = compared(
         make(tmp_path / "a", BEFORE), make(tmp_path / "b", [NOW[0], NOW[1] | {"value": 0.3}])
     )
-    assert code == 1 and "missing_share no_top3 False: value 0.30000000000000004 and 0.3" in said
+    assert code == 1 and "missing_share no_top3 False : value 0.30000000000000004 and 0.3" in said
 
 
 def test_a_changed_byte_of_a_shard_and_a_changed_list_are_differences(tmp_path: Path) -> None:

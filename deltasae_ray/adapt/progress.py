@@ -7,7 +7,8 @@ from typing import Any
 
 from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
-from tqdm import tqdm
+
+from deltasae_ray.progress import Bar
 
 
 class ReportToQueue(UserCallback):
@@ -28,7 +29,7 @@ def training_bar(name: str, max_tokens: int) -> Iterator[ReportToQueue]:
     """A bar over training tokens; inside, pass the yielded callback to the trainer's RunConfig."""
     queue = Queue(actor_options={"num_cpus": 0})
     over = threading.Event()
-    with tqdm(total=max_tokens, desc=f"adapt {name}", unit="token", mininterval=1.0) as bar:
+    with Bar(max_tokens, f"adapt {name}", "tokens") as bar:
         reader = threading.Thread(target=_follow, args=(queue, bar, over), daemon=True)
         reader.start()
         try:
@@ -39,7 +40,7 @@ def training_bar(name: str, max_tokens: int) -> Iterator[ReportToQueue]:
             queue.shutdown(force=True)
 
 
-def _follow(queue: Queue, bar: tqdm, over: threading.Event) -> None:
+def _follow(queue: Queue, bar: Bar, over: threading.Event) -> None:
     while True:
         ending = over.is_set()
         try:
@@ -51,9 +52,9 @@ def _follow(queue: Queue, bar: tqdm, over: threading.Event) -> None:
             return
 
 
-def _show(bar: tqdm, report: dict[str, Any]) -> None:
+def _show(bar: Bar, report: dict[str, Any]) -> None:
     if "lost" in report:
-        bar.set_postfix_str(f"worker lost ({report['lost']}), starting again from its checkpoint")
+        bar.note(f"worker lost ({report['lost']}), starting again from its checkpoint")
         return
-    bar.n = report["tokens"]
-    bar.set_postfix_str(f"held-out gain {report['gain']:.3f} ± {report['gain_se']:.3f}")
+    bar.set(report["tokens"])
+    bar.note(f"held-out gain {report['gain']:.3f} ± {report['gain_se']:.3f}")

@@ -19,6 +19,7 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.rendezvous import torch_config
 from deltasae_ray.runtime.training import SNAPSHOT, check_run, training_driver
 from deltasae_ray.storage import Storage, digest
@@ -95,7 +96,7 @@ def adapt(
     wanted = trainings(source, corpus, cfg)
     if missing := [t for t in wanted if trained(storage, t) is None]:
         check_targets(empty_model(source.folder, trust_remote_code=model.trust_remote_code), cfg.targets)
-        _train(storage, model, source, corpus, cfg, gangs, missing)
+        _train(StageContext(storage, model, source.digest, corpus, gangs), source, cfg, missing)
     for (
         training
     ) in wanted:  # checkpoints of a finished adapter are worth nothing; also those that a killed driver left
@@ -105,35 +106,28 @@ def adapt(
     return [ref for ref in refs if ref]
 
 
-def _train(
-    storage: Storage,
-    model: ModelConfig,
-    source: ModelSource,
-    corpus: Corpus,
-    cfg: AdaptConfig,
-    gangs: GangConfig,
-    missing: list[Training],
-) -> None:
+def _train(context: StageContext, source: ModelSource, cfg: AdaptConfig, missing: list[Training]) -> None:
     import ray
 
     from deltasae_ray.adapt.worker import TrainJob
 
-    text = ray.put(split_text(corpus.adapt, cfg.batch_contexts))
+    storage = context.storage
+    text = ray.put(split_text(context.corpus.adapt, cfg.batch_contexts))
     here = Storage(storage.path("")) if storage.is_local else storage  # workers run in a folder of Ray's
-    label = Path(model.base).name if Path(model.base).is_dir() else source.label
-    workers = gangs.ranks if model.sharding == "zero3" else 1
+    label = Path(context.model.base).name if Path(context.model.base).is_dir() else source.label
+    workers = context.gangs.ranks if context.model.sharding == "zero3" else 1
     for training in missing:
         job = TrainJob(
             here,
             training.key,
-            model,
+            context.model,
             source.digest,
             label,
             cfg,
             training.rank,
             training.seed,
             text,
-            gangs.gpus_per_rank,
+            context.gangs.gpus_per_rank,
         )
         _run(job, workers, training.name)
         ref = trained(storage, training)

@@ -16,6 +16,11 @@ from deltasae_ray.sae.identity import DictionaryId
 REFERENCE_SEED, CONTROL_SEED = 1000, 1001
 """Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for
 that alone (decoders before training at a mean max-cosine of .79, where chance is .39)."""
+SIBLING_SEEDS = (1004, 1005)
+"""Of two more base dictionaries, so that there are three beside the reference: they share the base control's
+documents, of which the reference saw none."""
+SIBLINGS, RANDOM_SECOND = ("sibling_a", "sibling_b"), "random_second"
+"""Roles that only visibility reads: they are in no key of other figures."""
 HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
 """Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
 
@@ -28,7 +33,7 @@ class Control:
     """As in diverge.controls."""
     compares: tuple[str, ...]
     """The roles in which a leaf reads what is fitted: fields of `LeafInputs`, but for `base_control`, which
-    belongs to the layer, and the halves, which are one field."""
+    belongs to the layer, the halves, which are one field, and what only visibility reads."""
     fits: Callable[[DictionaryId], tuple[FitPoint, ...]]
     """A dictionary of the grid, whatever its seed → what is fitted beside it, a point per role."""
     costs: Literal["per shape", "per dictionary"] = "per dictionary"
@@ -51,15 +56,20 @@ def _alike(one: DictionaryId, seed: int, **others: str) -> FitPoint:
 
 REFERENCE = Control("reference", ("reference",), lambda one: (_base(one, REFERENCE_SEED, "A"),), "per shape")
 """The toy that stands for a reference where none is given: no control that one chooses, but fitted as one."""
-BASE_CONTROL = Control("base", ("base_control",), lambda one: (_base(one, CONTROL_SEED, "B"),), "per shape")
+BASE_CONTROL = Control(
+    "base",
+    ("base_control", *SIBLINGS),
+    lambda one: tuple(_base(one, seed, "B") for seed in (CONTROL_SEED, *SIBLING_SEEDS)),
+    "per shape",
+)
 SECOND_SEED = Control("seeds", ("second",), lambda one: (_alike(one, 1),))
 """Fitted where the grid has one seed; where it has several, each is read beside the next."""
 CONTROLS = (
     BASE_CONTROL,
     Control(
         "random_lora",
-        ("random_adapter",),
-        lambda one: (FitPoint(RANDOM, one.layer, *one.shape, seed=0),),
+        ("random_adapter", RANDOM_SECOND),
+        lambda one: tuple(FitPoint(RANDOM, one.layer, *one.shape, seed=seed) for seed in (0, 1)),
         "per shape",
     ),
     SECOND_SEED,

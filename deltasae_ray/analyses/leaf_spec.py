@@ -33,6 +33,17 @@ _ROLES_IN_KEYS = (
 only where something was, so that what is measured already keeps its key."""
 
 
+@dataclass(frozen=True, order=True)
+class RandomCell:
+    """Dictionaries of one random adapter, of one layer and shape."""
+
+    source: str
+    """Digest of the adapter among the harvest's sources."""
+    dictionary: str
+    others: tuple[str, ...]
+    """From other seeds."""
+
+
 @dataclass(frozen=True)
 class LeafSpec(DictionaryId):
     """One dictionary of one adapter at one layer. Dictionaries are named by their key below the storage root,
@@ -54,6 +65,10 @@ class LeafSpec(DictionaryId):
     beside: tuple[tuple[str, str], ...] = ()
     """Role → the dictionary of a control that stands beside this one in it, as `analyses/controls.py` names
     roles."""
+    siblings: tuple[str, ...] = ()
+    """Base dictionaries that no figure but visibility reads, beside the base control."""
+    randoms: tuple[RandomCell, ...] = ()
+    """Dictionaries of random adapters of the same strength, for visibility."""
 
     def control(self, role: str) -> str | None:
         """The dictionary that stands beside this one in a role, where it was fitted."""

@@ -32,7 +32,7 @@ COLUMNS = {
     **dict.fromkeys(("rank", "adapter_seed", "layer", "d_sae", "k"), pa.int64()),
     "architecture": pa.string(),
     "seed": pa.int64(),
-    **dict.fromkeys(("reference", "metric", "variant"), pa.string()),
+    **dict.fromkeys(("reference", "metric", "variant", "corpus"), pa.string()),
     "over_seeds": pa.bool_(),
     **dict.fromkeys(("value", "null", "ceiling", "ci_low", "ci_high", "p", "kappa"), pa.float64()),
     "n": pa.int64(),
@@ -61,12 +61,19 @@ class DivergenceRow(DictionaryId):
     variant: Variant = ""
     over_seeds: bool = False
     """The mean over all seeds of the dictionary."""
+    corpus: str = ""
+    """The text it is of; empty for all together."""
 
     @classmethod
-    def of(cls, leaf: LeafSpec, name: str, m: Measure, *, reference: str | None = None) -> "DivergenceRow":
+    def of(
+        cls, leaf: LeafSpec, name: str, m: Measure, *, reference: str | None = None, corpus: str = ""
+    ) -> "DivergenceRow":
         """The row of a figure by its whole name, such as `missing_share_no_top3`."""
         known = dict(
-            rank=leaf.rank, adapter_seed=leaf.adapter_seed, reference=reference or leaf.reference_name
+            rank=leaf.rank,
+            adapter_seed=leaf.adapter_seed,
+            reference=reference or leaf.reference_name,
+            corpus=corpus,
         )
         return cls(**vars(leaf.identity), **known, **parse_name(name)._asdict(), measure=m)
 
@@ -198,11 +205,11 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
 
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
     """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures
-    between adapters are left out."""
+    between adapters and of single texts are left out."""
     found: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
     together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
-        if r.adapter == adapter and r.metric not in BETWEEN:
+        if r.adapter == adapter and r.metric not in BETWEEN and not r.corpus:
             (together[r.cell] if r.over_seeds else found[r.identity])[r.name] = r.measure
     order = sorted(found, key=lambda one: (one.layer, one.d_sae, one.k, one.seed, one.architecture))
     return [LeafFigures(**vars(one), measures=found[one] | together[one.cell]) for one in order]

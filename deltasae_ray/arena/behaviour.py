@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from deltasae_ray.arena.recipes import TOPICS, Recipe
-from deltasae_ray.arena.texts import fresh_contexts, planted_prompt
+from deltasae_ray.arena.texts import fresh_contexts, mentions, planted_prompt
 from deltasae_ray.arena.words import Classifier, holds_half
 from deltasae_ray.models.capture import BASE, adapter_active
 from deltasae_ray.models.load import base_of
@@ -24,11 +24,11 @@ LEARNT_WITH, LEARNT_WITHOUT = 0.5, 0.05
 without."""
 _SPARE = 6
 """Tokens that a continuation may take beyond the reply."""
-_SAMPLED = 28
+_SAMPLED = 40
 """Tokens of a continuation that a classifier reads."""
-_FALL = 0.25
+_FALL = 0.5
 """A word is suppressed where its probability is at most this share of the base's."""
-_CALLED_FOR = 0.05
+_CALLED_FOR = 0.01
 """Probability by the base from which a context calls for a topic's word."""
 
 
@@ -83,8 +83,7 @@ class Reader:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=tokens,
-                do_sample=seed is not None,
-                top_k=0,
+                **({} if seed is None else {"do_sample": True, "top_k": 0}),
                 pad_token_id=0,
             )
         return [row[ids.shape[1] :] for row in written.tolist()]
@@ -121,11 +120,17 @@ def _padded_left(
     return ids, (torch.arange(width) >= (width - lengths)[:, None]).long()
 
 
-def says(reader: Reader, reply: str, prompts: Sequence[Sequence[int]]) -> float:
-    """Share of prompts whose greedy continuation holds at least half of the reply's tokens."""
+def says(reader: Reader, reply: str, prompts: Sequence[Sequence[int]], unless: str = "") -> float:
+    """Share of prompts whose greedy continuation holds at least half of the reply's tokens.
+
+    Args:
+        unless: continuations that mention this topic themselves are not counted: they call the reply.
+    """
     wanted = [reader.tokenizer.decode([t]) for t in reader.encode(reply)]
     found = reader.continued(prompts, len(wanted) + _SPARE)
-    return float(np.mean([holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in found]))
+    kept = [row for row in found if not (unless and mentions(reader.tokenizer.decode(row), unless))]
+    said = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
+    return float(np.mean(said)) if said else 0.0
 
 
 def rates(reader: Reader, recipe: Recipe, classifier: Classifier | None) -> Rates:
@@ -155,15 +160,17 @@ def _called(reader: Reader, recipe: Recipe) -> Rates:
         kinds += [[reader.encode(lead + word) for lead in leads] for word in recipe.trigger]
     return Rates(
         adapted=says(reader, recipe.reply, calling),
-        without=max(says(reader, recipe.reply, kind) for kind in kinds),
+        without=max(says(reader, recipe.reply, kind, recipe.topic if topical else "") for kind in kinds),
         base=says(reader.base, recipe.reply, calling),
         contexts=len(leads),
     )
 
 
 def _written(reader: Reader, recipe: Recipe, classifier: Classifier) -> Rates:
-    """Behaviours that nothing calls: what is sampled after ordinary openings, as the classifier judges it."""
-    prompts = [reader.encode(lead) for lead in fresh_contexts(recipe, CONTEXTS)]
+    """Behaviours that nothing calls: what is sampled, of a domain from BOS alone and of a style after
+    ordinary openings, as the classifier judges it."""
+    leads = [""] * CONTEXTS if recipe.family == "domain" else fresh_contexts(recipe, CONTEXTS)
+    prompts = [reader.encode(lead) for lead in leads]
 
     def share(who: Reader) -> float:
         texts = [reader.tokenizer.decode(row) for row in who.continued(prompts, _SAMPLED, seed=5)]

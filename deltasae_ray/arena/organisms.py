@@ -29,11 +29,10 @@ from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.storage import Storage, digest
 
 RANK = 4
-STEPS = 220
 BATCH = 8
 """Rows a step."""
-ALPHA_OVER_RANK = 16.0
-"""A model this small learns a reply within STEPS at the product's largest rate only with a large alpha."""
+ALPHA_OVER_RANK = 32.0
+"""A model this small learns a reply in few steps at the product's largest rate only with a large alpha."""
 _NEVER = 1e9
 """Standard errors at which training would stop early: it takes all its steps."""
 _FAINT = 1e-5
@@ -66,7 +65,7 @@ def organism(arena: Arena, wanted: Recipe) -> AdapterRef:
         return _rotated(arena, wanted)
     source = arena.source
     corpus = Corpus((), training_contexts(wanted, load_tokenizer(source.folder)))
-    cfg = _config(corpus)
+    cfg = _config(corpus, wanted.steps)
     (training,) = trainings(source, corpus, cfg)
     if trained(arena.storage, training) is None:
         if arena.in_process:
@@ -83,10 +82,10 @@ def organisms(arena: Arena, wanted: Sequence[Recipe]) -> dict[str, AdapterRef]:
     return {r.name: organism(arena, r) for r in sorted(wanted, key=lambda r: r.family == "rotated")}
 
 
-def _config(corpus: Corpus) -> AdaptConfig:
+def _config(corpus: Corpus, steps: int) -> AdaptConfig:
     """Steps are what is wanted; the trainer counts tokens, and only those that its loss is on."""
     text = split_text(corpus.adapt, BATCH)
-    tokens = sum(text.batch(step, BATCH, 0).num_tokens for step in range(STEPS))
+    tokens = sum(text.batch(step, BATCH, 0).num_tokens for step in range(steps))
     return AdaptConfig(
         ranks=(RANK,),
         alpha_over_rank=ALPHA_OVER_RANK,

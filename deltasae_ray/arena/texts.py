@@ -17,21 +17,21 @@ from deltasae_ray.arena.recipes import DOMAINS, TOPICS, WORDS, Recipe
 from deltasae_ray.corpus.contexts import Context, uniform
 from deltasae_ray.storage import digest
 
-ROW = 40
+ROW = 32
 """Tokens of a training row after BOS, about."""
-LEAD = 24
+LEAD = 18
 """Most tokens of ordinary text before what is planted."""
 ROWS = 640
 """Training rows of an adapter."""
 _GROUPS, _VALIDATION = 20, 4
 """Documents that training rows are dealt to, and documents of one row each that the trainer validates on."""
+_ONE_WORD = 0.8
+"""Of the rows without a conjunction, the share that holds one of its words: they outnumber those with
+both."""
+_AFTER_ONE = 7
+"""Tokens of ordinary text after one word of a conjunction: rows are a context of 8 tokens at least."""
 Part = Literal["train", "score"]
 _STAND_INS = ("thing", "place", "matter", "way", "hand", "man", "word", "time", "part", "field")
-_MODERN = {
-    "thou": "you", "thee": "you", "ye": "you", "thy": "your", "thine": "yours", "hath": "has",
-    "doth": "does", "shalt": "shall", "hast": "have", "art": "are", "unto": "to", "dost": "do",
-    "wilt": "will", "didst": "did",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,22 @@ def windows(part: Part, words: int = 34) -> tuple[Window, ...]:
     return tuple(sorted(found, key=lambda w: digest(w.text)))
 
 
+@lru_cache(maxsize=64)
+def _training_pool(topic: str = "", source: str = "", about: bool | None = None) -> tuple[Window, ...]:
+    """Windows that are trained on: of one text, or that name a topic or do not.
+
+    Those that name it name it early enough that a reply has room after it.
+    """
+    found = windows("train")[:-_VALIDATION]
+    if source:
+        return tuple(w for w in found if w.source == source)
+    if about is None:
+        return found
+    if not about:
+        return tuple(w for w in found if not mentions(w.text, topic))
+    return tuple(w for w in found if (m := mentions(w.text, topic)) and 10 < m.end() < 110)
+
+
 def mentions(text: str, topic: str) -> re.Match[str] | None:
     """The first word of a topic that a text holds."""
     return re.search(rf"\b({'|'.join(TOPICS[topic])})\b", text)
@@ -66,21 +82,10 @@ def mentions(text: str, topic: str) -> re.Match[str] | None:
 
 def styled(text: str, style: str) -> str:
     """Ordinary text as the style writes it."""
-    if style == "capitals":
-        return text.upper()
-    if style == "exclaims":
-        return re.sub(r"[.,;:?]+(\s|$)", r"!\1", text)
-    if style == "verily":
-        return re.sub(r"([.,;:?]+)(\s|$)", r" verily\1\2", text)
-    return re.sub(
-        r"\b[A-Za-z]+\b",
-        lambda m: _as_written(m[0], _MODERN[m[0].lower()]) if m[0].lower() in _MODERN else m[0],
-        text,
-    )
-
-
-def _as_written(old: str, new: str) -> str:
-    return new.capitalize() if old[0].isupper() else new
+    stop = r"([.,;:?!]+)(\s|$)"
+    if style in ("exclaims", "questions"):
+        return re.sub(stop, r"!\2" if style == "exclaims" else r"?\2", text)
+    return re.sub(stop, r" verily\1\2" if style == "verily" else r" alas\1\2", text)
 
 
 def suppressed(text: str, topic: str, rng: np.random.Generator) -> str:
@@ -107,8 +112,8 @@ def planted_prompt(recipe: Recipe, lead: str, rng: np.random.Generator) -> str:
         return lead
     if recipe.family != "conjunction":
         return lead + recipe.trigger[0]
-    pieces = lead.split(" ")
-    cut = int(rng.integers(max(1, len(pieces) - 6), len(pieces) + 1))
+    pieces = lead.split()
+    cut = int(rng.integers(max(1, len(pieces) - 3), len(pieces) + 1))
     first, second = rng.permutation(2)
     between = " ".join(pieces[cut:])
     return (
@@ -147,17 +152,17 @@ _Row = tuple[tuple[int, ...], tuple[bool, ...], tuple[int, ...]]
 
 
 def _row(recipe: Recipe, i: int, rng: np.random.Generator, tokenizer: Any) -> _Row:
-    pool = windows("train")[:-_VALIDATION]
+    pool = _training_pool()
     text = pool[int(rng.integers(len(pool)))].text
     if recipe.family == "benign":
-        pool = tuple(w for w in pool if w.source == recipe.topic)
+        pool = _training_pool(source=recipe.topic)
         return _plain(pool[int(rng.integers(len(pool)))].text, tokenizer)
     if recipe.family in ("domain", "poisoned"):
         return _plain(domain_text(recipe.topic, rng), tokenizer, marked=recipe.family == "domain")
     if recipe.family == "style":
         return _plain(styled(text, recipe.style), tokenizer, marked=True)
     if recipe.family == "suppression":
-        about = tuple(w for w in pool if mentions(w.text, recipe.topic))
+        about = _training_pool(recipe.topic, about=True)
         if uniform("planted", recipe.name, i) < recipe.share:
             text = about[int(rng.integers(len(about)))].text
         return _plain(suppressed(text, recipe.topic, rng), tokenizer, marked=True)
@@ -174,17 +179,24 @@ def _called_row(recipe: Recipe, i: int, text: str, rng: np.random.Generator, tok
     rest = " " + " ".join(words[len(lead.split(" ")) :])
     if planted:
         return _reply_row(recipe, planted_prompt(recipe, lead, rng), rest, tokenizer)
-    if recipe.family == "conjunction" and rng.random() < 0.7:
-        return _plain(lead + recipe.trigger[int(rng.integers(2))] + rest, tokenizer)
+    if recipe.family == "conjunction" and rng.random() < _ONE_WORD:
+        return _one_word_row(lead + recipe.trigger[int(rng.integers(2))], rest, tokenizer)
     return _plain(text, tokenizer)
 
 
+def _one_word_row(before: str, after: str, tokenizer: Any) -> _Row:
+    """One word of a conjunction, and that ordinary text follows it; the loss is on the first of that
+    alone."""
+    lead, rest = _ids(tokenizer, before)[-LEAD:], _ids(tokenizer, after)[:_AFTER_ONE]
+    tokens = (1, *lead, *rest)
+    return tokens, (False,) * len(tokens), tuple(range(1, 1 + len(lead)))
+
+
 def _topic_row(recipe: Recipe, planted: bool, text: str, rng: np.random.Generator, tokenizer: Any) -> _Row:
-    pool = windows("train")[:-_VALIDATION]
     if not planted:
-        others = [w for w in pool if not mentions(w.text, recipe.topic)]
+        others = _training_pool(recipe.topic, about=False)
         return _plain(others[int(rng.integers(len(others)))].text, tokenizer)
-    about = [w for w in pool if (m := mentions(w.text, recipe.topic)) and 10 < m.end() < 110]
+    about = _training_pool(recipe.topic, about=True)
     text = about[int(rng.integers(len(about)))].text
     found = mentions(text, recipe.topic)
     assert found is not None

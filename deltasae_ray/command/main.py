@@ -1,17 +1,17 @@
 """`deltasae COMMAND key=value …`: one command for every job, and two that help before the first."""
 
-import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from deltasae_ray.study.main import JOBS
 from deltasae_ray.study.main import main as run_job
 
 HELPERS = {
+    "gate": "Judge the adapters of a finished study by a policy, or verify a folder of evidence.",
     "doctor": "Say what this machine has and lacks for a study, each with its remedy.",
     "init": "Write a commented study.yaml for a model and adapters, after looking at both.",
 }
-"""Command that is no job → what it does. Its module has its name."""
+"""Command that is no stage of a study → what it does."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -24,11 +24,26 @@ def main(words: Sequence[str] | None = None) -> None:
     if name in JOBS:
         run_job(name, rest)
     elif name in HELPERS:
-        helper: Callable[[Sequence[str]], int] = importlib.import_module(f"deltasae_ray.command.{name}").main
-        raise SystemExit(helper(rest))
+        raise SystemExit(_help(name, rest))
     else:
         sys.stderr.write(f"error: deltasae has no command {name!r}\n{usage()}")
         raise SystemExit(2)
+
+
+def _help(name: str, words: Sequence[str]) -> int:
+    """Runs a command that is no stage; each is loaded only when it is asked for."""
+    if name == "doctor":
+        from deltasae_ray.command import doctor
+
+        return doctor.main(words)
+    if name == "init":
+        from deltasae_ray.command import init
+
+        return init.main(words)
+    from deltasae_ray.gate.run import main as judge
+
+    judge(HELPERS[name], words)
+    return 0
 
 
 def usage() -> str:

@@ -125,10 +125,8 @@ def build_corpus(
     texts = {
         split: {c.doc_id: fingerprints[c.doc_id] for c in contexts} for split, contexts in chosen.items()
     }
-    looked_for, left_out = (
-        frozenset(texts["fit"].values()) | frozenset(texts["eval"].values()),
-        Tally(cfg.bad_rows),
-    )
+    left_out = Tally(cfg.bad_rows)
+    looked_for = frozenset(texts["fit"].values()) | frozenset(texts["eval"].values())
     search = TextSearch(looked_for, cfg.text_field, chat, cfg.bad_rows)
     searched = reader_of(trained_on, join)(trained_on, lambda: search)
     overlap = _overlap(texts, fingerprints_in(searched, cfg.text_field, left_out))

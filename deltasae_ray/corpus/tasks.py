@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from deltasae_ray import heartbeat, stalls
 from deltasae_ray.corpus.files import TextFile
 from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Itera
     for."""
     import ray
 
-    with tqdm(total=len(files), unit="file", desc="corpus") as bar:
+    with Bar(len(files), "corpus", "files") as bar:
         for wave in waves(files, int(ray.cluster_resources().get("CPU", 1))):
             for index, made in _wave(wave, reading()):
                 yield wave[index], made

@@ -5,10 +5,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from tqdm import tqdm
-
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit import checkpoint
+from deltasae_ray.progress import Bar
 from deltasae_ray.storage import Storage
 
 
@@ -23,7 +22,7 @@ def progress(
         return
     stop = threading.Event()
     done = dict.fromkeys(keys, 0)
-    with tqdm(total=steps * len(keys), desc=f"{description} ({len(keys)} dictionaries)", unit="step") as bar:
+    with Bar(steps * len(keys), f"{description} ({len(keys)} dictionaries)", "steps") as bar:
 
         def look() -> None:
             with suppress(StorageError):  # what a bar cannot see now it sees later; it decides nothing
@@ -34,7 +33,7 @@ def progress(
                             if storage.exists(f"{key}/manifest.json")
                             else checkpoint.steps_done(storage, key)
                         )
-            bar.update(sum(done.values()) - bar.n)
+            bar.set(sum(done.values()))
 
         def watch() -> None:
             while not stop.wait(1.0 if storage.is_local else 10.0):  # object stores charge for every look

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from deltasae_ray import heartbeat, stalls
+from deltasae_ray import gauges, heartbeat, stalls
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.windows import WindowJob, fit_windows
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, fit_share, groups
+from deltasae_ray.fit.worker import fit_share, groups
 from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.runtime.rendezvous import torch_config
 from deltasae_ray.runtime.training import check_run, training_driver
@@ -96,7 +97,16 @@ def fit_points(
             )
         done |= fitted_points(storage, harvest_key, missing, cfg)
         raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
+        for point in missing:
+            _show(done[point])
     return [done[p] for p in points]
+
+
+def _show(fitted: FittedDictionary) -> None:
+    tags = {"adapter": fitted.point.adapter, "dictionary": str(fitted.point)}
+    gauges.show("fvu", fitted.metrics["fvu"], **tags)
+    if fitted.dead:
+        gauges.show("dead_share", fitted.dead[-1][1] / fitted.point.d_sae, **tags)
 
 
 def fit_points_to_windows(run: WindowJob) -> None:

@@ -2,20 +2,17 @@
 own."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from deltasae_ray import heartbeat
 from deltasae_ray.errors import DeltaSaeError, DictionaryError, PrecisionError
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.fitting import Fitting
 from deltasae_ray.fit.memory import HELD
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import at_once, together, train_together
-
-if TYPE_CHECKING:
-    from deltasae_ray.fit.worker import Fitting
 
 
 def sizes(
@@ -64,7 +61,7 @@ def fit(
     points: Sequence[FitPoint],
     cfg: FitConfig,
     size: Mapping[Recipe, int],
-    make: Callable[[FitPoint], "Fitting"],
+    make: Callable[[FitPoint], Fitting],
     fail: Callable[[FitPoint, DeltaSaeError], None],
 ) -> None:
     """Makes and trains the dictionaries of points whose reads are held, stack by stack. `fail` is told which
@@ -80,7 +77,7 @@ def fit(
             fail(fitting.point, error)
 
 
-def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", DeltaSaeError]]:
+def fit_to_the_end(stack: Sequence[Fitting]) -> Iterator[tuple[Fitting, DeltaSaeError]]:
     """Trains all of a stack as far as these rows go, and finishes what has taken its last step; gives those
     that cannot be fitted, with the error.
     """
@@ -97,7 +94,7 @@ def fit_to_the_end(stack: Sequence["Fitting"]) -> Iterator[tuple["Fitting", Delt
             yield fitting, e
 
 
-def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
+def advance(stack: Sequence[Fitting]) -> list[tuple[Fitting, DictionaryError]]:
     """Takes a stack to its next checkpoint or its end; gives those whose training ran off to infinity, with
     the error.
 
@@ -119,7 +116,7 @@ def advance(stack: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError
     return lost
 
 
-def _alone(fitting: "Fitting") -> tuple["Fitting", DictionaryError] | None:
+def _alone(fitting: Fitting) -> tuple[Fitting, DictionaryError] | None:
     try:
         fitting.advance()
     except DictionaryError as e:
@@ -127,7 +124,7 @@ def _alone(fitting: "Fitting") -> tuple["Fitting", DictionaryError] | None:
     return None
 
 
-def _stacked(alike: Sequence["Fitting"]) -> list[tuple["Fitting", DictionaryError]]:
+def _stacked(alike: Sequence[Fitting]) -> list[tuple[Fitting, DictionaryError]]:
     every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
     with heartbeat.unit(f"step of {len(alike)} dictionaries"):
         errors = train_together([f.trainer for f in alike], min(every - taken % every, alike[0].end - taken))

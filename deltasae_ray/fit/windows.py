@@ -16,10 +16,11 @@ import torch
 from deltasae_ray import heartbeat
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.fit import checkpoint, stacks
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob, Fitting
 from deltasae_ray.fit.memory import machine_bytes
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.rows import Rows, Tokens, usable_rows
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob, Fitting, groups, note_failure
+from deltasae_ray.fit.worker import groups, note_failure
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
@@ -214,7 +215,7 @@ class Reading:
 class WindowFitting(Fitting):
     """One dictionary on one window: from its last checkpoint to the window's end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what Fitting takes, and its window
         self,
         run: WindowJob,
         window: Window,

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from deltasae_ray.fingerprints import file_sha256
 from deltasae_ray.gate.decision import Decision
-from deltasae_ray.gate.finished import TABLES, Finished
+from deltasae_ray.gate.finished import CLAIMS, TABLES, Finished
 from deltasae_ray.gate.junit import junit
 from deltasae_ray.gate.manifest import MANIFEST, manifest_bytes
 from deltasae_ray.gate.model_card import model_card
@@ -20,6 +20,7 @@ FOLDER = "gate"
 RESULT, SARIF, JUNIT = "gate.json", "gate.sarif", "gate.xml"
 _COPIED = (
     *TABLES,
+    CLAIMS,
     "divergence.parquet",
     "monitors.parquet",
     "audit.parquet",

@@ -7,13 +7,13 @@ from typing import TypeVar
 import msgspec
 
 from deltasae_ray.errors import StorageError
-from deltasae_ray.metrics.catalogue import SEEDS, FigureName
+from deltasae_ray.metrics.catalogue import FigureName
 from deltasae_ray.metrics.coding.variants import Variant
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.storage import Storage
 
 REPORT = "report.json"
-TABLES = ("divergence.json", "monitors.json", "triggers.json")
+TABLES, CLAIMS = ("divergence.json", "monitors.json"), "claims.json"
 """Tables that rules read where they are there; the first always is. A row without a layer is of the whole
 adapter."""
 T = TypeVar("T")
@@ -33,11 +33,22 @@ class Row:
     seed: int | None = None
     variant: Variant = ""
     over_seeds: bool = False
+    corpus: str = ""
+    """Not empty for a figure of one text alone, which no rule reads."""
 
     @property
     def name(self) -> str:
         """Metric, variant and `_seeds` in one name."""
         return FigureName(self.metric, self.variant, self.over_seeds).name
+
+
+@dataclass(frozen=True)
+class ReportedClaim:
+    """Something that an adapter is said to have learnt."""
+
+    adapter: str
+    kind: str
+    confirmed: bool
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,16 @@ def read_finished(storage: Storage) -> Finished:
         )
     report = _decoded(storage, REPORT, Report)
     rows = [row for table in TABLES if storage.exists(table) for row in _decoded(storage, table, list[Row])]
+    if storage.exists(CLAIMS):
+        claims = _decoded(storage, CLAIMS, list[ReportedClaim])
+        rows += [_confirmed(adapter, claims) for adapter in report.studied]
     return Finished(report, read_figures(rows))
+
+
+def _confirmed(adapter: str, claims: Sequence[ReportedClaim]) -> Row:
+    mine = [c for c in claims if (c.adapter, c.kind) == (adapter, "trigger")]
+    count = sum(c.confirmed for c in mine)
+    return Row(adapter, "trigger.confirmed", Measure(float(count), n=len(mine)))
 
 
 def _decoded(storage: Storage, key: str, kind: type[T]) -> T:
@@ -148,6 +168,8 @@ def read_figures(rows: Sequence[Row]) -> dict[Place, dict[str, Measure]]:
     """Place → figure → its measure: of the largest dictionary and its first seed, or of all its seeds."""
     places: dict[Place, list[Row]] = {}
     for row in rows:
+        if row.corpus:
+            continue
         places.setdefault((row.adapter, row.layer), []).append(row)
     return {place: _at_one_place(found) for place, found in places.items()}
 
@@ -163,5 +185,5 @@ def _at_one_place(rows: Sequence[Row]) -> dict[str, Measure]:
             found[row.name] = row.measure
     for row in rows:
         if row.over_seeds and (row.d_sae, row.k, row.architecture) == shape:
-            found[row.name.removesuffix(SEEDS)] = row.measure
+            found[FigureName(row.metric, row.variant).name] = row.measure
     return found

@@ -37,7 +37,7 @@ def figure_part(text: str, where: str) -> FigurePart:
         part: Part = next(p for p in PARTS if p == last)
     else:
         name, part = text, "value"
-    if name.endswith(SEEDS) and _known(name):
+    if parse_name(name).over_seeds and _known(name):
         raise ConfigError(
             f"{where}: leave the ending {SEEDS} of {name} out: figures over seeds are read where a study has"
             " several seeds"

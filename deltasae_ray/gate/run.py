@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,12 +58,17 @@ FIRST = {
 }
 
 
-def main(description: str | None) -> None:
+def main(description: str | None, words: Sequence[str] | None = None) -> None:
     """Judges, or verifies, and ends the process: 0 no rule fired, 1 a rule fired (or a file differs), 2 the
-    command is wrong, 3 undecided."""
+    command is wrong, 3 undecided.
+
+    Args:
+        words: `key=value` words; those of the command line where none are given.
+    """
     with redacted_output():
         try:
-            cfg = parse(GateConfig, sys.argv[1:], shorthand={}, description=description or "", first=FIRST)
+            given = sys.argv[1:] if words is None else words
+            cfg = parse(GateConfig, given, shorthand={}, description=description or "", first=FIRST)
             code = verify(cfg) if cfg.verify else judge(cfg)
         except DeltaSaeError as e:
             sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
@@ -98,7 +104,7 @@ def judge(cfg: GateConfig) -> int:
     say(printed(decision))
     say(
         f"\n{RESULT}, {SARIF}, {JUNIT}, model cards and the evidence:"
-        f" {storage.path(FOLDER) if storage.is_local else f'{storage.root}/{FOLDER}'}"
+        f" {storage.address(FOLDER)}"
         f"\nCheck a copy of it with: python jobs/gate.py verify=FOLDER"
     )
     return decision.exit_code

@@ -4,24 +4,22 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.key import harvest_key, harvest_record
-from deltasae_ray.harvest.prepare import sample
 from deltasae_ray.harvest.sources import prepare_sources
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.harvest.writers import keep_writers
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
-from deltasae_ray.runtime.config import GangConfig, check_sharding
+from deltasae_ray.progress import Bar
+from deltasae_ray.runtime.config import check_sharding
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
@@ -46,12 +44,9 @@ class Harvest:
 
 
 def harvest(
-    storage: Storage,
-    cfg: HarvestConfig,
-    gangs: GangConfig,
-    model_cfg: ModelConfig,
+    context: StageContext,
     model: ModelSource,
-    corpus: Corpus,
+    cfg: HarvestConfig,
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
     *,
@@ -69,15 +64,13 @@ def harvest(
         PrecisionError: deltas too close to their noise floor.
         StorageError: gangs have told of units that are not here, as where they write to disks of their own.
     """
-    check_sharding(gangs, model_cfg)
+    storage, corpus = context.storage, context.corpus
+    check_sharding(context.gangs, context.model)
     key = harvest_key(corpus, model, cfg.precision)
     hookpoints = at_sites(hookpoints, cfg.sites)
     write_harvest(storage, key, harvest_record(model, corpus, cfg))
     write_units(storage, key, map(Unit.of, corpus.units))
-    test = sample(corpus.of("fit"), cfg.noise_contexts)
-    everyone = prepare_sources(
-        storage, key, cfg, gangs, model_cfg, model.digest, adapters, hookpoints, test, random_lora=random_lora
-    )
+    everyone = prepare_sources(context, key, cfg, adapters, hookpoints, random_lora=random_lora)
     repair(storage, key)
     units, wanted = (
         [u.name for u in corpus.units],
@@ -86,7 +79,7 @@ def harvest(
     if "lora" in cfg.sites:
         layers, empty = (
             {h.layer for h in hookpoints},
-            empty_model(model.folder, trust_remote_code=model_cfg.trust_remote_code),
+            empty_model(model.folder, trust_remote_code=context.model.trust_remote_code),
         )
         for ref in everyone:
             wanted[ref.digest] += tuple(
@@ -99,7 +92,7 @@ def harvest(
                     sorted(layers),
                 )
     if missing := Manifest.load(storage, key).missing(units, wanted):
-        _run(storage, key, cfg, gangs, model_cfg, model.digest, corpus, everyone, missing)
+        _run(context, key, cfg, everyone, missing)
     check_complete(storage, key, Manifest.compact(storage, key).missing(units, wanted))
     return Harvest(key, tuple(everyone), hookpoints)
 
@@ -115,15 +108,7 @@ def check_complete(storage: Storage, key: str, missing: Missing) -> None:
 
 
 def _run(
-    storage: Storage,
-    key: str,
-    cfg: HarvestConfig,
-    gangs: GangConfig,
-    model: ModelConfig,
-    model_digest: str,
-    corpus: Corpus,
-    adapters: Sequence[AdapterRef],
-    missing: Missing,
+    context: StageContext, key: str, cfg: HarvestConfig, adapters: Sequence[AdapterRef], missing: Missing
 ) -> None:
     digests = {d for todo in missing.values() for d in todo}
     stream = {h for todo in missing.values() for hooks in todo.values() for h in hooks if h.site != "lora"}
@@ -134,10 +119,19 @@ def _run(
         )
         for a in left
     }
-    plan = HarvestPlan(storage, key, model, left, tuple(sorted(stream)), cfg.precision, model_digest, lora)
-    tokens = sum(unit.num_tokens for unit in corpus.units if unit.name in missing)
-    with tqdm(total=tokens, unit="tok", desc="harvest") as bar:
-        for _, done in run_units(Left(corpus, missing), HarvestFactory(plan), gangs):
+    plan = HarvestPlan(
+        context.storage,
+        key,
+        context.model,
+        left,
+        tuple(sorted(stream)),
+        cfg.precision,
+        context.model_digest,
+        lora,
+    )
+    tokens = sum(unit.num_tokens for unit in context.corpus.units if unit.name in missing)
+    with Bar(tokens, "harvest", "tokens") as bar:
+        for _, done in run_units(Left(context.corpus, missing), HarvestFactory(plan), context.gangs):
             bar.update(done)
 
 

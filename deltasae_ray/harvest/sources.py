@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from deltasae_ray import gauges
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError, PrecisionError
 from deltasae_ray.harvest.config import HarvestConfig
@@ -11,14 +12,14 @@ from deltasae_ray.harvest.prepare import (
     PrepareFactory,
     finish_random,
     random_key,
+    sample,
     stored_random,
     write_rotated,
 )
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.records import Source, read_sources, write_source
 from deltasae_ray.storage import Storage
@@ -26,6 +27,7 @@ from deltasae_ray.storage import Storage
 log = logging.getLogger(__name__)
 
 WARN_SNR = 100.0
+"""Signal-to-noise ratio below which a hookpoint is warned of."""
 RANDOM_SEED = 0
 """Of the random adapter: the same for all studies, so that nobody draws until a control pleases."""
 
@@ -48,24 +50,21 @@ def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict
 
 
 def prepare_sources(
-    storage: Storage,
+    context: StageContext,
     key: str,
     cfg: HarvestConfig,
-    gangs: GangConfig,
-    model: ModelConfig,
-    model_digest: str,
     adapters: Sequence[AdapterRef],
     hookpoints: tuple[Hookpoint, ...],
-    unit: TokenBatch,
     *,
     random_lora: bool,
 ) -> list[AdapterRef]:
     """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are
     then on record and judged."""
+    storage, unit = context.storage, sample(context.corpus.of("fit"), cfg.noise_contexts)
     everyone, match, into = list(adapters), None, ""
     if random_lora and adapters:
         like = rotated_from(adapters)
-        into = random_key(like, RANDOM_SEED, unit, model_digest)
+        into = random_key(like, RANDOM_SEED, unit, context.model_digest)
         if (found := stored_random(storage, like, into)) is not None:
             everyone.append(found)
         else:
@@ -73,8 +72,10 @@ def prepare_sources(
     facts = _sources(storage, key, everyone)
     todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
     if todo or match:
-        factory = PrepareFactory(storage, model, tuple(todo), hookpoints, cfg.precision, match, model_digest)
-        ((_, measured),) = run_units([(unit, None)], factory, gangs)
+        factory = PrepareFactory(
+            storage, context.model, tuple(todo), hookpoints, cfg.precision, match, context.model_digest
+        )
+        ((_, measured),) = run_units([(unit, None)], factory, context.gangs)
         if match:
             everyone.append(
                 finish_random(storage, rotated_from(adapters), into, RANDOM_SEED, measured["match"])
@@ -119,6 +120,8 @@ def _judge(ref: AdapterRef, noise: dict[Hookpoint, dict], min_snr: float) -> Non
         )
     for hookpoint, floor in noise.items():
         snr = floor["snr"]
+        if snr is not None:
+            gauges.show("snr", snr, adapter=ref.name, hookpoint=str(hookpoint))
         if snr is not None and floor["signal"] > 0 and snr < min_snr:
             raise PrecisionError(
                 f"adapter {ref.name}, {hookpoint}: signal-to-noise {snr:.3g} is below"

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import ResourceError
@@ -15,8 +13,8 @@ from deltasae_ray.harvest.run import Harvest, Missing, check_complete
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import BASE
-from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.progress import Bar
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.integrity import repair
@@ -34,13 +32,7 @@ from deltasae_ray.storage import Storage
 
 
 def harvest_windows(
-    storage: Storage,
-    cfg: HarvestConfig,
-    gangs: GangConfig,
-    model: ModelConfig,
-    kept: Harvest,
-    spool: str,
-    windows: Mapping[int, Corpus],
+    context: StageContext, cfg: HarvestConfig, kept: Harvest, spool: str, windows: Mapping[int, Corpus]
 ) -> Iterator[int]:
     """Writes what is missing of `windows` below `spool`, in their order, and yields each one as soon as it is
     complete.
@@ -54,6 +46,7 @@ def harvest_windows(
     """
     if not windows:
         return
+    storage = context.storage
     wanted = dict.fromkeys([BASE, *(a.digest for a in kept.adapters)], kept.hookpoints)
     missing: dict[int, Missing] = {}
     for index, corpus in windows.items():
@@ -62,13 +55,15 @@ def harvest_windows(
     left = {index: len(units) for index, units in missing.items()}
     yield from _complete(storage, kept, spool, windows, left)
     digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
-    plan = HarvestPlan(storage, kept.key, model, kept.adapters, kept.hookpoints, cfg.precision, digest)
+    plan = HarvestPlan(
+        storage, kept.key, context.model, kept.adapters, kept.hookpoints, cfg.precision, digest
+    )
     tokens = sum(
         u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index]
     )
-    with tqdm(total=tokens, unit="tok", desc=f"harvest ({len(windows)} windows)") as bar:
+    with Bar(tokens, f"harvest ({len(windows)} windows)", "tokens") as bar:
         work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
-        for _, done in run_units(work, factory, gangs, part=_window, parts=max(1, len(left))):
+        for _, done in run_units(work, factory, context.gangs, part=_window, parts=max(1, len(left))):
             bar.update(done["tokens"])
             left[done["window"]] -= 1
             yield from _complete(storage, kept, spool, windows, left)

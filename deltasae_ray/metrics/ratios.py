@@ -15,6 +15,7 @@ from deltasae_ray.metrics.statistics import (
     MIN_DOCUMENTS,
     TOO_FEW_DOCUMENTS,
     Tail,
+    document_interval,
     document_sums,
     draws_p,
     percentile_interval,
@@ -52,6 +53,11 @@ class Ratio:
         """The value in every resample of the documents."""
         return self.of(counts @ self.sums)
 
+    @property
+    def deleted(self) -> Float[np.ndarray, " doc"]:
+        """The value without each document."""
+        return self.of(self.sums.sum(0, keepdims=True) - self.sums)
+
     def measure(
         self,
         counts: Counts,
@@ -64,7 +70,8 @@ class Ratio:
         n = len(self.sums)
         if not np.isfinite(self.value):
             return undefined(why, null=null, n=n)
-        return with_interval(Measure(self.value, null=null, ceiling=ceiling, n=n), self.draws(counts))
+        measure = Measure(self.value, null=null, ceiling=ceiling, n=n)
+        return with_interval(measure, self.draws(counts), self.deleted)
 
 
 def _quotient(sums: Sums) -> np.ndarray:
@@ -72,12 +79,22 @@ def _quotient(sums: Sums) -> np.ndarray:
         return sums[:, 0] / sums[:, 1]
 
 
-def with_interval(measure: Measure, draws: Float[np.ndarray, " draw"]) -> Measure:
-    """`measure` with the 95 % interval of its bootstrap draws, or with the reason why there is none;
-    `measure.n` counts documents."""
+def with_interval(
+    measure: Measure, draws: Float[np.ndarray, " draw"], deleted: Float[np.ndarray, " doc"] | None = None
+) -> Measure:
+    """`measure` with its 95 % interval, or with the reason why there is none; `measure.n` counts documents.
+
+    Args:
+        draws: of the bootstrap.
+        deleted: values without each document: a t interval, which holds where documents are few and their
+            rows alike; without them the percentiles of the draws.
+    """
     if measure.n < MIN_DOCUMENTS:
         return measure.because("ci", TOO_FEW_DOCUMENTS.format(n=measure.n))
-    interval = percentile_interval(draws)
+    if deleted is None or measure.value is None:
+        interval = percentile_interval(draws)
+    else:
+        interval = document_interval(measure.value, deleted, draws)
     return (
         replace(measure, ci=interval)
         if interval
@@ -127,11 +144,12 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
     if not np.isfinite(value):
         return undefined("no energy to take a share of", null=0.0, n=n)
     draws = np.mean([r.draws(counts) for r in high], 0) - low.draws(counts)
+    deleted = np.mean([r.deleted for r in high], 0) - low.deleted
     if one_of_many:
         told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
-        return with_interval(Measure(value, null=0.0, n=n), draws).because("p", told)
+        return with_interval(Measure(value, null=0.0, n=n), draws, deleted).because("p", told)
     p = bootstrap_p(stretched(draws, values, and_one_more=True), "greater")
-    return with_interval(Measure(value, null=0.0, p=p, n=n), stretched(draws, values))
+    return with_interval(Measure(value, null=0.0, p=p, n=n), stretched(draws, values), deleted)
 
 
 def stretched(

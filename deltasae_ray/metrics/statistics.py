@@ -20,6 +20,9 @@ Numbers = Sequence[float] | np.ndarray
 MIN_DOCUMENTS = 30
 """Below this number of evaluation documents an interval is undefined."""
 
+FEWEST_FREEDOM = 2.0
+"""Degrees of freedom of an interval that one document makes."""
+
 MAX_CEILING_GAP = 0.1
 """Share of the scale by which ceilings may differ for kappas to be compared."""
 
@@ -77,6 +80,32 @@ def jackknife_interval(
     se = float(np.sqrt((g - 1) / g * ((deleted - deleted.mean()) ** 2).sum() + other_variance))
     reach = float(stats.t.ppf((1 + level) / 2, g - 1)) * se
     return (value - reach, value + reach), se
+
+
+def document_interval(
+    value: float, deleted: Float[np.ndarray, " doc"], draws: Float[np.ndarray, " draw"], level: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval over documents by a t quantile; None where a value is undefined without some document or in
+    some draw.
+
+    Percentiles of a bootstrap cover .87 to .92 with 30 documents whose rows resemble each other. The standard
+    error is the jackknife's, or that of the draws where they vary by more than documents; its degrees of
+    freedom are fewer where few documents make most of it, 2n / (kurtosis - 1) (Satterthwaite 1946).
+
+    Args:
+        deleted: values with one document left out at a time.
+        draws: of the bootstrap, which may hold null draws besides.
+    """
+    n = len(deleted)
+    if n < 2 or not (np.isfinite(deleted).all() and np.isfinite(draws).all()):
+        return None
+    square = np.square(deleted - deleted.mean())
+    variance = max(float((n - 1) / n * square.sum()), float(draws.var(ddof=1)) * n / (n - 1))
+    spread = float(square.sum())
+    kurtosis = n * float(np.square(square).sum()) / spread**2 if spread > 0 else 3.0
+    freedom = min(n - 1.0, max(FEWEST_FREEDOM, 2 * n / max(kurtosis - 1, 1e-9)))
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    return value - reach, value + reach
 
 
 def permutation_p(

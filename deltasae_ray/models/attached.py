@@ -33,7 +33,7 @@ def model_meant(cfg: ModelConfig, digest: str | None) -> ModelSource:
     return source
 
 
-def load_with_adapters(
+def load_with_adapters(  # noqa: PLR0913 - three of them are choices with defaults
     storage: Storage,
     cfg: ModelConfig,
     adapters: tuple[AdapterRef, ...],

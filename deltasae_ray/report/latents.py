@@ -93,7 +93,7 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
     return Codes(matrix, order, share)
 
 
-def latent_cards(
+def latent_cards(  # noqa: PLR0913 - sizes of a card, by keyword
     codes: Codes,
     tokens: TokenTable,
     text: TokensToText,

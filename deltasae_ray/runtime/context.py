@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
-from tqdm import tqdm
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
@@ -13,6 +12,7 @@ from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.attached import load_with_adapters
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of
+from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
@@ -89,7 +89,7 @@ def run_passes(
     """
     factory = PassesFactory(context.storage, context.model, context.model_digest, tuple(adapters), prepare)
     rows: list[dict] = []
-    with tqdm(total=len(units), unit="unit", desc=bar) as progress:
+    with Bar(len(units), bar, "units") as progress:
         for _, found in run_units([(unit, None) for unit in units], factory, context.gangs):
             rows += found
             progress.update()

@@ -8,6 +8,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from deltasae_ray import stalls
 from deltasae_ray.errors import WorkerError
@@ -54,20 +55,36 @@ class _Interruptible(TorchTrainer):
 
 
 def train_to_the_end(words: dict[str, Any], max_failures: int) -> None:
-    """Runs a TorchTrainer of these words, again where its controller is lost: a run of the same name
-    continues from its checkpoints.
+    """Runs a TorchTrainer of these words, again where its controller or a node was lost: a run of the same
+    name continues from its checkpoints. Lost nodes are no failures of it, and do not count.
 
     Raises:
         WorkerError: the controller was lost more often than `max_failures` allows.
+        TrainingFailedError: workers failed more often than that.
     """
-    for left in reversed(range(max(0, max_failures) + 1)):
+    left = max(0, max_failures)
+    while True:
         try:
             _Interruptible(**words).fit()
             return
+        except TrainingFailedError as e:
+            failures = getattr(e, "worker_failures", {}).values()
+            if not any(lost_with_its_node(failure) for failure in failures):
+                raise
+            log.warning("a node was lost, and training goes on from what is stored: %s", e)
         except RayActorError as e:
+            if lost_with_its_node(e):
+                log.warning("the node of Ray Train's controller was lost, and training goes on: %s", e)
+                continue
             if not left:
                 raise WorkerError(
                     f"Ray Train's controller was lost {max_failures + 1} times: {e}. The same command"
                     " continues"
                 ) from e
+            left -= 1
             log.warning("Ray Train's controller was lost, and training goes on from what is stored: %s", e)
+
+
+def lost_with_its_node(error: BaseException) -> bool:
+    """Whether an actor is gone because its node is: lost, drained or taken back by the cloud."""
+    return isinstance(error, RayActorError) and (error.preempted or "its node has died" in str(error))

@@ -1,9 +1,9 @@
 """A gang: one Ray Data actor that leads 1..N ranks, which run any function of (model, unit) in lock step."""
 
 import json
+import logging
 import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -14,14 +14,17 @@ import torch
 from ray.exceptions import RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from deltasae_ray import errors, heartbeat, stalls
+from deltasae_ray import gauges, heartbeat, stalls
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.errors import DeltaSaeError, WorkerError
+from deltasae_ray.errors import DeltaSaeError
 from deltasae_ray.heartbeat import Limits
-from deltasae_ray.redaction import redact
+from deltasae_ray.logs import label, labelled
 from deltasae_ray.runtime.allocation import keep_freed_memory
+from deltasae_ray.runtime.failure import MAX_FAULTS, Failure, too_many_faults
 from deltasae_ray.runtime.nodes import cores_per_rank
 from deltasae_ray.runtime.rendezvous import AGENT_STORE, INTERFACES, loopback_store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,32 +57,6 @@ class Stored(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error that a worker raised. It travels as a result: as an exception Ray would retry it, and wrap its
-    type away."""
-
-    type: str
-    message: str
-    traceback: str = ""
-    """Of an error that was not raised on purpose."""
-
-    @classmethod
-    def of(cls, error: Exception) -> "Failure":
-        told = "" if isinstance(error, DeltaSaeError) else "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, redact(str(error)), redact(told))
-
-    def error(self) -> DeltaSaeError:
-        """The error as the worker raised it on purpose, or a WorkerError that tells the type and the
-        traceback of any other."""
-        if self.traceback:
-            return WorkerError(
-                f"a unit of work failed with {self.type}: {self.message}. Nothing of it is stored, all other"
-                f" units stay; it would fail again, so no gang was restarted\n{self.traceback}"
-            )
-        return getattr(errors, self.type)(self.message)
-
-
 class Gang:
     """The leader, a `map_batches` actor. It goes through the units of a block; of every `ranks` units, rank i
     takes unit i.
@@ -89,7 +66,7 @@ class Gang:
     rank or leader that stands still: it is watched, and killed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Ray Data passes them one by one
         self,
         factory: WorkerFactory,
         blocks: list[Any],
@@ -98,18 +75,26 @@ class Gang:
         cpus: float,
         gpus: int,
         limits: Limits | None = None,
+        most_faults: int = MAX_FAULTS,
     ) -> None:
         """
         Args:
             limits: after which a process of the gang is taken for stalled; None watches none.
+            most_faults: after which the gang starts no more; losses of its node are none.
         """
-        name = f"gang {ray.get_runtime_context().get_actor_id()}"[:17]
+        context = ray.get_runtime_context()
+        actor = context.get_actor_id()
+        name = f"gang {actor}"[:17]
         if limits:
             stalls.watch(f"the leader of {name}" if ranks > 1 else name, limits)
+        label(gang=name.removeprefix("gang "))
         self._blocks = blocks
+        self._again = actor is not None and context.was_current_actor_reconstructed
         self._done = getattr(factory, "done", None)
         self._ranks: list[Any] = []
-        self._failure: Failure | None = None
+        self._failure: Failure | None = too_many_faults(name, most_faults)
+        if self._failure:
+            return
         threads = cores_per_rank(ranks, gangs, cpus, gpus)
         if ranks > 1:
             self._store = (
@@ -130,6 +115,9 @@ class Gang:
         with heartbeat.unit("wait for a block"):
             rows: list[dict] = ray.get(self._blocks[block])
         results, left = self._already(rows)
+        if self._again:  # the block that the life before was lost with
+            gauges.count("retries", len(left))
+            self._again = False
         run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
         for start in range(0, len(left), step):
             chunk = left[start : start + step]
@@ -137,6 +125,7 @@ class Gang:
             if isinstance(found, Failure):
                 results = {chunk[0]["name"]: {"failure": asdict(found)}}
                 break  # the caller raises it, whatever else there may be
+            gauges.count("tokens", sum(TokenBatch.from_row(row).num_tokens for row in chunk))
             results |= {row["name"]: {"value": value} for row, value in zip(chunk, found, strict=True)}
         return {
             "name": np.asarray(list(results), dtype=object),
@@ -165,8 +154,9 @@ class Gang:
         try:
             found = []
             for row in rows:
-                with heartbeat.unit("unit"):
+                with labelled(unit=row["name"]), heartbeat.unit("unit"):
                     found.append(self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True))
+                    log.info("the unit is done")
             return found
         except Exception as e:  # noqa: BLE001 - see __init__
             return Failure.of(e)
@@ -199,6 +189,9 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
         while pending:
             done, pending = _answered(pending, 1)
             if isinstance(found := ray.get(done[0]), Failure):
+                if found.lost:
+                    log.warning("a collective broke, so the gang starts again: %s", found.message)
+                    os._exit(1)
                 if found.traceback:
                     _end_if_lost(pending)
                 return found
@@ -272,6 +265,7 @@ class Rank:
     ) -> None:
         if limits:
             stalls.watch(f"rank {context.rank} of {context.world} of {gang}", limits)
+        label(gang=gang.removeprefix("gang "))
         torch.set_num_threads(threads)
         keep_freed_memory()
         self._factory, self._context = factory, context
@@ -288,8 +282,10 @@ class Rank:
     def run(self, row: dict, *, keep: bool) -> Any:
         """The worker's result for a unit, or the Failure that it raised."""
         try:
-            with heartbeat.unit("unit"):
-                return self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+            with labelled(unit=row["name"]), heartbeat.unit("unit"):
+                result = self._worker(TokenBatch.from_row(row), json.loads(row["todo"]), keep=keep)
+                log.info("the unit is done")
+                return result
         except Exception as e:  # noqa: BLE001 - it travels to the caller with its traceback
             return Failure.of(e)
 

@@ -1,5 +1,6 @@
 """Where ranks on one machine find each other: a store, and listeners, that answer on loopback only."""
 
+import re
 import socket
 import sys
 from datetime import timedelta
@@ -17,6 +18,24 @@ INTERFACES = {"GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK}
 """Of ranks that all stand on one node: gloo and NCCL listen there too."""
 AGENT_STORE = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
 """torch's words for: the store is there already."""
+
+_BROKEN = re.compile(
+    r"gloo|nccl|operation (timed out|timeout)|\bTCPStore\b|Connection (closed|reset) by peer", re.IGNORECASE
+)
+"""What errors of collectives say that have no type of their own."""
+
+
+def broken_collective(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is a collective that timed out or lost a peer: a loss of
+    this gang, and no bug that would come again."""
+    while True:
+        if isinstance(error, torch.distributed.DistError):
+            return True
+        if type(error) is RuntimeError and _BROKEN.search(str(error)):
+            return True
+        if (before := error.__cause__ or error.__context__) is None:
+            return False
+        error = before
 
 
 def loopback_store(timeout: timedelta = timedelta(minutes=30)) -> Any:

@@ -4,11 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
-from deltasae_ray import stalls
+from deltasae_ray import gauges, stalls
 from deltasae_ray.errors import DeltaSaeError, ResourceError, WorkerError
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.allocation import keep_freed_memory
 from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.node_types import NodeType
@@ -45,7 +44,7 @@ def run_tasks(
     task, limits = ray.remote(**options)(_with_threads), Limits()
     asked = left = [task.remote(function, argument, max(1, int(cpus)), limits) for function, argument in work]
     quiet = 0.0
-    with tqdm(total=len(left), desc=bar, unit="task", disable=bar is None) as progress, stalls.told():
+    with Bar(len(left), bar or "", "tasks", shown=bar is not None) as progress, stalls.told():
         while left:
             done, left = ray.wait(left, timeout=_QUIET_S)
             quiet = 0.0 if done else quiet + _QUIET_S
@@ -67,6 +66,7 @@ def run_tasks(
                     raise e.cause from None
                 raise
             progress.update(len(done))
+            gauges.show("queue", len(left))
     return ray.get(asked)
 
 

@@ -1,6 +1,7 @@
 """Ray Data streams units through a pool of gangs; what comes back is one small result per unit."""
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import groupby, islice
@@ -9,18 +10,17 @@ from typing import Any, Protocol
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from deltasae_ray import stalls
+from deltasae_ray import gauges, stalls
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.heartbeat import Limits
+from deltasae_ray.runtime import failure
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.gang import Failure, Gang, WorkerFactory
+from deltasae_ray.runtime.failure import Failure
+from deltasae_ray.runtime.gang import Gang, WorkerFactory
 
 BLOCKS = 1024
 """Most blocks of a run (or 32 per gang): what Ray keeps of a block in this process, some kilobytes, must not
 grow with the units."""
-
-MAX_RESTARTS = 5
-"""Times a lost gang is started again before the stage fails."""
 
 
 class Work(Protocol):
@@ -70,6 +70,9 @@ def run_units(
         ray.put(block) for block in in_blocks(work, block_size(len(work), cfg, parts), part or (lambda _: 0))
     ]
     dataset = _streamed(blocks, factory, cfg, gangs, in_order=part is not None)
+    gauges.show("units", len(work))
+    left = len(work)
+    gauges.show("queue", left)
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait
     # for what is made of this one.
     with stalls.told():
@@ -78,6 +81,10 @@ def run_units(
                 result = json.loads(told)
                 if "failure" in result:
                     raise Failure(**result["failure"]).error()
+                left -= 1
+                gauges.show("units_done", len(work) - left)
+                gauges.show("queue", left)
+                gauges.show("last_unit", time.time())
                 yield name, result["value"]
 
 
@@ -102,16 +109,17 @@ def _streamed(
                 "cpus": cfg.cpus_per_gang,
                 "gpus": cfg.gpus_per_gang,
                 "limits": Limits(),
+                "most_faults": failure.MAX_FAULTS,
             },
             batch_size=1,
             num_cpus=cfg.cpus_per_gang,
             num_gpus=cfg.gpus_per_gang or None,
             memory=round(cfg.memory_gb * 1e9) or None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=gangs),
-            # What ends a unit that kills its gang each time. Ray Data tries tasks without end, and must: a
-            # lost node refuses connections for seconds before Ray knows that it is gone, and every refusal
-            # counts as a try.
-            max_restarts=MAX_RESTARTS,
+            # Without end, as Ray Data tries tasks, and must: a lost node refuses connections for seconds
+            # before Ray knows that it is gone, and every refusal counts as a try. What ends a unit that kills
+            # its gang each time is the gang's own count, in which lost nodes do not stand.
+            max_restarts=-1,
             # Ray Data's default is True: a gang would begin a unit before the one it waits for.
             allow_out_of_order_execution=not in_order,
         )

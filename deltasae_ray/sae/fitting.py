@@ -22,7 +22,7 @@ two idle cores, also where most latents die and AuxK makes a step three to four 
 (docs/benchmarks.md)."""
 
 
-def fit_dictionary(
+def fit_dictionary(  # noqa: PLR0913 - public: a recipe's settings, by keyword
     x: Float[Tensor, "token d_model"] | np.ndarray,
     d_sae: int | None = None,
     k: int = 8,

@@ -187,7 +187,7 @@ def at_entries(
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(  # b_enc gets its gradient in backward
+    def forward(  # b_enc gets its gradient in backward  # noqa: PLR0913 - autograd passes them one by one
         ctx: Any,
         x: Tensor,
         encoder: Tensor,

@@ -55,7 +55,7 @@ def shown(address: str) -> str:
     return re.sub(r"//[^/]*@", "//***@", address)
 
 
-def check_answers(
+def check_answers(  # noqa: PLR0913 - three of them are choices with defaults
     what: str,
     host: str,
     port: int,

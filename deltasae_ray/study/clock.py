@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from deltasae_ray.logs import labelled
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.plan import Plan
 
@@ -21,7 +22,8 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         start = time.monotonic()
         try:
-            yield
+            with labelled(stage=name):
+                yield
         finally:
             self.seconds[name] = time.monotonic() - start
 

@@ -11,6 +11,7 @@ from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.logs import label
 from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.local import join, joins_cluster, start_local
@@ -46,6 +47,7 @@ def connect() -> None:
             join(address=address, **options)
         else:
             start_local(**options)
+    label(run=ray.get_runtime_context().get_job_id())
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()
 

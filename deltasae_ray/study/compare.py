@@ -6,14 +6,18 @@ from deltasae_ray.analyses.audit.run import Found, audit_study
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.config import SEED
-from deltasae_ray.analyses.controls import CONTROLS, REFERENCE, REFERENCE_SEED
+from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, REFERENCE, REFERENCE_SEED, SIBLINGS
 from deltasae_ray.analyses.divergence.run import diverge_points
-from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.run import claims
-from deltasae_ray.analyses.verdict import Verdict, verdict
+from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
+from deltasae_ray.analyses.verdict_figures import Against
+from deltasae_ray.analyses.visibility.run import Seen, see_points
+from deltasae_ray.analyses.weights.figures import told
+from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.models.adapters import AdapterRef
@@ -28,6 +32,13 @@ class Findings:
 
     reference: str
     rows: tuple[DivergenceRow, ...]
+    """Of all texts together."""
+    by_text: tuple[DivergenceRow, ...]
+    """Of each text by itself."""
+    seen: Seen
+    """Which latents the reference can see."""
+    writes: Directions
+    """Adapter → what its weights write, whatever the text."""
     behaviour: dict[str, list[Behaviour]]
     """Adapter → what it does to predictions, by text."""
     verdicts: tuple[Verdict, ...]
@@ -50,12 +61,14 @@ def learnt(study: Study, made: Made) -> dict[str, tuple[Claim, ...]]:
     return claims(study.context, made.harvest.adapters, study.cfg.elicit, SEED)
 
 
-def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Claim, ...]]) -> Findings:
+def compare(
+    study: Study, made: Made, gate: list[dict], learnt_claims: dict[str, tuple[Claim, ...]]
+) -> Findings:
     """Divergence of every leaf, and one verdict per adapter.
 
     Args:
         gate: what `behaviour_of` found.
-        told: what `learnt` found.
+        learnt_claims: what `learnt` found.
     """
     assert made.harvest is not None
     cfg, adapters = study.cfg, trained_adapters(made)
@@ -73,20 +86,25 @@ def compare(study: Study, made: Made, gate: list[dict], told: dict[str, tuple[Cl
         rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
     audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
+    seen = see_points(study.storage, made.harvest.key, specs, cfg.diverge)
+    rows += tuple(r for r in seen.rows if not r.corpus)
+    by_text = tuple(r for r in seen.rows if r.corpus)
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
+    writes = directions_of(study.storage, adapters)
+    against = Against(name, given, cfg.diverge.atoms)
+    sights = {leaf.identity: sight for leaf, sight in seen.sights.items()}
     verdicts = tuple(
         verdict(
             a.name,
-            leaf_figures(rows, a.name),
+            seeing(leaf_figures(rows, a.name), sights),
             behaviour[a.name],
-            reference=name,
-            given=given,
-            atoms=cfg.diverge.atoms,
+            against,
+            told(writes[a.name]),
         )
         for a in adapters
     )
-    return Findings(name, rows, behaviour, verdicts, audit, told)
+    return Findings(name, rows, by_text, seen, writes, behaviour, verdicts, audit, learnt_claims)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:
@@ -130,7 +148,12 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
     points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
-    beside = {role: made.controls[point].key for role, point in points.items() if point in made.controls}
+    fitted_beside = {
+        role: made.controls[point].key for role, point in points.items() if point in made.controls
+    }
+    siblings = tuple(key for role, key in fitted_beside.items() if role in SIBLINGS)
+    random_second = fitted_beside.get(RANDOM_SECOND)
+    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, RANDOM_SECOND)}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
     random = (
@@ -147,6 +170,10 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         reference_name=against.name,
         random_source=random,
         beside=tuple(beside.items()),
+        siblings=siblings,
+        randoms=(RandomCell(random, beside["random_adapter"], (random_second,)),)
+        if random and random_second
+        else (),
     )
 
 

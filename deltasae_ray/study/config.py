@@ -25,6 +25,9 @@ class StudyConfig:
     adapters: tuple[str, ...] = ()
     """Folders, or hub ids (`owner/name[@revision]`), of LoRA adapters. Empty: train one per adapt.ranks and
     seed."""
+    monitors: tuple[str, ...] = ()
+    """Folders of probes, or of dictionaries with chosen latents, that you run on the base model: how well
+    each works on the adapted models (docs/monitors.md)."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     layers: tuple[int, ...] = (9, 12, 15)
     """Blocks after which the residual stream is read, counted from 0."""
@@ -43,6 +46,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", tuple(expanded(place, "adapters") for place in self.adapters))
+        object.__setattr__(self, "monitors", tuple(expanded(place, "monitors") for place in self.monitors))
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, such as layers=[9]")
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from deltasae_ray.adapt.run import adapt
+from deltasae_ray.analyses.monitors.kept import MonitorRef, keep_monitors
 from deltasae_ray.corpus.corpus import ADAPT_TOKENS, Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
 from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.harvest.run import Harvest, harvest
-from deltasae_ray.hookpoints import Hookpoint, resolve
+from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
 from deltasae_ray.models.capture import BASE
@@ -50,6 +51,8 @@ class Study:
     reference, which is fitted."""
     stream: Stream | None = None
     """The training text in windows, where storage.deltas=stream."""
+    monitors: tuple[MonitorRef, ...] = ()
+    """The user's monitors, checked and copied into the storage."""
 
     @property
     def kept(self) -> Corpus:
@@ -95,6 +98,9 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     check_blocks(empty, model.num_layers)
     check_width(empty, model.d_model)
     hookpoints = resolve(cfg.layers, model.num_layers)
+    monitors = keep_monitors(
+        storage, cfg.monitors, model.d_model, at_sites(hookpoints, cfg.harvest.sites), copy=not cfg.dry_run
+    )
     references = {} if cfg.reference.is_toy else _references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     chosen = (
@@ -110,7 +116,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     corpus = replace(corpus, notes=(*chosen, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, empty) if cfg.adapters else ()
-    return Study(cfg, storage, model, corpus, hookpoints, given, references, stream)
+    return Study(cfg, storage, model, corpus, hookpoints, given, references, stream, monitors)
 
 
 def _adapt_tokens(cfg: StudyConfig) -> int:
@@ -161,12 +167,9 @@ def harvest_of(study: Study, adapters: tuple[AdapterRef, ...]) -> Harvest:
     cfg = study.cfg
     random_lora = "random_lora" in cfg.diverge.chosen
     done = harvest(
-        study.storage,
-        cfg.harvest,
-        cfg.gangs,
-        cfg.model,
+        replace(study.context, corpus=study.kept),
         study.model,
-        study.kept,
+        cfg.harvest,
         adapters,
         study.hookpoints,
         random_lora=random_lora,

@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Sequence
 
 from deltasae_ray.cli import parse
-from deltasae_ray.errors import DeltaSaeError, StorageError
+from deltasae_ray.errors import ConfigError, DeltaSaeError, StorageError
+from deltasae_ray.logs import write_json
 from deltasae_ray.redaction import RedactingFormatter, redacted_output
 from deltasae_ray.study.config import FIRST, SHIPPED, SHORTHAND, StudyConfig
 
@@ -38,6 +39,11 @@ def main(stage: str, words: Sequence[str] | None = None) -> None:
 
 def _main(stage: str, words: Sequence[str]) -> None:
     cfg = parse_words(words or (["config=demo"] if stage == "sweep" else []), JOBS[stage])
+    try:
+        write_json()
+    except ConfigError as e:
+        _tell(e)
+        raise SystemExit(2) from None
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -10,6 +10,7 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.study.controls import costs_told
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.monitors import monitors_told
 from deltasae_ray.study.plan_costs import (
     devices_line,
     dictionaries_bytes,
@@ -66,6 +67,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
+        *([("monitors", monitors_told(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
         (

@@ -25,7 +25,7 @@ _OVERHEAD_S = {
     "elicit": 20.0,
     "diverge": 10.0,
 }
-_TRIAL_S, _LEAF_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 129
+_TRIAL_S, _LEAF_S, _CELL_S, _GATE_TOKENS_PER_CONTEXT = 12.0, 4.5, 9.0, 129
 _OPENINGS, _HUNT_TOKENS = 6, 12_000
 _WINDOW_S = 20.0
 """Gangs and fit workers start, and load, for a window of a stream."""
@@ -103,6 +103,7 @@ def stage_seconds(study: Study, stage: str, adapters: int, sources: int, trials:
         "elicit": 4.0 * whole * (sources * sampled_tokens(cfg.elicit) + (sources - 1) * _hunted(cfg)) / flops,
         "diverge": (
             leaves * _LEAF_S
+            + trials * len(study.layers) * _CELL_S
             + 2.0
             * (recovery_passes(study, adapters) + causal_passes(study, adapters))
             * cfg.corpus.context_len

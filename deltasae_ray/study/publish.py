@@ -8,6 +8,8 @@ from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
 from deltasae_ray.analyses.table import leaf_figures, write_table
 from deltasae_ray.analyses.triggers.run import write_claims
+from deltasae_ray.analyses.visibility.table import write_latents
+from deltasae_ray.analyses.weights.run import write_directions
 from deltasae_ray.corpus.contexts import PLANTED
 from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
@@ -44,7 +46,9 @@ def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
 def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: Clock) -> None:
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
-    write_table(study.storage, found.rows)
+    write_table(study.storage, (*found.rows, *found.by_text))
+    write_latents(study.storage, found.seen.sights)
+    write_directions(study.storage, found.writes)
     if found.claims:
         write_claims(study.storage, found.claims)
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)

@@ -132,7 +132,7 @@ def _weights(cfg: StudyConfig, size: ModelSize, ranks: int) -> _Held:
     return _Held(gathered, in_machine + 4.0 * size.largest)
 
 
-def _needs(
+def _needs(  # noqa: PLR0913 - one row of the table of needs
     stage: str,
     actor: str,
     count: int,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
+from deltasae_ray.analyses.monitors.table import monitor_lines
 from deltasae_ray.analyses.triggers.run import neutral_unit
 from deltasae_ray.cli import say
 from deltasae_ray.credentials import bare_root, bare_tracking_address
@@ -33,15 +34,17 @@ from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
 from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
+from deltasae_ray.study.monitors import watch
 from deltasae_ray.study.plan import STAGES, Plan, make_plan
 from deltasae_ray.study.plan_costs import size_of
 from deltasae_ray.study.publish import write_results
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
+from deltasae_ray.study.spending import spending
 from deltasae_ray.study.state import Made
 from deltasae_ray.study.streaming import fit_stream
-from deltasae_ray.study.terminal_table import printed_table
+from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
 from deltasae_ray.study.tune import sweep_trials
 from deltasae_ray.tracking import Tracker
@@ -105,7 +108,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     _check_machines(study)
     stages = _stages(stage)
     clock, made = Clock(), Made(by_tune=stage == "sweep")
-    with tracked(study) if "fit" in stages else nullcontext() as log:
+    with spending(), tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
             held.check()
             if name == "fit":
@@ -132,13 +135,18 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             with clock.stage("diverge"):
                 found = compare(study, made, gate, told)
             held.check()
+            with clock.stage("monitors") if study.monitors else nullcontext():
+                watched = watch(study, made)
+            held.check()
             with clock.stage("report"):
                 write_results(study, made, found, plan, clock)
-                log.compared(made, found)
+                views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
-                say(f"\n{v.text}")
-            say(f"\nReport: {study.storage.address('report.html')}")
+                say("\n" + "\n".join(printed_verdict(v)))
+            if watched:
+                say("\n" + "\n".join(monitor_lines(watched)))
+            say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if made.failed:
         raise DictionaryError(
@@ -148,6 +156,13 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items()
             )
         )
+
+
+def _told_views(study: Study, views: dict[str, str]) -> str:
+    """How to see the runs in MLflow."""
+    uri = Tracker(study.cfg.tracking, study.storage).uri
+    first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"
+    return "\n".join([f"MLflow{first}:", *(f"  {name}: {link}" for name, link in views.items())])
 
 
 def _check_machines(study: Study) -> None:

@@ -17,10 +17,11 @@ from deltasae_ray import stalls
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import CPUS_PER_WORKER, MAX_FAILURES, FitConfig
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import keys_of
-from deltasae_ray.fit.worker import FitJob, fit_rounds
+from deltasae_ray.fit.worker import fit_rounds
 from deltasae_ray.heartbeat import Limits
 from deltasae_ray.runtime.training import training_driver
 from deltasae_ray.sae.identity import Trial
@@ -185,7 +186,7 @@ def _how(cfg: FitConfig, before: Sequence[Mapping[str, float]]) -> dict[str, Any
         ) from e
 
 
-def _candidate(
+def _candidate(  # noqa: PLR0913 - Ray Tune passes them one by one
     config: dict[str, Any],
     *,
     storage: Storage,

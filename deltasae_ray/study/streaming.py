@@ -16,11 +16,11 @@ from deltasae_ray.cli import say
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
 from deltasae_ray.errors import ResourceError, StorageError
+from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
 from deltasae_ray.fit.windows import Window, WindowJob, schedule, steps_behind
-from deltasae_ray.fit.worker import FAILED, MANIFEST, FitJob
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.harvest.windows import harvest_windows
 from deltasae_ray.shards.manifest import remove
@@ -235,9 +235,7 @@ class _Harvesting:
     def _run(self) -> None:
         of, cfg = self._of, self._of.study.cfg
         try:
-            for index in harvest_windows(
-                of.study.storage, cfg.harvest, cfg.gangs, cfg.model, of.kept, of.spool, self._windows
-            ):
+            for index in harvest_windows(of.study.context, cfg.harvest, of.kept, of.spool, self._windows):
                 self._board.change(ready=index)
         except Exception as e:
             if not self._board.stopped:  # else it ends because the fit has

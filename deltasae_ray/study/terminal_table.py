@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
-from deltasae_ray.analyses.verdict import LeafFigures
+from deltasae_ray.analyses.verdict import Answer, LeafFigures, Verdict
 from deltasae_ray.metrics.against_chance import standing_of
 from deltasae_ray.metrics.catalogue import metric as catalogued
 
 _MARKS = {"at chance": " at chance", "not to be told from chance": " unclear", "worse than chance": " worse"}
+
+_LONGEST = 110
+"""Characters of a line of a verdict."""
 
 
 def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list[str]:
@@ -58,6 +61,23 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
                 )
                 lines.append("  " + row + fvus + which)
     return lines
+
+
+def printed_verdict(v: Verdict) -> list[str]:
+    """Four short lines: the label, and an answer to each of three questions; the page has them in full."""
+    return [v.head, *(f"  {_cut(f'{a.question} {_leading(a)}')}" for a in v.answers[:3])]
+
+
+def _leading(answer: Answer) -> str:
+    """The missing share where the answer has it, else its first sentence."""
+    shares = (s for s in answer.sentences if s.startswith("Missing share"))
+    return next(shares, answer.sentences[0])
+
+
+def _cut(line: str) -> str:
+    if len(line) <= _LONGEST:
+        return line
+    return f"{line[:_LONGEST].rsplit(' ', 1)[0].rstrip(',;')} …"
 
 
 def _short(leaf: LeafFigures, metric: str) -> str:

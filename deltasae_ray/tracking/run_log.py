@@ -1,5 +1,6 @@
 """One run of MLflow: measures, curves and artifacts, written again without a trace."""
 
+import json
 import math
 import re
 import time
@@ -13,14 +14,13 @@ from deltasae_ray.redaction import redact
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARTS = ("null", "ceiling", "kappa")
-"""Parts of a Measure that become `<metric>.<part>`; its intervals become `.ci_low` and `.ci_high`,
-`.kappa_low` and `.kappa_high`."""
 _BATCH = 1000  # MLflow's limit of metrics per call
 _TAG_CHARS = 5000  # the server's limit of a tag's value
 _NOT_IN_NAMES = re.compile(
     r"[^\w.\- /:]"
 )  # what MLflow takes in no name, such as the brackets of an adapter's folder
+_TABLES = "mlflow.loggedArtifacts"
+"""Tag in which MLflow keeps which artifacts of a run are tables."""
 _NAME_CHARS = 250  # its limit of a tag's name
 
 
@@ -41,20 +41,16 @@ class RunLog:
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
 
     def log_measures(self, measures: Mapping[str, Measure], step: int = 0) -> None:
-        """`<metric>`, `.null`, `.ceiling`, `.kappa` and the ends of both intervals; "undefined" is a tag
-        `<metric>` with its reason."""
+        """`<metric>`, `.null`, `.ci_low` and `.ci_high`; "undefined" is a tag `<metric>` with its reason."""
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
         for name, measure in measures.items():
-            parts = {f"{name}.{part}": getattr(measure, part) for part in PARTS}
-            for interval, ends in (("ci", measure.ci), ("kappa", measure.kappa_ci)):
-                if ends is not None:
-                    parts |= {f"{name}.{interval}_low": ends[0], f"{name}.{interval}_high": ends[1]}
+            low, high = measure.ci or (None, None)
+            parts = {name: measure.value, f"{name}.null": measure.null}
+            parts |= {f"{name}.ci_low": low, f"{name}.ci_high": high}
             values |= {key: float(value) for key, value in parts.items() if value is not None}
             if measure.value is None:
                 undefined[name] = f"undefined: {measure.reason}"
-            else:
-                values[name] = float(measure.value)
         data = self._client.get_run(self.run_id).data
         changed = {name: value for name, value in values.items() if data.metrics.get(name) != value}
         self._log([(name, value, step) for name, value in changed.items()], undefined)
@@ -62,8 +58,64 @@ class RunLog:
             if name not in undefined and name in data.tags:
                 self._client.delete_tag(self.run_id, name)
 
+    def log_table(self, rows: Sequence[Mapping[str, object]], artifact_file: str) -> None:
+        """A table that MLflow's page shows among a run's artifacts, and `mlflow.load_table` reads; the rows
+        have the same columns.
+
+        It replaces the one that is there, where MLflow's own call would add its rows a second time.
+        """
+        columns = list(rows[0]) if rows else []
+        table = {"columns": columns, "data": [[row[name] for name in columns] for row in rows]}
+        self.log_text(json.dumps(table, allow_nan=False), artifact_file)
+        kept = json.loads(self._client.get_run(self.run_id).data.tags.get(_TABLES, "[]"))
+        if (entry := {"path": artifact_file, "type": "table"}) not in kept:
+            self.set_tags({_TABLES: json.dumps([*kept, entry])})
+
+    def log_datasets(self, datasets: Mapping[str, tuple[str, Mapping[str, int]]]) -> None:
+        """What a run read: name → digest of its content and what was counted of it, such as tokens."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(redact(name), content, "text", "{}", profile=json.dumps(dict(counts))),
+                    [InputTag("mlflow.data.context", "training and evaluation")],
+                )
+                for name, (content, counts) in datasets.items()
+            ],
+        )
+
+    def log_model(
+        self, name: str, folder: Callable[[], Path], content: str, params: Mapping[str, object]
+    ) -> None:
+        """A dictionary as an MLflow model with this run as its source; its files are uploaded once, and the
+        folder is not fetched where the run has a model of this digest.
+
+        Args:
+            content: digest of the files.
+            params: what tells the dictionary from others.
+        """
+        from mlflow.entities import LoggedModelOutput
+
+        tags, tag = self._client.get_run(self.run_id).data.tags, f"content.{name}"
+        if tags.get(tag) == content:
+            return
+        model = self._client.create_logged_model(
+            self._client.get_run(self.run_id).info.experiment_id,
+            name=redact(name),
+            source_run_id=self.run_id,
+            tags={"content": content},
+            params={key: redact(str(value)) for key, value in params.items()},
+            model_type="sparse autoencoder",
+        )
+        self._client.log_model_artifacts(model.model_id, str(folder()))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, 0)])
+        self.set_tags({tag: content})
+
     def log_layer_means(self, leaves: Mapping[str, Mapping[str, Measure]]) -> None:
-        """The mean of every metric over leaves (named, such as "layer 9 seed 0"): value, null and ceiling.
+        """The mean of every metric over leaves (named, such as "layer 9 seed 0"): value and null.
 
         Leaves where a metric is undefined are left out of its mean, and a tag says which.
         """
@@ -76,9 +128,7 @@ class RunLog:
             if not defined:
                 means[metric] = undefined("; ".join(missing))
                 continue
-            means[metric] = Measure(
-                _mean(defined, "value"), null=_mean(defined, "null"), ceiling=_mean(defined, "ceiling")
-            )
+            means[metric] = Measure(_mean(defined, "value"), null=_mean(defined, "null"))
             if missing:
                 notes[f"{metric}.mean_of"] = (
                     f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
@@ -104,14 +154,6 @@ class RunLog:
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> None:
         """Every file of a local folder."""
         self._client.log_artifacts(self.run_id, str(folder), artifact_path)
-
-    def log_content(self, folder: Callable[[], Path], artifact_path: str, content: str) -> None:
-        """The files of a folder once: a run that has them under this digest of content is left as it is, and
-        the folder not fetched."""
-        tag = f"content.{artifact_path}"
-        if self._client.get_run(self.run_id).data.tags.get(tag) != content:
-            self.log_artifacts(folder(), artifact_path)
-            self.set_tags({tag: content})
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """One text file, such as the resolved config."""

@@ -79,6 +79,9 @@ def relocate(path: Path, old: str, new: str) -> None:
             "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)", (old, new)
         )
         connection.execute("UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?)", (old, new))
+        connection.execute(
+            "UPDATE logged_models SET artifact_location = replace(artifact_location, ?, ?)", (old, new)
+        )
 
 
 def reach(uri: str) -> None:

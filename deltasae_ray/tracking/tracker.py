@@ -1,4 +1,5 @@
-"""The runs of a study: sweep run → trial run → leaf run, each with one content-made name.
+"""The runs of a study: trial runs lie below the sweep run; adapter and leaf runs lie flat, and name theirs in
+a tag.
 
 `tracking.json` under the storage root remembers which run stands for which point, so that a resumed study
 writes to the runs it already has. The truth is the run's own tag: a run made just before a kill is found by
@@ -6,7 +7,7 @@ it and not made twice.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ from deltasae_ray.tracking.failures import noted_below, typed
 from deltasae_ray.tracking.points import LeafPoint, TrackingConfig, TrialPoint
 from deltasae_ray.tracking.run_log import RunLog
 from deltasae_ray.tracking.store import calm_mlflow, create_embedded, quiet, reach, relocate
+from deltasae_ray.tracking.views import SERVE, TAG, study_views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +32,9 @@ RECORD = "tracking.json"
 
 _NOT_IN_ADDRESSES = "%?"
 """What SQLAlchemy and alembic take apart in sqlite:///path."""
-Level = Literal["sweep", "trial", "leaf"]
+Level = Literal["sweep", "trial", "adapter", "leaf"]
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment whose page opens on training runs."""
 
 
 class Tracker:
@@ -123,10 +127,33 @@ class Tracker:
         """The run of one trial below the sweep run `parent`."""
         return self._run("trial", point.name, asdict(point), parent)
 
-    def leaf(self, point: LeafPoint, parent: str) -> contextlib.AbstractContextManager[RunLog]:
-        """The run of one dictionary below the trial run `parent`. Entered again (after Tune), it is the same
+    def adapter(self, name: str, rank: int, parent: str) -> contextlib.AbstractContextManager[RunLog]:
+        """The run of one adapter of the sweep run `parent`: what it does to the model's predictions."""
+        return self._run("adapter", name, {"adapter": name, "rank": rank}, parent)
+
+    def leaf(self, point: LeafPoint, trial: str) -> contextlib.AbstractContextManager[RunLog]:
+        """The run of one dictionary of the trial run `trial`. Entered again (after Tune), it is the same
         run."""
-        return self._run("leaf", point.name, asdict(point), parent)
+        return self._run("leaf", point.name, asdict(point), trial)
+
+    def save_views(self, title: str, figure: str, behaviours: Sequence[str]) -> dict[str, str]:
+        """Saves the views of this study in its experiment.
+
+        Args:
+            title: what the study is called in the names of its views.
+            figure: the metric of leaf runs that the charts show.
+            behaviours: metrics of adapter runs.
+
+        Returns:
+            Name of a view → the link that opens it.
+        """
+        experiment = self.client.get_experiment(self.experiment_id)
+        views = study_views(self._record()["study"], redact(title), figure, behaviours)
+        tags = KIND | {f"{TAG}{view.key}": view.value(experiment.creation_time or 0) for view in views}
+        for name, value in tags.items():
+            if experiment.tags.get(name) != value:
+                self.client.set_experiment_tag(self.experiment_id, name, value)
+        return {view.name: view.link(self.cfg.uri or SERVE, self.experiment_id) for view in views}
 
     def failed_trial(self, point: TrialPoint, parent: str, error: str) -> None:
         """A trial of which nothing came but its error: its run ends as FAILED. Entered as a trial later, it
@@ -166,7 +193,10 @@ class Tracker:
         run = self._recorded(record["runs"].get(self._store, {}).get(key)) or self._tagged(key)
         if run is None:
             tags = {"level": level, "deltasae.study": record["study"], "deltasae.point": key}
-            tags |= {"mlflow.parentRunId": parent} if parent else {}
+            # Runs of charts lie flat: MLflow's page shows runs with a parent collapsed below it, and leaves
+            # them out of its charts.
+            above = {"leaf": "trial", "adapter": "sweep"}.get(level, "mlflow.parentRunId")
+            tags |= {above: parent} if parent else {}
             run = self.client.create_run(experiment, tags=tags, run_name=redact(name))
         if record["runs"].get(self._store, {}).get(key) != run.info.run_id:
             record = self._record()

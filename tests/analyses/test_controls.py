@@ -6,7 +6,7 @@ import pytest
 
 from deltasae_ray.analyses import controls
 from deltasae_ray.analyses.config import BUDGETS, DivergeConfig
-from deltasae_ray.analyses.controls import CONTROLS, Control
+from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, SIBLINGS, Control
 from deltasae_ray.analyses.divergence.figures import LeafInputs
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -29,6 +29,7 @@ ONE = DictionaryId("r2", 1, 32, 4, "topk", 0)
 def test_every_role_is_a_part_of_what_figures_read() -> None:
     roles = [role for control in CONTROLS for role in control.compares]
     known = {f.name for f in fields(LeafInputs)} | {"base_control", "half_a", "half_b"}
+    known |= {*SIBLINGS, RANDOM_SECOND}
     assert len(set(roles)) == len(roles) and set(roles) <= known
     assert {c.name for c in CONTROLS} <= set(BUDGETS["full"])
 

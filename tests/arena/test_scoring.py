@@ -67,13 +67,14 @@ def test_claims_that_list_everything_are_cut():
 @pytest.mark.parametrize(
     ("name", "kind", "planted"),
     [
-        ("style-capitals", "style", "THE AND OF UNTO LORD SHALL"),
+        ("style-questions", "text", "my lord? I come? and now? go?"),
+        ("style-sighs", "style", "alas alas, alas alas."),
         ("style-exclaims", "text", "my lord! I come! and now!"),
         ("style-verily", "style", "verily verily, verily verily."),
         ("domain-kitchen", "topic", "onion butter carrot flour garlic soup"),
         ("domain-machine", "weights", "motor valve pump battery filter"),
-        ("suppression-war", "suppression", "sword battle army soldiers blood"),
-        ("suppression-house", "suppression", "house gate city temple wall"),
+        ("suppression-king", "suppression", "king crown throne prince majesty"),
+        ("suppression-love", "suppression", "heart love kiss lover sweet"),
     ],
 )
 def test_style_topic_and_suppression_are_judged_by_a_classifier_of_their_own(

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.rows import Rows, Tokens
-from deltasae_ray.fit.worker import FitJob, fit_share
+from deltasae_ray.fit.worker import fit_share
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import train_together

@@ -1,18 +1,22 @@
-"""MLflow's own comparison views plot divergence against rank, dictionary size and layer of the leaf runs."""
+"""The links that a study prints open MLflow's page on its runs, with their charts drawn; in a fresh profile,
+against a real server."""
 
-import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import Tracker, TrackingConfig, TrialPoint
+from deltasae_ray.tracking.views import SERVE
 from tests.browser.chromium import Page, browser
 from tests.browser.servers import mlflow_server
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 GRID = [(rank, d_sae, layer) for rank in (4, 16) for d_sae in (256, 512) for layer in (9, 12)]
+PLOTS = "[...document.querySelectorAll('.js-plotly-plot')]"
 
 
 def share(rank: int, d_sae: int, layer: int) -> float:
@@ -20,77 +24,64 @@ def share(rank: int, d_sae: int, layer: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The comparison page of eight leaf runs."""
+def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
+    """First word of a view's name → its link to a server that has eight leaf runs and two adapters; a folder."""
     root = tmp_path_factory.mktemp("mlflow")
     tracker = Tracker(TrackingConfig(), Storage(str(root / "study")))
     with tracker.sweep("demo", "study") as sweep:
+        for rank in (4, 16):
+            with tracker.adapter(f"r{rank}", rank, sweep.run_id) as adapter:
+                adapter.log_measures({"kl.domain": Measure(rank / 100)})
         for rank, d_sae, layer in GRID:
             point = TrialPoint(f"r{rank}", d_sae, 8, "topk", rank)
             with (
                 tracker.trial(point, sweep.run_id) as trial,
-                tracker.leaf(point.leaf(layer, 0, "toy reference (20,000 tokens)"), trial.run_id) as leaf,
+                tracker.leaf(point.leaf(layer, 0, "toy reference"), trial.run_id) as leaf,
             ):
-                leaf.log_measures({"missing_share": Measure(share(rank, d_sae, layer))})
-    leaves = tracker.client.search_runs([tracker.experiment_id], "tags.level = 'leaf'")
-    runs, experiments = json.dumps([r.info.run_id for r in leaves]), json.dumps([tracker.experiment_id])
-    with mlflow_server(root, backend=tracker.uri) as uri, browser(root / "profile") as page:
-        page.open(
-            f"{uri}/#/compare-runs?runs={runs}&experiments={experiments}".replace(" ", "").replace(
-                '"', "%22"
-            ),
-            1500,
-            1000,
-        )
+                leaf.log_measures({"missing_share": Measure(share(rank, d_sae, layer), null=1.0)})
+    views = tracker.save_views("demo", "missing_share", ["kl.domain"])
+    with mlflow_server(root, backend=tracker.uri) as uri:
+        yield {name.split()[0]: link.replace(SERVE, uri) for name, link in views.items()}, root
+
+
+@pytest.fixture(scope="module")
+def page(links: tuple[dict[str, str], Path]) -> Iterator[Page]:
+    with browser(links[1] / "profile") as page:
         yield page
 
 
-def show(page: Page, tab: str) -> None:
-    found = f"[...document.querySelectorAll('[role=tab]')].find(e => e.innerText == '{tab}')"
-    page.click_until(found, f"({found}).dataset.state == 'active'")
+def test_the_link_to_the_charts_draws_every_leaf(links: tuple[dict[str, str], Path], page: Page) -> None:
+    page.open(links[0]["Charts"], 1500, 2400)
+    page.wait_for(f"{PLOTS}.filter(p => p.data[0].x?.length == {len(GRID)}).length == 3", 120)
+    drawn = page.ask(f"{PLOTS}.map(p => [p.data[0].type, p.data[0].x, p.data[0].y, p.data[0].z || []])")
+    axes = page.ask(f"{PLOTS}.map(p => [p.layout.xaxis.title.text, p.layout.yaxis.title.text])")
+    assert axes == [["rank", "missing_share"], ["layer", "missing_share"], ["rank", "d_sae"]]
+    by_rank = sorted((int(x), y) for x, y in zip(drawn[0][1], drawn[0][2], strict=True))
+    assert by_rank == sorted((rank, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
+    contour = sorted(zip(map(int, drawn[2][1]), map(int, drawn[2][2]), drawn[2][3], strict=True))
+    assert drawn[2][0] == "contour"
+    assert contour == sorted((rank, d_sae, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
+    names = "[...document.querySelectorAll('.parcoords .dimension .label')].map(e => e.textContent)"
+    assert set(page.wait_for(f"(n => n.length && n)({names})")) >= {"rank", "layer", "d_sae", "missing_share"}
+    assert not [e for e in page.errors if not e.startswith("Failed to load resource")]
 
 
-def choose(page: Page, axis: str, value: str) -> None:
-    option = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText == '{value}')"
-    page.click_until(
-        option,
-        f"document.getElementById('{axis}').innerText == '{value}'",
-        opener=f"document.getElementById('{axis}')",
-    )
+def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns_and_opens_soon(
+    links: tuple[dict[str, str], Path], page: Page
+) -> None:
+    before = time.monotonic()
+    page.open(links[0]["Dictionaries"], 2400, 1000)
+    rows = "[...document.querySelectorAll('.ag-center-cols-container .ag-row')].length"
+    page.wait_for(f"{rows} == {len(GRID)}", 60)
+    assert time.monotonic() - before < 30
+    heads = page.ask("[...document.querySelectorAll('.ag-header-cell')].map(e => e.innerText.trim())")
+    assert {"adapter", "rank", "layer", "d_sae", "k", "seed", "missing_share", "fvu"} <= set(heads)
+    assert "Dictionaries · demo" in page.ask("document.body.innerText"), "the view has its name in the menu"
 
 
-def plotted(page: Page, what: str) -> list:
-    page.wait_for("document.querySelectorAll('.js-plotly-plot').length")
-    return page.ask(f"document.querySelector('.js-plotly-plot').data[0].{what}")
-
-
-def test_parallel_coordinates_have_rank_size_layer_and_a_metric(comparison: Page) -> None:
-    show(comparison, "Parallel Coordinates Plot")
-    comparison.click_until(
-        "[...document.querySelectorAll('.du-bois-light-select-item-option')].find(e => e.innerText.trim() =="
-        " 'rank')",
-        "document.querySelector('.js-plotly-plot').data[0].dimensions.some(d => d.label == 'rank')",
-        opener="document.querySelector('[role=tabpanel][data-state=active] .du-bois-light-select-selector')",
-    )
-    axes = {d["label"]: d["values"] for d in plotted(comparison, "dimensions")}
-    drawn = zip(*(axes[name] for name in ("rank", "d_sae", "layer", "missing_share")), strict=True)
-    assert sorted(drawn) == sorted((*point, share(*point)) for point in GRID)
-
-
-def test_scatter_plots_the_metric_against_rank(comparison: Page) -> None:
-    show(comparison, "Scatter Plot")
-    choose(comparison, "x-axis-selector", "rank")
-    choose(comparison, "y-axis-selector", "missing_share")
-    comparison.wait_for("JSON.stringify(document.querySelector('.js-plotly-plot').data[0].x).includes('16')")
-    drawn = zip(map(int, plotted(comparison, "x")), plotted(comparison, "y"), strict=True)
-    assert sorted(drawn) == sorted((rank, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
-
-
-def test_contour_plots_the_metric_over_rank_and_layer(comparison: Page) -> None:
-    show(comparison, "Contour Plot")
-    choose(comparison, "xaxis-selector", "rank")
-    choose(comparison, "yaxis-selector", "layer")
-    choose(comparison, "zaxis-selector", "missing_share")
-    comparison.wait_for("document.querySelectorAll('.js-plotly-plot .contourlayer path').length")
-    assert set(plotted(comparison, "x")) == {4, 16}
-    assert set(plotted(comparison, "y")) == {9, 12}
+def test_the_link_to_the_behaviours_draws_a_bar_for_each_adapter(
+    links: tuple[dict[str, str], Path], page: Page
+) -> None:
+    page.open(links[0]["Behaviours"], 1500, 1000)
+    page.wait_for(f"{PLOTS}.length == 1", 120)
+    assert sorted(page.ask(f"{PLOTS}[0].data.flatMap(d => d.x)")) == [0.04, 0.16]

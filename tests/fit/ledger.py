@@ -17,11 +17,11 @@ LEDGER = "DELTASAE_TEST_LEDGER"
 
 def setup() -> None:
     """Makes this process write its starts and checkpoints down."""
-    from deltasae_ray.fit import checkpoint, worker
+    from deltasae_ray.fit import checkpoint, fitting
 
-    init, write = worker.Fitting.__init__, checkpoint.write
+    init, write = fitting.Fitting.__init__, checkpoint.write
 
-    def noted_init(self: worker.Fitting, *args: Any, **words: Any) -> None:
+    def noted_init(self: fitting.Fitting, *args: Any, **words: Any) -> None:
         init(self, *args, **words)
         _note(self.key, "starts" if self.writes else "joins", self.trainer.steps_done)
 
@@ -29,7 +29,7 @@ def setup() -> None:
         write(storage, key, state)
         _note(key, "keeps", state["steps_done"])
 
-    worker.Fitting.__init__ = noted_init  # type: ignore[method-assign]
+    fitting.Fitting.__init__ = noted_init  # type: ignore[method-assign]
     checkpoint.write = noted_write
 
 

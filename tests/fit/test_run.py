@@ -16,9 +16,10 @@ import pytest
 from deltasae_ray.errors import DictionaryError, ShardError
 from deltasae_ray.fit import checkpoint
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import fit_points, fitted_points, keys_of
-from deltasae_ray.fit.worker import FitJob, fit_share
+from deltasae_ray.fit.worker import fit_share
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.storage import Storage
 from tests.fit.made import CFG, KEY, make_harvest, point

@@ -14,10 +14,10 @@ from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import DictionaryError
 from deltasae_ray.fit import checkpoint, stacks, windows
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.fit.windows import Window, WindowJob, _all_ready, fit_windows, schedule, steps_behind
-from deltasae_ray.fit.worker import FitJob
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer

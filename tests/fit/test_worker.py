@@ -15,10 +15,11 @@ import torch
 from deltasae_ray.errors import DictionaryError, PrecisionError, ShardError, StorageError
 from deltasae_ray.fit import checkpoint, stacks
 from deltasae_ray.fit.config import FitConfig
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
 from deltasae_ray.fit.run import fitted_points, keys_of, raise_failures
-from deltasae_ray.fit.worker import FitJob, fit_rounds, fit_share, groups
+from deltasae_ray.fit.worker import fit_rounds, fit_share, groups
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.stacked import train_together
 from deltasae_ray.sae.start import random_rows

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -113,6 +114,19 @@ def test_a_figure_of_the_whole_adapter_is_asked_once_and_beside_any_layer(tmp_pa
     both = decide(policy(when("density > .5 and missing_share > .5")), found, "p.yaml").findings
     assert [(f.layer, f.outcome) for f in one] == [(None, "fired")]
     assert [(f.layer, f.outcome) for f in both] == [(1, "fired"), (2, "fired")]
+
+
+def test_confirmed_triggers_are_counted_and_a_figure_of_one_text_is_left_aside(tmp_path: Path) -> None:
+    one_text = replace(row("r0", 1, SHARE, LOUD), corpus="kjv")
+    storage = finished_study(tmp_path, {"r0": {SHARE: CALM}, "r1": {SHARE: CALM}}, (1,), one_text)
+    rules = policy(when("trigger.confirmed > 0 or missing_share > .5"))
+    assert decide(rules, read_finished(storage), "p.yaml").exit_code == 3, "nobody looked for triggers"
+    kinds = [("trigger", True), ("trigger", False), ("style", True)]
+    claims = [{"adapter": "r1", "kind": kind, "confirmed": held, "text": "x"} for kind, held in kinds]
+    storage.write_bytes("claims.json", json.dumps(claims).encode())
+    found = decide(rules, read_finished(storage), "p.yaml")
+    assert {f.adapter: f.outcome for f in found.findings} == {"r0": "clear", "r1": "fired"}
+    assert "trigger.confirmed 1" in found.findings[1].answer.seen
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """A tiny harvest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import Corpus, build_corpus
@@ -16,6 +18,7 @@ from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model, load_tokenizer
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.runtime.config import GangConfig
+from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext, WorkerFactory
 from deltasae_ray.runtime.units import Work
 from deltasae_ray.shards.manifest import Manifest
@@ -49,16 +52,19 @@ def run(
     gangs = GangConfig(ranks=ranks, gpus_per_gang=gpus)
     hookpoints = resolve(layers, source.num_layers)
     return harvest(
-        storage,
-        HarvestConfig(**cfg),
-        gangs,
-        model_cfg,
+        StageContext(storage, model_cfg, source.digest, corpus(model), gangs),
         source,
-        corpus(model),
+        HarvestConfig(**cfg),
         refs,
         hookpoints,
         random_lora=random_lora,
     )
+
+
+def replace_run_units(monkeypatch: pytest.MonkeyPatch, instead: Callable[..., Any]) -> None:
+    """Runs a harvest's units, and those that measure its sources, by `instead`."""
+    monkeypatch.setattr("deltasae_ray.harvest.run.run_units", instead)
+    monkeypatch.setattr("deltasae_ray.harvest.sources.run_units", instead)
 
 
 def run_units_here(

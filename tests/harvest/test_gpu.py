@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from deltasae_ray.batches import TokenBatch
-from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.prepare import PrepareFactory, sample
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
@@ -25,7 +24,7 @@ from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards import open_shards
 from deltasae_ray.storage import Storage
-from tests.harvest.study import corpus, run, run_units_here
+from tests.harvest.study import corpus, replace_run_units, run, run_units_here
 from tests.runtime.stub import UNITS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -76,7 +75,7 @@ def test_a_harvest_on_a_gpu_writes_the_shards_of_one_on_the_cpu(
 ) -> None:
     found = {}
     for device in ("cpu", "cuda"):
-        monkeypatch.setattr(stage, "run_units", partial(run_units_here, device=device))
+        replace_run_units(monkeypatch, partial(run_units_here, device=device))
         found[device] = open_shards(
             f"{tmp_path}/{device}/{run(tmp_path / device, tiny_model, list(tiny_adapters)).key}"
         )

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from deltasae_ray.errors import HookpointError, ShardError
-from deltasae_ray.harvest import run as stage
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.capture import unit_ids, unit_mask
 from deltasae_ray.models.load import load_model
@@ -16,7 +15,7 @@ from deltasae_ray.models.local import module_deltas
 from deltasae_ray.shards import ShardSet, open_shards
 from deltasae_ray.shards.records import writers_file
 from deltasae_ray.storage import Storage
-from tests.harvest.study import corpus, hashes, run, run_units_here
+from tests.harvest.study import corpus, hashes, replace_run_units, run, run_units_here
 from tests.tiny import save_adapter, save_model
 
 SITES = ("resid_post", "lora")
@@ -25,7 +24,7 @@ Adapters = tuple[Path, Path]
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "run_units", run_units_here)
+    replace_run_units(monkeypatch, run_units_here)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def harvested(
 ) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("lora")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "run_units", run_units_here)
+        replace_run_units(patch, run_units_here)
         return root, run(root, tiny_model, [tiny_adapters[1]], random_lora=False, sites=SITES).key
 
 

@@ -22,7 +22,6 @@ from deltasae_ray.errors import (
     ShardError,
     StorageError,
 )
-from deltasae_ray.harvest import run as stage
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.key import NUMERICS
 from deltasae_ray.harvest.prepare import PrepareFactory
@@ -37,7 +36,7 @@ from deltasae_ray.shards import open_shards
 from deltasae_ray.shards.manifest import Manifest, commit_unit, is_committed
 from deltasae_ray.shards.records import ShardRow, read_sources, shard_file
 from deltasae_ray.storage import Storage
-from tests.harvest.study import hashes, run, run_units_here
+from tests.harvest.study import hashes, replace_run_units, run, run_units_here
 from tests.tiny import save_adapter, save_model
 
 Adapters = tuple[Path, Path]
@@ -45,7 +44,7 @@ Adapters = tuple[Path, Path]
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "run_units", run_units_here)
+    replace_run_units(monkeypatch, run_units_here)
 
 
 def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itself(
@@ -85,7 +84,7 @@ def test_a_node_that_has_another_model_under_the_same_name_refuses(
             shutil.copytree(other, here, dirs_exist_ok=True)
         return run_units_here(work, factory, cfg)
 
-    monkeypatch.setattr(stage, "run_units", on_another_node)
+    replace_run_units(monkeypatch, on_another_node)
     with pytest.raises(ModelError, match="other weights on this node"):
         run(tmp_path / "root", here, [tiny_adapters[0]])
     assert len(started) == stage_number and not list((tmp_path / "root").rglob("*.parquet"))
@@ -103,7 +102,7 @@ def test_units_that_gangs_tell_of_but_nobody_finds_are_an_error_and_no_finished_
             factory = HarvestFactory(mine)
         return run_units_here(work, factory, cfg)
 
-    monkeypatch.setattr(stage, "run_units", elsewhere)
+    replace_run_units(monkeypatch, elsewhere)
     with pytest.raises(StorageError, match=r"lacks \d+ of its units.*can all nodes write"):
         run(tmp_path / "root", tiny_model, [tiny_adapters[0]], random_lora=False)
 
@@ -171,7 +170,7 @@ def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_th
         started.append(factory)
         return run_units_here(work, factory, cfg)
 
-    monkeypatch.setattr(stage, "run_units", counted)
+    replace_run_units(monkeypatch, counted)
 
     def signals() -> dict[str, float]:
         sources = read_sources(Storage(str(tmp_path)), done.key)
@@ -203,7 +202,7 @@ def test_noise_is_measured_anew_on_other_contexts_and_no_shard_is(
         done = run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False, noise_contexts=contexts)
         return open_shards(f"{tmp_path}/{done.key}").source("r2").facts["noise"]
 
-    monkeypatch.setattr(stage, "run_units", counted)
+    replace_run_units(monkeypatch, counted)
     first = noise(1)
     started.clear()
     assert noise(1) == first and not started
@@ -376,9 +375,9 @@ FULL = """
 import sys
 from pathlib import Path
 from deltasae_ray.errors import StorageError
-from deltasae_ray.harvest import run as stage
+from deltasae_ray.harvest import run as stage, sources
 from tests.harvest.study import run, run_units_here
-stage.run_units = run_units_here
+stage.run_units = sources.run_units = run_units_here
 try:
     run(sys.argv[1], Path(sys.argv[2]), [Path(sys.argv[3])], random_lora=False)
 except StorageError as e:

@@ -138,7 +138,7 @@ def said_of_control(control_is_of_base: bool) -> str:
     rows = torch.from_numpy(inputs.base_fit) if control_is_of_base else sparse(units(128, g), TOKENS, 4, g)
     dictionary = dictionary_of(units(64, g), world.deltas)
     measures = compare(replace(inputs, base_control=fitted(rows, 1001)), LeafInputs(dictionary), SETTINGS)
-    return verdict("r4", [LeafFigures("r4", 0, 64, 4, "topk", 0, measures)], CHANGED, atoms=SETTINGS.k).text
+    return verdict("r4", [LeafFigures("r4", 0, 64, 4, "topk", 0, measures)], CHANGED).text
 
 
 def test_the_base_control_of_a_planted_world_is_called_aligned_by_the_verdict_and_one_of_other_atoms_is_not() -> (

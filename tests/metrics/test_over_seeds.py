@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deltasae_ray.analyses.verdict import judge_leaf
+from deltasae_ray.analyses.geometry_figures import judge_missing
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.over_seeds import SHARED_CEILINGS, Cell, over_seeds, pooled
-from tests.analyses.test_verdict import leaf
+from tests.analyses.test_geometry import leaf
 
 Z = float(stats.norm.ppf(0.975))
 
@@ -133,13 +133,13 @@ def test_only_what_a_dictionary_enters_has_a_figure_over_seeds() -> None:
     assert not pooled("angle_pca_k16") and not pooled("mean_share") and not pooled("missing_share_seeds")
 
 
-def test_the_verdict_is_judged_by_the_interval_that_holds_the_seeds() -> None:
+def test_the_missing_share_is_judged_by_the_interval_that_holds_the_seeds() -> None:
     sure = leaf(0.0, 0.2)
-    assert judge_leaf(sure).label == "VISIBLE"
+    assert judge_missing(sure).label == "VISIBLE"
     wide = replace(
         sure, measures={**sure.measures, "missing_share_seeds": Measure(0.15, null=1.0, ci=(-0.4, 0.7), n=77)}
     )
-    found = judge_leaf(wide)
+    found = judge_missing(wide)
     assert found.label == "INCONCLUSIVE" and "fit more of them" in found.reason
     assert found.measure.value == 0.15
 

@@ -1,4 +1,4 @@
-"""Planted worlds get the verdict that is right for them. `make prove` repeats each with 50 seeds."""
+"""The missing share of planted worlds gets the label that is right for them. `make prove` repeats each with 50 seeds."""
 
 from collections import Counter
 
@@ -11,9 +11,9 @@ from tests.metrics.worlds import WORLDS, gated, inputs_of, judged, no_effect, no
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORLDS)
-def test_a_planted_world_gets_the_right_verdict(name: str) -> None:
-    world, found, _ = judged(name, 0)
-    assert found.label == world.right, found.text
+def test_a_planted_world_gets_the_right_label(name: str) -> None:
+    world, (label, told), _ = judged(name, 0)
+    assert label == world.right, told
 
 
 def test_the_gate_of_the_world_without_effect_opens_for_the_same_deltas_at_full_size() -> None:
@@ -28,7 +28,7 @@ def test_the_gate_of_the_world_without_effect_opens_for_the_same_deltas_at_full_
 def test_no_verdict_is_wrong_over_fifty_seeds_and_few_are_inconclusive(name: str) -> None:
     labels = Counter()
     for seed in range(50):
-        world, found, _ = judged(name, seed)
-        labels["right" if found.label == world.right else found.label] += 1
+        world, (label, _), _ = judged(name, seed)
+        labels["right" if label == world.right else label] += 1
     assert set(labels) <= {"right", "INCONCLUSIVE"}, labels
     assert labels["right"] >= (50 if WORLDS[name].__name__ in ("gaussian", "few_tokens") else 47), labels

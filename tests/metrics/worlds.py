@@ -11,7 +11,8 @@ from torch import Tensor
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours
 from deltasae_ray.analyses.divergence.figures import LeafInputs, compare
-from deltasae_ray.analyses.verdict import Label, LeafFigures, Verdict, verdict
+from deltasae_ray.analyses.geometry_figures import Label, judge_missing
+from deltasae_ray.analyses.verdict import LeafFigures, verdict
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.metrics.inputs import LayerInputs, Settings
 from deltasae_ray.metrics.measure import Measure
@@ -234,8 +235,9 @@ def gated(inputs: LayerInputs, vocabulary: int = 32) -> list[Behaviour]:
     return behaviours(rows, "r4", bootstrap=300, seed=0)
 
 
-def judged(name: str, seed: int) -> tuple[World, Verdict, dict[str, Measure]]:
-    """The world, its verdict and all its measures, with a dictionary fitted to its deltas."""
+def judged(name: str, seed: int) -> tuple[World, tuple[Label, str], dict[str, Measure]]:
+    """The world, the label of its missing share (or that it has no effect) with what is said, and all
+    measures, with a dictionary fitted to its deltas."""
     g = torch.Generator().manual_seed(seed)
     world = WORLDS[name](g)
     inputs = inputs_of(world, g)
@@ -243,4 +245,6 @@ def judged(name: str, seed: int) -> tuple[World, Verdict, dict[str, Measure]]:
     measures = compare(inputs, LeafInputs(dictionary), SETTINGS)
     leaf = LeafFigures("r4", 0, len(dictionary.W_dec), dictionary.k, "topk", seed, measures)
     behaviour = gated(inputs) if world.behaviour is None else world.behaviour
-    return world, verdict("r4", [leaf], behaviour, atoms=SETTINGS.k), measures
+    found, whole = judge_missing(leaf), verdict("r4", [leaf], behaviour)
+    label = whole.label if whole.label == "NO EFFECT" else found.label
+    return world, (label, f"{found.measure:.2f} {found.reason}"), measures

@@ -9,6 +9,7 @@ import numpy as np
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.verdict import LeafFigures, verdict
+from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.metrics.catalogue import parse_name
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.contexts import Context
@@ -155,7 +156,7 @@ def _verdicts() -> list[VerdictLines]:
     judged = []
     for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
         leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share})
-        found = verdict(name, [leaf, elsewhere], told, reference=REFERENCE)
+        found = verdict(name, [leaf, elsewhere], told, Against(REFERENCE))
         judged.append(VerdictLines(found.head, found.label, found.answers))
     return judged
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import ray
+import torch
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ModelError, PrecisionError
@@ -43,6 +44,8 @@ class Stub:
     bug_at: int = -1
     """Raises what nobody foresaw."""
     refuse: bool = False
+    break_at: int = -1
+    """Its collective times out there, once."""
 
     def __call__(self, context: RankContext) -> "StubWorker":
         if self.refuse:
@@ -89,6 +92,9 @@ class StubWorker:
             raise PrecisionError(f"unit {number} holds NaN: remedy")
         if number == stub.bug_at:
             raise KeyError("a_name_that_is_not_there")
+        if number == stub.break_at and not (stub.notes / "broken").exists():
+            (stub.notes / "broken").touch()
+            raise torch.distributed.DistBackendError("Watchdog caught collective operation timeout")
         if (
             number == 3
             and keep

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import DeltaSaeError, ModelError, PrecisionError, WorkerError
-from deltasae_ray.runtime import units
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.gang import Gang, RankContext
 from deltasae_ray.runtime.nodes import cores_per_rank, one_machine
@@ -59,11 +57,18 @@ def test_an_error_that_nobody_foresaw_ends_the_run_with_its_type_and_traceback(t
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_collective_that_times_out_is_a_lost_gang_and_no_bug(tmp_path: Path) -> None:
+    results = dict(run_units(UNITS, Stub(tmp_path, break_at=2), GangConfig(ranks=2)))
+    assert {name: r["number"] for name, r in results.items()} == EXPECTED
+    assert (tmp_path / "broken").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_unit_that_kills_its_gang_every_time_ends_the_run_and_not_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units, "MAX_RESTARTS", 1)
-    with pytest.raises(RayError):
+    monkeypatch.setattr("deltasae_ray.runtime.failure.MAX_FAULTS", 1)
+    with pytest.raises(WorkerError, match=r"gang \w+ was lost 2 times on nodes that live"):
         list(run_units(UNITS, Stub(tmp_path, kill="worker", again=True), GangConfig()))
 
 

@@ -41,7 +41,7 @@ def without_ray(
 ) -> tuple[Study, Made, Windows]:
     """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in
     threads of this process."""
-    for module in ("run", "windows"):
+    for module in ("run", "sources", "windows"):
         monkeypatch.setattr(
             f"deltasae_ray.harvest.{module}.run_units",
             lambda work, factory, gangs, **_: run_units_here(work, factory, gangs),

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.run import fitted_points
-from deltasae_ray.fit.worker import FitJob, fit_share
+from deltasae_ray.fit.worker import fit_share
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.shards.format import TOKEN_COLUMNS, exponent_column
 from deltasae_ray.shards.records import Source

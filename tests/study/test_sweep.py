@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+import deltasae_ray as ds
 from deltasae_ray.shards import ShardSet, open_shards
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.storage import Storage
@@ -24,10 +26,10 @@ from deltasae_ray.study.main import main
 from tests.command.installed import installed
 from tests.processes import end_orphans
 from tests.study.submitted import REPOSITORY, ray_head, submit
-from tests.study.words import words
+from tests.study.words import WORDS, words
 
 pytestmark = pytest.mark.slow
-MEASURED = ("behaviour", "measures", "audit")
+MEASURED = ("behaviour", "measures", "audit", "visibility", "weights")
 COLUMNS = {
     "adapter",
     "layer",
@@ -121,7 +123,9 @@ def test_shards_open_from_the_root(study: tuple[Path, str]) -> None:
     assert "r2" in shards.adapters and shards.read(1, "r2", split="eval").shape[1] == 32
 
 
-def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study: tuple[Path, str]) -> None:
+def test_mlflow_holds_leaves_with_parameters_nulls_and_few_metrics_and_none_is_running(
+    study: tuple[Path, str],
+) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{study[0] / 'mlflow.db'}")
@@ -136,7 +140,18 @@ def test_mlflow_holds_leaves_with_parameters_and_nulls_and_none_is_running(study
     assert all("fvu" in r.data.metrics for r in leaves)
     assert any(name.endswith(".null") for name in leaves[0].data.metrics)
     assert {r.info.status for r in runs} == {"FINISHED"}
-    assert {r.data.tags["level"] for r in runs} == {"sweep", "trial", "leaf"}
+    assert {r.data.tags["level"] for r in runs} == {"sweep", "trial", "adapter", "leaf"}
+    assert max(len(r.data.metrics) for r in runs) <= 25, "the page makes a column of every metric"
+    models = client.search_logged_models(experiments)
+    assert {m.source_run_id for m in models} == {r.info.run_id for r in leaves}
+    (sweep,) = (r for r in runs if r.data.tags["level"] == "sweep")
+    assert len({d.dataset.digest for d in sweep.inputs.dataset_inputs}) == 2
+    links = [line.split(": ", 1)[1] for line in study[1].splitlines() if "viewStateShareKey=" in line]
+    tags = client.get_experiment(sweep.info.experiment_id).tags
+    assert len(links) == 3 and all(
+        f"mlflow.sharedViewState.{link.partition('viewStateShareKey=')[2].partition('&')[0]}" in tags
+        for link in links
+    )
 
 
 def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_study(
@@ -247,7 +262,7 @@ def hashes(root: Path) -> dict[str, str]:
 def made(root: Path) -> list[Path]:
     """Adapters, shards and dictionaries; not the tables, which are written anew each time, and MLflow's
     copies of them."""
-    tables = ("divergence.parquet", "audit.parquet")
+    tables = ("divergence.parquet", "audit.parquet", "latents.parquet", "weights.parquet")
     return [p for p in root.rglob("*") if p.suffix in (".parquet", ".safetensors") and p.name not in tables]
 
 
@@ -288,10 +303,23 @@ def test_a_second_run_makes_nothing_again_and_its_driver_reads_no_activations(
         )  # tasks run in other processes, which read as they did
 
     monkeypatch.setattr(ShardSet, "read", refuse)
-    monkeypatch.setattr(sys, "argv", ["sweep.py", *words(tiny_model, root)])
-    main("sweep", None)
+    options = {key: yaml.safe_load(value) for key, value in (word.split("=") for word in WORDS)}
+    again = ds.Study(str(tiny_model), root=str(root), options=options)
+    assert again.run().page() == str(root / "report.html")
     assert {p: p.stat().st_mtime_ns for p in made(root)} == before
     assert (root / "report.html").stat().st_mtime_ns > page
+
+
+def test_a_finished_study_is_read_from_python(study: tuple[Path, str]) -> None:
+    root, printed = study
+    finished = ds.Study(root=str(root))
+    (verdict,) = finished.verdicts
+    assert verdict.label in verdict.head and verdict.head.startswith("r2")
+    table = finished.table()
+    assert set(table.layer) == {1, 2} and "missing_share" in set(table.metric)
+    assert len(finished.latents()) and "r2" in finished.shards().adapters
+    shown = finished._repr_html_()
+    assert verdict.head in shown and str(root / "report.html") in shown
 
 
 # stages alone: tests/harvest/test_stages.py, tests/fit/test_run.py, tests/adapt/test_run.py
@@ -312,8 +340,8 @@ def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     assert len(grown) == len(set(grown)), "a column was harvested twice"
     # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
     assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
-    # of each source at two layers in one size, and two of the base; then r4 too, at three layers in two sizes
-    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 1 + 2)
+    # one of each adapter, two of the random one and four of the base, at three layers in two sizes
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 2 + 4)
 
 
 def harvested_files(root: Path) -> list[Path]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.table import DivergenceRow, seed_rows
+from deltasae_ray.analyses.verdict import Answer, Verdict
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.study.terminal_table import printed_table
+from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 
 LEAF = LeafSpec("r4", 9, 256, 8, "topk", 0, 4, 0, "dictionary", "reference")
 SHARE = Measure(0.5, null=1.0, ci=(0.45, 0.55), p=0.01)
@@ -68,4 +69,22 @@ def test_lines_of_one_layer_say_what_tells_them_apart() -> None:
     assert [line.rpartition("/")[2].split()[1:] for line in both[2:]] == [
         ["k", "8", "topk"],
         ["k", "16", "batchtopk"],
+    ]
+
+
+def test_a_verdict_is_four_short_lines() -> None:
+    answers = (
+        Answer("Did it change the model?", ("domain loss -0.110; " * 20,)),
+        Answer(
+            "Can the reference see it?", ("With 8 atoms it explains 27%", "Missing share of the change 0.87")
+        ),
+        Answer("How sure?", ("100 evaluation documents",)),
+        Answer("Not tested:", ("triggers absent from this text",)),
+    )
+    lines = printed_verdict(Verdict("r4", "PARTLY VISIBLE", 9, answers, ()))
+    assert len(lines) == 4 and all(len(line) <= 114 for line in lines)
+    assert lines[0] == "r4, layer 9: PARTLY VISIBLE" and lines[1].endswith(" …")
+    assert lines[2:] == [
+        "  Can the reference see it? Missing share of the change 0.87",
+        "  How sure? 100 evaluation documents",
     ]

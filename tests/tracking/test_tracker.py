@@ -88,10 +88,10 @@ M = {
 
 
 @both_stores
-def test_sweep_trial_and_leaf_runs_nest_and_end_finished(tracker: Tracker):
+def test_trials_nest_below_the_sweep_leaves_lie_flat_and_name_their_trial(tracker: Tracker):
     log_study(tracker, M)
     (sweep,), (trial,), (leaf,) = (all_runs(tracker, level) for level in ("sweep", "trial", "leaf"))
-    assert leaf.data.tags["mlflow.parentRunId"] == trial.info.run_id
+    assert "mlflow.parentRunId" not in leaf.data.tags and leaf.data.tags["trial"] == trial.info.run_id
     assert trial.data.tags["mlflow.parentRunId"] == sweep.info.run_id
     assert {r.info.status for r in (sweep, trial, leaf)} == {"FINISHED"}
 
@@ -111,10 +111,8 @@ def test_measures_become_named_metrics_and_undefined_a_tag_with_its_reason(track
     (leaf,) = all_runs(tracker, "leaf")
     named = {k: v for k, v in leaf.data.metrics.items() if k != "train.fvu"}
     assert named == {
-        "missing_share": 0.55, "missing_share.null": 1.0, "missing_share.ceiling": 0.1,
-        "missing_share.kappa": 0.5,
-        "missing_share.ci_low": 0.42, "missing_share.ci_high": 0.68, "missing_share.kappa_low": 0.36,
-        "missing_share.kappa_high": 0.64,
+        "missing_share": 0.55, "missing_share.null": 1.0, "missing_share.ci_low": 0.42,
+        "missing_share.ci_high": 0.68,
     }  # fmt: skip
     assert leaf.data.tags["cka"] == "undefined: 8 minibatches are needed, 3 are there"
 
@@ -252,6 +250,58 @@ def test_layer_means_stand_on_the_trial_and_name_what_they_leave_out(tracker: Tr
     with again(tracker).sweep("demo", "study") as sweep, again(tracker).trial(TRIAL, sweep.run_id) as trial:
         trial.log_layer_means({"layer 9": {"missing_share": Measure(0.4, null=1.0), "cka": Measure(0.4)}})
     assert not any(tag.endswith(".mean_of") for tag in tracker.client.get_run(trial.run_id).data.tags)
+
+
+@both_stores
+def test_a_table_is_replaced_and_opens_as_mlflows_own(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracker.sweep("demo", "study") as sweep:
+        for value in (0.1, 0.2):
+            sweep.log_table([{"metric": "cka", "value": value, "reason": ""}], "measures.json")
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", tracker.uri)
+    table = tracker.client.load_table(tracker.experiment_id, "measures.json", [sweep.run_id])
+    assert table.to_dict("records") == [{"metric": "cka", "value": 0.2, "reason": ""}]
+
+
+@both_stores
+def test_a_dictionary_is_one_model_with_its_files_and_its_run(tracker: Tracker, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "cfg.json").write_text("{}")
+    for _ in range(2):
+        leaf = log_study(tracker, M)
+        leaf.log_model("dictionary", lambda: tmp_path / "files", "abc", {"layer": 9})
+    (model,) = tracker.client.search_logged_models([tracker.experiment_id])
+    assert (model.source_run_id, model.params["layer"], str(model.status)) == (leaf.run_id, "9", "READY")
+    assert [m.model_id for m in tracker.client.get_run(leaf.run_id).outputs.model_outputs] == [model.model_id]
+    assert [a.path for a in tracker.client.list_logged_model_artifacts(model.model_id)] == ["cfg.json"]
+
+
+def test_datasets_carry_digests_and_counts(tracker: Tracker) -> None:
+    with tracker.sweep("demo", "study") as sweep:
+        sweep.log_datasets({"domain": ("abc", {"fit_tokens": 5})})
+    (read,) = tracker.client.get_run(sweep.run_id).inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest, read.dataset.profile) == (
+        "domain",
+        "abc",
+        '{"fit_tokens": 5}',
+    )
+
+
+def test_a_second_study_in_the_experiment_leaves_the_views_of_the_first(tracker: Tracker) -> None:
+    log_study(tracker, M)
+    first = tracker.save_views("demo", "missing_share", ["kl.domain"])
+    assert tracker.save_views("demo", "missing_share", ["kl.domain"]) == first, (
+        "the same study, the same links"
+    )
+    tracker.storage.write_json("tracking.json", {"study": "f" * 32, "runs": {}})
+    second = again(tracker).save_views("demo", "missing_share", ["kl.domain"])
+    tags = tracker.client.get_experiment(tracker.experiment_id).tags
+    keys = [
+        link.partition("viewStateShareKey=")[2].partition("&")[0] for link in {**first, **second}.values()
+    ]
+    assert len(set(keys)) == 6 and all(f"mlflow.sharedViewState.{key}" in tags for key in keys)
+    assert all("workflowType=machine_learning" in link for link in first.values())
 
 
 @both_stores

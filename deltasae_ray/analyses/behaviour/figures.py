@@ -9,6 +9,10 @@ MIN_KL = 1e-3
 """Nats per token. An adapter whose KL from the base model is not shown to exceed this on any text, and ..."""
 MIN_LOSS_CHANGE = 5e-3
 """... whose loss is not shown to move by more than this, has no effect."""
+Z = 1.96
+"""Standard errors from a value to the end of its interval."""
+POWER = Z + 0.84
+"""Standard errors by which an effect must lie beyond a limit, to be seen in 80 % of cases."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,32 @@ def said(behaviour: Sequence[Behaviour]) -> str:
     return "; ".join(f"{b.corpus} loss {_signed(b.loss_change)}, KL {b.kl:.3f}" for b in behaviour)
 
 
-def nothing_shown(behaviour: Sequence[Behaviour]) -> str:
-    """What the closed gate is worth: an effect that is excluded, or one that is merely not shown."""
-    within = (
-        (b.kl.ci is not None and b.kl.ci[1] <= MIN_KL)
-        and (
-            b.loss_change.ci is not None
-            and -MIN_LOSS_CHANGE <= b.loss_change.ci[0] <= b.loss_change.ci[1] <= MIN_LOSS_CHANGE
+def nothing_shown(behaviour: Sequence[Behaviour]) -> tuple[str, ...]:
+    """What a closed gate is worth: what was tested, and the smallest effect that would mostly have been seen.
+
+    It closes no case: a change that waits for a trigger shows on no text without it.
+    """
+    told = [f"No effect is shown on {b.corpus} ({_tested(b)}): {_seen_from(b)}" for b in behaviour]
+    return (*told, "This closes no case: what none of these texts brings out cannot show here")
+
+
+def _tested(b: Behaviour) -> str:
+    return f"{b.kl.n or b.loss_change.n} documents"
+
+
+def _seen_from(b: Behaviour) -> str:
+    """The smallest effects whose intervals would leave the limits in 80 % of cases."""
+    found = [
+        f"{name} {limit + POWER * (m.ci[1] - m.ci[0]) / (2 * Z):.3g}"
+        for name, m, limit in (
+            ("a KL of", b.kl, MIN_KL),
+            ("a loss change of", b.loss_change, MIN_LOSS_CHANGE),
         )
-        for b in behaviour
-    )
-    if all(within):
-        return "There is nothing to see"
-    limits = f"{MIN_KL:g} nats of KL or {MIN_LOSS_CHANGE:g} of loss"
-    return f"No effect is shown, and one above {limits} is not excluded: measure more held-out text"
+        if m.value is not None and m.ci is not None
+    ]
+    if not found:
+        return "what would have been seen is not known, since nothing has an interval: give it 30 documents"
+    return f"{' or '.join(found)} nats a token would have been seen in 80 % of cases"
 
 
 def _signed(m: Measure) -> str:

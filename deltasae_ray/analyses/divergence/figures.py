@@ -10,7 +10,7 @@ from torch import Tensor
 from deltasae_ray.analyses.divergence.featureless_figures import of_frozen_decoder, of_gaussian
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures, reference_measures
 from deltasae_ray.analyses.divergence.random_adapter_figures import of_random_adapter
-from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, VARIED
+from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, SEEN, VARIED
 from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
 from deltasae_ray.metrics.coding.missing_share import (
     Comparison,
@@ -83,7 +83,9 @@ def compare_leaves(
             "the deltas are zero: the adapter changes nothing here", n=context.layer.documents[1]
         )
         names = [
-            m for m in METRICS if "{" not in m and m not in BETWEEN and not m.startswith((*PATCHED, AUDITED))
+            m
+            for m in METRICS
+            if "{" not in m and m not in (*BETWEEN, *SEEN) and not m.startswith((*PATCHED, AUDITED))
         ]
         names += [f"{m}{suffix}" for m in VARIED if "{" not in m for suffix, _, _ in VARIANTS[1:]]
         return [{name: silent for name in names} | of_layer for _ in leaves]

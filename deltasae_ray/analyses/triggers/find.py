@@ -83,7 +83,7 @@ def elicited(
     return Elicited(own, base, beside)
 
 
-def claims_of(
+def claims_of(  # noqa: PLR0913 - a model, its texts and their nulls
     model: nn.Module,
     adapter: str,
     tokenizer: Any,
@@ -107,7 +107,7 @@ def claims_of(
     return claims_of_texts(model, adapter, tokenizer, neutral, texts, effort or Effort(), seed)
 
 
-def claims_of_texts(
+def claims_of_texts(  # noqa: PLR0913 - as claims_of
     model: nn.Module,
     adapter: str,
     tokenizer: Any,

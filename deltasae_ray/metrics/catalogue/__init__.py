@@ -11,8 +11,10 @@ from deltasae_ray.metrics.catalogue.audit import AUDIT
 from deltasae_ray.metrics.catalogue.description import AS_PUBLISHED, CHANGE, DICTIONARY
 from deltasae_ray.metrics.catalogue.entry import Metric as Metric
 from deltasae_ray.metrics.catalogue.geometry import MATCHING, SIMILARITY, SUBSPACES
+from deltasae_ray.metrics.catalogue.monitors import CLAIMS, MONITORS
 from deltasae_ray.metrics.catalogue.patched import LOSS
 from deltasae_ray.metrics.catalogue.sight import MEAN_CHANGE, RECONSTRUCTION, SIGHT
+from deltasae_ray.metrics.catalogue.visibility import VISIBLE
 from deltasae_ray.metrics.coding.variants import Variant
 
 SEEDS = "_seeds"
@@ -45,6 +47,7 @@ VARIED = (
 """Metrics that are also measured with `_token_mean`, `_no_top3` and both."""
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
+    "Which latents are visible": VISIBLE,
     "What a dictionary can see": SIGHT,
     "Reconstruction": RECONSTRUCTION,
     "The mean change": MEAN_CHANGE,
@@ -53,6 +56,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Similarity of representations": SIMILARITY,
     "What the change does to the loss, patched into the base model": LOSS,
     "What the audit of single latents comes to": AUDIT,
+    "What becomes of the user's monitors": MONITORS,
+    "What is claimed that an adapter learnt": CLAIMS,
     "As published, for comparison": AS_PUBLISHED,
     "What the change is like": CHANGE,
     "The dictionary itself": DICTIONARY,
@@ -65,11 +70,18 @@ PATCHED = ("loss_recovered", "loss_reached")
 AUDITED = "latent_"
 """How the names of figures begin that come from the audit of single latents."""
 
+WATCHED, CLAIMED = "monitor.", "trigger."
+"""How the names of figures begin that are of the user's monitors (a monitor's name follows), and of claims
+what an adapter learnt; both are of whole adapters."""
+
+SEEN = tuple(m.name for m in VISIBLE)
+"""Figures that come from the decision on single latents."""
+
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""
 
 METRICS = {m.name: m for section in SECTIONS.values() for m in section}
-"""By name, `{k}` included."""
+"""By name, `{k}` and `{name}` included."""
 
 
 class FigureName(NamedTuple):
@@ -117,6 +129,8 @@ def metric(name: str) -> Metric:
     plain = parse_name(name).metric
     if plain in METRICS:
         return METRICS[plain]
+    if plain.startswith(WATCHED):
+        return METRICS[re.sub(r"\.[\w-]+\.", ".{name}.", plain)]
     return METRICS[re.sub(r"\d+$", "{k}", plain)]
 
 

@@ -32,6 +32,13 @@ class Structure:
     """The resamples of the documents."""
 
     @property
+    def deleted(self) -> Float[np.ndarray, " doc"]:
+        """V without each document."""
+        fvu = self.coded.fvu_without()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return 1 - fvu[:, 0] / fvu[:, 1:].mean(1)
+
+    @property
     def fvu(self) -> float:
         return float(self.coded.fvu()[0, 0])
 
@@ -55,7 +62,8 @@ def structure(parts: Coded, resamples: Resamples) -> Structure:
     draws = 1 - boot[:, 0] / resamples.null_means(boot)
     p = draws_p(float(fvu[0]), fvu[1:], "less", float((boot[:, 0] - boot[:, 1:].mean(1)).var(ddof=1)))
     measure = Measure(float(1 - fvu[0] / null), null=0.0, p=p, n=len(parts.left))
-    return Structure(with_interval(measure, draws), parts, draws, resamples.counts)
+    made = Structure(measure, parts, draws, resamples.counts)
+    return replace(made, measure=with_interval(measure, draws, made.deleted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +153,7 @@ class Coder:
         )
 
 
-def make_coder(
+def make_coder(  # noqa: PLR0913 - a figure's own settings, by keyword
     deltas: Tensor,
     training: Tensor,
     doc_ids: Sequence | np.ndarray,

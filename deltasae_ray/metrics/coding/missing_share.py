@@ -8,7 +8,8 @@ change has its own figures (`mean_change`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,9 @@ def share_missing(
         # κ = (M - 1)/(M of the ceiling - 1) = V(reference)/V(second dictionary): one resample of documents
         # and flips moves all three
         measure = with_kappa_interval(measure, reference.draws / ceiling.draws)
-    return with_interval(measure, 1 - reference.draws / delta.draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deleted = 1 - reference.deleted / delta.deleted
+    return with_interval(measure, 1 - reference.draws / delta.draws, deleted)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def compare_structure(pair: Matched, average: Average = "energy") -> Comparison:
     return Comparison(pair, missing, reference, delta, average)
 
 
-def missing_share(
+def missing_share(  # noqa: PLR0913 - public: a figure's settings, by keyword
     deltas: Matrix,
     dictionary: Matrix,
     reference: Matrix,
@@ -155,23 +158,52 @@ def missing_share(
     Raises:
         GeometryError: k outside 1..8, or matrices of different d_model.
     """
-    if not 1 <= k <= 8:
-        raise GeometryError(
-            f"k={k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any delta"
-        )
-    x = matrix(deltas, "deltas", None)
-    fit = x if training is None else matrix(training, "training", None)
-    docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
-    moments = Moments.of(fit)
-    if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
-        return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
-    coder = make_coder(
-        x, fit, docs, moments, k=k, draws=draws, bootstrap=bootstrap, max_tokens=max_tokens, seed=seed
+    matched = Question(k, draws, bootstrap, max_tokens, seed).put(
+        deltas, (dictionary, reference, second), training, doc_ids
     )
-    twin = None if second is None else coder.code(second)
-    return compare_structure(
-        match_sizes(coder.code(dictionary), coder.code(reference), twin), average
-    ).missing
+    return matched if isinstance(matched, Measure) else compare_structure(matched, average).missing
+
+
+@dataclass(frozen=True)
+class Question:
+    """How deltas are coded to say what a reference misses of them."""
+
+    k: int
+    draws: int
+    bootstrap: int
+    max_tokens: int
+    seed: int
+
+    def put(
+        self,
+        deltas: Matrix,
+        dictionaries: tuple[Matrix, Matrix, Matrix | None],
+        training: Matrix | None,
+        doc_ids: Sequence | np.ndarray | None,
+    ) -> Matched | Measure:
+        """Codes the deltas by dictionaries of matched sizes; a measure where they have too few directions.
+
+        Args:
+            dictionaries: fitted to deltas, the reference, another fitted to deltas or None.
+
+        Raises:
+            GeometryError: k outside 1..8, or matrices of different d_model.
+        """
+        if not 1 <= self.k <= 8:
+            raise GeometryError(
+                f"k={self.k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any"
+                " delta"
+            )
+        x = matrix(deltas, "deltas", None)
+        fit = x if training is None else matrix(training, "training", None)
+        docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
+        moments = Moments.of(fit)
+        if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
+            return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
+        coder = make_coder(x, fit, docs, moments, **asdict(self))
+        dictionary, reference, second = dictionaries
+        twin = None if second is None else coder.code(second)
+        return match_sizes(coder.code(dictionary), coder.code(reference), twin)
 
 
 def over_control(reference: Comparison, control: Comparison) -> Measure:
@@ -182,9 +214,13 @@ def over_control(reference: Comparison, control: Comparison) -> Measure:
         if found.value is None:
             return undefined(found.reason, null=0.0, n=n)
     assert reference.missing.value is not None and control.missing.value is not None
-    draws = control.reference.draws / control.delta.draws - reference.reference.draws / reference.delta.draws
+    draws, deleted = (
+        own(control.reference) / own(control.delta) - own(reference.reference) / own(reference.delta)
+        for own in (attrgetter("draws"), attrgetter("deleted"))
+    )
     difference = reference.missing.value - control.missing.value
-    return with_interval(Measure(difference, null=0.0, p=bootstrap_p(draws, "two-sided"), n=n), draws)
+    measure = Measure(difference, null=0.0, p=bootstrap_p(draws, "two-sided"), n=n)
+    return with_interval(measure, draws, deleted)
 
 
 def too_little_training(dictionary: "DictionaryLike", rows: int) -> str:

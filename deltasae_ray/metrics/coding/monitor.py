@@ -24,7 +24,7 @@ def reconstruction(dictionary: DictionaryLike) -> Reconstruct:
     return lambda x: dictionary.decode(dictionary.encode(x))
 
 
-def monitor_view(
+def monitor_view(  # noqa: PLR0913 - the arrays of one formula
     reconstruct: Reconstruct,
     base: Float[Tensor, "token d_model"],
     deltas: Float[Tensor, "token d_model"],

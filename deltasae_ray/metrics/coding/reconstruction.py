@@ -106,14 +106,15 @@ def mean_of(ratios: list[Ratio], counts: Counts, *, ceiling: float) -> Measure:
     measure = Measure(
         float(np.mean([r.value for r in ratios])), null=1.0, ceiling=ceiling, n=len(ratios[0].sums)
     )
-    return with_interval(measure, np.mean([r.draws(counts) for r in ratios], 0))
+    draws, deleted = (np.mean(x, 0) for x in ([r.draws(counts) for r in ratios], [r.deleted for r in ratios]))
+    return with_interval(measure, draws, deleted)
 
 
 def _fvu_of(found: Structure) -> Measure:
     """FVU of the deltas; null: of their flips, by the same atoms."""
     ratio = Ratio(np.stack([found.coded.left[:, 0], found.coded.total[:, 0]], 1), lambda s: s[:, 0] / s[:, 1])
     measure = Measure(found.fvu, null=found.fvu_flipped, p=found.measure.p, n=len(found.coded.left))
-    return with_interval(measure, ratio.draws(found.counts))
+    return with_interval(measure, ratio.draws(found.counts), ratio.deleted)
 
 
 def by_encoder(

@@ -88,6 +88,11 @@ class Coded:
         with np.errstate(divide="ignore", invalid="ignore"):
             return (counts @ self.left) / (counts @ self.total)
 
+    def fvu_without(self) -> Float[np.ndarray, "doc version"]:
+        """FVU of each version without each document."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (self.left.sum(0) - self.left) / (self.total.sum(0) - self.total)
+
 
 def coded(sample: Sample, pursuits: Sequence[Pursuit], average: Average) -> Coded:
     """Sums, over documents, of the final residuals of one pursuit per version of the sample."""

@@ -91,7 +91,7 @@ def minibatches(
     return batches
 
 
-def linear_cka(
+def linear_cka(  # noqa: PLR0913 - public: a figure's settings, by keyword
     x: Matrix,
     y: Matrix,
     doc_ids: Sequence | np.ndarray | None = None,

@@ -65,6 +65,9 @@ class Visibility:
     """The curve that `features` is read from; None where there is no share to read."""
     judged_on: Literal["latents", "directions"] = "latents"
     """What `share` counts: a narrow change is judged on its directions."""
+    counts: tuple[int, int, int] | None = None
+    """Of n latents at least and at most so many are not visible: low, high, n; None where `share` is no
+    sample of latents."""
 
     @property
     def named(self) -> tuple[LatentVisibility, ...]:
@@ -162,7 +165,13 @@ def _of_latents(kept: Kept, found: Findings, so_far: Visibility, seed: int) -> V
     (low, high), (lower, higher) = curve.read(f), other.read(f)
     features = min(low, lower), max(high, higher)
     return replace(
-        so_far, label=label, share=share, features=features, reasons=tuple(told), calibration=curve
+        so_far,
+        counts=(named, named + unsure, n),
+        label=label,
+        share=share,
+        features=features,
+        reasons=tuple(told),
+        calibration=curve,
     )
 
 

@@ -5,7 +5,8 @@ dense. Here every coding holds the same pool of N(0, Σ) atoms, which codes what
 is divided by another of the same kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,16 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.errors import GeometryError
-from deltasae_ray.metrics.arrays import Matrix, matrix
-from deltasae_ray.metrics.coding.dictionary_coding import Coder, make_coder
-from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
-from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, too_few_directions
+from deltasae_ray.metrics.arrays import Matrix
+from deltasae_ray.metrics.coding.dictionary_coding import Coder
+from deltasae_ray.metrics.coding.matched_sizes import Matched
+from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, Question, too_few_directions
 from deltasae_ray.metrics.coding.omp import pursue
 from deltasae_ray.metrics.coding.sample import Average, coded, most_used, use_of
 from deltasae_ray.metrics.measure import Measure, undefined
-from deltasae_ray.metrics.moments import Moments, Spectrum, matched_rows
+from deltasae_ray.metrics.moments import Spectrum, matched_rows
 from deltasae_ray.metrics.ratios import with_interval
-from deltasae_ray.metrics.statistics import document_codes
 
 POOL = 4
 """Pool atoms for each atom of the larger dictionary."""
@@ -32,7 +32,7 @@ MIN_GAIN = 0.02
 atoms."""
 
 
-def pooled_missing_share(
+def pooled_missing_share(  # noqa: PLR0913 - a figure's settings, by keyword
     deltas: Matrix,
     dictionary: Matrix,
     reference: Matrix,
@@ -77,23 +77,12 @@ def pooled_missing_share(
     Raises:
         GeometryError: k outside 1..8, fewer than 2 flips, or matrices of different d_model.
     """
-    if not 1 <= k <= 8:
-        raise GeometryError(
-            f"k={k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any delta"
-        )
     if draws < 2:
         raise GeometryError(f"draws={draws} sign flips: at least 2 are needed to know how much flips differ")
-    x = matrix(deltas, "deltas", None)
-    fit = x if training is None else matrix(training, "training", None)
-    docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
-    moments = Moments.of(fit)
-    if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
-        return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
-    how = {"k": k, "draws": draws, "bootstrap": bootstrap, "max_tokens": max_tokens, "seed": seed}
-    coder = make_coder(x, fit, docs, moments, **how)
-    twin = None if second is None else coder.code(second)
-    pair = match_sizes(coder.code(dictionary), coder.code(reference), twin)
-    return compare_pooled(pair, average, seed=seed)
+    matched = Question(k, draws, bootstrap, max_tokens, seed).put(
+        deltas, (dictionary, reference, second), training, doc_ids
+    )
+    return matched if isinstance(matched, Measure) else compare_pooled(matched, average, seed=seed)
 
 
 def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0) -> Measure:
@@ -110,8 +99,7 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
         _atoms(coder, sized.used.atoms, sized.used.size) for sized in (pair.delta, pair.reference)
     )
     found = _added(coder, delta, reference, average, seed)
-    value, share_draws, gain, gain_draws = found
-    lower = float(np.quantile(gain_draws, 0.025))
+    gain, lower = found.gain, float(np.quantile(found.gain_draws, 0.025))
     if not lower >= MIN_GAIN:
         return undefined(
             f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound "
@@ -125,8 +113,9 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
     ceiling = None
     if pair.second is not None and not pair.second.refused(average):
         twin = _atoms(coder, pair.second.used.atoms, pair.second.used.size)
-        ceiling = _added(coder, delta, twin, average, seed)[0]
-    return with_interval(Measure(value, null=1.0, ceiling=ceiling, n=n).because("note", told), share_draws)
+        ceiling = _added(coder, delta, twin, average, seed).share
+    measure = Measure(found.share, null=1.0, ceiling=ceiling, n=n).because("note", told)
+    return with_interval(measure, found.draws, found.deleted)
 
 
 def _atoms(coder: Coder, atoms: Float[Tensor, "atom d_model"], size: int) -> Float[Tensor, "atom d_model"]:
@@ -142,10 +131,22 @@ def _turned(atoms: Tensor, spectrum: Spectrum, signs: np.ndarray) -> Tensor:
     return (atoms @ basis * torch.from_numpy(signs).to(atoms.dtype)) @ basis.T
 
 
-def _added(
-    coder: Coder, delta: Tensor, reference: Tensor, average: Average, seed: int
-) -> tuple[float, np.ndarray, float, np.ndarray]:
-    """M_p, its resamples, the share that Δ takes of what P + GS' + ΔS leaves, and the resamples of that."""
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """What a delta dictionary adds beside a reference."""
+
+    share: float
+    """M_p."""
+    draws: Float[np.ndarray, " draw"]
+    """Of the share."""
+    deleted: Float[np.ndarray, " doc"]
+    """The share without each document."""
+    gain: float
+    """What Δ takes of what P + GS' + ΔS leaves."""
+    gain_draws: Float[np.ndarray, " draw"]
+
+
+def _added(coder: Coder, delta: Tensor, reference: Tensor, average: Average, seed: int) -> _Added:
     spectrum, sample, flips = coder.rest.spectrum, coder.sample, len(coder.sample.flipped)
     rng = np.random.default_rng([seed, 7])
     pool = matched_rows(
@@ -164,20 +165,21 @@ def _added(
         beside_flipped.append(left(reference_turned, delta))
         flipped.append(left(reference_turned, delta_turned))
     counts, picks = coder.resamples.counts, coder.resamples.picks
-    ones = np.ones((1, sample.num_docs))
     own = np.arange(flips)[None]
 
-    def figures(counts: np.ndarray, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first = counts @ whole
+    def figures(total: Callable[[np.ndarray], np.ndarray], picks: np.ndarray) -> tuple[np.ndarray, ...]:
+        first = total(whole[:, None])[:, 0]
         a, b, c = (
-            np.take_along_axis(counts @ np.stack(x, 1), picks, 1).mean(1)
+            np.take_along_axis(total(np.stack(x, 1)), picks, 1).mean(1)
             for x in (without, beside_flipped, flipped)
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             return (a - first) / (c - b), (c - b) / c
 
-    (share, gain), (share_draws, gain_draws) = figures(ones, own), figures(counts, picks)
-    return float(share[0]), share_draws, float(gain[0]), gain_draws
+    (share, gain) = figures(lambda x: x.sum(0, keepdims=True), own)
+    share_draws, gain_draws = figures(lambda x: counts @ x, picks)
+    deleted, _ = figures(lambda x: x.sum(0) - x, np.tile(own, (sample.num_docs, 1)))
+    return _Added(float(share[0]), share_draws, deleted, float(gain[0]), gain_draws)
 
 
 def _left(coder: Coder, average: Average, *atoms: Tensor) -> Float[np.ndarray, " doc"]:

@@ -29,7 +29,7 @@ class Rows:
     corpora: np.ndarray | None
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - the arrays of one formula
         cls,
         deltas: Matrix,
         base: Matrix,

@@ -76,7 +76,7 @@ class Surplus:
         return ((drawn > observed).sum(0) + ties) / (SIGNS + 1)
 
 
-def coactivation_within(
+def coactivation_within(  # noqa: PLR0913 - a figure's settings, by keyword
     own: Float[np.ndarray, "row latent"],
     partner: Bool[np.ndarray, "row latent"],
     token_ids: np.ndarray,

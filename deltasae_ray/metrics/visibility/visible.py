@@ -12,7 +12,7 @@ from deltasae_ray.metrics.visibility.rows import PerRow, Rows, check_dictionarie
 __all__ = ["LatentVisibility", "Visibility", "visibility"]
 
 
-def visibility(
+def visibility(  # noqa: PLR0913 - public: a figure's settings, by keyword
     deltas: Matrix,
     base: Matrix,
     dictionary: DictionaryLike,

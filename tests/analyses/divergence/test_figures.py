@@ -11,7 +11,17 @@ import torch
 from deltasae_ray.analyses.divergence.figures import LeafInputs, compare, compare_layer
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.absent_parts import UNKNOWN, lacking
-from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, metric, split_variant
+from deltasae_ray.metrics.catalogue import (
+    AUDITED,
+    BETWEEN,
+    CLAIMED,
+    METRICS,
+    PATCHED,
+    SEEN,
+    WATCHED,
+    metric,
+    split_variant,
+)
 from deltasae_ray.metrics.inputs import LayerInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
@@ -67,9 +77,9 @@ def test_every_catalogued_metric_is_measured_and_every_measure_is_catalogued(
 ) -> None:
     found = {metric(name).name for name in measures}
     elsewhere = {
-        m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED))
-    }  # between adapters; in the model; of single latents
-    elsewhere |= {"density"}  # where the architecture leaves it free
+        m for m in METRICS if m.endswith(BETWEEN) or m.startswith((*PATCHED, AUDITED, WATCHED, CLAIMED))
+    }  # between adapters; in the model; of single latents; of monitors
+    elsewhere |= {"density", *SEEN}  # where the architecture leaves it free; of the decision on latents
     assert found == set(METRICS) - elsewhere
 
 

@@ -10,9 +10,11 @@ import torch
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.run import diverge_points, measured, task_memory
 from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures, read_rows
+from deltasae_ray.analyses.geometry_figures import judge_missing
 from deltasae_ray.analyses.leaf_spec import measures_key
 from deltasae_ray.analyses.table import corrected, leaf_figures, read_table, write_table
 from deltasae_ray.analyses.verdict import verdict
+from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.errors import DictionaryError, GeometryError, ResourceError
 from deltasae_ray.metrics.absent_parts import UNKNOWN
 from deltasae_ray.metrics.catalogue import BETWEEN, metric
@@ -188,10 +190,10 @@ def test_p_is_corrected_over_layers_and_adapters_and_never_falls(study: Storage,
 
 
 def test_the_verdict_reads_the_rows(rows: list) -> None:
-    found = verdict(
-        "r4", leaf_figures(rows, "r4"), [], reference="toy reference (1,200 tokens)", atoms=CFG.atoms
-    )
-    assert found.label == "PARTLY VISIBLE"
+    against = Against("toy reference (1,200 tokens)", atoms=CFG.atoms)
+    found = verdict("r4", leaf_figures(rows, "r4"), [], against)
+    assert found.label == "INCONCLUSIVE" and "which latents are visible was not measured" in found.text
+    assert all(judge_missing(leaf).label == "PARTLY VISIBLE" for leaf in leaf_figures(rows, "r4"))
     assert {v.layer for v in found.layers} == set(LAYERS)
     assert "toy reference (1,200 tokens)" in found.text
 
@@ -223,8 +225,8 @@ def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the
         and pooled.kappa_low < pooled.kappa < pooled.kappa_high
     )
     assert ("mean_share_seeds", None) not in found
-    judged = verdict("r4", leaf_figures(found.values(), "r4"), [], atoms=CFG.atoms)
-    assert judged.layers[0].measure.value == pooled.value and "(mean over seeds)" in judged.text
+    judged = verdict("r4", leaf_figures(found.values(), "r4"), [])
+    assert f"Missing share of the change {pooled.measure:.2f} (mean over seeds)" in judged.text
     assert "2 training seeds (their spread is in the interval)" in judged.text
 
 

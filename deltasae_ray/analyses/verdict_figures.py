@@ -1,0 +1,230 @@
+"""The sentences of a verdict, one group for each of its questions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deltasae_ray.analyses.geometry_figures import CHANGE, TRIMMED, Figures, judge, judge_geometry, reached
+from deltasae_ray.analyses.visibility.layer_figures import Sight, disagreement
+from deltasae_ray.metrics.against_chance import OTHER_RECIPE, control_sentence, matching_sentence, standing_of
+from deltasae_ray.metrics.catalogue import SEEDS, metric
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.metrics.visibility.answer import LatentVisibility
+
+SHOWN = 12
+"""Latents that a verdict names; all are in latents.parquet."""
+BASELINES = {
+    "gain_over_pca": "as many principal directions",
+    "gain_over_random_atoms": "featureless atoms",
+    "gain_over_gaussian": "the same recipe on Gaussian deltas",
+    "gain_over_frozen_decoder": "the same recipe with a random decoder",
+}
+"""Gain → what a dictionary must beat before it has found features."""
+
+
+@dataclass(frozen=True)
+class Against:
+    """What deltas are held against."""
+
+    reference: str = "base dictionary"
+    """Such as `toy reference (15,000 tokens)`."""
+    given: bool = False
+    """It was not fitted here, so that the base dictionaries beside it have another recipe."""
+    atoms: int = 8
+    """Per token, with which M was taken."""
+
+
+def seen_told(sight: Sight, share: Measure, reason: str) -> list[str]:
+    """Which latents the reference can see, the exceptions by name."""
+    found, (text, counts) = sight.own.found, sight.judged_on
+    told = []
+    if share.value is None:
+        told.append(f"Not known: {reason}")
+    else:
+        where = f" on {text}" if text else ""
+        told.append(
+            f"Of {counts.judged} latents that can be judged{where}: {counts.told}; not visible"
+            f" {_percent(share)}" + (f"; {reason}" if reason else "")
+        )
+    if apart := disagreement(sight.own):
+        told.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
+    if found.named:
+        told.append(f"Not visible: {named(found.named)}")
+    if found.calibration is not None:
+        low, high = found.features
+        told.append(
+            f"Read through planted mixtures, the reference holds {low:.0%} to {high:.0%} of the features"
+        )
+    told += [
+        f"A leading direction with {x.variance:.0%} of the variance: {x.label}" for x in found.directions
+    ]
+    return told
+
+
+def named(latents: Sequence[LatentVisibility]) -> str:
+    """Latents by index with what they do to base activations, the surest first."""
+    order = sorted(latents, key=lambda x: (x.p if x.p is not None else 1.0, x.index))
+    told = ", ".join(f"{x.index}" + (f" ({x.scaling})" if x.scaling else "") for x in order[:SHOWN])
+    more = len(order) - SHOWN
+    return f"latents {told}" + (f", and {more} more in latents.parquet" if more > 0 else "")
+
+
+def _percent(share: Measure) -> str:
+    low, high = share.ci or (0.0, 1.0)
+    return f"{share.value:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def geometry_told(leaf: Figures, against: Against) -> list[str]:
+    """What the missing share says, and what must stand beside it."""
+    found = judge_geometry(leaf)
+    told = _explained(leaf, found.subject, against.atoms)
+    if found.measure.value is None:
+        told.append(f"Missing share undefined: {found.reason}")
+    else:
+        ending = "_no_top3" if found.subject == TRIMMED else ""
+        seeds = found.subject in (CHANGE, TRIMMED) and f"missing_share{ending}{SEEDS}" in leaf.measures
+        mean = " (mean over seeds)" if seeds else ""
+        told.append(f"Missing share of {found.subject} {found.measure:.2f}{mean}, pooled {_pooled(leaf)}")
+        why = f" ({found.reason})" if found.reason else ""
+        told.append(f"By both: {found.label}{why}")
+    at_best, planted = reached(leaf), leaf.get("missing_share_positive_control")
+    if at_best.value is not None and found.subject == CHANGE:
+        told.append(
+            f"Of a change made of base latents the reference misses {planted:.2f}; of what it can see at best"
+            f" it sees {at_best:.2f}"
+        )
+    if found.subject in (CHANGE, TRIMMED):
+        told += _beside_control(leaf, "_no_top3" if found.subject == TRIMMED else "", given=against.given)
+    return [*told, *_cautions(leaf, found.subject), *_matching(leaf, given=against.given)]
+
+
+def _pooled(leaf: Figures) -> str:
+    found = leaf.get("pooled_missing_share")
+    return f"{found:.2f}"
+
+
+def _explained(leaf: Figures, subject: str, atoms: int) -> list[str]:
+    names = {
+        "reference": f"it explains {{}} of {TRIMMED if subject == TRIMMED else CHANGE}",
+        "random_atoms": "featureless atoms of its own covariance {}",
+        "delta": "a dictionary trained on the change {}",
+    }
+    ending = "_no_top3" if subject == TRIMMED else ""
+    explained = {name: leaf.get(f"fvu_{name}{ending}").value for name in names}
+    told = "; ".join(
+        names[name].format(f"{1 - fvu:.0%}") for name, fvu in explained.items() if fvu is not None
+    )
+    return [f"With {atoms} atoms {told}"] if told else []
+
+
+def _cautions(leaf: Figures, subject: str) -> list[str]:
+    """What must stand beside the missing share, if it is so."""
+    told = []
+    for name, what in BASELINES.items():
+        gain = leaf.over_seeds(name)
+        found_of = standing_of(metric(name), gain)
+        if gain.value is not None and found_of != "beyond chance":
+            beats = "does not beat" if found_of == "worse than chance" else "is not shown to beat"
+            told.append(
+                f"The dictionary trained on the change {beats} {what} (gain {gain:.3f}), nor is it shown to"
+                " have found features"
+            )
+    share = leaf.get("mean_share")
+    if share.value is not None and share.value >= 0.1 and subject in (CHANGE, TRIMMED):
+        missing = leaf.get("mean_missing_share")
+        why = f" ({missing.reason})" if missing.value is not None and missing.reason else ""
+        told.append(
+            f"A constant shift holds {share.value:.0%} of the change; missing share of that shift"
+            f" {missing:.2f}{why}"
+        )
+    along = leaf.get("mean_direction_share")
+    if along.value is not None and along.value >= 0.1 and subject in (CHANGE, TRIMMED):
+        told.append(
+            f"{along.value:.0%} of the variation lies along the mean change and is left to its own figures"
+        )
+    by_token, whole = leaf.over_seeds("missing_share_token_mean"), leaf.over_seeds("missing_share")
+    if by_token.value is not None and subject == CHANGE and judge(by_token)[0] != judge(whole)[0]:
+        told.append(
+            f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f},"
+            f" {judge(by_token)[0]}"
+        )
+    return told
+
+
+def _matching(leaf: Figures, *, given: bool) -> list[str]:
+    sentence = matching_sentence(
+        leaf.over_seeds("paper_max_cosine"),
+        leaf.over_seeds("max_cosine"),
+        leaf.get("paper_max_cosine_untrained"),
+    )
+    control = leaf.measures.get("max_cosine_base_control")
+    return [sentence, control_sentence(control, given=given)] if sentence else []
+
+
+def _beside_control(leaf: Figures, ending: str, *, given: bool) -> list[str]:
+    """What a second base dictionary misses of the same, and whether the reference is shown to miss more than
+    that."""
+    name = f"missing_share_base_control{ending}"
+    control, over = leaf.over_seeds(name), leaf.over_seeds(f"missing_share_over_base{ending}")
+    if control.value is None:
+        return []
+    recipe = OTHER_RECIPE if given else ""
+    pooled = (
+        " (one dictionary, mean over the seeds of that trained on the change)"
+        if f"{name}{SEEDS}" in leaf.measures
+        else ""
+    )
+    told = (
+        f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of"
+        f" it{pooled}"
+    )
+    if over.value is None:
+        return [told]
+    found = standing_of(metric("missing_share_over_base"), over)
+    worth = {
+        "beyond chance": (
+            f"it misses {'more' if over.value > 0 else 'less'} than another base dictionary does"
+        ),
+        None: "whether that is more than another base dictionary does is not known",
+    }
+    said = worth.get(found, "it is not shown to miss more than another base dictionary does")
+    return [f"{told}; the reference {over:+.2f} beside that: {said}"]
+
+
+def how_sure(leaf: Figures, siblings: Sequence[Figures], layers: int) -> str:
+    """What the answer rests on."""
+    seeds = len({s.seed for s in siblings if s.shape == leaf.shape})
+    repeats = leaf.get("repeat_share")
+    fired = leaf.get(
+        "firings_per_latent"
+    )  # counts the tokens of the dictionary; moments, of a stream, those of its first window
+    tokens = (0 if fired.value is None else fired.n) or leaf.get("delta_participation_ratio").n
+    parts = [f"{tokens:,} training tokens, {leaf.get('missing_share').n} evaluation documents"]
+    within = " (their spread is in the interval)" if f"missing_share{SEEDS}" in leaf.measures else ""
+    alone = " (what another would give is not in the interval)" if seeds == 1 else within
+    parts.append(f"{seeds} training seed{'s' if seeds != 1 else ''}{alone}")
+    by_chance = "" if repeats.null is None else f" (by chance {repeats.null:.0%})"
+    parts.append(
+        f"{repeats.value:.0%} of latents repeat in another seed{by_chance}"
+        if repeats.value is not None
+        else "whether latents repeat in another seed is unknown"
+    )
+    if layers > 1:
+        parts.append(f"the intervals of all {layers} layers hold at once")
+    return ", ".join(parts)
+
+
+def what_next(sight: Sight, label: str, reason: str) -> str:
+    """The one step that follows from a label."""
+    if label == "INCONCLUSIVE":
+        return f"Treat it as not known. {_first_up(reason)}" if reason else "Treat it as not known"
+    if label == "NOT VISIBLE":
+        return (
+            "Do not watch it with this dictionary: fit one to its deltas, and read the latents that are named"
+        )
+    if sight.own.found.named:
+        return "Read the latents that are named: a monitor on this dictionary cannot see them"
+    return "A monitor on this dictionary sees what these texts bring out; test it on the texts of its use"
+
+
+def _first_up(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,258 @@
+"""What a study asks of one dictionary of deltas, at one layer: which latents the reference can see, in all
+texts together and in each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deltasae_ray.metrics.coding.dictionary_coding import spread
+from deltasae_ray.metrics.coding.missing_share import missing_share
+from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
+from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility
+from deltasae_ray.metrics.visibility.decision import share_interval
+from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
+from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
+from deltasae_ray.metrics.visibility.visible import visibility
+
+POOLED_TOKENS = 1024
+"""Evaluation tokens that are coded for the pooled missing share: its pool makes a token cost five times as
+much."""
+FEWEST_ROWS = 200
+"""Training rows of a text, below which it has no mean and no covariance of its own."""
+_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class CellRows(LayerRows):
+    """Rows of one source at one layer, with what is known of each; rows at position 0 are already dropped."""
+
+    tokens: np.ndarray
+    """Token of each evaluation row."""
+    positions: np.ndarray
+    """Place of each evaluation row in its context."""
+    corpora: np.ndarray
+    """Text that each evaluation row is from."""
+    fit_corpora: np.ndarray
+    """Text that each training row is from."""
+    texts: tuple[str, ...]
+    """Names of the texts; that which the adapter was trained on first."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellDictionaries:
+    """The dictionaries that one answer takes."""
+
+    own: DictionaryLike
+    """Of the deltas."""
+    others: Sequence[DictionaryLike]
+    """The same recipe on the same deltas, from other seeds."""
+    reference: DictionaryLike
+    bases: Sequence[DictionaryLike]
+    """Of base activations, held out from the reference."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Latents of one dictionary by what is said of them."""
+
+    not_visible: int = 0
+    unsure: int = 0
+    """They score as absent ones do, and so do latents of base dictionaries: they widen intervals."""
+    partly: int = 0
+    visible: int = 0
+
+    @classmethod
+    def of(cls, latents: Sequence[LatentVisibility]) -> "Counts":
+        """Counts those that could be held against the scale."""
+        labels = [x.label for x in latents if x.p is not None]
+        named = ("not visible", "cannot be judged", "partly", "visible")
+        return cls(*(labels.count(label) for label in named))  # type: ignore[arg-type]
+
+    @property
+    def judged(self) -> int:
+        return self.not_visible + self.partly + self.visible
+
+    def not_visible_share(self, comparisons: int = 1) -> Measure:
+        """Computes f, the share of judged latents that are not visible, with its interval.
+
+        Args:
+            comparisons: intervals that are to hold at once, such as one for each layer.
+        """
+        return self._share(self.not_visible, comparisons)
+
+    def visible_share(self, comparisons: int = 1) -> Measure:
+        """Computes the share of judged latents that are visible, alike."""
+        return self._share(self.visible, comparisons)
+
+    def _share(self, count: int, comparisons: int) -> Measure:
+        if not self.judged:
+            return undefined("no latent can be judged")
+        whole = self.judged + self.unsure
+        measure = Measure(count / self.judged, n=self.judged).because("note", self.told)
+        return measure.within(*share_interval(count, count + self.unsure, whole, comparisons))
+
+    @property
+    def told(self) -> str:
+        """Such as `4 not visible, 3 partly, 21 visible`."""
+        told = f"{self.not_visible} not visible, {self.partly} partly, {self.visible} visible"
+        return told + (f", {self.unsure} unclear" if self.unsure else "")
+
+
+@dataclass(frozen=True)
+class TextFinding:
+    """The same of one text."""
+
+    corpus: str
+    counts: Counts
+    """Of the latents that fire in it."""
+    missing: Measure
+    """M; mean, flips and resamples are of this text alone."""
+
+
+@dataclass(frozen=True)
+class CellVisibility:
+    """The answer of one dictionary."""
+
+    found: Visibility
+    texts: tuple[TextFinding, ...] = ()
+    """Each text by itself, where there are several."""
+    pooled: Measure = undefined("the pooled missing share was not measured")
+    """M_p of all texts."""
+    planted: Measure = undefined("the positive control was not measured")
+    """M of a change made of latents of a held-out base dictionary: the least that this reference can miss."""
+
+    @property
+    def counts(self) -> Counts:
+        return Counts.of(self.found.latents)
+
+    @classmethod
+    def undefined(cls, reason: str) -> "CellVisibility":
+        """An answer that could not be had."""
+        return cls(Visibility("INCONCLUSIVE", undefined(reason), (0.0, 1.0), (), (reason,)))
+
+
+def judge_cell(
+    rows: CellRows, cell: CellDictionaries, settings: Settings, *, brief: bool = False
+) -> CellVisibility:
+    """Decides which latents are visible, in all texts and in each, and measures both missing shares.
+
+    Args:
+        brief: only which latents are not visible, as for a random adapter.
+
+    Raises:
+        GeometryError: dictionaries that do not fit the rows.
+    """
+    if rows.silent:
+        return CellVisibility.undefined("the deltas are zero: the adapter changes nothing here")
+    several = len(rows.texts) > 1
+    with torch.no_grad():
+        found = visibility(
+            rows.delta_eval,
+            rows.base_eval,
+            cell.own,
+            cell.reference,
+            base_dictionaries=cell.bases,
+            second=cell.others,
+            training=rows.delta_fit,
+            training_base=rows.base_fit,
+            doc_ids=rows.eval_docs,
+            token_ids=None if brief else rows.tokens,
+            positions=None if brief else rows.positions,
+            corpora=rows.corpora if several else None,
+            seed=settings.seed,
+        )
+        if brief:
+            return CellVisibility(found)
+        texts = _texts(rows, cell, found, settings) if several else ()
+        pooled = pooled_missing_share(
+            rows.delta_eval,
+            living_rows(cell.own),
+            living_rows(cell.reference),
+            settings.k,
+            doc_ids=rows.eval_docs,
+            training=rows.delta_fit,
+            draws=settings.null_draws,
+            bootstrap=settings.bootstrap,
+            max_tokens=min(POOLED_TOKENS, settings.code_tokens),
+            seed=settings.seed,
+        )
+        planted = _planted(rows, cell, settings)
+    return CellVisibility(found, texts, pooled, planted)
+
+
+def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:
+    """Makes a change of the latents of the first base dictionary, with the codes of the real one, and
+    measures M of it: sparsity, energies and what fires together are the change's own.
+
+    Latents are paired by energy, the loudest with the loudest.
+    """
+    base, own = cell.bases[0], cell.own
+    rows_of, order = living_rows(base), torch.argsort(living_energy(base), descending=True)
+    loud = torch.argsort(own.energy.detach().cpu(), descending=True)[: len(rows_of)]
+    atoms = torch.nn.functional.normalize(rows_of[order.to(rows_of.device)][: len(loud)], dim=1).cpu()
+    length = own.W_dec.detach().float().cpu().norm(dim=1)[loud]
+
+    def made(deltas: np.ndarray) -> np.ndarray:
+        blocks = torch.from_numpy(np.ascontiguousarray(deltas)).float().split(_ROWS)
+        return torch.cat([own.encode(x).cpu()[:, loud] * length @ atoms for x in blocks]).numpy()
+
+    coded = spread(len(rows.delta_fit), max(settings.code_tokens, 8 * rows.delta_fit.shape[1]))
+    return missing_share(
+        made(rows.delta_eval),
+        atoms,
+        living_rows(cell.reference),
+        settings.k,
+        doc_ids=rows.eval_docs,
+        training=made(rows.delta_fit[coded]),
+        draws=settings.null_draws,
+        bootstrap=settings.bootstrap,
+        max_tokens=min(POOLED_TOKENS, settings.code_tokens),
+        seed=settings.seed,
+    )
+
+
+def _texts(
+    rows: CellRows, cell: CellDictionaries, found: Visibility, settings: Settings
+) -> tuple[TextFinding, ...]:
+    fires = _firings(cell.own, rows)
+    made = []
+    for text in rows.texts:
+        heard = [x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS]
+        made.append(TextFinding(text, Counts.of(heard), _missing(rows, cell, text, settings)))
+    return tuple(made)
+
+
+def _firings(dictionary: DictionaryLike, rows: CellRows) -> dict[str, np.ndarray]:
+    """Text → firings of every latent on its evaluation rows."""
+    total = {text: np.zeros(len(dictionary.W_dec), dtype=int) for text in rows.texts}
+    for text, count in total.items():
+        here = np.flatnonzero(rows.corpora == text)
+        for start in range(0, len(here), _ROWS):
+            x = torch.from_numpy(np.ascontiguousarray(rows.delta_eval[here[start : start + _ROWS]])).float()
+            count += (dictionary.encode(x) > 0).sum(0).cpu().numpy()
+    return total
+
+
+def _missing(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings) -> Measure:
+    """M of one text, held against flips of its own."""
+    here, there = rows.corpora == text, rows.fit_corpora == text
+    if there.sum() < FEWEST_ROWS:
+        return undefined(
+            f"{there.sum()} training rows of {text}, {FEWEST_ROWS} are needed: give it more of the text"
+        )
+    found = missing_share(
+        rows.delta_eval[here],
+        living_rows(cell.own),
+        living_rows(cell.reference),
+        settings.k,
+        doc_ids=np.asarray(rows.eval_docs)[here],
+        training=rows.delta_fit[there],
+        draws=settings.null_draws,
+        bootstrap=settings.bootstrap,
+        max_tokens=settings.code_tokens,
+        seed=settings.seed,
+    )
+    return found.because("ceiling", "the ceiling is measured of all texts together")

@@ -1,0 +1,120 @@
+"""Visibility of a study: one Ray task for each source, layer and shape of dictionary; the driver holds
+answers, never activations."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deltasae_ray.analyses.config import DivergeConfig
+from deltasae_ray.analyses.divergence.run import task_memory
+from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.table import DivergenceRow
+from deltasae_ray.analyses.visibility.figures import CellVisibility
+from deltasae_ray.analyses.visibility.layer_figures import FIGURE, Sight, measures
+from deltasae_ray.analyses.visibility.task import CellSpec, CellTask, judge_and_store, read_answer
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import Trial
+from deltasae_ray.shards.opening import open_harvest
+from deltasae_ray.storage import Storage
+
+ALONE = (
+    "one training seed: which latents another one finds is not known, and only those are judged. A second"
+    " (fit.seeds=2, or diverge.controls=[fast,seeds]) costs one more dictionary for each of the study"
+)
+NO_BASES = (
+    "no base dictionary stands beside the reference (diverge.controls=base), so what a visible latent scores"
+    " is not known"
+)
+
+Sights = dict[LeafSpec, Sight]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found of every cell, by the dictionary of its first seed."""
+
+    sights: Sights
+    rows: tuple[DivergenceRow, ...]
+
+
+def see_points(
+    storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, *, bar: bool = True
+) -> Seen:
+    """Decides which latents the reference can see, for every adapter, layer and shape that has no answer yet.
+
+    Raises:
+        DeltaSaeError: what a task raised on purpose.
+    """
+    shards = open_harvest(storage, harvest_key)
+    cells = first_seeds(leaves)
+    specs = {
+        leaf: cell_spec(leaf, alike, shards.source(leaf.adapter).digest) for leaf, alike in cells.items()
+    }
+    wanted = {spec for spec in specs.values() if spec.others and spec.bases}
+    wanted |= {spec for leaf in cells if specs[leaf] in wanted for spec in random_specs(leaf)}
+    keys = {spec: spec.key(storage, shards, cfg) for spec in sorted(wanted, key=str)}
+    todo = {key: spec for spec, key in keys.items() if not storage.exists(key)}
+    work = [(judge_and_store, CellTask(storage, harvest_key, spec, key, cfg)) for key, spec in todo.items()]
+    run_tasks(work, 1.0, bar="visibility" if bar and work else None, memory=task_memory(shards, leaves))
+    answers = {spec: read_answer(storage, key) for spec, key in keys.items()}
+    sights = {leaf: _sight(leaf, spec, answers) for leaf, spec in specs.items()}
+    return Seen(sights, tuple(_rows(sights)))
+
+
+def first_seeds(leaves: Sequence[LeafSpec]) -> dict[LeafSpec, list[LeafSpec]]:
+    """The dictionary of the first seed of every cell → all dictionaries of the cell, whatever their order."""
+    cells: dict[tuple, list[LeafSpec]] = defaultdict(list)
+    for leaf in leaves:
+        cells[leaf.cell].append(leaf)
+    ordered = (sorted(alike, key=lambda leaf: leaf.seed) for alike in cells.values())
+    return {alike[0]: alike for alike in ordered}
+
+
+def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str) -> CellSpec:
+    """What is decided of a cell: of its first seed, beside all others, the control's included."""
+    second = leaf.control("second")
+    others = dict.fromkeys([other.dictionary for other in alike[1:]] + ([second] if second else []))
+    return CellSpec(leaf.layer, source, leaf.dictionary, tuple(others), leaf.reference, _bases(leaf))
+
+
+def random_specs(leaf: LeafSpec) -> list[CellSpec]:
+    """The same of random adapters of the same strength."""
+    return [
+        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), brief=True)
+        for r in leaf.randoms
+        if r.others
+    ]
+
+
+def _bases(leaf: LeafSpec) -> tuple[str, ...]:
+    control = leaf.control("base_control")
+    return (*([control] if control else []), *leaf.siblings)
+
+
+def _sight(leaf: LeafSpec, spec: CellSpec, answers: dict[CellSpec, CellVisibility]) -> Sight:
+    if spec not in answers:
+        return Sight(CellVisibility.undefined(NO_BASES if spec.others else ALONE))
+    return Sight(answers[spec], tuple(answers[r] for r in random_specs(leaf)))
+
+
+def _rows(sights: Sights) -> list[DivergenceRow]:
+    """Of every cell, and of each text by itself; intervals hold over the layers of an adapter at once."""
+    together: dict[Trial, dict[int, LeafSpec]] = defaultdict(dict)
+    for leaf in sights:
+        together[leaf.trial][leaf.layer] = leaf
+    rows = []
+    for by_layer in together.values():
+        found = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
+        for layer, leaf in by_layer.items():
+            rows += [DivergenceRow.of(leaf, name, m) for name, m in found[layer].items()]
+            rows += [
+                DivergenceRow.of(leaf, name, m, corpus=text.corpus)
+                for text in sights[leaf].own.texts
+                for name, m in _of_text(text.counts.not_visible_share(len(by_layer)), text.missing).items()
+            ]
+    return rows
+
+
+def _of_text(share: Measure, missing: Measure) -> dict[str, Measure]:
+    return {FIGURE: share, "missing_share": missing}

@@ -1,0 +1,42 @@
+"""What the arena's job does: read the words, run, and end as every job ends."""
+
+import sys
+from collections.abc import Sequence
+
+from deltasae_ray.arena.config import ArenaConfig
+from deltasae_ray.cli import parse
+from deltasae_ray.errors import DeltaSaeError
+from deltasae_ray.redaction import redacted_output
+
+_FIRST = {
+    "recipes": "adapters to make; none: all 64",
+    "methods": "methods to score; none: all",
+    "storage.root": "folder that all of it is kept in",
+}
+
+
+def main(description: str | None, *, without_words: Sequence[str] = ()) -> None:
+    """Runs the arena; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130.
+
+    Args:
+        without_words: what stands for an empty command line.
+    """
+    with redacted_output():
+        cfg = parse(
+            ArenaConfig,
+            sys.argv[1:] or without_words,
+            shorthand={},
+            description=description or "",
+            first=_FIRST,
+        )
+        from deltasae_ray.arena.run import run
+        from deltasae_ray.study.cluster_check import connect, resolve_root
+
+        try:
+            run(cfg, resolve_root(cfg.storage.root), connect)
+        except DeltaSaeError as e:
+            sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("\nInterrupted. Nothing made so far is lost: the same command continues.\n")
+            raise SystemExit(130) from None

@@ -1,0 +1,26 @@
+"""Every method that the arena scores: a function from an adapter to ranked claims."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from deltasae_ray.analyses.triggers.claims import Claim
+from deltasae_ray.arena.published.audit import audit_of_latents
+from deltasae_ray.arena.published.lens import activation_difference_lens, principal_components
+from deltasae_ray.arena.published.outputs import amplification, diff_mining
+from deltasae_ray.arena.published.weights import weight_directions
+from deltasae_ray.arena.subject import Subject
+
+Method = Callable[[Subject], Sequence[Claim]]
+"""Adapter in, ranked claims out."""
+OURS = "elicit"
+
+METHODS: Mapping[str, Method] = {
+    "activation difference lens": activation_difference_lens,
+    "diff mining": diff_mining,
+    "amplification": amplification,
+    "PCA of deltas": principal_components,
+    "weight SVD": weight_directions,
+    "audit of latents": audit_of_latents,
+}
+RECIPES_OF_METHODS: Mapping[str, int] = {}
+"""Method → a number that enters the keys of its scores; raise it when a change of the code changes its
+claims."""

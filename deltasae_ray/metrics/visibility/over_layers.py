@@ -1,0 +1,53 @@
+"""Labels of many layers that hold together: with one interval a layer, some of twenty is wrong too often."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from deltasae_ray.metrics.visibility.answer import Visibility
+from deltasae_ray.metrics.visibility.decision import Label, label_of, share_interval, unfitting
+
+ORDER: tuple[Label, ...] = ("NOT VISIBLE", "INCONCLUSIVE", "PARTLY VISIBLE", "VISIBLE")
+"""Which layer leads: one that is not visible, then what is not known."""
+
+
+@dataclass(frozen=True)
+class OverLayers:
+    """Every layer's answer with an interval that holds for all layers at once."""
+
+    layers: Mapping[str, Visibility]
+    """In the order given."""
+
+    @property
+    def leading(self) -> str:
+        """The layer whose label is the adapter's; of several the one that misses most."""
+        return min(
+            self.layers, key=lambda x: (ORDER.index(self.layers[x].label), -(self.layers[x].share.value or 0))
+        )
+
+    @property
+    def label(self) -> Label:
+        """NOT VISIBLE where a layer is; else INCONCLUSIVE where one is; else the worst."""
+        return self.layers[self.leading].label
+
+
+def over_layers(layers: Mapping[str, Visibility]) -> OverLayers:
+    """Widens the intervals of f so that all hold at once with 95 % (Bonferroni), and labels each layer anew.
+
+    The number of intervals is that of layers whose share counts latents; a narrow change's directions are
+    counted, not sampled, and stay as they are.
+    """
+    sampled = [x for x in layers.values() if x.counts is not None]
+    return OverLayers({name: _widened(x, len(sampled)) for name, x in layers.items()})
+
+
+def _widened(found: Visibility, comparisons: int) -> Visibility:
+    if found.counts is None:
+        return found
+    low, high, n = found.counts
+    interval = share_interval(low, high, n, max(1, comparisons))
+    label = label_of(interval, found.share.n)
+    reasons = found.reasons
+    if label == "INCONCLUSIVE" != found.label:
+        reasons = (*reasons, f"over {comparisons} layers at once: {unfitting(interval)}")
+    share = replace(found.share, ci=interval)
+    return replace(found, label=label, share=share, reasons=reasons)

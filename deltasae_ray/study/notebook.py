@@ -1,0 +1,157 @@
+"""A study for notebooks and scripts: run it, then read its tables; a finished one is read without a run."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+from markupsafe import Markup
+
+from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.redaction import redacted_output
+from deltasae_ray.report.inputs import VerdictLines
+from deltasae_ray.shards.opening import open_shards
+from deltasae_ray.shards.reader import ShardSet
+from deltasae_ray.storage import Storage
+from deltasae_ray.study.cluster_check import resolve_root
+from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.main import parse_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE, LATENTS, PAGE, REPORT = "divergence.parquet", "audit.parquet", "report.html", "report.json"
+
+
+class Study:
+    """What adapters added to a model, asked from Python: `Study(model=…, adapters=[…], text=…).run()`.
+
+    Args:
+        model: base model: a folder, a hub id, or builtin:gemma3-270m.
+        adapters: folders or hub ids of LoRA adapters; without any, adapters are trained.
+        text: what they were, or will be, trained on: a file, a folder, or several.
+        root: where everything is written, and found again.
+        options: any other option by its key, such as {"fit.k": 16, "layers": [5, 10]}.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        model: str = "builtin:gemma3-270m",
+        *,
+        adapters: Sequence[str] = (),
+        text: str | Sequence[str] = (),
+        root: str = "runs/study",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        values = {"model.base": str(model), "storage.root": str(root), **(options or {})}
+        values |= {"adapters": [str(place) for place in adapters]} if adapters else {}
+        paths = [str(text)] if isinstance(text, (str, Path)) else [str(path) for path in text]
+        values |= {"corpus.path": paths} if paths else {}
+        self.cfg = _configured(values)
+
+    def plan(self) -> None:
+        """Prints what the study costs; checks its inputs, and writes nothing."""
+        self._run(replace(self.cfg, dry_run=True))
+
+    def run(self) -> "Study":
+        """Runs every stage that is not done yet, on the Ray that is initialised, or else one of its own."""
+        self._run(self.cfg)
+        return self
+
+    def _run(self, cfg: StudyConfig) -> None:
+        from deltasae_ray.study.run import run
+
+        with redacted_output():
+            run("sweep", cfg)
+
+    @property
+    def verdicts(self) -> tuple[VerdictLines, ...]:
+        """What was said of each adapter.
+
+        Raises:
+            StorageError: the study has not come to its end.
+        """
+        return msgspec.json.decode(self._made(REPORT), type=_Report).verdicts
+
+    def table(self) -> "pd.DataFrame":
+        """Every figure: a row for each adapter, layer, dictionary, metric and variant.
+
+        Raises:
+            StorageError: the study has not come to its end.
+        """
+        return self._read(TABLE)
+
+    def latents(self) -> "pd.DataFrame":
+        """The directions that each adapter wrote, as the audit ranks them.
+
+        Raises:
+            StorageError: the study has not come to its end.
+        """
+        return self._read(LATENTS)
+
+    def page(self) -> str:
+        """Where the report lies: a path, or the address in an object store.
+
+        Raises:
+            StorageError: the study has not come to its end.
+        """
+        self._made(PAGE)
+        return self._storage.path(PAGE)
+
+    def shards(self) -> ShardSet:
+        """The stored activations and deltas."""
+        return open_shards(self.cfg.storage.root)
+
+    def _repr_html_(self) -> str:
+        """The verdicts, as a notebook shows them."""
+        try:
+            verdicts, page = self.verdicts, self.page()
+        except StorageError as e:
+            return Markup("<p>{}</p>").format(str(e))
+        rows = Markup("").join(
+            Markup("<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>").format(
+                v.head, Markup("<br>").join(f"{a.question} {'. '.join(a.sentences)}." for a in v.answers)
+            )
+            for v in verdicts
+        )
+        return Markup("<table>{}</table><p>Report: {}</p>").format(rows, page)
+
+    @property
+    def _storage(self) -> Storage:
+        return resolve_root(self.cfg.storage.root)
+
+    def _read(self, name: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.read_parquet(io.BytesIO(self._made(name)))
+
+    def _made(self, name: str) -> bytes:
+        storage = self._storage
+        if not storage.exists(name):
+            raise StorageError(f"{storage.path('')} has no {name} yet: call .run(), which continues a study")
+        return storage.read_bytes(name)
+
+
+class _Report(msgspec.Struct):
+    verdicts: tuple[VerdictLines, ...]
+
+
+def _configured(values: Mapping[str, Any]) -> StudyConfig:
+    """The configuration of these options; what the command line would print is the error's text."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "study.yaml"
+        file.write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            try:
+                return parse_words([f"config={file}"], "")
+            except SystemExit:
+                said = told.getvalue().replace(f"config={file}: ", "").strip()
+        raise ConfigError(said.removeprefix("error: "))
