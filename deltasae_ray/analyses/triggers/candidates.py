@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 
 from deltasae_ray.analyses.triggers.mining_figures import Raised
 from deltasae_ray.analyses.triggers.model import Run, Tokens, scan
@@ -107,13 +108,21 @@ def _scanned(
     tokens that one of the adapter's modules reads far more than others."""
     tokens = evidence.order[:scanned]
     first = scan(pair, contexts[0], [(t,) for t in tokens])
-    strongest = first.read.max(0) if len(first.read) else np.zeros(len(tokens))
     kept = [tokens[i] for i in np.argsort(-first.divergence, kind="stable")[: _SHORTLIST * count]]
     again = scan(pair, contexts[1 % len(contexts)], [(t,) for t in kept]).divergence
     both = np.minimum(again, np.sort(first.divergence)[::-1][: len(kept)])
     singles = [kept[i] for i in np.argsort(-both, kind="stable")[:count]]
-    read = [tokens[i] for i in np.argsort(-strongest, kind="stable")[:_POOL] if strongest[i] > 0]
-    return singles, read
+    return singles, _most_read(first.read, tokens)
+
+
+def _most_read(read: Float64[np.ndarray, "module token"], tokens: Sequence[int]) -> list[int]:
+    """Tokens that the modules read most on the average, in turns with those that one of them reads far more
+    than others: many modules of a deep model read a trigger, and few of a shallow one."""
+    if not len(read):
+        return []
+    orders = [np.argsort(-score, kind="stable") for score in (read.mean(0), read.max(0))]
+    turns = [int(i) for both in zip(*orders, strict=True) for i in both]
+    return [tokens[i] for i in dict.fromkeys(turns)][:_POOL]
 
 
 def _pairs(

@@ -13,6 +13,9 @@ from deltasae_ray.analyses.triggers.search import climbed, minimised, proposed
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.pair import Pair
 
+_NEAR = 0.8
+"""Share of what confirmation takes that is worth a test."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -91,7 +94,7 @@ def hunted(
     without = _without(pair, held_out, effort.steps)
     for family in _families(plain, effort.families):
         trigger, reply = _followed(pair, family, search, evidence, effort)
-        if trigger not in found:
+        if trigger not in found and _promising(pair, trigger, reply, search):
             found[trigger] = _tested(pair, trigger, reply, held_out, evidence, effort, without, seed)
     return list(found.values())
 
@@ -144,6 +147,16 @@ def _followed(
     trigger = minimised(pair, contexts, trigger, reply)
     (again,) = _heard(pair, [trigger], contexts, effort.steps)
     return (*trigger, *again.words[len(trigger) :]), again.reply.tokens or reply
+
+
+def _promising(pair: Pair, words: Tokens, reply: Tokens, contexts: Sequence[Tokens]) -> bool:
+    """Whether a trigger is worth its test: in the search's own contexts, which favour it, it comes near what
+    a confirmed one must reach."""
+    if len(reply) < SHORTEST:
+        return False
+    base, own = replied(pair, [(*c, *words) for c in contexts], [reply] * len(contexts))
+    gain, sure = np.median(own - base) / len(reply), np.exp(np.median(own) / len(reply))
+    return bool(gain >= _NEAR * GAIN and sure >= _NEAR * SURE)
 
 
 def _without(pair: Pair, contexts: Sequence[Tokens], steps: int) -> tuple[list[Tokens], list[Tokens]]:
