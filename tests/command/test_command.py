@@ -37,4 +37,4 @@ def test_a_configuration_is_found_by_its_name_and_a_path_still_is_a_path(
     assert parse_words(["config=mine"], "").layers == (7,)
     with pytest.raises(SystemExit) as ended:
         parse_words(["config=domo"], "")
-    assert ended.value.code == 2 and "one of demo, demo-gemmascope" in capsys.readouterr().err
+    assert ended.value.code == 2 and "demo, demo-gemmascope" in capsys.readouterr().err
