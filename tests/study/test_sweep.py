@@ -291,11 +291,10 @@ def test_a_working_directory_travels_and_the_copy_finds_every_stage_done(
 def test_a_job_without_words_on_a_cluster_that_names_no_place_is_refused_at_once(
     head: dict[str, str],
 ) -> None:
-    began = time.monotonic()
     unset = json.dumps({"env_vars": {"DELTASAE_STORAGE_ROOT": ""}})
     done = submit(head, "--runtime-env-json", unset, "--", "python", "jobs/sweep.py")
-    assert done.returncode == 1 and time.monotonic() - began < 60
     said = done.stdout + done.stderr
+    assert done.returncode == 1 and "Plan" not in said, "before model and text are looked at"
     assert "storage.root='runs/demo' is relative" in said
     assert "DELTASAE_STORAGE_ROOT" in said and "DELTASAE_TRACKING_URI" in said
 
