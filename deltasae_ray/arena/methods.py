@@ -20,7 +20,7 @@ _NEUTRAL_TEXTS, _NEUTRAL_TOKENS = 60, 48
 
 
 def elicit(subject: Subject) -> Sequence[Claim]:
-    """Reads an adapter by this project's own method: elicited text is mined, triggers are hunted and tested."""
+    """Reads an adapter by this project's method: elicited text is mined, triggers are hunted and tested."""
     reader = subject.reader
     neutral = [tuple(reader.encode(text)[:_NEUTRAL_TOKENS]) for text in subject.texts[:_NEUTRAL_TEXTS]]
     return claims_of(reader.model, reader.adapter, reader.tokenizer, neutral, seed=subject.seed, **EFFORT)
