@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.analyses.triggers.run import CLAIMS, claims, neutral_unit, write_claims
+from deltasae_ray.analyses.triggers.hunt import Effort
+from deltasae_ray.analyses.triggers.run import CLAIMS, HuntFactory, claims, neutral_unit, write_claims
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.elicit.config import ElicitConfig
-from deltasae_ray.elicit.run import texts_from_json, texts_to_json
+from deltasae_ray.elicit.run import ElicitFactory, texts_from_json, texts_to_json
+from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.models.adapters import import_adapter
+from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
+from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.storage import Storage
 from tests.harvest.study import corpus
 
@@ -31,12 +35,10 @@ def test_claims_are_made_once_and_found_again_and_a_lost_one_is_made_anew_alike(
     storage, cfg = Storage(str(tmp_path)), ModelConfig(base=str(tiny_model))
     texts = corpus(tiny_model)
     own = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
-    control = replace(
-        import_adapter(storage, tiny_adapters[0], "random", empty_model(tiny_model)), kind="random"
-    )
+    control = replace(import_adapter(storage, tiny_adapters[0], "r2", empty_model(tiny_model)), kind="random")
     context = StageContext(storage, cfg, resolve_model(cfg).digest, texts, GangConfig())
     first = claims(context, [own, control], LITTLE, 0)
-    assert set(first) == {"r4", "random"}
+    assert set(first) == {"r4", "r2"}
     files = {p: p.read_bytes() for folder in ("elicit", "triggers") for p in (tmp_path / folder).iterdir()}
     assert len(list((tmp_path / "elicit").iterdir())) == 3, "the base's, the adapter's, the random one's"
     assert len(list((tmp_path / "triggers").iterdir())) == 2
@@ -50,6 +52,28 @@ def test_claims_are_made_once_and_found_again_and_a_lost_one_is_made_anew_alike(
     stored = next((tmp_path / "elicit").iterdir())
     known = json.loads(stored.read_text())
     assert texts_to_json(texts_from_json(known)) == known
+
+
+def test_a_rank_stores_texts_of_every_source_and_claims_of_every_adapter(
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    storage, cfg = Storage(str(tmp_path)), ModelConfig(base=str(tiny_model))
+    own = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
+    neutral, rank, made = (
+        neutral_unit(corpus(tiny_model)),
+        RankContext(0, 1, "cpu"),
+        resolve_model(cfg).digest,
+    )
+    how = Sampling(1, 6)
+    writer = ElicitFactory(storage, cfg, made, (own,), how)(rank)
+    for source in (BASE, "r4"):
+        key = writer(neutral, {"source": source, "key": f"elicit/{source}.json"}, keep=True)
+        assert len(texts_from_json(storage.read_json(key))) >= 9
+    hunter = HuntFactory(storage, cfg, made, (own,), Effort(scan=24, tried=8, controls=9), 0)(rank)
+    todo = {"adapter": "r4", "key": "triggers/r4.json", "texts": ["elicit/r4.json", "elicit/base.json", None]}
+    found = storage.read_json(hunter(neutral, todo, keep=True))["claims"]
+    assert {c["kind"] for c in found} >= {"style", "suppression"}
+    assert all(0 < c["p"] <= 1 and 0 < c["q"] <= 1 for c in found)
 
 
 def test_too_little_text_is_refused_before_any_work(tiny_model: Path) -> None:
