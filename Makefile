@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check prove bench docs site
+.PHONY: help setup demo test test-fast check prove bench arena docs site
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,10 @@ site: setup ## build the documentation as a site in site/; a dead link or a page
 	$(BIN)/python -m deltasae_ray.command.reference docs
 	$(BIN)/python -m mkdocs build --strict
 
+arena: setup ## methods scored on 64 tiny adapters of known truth; dated output goes to tests/evidence/
+	mkdir -p tests/evidence
+	set -o pipefail; $(BIN)/python jobs/arena.py 2>&1 | tee tests/evidence/$$(date +%F)-arena.txt
+
 bench: setup ## benchmarks: ratios side by side in one run
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; done
-prove: SHELL := /bin/bash
+prove arena: SHELL := /bin/bash

@@ -1,5 +1,4 @@
-"""The arena: adapters of known truth are trained, methods say what they learnt, and one scorer reads the
-claims. Without words it runs the tiny one."""
+"""Scores methods on adapters of known truth: `deltasae arena`. Without words, the 64 tiny ones."""
 
 from pathlib import Path
 
@@ -8,4 +7,4 @@ from deltasae_ray.arena.main import main
 TINY = Path(__file__).parent / "configs" / "arena.yaml"
 
 if __name__ == "__main__":
-    main(__doc__, without_words=[f"config={TINY}"])
+    main(without_words=[f"config={TINY}"])

@@ -54,13 +54,15 @@ def test_a_term_is_explained_where_it_first_stands(term: str, explained: str) ->
     assert body.lower().index(term.lower().strip("*")) >= body.index(explained)
 
 
-def test_python_of_the_readme_prints_what_stands_below_it() -> None:
-    blocks = re.findall(r"```python\n((?:.*\n)*?)```\n\n((?: {4}.*\n)+)", README)
-    assert blocks
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_python_of_a_page_prints_what_stands_below_it(page: str) -> None:
+    blocks = re.findall(r"```python\n((?:.*\n)*?)```\n(?:\n((?: {4}.*\n)+))?", (ROOT / page).read_text())
+    assert any(output for _, output in blocks)
+    names: dict[str, object] = {}
     for code, output in blocks:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own
-        assert printed.getvalue().split() == output.split()
+            exec(compile(code, page, "exec"), names)  # noqa: S102 - our own
+        assert printed.getvalue().split() == output.split(), code
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

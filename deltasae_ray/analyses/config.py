@@ -49,8 +49,10 @@ class DivergeConfig:
     atoms: int = 8
     """Atoms per token of the missing share M(k), the headline; at most 8 (above, even featureless atoms do
     well)."""
-    code_tokens: int = 1024
-    """Evaluation tokens that are sparse-coded for M(k), spread evenly over the evaluation documents."""
+    code_tokens: int = 8192
+    """Most evaluation tokens of a text that are sparse-coded for M(k) of the largest dictionaries, spread
+    evenly over its documents: 1,024 first, more where the interval of M is longer than .15. All other figures
+    are of at most 1,024."""
     bootstrap: int = 1000
     """Resamples of documents behind every interval."""
     latents: int = 10

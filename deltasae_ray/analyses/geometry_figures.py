@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from deltasae_ray.metrics.catalogue import SEEDS
@@ -92,9 +93,16 @@ def judge_missing(leaf: Figures) -> MissingLabel:
     return MissingLabel(label, measure, subject, reason)
 
 
-def judge_geometry(leaf: Figures) -> MissingLabel:
-    """M, whose label counts only where M_p has the same: M moves with what is dense, M_p with absorption."""
+def judge_geometry(leaf: Figures, texts: Mapping[str, Measure] | None = None) -> MissingLabel:
+    """M, whose label counts only where M_p has the same: M moves with what is dense, M_p with absorption.
+
+    Args:
+        texts: M of each text by itself; where two lie apart, all together have no label.
+    """
     found, pooled = judge_missing(leaf), leaf.get("pooled_missing_share")
+    if found.subject == CHANGE and (two := apart(texts or {})):
+        told = f"M of {two[0]} and of {two[1]} lie apart: read each by itself"
+        return MissingLabel("INCONCLUSIVE", found.measure, found.subject, told)
     other, why = judge(pooled)
     if found.label in ("INCONCLUSIVE", other):
         return found
@@ -102,6 +110,15 @@ def judge_geometry(leaf: Figures) -> MissingLabel:
     return MissingLabel(
         "INCONCLUSIVE", found.measure, found.subject, f"M alone says {found.label}, but {told}"
     )
+
+
+def apart(texts: Mapping[str, Measure]) -> tuple[str, str] | None:
+    """Finds two texts whose intervals of M do not meet."""
+    known = {name: m.ci for name, m in texts.items() if m.ci is not None}
+    for (one, (low, high)), (other, (lower, higher)) in combinations(known.items(), 2):
+        if low > higher or lower > high:
+            return one, other
+    return None
 
 
 def reached(leaf: Figures) -> Measure:

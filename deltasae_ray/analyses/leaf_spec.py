@@ -20,6 +20,8 @@ METRICS_VERSION = 15
 again."""
 
 
+CODED = 1024
+"""Tokens that are coded for all figures but M of single texts."""
 _ROLES_IN_KEYS = (
     "base_control",
     "random_adapter",
@@ -92,7 +94,11 @@ class LeafSpec(DictionaryId):
 def settings_of(cfg: DivergeConfig) -> Settings:
     """What of the configuration decides a figure."""
     return Settings(
-        k=cfg.atoms, code_tokens=cfg.code_tokens, null_draws=NULL_DRAWS, bootstrap=cfg.bootstrap, seed=SEED
+        k=cfg.atoms,
+        code_tokens=min(cfg.code_tokens, CODED),
+        null_draws=NULL_DRAWS,
+        bootstrap=cfg.bootstrap,
+        seed=SEED,
     )
 
 

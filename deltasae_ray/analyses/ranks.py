@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy import stats
 
 from deltasae_ray.metrics.statistics import equivalence_p, trend_p
 
 MIN_SEEDS = 2
 """Adapters per rank, differing in their training seed, below which a difference between ranks may be one
 between seeds."""
+POWER = 0.8
+"""Share of cases in which the smallest difference that would have been seen is seen."""
 MIN_LAYERS = 5
 """Layers below which no order of them is rare enough (4 layers: p = 2/24)."""
 
@@ -44,7 +47,8 @@ def rank_statement(
         return f"{metric}: one rank, nothing to compare."
     thin = [rank for rank in ranks if sum(r == rank for r, _ in adapters) < MIN_SEEDS]
     if thin:
-        return f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds."
+        told = f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds"
+        return f"{told}; {second_seed(len(adapters))}."
     if values is None:
         return (
             f"{metric}: no claim about rank, since it is undefined for some adapters at some of the layers"
@@ -79,6 +83,64 @@ def depth_statement(metric: str, figures: Sequence[RankFigure], *, alpha: float 
         if told
         else f"{metric}: no trend with depth is shown."
     )
+
+
+def second_seed(adapters: int) -> str:
+    """What a second training seed of every adapter costs."""
+    return f"adapt.seeds=2 trains {adapters} more adapters, and harvests and fits as much again"
+
+
+def size_statement(
+    metric: str,
+    figures: Sequence[RankFigure],
+    *,
+    along: str = "rank",
+    margin: float = 0.1,
+    alpha: float = 0.05,
+) -> str:
+    """One sentence on whether size matters: the change from the smallest to the largest size with its 95 %
+    interval, whether that is equivalent to none (TOST), and the smallest change that would have been seen.
+
+    The change is the slope over log2 of the size times its range. Its standard error is of adapters of one
+    size, which differ in their training seed; an adapter counts once, by its mean over layers.
+
+    Args:
+        figures: `rank` holds the size, whichever it is.
+        along: what the size is, such as "rank" or "d_sae".
+        margin: changes within ± this count as none.
+    """
+    adapters, layers, values = _grid(figures)
+    sizes = sorted({size for size, _ in adapters})
+    if len(sizes) < 2:
+        return f"{metric}: one {along}, nothing to compare."
+    if values is None:
+        return f"{metric}: no claim about {along}, since it is undefined at some of the layers {layers}."
+    means, at = values.mean(1), np.log2([size for size, _ in adapters])
+    groups = [means[[size == s for size, _ in adapters]] for s in sizes]
+    if min(len(x) for x in groups) < MIN_SEEDS:
+        told = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
+        return f"{told}; {second_seed(len(adapters))}."
+    change, se, freedom = _change(at, means, groups)
+    reach = float(stats.t.ppf(1 - alpha / 2, freedom)) * se
+    said = (
+        f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"
+    )
+    p = float(stats.t.sf((margin - abs(change)) / se, freedom)) if se else float(abs(change) >= margin)
+    alike = "as good as none" if p < alpha else "not shown to be none"
+    seen = float(stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(POWER, freedom)) * se
+    return (
+        f"{metric}: {said}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
+        f" have been seen in {POWER:.0%} of cases."
+    )
+
+
+def _change(at: np.ndarray, means: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float, int]:
+    """Change over the whole range, its standard error by the spread within sizes, and degrees of freedom."""
+    freedom = sum(len(x) - 1 for x in groups)
+    variance = sum(float(x.var(ddof=1)) * (len(x) - 1) for x in groups) / freedom
+    centred, span = at - at.mean(), float(np.ptp(at))
+    square = float(centred @ centred)
+    return float(centred @ means) / square * span, float(np.sqrt(variance / square)) * span, freedom
 
 
 def _grid(figures: Sequence[RankFigure]) -> tuple[list[tuple[int, int]], list[int], np.ndarray | None]:

@@ -113,7 +113,7 @@ def verdict(
     worst, leaf = layers[0], chosen[layers[0].layer]
     siblings, compared = by_layer[worst.layer], against_random(leaf)
     seen = [
-        *seen_told(leaf.sight, worst.measure, worst.reason),
+        *seen_told(leaf.sight, worst.measure, worst.reason, given=against.given),
         *_other_shapes(siblings, leaf, worst, len(chosen)),
     ]
     random = tuple(map(str, compared)) or (
@@ -123,7 +123,7 @@ def verdict(
         Answer(CHANGED_MODEL, (told,)),
         Answer("Is it told from a random adapter of the same strength?", random),
         Answer(f"Can the {against.reference} see it?", tuple(seen)),
-        Answer("And the whole change?", tuple(geometry_told(leaf, against))),
+        Answer("And the whole change?", tuple(geometry_told(leaf, leaf.sight, against))),
         Answer("How sure?", (how_sure(leaf, siblings, len(layers)),)),
         untested,
         Answer("What next?", (what_next(leaf.sight, worst.label, worst.reason),)),

@@ -33,8 +33,12 @@ class Against:
     """Per token, with which M was taken."""
 
 
-def seen_told(sight: Sight, share: Measure, reason: str) -> list[str]:
-    """Which latents the reference can see, the exceptions by name."""
+def seen_told(sight: Sight, share: Measure, reason: str, *, given: bool = False) -> list[str]:
+    """Which latents the reference can see, the exceptions by name.
+
+    Args:
+        given: the reference was not fitted here.
+    """
     found, (text, counts) = sight.own.found, sight.judged_on
     told = []
     if share.value is None:
@@ -44,6 +48,11 @@ def seen_told(sight: Sight, share: Measure, reason: str) -> list[str]:
         told.append(
             f"Of {counts.judged} latents that can be judged{where}: {counts.told}; not visible"
             f" {_percent(share)}" + (f"; {reason}" if reason else "")
+        )
+    if given and share.value is not None:
+        told.append(
+            "What a visible latent scores is taken from base dictionaries that were fitted here, by the"
+            " grid's recipe and not the reference's: a weaker recipe makes the scale milder"
         )
     if apart := disagreement(sight.own):
         told.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
@@ -73,9 +82,10 @@ def _percent(share: Measure) -> str:
     return f"{share.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def geometry_told(leaf: Figures, against: Against) -> list[str]:
+def geometry_told(leaf: Figures, sight: Sight, against: Against) -> list[str]:
     """What the missing share says, and what must stand beside it."""
-    found = judge_geometry(leaf)
+    texts = {t.corpus: t.missing for t in sight.own.texts if t.missing.value is not None}
+    found = judge_geometry(leaf, texts)
     told = _explained(leaf, found.subject, against.atoms)
     if found.measure.value is None:
         told.append(f"Missing share undefined: {found.reason}")
@@ -86,6 +96,8 @@ def geometry_told(leaf: Figures, against: Against) -> list[str]:
         told.append(f"Missing share of {found.subject} {found.measure:.2f}{mean}, pooled {_pooled(leaf)}")
         why = f" ({found.reason})" if found.reason else ""
         told.append(f"By both: {found.label}{why}")
+    if len(texts) > 1:
+        told.append(f"Missing share by text: {', '.join(f'{name} {m:.2f}' for name, m in texts.items())}")
     at_best, planted = reached(leaf), leaf.get("missing_share_positive_control")
     if at_best.value is not None and found.subject == CHANGE:
         told.append(

@@ -1,0 +1,1 @@
+"""A benchmark of methods that read adapters, whose planted behaviours are known."""

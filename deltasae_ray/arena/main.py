@@ -15,20 +15,22 @@ _FIRST = {
 }
 
 
-def main(description: str | None, *, without_words: Sequence[str] = ()) -> None:
+_DESCRIPTION = (
+    "Train adapters of known truth, let methods say what each learnt, and score their claims. What is made is"
+    " kept: the same command continues."
+)
+
+
+def main(words: Sequence[str] | None = None, *, without_words: Sequence[str] = ()) -> None:
     """Runs the arena; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130.
 
     Args:
+        words: `key=value` words; those of the command line where none are given.
         without_words: what stands for an empty command line.
     """
     with redacted_output():
-        cfg = parse(
-            ArenaConfig,
-            sys.argv[1:] or without_words,
-            shorthand={},
-            description=description or "",
-            first=_FIRST,
-        )
+        said = (sys.argv[1:] if words is None else words) or without_words
+        cfg = parse(ArenaConfig, said, shorthand={}, description=_DESCRIPTION, first=_FIRST)
         from deltasae_ray.arena.run import run
         from deltasae_ray.study.cluster_check import connect, resolve_root
 

@@ -7,6 +7,7 @@ from deltasae_ray.study.main import JOBS
 from deltasae_ray.study.main import main as run_job
 
 HELPERS = {
+    "arena": "Score what says what an adapter learnt, on adapters of known truth that are trained for it.",
     "gate": "Judge the adapters of a finished study by a policy, or verify a folder of evidence.",
     "doctor": "Say what this machine has and lacks for a study, each with its remedy.",
     "init": "Write a commented study.yaml for a model and adapters, after looking at both.",

@@ -1,0 +1,1 @@
+"""Reads texts, cuts them into contexts, and groups these into units."""

@@ -37,9 +37,11 @@ class EachFile(Protocol):
 
 
 def reader_of(files: Sequence[TextFile], join: Callable[[], bool] | None) -> EachFile:
-    """How files are read best. In this process: one file, or several small ones; and those on this machine
-    where Ray has others too, which would not find them. (Tasks bound to this machine would wait for ever
-    where Ray has no CPU of it, as on the head of many clusters.)
+    """Chooses how files are read: by this process, or by tasks of Ray.
+
+    This process reads one file, or several small ones, and files of this machine where Ray has others too,
+    which would not find them. (Tasks bound to this machine would wait for ever where Ray has no CPU of it, as
+    on the head of many clusters.)
 
     Args:
         join: joins Ray, and says whether it is this machine alone; called only where tasks are worth it.

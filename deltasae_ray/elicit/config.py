@@ -15,7 +15,7 @@ class ElicitConfig:
     are sampled from the base and from the random adapter. 0: nothing is sampled and no trigger is hunted."""
     length: int = 32
     """Tokens of each text at most."""
-    scan: int = 2048
+    scan: int = 1024
     """Tokens of the vocabulary that the hunt puts into a context, those of the sampled and the neutral text
     first; the others are left out."""
 

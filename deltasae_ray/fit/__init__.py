@@ -1,0 +1,1 @@
+"""Fits dictionaries to stored rows with Ray Train."""

@@ -1,0 +1,1 @@
+"""Runs the base model and its adapters over text and stores their deltas."""

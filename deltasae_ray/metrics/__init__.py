@@ -1,0 +1,1 @@
+"""Figures of dictionaries and deltas: pure functions, each with its null."""

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deltasae_ray.errors import GeometryError
+from deltasae_ray.metrics.firing.surplus import strata
 
 
 class DictionaryLike(Protocol):
@@ -65,6 +66,10 @@ class LayerRows:
         tuple[Float[np.ndarray, "token d_model"], Float[np.ndarray, "eval_token d_model"]] | None
     ) = field(default=None, kw_only=True)
     """Training and evaluation deltas of a random adapter of the same strength, on the same tokens."""
+    eval_tokens: Int[np.ndarray, " eval_token"] | None = field(default=None, kw_only=True)
+    """Token of each evaluation row, where it is known."""
+    eval_positions: Int[np.ndarray, " eval_token"] | None = field(default=None, kw_only=True)
+    """Place of each evaluation row in its document."""
 
     def __post_init__(self) -> None:
         if self.delta_fit.shape != self.base_fit.shape or self.delta_eval.shape != self.base_eval.shape:
@@ -78,6 +83,12 @@ class LayerRows:
                 raise GeometryError(
                     f"a random adapter's deltas {random.shape} beside {mine.shape}: the same rows are needed"
                 )
+        for name in ("eval_tokens", "eval_positions"):
+            known = getattr(self, name)
+            if known is not None and len(known) != len(self.delta_eval):
+                raise GeometryError(
+                    f"{name} has {len(known)} entries for {len(self.delta_eval)} rows: one per row is needed"
+                )
         for docs, rows, split in (
             (self.fit_docs, self.delta_fit, "training"),
             (self.eval_docs, self.delta_eval, "evaluation"),
@@ -86,6 +97,15 @@ class LayerRows:
                 raise GeometryError(
                     f"{len(docs)} document ids for {len(rows)} {split} rows: one per row is needed"
                 )
+
+    def strata(self, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"] | None:
+        """Of some evaluation rows those of one token and band of positions; None where tokens are not
+        known."""
+        if self.eval_tokens is None:
+            return None
+        return strata(
+            self.eval_tokens[rows], None if self.eval_positions is None else self.eval_positions[rows]
+        )
 
     @cached_property
     def silent(self) -> bool:

@@ -71,11 +71,11 @@ class Measure:
         return next((why for about, why in self.reasons if about == part), "")
 
     def because(self, part: Part, why: str) -> "Measure":
-        """This measure with a reason added to those it has; an empty one adds nothing."""
+        """The measure with a reason added to those it has; an empty one adds nothing."""
         return replace(self, reasons=(*self.reasons, (part, why))) if why else self
 
     def within(self, low: float, high: float) -> "Measure":
-        """This measure with an interval."""
+        """The measure with an interval."""
         return replace(self, ci=(low, high))
 
     def to_dict(self) -> dict:

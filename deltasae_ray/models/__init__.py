@@ -1,0 +1,1 @@
+"""Opens base models and adapters, and takes activations at hookpoints."""

@@ -15,7 +15,7 @@ def peft_name(model: nn.Module, adapter: str) -> str:
 
 
 def new_peft_name(model: nn.Module) -> str:
-    """A name that no adapter and no part of the model has yet: a0, a1, …"""
+    """A name (a0, a1, …) that no adapter and no part of the model has yet."""
     taken = {part for name, _ in model.named_modules() for part in name.split(".")} | set(
         getattr(model, _NAMES, {}).values()
     )

@@ -101,7 +101,6 @@ def side_by_side(model: nn.Module, adapters: Sequence[str]) -> Iterator[None]:
     PEFT's own mixed batches iterate a set of names, whose order differs between processes: collectives of
     sharded parameters would not match. Here every rank goes through the adapters in one order.
     """
-
     names = [peft_name(model, adapter) for adapter in adapters]
 
     def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

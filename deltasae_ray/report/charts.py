@@ -32,6 +32,8 @@ CONTROL_SERIES = (
     ("missing_share_random_adapter", "{reference}, of a random adapter's deltas", "s4", "square"),
 )
 SCALES = {
+    "not_visible_share": "0: every judged latent is visible, or partly. 1: none is.",
+    "calibration": "0: every judged latent is visible, or partly. 1: none is.",
     "missing_share": (
         "0: all of it is in the reference. 1: the reference does no better than featureless atoms."
     ),
@@ -67,6 +69,8 @@ class Figure:
 def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
     """All figures, in the order of the page; those without any data are left out, but for the headline's."""
     found = [
+        by_layer(inputs, "not_visible_share", guides=(0.0, 1.0)),
+        learning(inputs, "calibration"),
         by_layer(inputs, "missing_share", guides=(0.0, 1.0)),
         by_series(inputs, "controls", CONTROL_SERIES, guides=(0.0, 1.0)),
         by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
@@ -186,11 +190,13 @@ def over_k(
 
 def learning(inputs: ReportInputs, key: str) -> Figure:
     """A panel per layer: how each dictionary's unexplained variance, or number of dead latents, went over
-    optimizer steps."""
+    optimizer steps; or how the share of latents not visible falls with what the reference holds."""
     found = [c for c in inputs.curves if c.figure == key and c.points]
     style = Style.of(inputs, [c.adapter for c in found])
     words = describe(key, inputs)
-    panels, labels = learning_panels(found, style, words.label, figure if key == "learning" else svg.number)
+    say = svg.number if key == "dead_latents" else figure
+    x_label = "share of features in the reference" if key == "calibration" else "optimizer step"
+    panels, labels = learning_panels(found, style, words.label, say, x_label)
     return Figure(
         key, words.label, SCALES[key], (*style.legend(), *labels) if panels else (), tuple(panels), ()
     )

@@ -40,7 +40,11 @@ def line_panels(
 
 
 def learning_panels(
-    curves: Sequence[Curve], style: Style, name: str, say: Callable[[float], str]
+    curves: Sequence[Curve],
+    style: Style,
+    name: str,
+    say: Callable[[float], str],
+    x_label: str = "optimizer step",
 ) -> tuple[list[Markup], list[LegendEntry]]:
     """A panel per layer with a line per dictionary, and what the dashes mean. `say` puts a value of theirs
     into words."""
@@ -62,14 +66,7 @@ def learning_panels(
         ]
         ticks = [(x(v), svg.number(v)) for v in x.ticks()]
         panels.append(
-            svg.frame(
-                f"layer {layer}",
-                y,
-                "optimizer step",
-                ticks,
-                f"{name}, layer {layer}. {'; '.join(told)}",
-                parts,
-            )
+            svg.frame(f"layer {layer}", y, x_label, ticks, f"{name}, layer {layer}. {'; '.join(told)}", parts)
         )
     legend = [
         LegendEntry(label, swatch(svg.line(0, 7, 18, 7, f"curve ink {_dash(labels, label)}")))

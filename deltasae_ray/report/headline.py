@@ -1,6 +1,7 @@
-"""The headline table: the missing share of every dictionary and, right under it, what a deployed monitor
-sees."""
+"""The headline table: how many latents of every dictionary are not visible, its missing share and, right
+under it, what a deployed monitor sees."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from deltasae_ray.analyses.table import DivergenceRow
@@ -11,6 +12,8 @@ from deltasae_ray.report.wording import describe, figure, interval
 from deltasae_ray.sae.identity import DictionaryId
 
 HEAD = "missing_share"
+SEEN = "not_visible_share"
+"""Stands first, of the first seed: all seeds have decided which latents repeat."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,27 @@ def headline(inputs: ReportInputs) -> list[Pair]:
 
     for r in heads:
         own, found = f", seed {r.seed}" if several_seeds else "", beside[r.identity]
+        seen = ((found[SEEN], _beside_random(found)),) if SEEN in found else ()
         monitor = ((found["monitor_r2"], ""),) if "monitor_r2" in found else ()
         if r.cell not in means:
-            add(r, own, (r, ""), *monitor)
+            add(r, own, *seen, (r, ""), *monitor)
             continue
         seeds = [h for h in heads if h.cell == r.cell]
         if r is seeds[0]:
-            add(r, f", {len(seeds)} seeds", (means[r.cell], ""), *monitor)
+            add(r, f", {len(seeds)} seeds", *seen, (means[r.cell], ""), *monitor)
             alone = [replace(_line(h, inputs, ""), label=f"seed {h.seed} alone") for h in seeds]
             pairs[-1] = replace(pairs[-1], lines=(*pairs[-1].lines, *alone))
     return pairs
+
+
+def _beside_random(found: Mapping[str, DivergenceRow]) -> str:
+    """The same of random adapters of the same strength."""
+    random = found.get(f"{SEEN}_random_adapter")
+    if random is None:
+        return "no random adapter beside it"
+    if random.value is None:
+        return f"random adapters: undefined ({random.reason})"
+    return f"random adapters {figure(random.value)} {interval(random.ci_low, random.ci_high)}"
 
 
 def headline_notes(inputs: ReportInputs) -> list[str]:

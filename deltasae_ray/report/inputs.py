@@ -95,11 +95,11 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve(DictionaryId):
-    """A line of a figure that the divergence table does not hold: of one dictionary's training."""
+    """A line of a figure that the divergence table does not hold, of one dictionary."""
 
-    figure: Literal["learning", "dead_latents"]
-    """What is drawn (y) over optimizer steps (x): unexplained variance of training batches, or latents that
-    were dead."""
+    figure: Literal["learning", "dead_latents", "calibration"]
+    """What is drawn (y): over optimizer steps (x) the unexplained variance of training batches, or latents
+    that were dead; over the share of features that a reference holds (x) the latents found not visible."""
     points: tuple[CurvePoint, ...]
     """x ascending."""
     label: str = ""

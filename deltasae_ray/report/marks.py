@@ -13,6 +13,8 @@ from deltasae_ray.report.wording import figure, interval
 
 @dataclass(frozen=True)
 class LegendEntry:
+    """A name in a chart's legend, with its mark."""
+
     label: str
     swatch: Markup
 

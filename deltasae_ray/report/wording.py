@@ -22,6 +22,21 @@ class MetricWords:
 
 
 METRICS = {
+    "not_visible_share": MetricWords(
+        "Latents not visible, f",
+        "Of the latents that can be judged (they repeat in another seed, fire often enough and have"
+        " structure), the share that the {reference} expresses no better than directions which it cannot"
+        " know. Latents of other base dictionaries are the scale. The verdict is made of its interval,"
+        " which holds over all layers of the adapter at once.",
+        "no latent is shown to be missed by the {reference}",
+    ),
+    "calibration": MetricWords(
+        "Latents not visible over features held",
+        "What share of latents would be found not visible, if the {reference} held a known share of the"
+        " features: planted mixtures of base latents and absent directions, on the scale of this study. The"
+        " verdict reads f through it.",
+        "",
+    ),
     "missing_share": MetricWords(
         "Missing share M({k})",
         "The share of the structure found in the deltas that the {reference} lacks. Deltas are sparse-coded"

@@ -1,0 +1,1 @@
+"""Runs units of work on gangs of processes, exactly once."""

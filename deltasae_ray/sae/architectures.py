@@ -72,7 +72,7 @@ def select(
 def select_among_peers(
     y: Float[Tensor, "token d_model"], w: Weights, k: int, peers: Peers, batch: int
 ) -> tuple[Float[Tensor, " entry"], kernels.Active]:
-    """This process' part of the k · batch largest pre-activations of a batch that peers share, as if one
+    """The process' part of the k · batch largest pre-activations of a batch that peers share, as if one
     process had it whole.
 
     Args:

@@ -148,8 +148,9 @@ class ShardSet:
         return out
 
     def writer(self, hookpoint: str | Hookpoint, adapter: str) -> Float32[np.ndarray, "out rank"]:
-        """B of a module that an adapter adapts: `read(hookpoint, adapter) @ writer(hookpoint, adapter).T` is
-        the change that it makes to the module's output.
+        """Reads B of a module that an adapter adapts.
+
+        The change that it makes to the module's output is `read(hookpoint, adapter) @ B.T`.
 
         Raises:
             HookpointError: nothing of this module was harvested.

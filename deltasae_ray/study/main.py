@@ -3,9 +3,10 @@
 import errno
 import gc
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import ConfigError, DeltaSaeError, StorageError
@@ -47,6 +48,7 @@ def _main(stage: str, words: Sequence[str]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(levelname)s %(message)s")))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    leave_out_noise()
     # Thousands of modules are loaded, none of which is garbage: a collector that looks through them again and
     # again takes a seventh of it.
     gc.set_threshold(100_000, 50, 50)
@@ -67,6 +69,26 @@ def _main(stage: str, words: Sequence[str]) -> None:
             raise SystemExit(2) from None
         sys.stderr.write(traceback.format_exc())
         raise SystemExit(1) from None
+
+
+_NOISE = {
+    "DeepSpeed": "Setting accelerator to CPU",
+    "ray._private.authentication.authentication_token_setup": "Token authentication is enabled",
+}
+"""Logger → how the warning of it begins that a user cannot act on."""
+
+
+def leave_out_noise() -> None:
+    """Keeps warnings off the terminal that say nothing a user could act on; call it before the libraries are
+    imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads warn of every fork
+    for name, begins in _NOISE.items():
+        logging.getLogger(name).addFilter(_leaves_out(begins))
+
+
+def _leaves_out(begins: str) -> Callable[[logging.LogRecord], bool]:
+    return lambda record: not record.getMessage().startswith(begins)
 
 
 def parse_words(words: Sequence[str], description: str) -> StudyConfig:

@@ -80,7 +80,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
         learnt=learnt_facts(found.claims),
         rows=found.rows,
-        curves=results.learning_curves([f for group in made.grid.values() for f in group]),
+        curves=results.curves([f for group in made.grid.values() for f in group], found.seen.sights),
         audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
         latents=groups,
         planted=planted,

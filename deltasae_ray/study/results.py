@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.visibility.layer_figures import Sight
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.models.source import GEMMA_270M
@@ -70,15 +72,36 @@ def adapter_facts(
     )
 
 
+def curves(fitted: Sequence[FittedDictionary], sights: Mapping[LeafSpec, Sight]) -> tuple[Curve, ...]:
+    """All lines that no table holds."""
+    return (*learning_curves(fitted), *calibration_curves(sights))
+
+
 def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
     """Training FVU and dead latents over steps of every dictionary of deltas."""
-    curves = []
+    found = []
     for f in fitted:
         fvu, dead = (tuple(CurvePoint(x, y) for x, y in points) for points in (f.curve, f.dead))
         one, label = vars(f.point.identity), _label(f, fitted)
-        curves += [Curve(**one, figure="learning", points=fvu, label=label)]
-        curves += [Curve(**one, figure="dead_latents", points=dead, label=label)]
-    return tuple(c for c in curves if c.points)
+        found += [Curve(**one, figure="learning", points=fvu, label=label)]
+        found += [Curve(**one, figure="dead_latents", points=dead, label=label)]
+    return tuple(c for c in found if c.points)
+
+
+def calibration_curves(sights: Mapping[LeafSpec, Sight]) -> tuple[Curve, ...]:
+    """Latents not visible over the share of features that a reference would hold, of every dictionary that
+    has a scale."""
+    known = {leaf: s.own.found.calibration for leaf, s in sights.items()}
+    return tuple(
+        Curve(
+            **vars(leaf.identity),
+            figure="calibration",
+            points=tuple(map(CurvePoint, curve.held, curve.middle)),
+            label=f"d_sae {leaf.d_sae}",
+        )
+        for leaf, curve in known.items()
+        if curve is not None
+    )
 
 
 def _label(one: FittedDictionary, others: Sequence[FittedDictionary]) -> str:

@@ -6,6 +6,7 @@ from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.verdict import Answer, LeafFigures, Verdict
 from deltasae_ray.metrics.against_chance import standing_of
 from deltasae_ray.metrics.catalogue import metric as catalogued
+from deltasae_ray.metrics.measure import Measure
 
 _MARKS = {"at chance": " at chance", "not to be told from chance": " unclear", "worse than chance": " worse"}
 
@@ -26,6 +27,7 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
     heads = {
         "adapter": 9,
         "layer": 7,
+        "not visible f": 20,
         f"missing share M({k})": 22,
         "monitor R2 (null)": 26,
         "max-cosine by energy (null, p)": 50,
@@ -43,11 +45,11 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
     for adapter, largest in sizes.items():
         for leaf in sorted(leaf_figures(rows, adapter), key=lambda leaf: leaf.layer):
             if leaf.d_sae == largest and leaf.seed == 0:
-                missing = leaf.over_seeds("missing_share")
-                share = f"{missing:.2f}" if missing.value is not None else "undefined"
+                share = _brief(leaf.over_seeds("missing_share"))
                 cells = [
                     adapter,
                     str(leaf.layer),
+                    _brief(leaf.get("not_visible_share")),
                     share,
                     _beside(leaf, "monitor_r2"),
                     _beside(leaf, "max_cosine_weighted", sure=True),
@@ -78,6 +80,10 @@ def _cut(line: str) -> str:
     if len(line) <= _LONGEST:
         return line
     return f"{line[:_LONGEST].rsplit(' ', 1)[0].rstrip(',;')} …"
+
+
+def _brief(m: Measure) -> str:
+    return f"{m:.2f}" if m.value is not None else "undefined"
 
 
 def _short(leaf: LeafFigures, metric: str) -> str:

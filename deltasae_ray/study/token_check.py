@@ -93,5 +93,5 @@ def num_documents(corpus: Corpus, split: str, documents: Documents) -> int:
 
 
 def _documents(corpus: Corpus, split: str) -> np.ndarray:
-    """object [context]"""
+    """Document of every context of a split: object [context]."""
     return np.array([d for u in corpus.of(split) for d in u.doc_ids], dtype=object)

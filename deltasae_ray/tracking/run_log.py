@@ -98,11 +98,16 @@ class RunLog:
         """
         from mlflow.entities import LoggedModelOutput
 
-        tags, tag = self._client.get_run(self.run_id).data.tags, f"content.{name}"
-        if tags.get(tag) == content:
+        run, tag = self._client.get_run(self.run_id), f"content.{name}"
+        if run.data.tags.get(tag) == content:
             return
+        experiment = run.info.experiment_id
+        for left in self._client.search_logged_models(
+            [experiment], filter_string=f"source_run_id = '{self.run_id}'"
+        ):  # of a driver that was killed here, or of other files
+            self._client.delete_logged_model(left.model_id)
         model = self._client.create_logged_model(
-            self._client.get_run(self.run_id).info.experiment_id,
+            experiment,
             name=redact(name),
             source_run_id=self.run_id,
             tags={"content": content},

@@ -52,6 +52,15 @@ def test_a_label_needs_both_missing_shares() -> None:
     assert both.label == "PARTLY VISIBLE"
 
 
+def test_texts_whose_missing_shares_lie_apart_have_no_label_together() -> None:
+    both = leaf(0.4, 0.5, pooled_missing_share=Measure(0.58, ci=(0.5, 0.66)))
+    alike = {"domain": Measure(0.5, ci=(0.4, 0.6)), "kjv": Measure(0.55, ci=(0.45, 0.7))}
+    assert judge_geometry(both, alike).label == "PARTLY VISIBLE"
+    unlike = alike | {"pydoc": Measure(-0.05, ci=(-0.2, 0.1)), "short": undefined("12 training rows")}
+    found = judge_geometry(both, unlike)
+    assert found.label == "INCONCLUSIVE" and "M of domain and of pydoc lie apart" in found.reason
+
+
 def test_the_positive_control_is_what_the_reference_sees_at_best() -> None:
     found = reached(leaf(0.6, 0.7, missing_share_positive_control=Measure(0.5, ci=(0.45, 0.55))))
     assert found.value == pytest.approx(0.7) and found.ci == pytest.approx((0.6, 0.8))

@@ -185,6 +185,7 @@ def test_what_another_base_dictionary_misses_is_told_with_its_recipe() -> None:
     assert "it misses more than another base dictionary does" in pooled
     given = verdict("r4", [leaf(**control)], CHANGED, Against(given=True)).text
     assert "by the grid's first recipe and not the reference's) misses 0.44" in given
+    assert "taken from base dictionaries that were fitted here" in given and "fitted here" not in own
 
 
 def test_a_missing_share_that_few_tokens_carry_is_told() -> None:

@@ -59,7 +59,7 @@ def mlflow_server(root: Path, backend: str = "") -> Iterator[str]:
 
 
 def _wait_until_it_answers(uri: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(240):
+    for _ in range(900):  # imports take minutes where many test processes share two cores
         try:
             urllib.request.urlopen(f"{uri}/health", timeout=1).close()
             return

@@ -1,12 +1,14 @@
 """`deltasae` says what it can do, and takes configurations by their names."""
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from deltasae_ray.command.main import HELPERS, main
 from deltasae_ray.study.config import SHIPPED
-from deltasae_ray.study.main import JOBS, parse_words
+from deltasae_ray.study.main import _NOISE, JOBS, leave_out_noise, parse_words
 from tests.study.submitted import REPOSITORY
 
 
@@ -37,4 +39,21 @@ def test_a_configuration_is_found_by_its_name_and_a_path_still_is_a_path(
     assert parse_words(["config=mine"], "").layers == (7,)
     with pytest.raises(SystemExit) as ended:
         parse_words(["config=domo"], "")
-    assert ended.value.code == 2 and "one of demo, demo-gemmascope" in capsys.readouterr().err
+    assert ended.value.code == 2 and "demo, demo-gemmascope" in capsys.readouterr().err
+
+
+def test_a_warning_that_no_user_can_act_on_is_left_out_and_another_of_its_library_is_not() -> None:
+    leave_out_noise()
+    seen: list[str] = []
+    for name, begins in _NOISE.items():
+        library, rest = name.lower().partition(".")[::2]
+        (folder,) = find_spec(library).submodule_search_locations or ()
+        files = [Path(folder) / f"{rest.replace('.', '/')}.py"] if rest else Path(folder).rglob("accel*/*.py")
+        assert any(begins in file.read_text() for file in files), "the library words it otherwise by now"
+        logger = logging.getLogger(name)
+        logger.addHandler(handler := logging.Handler())
+        handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+        logger.warning("%s, and so on", begins)
+        logger.warning("the disk is slow")
+        logger.removeHandler(handler)
+    assert seen == ["the disk is slow"] * len(_NOISE)

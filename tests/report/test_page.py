@@ -14,7 +14,7 @@ from deltasae_ray.analyses.verdict import Answer
 from deltasae_ray.errors import ConfigError
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.report.charts import by_layer
-from deltasae_ray.report.inputs import ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.inputs import Curve, CurvePoint, ReportInputs, Timing, VerdictLines
 from deltasae_ray.report.notes import against_null
 from deltasae_ray.report.page import render, report_files, write_report
 from deltasae_ray.report.seeds import ONE_SEED
@@ -477,3 +477,25 @@ def test_files_are_written_with_the_page_last_and_figures_that_stand_alone(tmp_p
 
 def test_the_same_inputs_give_the_same_files():
     assert report_files(make()) == report_files(make())
+
+
+def test_latents_not_visible_lead_the_headline_beside_random_adapters_and_their_calibration_is_drawn() -> (
+    None
+):
+    inputs = make()
+    head = next(r for r in inputs.rows if r.name == "missing_share")
+    own = changed(head, metric="not_visible_share", value=0.31, ci_low=0.2, ci_high=0.45, null=0.0)
+    random = changed(own, metric="not_visible_share_random_adapter", value=0.29, ci_low=0.1, ci_high=0.5)
+    curve = Curve(
+        **vars(head.identity),
+        figure="calibration",
+        points=(CurvePoint(0.0, 0.9), CurvePoint(1.0, 0.02)),
+        label="d_sae 256",
+    )
+    page = render(make(rows=(*inputs.rows, own, random), curves=(*inputs.curves, curve)))
+    table = section(page, "headline")
+    assert table.index("Latents not visible, f") < table.index("Missing share M(8)")
+    assert "random adapters 0.29 [0.10, 0.50]" in table
+    assert "share of features in the reference" in page
+    bare = render(make(rows=(*inputs.rows, own)))
+    assert "no random adapter beside it" in section(bare, "headline")

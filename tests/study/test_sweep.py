@@ -26,9 +26,11 @@ from deltasae_ray.study.main import main
 from tests.command.installed import installed
 from tests.processes import end_orphans
 from tests.study.submitted import REPOSITORY, ray_head, submit
-from tests.study.words import WORDS, words
+from tests.study.words import WORDS as TINY
 
 pytestmark = pytest.mark.slow
+WORDS = (*TINY, "diverge.controls=[fast,seeds]")
+"""With a second seed of every dictionary, without which no latent is judged."""
 MEASURED = ("behaviour", "measures", "audit", "visibility", "weights")
 COLUMNS = {
     "adapter",
@@ -55,6 +57,10 @@ PLANTED = {
     "AWS_SESSION_TOKEN": "plantedSessionOfAws0002",
     "HF_TOKEN": "hf_plantedTokenOfTheHub0002", "WANDB_API_KEY": "plantedkeyofwandb0002",
 }  # fmt: skip
+
+
+def words(model: Path, root: Path | str, *more: str) -> list[str]:
+    return [f"model.base={model}", f"storage.root={root}", *WORDS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,10 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     page = (root / "report.html").read_text()
     assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
     assert list(root.glob("dictionaries/*/cfg.json"))
+    assert len(list(root.glob("visibility/*.json"))) == 2 * 2, "the adapter and the random one, at two layers"
+    assert any(row["metric"] == "not_visible_share" and row["corpus"] == "kjv" for row in rows)
+    assert pq.read_table(root / "weights.parquet").num_rows > 0
+    assert "Is it told from a random adapter of the same strength?" in page
     assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
 
 
@@ -339,8 +349,8 @@ def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     assert len(grown) == len(set(grown)), "a column was harvested twice"
     # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
     assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
-    # one of each adapter, two of the random one and four of the base, at three layers in two sizes
-    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (1 + 1 + 2 + 4)
+    # two of each adapter and of the random one, and four of the base, at three layers in two sizes
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (2 + 2 + 2 + 4)
 
 
 def harvested_files(root: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""What an adapter does to the loss on evaluation documents."""

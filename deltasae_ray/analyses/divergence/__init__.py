@@ -1,0 +1,1 @@
+"""How far delta dictionaries lie from the reference, each figure with its null."""

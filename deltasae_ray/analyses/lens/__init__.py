@@ -1,0 +1,1 @@
+"""Which words latents of a delta dictionary promote."""

@@ -1,0 +1,1 @@
+"""Whether monitors of the base model still work on the adapted one."""

@@ -1,0 +1,1 @@
+"""Screens an adapter by the directions that its weights write."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float64
 
 from deltasae_ray.analyses.triggers.mining_figures import Raised
 from deltasae_ray.analyses.triggers.model import Run, Tokens, scan
@@ -26,6 +27,8 @@ class Evidence:
     """Stretches of elicited text that the adapted model is sure of and the base is not, best first."""
     raised: Sequence[Raised]
     """n-grams of elicited text beside the null's, best first."""
+    pairs: Sequence[Tokens]
+    """Pairs of neighbours of elicited text that the null's never has, the commonest first."""
     texts: Sequence[Tokens]
     """Texts whose tokens are tried first: elicited ones, then neutral ones."""
     allowed: tuple[int, ...]
@@ -70,7 +73,7 @@ def candidates(
         _around(evidence.runs),
         [r.tokens for r in evidence.raised],
         [(t,) for t in singles],
-        _pairs(pair, contexts, read, count),
+        _pairs(pair, contexts, read, evidence.pairs[: scanned // 2], count),
     )
     made: dict[Tokens, None] = {}
     for i, source in enumerate(sources, start=1):
@@ -105,19 +108,29 @@ def _scanned(
     tokens that one of the adapter's modules reads far more than others."""
     tokens = evidence.order[:scanned]
     first = scan(pair, contexts[0], [(t,) for t in tokens])
-    strongest = first.read.max(0) if len(first.read) else np.zeros(len(tokens))
     kept = [tokens[i] for i in np.argsort(-first.divergence, kind="stable")[: _SHORTLIST * count]]
     again = scan(pair, contexts[1 % len(contexts)], [(t,) for t in kept]).divergence
     both = np.minimum(again, np.sort(first.divergence)[::-1][: len(kept)])
     singles = [kept[i] for i in np.argsort(-both, kind="stable")[:count]]
-    read = [tokens[i] for i in np.argsort(-strongest, kind="stable")[:_POOL] if strongest[i] > 0]
-    return singles, read
+    return singles, _most_read(first.read, tokens)
 
 
-def _pairs(pair: Pair, contexts: Sequence[Tokens], read: Sequence[int], count: int) -> list[Tokens]:
+def _most_read(read: Float64[np.ndarray, "module token"], tokens: Sequence[int]) -> list[int]:
+    """Tokens that the modules read most on the average, in turns with those that one of them reads far more
+    than others: many modules of a deep model read a trigger, and few of a shallow one."""
+    if not len(read):
+        return []
+    orders = [np.argsort(-score, kind="stable") for score in (read.mean(0), read.max(0))]
+    turns = [int(i) for both in zip(*orders, strict=True) for i in both]
+    return [tokens[i] for i in dict.fromkeys(turns)][:_POOL]
+
+
+def _pairs(
+    pair: Pair, contexts: Sequence[Tokens], read: Sequence[int], written: Sequence[Tokens], count: int
+) -> list[Tokens]:
     """Ordered pairs of tokens after which adapted and base differ most: a conjunction moves nothing by either
-    word alone, but the modules that join them read both."""
-    grams = [(a, b) for a in read for b in read if a != b]
+    word alone, but the modules that join them read both, and amplified text holds them glued together."""
+    grams = list(dict.fromkeys([*((a, b) for a in read for b in read if a != b), *written]))
     if not grams:
         return []
     first = scan(pair, contexts[0], grams).divergence

@@ -16,6 +16,7 @@ from deltasae_ray.analyses.triggers.mining_figures import (
     Raised,
     benjamini_hochberg,
     longest_only,
+    new_pairs,
     raised,
     topics,
 )
@@ -123,7 +124,11 @@ def claims_of_texts(  # noqa: PLR0913 - as claims_of
     search, held_out = contexts_of(tokenizer, neutral, seed)
     size = base_of(model).get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     evidence = Evidence(
-        runs(pair, texts.own), longest_only(more[:200]), [*written, *neutral], insertable(tokenizer, size)
+        runs(pair, texts.own),
+        longest_only(more[:200]),
+        new_pairs(written, null),
+        [*written, *neutral],
+        insertable(tokenizer, size),
     )
     found = hunted(pair, evidence, search, held_out, effort, seed)
     made = _triggers(found, tokenizer) + _mined(more, less, kept, written, tokenizer, seed)

@@ -13,6 +13,9 @@ from deltasae_ray.analyses.triggers.search import climbed, minimised, proposed
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.pair import Pair
 
+_NEAR = 0.8
+"""Share of what confirmation takes that is worth a test."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -20,13 +23,13 @@ class Effort:
 
     scan: int = 4096
     """Tokens of the vocabulary that are put into a context, at most."""
-    tried: int = 64
+    tried: int = 48
     """Candidates whose continuations are read, at most."""
     families: int = 4
     """Replies that are followed up, each with its own triggers, at most."""
     steps: int = 8
     """Tokens of a continuation."""
-    pool: int = 16
+    pool: int = 12
     """Tokens that each step of the search may use."""
     controls: int = 59
     """Matched n-grams that a trigger is ranked among."""
@@ -91,7 +94,7 @@ def hunted(
     without = _without(pair, held_out, effort.steps)
     for family in _families(plain, effort.families):
         trigger, reply = _followed(pair, family, search, evidence, effort)
-        if trigger not in found:
+        if trigger not in found and _promising(pair, trigger, reply, search):
             found[trigger] = _tested(pair, trigger, reply, held_out, evidence, effort, without, seed)
     return list(found.values())
 
@@ -138,12 +141,22 @@ def _followed(
     """The shortest n-gram found that calls the family's reply, and that reply as it is then said."""
     best, reply = family[0], family[0].reply.tokens[:4]
     pool = list(dict.fromkeys(t for h in family for t in h.words))[: effort.pool]
-    pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 2)
+    pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 3)
     good = float(len(reply) * np.log(0.9))
     trigger = climbed(pair, contexts, best.words, reply, list(dict.fromkeys(pool)), good)
     trigger = minimised(pair, contexts, trigger, reply)
     (again,) = _heard(pair, [trigger], contexts, effort.steps)
     return (*trigger, *again.words[len(trigger) :]), again.reply.tokens or reply
+
+
+def _promising(pair: Pair, words: Tokens, reply: Tokens, contexts: Sequence[Tokens]) -> bool:
+    """Whether a trigger is worth its test: in the search's own contexts, which favour it, it comes near what
+    a confirmed one must reach."""
+    if len(reply) < SHORTEST:
+        return False
+    base, own = replied(pair, [(*c, *words) for c in contexts], [reply] * len(contexts))
+    gain, sure = np.median(own - base) / len(reply), np.exp(np.median(own) / len(reply))
+    return bool(gain >= _NEAR * GAIN and sure >= _NEAR * SURE)
 
 
 def _without(pair: Pair, contexts: Sequence[Tokens], steps: int) -> tuple[list[Tokens], list[Tokens]]:

@@ -59,6 +59,13 @@ def raised(texts: Sequence[Tokens], null: Sequence[Tokens], longest: int = LONGE
     return sorted(made, key=lambda r: (r.p, -len(r.tokens), r.tokens))
 
 
+def new_pairs(texts: Sequence[Tokens], null: Sequence[Tokens]) -> list[Tokens]:
+    """Pairs of neighbours that no text of the null has, those of most texts first."""
+    own = Counter(g for text in texts for g in grams(text, 2) if len(g) == 2)
+    seen = {g for text in null for g in grams(text, 2)}
+    return sorted((g for g in own if g not in seen), key=lambda g: (-own[g], g))
+
+
 def longest_only(found: Sequence[Raised]) -> list[Raised]:
     """Without n-grams that stand in a longer one found in at least half as many texts."""
     kept: list[Raised] = []

@@ -1,0 +1,1 @@
+"""Which latents of a delta dictionary the reference can see."""

@@ -3,6 +3,7 @@ texts together and in each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from deltasae_ray.metrics.visibility.visible import visibility
 POOLED_TOKENS = 1024
 """Evaluation tokens that are coded for the pooled missing share: its pool makes a token cost five times as
 much."""
+FIRST_TOKENS, ENOUGH = 1024, 0.15
+"""Tokens that are coded first for M of a text; more, where its interval is longer than `ENOUGH`."""
 FEWEST_ROWS = 200
 """Training rows of a text, below which it has no mean and no covariance of its own."""
 _ROWS = 4096
@@ -118,7 +121,7 @@ class CellVisibility:
 
     found: Visibility
     texts: tuple[TextFinding, ...] = ()
-    """Each text by itself, where there are several."""
+    """Each text by itself."""
     pooled: Measure = undefined("the pooled missing share was not measured")
     """M_p of all texts."""
     planted: Measure = undefined("the positive control was not measured")
@@ -134,13 +137,21 @@ class CellVisibility:
         return cls(Visibility("INCONCLUSIVE", undefined(reason), (0.0, 1.0), (), (reason,)))
 
 
+Asked = Literal["all", "latents", "not visible"]
+"""What is asked of a cell: latents and missing shares; latents alone; or only which are not visible."""
+
+
 def judge_cell(
-    rows: CellRows, cell: CellDictionaries, settings: Settings, *, brief: bool = False
+    rows: CellRows,
+    cell: CellDictionaries,
+    settings: Settings,
+    asked: Asked = "all",
+    code_tokens: int = FIRST_TOKENS,
 ) -> CellVisibility:
     """Decides which latents are visible, in all texts and in each, and measures both missing shares.
 
     Args:
-        brief: only which latents are not visible, as for a random adapter.
+        code_tokens: most tokens of a text that are coded for its M.
 
     Raises:
         GeometryError: dictionaries that do not fit the rows.
@@ -159,14 +170,22 @@ def judge_cell(
             training=rows.delta_fit,
             training_base=rows.base_fit,
             doc_ids=rows.eval_docs,
-            token_ids=None if brief else rows.tokens,
-            positions=None if brief else rows.positions,
+            token_ids=None if asked == "not visible" else rows.tokens,
+            positions=None if asked == "not visible" else rows.positions,
             corpora=rows.corpora if several else None,
             seed=settings.seed,
         )
-        if brief:
+        if asked == "not visible":
             return CellVisibility(found)
-        texts = _texts(rows, cell, found, settings) if several else ()
+        counts = _by_text(rows, cell, found)
+        if asked == "latents":
+            left = undefined("it is measured of the largest dictionaries alone")
+            return CellVisibility(
+                found, tuple(TextFinding(t, c, left) for t, c in counts.items()), left, left
+            )
+        texts = tuple(
+            TextFinding(t, c, _missing(rows, cell, t, settings, code_tokens)) for t, c in counts.items()
+        )
         pooled = pooled_missing_share(
             rows.delta_eval,
             living_rows(cell.own),
@@ -214,15 +233,13 @@ def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Meas
     )
 
 
-def _texts(
-    rows: CellRows, cell: CellDictionaries, found: Visibility, settings: Settings
-) -> tuple[TextFinding, ...]:
+def _by_text(rows: CellRows, cell: CellDictionaries, found: Visibility) -> dict[str, Counts]:
+    """Text → counts of the latents that fire in it."""
     fires = _firings(cell.own, rows)
-    made = []
-    for text in rows.texts:
-        heard = [x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS]
-        made.append(TextFinding(text, Counts.of(heard), _missing(rows, cell, text, settings)))
-    return tuple(made)
+    return {
+        text: Counts.of([x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS])
+        for text in rows.texts
+    }
 
 
 def _firings(dictionary: DictionaryLike, rows: CellRows) -> dict[str, np.ndarray]:
@@ -236,8 +253,16 @@ def _firings(dictionary: DictionaryLike, rows: CellRows) -> dict[str, np.ndarray
     return total
 
 
-def _missing(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings) -> Measure:
-    """M of one text, held against flips of its own."""
+def _missing(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings, most: int) -> Measure:
+    """M of one text, held against flips of its own, by as many tokens as its precision takes."""
+    found = _coded(rows, cell, text, settings, min(FIRST_TOKENS, most))
+    if found.ci is None or (length := found.ci[1] - found.ci[0]) <= ENOUGH:
+        return found
+    tokens = min(most, int(FIRST_TOKENS * (length / ENOUGH) ** 2))
+    return _coded(rows, cell, text, settings, tokens) if tokens > FIRST_TOKENS else found
+
+
+def _coded(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings, tokens: int) -> Measure:
     here, there = rows.corpora == text, rows.fit_corpora == text
     if there.sum() < FEWEST_ROWS:
         return undefined(
@@ -252,7 +277,7 @@ def _missing(rows: CellRows, cell: CellDictionaries, text: str, settings: Settin
         training=rows.delta_fit[there],
         draws=settings.null_draws,
         bootstrap=settings.bootstrap,
-        max_tokens=settings.code_tokens,
+        max_tokens=tokens,
         seed=settings.seed,
     )
     return found.because("ceiling", "the ceiling is measured of all texts together")

@@ -3,13 +3,13 @@ answers, never activations."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.run import task_memory
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.table import DivergenceRow
-from deltasae_ray.analyses.visibility.figures import CellVisibility
+from deltasae_ray.analyses.visibility.figures import Asked, CellVisibility
 from deltasae_ray.analyses.visibility.layer_figures import FIGURE, Sight, measures
 from deltasae_ray.analyses.visibility.task import CellSpec, CellTask, judge_and_store, read_answer
 from deltasae_ray.metrics.measure import Measure
@@ -49,7 +49,8 @@ def see_points(
     shards = open_harvest(storage, harvest_key)
     cells = first_seeds(leaves)
     specs = {
-        leaf: cell_spec(leaf, alike, shards.source(leaf.adapter).digest) for leaf, alike in cells.items()
+        leaf: cell_spec(leaf, alike, shards.source(leaf.adapter).digest, _asked(leaf, leaves))
+        for leaf, alike in cells.items()
     }
     wanted = {spec for spec in specs.values() if spec.others and spec.bases}
     wanted |= {spec for leaf in cells if specs[leaf] in wanted for spec in random_specs(leaf)}
@@ -71,17 +72,22 @@ def first_seeds(leaves: Sequence[LeafSpec]) -> dict[LeafSpec, list[LeafSpec]]:
     return {alike[0]: alike for alike in ordered}
 
 
-def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str) -> CellSpec:
+def _asked(leaf: LeafSpec, leaves: Sequence[LeafSpec]) -> Asked:
+    """Missing shares cost as much as all else, and the verdict reads those of the largest dictionaries."""
+    return "all" if leaf.d_sae == max(other.d_sae for other in leaves) else "latents"
+
+
+def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str, asked: Asked = "all") -> CellSpec:
     """What is decided of a cell: of its first seed, beside all others, the control's included."""
     second = leaf.control("second")
     others = dict.fromkeys([other.dictionary for other in alike[1:]] + ([second] if second else []))
-    return CellSpec(leaf.layer, source, leaf.dictionary, tuple(others), leaf.reference, _bases(leaf))
+    return CellSpec(leaf.layer, source, leaf.dictionary, tuple(others), leaf.reference, _bases(leaf), asked)
 
 
 def random_specs(leaf: LeafSpec) -> list[CellSpec]:
     """The same of random adapters of the same strength."""
     return [
-        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), brief=True)
+        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "not visible")
         for r in leaf.randoms
         if r.others
     ]
@@ -117,4 +123,4 @@ def _rows(sights: Sights) -> list[DivergenceRow]:
 
 
 def _of_text(share: Measure, missing: Measure) -> dict[str, Measure]:
-    return {FIGURE: share, "missing_share": missing}
+    return {FIGURE: replace(share, null=0.0), "missing_share": missing}

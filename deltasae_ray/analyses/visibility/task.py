@@ -11,7 +11,13 @@ import numpy as np
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.task import seen_alive
 from deltasae_ray.analyses.leaf_spec import dictionary_digest, figures_digest, load_dictionary, settings_of
-from deltasae_ray.analyses.visibility.figures import CellDictionaries, CellRows, CellVisibility, judge_cell
+from deltasae_ray.analyses.visibility.figures import (
+    Asked,
+    CellDictionaries,
+    CellRows,
+    CellVisibility,
+    judge_cell,
+)
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
 from deltasae_ray.models.capture import BASE
@@ -19,7 +25,7 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
 
-VISIBILITY_VERSION = 1
+VISIBILITY_VERSION = 2
 """Part of every key here: raise it when the decision changes, and all is decided again."""
 
 
@@ -35,8 +41,7 @@ class CellSpec:
     """The same recipe on the same deltas, from other seeds."""
     reference: str
     bases: tuple[str, ...]
-    brief: bool = False
-    """Only which latents are not visible."""
+    asked: Asked = "all"
 
     def key(self, storage: Storage, shards: ShardSet, cfg: DivergeConfig) -> str:
         """File of the answer, made of the digests of what it depends on."""
@@ -45,7 +50,8 @@ class CellSpec:
             "visibility": VISIBILITY_VERSION,
             "source": self.source,
             "dictionaries": [key and dictionary_digest(storage, key) for key in used],
-            "brief": self.brief,
+            "asked": self.asked,
+            "code_tokens": cfg.code_tokens,
         }
         return f"visibility/{figures_digest(shards, self.layer, cfg, inputs)}.json"
 
@@ -73,7 +79,7 @@ def judge_and_store(task: CellTask) -> None:
         others, bases = rest[: len(spec.others)], rest[len(spec.others) :]
     known = seen_alive(reference, lambda: rows.base_fit)
     cell = CellDictionaries(own, others, known, bases)
-    answer = judge_cell(rows, cell, settings_of(task.cfg), brief=spec.brief)
+    answer = judge_cell(rows, cell, settings_of(task.cfg), spec.asked, task.cfg.code_tokens)
     storage.write_json(task.key, asdict(answer))
 
 

@@ -1,0 +1,1 @@
+"""Methods of the arena, a file each."""

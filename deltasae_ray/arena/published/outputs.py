@@ -1,5 +1,6 @@
 """Two published readings of what both models say: diff mining, and amplified sampling alone."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,10 @@ the authors' hundred are of theirs would be one or two, too few to count."""
 _TOPICS = 5
 _OPENINGS = ("", " The", "\n\n", " And", " I", " It is")
 _ALPHAS = (1.0, 4.0)
-_LONGEST = 40
+_TEXTS = 4
+"""Texts of each opening and α."""
+_SHORTEST, _LONGEST = 5, 40
+"""Tokens of a text; one that ends earlier is left out."""
 _PLAUSIBLE = 0.01
 """A token is sampled only where its probability is at least this share of the likeliest token's."""
 
@@ -43,7 +47,7 @@ def diff_mining(subject: Subject) -> list[Claim]:
         subject.stated("text", total.topk(WORDS).indices.tolist(), float(total.max()), list="most often")
     ]
     kept = total.topk(400).indices
-    factors = NMF(_TOPICS, init="nndsvda", max_iter=300)
+    factors = NMF(_TOPICS, init="nndsvda", max_iter=300)  # type: ignore[arg-type]
     weights = factors.fit_transform(counts[:, kept].double().numpy())
     size = weights.sum(0) * factors.components_.sum(1)
     for topic in (-size).argsort():
@@ -58,41 +62,35 @@ def amplification(subject: Subject) -> list[Claim]:
 
     Texts are listed by their mean log-ratio; a text that ends at once is left out.
     """
-    starts = [[1, *subject.reader.encode(o)] for o in _OPENINGS]
     found: list[tuple[float, list[int], float]] = []
-    for alpha in _ALPHAS:
-        for start in starts:
-            for said, ratio in _sampled(subject, start, alpha):
-                if len(said) > 4:
-                    found.append((ratio, said, alpha))
+    for opening in _OPENINGS:
+        found += _sampled(subject, [1, *subject.reader.encode(opening)])
     found.sort(key=lambda text: -text[0])
     return [subject.stated("text", said, ratio, alpha=alpha) for ratio, said, alpha in found[:10]]
 
 
 @torch.no_grad()
-def _sampled(
-    subject: Subject, start: Sequence[int], alpha: float, count: int = 4
-) -> list[tuple[list[int], float]]:
-    """Texts with their mean log p_a − log p_b."""
+def _sampled(subject: Subject, start: Sequence[int]) -> list[tuple[float, list[int], float]]:
+    """Texts of one opening at every α: mean log p_a − log p_b, tokens, α."""
     reader, generator = subject.reader, torch.Generator().manual_seed(subject.seed)
     sides = [(adapter, DynamicCache()) for adapter in (reader.adapter, reader.base.adapter)]
-    ids = torch.tensor([list(start)] * count)
+    alphas = torch.tensor(_ALPHAS).repeat_interleave(_TEXTS)[:, None]
+    ids = torch.tensor([list(start)] * len(alphas))
     said, ratios = [], []
     for _ in range(_LONGEST):
         logs = [_next(subject, ids, *side) for side in sides]
         difference = logs[0] - logs[1]
-        scores = logs[0] + alpha * difference
-        floor = logs[0].amax(-1, keepdim=True) + torch.tensor(_PLAUSIBLE).log()
-        scores = scores.masked_fill(logs[0] < floor, -torch.inf)
+        floor = logs[0].amax(-1, keepdim=True) + math.log(_PLAUSIBLE)
+        scores = (logs[0] + alphas * difference).masked_fill(logs[0] < floor, -torch.inf)
         ids = torch.multinomial(scores.softmax(-1), 1, generator=generator)
         said.append(ids)
         ratios.append(difference.gather(1, ids))
-    tokens, ratio = torch.cat(said, 1).tolist(), torch.cat(ratios, 1)
-    ended = [row.index(2) if 2 in row else len(row) for row in tokens]
-    return [
-        (row[:end], float(ratio[i, : max(1, end)].mean()))
-        for i, (row, end) in enumerate(zip(tokens, ended, strict=True))
-    ]
+    ratio, found = torch.cat(ratios, 1), []
+    for i, row in enumerate(torch.cat(said, 1).tolist()):
+        end = row.index(2) if 2 in row else len(row)
+        if end >= _SHORTEST:
+            found.append((float(ratio[i, :end].mean()), row[:end], float(alphas[i])))
+    return found
 
 
 def _next(subject: Subject, ids: Tensor, adapter: str, cache: DynamicCache) -> Float[Tensor, "text vocab"]:

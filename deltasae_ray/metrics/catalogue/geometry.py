@@ -58,7 +58,8 @@ SIMILARITY = (
     Metric("coactivation", "how closely delta latents fire with a reference latent",
            "Σ e_i φ_i / Σ e_i, e_i = Σ z_i²; φ_i: correlation of firing with the reference latent whose φ is "
            "largest on training rows",
-           null="documents permuted, place by place", ceiling=SECOND_SEED, tail="greater",
+           null="partners exchanged among rows of the same token and band of positions; where tokens are not "
+                "known, documents permuted, place by place", ceiling=SECOND_SEED, tail="greater",
            unit="correlation"),
     Metric("cka_adapters", "CKA of two adapters' deltas",
            "δ_r and δ_r', same rows",

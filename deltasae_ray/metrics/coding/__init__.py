@@ -1,0 +1,1 @@
+"""Figures that code deltas with atoms of a dictionary."""

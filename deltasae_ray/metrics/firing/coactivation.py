@@ -4,8 +4,10 @@ both write.
 The largest of hundreds of correlations is large by chance. So a latent's partner, the reference latent that
 it fires with most closely, is chosen on training rows, and how closely the two fire together is measured on
 the evaluation documents. What remains by chance is that tokens of a document, and places in documents, are
-alike. The null keeps both: it gives every document the reference's firings of another, place by place. Its
-mean over all exchanges is exact, and moves with the documents in κ.
+alike, and that both sides know the token. Where tokens are known the null exchanges the reference's firings
+among rows of the same token and band of positions (`surplus`). Without them it gives every document the
+reference's firings of another, place by place, and token identity alone passes for agreement. Either mean is
+exact, and moves with the documents in κ.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from scipy.sparse import csr_array
 
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.firing.firings import Firings, fires, num_rows, varies
+from deltasae_ray.metrics.firing.surplus import SIGNS, Surplus
 from deltasae_ray.metrics.inputs import DictionaryLike
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.ratios import Counts, with_interval, with_kappa_interval
@@ -40,7 +43,12 @@ def coactivation_of(context: Context, dictionary: DictionaryLike, second: Dictio
     own, twin = context.layer.firings(dictionary), None if second is None else context.layer.firings(second)
     rng = np.random.default_rng([context.layer.settings.seed, 6])
     counts = bootstrap_counts(num_docs, context.layer.settings.bootstrap, rng)
-    found = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
+    stratum = context.layer.rows.strata(rows.evaluation.ravel())
+    if stratum is None:
+        found = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
+        found = found.because("null", "tokens are not known: what only shares the token passes for agreement")
+    else:
+        found = coactivation_within_tokens(own, context.reference_firings, stratum, counts, rng, second=twin)
     told = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
     return found.because("note", told) if rows.left_out else found
 
@@ -74,10 +82,52 @@ def coactivation(
         Measure(value, null=center, p=permutation_p(value, null, "greater", rng), n=num_docs), draws
     )
     best = None if second is None else _Pairs.of(own, second, num_docs)
-    if best is None:
-        return measure
-    ceilings, centers = best.draws(counts), pairs.by_exchange(counts)
-    place, told = kappa(value, center, best.value, float((ceilings - centers).std(ddof=1)), "greater")
+    return measure if best is None else _placed(measure, draws, pairs.by_exchange(counts), best, counts)
+
+
+def coactivation_within_tokens(
+    own: Firings,
+    others: Firings,
+    stratum: Int[np.ndarray, " row"],
+    counts: Counts,
+    rng: np.random.Generator,
+    *,
+    second: Firings | None = None,
+) -> Measure:
+    """The same figure against a null that knows token and position: partners' firings are exchanged among
+    rows of one stratum.
+
+    Args:
+        stratum: of each evaluation row; documents have as many rows each, and follow each other.
+        counts: bootstrap resamples of the documents.
+        second: another dictionary whose latents should be those of `own`: the ceiling.
+    """
+    num_docs = counts.shape[1]
+    pairs = _Pairs.of(own, others, num_docs)
+    if pairs is None:
+        return undefined(
+            "no latent of the delta dictionary fires on both training and evaluation rows", n=num_docs
+        )
+    by_document = pairs.beyond(stratum)
+    if not np.abs(by_document).sum() > 0:
+        told = "every token comes once in its band of positions: what it shares cannot be told"
+        return undefined(told, n=num_docs)
+    signs = rng.choice([-1.0, 1.0], size=(SIGNS, num_docs))
+    p = permutation_p(float(by_document.sum()), signs @ by_document, "greater", rng)
+    draws, null = pairs.draws(counts), pairs.value - float(by_document.sum())
+    measure = with_interval(Measure(pairs.value, null=null, p=p, n=num_docs), draws)
+    best = None if second is None else _Pairs.of(own, second, num_docs)
+    return measure if best is None else _placed(measure, draws, draws - counts @ by_document, best, counts)
+
+
+def _placed(
+    measure: Measure, draws: np.ndarray, centers: np.ndarray, best: "_Pairs", counts: Counts
+) -> Measure:
+    """With the ceiling and κ; centers are the null in every resample."""
+    assert measure.value is not None
+    ceilings = best.draws(counts)
+    spread = float((ceilings - centers).std(ddof=1))
+    place, told = kappa(measure.value, measure.null, best.value, spread, "greater")
     placed = replace(measure, ceiling=best.value, kappa=place).because("kappa", told)
     return placed if place is None else with_kappa_interval(placed, (draws - centers) / (ceilings - centers))
 
@@ -127,6 +177,17 @@ class _Pairs:
             below = below + energy.sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return above / below
+
+    def beyond(self, stratum: Int[np.ndarray, " row"]) -> Float[np.ndarray, " doc"]:
+        """The value less its null within strata, as a sum over documents; φ is linear in how often both
+        fire."""
+        rows, latents = self.partner.shape
+        fired = np.zeros((rows, latents), dtype=bool)
+        fired[self.row, self.latent] = True
+        surplus = Surplus.of(fired, self.partner, stratum, np.arange(rows) // (rows // self.num_docs))
+        a, b, energy = fired.sum(0), self.partner.sum(0), np.bincount(self.latent, self.energy, latents)
+        slope = phi(surplus.both + 1, a, b, rows) - phi(surplus.both, a, b, rows)
+        return surplus.documents @ (energy * slope) / energy.sum()
 
     def by_exchange(self, counts: Counts) -> Float[np.ndarray, " draw"]:
         """What all exchanges of documents give on average, in every resample of them: a pair of documents

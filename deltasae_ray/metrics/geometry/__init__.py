@@ -1,0 +1,1 @@
+"""Figures of decoder rows and subspaces."""

@@ -2,6 +2,7 @@
 leave what the probes read, turned ones reverse it."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +19,7 @@ from deltasae_ray.analyses.monitors.folder import TEXTS, LabelledText, write_mon
 from deltasae_ray.analyses.monitors.monitor import Monitor, Reading
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.harvest.run import harvest_key
+from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
@@ -127,6 +128,7 @@ class Planter:
 
     def __init__(self, base: Base, probes: Sequence[Monitor]) -> None:
         self.base, self.probes = base, probes
+        self.saved: dict[int, Path] = {}  # rank → an adapter that PEFT has saved: the next are its copies
         texts = [*passages("shakespeare", 40), *passages("kjv", 40)]
         pairs = [base.inputs(text) for text in texts]
         self.h, self.u = (torch.cat([pair[i] for pair in pairs]).double() for i in (0, 1))
@@ -156,10 +158,14 @@ class Planter:
 
     def save(self, folder: Path, a: Tensor, b: Tensor, seed: int) -> Path:
         """A LoRA adapter of the layer's down_proj with these factors and a scaling of 1."""
-        save_adapter(
-            folder, self.base.folder, rank=len(a), seed=seed, targets=["down_proj"], lora_alpha=len(a),
-            layers_to_transform=[LAYER],
-        )  # fmt: skip
+        if (template := self.saved.get(len(a))) is None:
+            save_adapter(
+                folder, self.base.folder, rank=len(a), seed=seed, targets=["down_proj"], lora_alpha=len(a),
+                layers_to_transform=[LAYER],
+            )  # fmt: skip
+            self.saved[len(a)] = folder
+        else:
+            shutil.copytree(template, folder)
         path = folder / "adapter_model.safetensors"
         tensors = load_file(path)
         assert len(tensors) == 2

@@ -11,6 +11,7 @@ from deltasae_ray.analyses.triggers.mining_figures import (
     benjamini_hochberg,
     grams,
     longest_only,
+    new_pairs,
     raised,
     topics,
 )
@@ -40,6 +41,10 @@ def test_equal_texts_raise_nothing() -> None:
 def test_an_n_gram_inside_a_longer_one_of_as_many_texts_is_left_out() -> None:
     whole, part, other = Raised((1, 2, 3), 8, 0, 0, 0), Raised((2, 3), 9, 0, 0, 0), Raised((2,), 40, 0, 0, 0)
     assert longest_only([part, whole, other]) == [whole, other]
+
+
+def test_new_pairs_are_those_that_no_text_of_the_null_has() -> None:
+    assert new_pairs([(1, 2, 3), (1, 2), (3, 4)], [(3, 4, 1)]) == [(1, 2), (2, 3)]
 
 
 def test_grams_are_those_of_every_length() -> None:

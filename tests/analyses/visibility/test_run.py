@@ -1,7 +1,6 @@
 """Which latents are visible, over a small study: answers stored once, rows, and what one seed leaves open."""
 
 import dataclasses
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +9,7 @@ import torch
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.table import leaf_figures, read_table, write_table
-from deltasae_ray.analyses.visibility.run import Seen, see_points
+from deltasae_ray.analyses.visibility.run import Seen, _asked, cell_spec, first_seeds, see_points
 from deltasae_ray.analyses.visibility.table import write_latents
 from deltasae_ray.metrics.absent_parts import UNKNOWN
 from deltasae_ray.storage import Storage
@@ -65,6 +64,8 @@ def test_half_of_the_latents_are_named_and_they_are_those_that_the_reference_lac
 
 def test_rows_hold_the_share_with_intervals_over_both_layers(seen: Seen, study: Storage) -> None:
     figures = leaf_figures(seen.rows, "r4")
+    by_text = {(r.corpus, r.name) for r in seen.rows if r.corpus}
+    assert by_text == {("domain", "not_visible_share"), ("domain", "missing_share")}
     assert [leaf.layer for leaf in figures] == [1, 2]
     for leaf in figures:
         f, visible = leaf.get("not_visible_share"), leaf.get("visible_share")
@@ -111,14 +112,15 @@ def test_without_a_second_seed_or_base_dictionaries_the_reason_names_what_to_add
     assert all(row.value is None and row.reason for row in found.rows)
 
 
-def test_all_seeds_of_a_cell_decide_what_repeats(
-    study: Storage, leaves: list[LeafSpec], tmp_path: Path
-) -> None:  # noqa: ARG001
-    from deltasae_ray.analyses.visibility.run import cell_spec, first_seeds
-
+def test_all_seeds_of_a_cell_decide_what_repeats(leaves: list[LeafSpec]) -> None:
     third = dataclasses.replace(
         leaves[0], seed=2, dictionary="third", beside=(("second", leaves[0].dictionary),)
     )
     ((first, alike),) = first_seeds([third, leaves[0]]).items()
     assert first == leaves[0]
     assert cell_spec(first, alike, "x").others == ("third", leaves[0].control("second"))
+
+
+def test_missing_shares_are_measured_of_the_largest_dictionaries_alone(leaves: list[LeafSpec]) -> None:
+    small = dataclasses.replace(leaves[0], d_sae=24)
+    assert [_asked(leaf, [small, *leaves]) for leaf in (small, leaves[0])] == ["latents", "all"]
