@@ -161,3 +161,16 @@ def _fitted(p: FitPoint) -> FittedDictionary:
 
 def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
     assert points("seeds", seeds=2) == points()
+
+
+def test_three_base_dictionaries_stand_beside_the_reference_on_documents_that_it_never_saw() -> None:
+    trial = trials(ADAPTERS, FIT)[0]
+    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), 2)]})
+    made.controls = {p: _fitted(p) for p in points("fast")}
+    spec = _spec(made, made.grid[trial][0], ADAPTERS[0], HeldAgainst("toy reference", "reference"))
+    beside = [p for p in points("base") if (p.layer, p.d_sae, p.documents) == (1, 32, "B")]
+    assert len(beside) == 3 and len({p.seed for p in beside}) == 3
+    assert {spec.control("base_control"), *spec.siblings} == {str(p) for p in beside}
+    assert not set(spec.siblings) & set(spec.dictionaries.values()), "no other figure depends on them"
+    random = [p for p in points("random_lora") if (p.adapter, p.layer, p.d_sae) == ("random", 1, 32)]
+    assert len(random) == 2, "a second seed decides what repeats of it too"
