@@ -63,21 +63,19 @@ def decided(rows: Rows, dictionaries: Dictionaries, seed: int) -> Visibility:
     if len(bases) < FEW_BASES:
         reasons.append(f"{len(bases)} base dictionaries: {FEW_BASES} or more make the scale surer")
     moments = Moments.of(rows.training)
-    metric = Metric.of(moments, Moments.of(rows.training_base))
+    basis, metric = narrow_basis(moments), Metric.of(moments, Moments.of(rows.training_base))
+    metric = metric if basis is None else metric.plain()
     atoms = living_rows(dictionaries.reference).cpu()
     known = _Known(rows, moments, metric, atoms, present_rows(bases, rows, seed), seed)
     kept = Kept.of(dictionaries.delta, dictionaries.seconds, rows, seed)
-    narrow = _narrow(known)
+    narrow = None if basis is None else _narrow(known, basis)
     found, told = _found(known, kept, dictionaries.reference, narrow)
     leading = leading_directions(moments, metric, known.present, atoms, seed)
     return answer(kept, found, narrow or leading, [*reasons, *kept.reasons, *told], seed)
 
 
-def _narrow(known: _Known) -> Narrow | None:
+def _narrow(known: _Known, basis: Float[Tensor, "d_model direction"]) -> Narrow | None:
     """A narrow change with its directions judged, beside base latents that the reference expresses."""
-    basis = narrow_basis(known.moments)
-    if basis is None:
-        return None
     scale, _ = scale_of(known.metric, basis.T.float(), known.present, known.atoms, known.seed)
     if scale is None:
         return None

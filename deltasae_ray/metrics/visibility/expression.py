@@ -48,6 +48,12 @@ class Metric:
             deltas.mean.float(), (spectrum.vectors * scale @ spectrum.vectors.T).float(), base.spectrum
         )
 
+    def plain(self) -> "Metric":
+        """Directions as they stand alone: in a change of few directions the mean is one of them, and outside
+        it what is written and what is not may be one line."""
+        width = len(self.mean)
+        return Metric(torch.zeros(width), torch.eye(width), self.base)
+
     def expressed(
         self, rows: Float[Tensor, "row d_model"], atoms: Float[Tensor, "atom d_model"], k: int = ATOMS
     ) -> Float[np.ndarray, " row"]:
