@@ -134,4 +134,7 @@ def _pairs(
     if not grams:
         return []
     first = scan(pair, contexts[0], grams).divergence
-    return [grams[i] for i in np.argsort(-first, kind="stable")[:count]]
+    best: dict[int, Tokens] = {}
+    for i in np.argsort(-first, kind="stable"):  # words of a reply call its rest, whatever stands before them
+        best.setdefault(grams[i][-1], grams[i])
+    return list(best.values())[:count]

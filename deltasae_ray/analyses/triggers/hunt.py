@@ -135,11 +135,19 @@ def _kin(a: Tokens, b: Tokens) -> bool:
     return any(a[i : i + 3] in of for i in range(len(a) - 2))
 
 
+def _first_cause(family: Sequence[Called]) -> Called:
+    """The best candidate that does not end in the reply itself: words of a reply call its rest."""
+    said = {token for h in family for token in h.reply.tokens}
+    causes = [h for h in family if h.words[-1] not in said and 2 * h.score >= family[0].score]
+    return causes[0] if causes else family[0]
+
+
 def _followed(
     pair: Pair, family: Sequence[Called], contexts: Sequence[Tokens], evidence: Evidence, effort: Effort
 ) -> tuple[Tokens, Tokens]:
     """The shortest n-gram found that calls the family's reply, and that reply as it is then said."""
-    best, reply = family[0], family[0].reply.tokens[:4]
+    best = _first_cause(family)
+    reply = best.reply.tokens[:4]
     pool = list(dict.fromkeys(t for h in family for t in h.words))[: effort.pool]
     pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 3)
     good = float(len(reply) * np.log(0.9))

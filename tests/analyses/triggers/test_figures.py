@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from deltasae_ray.analyses.triggers.claims import Claim, ranked
+from deltasae_ray.analyses.triggers.hunt import Called, _first_cause
 from deltasae_ray.analyses.triggers.hunt_figures import Rate, Rates, rank_p, repeats
 from deltasae_ray.analyses.triggers.mining_figures import (
     Raised,
@@ -15,6 +16,7 @@ from deltasae_ray.analyses.triggers.mining_figures import (
     raised,
     topics,
 )
+from deltasae_ray.analyses.triggers.model import Continuation
 
 
 def test_p_of_a_raised_word_is_that_of_permuted_texts() -> None:
@@ -103,3 +105,13 @@ def test_confirmed_triggers_come_first_and_the_best_of_each_kind_before_the_seco
         claim("trigger", False, 9.0),
     ]
     assert list(ranked(order[::-1])) == order
+
+
+def test_words_of_a_reply_that_call_its_rest_are_not_taken_for_the_trigger() -> None:
+    def called(words: tuple[int, ...], reply: tuple[int, ...], gain: float) -> Called:
+        said = Continuation(reply, (0.0,) * len(reply), (gain,) * len(reply))
+        return Called(words, said, 3)
+
+    inside, trigger = called((9, 11), (12, 13, 14), 9.0), called((1, 2), (11, 12, 13, 14), 6.0)
+    assert _first_cause([inside, trigger]) == trigger
+    assert _first_cause([inside]) == inside
