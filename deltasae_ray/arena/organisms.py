@@ -2,7 +2,7 @@
 it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,8 @@ class Arena:
 
     storage: Storage
     model: ModelConfig
-    in_process: bool = False
-    """Train in this process, one adapter after the other, and start no Ray."""
+    connect: Callable[[], None] | None = None
+    """Joins or starts Ray, which trains what is missing; None: adapters are trained in this process."""
 
     @property
     def source(self) -> ModelSource:
@@ -68,18 +68,14 @@ def organism(arena: Arena, wanted: Recipe) -> AdapterRef:
     cfg = _config(corpus, wanted.steps)
     (training,) = trainings(source, corpus, cfg)
     if trained(arena.storage, training) is None:
-        if arena.in_process:
+        if arena.connect is None:
             _train_here(arena, source, corpus, cfg, training)
         else:
+            arena.connect()
             adapt(arena.storage, arena.model, corpus, cfg, GangConfig())
     found = trained(arena.storage, training)
     assert found is not None, "an adapter is missing after its training"
     return _named(found, wanted)
-
-
-def organisms(arena: Arena, wanted: Sequence[Recipe]) -> dict[str, AdapterRef]:
-    """Recipe → its adapter; those that others are made of come first."""
-    return {r.name: organism(arena, r) for r in sorted(wanted, key=lambda r: r.family == "rotated")}
 
 
 def _config(corpus: Corpus, steps: int) -> AdaptConfig:

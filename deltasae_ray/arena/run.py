@@ -4,10 +4,11 @@ All of it is kept under keys of what it depends on: a killed run continues, and 
 claims alone.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,8 @@ def run(cfg: ArenaConfig, storage: Storage, connect: Callable[[], None]) -> list
         ConfigError: a recipe or a method that does not exist.
     """
     wanted, methods = _wanted(cfg), _methods(cfg)
-    arena = Arena(storage, ModelConfig(base=cfg.base), cfg.in_process)
-    with lease(storage, "arena") if not cfg.in_process else nullcontext():
-        if not cfg.in_process:
-            connect()
+    arena = Arena(storage, ModelConfig(base=cfg.base), None if cfg.in_process else connect)
+    with lease(storage, "arena"):
         learnt: dict[str, Rates] = {}
         refs: dict[str, AdapterRef] = {}
         for each in sorted(wanted, key=lambda r: r.family == "rotated"):
@@ -114,7 +113,9 @@ def _scores(arena: Arena, wanted: Recipe, ref: AdapterRef, methods: Sequence[str
                 found = scored(reader, files, wanted, method)
                 arena.storage.write_json(keys[method], asdict(found))
                 say(f"{wanted.name}, {method}: {_place(found)}, {found.seconds:.1f} s")
-    stored = (arena.storage.read_json(key) for key in keys.values())
+    stored = (
+        json.loads(arena.storage.read_bytes(key)) for key in keys.values()
+    )  # plain, to be written again
     return [Score(**{**found, "claims": tuple(found["claims"])}) for found in stored]
 
 

@@ -27,7 +27,7 @@ def ship(root: Storage, into: Path, base: str = TINY) -> dict[str, dict[str, obj
     Returns:
         Adapter → its recipe and the digest of its weights.
     """
-    arena, facts = Arena(root, ModelConfig(base=base), in_process=True), {}
+    arena, facts = Arena(root, ModelConfig(base=base)), {}
     for name in SHIPPED:
         with tempfile.TemporaryDirectory() as scratch:
             folder = root.get_folder(organism(arena, recipe(name)).key, Path(scratch))

@@ -10,6 +10,7 @@ HELPERS = {
     "arena": "Score what says what an adapter learnt, on adapters of known truth that are trained for it.",
     "gate": "Judge the adapters of a finished study by a policy, or verify a folder of evidence.",
     "doctor": "Say what this machine has and lacks for a study, each with its remedy.",
+    "screen": "Read adapters from their weights alone, among reference adapters, without running a model.",
     "init": "Write a commented study.yaml for a model and adapters, after looking at both.",
 }
 """Command that is no stage of a study → what it does."""

@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from deltasae_ray.analyses.screen.figures import CANNOT_TELL, FIGURES
 from deltasae_ray.analyses.screen.run import Ends, screen
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.arena import methods
 from deltasae_ray.arena.behaviour import Reader, rates
+from deltasae_ray.arena.config import ArenaConfig
 from deltasae_ray.arena.methods import METHODS, OURS
 from deltasae_ray.arena.organisms import Arena, organism
 from deltasae_ray.arena.published import outputs
 from deltasae_ray.arena.recipes import RECIPES, for_tuning, recipe
 from deltasae_ray.arena.report import told
-from deltasae_ray.arena.run import scored
+from deltasae_ray.arena.run import run, scored
 from deltasae_ray.arena.scoring import Score
 from deltasae_ray.arena.ship import SHIPPED
 from deltasae_ray.arena.subject import Subject
 from deltasae_ray.arena.words import classifier
+from deltasae_ray.command.screen import main as screen_command
 from deltasae_ray.models.adapter_files import WEIGHTS
 from deltasae_ray.models.adapters import attach
 from deltasae_ray.models.config import ModelConfig
@@ -135,10 +138,38 @@ def test_the_screen_of_weights_tells_an_adapter_without_effect_and_takes_no_seco
     )
 
 
+def test_the_command_prints_figures_places_and_what_they_cannot_tell(capsys: pytest.CaptureFixture[str]):
+    folders = [str(HERE / "organisms" / name) for name in SHIPPED]
+    words = [f"base={HERE / 'base'}", f"adapters=[{folders[0]}]", f"reference=[{','.join(folders[1:])}]"]
+    assert screen_command(words) == 0
+    told = capsys.readouterr().out
+    assert told.count(" of 5 above, p ") == len(FIGURES) and CANNOT_TELL in told
+    assert screen_command([f"base={HERE / 'base'}"]) == 2
+    assert "adapters is empty" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_scores_and_a_second_one_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    cfg = ArenaConfig(
+        base=str(HERE / "base"), recipes=("zero-0", "zero-1"), methods=("weight SVD",), in_process=True
+    )
+    storage = Storage(str(tmp_path))
+    first = run(cfg, storage, lambda: pytest.fail("Ray was asked for"))
+    told_first = capsys.readouterr().out
+    assert [s.recipe for s in first] == ["zero-0", "zero-1"] and len(first[0].claims) == 10
+    assert "weight SVD" in told_first and "2/2 [0.16, 1.00]" in told_first, "it tests nothing, and claims"
+    monkeypatch.setattr("deltasae_ray.arena.run.scored", lambda *_: pytest.fail("scored again"))
+    assert run(cfg, storage, lambda: None) == first
+    assert capsys.readouterr().out.split("\n\n", 1)[1] == told_first.split("\n\n", 1)[1]
+    stored = storage.read_json("arena.json")
+    assert [s["recipe"] for s in stored["scores"]] == ["zero-0", "zero-1"]
+
+
 def test_an_adapter_is_trained_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from dataclasses import replace
 
-    arena = Arena(Storage(str(tmp_path)), ModelConfig(base=str(HERE / "base")), in_process=True)
+    arena = Arena(Storage(str(tmp_path)), ModelConfig(base=str(HERE / "base")))
     wanted = replace(recipe("benign-kjv-0"), steps=4)
     made = organism(arena, wanted)
     monkeypatch.setattr("deltasae_ray.arena.organisms._train_here", lambda *_: pytest.fail("trained again"))
