@@ -7,7 +7,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from deltasae_ray.errors import DictionaryError, StorageError
-from deltasae_ray.shards import manifest
 from deltasae_ray.storage import Storage
 
 
@@ -68,8 +67,7 @@ def steps_done(storage: Storage, key: str) -> int:
 
 
 def remove(storage: Storage, key: str) -> None:
-    if storage.exists(_file(key)):
-        manifest.remove(storage, _file(key))
+    storage.delete_file(_file(key))
 
 
 def _state(header: bytes) -> dict[str, Any]:

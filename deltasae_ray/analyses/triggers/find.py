@@ -193,7 +193,11 @@ def _mined(
     whole.sort(key=lambda r: r.tokens not in kept[0])
     made = [_of("text", [r], kept[0], tokenizer) for r in whole[:_TEXTS]]
     fewer = [r for r in less if len(r.tokens) == 1]
-    for kind, group, said in (("style", single, kept[0]), ("suppression", fewer, kept[1])):
+    counted: tuple[tuple[ClaimKind, list[Raised], dict[Tokens, Raised]], ...] = (
+        ("style", single, kept[0]),
+        ("suppression", fewer, kept[1]),
+    )
+    for kind, group, said in counted:
         first = [r for r in group if r.tokens in said] or group
         if first:
             made.append(_of(kind, first[:_LISTED], said, tokenizer))

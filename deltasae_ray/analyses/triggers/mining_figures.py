@@ -61,7 +61,7 @@ def raised(texts: Sequence[Tokens], null: Sequence[Tokens], longest: int = LONGE
 
 def new_pairs(texts: Sequence[Tokens], null: Sequence[Tokens]) -> list[Tokens]:
     """Pairs of neighbours that no text of the null has, those of most texts first."""
-    own = Counter(g for text in texts for g in grams(text, 2) if len(g) == 2)
+    own: Counter[Tokens] = Counter(g for text in texts for g in grams(text, 2) if len(g) == 2)
     seen = {g for text in null for g in grams(text, 2)}
     return sorted((g for g in own if g not in seen), key=lambda g: (-own[g], g))
 
