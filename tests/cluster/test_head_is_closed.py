@@ -34,9 +34,8 @@ print(json.dumps({"none": status(here), "wrong": status(here, "0" * 32), "right"
 @pytest.mark.skipif(not isolated(), reason="no namespaces here: needs root, util-linux and iproute2")
 def test_dashboard_is_on_loopback_and_asks_for_the_token():
     cfg, other = (yaml.safe_load((ROOT / f"cluster/{cloud}.yaml").read_text()) for cloud in ("aws", "gcp"))
-    assert all(cfg[part] == other[part] for part in ("docker", "head_start_ray_commands")), (
-        "one head stands for both"
-    )
+    assert cfg["docker"]["run_options"] == other["docker"]["run_options"], "one head stands for both"
+    assert cfg["head_start_ray_commands"] == other["head_start_ray_commands"], "one head stands for both"
     env = dict(
         o.removeprefix("--env=").split("=", 1) for o in cfg["docker"]["run_options"] if o.startswith("--env=")
     )
