@@ -15,7 +15,9 @@ _FIRST = {
 }
 
 
-def main(description: str | None, *, without_words: Sequence[str] = ()) -> None:
+def main(
+    description: str | None, *, words: Sequence[str] | None = None, without_words: Sequence[str] = ()
+) -> None:
     """Runs the arena; a typed error is printed as one line and ends the process with 2, Ctrl-C with 130.
 
     Args:
@@ -24,7 +26,7 @@ def main(description: str | None, *, without_words: Sequence[str] = ()) -> None:
     with redacted_output():
         cfg = parse(
             ArenaConfig,
-            sys.argv[1:] or without_words,
+            (sys.argv[1:] if words is None else words) or without_words,
             shorthand={},
             description=description or "",
             first=_FIRST,

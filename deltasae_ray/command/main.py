@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Sequence
 
+from deltasae_ray.study.config import SHIPPED
 from deltasae_ray.study.main import JOBS
 from deltasae_ray.study.main import main as run_job
 
 HELPERS = {
+    "arena": "Train adapters of known truth, and score what methods say of them. Without words, a tiny one.",
     "gate": "Judge the adapters of a finished study by a policy, or verify a folder of evidence.",
     "doctor": "Say what this machine has and lacks for a study, each with its remedy.",
     "init": "Write a commented study.yaml for a model and adapters, after looking at both.",
@@ -40,6 +42,11 @@ def _help(name: str, words: Sequence[str]) -> int:
         from deltasae_ray.command import init
 
         return init.main(words)
+    if name == "arena":
+        from deltasae_ray.arena.main import main as run_arena
+
+        run_arena(HELPERS[name], words=words, without_words=[f"config={SHIPPED / 'arena.yaml'}"])
+        return 0
     from deltasae_ray.gate.run import main as judge
 
     judge(HELPERS[name], words)

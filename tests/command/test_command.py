@@ -39,7 +39,7 @@ def test_a_configuration_is_found_by_its_name_and_a_path_still_is_a_path(
     assert parse_words(["config=mine"], "").layers == (7,)
     with pytest.raises(SystemExit) as ended:
         parse_words(["config=domo"], "")
-    assert ended.value.code == 2 and "one of demo, demo-gemmascope" in capsys.readouterr().err
+    assert ended.value.code == 2 and "demo, demo-gemmascope" in capsys.readouterr().err
 
 
 def test_a_warning_that_no_user_can_act_on_is_left_out_and_another_of_its_library_is_not() -> None:
