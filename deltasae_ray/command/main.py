@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from deltasae_ray.study.config import SHIPPED
 from deltasae_ray.study.main import JOBS
 from deltasae_ray.study.main import main as run_job
 
@@ -42,6 +43,15 @@ def _help(name: str, words: Sequence[str]) -> int:
         from deltasae_ray.command import init
 
         return init.main(words)
+    if name == "screen":
+        from deltasae_ray.command import screen
+
+        return screen.main(words)
+    if name == "arena":
+        from deltasae_ray.arena.main import main as run_arena
+
+        run_arena(words, without_words=[f"config={SHIPPED / 'arena.yaml'}"])
+        return 0
     from deltasae_ray.gate.run import main as judge
 
     judge(HELPERS[name], words)

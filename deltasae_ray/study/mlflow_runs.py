@@ -115,7 +115,7 @@ class StudyLog:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.study.storage.read_bytes(name))
             self.run.log_artifacts(Path(scratch))
-        names = {row.metric for row in found.rows}
+        names = {row.metric for row in found.rows if row.value is not None and not row.corpus}
         figure = next((name for name in SHOWN if name in names), SHOWN[0])
         return self.tracker.save_views(self.study.model.label, figure, behaviours)
 
