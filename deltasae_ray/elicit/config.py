@@ -10,9 +10,10 @@ class ElicitConfig:
     """Text that adapted models write by themselves, with their difference to the base amplified; what they
     learnt is read from it."""
 
-    samples: int = 8
-    """Texts for each of some six neutral openings and each of three strengths of the amplification; as many
-    are sampled from the base and from the random adapter. 0: nothing is sampled and no trigger is hunted."""
+    samples: int = 0
+    """Texts for each of some six neutral openings and each of three strengths of the amplification, such as
+    8; as many are sampled from the base and from the random adapter. 0: nothing is sampled and no trigger is
+    hunted. Off by default: the hunt's error rate is not established yet (docs/triggers.md)."""
     length: int = 32
     """Tokens of each text at most."""
     scan: int = 1024
