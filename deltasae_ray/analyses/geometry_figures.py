@@ -23,6 +23,9 @@ MOSTLY_CONSTANT = 0.5
 is what is judged."""
 SEEDS_WIDEN = 1.5
 """An interval over seeds this many times as long as one seed's own asks for seeds and not for tokens."""
+WEAK_BELOW = -0.05
+"""The whole interval of M lies below: the reference codes the change better than its own dictionary does. As
+much as featureless padding may move M counts as none: where both dictionaries are the truth, M is −.03."""
 WEAK = "the delta dictionary is weak: give it more tokens (corpus.fit_tokens) or a larger fit.k"
 CHANGE, TRIMMED = "the change", "the change outside its three largest coordinates"
 """What M is the missing share of."""
@@ -62,8 +65,8 @@ def judge(missing: Measure, remedy: str = MORE_TOKENS) -> tuple[Label, str]:
     if missing.value is None or missing.ci is None:
         return "INCONCLUSIVE", missing.reason or "no interval"
     low, high = missing.ci
-    if high < 0:
-        return "INCONCLUSIVE", f"the missing share lies below 0, [{low:.2f}, {high:.2f}]: {WEAK}"
+    if high < WEAK_BELOW:
+        return "INCONCLUSIVE", f"the missing share lies below {WEAK_BELOW:g}, [{low:.2f}, {high:.2f}]: {WEAK}"
     if high < VISIBLE_BELOW:
         return "VISIBLE", ""
     if low > NOT_VISIBLE_ABOVE:

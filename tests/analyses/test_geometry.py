@@ -31,7 +31,7 @@ def test_the_interval_alone_decides(low: float, high: float, label: str) -> None
 
 def test_an_interval_below_zero_asks_for_a_better_delta_dictionary() -> None:
     _, reason = judge(Measure(-0.51, ci=(-0.66, -0.39)))
-    assert "below 0" in reason and "corpus.fit_tokens" in reason and "fit.k" in reason
+    assert "below -0.05" in reason and "corpus.fit_tokens" in reason and "fit.k" in reason
 
 
 def test_no_interval_is_inconclusive_with_its_reason() -> None:
