@@ -1,4 +1,4 @@
-"""Ray's second autoscaler with the node types of cluster/kuberay/raycluster.yaml, on simulated nodes: Ray's
+"""Ray's second autoscaler with the node types of cluster/kuberay/gke/cluster, on simulated nodes: Ray's
 own fake provider starts them as processes here, so that everything but the cloud and its GPUs is real."""
 
 import json
@@ -20,7 +20,7 @@ def fake_cluster(head_id: str) -> dict:
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
     derived = _derive_autoscaling_config_from_ray_cr(
-        yaml.safe_load((ROOT / "cluster/kuberay/raycluster.yaml").read_text())
+        yaml.safe_load((ROOT / "tests/cluster/rendered/gke-cluster.yaml").read_text())
     )
     types = derived["available_node_types"]
     # Two CPUs, a gang's and a read task's: a node starts a Python process for each, and here all nodes are

@@ -13,13 +13,15 @@ from deltasae_ray.study.cluster_check import check_nodes
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.requirements import Needs, obstacle
 
-CLUSTER = Path(__file__).parents[2] / "cluster"
+ROOT = Path(__file__).parents[2]
 HEAD = of_ray("head", {"memory": 5e9, "node:__internal_head__": 1.0})
-NAMES = ("aws", "gcp", "kuberay/raycluster")
+GKE = "tests/cluster/rendered/gke-cluster.yaml"
+"""What kustomize makes of cluster/kuberay/gke/cluster."""
+NAMES = ("cluster/aws.yaml", "cluster/gcp.yaml", GKE)
 
 
 def shipped(name: str) -> dict:
-    return yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+    return yaml.safe_load((ROOT / name).read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,7 +81,7 @@ GROUPS: list[dict] = [
 def test_a_raycluster_is_read_as_rays_own_autoscaler_reads_it(group: dict) -> None:
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-    cluster = shipped("kuberay/raycluster")
+    cluster = shipped(GKE)
     cluster["metadata"].setdefault("namespace", "default")
     worker = cluster["spec"]["workerGroupSpecs"][0]
     if group:

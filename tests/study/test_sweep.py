@@ -109,7 +109,7 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     assert len(list(root.glob("visibility/*.json"))) == 2 * 2, "the adapter and the random one, at two layers"
     assert any(row["metric"] == "not_visible_share" and row["corpus"] == "kjv" for row in rows)
     assert pq.read_table(root / "weights.parquet").num_rows > 0
-    assert "Is it told from a random adapter of the same strength?" in page
+    assert "This closes no case" in page and "Not tested:" in page, "400 tokens change nothing"
     assert not list(root.glob("lease-*")), "a driver that has ended holds nothing"
 
 
