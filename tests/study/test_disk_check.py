@@ -119,4 +119,4 @@ def test_dictionaries_that_are_there_are_not_asked_for_again(study: Study) -> No
     for point in control_points(study.layers, fit, (), frozenset({"base"}), toy_reference=True):
         study.storage.write_json(f"{point.key(key, {BASE: BASE}, fit)}/manifest.json", {})
     study.storage.write_json("dictionaries/of-another-study/manifest.json", {})
-    assert dictionaries_there(study) == 4 * dictionary_bytes(study.cfg, 32, 48)
+    assert dictionaries_there(study) == 2 * 4 * dictionary_bytes(study.cfg, 32, 48)

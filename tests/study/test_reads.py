@@ -81,7 +81,7 @@ def test_all_adapters_sizes_seeds_and_controls_are_fitted_in_one_pass(
     points += [p for trial in trials(adapters, GRID) for p in grid_points(trial, LAYERS, GRID.seeds)]
     read_columns.clear()
     fit_share(FitJob(storage, KEY, tuple(points), GRID), 0, 1, "cpu")
-    assert len(fitted_points(storage, KEY, points, GRID)) == len(points) == 2 * 3 * (2 + 4 * (2 + 1))
+    assert len(fitted_points(storage, KEY, points, GRID)) == len(points) == 2 * 3 * (4 + 4 * (2 + 1))
     sources = ["base", *(s.digest for s in ADAPTERS)]
     vectors = {
         (u.name, source, column)
