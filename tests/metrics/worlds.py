@@ -99,13 +99,15 @@ def same_subspace(g: torch.Generator) -> World:
 
 
 def three_coordinates(g: torch.Generator) -> World:
-    """Three coordinates without features hold four fifths of the energy; the rest is aligned."""
+    """Three coordinates without features hold four fifths of the energy; the rest is aligned. A dictionary
+    that is fitted to such deltas finds the rest worse than the reference does (M is −.2 outside the three), so
+    that M has no label."""
     world = aligned(g)
     energy = float(world.deltas.square().sum(1).mean())
     loud = torch.randn(TOKENS, 3, generator=g) * torch.tensor([0.6, 0.15, 0.05]).mul(5 * energy).sqrt()
     deltas = world.deltas.clone()
     deltas[:, :3] += loud
-    return World(deltas, world.reference, "VISIBLE")
+    return World(deltas, world.reference, "INCONCLUSIVE")
 
 
 def constant_shift(g: torch.Generator) -> World:
