@@ -42,7 +42,11 @@ def test_a_configuration_is_found_by_its_name_and_a_path_still_is_a_path(
     assert ended.value.code == 2 and "demo, demo-gemmascope" in capsys.readouterr().err
 
 
-def test_a_warning_that_no_user_can_act_on_is_left_out_and_another_of_its_library_is_not() -> None:
+def test_a_warning_that_no_user_can_act_on_is_left_out_and_another_of_its_library_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     leave_out_noise()
     seen: list[str] = []
     for name, begins in _NOISE.items():
@@ -51,9 +55,14 @@ def test_a_warning_that_no_user_can_act_on_is_left_out_and_another_of_its_librar
         files = [Path(folder) / f"{rest.replace('.', '/')}.py"] if rest else Path(folder).rglob("accel*/*.py")
         assert any(begins in file.read_text() for file in files), "the library words it otherwise by now"
         logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "disabled", False)  # an earlier test may have silenced the library
+        monkeypatch.setattr(logger.manager, "disable", 0)
+        level = logger.level
+        logger.setLevel(logging.WARNING)
         logger.addHandler(handler := logging.Handler())
         handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
         logger.warning("%s, and so on", begins)
         logger.warning("the disk is slow")
         logger.removeHandler(handler)
+        logger.setLevel(level)
     assert seen == ["the disk is slow"] * len(_NOISE)
