@@ -124,7 +124,7 @@ def test_an_owner_elsewhere_holds_a_root_once_it_gives_a_sign_of_life(
     path = put(tmp_path, other, silent_s=STALE_S - 50)
     once_watched(caplog, lambda: os.utime(path))
     with (
-        pytest.raises(LeaseError, match=r"pid 4321 on far-away.*end it there \(\d s ago"),
+        pytest.raises(LeaseError, match=r"pid 4321 on far-away.*end it there \(\d+ s ago"),
         lease(Storage(str(tmp_path)), "x", beat_s=0.2),
     ):
         pass
