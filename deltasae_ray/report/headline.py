@@ -100,7 +100,8 @@ def headline_notes(inputs: ReportInputs) -> list[str]:
     if len({r.seed for r in heads}) == 1:
         notes.append(ONE_SEED)
     notes += kappa_notes([r for r in inputs.rows if r.figure == HEAD])
-    if heads and all(r.ceiling is None for r in heads):
+    known = [r for r in heads if r.value is not None]
+    if known and all(r.ceiling is None for r in known):
         notes.append(
             "No ceiling, and so no κ, stands beside M: it takes a second delta dictionary of the same recipe"
             " (fit.seeds=2)."

@@ -57,7 +57,7 @@ class Needs:
         parts = ", ".join(f"{name} {part / 1e9:.1f}" for name, part in self.parts if part >= 5e7)
         return (
             f"{times}{self.actor}: {self.cpus:g} CPUs, {self.host_bytes / 1e9:.1f} GB of the machine's"
-            f" memory{gpus} ({parts})"
+            f" memory{gpus}{f' ({parts})' if parts else ''}"
         )
 
 

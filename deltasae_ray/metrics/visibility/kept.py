@@ -50,7 +50,7 @@ class Kept:
         able = often & shaped
         reasons = [
             f"{len(latent)} of {len(own.index)} latents repeat (cosine {REPEATS:g}), "
-            f"{able.sum()} can be judged"
+            f"{able.sum()} of them fire often enough and have structure"
         ]
         seldom = f"fire fewer than {MIN_FIRINGS} times, or on fewer than {MIN_STRONG} rows with strength"
         dense = "are not told from Gaussian rows of the same covariance"
