@@ -40,21 +40,12 @@ def victim(storage: Storage) -> Path:
 
 
 @pytest.mark.parametrize("file", ELSEWHERE)
-@pytest.mark.parametrize("where", ["record", "manifest"])
 def test_a_row_that_names_a_file_elsewhere_makes_nobody_delete_or_read_it(
-    storage: Storage, file: str, where: str
+    storage: Storage, file: str
 ) -> None:
-    if where == "manifest":
-        Manifest.compact(storage, KEY)
-        name = f"{KEY}/manifest.jsonl"
-        first, *others = storage.read_bytes(name).splitlines()
-        storage.write_bytes(
-            name, b"\n".join([json.dumps({**json.loads(first), "file": file}).encode(), *others])
-        )
-    else:
-        name = storage.list(f"{KEY}/rows")[0]
-        first, *others = json.loads(storage.read_bytes(name))
-        storage.write_json(name, [{**first, "file": file}, *others])
+    name = storage.list(f"{KEY}/rows")[0]
+    first, *others = json.loads(storage.read_bytes(name))
+    storage.write_json(name, [{**first, "file": file}, *others])
     before = {k: storage.read_bytes(k) for k in storage.list("")}
     for hashes in (False, True):
         assert repair(storage, KEY, hashes=hashes) == {}, (
