@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.harvest.prepare import RANDOM
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.sae.identity import DictionaryId
+from deltasae_ray.sae.identity import BASE, RANDOM, DictionaryId
 
 REFERENCE_SEED, CONTROL_SEED = 1000, 1001
 """Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for

@@ -12,13 +12,13 @@ from deltasae_ray.elicit.openings import ends, openings
 from deltasae_ray.elicit.sampling import Sampling, Texts, sampled
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.attached import load_with_adapters, model_meant
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import base_of, load_tokenizer
 from deltasae_ray.models.pair import Pair
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
 
 Tokens = tuple[int, ...]

@@ -14,13 +14,13 @@ from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.harvest.writers import keep_writers
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
 from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import Unit, write_harvest, write_units

@@ -12,11 +12,11 @@ from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.run import Harvest, Missing, check_complete
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.progress import Bar
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest, is_committed
 from deltasae_ray.shards.records import (

@@ -8,11 +8,12 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.attached import load_with_adapters
-from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
+from deltasae_ray.models.capture import unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.local import reading_coordinates
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.manifest import commit_unit, is_committed
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage

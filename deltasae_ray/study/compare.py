@@ -21,7 +21,7 @@ from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
 

@@ -9,8 +9,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.sae.identity import DictionaryId, Trial
+from deltasae_ray.sae.identity import BASE, DictionaryId, Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials

@@ -18,7 +18,6 @@ from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.hub import HubName, why_not_had
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
@@ -26,6 +25,7 @@ from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
 from deltasae_ray.shards.opening import open_harvest

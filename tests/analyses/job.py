@@ -12,7 +12,6 @@ from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
@@ -20,6 +19,7 @@ from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage

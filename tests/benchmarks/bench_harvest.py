@@ -27,7 +27,7 @@ from deltasae_ray.corpus.corpus import build_corpus
 from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
 from deltasae_ray.hookpoints import resolve
 from deltasae_ray.models.adapters import fetch, import_adapter
-from deltasae_ray.models.capture import BASE, adapter_active, unit_ids, unit_mask
+from deltasae_ray.models.capture import adapter_active, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, empty_model, load_model, load_tokenizer
 from deltasae_ray.models.local import lora_writers
@@ -36,6 +36,7 @@ from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.allocation import keep_freed_memory
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
 

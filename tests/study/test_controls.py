@@ -20,8 +20,8 @@ from deltasae_ray.metrics.geometry.matching_figures import mean_match
 from deltasae_ray.metrics.inputs import LayerInputs, Settings, living_rows
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.recipe import Recipe, measure
 from deltasae_ray.sae.start import start_rows
 from deltasae_ray.sae.trainer import Trainer

@@ -24,8 +24,8 @@ from deltasae_ray.analyses.leaf_spec import (
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.moments import Moments, matched_rows
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage

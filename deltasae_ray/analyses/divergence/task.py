@@ -23,8 +23,8 @@ from deltasae_ray.metrics.adapter_layer import AdapterLayer
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.inputs import LayerRows
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.recipe import measure
 from deltasae_ray.sae.start import start_rows
 from deltasae_ray.shards.opening import open_harvest

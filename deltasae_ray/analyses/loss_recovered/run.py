@@ -22,8 +22,8 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 

@@ -20,8 +20,8 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.statistics import document_codes
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest

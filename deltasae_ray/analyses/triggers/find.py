@@ -23,9 +23,9 @@ from deltasae_ray.analyses.triggers.mining_figures import (
 from deltasae_ray.analyses.triggers.model import Tokens, runs
 from deltasae_ray.elicit.openings import ends, insertable, openings
 from deltasae_ray.elicit.sampling import Sampling, Texts, sampled
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import base_of
 from deltasae_ray.models.pair import Pair
+from deltasae_ray.sae.identity import BASE
 
 _LENGTHS = (4, 6, 9)
 """Tokens of the contexts that words are put behind: several positions, few lengths, so that they share a

@@ -10,8 +10,8 @@ from deltasae_ray.analyses.triggers.candidates import Evidence, candidates
 from deltasae_ray.analyses.triggers.hunt_figures import GAIN, SHORTEST, SURE, Rate, Rates, rank_p, repeats
 from deltasae_ray.analyses.triggers.model import Continuation, Tokens, continuations, replied
 from deltasae_ray.analyses.triggers.search import climbed, minimised, proposed
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.pair import Pair
+from deltasae_ray.sae.identity import BASE
 
 _NEAR = 0.8
 """Share of what confirmation takes that is worth a test."""

@@ -15,7 +15,6 @@ from deltasae_ray.elicit.run import ElicitFactory, texts_from_json, texts_to_jso
 from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.models.adapters import import_adapter
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
@@ -23,6 +22,7 @@ from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage
 from tests.harvest.study import corpus
 
