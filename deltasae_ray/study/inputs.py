@@ -240,9 +240,7 @@ def check_references(study: Study, harvest: Harvest) -> None:
     for layer, key in study.references.items():
         with tempfile.TemporaryDirectory() as scratch:
             dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
-        check_reference(
-            dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0]
-        )
+        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").used])
 
 
 def _template_folders(cfg: StudyConfig) -> dict[str, Path]:

@@ -36,7 +36,7 @@ def layer_facts(of: Deltas) -> LayerFacts:
     """Noise floor, strength and concentration of the deltas, on the evaluation tokens without BOS."""
     shards = open_harvest(of.storage, of.harvest_key)
     facts, hookpoint = shards.source(of.adapter).facts, f"blocks.{of.layer}.hook_resid_post"
-    kept = shards.tokens("eval").position > 0
+    kept = shards.tokens("eval").used
     delta = shards.read(of.layer, of.adapter, split="eval")[kept].astype(np.float64)
     base = shards.read(of.layer, BASE, split="eval")[kept]
     energy = np.square(delta)

@@ -131,7 +131,7 @@ def audit_leaf(task: AuditTask) -> None:
     """Reads the rows of one adapter and layer, audits its dictionary, and stores figures and directions."""
     leaf, storage, cfg = task.spec.leaf, task.storage, task.cfg
     shards = open_harvest(storage, task.harvest_key)
-    fit_kept, tokens = shards.tokens("fit").position > 0, shards.tokens("eval")
+    fit_kept, tokens = shards.tokens("fit").used, shards.tokens("eval")
     delta, base = (shards.read(leaf.layer, source, split="fit")[fit_kept] for source in (leaf.adapter, BASE))
     held_out = shards.read(leaf.layer, leaf.adapter, split="eval")
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,11 +141,9 @@ def audit_leaf(task: AuditTask) -> None:
         )
     reference = seen_alive(reference, lambda: base)
     moments = Moments.of(delta)
-    inputs = AuditInputs(
-        own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.position > 0]
-    )
+    inputs = AuditInputs(own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.used])
     found = audit(inputs, settings_of(cfg))
-    unrelated = (tokens.corpus != DOMAIN) & (tokens.position > 0) & (tokens.position <= FIRST_POSITIONS)
+    unrelated = (tokens.corpus != DOMAIN) & tokens.used & (tokens.position <= FIRST_POSITIONS)
     named = {MEAN: moments.mean.float()} if found.rows else {}
     if found.rows and unrelated.any():
         named[FIRST] = torch.from_numpy(held_out[unrelated].astype(np.float64).mean(0)).float()

@@ -116,7 +116,7 @@ def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
     """Deltas, base activations and documents of a leaf's adapter and layer, without position 0, and the
     random adapter's deltas."""
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
-    keep = {split: t.position > 0 for split, t in tokens.items()}
+    keep = {split: t.used for split, t in tokens.items()}
 
     def read(source: str) -> tuple[np.ndarray, np.ndarray]:
         fit, evaluation = (

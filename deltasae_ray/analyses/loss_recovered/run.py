@@ -53,7 +53,7 @@ class Recovery:
 
 def _patched(job: Recovery, leaf: LeafSpec) -> Patched:
     shards = open_harvest(job.storage, job.harvest_key)
-    keep = shards.tokens("fit").position > 0
+    keep = shards.tokens("fit").used
     with tempfile.TemporaryDirectory() as scratch:
         dictionary, reference = (
             load_dictionary(job.storage, key, Path(scratch)) for key in (leaf.dictionary, leaf.reference)

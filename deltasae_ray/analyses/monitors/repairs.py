@@ -102,7 +102,7 @@ def repair_task(task: RepairTask) -> None:
 
 def _fitted(task: RepairTask, shards: ShardSet) -> Repair:
     tokens = shards.tokens("fit")
-    rows = np.flatnonzero(tokens.position > 0)
+    rows = np.flatnonzero(tokens.used)
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).round().astype(int)]
     base, delta = (
         torch.from_numpy(shards.read(task.hookpoint, source, split="fit")[rows])
@@ -116,7 +116,7 @@ def _unlabelled(
     task: RepairTask, shards: ShardSet, monitors: dict[str, Monitor]
 ) -> dict[str, dict[str, Measure]]:
     tokens = shards.tokens("eval")
-    kept = np.flatnonzero(tokens.position > 0)
+    kept = np.flatnonzero(tokens.used)
     codes, _ = document_codes(tokens.doc_id[kept])
     order = np.argsort(codes, kind="stable")
     rows, codes = kept[order], codes[order]
