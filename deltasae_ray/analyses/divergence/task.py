@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
+from deltasae_ray.analyses.divergence.figures import compare_leaves
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary, settings_of
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.adapter_layer import AdapterLayer
 from deltasae_ray.metrics.context import Context
-from deltasae_ray.metrics.inputs import LayerRows
+from deltasae_ray.metrics.inputs import LayerRows, LeafInputs
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.identity import BASE
@@ -98,12 +98,7 @@ def _leaf(
 ) -> LeafInputs:
     own = load(spec.dictionary)
     beside = {role: load(key) for role, key in spec.beside if role != "base_control"}
-    halves = (
-        {"halves": (beside.pop("half_a"), beside.pop("half_b"))}
-        if {"half_a", "half_b"} <= beside.keys()
-        else {}
-    )
-    return LeafInputs(own, **beside, **halves, untrained=start(own.d_sae, spec.seed))  # type: ignore[arg-type]
+    return LeafInputs(own, beside, start(own.d_sae, spec.seed))
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
