@@ -57,7 +57,8 @@ def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: py
         write_source(storage, key, source)
     worker = HarvestFactory(HarvestPlan(storage, key, cfg, (ref,), hookpoints))(RankContext(0, 1, "cpu"))
     for unit in texts.units:
-        worker(unit, {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}, keep=True)
+        missing = {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}
+        worker(unit, {"window": 0, "missing": missing}, keep=True)
     shards, leaves = open_harvest(storage, key), []
     for layer in (1, 2):
         for name in ("r4", BASE):

@@ -200,5 +200,5 @@ def world(root: Path, model: Path, folders: Mapping[str, Path], *, random: str =
     plan = HarvestPlan(storage, key, cfg, tuple(refs), (AT,))
     worker = HarvestFactory(plan)(RankContext(0, 1, "cpu"))
     for unit in texts.units:
-        worker(unit, {name: [str(AT)] for name in names}, keep=True)
+        worker(unit, {"window": 0, "missing": {name: [str(AT)] for name in names}}, keep=True)
     return World(StageContext(storage, cfg, source.digest, texts, GangConfig()), key, tuple(refs))
