@@ -126,18 +126,3 @@ def repair(storage: Storage, key: str, *, hashes: bool = False) -> dict[ShardRow
     if damage:
         drop_rows(storage, key, tuple(damage))
     return damage
-
-
-def forget(storage: Storage, key: str, unit: str, source: str | None = None) -> tuple[ShardRow, ...]:
-    """Drops the shards of a unit, of all sources or of one (by digest), whatever state they are in. Returns
-    their rows.
-
-    Raises:
-        ShardError: nothing of the unit counts.
-    """
-    rows = tuple(r for r in Manifest.load(storage, key).rows if r.unit == unit and source in (None, r.source))
-    if not rows:
-        of = f"unit {unit}, source {source}" if source else f"unit {unit}"
-        raise ShardError(f"{storage.path(key)} lists no shard of {of}: nothing to forget")
-    drop_rows(storage, key, rows)
-    return rows

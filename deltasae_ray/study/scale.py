@@ -13,7 +13,6 @@ UNIT_BYTES = 6.0
 """Of a unit that waits in Ray's object store, on the head, for each token."""
 ROW_BYTES = 1420.0
 """Of the manifest, in a process that has read it, for each shard."""
-ROW_FILE_BYTES = 459.0
 ROW_S = 47e-6
 """To read a row of the manifest from a file."""
 REQUEST_S = 0.03

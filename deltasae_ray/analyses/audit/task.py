@@ -110,7 +110,7 @@ def audit_leaves(
         for s, key in keys.items()
         if not storage.exists(f"{key}/{FIGURES}")
     ]
-    run_tasks([(audit_leaf, task) for task in todo], 1.0, bar="audit" if todo else None)
+    run_tasks([(audit_leaf, task) for task in todo], 1.0, bar="audit")
     return {spec.leaf: read_audited(storage, key) for spec, key in keys.items()}
 
 

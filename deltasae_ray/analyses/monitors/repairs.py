@@ -78,7 +78,7 @@ def repairs(tasks: Sequence[RepairTask]) -> list[Repaired]:
     storage, shards = tasks[0].storage, open_harvest(tasks[0].storage, tasks[0].harvest_key)
     keys = [task.key(shards) for task in tasks]
     todo = [t for t, key in zip(tasks, keys, strict=True) if not storage.exists(f"{key}/{_FIGURES}")]
-    run_tasks([(repair_task, task) for task in todo], 1.0, bar="repairs" if todo else None)
+    run_tasks([(repair_task, task) for task in todo], 1.0, bar="repairs")
     return [_stored(storage, key) for key in keys]
 
 
