@@ -145,32 +145,13 @@ def _from_shards(storage: Storage, key: str) -> pa.Table:
     """A table of all sound shards that lie there, by what each says of itself; reads every byte of them."""
 
     def row_of(name: str) -> ShardRow | None:
+        data = pa.py_buffer(storage.read_bytes(name))
         try:
-            with storage.fs.open_input_file(storage.path(name)) as f:
-                data = f.read_buffer()
             facts = described(data) | {"bytes": data.size, "sha256": hashlib.sha256(data).hexdigest()}
             return ShardRow.from_json(facts | {"file": name.removeprefix(f"{key}/")})
-        except (pa.ArrowException, ValueError, LookupError, TypeError, MemoryError):
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError):
             return None  # damaged: it does not count, and its unit is done again
-        except OSError as e:
-            raise StorageError(f"{storage.path(name)} cannot be read now: {e}") from e
 
     names = storage.list(f"{key}/sources", suffix=".parquet")
     with ThreadPoolExecutor(THREADS) as pool:
         return merged(to_table(row for row in pool.map(row_of, names) if row is not None))
-
-
-def forget(storage: Storage, key: str, unit: str, source: str | None = None) -> tuple[ShardRow, ...]:
-    """Drops the shards of a unit, of all sources or of one (by digest), whatever state they are in. Returns
-    their rows.
-
-    Raises:
-        ShardError: nothing of the unit counts.
-    """
-    manifest = Manifest.load(storage, key)
-    rows = to_rows(manifest.select(None if source is None else [source], [unit]))
-    if not rows:
-        of = f"unit {unit}, source {source}" if source else f"unit {unit}"
-        raise ShardError(f"{storage.path(key)} lists no shard of {of}: nothing to forget")
-    drop_rows(storage, key, rows)
-    return rows

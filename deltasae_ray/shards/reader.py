@@ -15,11 +15,12 @@ from safetensors.numpy import load
 from deltasae_ray.batches import SPLITS
 from deltasae_ray.errors import ConfigError, HookpointError, ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.columns import to_rows
 from deltasae_ray.shards.format import exponent_column, vectors_from
 from deltasae_ray.shards.integrity import THREADS, find_damage, opened
 from deltasae_ray.shards.manifest import REDO, Manifest
-from deltasae_ray.shards.records import BASE, ShardRow, Source, Unit, writers_file
+from deltasae_ray.shards.records import ShardRow, Source, Unit, writers_file
 from deltasae_ray.shards.tokens import TokenTable, read_tokens
 from deltasae_ray.storage import Storage
 

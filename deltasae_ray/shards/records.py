@@ -13,10 +13,8 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.paths import inside
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
-
-BASE = "base"
-"""Name and digest of the source that holds the base model's activations; every other source holds deltas."""
 
 
 @dataclass(frozen=True)

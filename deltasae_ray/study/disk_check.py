@@ -6,7 +6,7 @@ from deltasae_ray.fit.run import MANIFEST
 from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import read_sources
 from deltasae_ray.study.controls import control_points

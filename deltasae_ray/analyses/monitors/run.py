@@ -20,9 +20,9 @@ from deltasae_ray.analyses.monitors.table import MonitorRow
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
 
 REPAIRED = " repaired"

@@ -23,13 +23,14 @@ from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
-from deltasae_ray.models.capture import BASE, residuals
+from deltasae_ray.models.capture import residuals
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks, empty_model, load_model, load_tokenizer
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
@@ -199,5 +200,5 @@ def world(root: Path, model: Path, folders: Mapping[str, Path], *, random: str =
     plan = HarvestPlan(storage, key, cfg, tuple(refs), (AT,))
     worker = HarvestFactory(plan)(RankContext(0, 1, "cpu"))
     for unit in texts.units:
-        worker(unit, {name: [str(AT)] for name in names}, keep=True)
+        worker(unit, {"window": 0, "missing": {name: [str(AT)] for name in names}}, keep=True)
     return World(StageContext(storage, cfg, source.digest, texts, GangConfig()), key, tuple(refs))
