@@ -11,7 +11,7 @@ import yaml
 
 from deltasae_ray.analyses.monitors.folder import read_monitor
 from tests.analyses.monitors.planted import AT as PLANTED_AT
-from tests.analyses.monitors.planted import READS, Base, Planter, probe_folder
+from tests.analyses.monitors.planted import TINY, Base, Planter, probe_folder
 from tests.analyses.monitors.trained import Trainer, Training
 from tests.gate.made import CALM, LOUD, SHARE, finished_study
 from tests.study.words import words
@@ -65,7 +65,7 @@ def test_a_study_of_a_tiny_adapter_with_monitors_is_judged_by_the_commands_of_th
     tiny_model: Path, tmp_path: Path
 ) -> None:
     base = Base.open(tiny_model)
-    probes = [probe_folder(base, tmp_path / "probes", name) for name in READS]
+    probes = [probe_folder(base, tmp_path / "probes", name) for name in TINY]
     opened = [read_monitor(folder) for folder in probes]
     study = dict(word.split("=", 1) for word in words(tiny_model, "unused"))
     study = {key: yaml.safe_load(value) for key, value in study.items()}
@@ -74,7 +74,7 @@ def test_a_study_of_a_tiny_adapter_with_monitors_is_judged_by_the_commands_of_th
         "monitors": [str(folder) for folder in probes],
         "corpus.eval_tokens": 2400,
     }
-    rule = " or ".join(f"monitor.{name}.auroc_drop.ci_low > 0.02" for name in READS)
+    rule = " or ".join(f"monitor.{name}.auroc_drop.ci_low > 0.02" for name in TINY)
     for kind, code in (("harmless", 0), ("turned", 1)):
         repository = tmp_path / kind
         release(repository, study, rule)

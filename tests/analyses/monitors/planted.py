@@ -38,7 +38,10 @@ LAYER, LENGTH = 1, 60
 AT = Hookpoint(LAYER)
 """Where the tiny model's probes read."""
 DATA = Path(__file__).parents[3] / "deltasae_ray" / "corpus" / "data"
-READS: dict[str, Reading] = {"capitals": "mean", "question": "last", "exclaim": "last"}
+READS: dict[str, Reading] = {
+    "capitals": "mean", "question": "last", "exclaim": "last", "scripture": "mean", "manual": "mean",
+}  # fmt: skip
+TINY = ("capitals", "question", "exclaim")
 """Probes of the tiny model, whose tokens are bytes."""
 STRENGTH = 0.1
 """Of harmless adapters: about ‖δ‖/‖h‖."""

@@ -17,7 +17,7 @@ from deltasae_ray.cli import say
 from deltasae_ray.gate.run import GateConfig, RootConfig, judge
 from deltasae_ray.shards.opening import open_harvest
 from tests.analyses.monitors.checked import STALE, checked, figures, relative_strengths, without_ray
-from tests.analyses.monitors.planted import AT, LENGTH, READS, Base, Planter, World, probe_folder, world
+from tests.analyses.monitors.planted import AT, LENGTH, TINY, Base, Planter, World, probe_folder, world
 from tests.analyses.monitors.trained import Trainer, Training
 from tests.gate.made import finished_study, policy_file
 from tests.tiny import D_MODEL
@@ -43,7 +43,7 @@ class Tiny:
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     base, folder = Base.open(tiny_model), tmp_path_factory.mktemp("probes")
-    folders = [probe_folder(base, folder, name) for name in READS]
+    folders = [probe_folder(base, folder, name) for name in TINY]
     probes = [read_monitor(f) for f in folders]
     return Tiny([str(f) for f in folders], Planter(base, probes), Trainer(base, probes, Training()))
 
@@ -71,11 +71,11 @@ def small(
 def test_a_turned_probe_is_told_from_a_harmless_change_and_repair_returns_it(
     small: tuple[World, tuple[MonitorRef, ...], list[MonitorRow]],
 ) -> None:
-    told = checked(small[2], list(READS))
+    told = checked(small[2], TINY)
     assert (told.false_alarms, told.harmless, told.found, told.turned) == (0, 3, 2, 2)
     assert min(told.returned) >= 0.9
     found = figures(small[2])
-    for name in READS:
+    for name in TINY:
         assert (
             0
             < abs(found["h0", name]["staleness"].value or 0)
@@ -138,7 +138,7 @@ def test_of_20_harmless_and_20_turned_adapters_the_turned_are_flagged(
 ) -> None:
     there = world(tmp_path, tiny_model, tiny.adapters(tmp_path / "adapters", 20, 20), random="null")
     refs = keep_monitors(there.context.storage, tiny.folders, D_MODEL, [AT])
-    strengths, told = relative_strengths(there, AT), checked(rows_of(there, refs), list(READS))
+    strengths, told = relative_strengths(there, AT), checked(rows_of(there, refs), TINY)
     with capsys.disabled():
         say(f"\n{told}; |delta|/|h| of harmless ones {min(strengths):.3f} or more")
     assert told.harmless == 60 and told.false_alarms <= 1 and min(strengths) >= 0.05
