@@ -13,9 +13,9 @@ from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility
-from deltasae_ray.metrics.visibility.decision import share_interval
 from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
 from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
+from deltasae_ray.metrics.visibility.resampled import counted, share_interval
 from deltasae_ray.metrics.visibility.visible import visibility
 
 POOLED_TOKENS = 1024
@@ -95,7 +95,7 @@ class Counts:
             return undefined("no latent can be judged")
         whole = self.judged + self.unsure
         measure = Measure(count / self.judged, n=self.judged).because("note", self.told)
-        return measure.within(*share_interval(count, count + self.unsure, whole, comparisons))
+        return measure.within(*share_interval(counted(count, count + self.unsure, whole), comparisons))
 
     @property
     def told(self) -> str:
