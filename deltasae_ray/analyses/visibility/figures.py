@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from deltasae_ray.analyses.visibility.counts import Counts
+from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows

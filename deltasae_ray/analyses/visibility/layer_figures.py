@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from deltasae_ray.analyses.visibility.counts import Counts
+from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.figures import CellVisibility
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.visibility.decision import FEWEST, Label, label_of
