@@ -1,6 +1,7 @@
 """Rows of shards as columns of an Arrow table, some 100 bytes a row, and as the Parquet file that a manifest
 is. Pure; equal rows give equal tables."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
 )
 """Of a table of shards. `hookpoints` are joined by commas; the file of a shard follows from its key."""
 _ROW_GROUP = 2**16
+_DIGEST = "sha256 of the rows"
 _UNIT = re.compile(r"^[\w-][\w.-]{0,199}$", re.ASCII)
 _MOST = 2**53
 
@@ -112,14 +114,32 @@ def _ordered(array: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def to_parquet(table: pa.Table) -> pa.Buffer:
-    """The bytes of a merged table; every page has a checksum."""
-    sink = pa.BufferOutputStream()
+    """The bytes of a table, with a digest of its rows: Parquet's own checksums leave out the footer."""
+    table, sink = merged(table), pa.BufferOutputStream()
+    told = table.cast(_plain()).replace_schema_metadata({_DIGEST: _digest(table)})
     few: Any = list(_CODED)  # pyarrow takes names too, which its types do not say
     pq.write_table(
-        table.cast(_plain()), sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
-        use_dictionary=few, store_schema=False,
+        told, sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
+        use_dictionary=few,
     )  # fmt: skip
     return sink.getvalue()
+
+
+def _digest(table: pa.Table) -> str:
+    """Of the rows of a merged table: 64 hex digits."""
+    made = hashlib.sha256()
+    for name in SCHEMA.names:
+        column = _whole(table[name])
+        if name in _CODED:
+            made.update("\0".join(column.dictionary.to_pylist()).encode())
+            made.update(_numpy(column.indices).tobytes())
+        elif pa.types.is_integer(column.type):
+            made.update(_numpy(column).tobytes())
+        else:
+            for start in range(0, len(column), _ROW_GROUP):
+                parts = column.slice(start, _ROW_GROUP).cast(pa.binary()).to_pylist()
+                made.update(b"\0".join(parts))
+    return made.hexdigest()
 
 
 def _plain() -> pa.Schema:
@@ -142,6 +162,8 @@ def from_parquet(data: bytes) -> pa.Table:
         table = file.read()
         table.validate(full=True)
         table = merged(table)
+        if (file.schema_arrow.metadata or {}).get(_DIGEST.encode()) != _digest(table).encode():
+            raise ValueError("its rows are not those that were written")
     except (pa.ArrowException, OSError, MemoryError, LookupError, TypeError) as e:
         raise ValueError(f"its pages cannot be read ({e})") from e
     _check(table)

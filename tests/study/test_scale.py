@@ -30,11 +30,11 @@ def test_more_gangs_shorten_their_own_part_alone() -> None:
     assert one.limit == "gangs"
 
 
-def test_the_manifest_of_ten_million_units_is_read_in_a_minute() -> None:
-    """10 M units of 6 sources, 60 M rows: 23 GB in a process, and 48 s."""
+def test_the_manifest_of_ten_million_units_is_read_in_two_minutes() -> None:
+    """10 M units of 6 sources, 60 M rows: 23 GB in a process, and 102 s."""
     of = Scale(10_000_000 * 1024, adapters=4, gangs=256)
     assert costs(of).head_bytes["manifest"] == pytest.approx(23e9, rel=0.01)
-    assert costs(of).seconds["manifest"] == pytest.approx(48, rel=0.01)
+    assert costs(of).seconds["manifest"] == pytest.approx(102, rel=0.01)
 
 
 def test_dollars_are_of_gangs_and_requests() -> None:
