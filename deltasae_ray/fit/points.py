@@ -8,7 +8,7 @@ import numpy as np
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.identity import DictionaryId
-from deltasae_ray.sae.names import Documents, Featureless
+from deltasae_ray.sae.names import THIRDS, Documents, Featureless
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
 
@@ -64,6 +64,8 @@ def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
         return np.ones(len(doc_ids), dtype=bool)
     if documents == "search":
         inside = {d: int(digest(["search", str(d)]), 16) % 5 > 0 for d in set(doc_ids)}
+    elif documents in THIRDS:
+        inside = {d: THIRDS[int(digest(["third", str(d)]), 16) % 3] == documents for d in set(doc_ids)}
     else:
         inside = {d: "AB"[int(digest(["half", str(d)]), 16) % 2] == documents for d in set(doc_ids)}
     return np.fromiter((inside[d] for d in doc_ids), dtype=bool, count=len(doc_ids))
