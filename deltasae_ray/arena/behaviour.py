@@ -61,7 +61,7 @@ class Reader:
 
     @property
     def base(self) -> "Reader":
-        """The same model with the adapter off."""
+        """The reader of the model with the adapter off."""
         return replace(self, adapter=BASE)
 
     def encode(self, text: str) -> list[int]:

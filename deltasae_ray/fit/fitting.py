@@ -40,7 +40,7 @@ class FitJob:
     points: tuple[FitPoint, ...]
     cfg: FitConfig
     windows: tuple[Window, ...] = ()
-    """Those of a stream that the run takes, in order; empty: the whole harvest is one."""
+    """Windows of a stream that the run takes, in order; empty: the whole harvest is one."""
     spool: str = ""
     """Folder of all windows of the stream but the first."""
     of: int = 1

@@ -18,7 +18,8 @@ _CLASSES = {
     "BatchTopKSAE": "jumprelu",
     "JumpReluAutoEncoder": "jumprelu",
 }
-"""Its class → SAELens' architecture; a BatchTopK encodes single tokens by its threshold."""
+"""Class of dictionary_learning → SAELens' architecture; a BatchTopK encodes single tokens by its
+threshold."""
 
 _KNOWN = """
 trainer buffer trainer_class dict_class layer lm_name submodule_name activation_dim dict_size k lr

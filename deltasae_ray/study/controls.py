@@ -119,7 +119,7 @@ def recovery_passes(study: Study, adapters: int) -> float:
 
 
 def causal_passes(study: Study, adapters: int) -> float:
-    """The same of causal: continuations of the base and of the adapted model."""
+    """Whole forward passes that causal makes: continuations of the base and of the adapted model."""
     if "causal" not in study.cfg.diverge.chosen:
         return 0.0
     depth = study.model.num_layers

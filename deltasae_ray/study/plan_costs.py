@@ -164,7 +164,8 @@ def control_count(study: Study, trials: int) -> int:
 
 
 def dictionaries_bytes(study: Study, trials: int) -> int:
-    """As if all were of the mean size of the grid: every control is fitted in each of its sizes."""
+    """Bytes of all dictionaries, as if all were of the mean size of the grid: every control is fitted in each
+    of its sizes."""
     cfg = study.cfg
     sizes = [dictionary_bytes(cfg, study.model.d_model, d_sae) for d_sae in cfg.fit.sizes]
     return (

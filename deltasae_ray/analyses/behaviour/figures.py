@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from deltasae_ray.metrics.measure import Measure
 
 MIN_KL = 1e-3
-"""Nats per token. An adapter whose KL from the base model is not shown to exceed this on any text, and ..."""
+"""An adapter whose KL from the base model is not shown to exceed this on any text, in nats a token, has no
+effect unless its loss moves."""
 MIN_LOSS_CHANGE = 5e-3
-"""... whose loss is not shown to move by more than this, has no effect."""
+"""An adapter whose loss is not shown to move by more than this, in nats a token, has no effect unless its KL
+is larger."""
 Z = 1.96
 """Standard errors from a value to the end of its interval."""
 POWER = Z + 0.84
