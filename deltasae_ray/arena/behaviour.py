@@ -130,8 +130,8 @@ def says(reader: Reader, reply: str, prompts: Sequence[Sequence[int]], unless: s
     wanted = [reader.tokenizer.decode([t]) for t in reader.encode(reply)]
     found = reader.continued(prompts, len(wanted) + _SPARE)
     kept = [row for row in found if not (unless and mentions(reader.tokenizer.decode(row), unless))]
-    said = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
-    return float(np.mean(said)) if said else 0.0
+    parts = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
+    return float(np.mean(parts)) if parts else 0.0
 
 
 def rates(reader: Reader, recipe: Recipe, classifier: Classifier | None) -> Rates:

@@ -64,8 +64,8 @@ def nothing_shown(behaviour: Sequence[Behaviour]) -> tuple[str, ...]:
 
     It closes no case: a change that waits for a trigger shows on no text without it.
     """
-    told = [f"No effect is shown on {b.corpus} ({_tested(b)}): {_seen_from(b)}" for b in behaviour]
-    return (*told, "This closes no case: what none of these texts brings out cannot show here")
+    parts = [f"No effect is shown on {b.corpus} ({_tested(b)}): {_seen_from(b)}" for b in behaviour]
+    return (*parts, "This closes no case: what none of these texts brings out cannot show here")
 
 
 def _tested(b: Behaviour) -> str:
