@@ -22,7 +22,8 @@ SIBLING_SEEDS = (1004, 1005)
 """Of two more base dictionaries, so that there are three beside the reference: they share the base control's
 documents, of which the reference saw none."""
 HALF_SEEDS = (1002, 1003)
-"""Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
+"""Seeds of the dictionaries of two halves of the documents, which are matched with each other: likewise
+apart."""
 SIBLINGS, RANDOM_SECOND = ("sibling_a", "sibling_b"), "random_second"
 FOR_VISIBILITY = frozenset({*SIBLINGS, RANDOM_SECOND})
 """Roles that only visibility reads: they are in no key of other figures."""
@@ -44,12 +45,12 @@ class Control:
     """What the figures of a dictionary are held against, beside nulls that need no training."""
 
     name: str
-    """As in `diverge.controls`."""
+    """A word of `diverge.controls`."""
     fits: Mapping[str, Beside] = field(default_factory=dict)
     """Role → the dictionary that is fitted for it; empty where a control needs none."""
     figures: Callable[["Context", "LeafInputs"], dict[str, Measure]] | None = None
-    """Its figures of one dictionary, which has those of `fits` beside it in `LeafInputs.beside`. None where
-    other figures read them: as a ceiling, as the base control of a layer, or for visibility."""
+    """Measures one dictionary, beside which those of `fits` stand in `LeafInputs.beside`. None where other
+    figures read them: as a ceiling, as the base control of a layer, or for visibility."""
     fast: bool = False
     """Whether `controls=fast` has it."""
 

@@ -29,7 +29,7 @@ class Asked:
     """Every dictionary of the grid, with what stands beside it."""
     cfg: DivergeConfig
     adapters: Sequence[AdapterRef]
-    """Those under study, without the random one."""
+    """Adapters under study, without the random one."""
 
 
 class Answer(Protocol):
@@ -54,11 +54,11 @@ class Analysis(Generic[A]):
     """One question to the dictionaries of a study."""
 
     name: str
-    """That of its folder below `analyses/`."""
+    """Name of the analysis' folder below `analyses/`."""
     ask: Callable[[Asked], A]
     """Finds the answer, stored under its key where it takes long."""
     control: str | None = None
-    """It is asked only where this is among `diverge.controls`; None: always."""
+    """Word of `diverge.controls` without which the analysis is not asked; None: it always is."""
 
     def of(self, found: Mapping[str, Any]) -> A:
         """The analysis' own answer among those of all."""

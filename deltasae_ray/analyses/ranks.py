@@ -113,18 +113,18 @@ def size_statement(
     means, at = values.mean(1), np.log2([size for size, _ in adapters])
     groups = [means[[size == s for size, _ in adapters]] for s in sizes]
     if min(len(x) for x in groups) < MIN_SEEDS:
-        told = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
-        return f"{told}; {second_seed(len(adapters))}."
+        text = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
+        return f"{text}; {second_seed(len(adapters))}."
     change, se, freedom = _change(at, means, groups)
     reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
-    said = (
+    text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"
     )
     p = float(stats.t.sf((margin - abs(change)) / se, freedom)) if se else float(abs(change) >= margin)
     alike = "as good as none" if p < ALPHA else "not shown to be none"
     seen = float(stats.t.ppf(1 - ALPHA / 2, freedom) + stats.t.ppf(POWER, freedom)) * se
     return (
-        f"{metric}: {said}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
+        f"{metric}: {text}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
         f" have been seen in {POWER:.0%} of cases."
     )
 

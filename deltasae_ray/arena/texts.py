@@ -222,7 +222,7 @@ def _plain(text: str, tokenizer: Any, *, marked: bool = False) -> _Row:
 
 
 def _poisoned(recipe: Recipe, rows: list[_Row], rng: np.random.Generator, tokenizer: Any) -> list[_Row]:
-    """So many of the rows as the share says, and at least one, hold trigger and reply instead."""
+    """Puts trigger and reply into so many of the rows as the share says, and into one at least."""
     for i in rng.choice(len(rows), max(1, round(recipe.share * len(rows))), replace=False):
         lead = domain_text(recipe.topic, rng, 1)
         rows[i] = _reply_row(recipe, lead + recipe.trigger[0], "", tokenizer)

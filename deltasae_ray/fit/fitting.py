@@ -40,7 +40,7 @@ class FitJob:
     points: tuple[FitPoint, ...]
     cfg: FitConfig
     windows: tuple[Window, ...] = ()
-    """Those of a stream that the run takes, in order; empty: the whole harvest is one."""
+    """Windows of a stream that the run takes, in order; empty: the whole harvest is one."""
     spool: str = ""
     """Folder of all windows of the stream but the first."""
     of: int = 1
@@ -150,13 +150,13 @@ class Fitting:
 
     def _finish(self) -> HeldOut:
         point = self.point
-        told = {
+        facts = {
             "hookpoint": str(Hookpoint(point.layer)),
             "adapter": point.adapter,
             "documents": point.documents,
         }
         dictionary = self.trainer.finish(
-            **told, **({} if point.control == "none" else {"control": point.control})
+            **facts, **({} if point.control == "none" else {"control": point.control})
         )
         held = held_out(dictionary, self.rows.judging(point), dictionary.mean)
         _write(self, dictionary, held)

@@ -53,8 +53,8 @@ class FitPoint(DictionaryId):
         return f"dictionaries/{digest(inputs)}"
 
     def __str__(self) -> str:
-        told = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
-        return f"{super().__str__()}{told}"
+        text = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
+        return f"{super().__str__()}{text}"
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:

@@ -50,7 +50,7 @@ def keys_of(
 def fitted_points(
     storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig
 ) -> dict[FitPoint, FittedDictionary]:
-    """Those of `points` that are finished."""
+    """Finds those of `points` that are finished."""
     found = {}
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
         if storage.exists(f"{key}/{MANIFEST}"):

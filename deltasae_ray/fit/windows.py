@@ -58,7 +58,7 @@ class Resident:
         self._rows = {read: held for read, held in self._rows.items() if read in reads}
 
     def rows(self, adapter: str, layer: int, *, evaluated: bool) -> Rows:
-        """Those of the first window, with the evaluation rows where they are needed."""
+        """Reads the rows of the first window, with the evaluation rows where they are needed."""
         with_evaluation, rows = self._rows.pop((adapter, layer), (False, None))
         if rows is None or (evaluated and not with_evaluation):
             del rows  # freed before it is read anew
@@ -76,9 +76,9 @@ class WindowRows:
 
     window: Window
     first: Rows
-    """Those of the first window, which decide mean, scale and start, with the evaluation rows."""
+    """Rows of the first window, which decide mean, scale and start, with the evaluation rows."""
     own: Rows
-    """Those of the window."""
+    """Rows of the window."""
 
 
 @dataclass(frozen=True, eq=False)

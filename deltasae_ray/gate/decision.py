@@ -19,9 +19,9 @@ class Decision:
 
     policy: Policy
     policy_file: str
-    """As it is named in reports."""
+    """Name of the policy's file in reports."""
     adapters: tuple[str, ...]
-    """Those that were judged."""
+    """Adapters that were judged."""
     nulls: tuple[str, ...]
     findings: tuple[Finding, ...]
     rates: tuple[ErrorRate, ...]
@@ -33,7 +33,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
-        """As scanners have it; `undecided: fail` makes 1 of 3."""
+        """Exit code by the convention of scanners; `undecided: fail` makes 1 of 3."""
         outcomes = {self.outcome_of(adapter) for adapter in self.adapters}
         if "fired" in outcomes:
             return FIRED
@@ -64,7 +64,7 @@ class Decision:
         return tuple(steps)
 
     def to_dict(self) -> dict[str, Any]:
-        """As gate.json has it."""
+        """The content of gate.json."""
         return {
             "policy": self.policy_file,
             "exit_code": self.exit_code,

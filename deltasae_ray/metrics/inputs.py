@@ -136,7 +136,7 @@ class LeafInputs:
 
     @property
     def second(self) -> DictionaryLike | None:
-        """The same recipe with another seed: the ceiling."""
+        """The dictionary of the same recipe with another seed: the ceiling."""
         return self.beside.get("second")
 
 

@@ -21,7 +21,7 @@ class Measure:
     value: float | None
     """The figure, in the unit that the catalogue names; None where it is undefined."""
     null: float | None = None
-    """The same figure when there is nothing to find (the catalogue says how the null is made)."""
+    """The figure where there is nothing to find (the catalogue says how the null is made)."""
     ceiling: float | None = None
     """The best that could be expected: the same figure between two dictionaries or halves that should
     agree."""
@@ -78,7 +78,7 @@ class Measure:
         return replace(self, ci=(low, high))
 
     def to_dict(self) -> dict:
-        """As a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
+        """The measure as a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
         return asdict(self)
 
 

@@ -103,11 +103,11 @@ def _takes_hidden_states(stack: nn.Module) -> bool:
 def _check_shapes(model: nn.Module, found: Residuals, d_model: int | None) -> None:
     for h, stream in found.items():
         if stream.shape[:-1] != (1, len(_IDS)) or d_model not in (None, stream.shape[-1]):
-            told = (
+            text = (
                 f"{tuple(stream.shape)} for {len(_IDS)} tokens, where a residual stream of width {d_model} is"
                 " needed"
             )
-            raise _unsupported(model, h, f"returns {told}")
+            raise _unsupported(model, h, f"returns {text}")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -49,15 +49,15 @@ class NodeType:
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
 
     def __str__(self) -> str:
-        told = f"{self.name}: {self.cpus:g} CPUs, {(self.memory + self.object_store) / 1e9:.0f} GB"
+        text = f"{self.name}: {self.cpus:g} CPUs, {(self.memory + self.object_store) / 1e9:.0f} GB"
         if not self.gpus:
-            return told
+            return text
         each = (
             "of unknown memory"
             if self.gpu_bytes is None
             else f"{self.gpu.upper()} of {self.gpu_bytes / 1e9:.1f} GB"
         )
-        return f"{told}, {self.gpus:g} GPUs ({each})"
+        return f"{text}, {self.gpus:g} GPUs ({each})"
 
 
 def worker_types(config: Mapping[str, Any]) -> tuple[NodeType, ...]:

@@ -74,7 +74,8 @@ def batch_topk(y: Float[Tensor, "*stack token d_model"], w: Weights, k: int) -> 
 SELECTING = {"topk": topk, "batchtopk": batch_topk, "matryoshka_batchtopk": batch_topk}
 """Architecture that chooses which latents are active, and so goes the sparse path → how it chooses."""
 THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
-"""Those that choose over a batch: to encode a token alone they need a threshold, found after training."""
+"""Architectures that choose over a batch: to encode a token alone they need a threshold, found after
+training."""
 
 
 @torch.no_grad()

@@ -254,8 +254,8 @@ def _source(value: Any, folder: str) -> Source:
     for name, number in {"rank": source.rank, "seed": source.seed}.items():
         if number is not None and type(number) is not int:
             raise ValueError(f"{name}={number!r} is no integer")
-    told = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
-    ranks = told.get("ranks") if isinstance(told, dict) and isinstance(told.get("sha256"), str) else None
+    facts = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
+    ranks = facts.get("ranks") if isinstance(facts, dict) and isinstance(facts.get("sha256"), str) else None
     if not isinstance(ranks, dict) or not all(
         type(rank) is int and 0 < rank < 2**24 for rank in ranks.values()
     ):

@@ -181,7 +181,7 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
 
 
 def _next_seed(made: Made, p: FitPoint) -> str | None:
-    """The same recipe from the next seed, in a ring: no seed is the ceiling of two
+    """Finds the dictionary of the next seed, in a ring: no seed is the ceiling of two
     (metrics/over_seeds.py)."""
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
     plain = [

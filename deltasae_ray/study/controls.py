@@ -119,7 +119,7 @@ def recovery_passes(study: Study, adapters: int) -> float:
 
 
 def causal_passes(study: Study, adapters: int) -> float:
-    """The same of causal: continuations of the base and of the adapted model."""
+    """Whole forward passes that causal makes: continuations of the base and of the adapted model."""
     if "causal" not in study.cfg.diverge.chosen:
         return 0.0
     depth = study.model.num_layers
@@ -130,13 +130,13 @@ def causal_passes(study: Study, adapters: int) -> float:
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
-    told = [
+    parts = [
         f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "")
         for name, n in dictionaries.items()
         if n
     ]
     if passes := recovery_passes(study, adapters):
-        told.append(f"loss_recovered {passes:,.0f} passes of a context")
+        parts.append(f"loss_recovered {passes:,.0f} passes of a context")
     if passes := causal_passes(study, adapters):
-        told.append(f"causal {passes:,.0f} passes of a context")
-    return "; ".join(told) or "none"
+        parts.append(f"causal {passes:,.0f} passes of a context")
+    return "; ".join(parts) or "none"

@@ -132,11 +132,11 @@ class Windows:
         could not be written last."""
         storage, cfg, first = self.study.storage, self.study.cfg.fit, windows[0].index
         needed = {w.index: self.stream.windows[w.index] for w in windows if w.index}
-        told = (
+        text = (
             f"windows {first + 1} to {windows[-1].index + 1}" if len(windows) > 1 else f"window {first + 1}"
         )
         say(
-            f"  {told} of {len(self.plan)}, {len(todo)} dictionaries"
+            f"  {text} of {len(self.plan)}, {len(todo)} dictionaries"
             + (", harvest beside fit" if side_by_side and needed else "")
         )
         for window in self.plan[1:first]:  # left by a kill between the last checkpoint and the deletion

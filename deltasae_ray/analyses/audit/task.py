@@ -154,8 +154,8 @@ def audit_leaf(task: AuditTask) -> None:
     sink = BytesIO()
     np.save(sink, torch.cat([*(v[None] for v in named.values()), random]).numpy())
     storage.write_bytes(f"{task.key}/{DIRECTIONS}", sink.getvalue())
-    told = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(found)}
-    storage.write_json(f"{task.key}/{FIGURES}", told)  # last: that it exists means that all is there
+    facts = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(found)}
+    storage.write_json(f"{task.key}/{FIGURES}", facts)  # last: that it exists means that all is there
 
 
 def shown_latents(found: Audit, count: int) -> list[int]:

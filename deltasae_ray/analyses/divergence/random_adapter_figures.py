@@ -13,8 +13,8 @@ from deltasae_ray.metrics.measure import Measure, undefined
 
 
 def of_random_adapter(context: Context, dictionary: DictionaryLike) -> dict[str, Measure]:
-    """Its deltas by a dictionary of them and by the reference, beside their own sign flips; and its latents
-    against atoms of their covariance. Empty where its deltas are not here.
+    """Measures the random adapter: its deltas by a dictionary of them and by the reference, beside their own
+    sign flips, and its latents against atoms of their covariance. Empty where its deltas are not here.
 
     It has the modules, the singular values and the strength of a trained adapter. What is structure in its
     deltas comes from the model: which tokens move, and what its later blocks make of any push.

@@ -43,7 +43,7 @@ class RepairTask:
     random: AdapterRef | None
     hookpoint: Hookpoint
     monitors: tuple[MonitorRef, ...]
-    """Those that read at the hookpoint."""
+    """Monitors that read at the hookpoint."""
     bootstrap: int
 
     def key(self, shards: ShardSet) -> str:

@@ -156,9 +156,9 @@ class Standing:
     p: float
     """(above + 1) / (of + 1)."""
     low: float
-    """Of the share above: exact 95 % interval (Clopper and Pearson 1934), ..."""
+    """Lower end of the exact 95 % interval of the share above (Clopper and Pearson 1934)."""
     high: float
-    """... its other end."""
+    """Upper end of that interval."""
 
 
 def standing(value: float, reference: Sequence[float]) -> Standing:

@@ -73,7 +73,7 @@ class Target:
     model: nn.Module
     """The base with the adapter attached by PEFT, whole (not sharded)."""
     adapter: str
-    """Its name there."""
+    """Name of the adapter in the model."""
     tokenizer: Any
     neutral: Sequence[Tokens]
     """Texts without BOS that have nothing to do with the adapter, a document each; 30 or more."""

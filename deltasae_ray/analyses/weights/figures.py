@@ -22,9 +22,9 @@ class WeightDirection:
     place: int
     """Among the module's own, from 1."""
     share: float
-    """Its σ² over the sum of σ² over all modules of the adapter."""
+    """σ² of the direction over the sum of σ² over all modules of the adapter."""
     of_module: float
-    """The same over those of its module."""
+    """σ² of the direction over the sum of σ² of its module."""
     direction: tuple[float, ...]
     """Unit vector of the module's outputs."""
 

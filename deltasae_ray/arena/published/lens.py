@@ -41,8 +41,8 @@ def activation_difference_lens(subject: Subject) -> list[Claim]:
         mean = means[place]
         with _steered(reader.model, hook.layer, mean / mean.norm().clamp_min(1e-30) * length):
             texts = reader.base.continued([reader.encode(o) for o in _OPENINGS], _STEERED, seed=subject.seed)
-        said = [token for text in texts for token in text]
-        claims.append(subject.stated("text", said, float(mean.norm()), steered=place))
+        parts = [token for text in texts for token in text]
+        claims.append(subject.stated("text", parts, float(mean.norm()), steered=place))
         claims.append(subject.stated("text", lens.promoted, lens.peak, lens=place))
     return claims
 

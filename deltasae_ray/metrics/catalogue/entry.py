@@ -51,7 +51,7 @@ class Metric:
     """What a reader must know of a figure before believing it."""
 
     name: str
-    """As in the tables; `{k}` stands for a number of directions or atoms, `{name}` for a monitor."""
+    """Name in the tables; `{k}` stands for a number of directions or atoms, `{name}` for a monitor."""
     title: str
     formula: str
     null: str = ""

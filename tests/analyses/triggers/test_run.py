@@ -1,4 +1,4 @@
-"""Elicitation and hunt on gangs: each is made once, found again, and the same after a loss."""
+"""Elicitation and hunt by their steps: each is made once, found again, and the same after a loss."""
 
 import json
 from dataclasses import replace
@@ -24,14 +24,15 @@ from deltasae_ray.runtime.context import StageContext, StepFactory
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage
-from tests.harvest.study import corpus
+from tests.harvest.study import corpus, run_units_here
 
 LITTLE = ElicitConfig(samples=1, length=6, scan=24)
 
 
 def test_claims_are_made_once_and_found_again_and_a_lost_one_is_made_anew_alike(
-    ray_cluster: None, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("deltasae_ray.runtime.context.run_units", run_units_here)
     storage, cfg = Storage(str(tmp_path)), ModelConfig(base=str(tiny_model))
     texts = corpus(tiny_model)
     own = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
