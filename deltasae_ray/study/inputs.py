@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from deltasae_ray.adapt.run import adapt
-from deltasae_ray.analyses.monitors.kept import MonitorRef, keep_monitors
+from deltasae_ray.analyses.monitors.kept import MonitorRef, cut_notes, keep_monitors
 from deltasae_ray.corpus.corpus import ADAPT_TOKENS, Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
@@ -113,7 +113,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         )
         cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
     corpus = build_corpus(cfg.corpus, tokenizer, adapt_tokens=_adapt_tokens(cfg), join=join_to_read)
-    corpus = replace(corpus, notes=(*chosen, *corpus.notes))
+    cut = cut_notes(cfg.monitors, tokenizer, cfg.corpus.context_len)
+    corpus = replace(corpus, notes=(*chosen, *cut, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, empty) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, stream, monitors)

@@ -19,8 +19,9 @@ from tests.study.words import words
 
 REPOSITORY = Path(__file__).parents[2]
 LEAN = (
-    f"layers=[{AT.layer}]", "corpus.unrelated=[]", "corpus.marker_share=0", "fit.steps=20", "diverge.controls=[random_lora]",
-    "diverge.bootstrap=100", "diverge.latents=0", "harvest.noise_contexts=1", "fit.max_concurrent_trials=2",
+    f"layers=[{AT.layer}]", "corpus.unrelated=[]", "corpus.marker_share=0", "corpus.context_len=64",
+    "corpus.contexts_per_unit=16", "fit.steps=20", "fit.max_concurrent_trials=2", "diverge.controls=[random_lora]",
+    "diverge.bootstrap=100", "diverge.latents=0", "harvest.noise_contexts=1", "storage.deltas=stream",
 )  # fmt: skip
 """What a study costs beside its monitors, made small."""
 
