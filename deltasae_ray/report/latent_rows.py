@@ -72,7 +72,8 @@ class LatentRow(msgspec.Struct, omit_defaults=True):
     invisible: list[float | None] = []
     """[value, null, p]."""
     blind_spot: float | None = None
-    again: float | None = None
+    again: list[float | None] = []
+    """[value, null]."""
     nearest: int | None = None
     cosine: float | None = None
     lens: Lens | None = None
@@ -152,7 +153,7 @@ def _row(group: DictionaryId, row: AuditRow, order: int, judged: Any, card: Late
         energy=_short(row.energy_share),
         invisible=[_short(x) for x in (row.invisibility.value, row.invisibility.null, row.invisibility.p)],
         blind_spot=_short(row.blind_spot),
-        again=_short(row.reproducibility.value),
+        again=[_short(x) for x in (row.reproducibility.value, row.reproducibility.null)],
         nearest=row.nearest,
         cosine=_short(row.nearest_cosine),
         lens=Lens(row.promoted[:5], row.suppressed[:5], row.lens_peak) if row.promoted else None,

@@ -32,6 +32,18 @@ const share = (x) => (x === null || x === undefined ? "–" : `${num(100 * x)}\u
 const count = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
 const unique = (values) => [...new Set(values)];
 
+/** Puts a place into the address, where the page has one of its own: in a frame without origin it has not. */
+function remember(place) {
+  try {
+    history.pushState(null, "", `#${place}`);
+  } catch {
+    // The place is shown all the same.
+  }
+}
+
+/** Shows a place of the page, such as latent=r16/15/430. */
+let openPlace = remember;
+
 /** A word that explains itself on hover and focus. */
 function term(key, text) {
   return key in DATA.glossary

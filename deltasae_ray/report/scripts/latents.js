@@ -44,15 +44,15 @@ const LATENT_COLUMNS = [
     head: "invisible (null)",
     term: "invisible",
     value: (r) => r.invisible?.[0],
-    cell: besideNull,
+    cell: (r) => besideNull(r.invisible),
     numeric: true,
   },
   {
     id: "again",
-    head: "comes back",
+    head: "comes back (null)",
     term: "again",
-    value: (r) => r.again,
-    cell: (r) => num(r.again),
+    value: (r) => r.again?.[0],
+    cell: (r) => besideNull(r.again),
     numeric: true,
   },
   {
@@ -73,9 +73,10 @@ const LATENT_COLUMNS = [
   },
 ];
 
-function besideNull(row) {
-  const [value, against] = row.invisible ?? [];
-  return value === null || value === undefined ? "–" : `${num(value)} (${num(against)})`;
+function besideNull(figure) {
+  const [value, against] = figure ?? [];
+  if (value === null || value === undefined) return "–";
+  return against === null ? num(value) : `${num(value)} (${num(against)})`;
 }
 
 /** All that is searched of a latent: its figures, lens and contexts. */
@@ -113,7 +114,7 @@ function latentsTab() {
     rows: kept(),
     sort: [{ id: "order", desc: false }],
     text: latentText,
-    onOpen: (row) => (location.hash = `latent=${addressOf(row)}`),
+    onOpen: (row) => openPlace(`latent=${addressOf(row)}`),
     isOpen: (row) => row === open,
   });
   const pick = (key) => (value) => {
@@ -196,7 +197,7 @@ function showLatent(row, address) {
 
 function closeLatent() {
   byId("latent").hidden = true;
-  history.replaceState(null, "", "#tab=latents");
+  remember("tab=latents");
 }
 
 function facts(row) {
@@ -205,8 +206,8 @@ function facts(row) {
     `${num(1000 * value)} ${low === null ? "" : interval(1000 * low, 1000 * high)}; random directions ${num(chance === null ? null : 1000 * chance)}${p === null ? "" : `, p ${num(p)}`}`;
   const found = [
     fact("energy", "Energy", share(row.energy)),
-    fact("invisible", "Invisible to the reference", besideNull(row)),
-    fact("again", "Comes back in another seed", num(row.again)),
+    fact("invisible", "Invisible to the reference", besideNull(row.invisible)),
+    fact("again", "Comes back in another seed", besideNull(row.again)),
     fact(
       "nearest",
       "Nearest reference latent",

@@ -153,7 +153,7 @@ function tabs() {
   list.forEach((tab, i) => {
     tab.addEventListener("click", () => {
       select(tab);
-      history.replaceState(null, "", `#tab=${tab.id.slice(4)}`);
+      remember(`tab=${tab.id.slice(4)}`);
     });
     tab.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1, Home: -i, End: list.length - 1 - i }[event.key];
@@ -177,19 +177,29 @@ function start() {
   measuresTab();
   monitorsTab();
   const latents = latentsTab();
-  const follow = () => {
-    const [kind, address] = location.hash.slice(1).split("=");
+  const follow = (place) => {
+    const [kind, address] = place.split("=");
     if (kind === "tab") showTab(address);
     if (kind === "latent" && latents && address) {
       showTab("latents");
       latents.follow(address);
     }
   };
-  window.addEventListener("hashchange", follow);
+  window.addEventListener("hashchange", () => follow(location.hash.slice(1)));
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[href^='#']");
+    if (!link) return;
+    event.preventDefault();
+    openPlace(link.getAttribute("href").slice(1));
+  });
+  openPlace = (place) => {
+    remember(place);
+    follow(place);
+  };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
     redraw.forEach((draw) => draw?.()),
   );
-  follow();
+  follow(location.hash.slice(1));
 }
 
 start();
