@@ -145,7 +145,7 @@ def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -
         number=_percent(gain.value),
         unit=f"less loss on {own.corpus}, its own text",
         tone="plain" if gained else "unknown",
-        word="its text" if gained else "no gain shown",
+        word="better at its text" if gained else "no gain shown",
         note=f"{_sure_of(gain, percent=True)}; triggers: not asked (elicit.samples=8)",
         term="loss",
         strip=_strip(replace(gain, null=0.0, ceiling=None)),
@@ -203,7 +203,7 @@ def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[Agains
     if verdict.untold:
         tone, word = "bad", "like a random adapter"
     elif any(c.told_apart for c in compared):
-        tone, word = "good", "not like random"
+        tone, word = "good", "unlike random"
     else:
         tone, word = "unknown", "random: not known" if compared else "no random adapter"
     card = Card(

@@ -24,9 +24,9 @@ function dataTable(host, columns, options) {
     data: options.rows,
     columns: columns.map((column) => ({
       id: column.id,
-      accessorFn: column.value,
+      accessorFn: (row) => present(column.value(row)),
       sortingFn: compareRows,
-      sortUndefined: false,
+      sortUndefined: "last",
     })),
     state,
     onStateChange: (update) => {
@@ -110,13 +110,12 @@ function dataTable(host, columns, options) {
 }
 
 /** What is missing stands last in either order. */
+const present = (value) => (value === null || value === "" ? undefined : value);
+
 function compareRows(a, b, id) {
   const [x, y] = [a.getValue(id), b.getValue(id)];
-  const missing = (v) => v === null || v === undefined || v === "";
-  if (missing(x) || missing(y)) return missing(x) - missing(y);
-  return typeof x === "number" && typeof y === "number"
-    ? x - y
-    : String(x).localeCompare(String(y), "en", { numeric: true });
+  if (typeof x === "number" && typeof y === "number") return x - y;
+  return String(x).localeCompare(String(y), "en", { numeric: true });
 }
 
 function headOf(column, table) {
