@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from deltasae_ray.arena.recipes import TOPICS, Recipe
 from deltasae_ray.arena.texts import fresh_contexts, mentions, planted_prompt
 from deltasae_ray.arena.words import Classifier, holds_half
-from deltasae_ray.models.capture import BASE, adapter_active
+from deltasae_ray.models.capture import adapter_active
 from deltasae_ray.models.load import base_of
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import digest
 
 CONTEXTS = 32

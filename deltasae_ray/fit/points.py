@@ -2,22 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.identity import DictionaryId
+from deltasae_ray.sae.names import Documents, Featureless
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
-
-Documents = Literal["all", "A", "B", "search"]
-"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the
-last fifth (study/search.py)."""
-Featureless = Literal["none", "gaussian", "frozen_decoder"]
-"""gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at
-random."""
 
 
 @dataclass(frozen=True, order=True)

@@ -37,10 +37,8 @@ from deltasae_ray.models.split import split_deltas
 from deltasae_ray.models.stream import check_stream
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import RANDOM
 from deltasae_ray.storage import Storage, digest
-
-RANDOM = "random"
-"""Name of the random-LoRA source."""
 
 
 def sample(units: Sequence[TokenBatch], num_contexts: int) -> TokenBatch:

@@ -2,7 +2,6 @@
 ceiling."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -86,8 +85,3 @@ class Measure:
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:
     """A measure without a value; `reason` says why in words a user can act on."""
     return Measure(None, null=null, ceiling=ceiling, n=n, reasons=(("value", reason),))
-
-
-def first_defined(measures: Iterable[Measure]) -> Measure | None:
-    """The first that has a value, or None."""
-    return next((m for m in measures if m.value is not None), None)

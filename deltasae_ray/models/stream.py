@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE, Residuals, adapter_active, reading
+from deltasae_ray.models.capture import Residuals, adapter_active, reading
 from deltasae_ray.models.load import backbone, base_of, blocks
+from deltasae_ray.sae.identity import BASE
 
 _IDS = (1, 2, 3, 4)
 

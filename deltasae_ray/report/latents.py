@@ -76,9 +76,7 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
         dense = codes.detach().cpu().numpy() if hasattr(codes, "detach") else np.asarray(codes)
         # BOS carries massive activations that are the same in every context: no latent is shown for it.
         blocks.append(
-            sparse.csr_array(
-                dense.astype(np.float32) * (tokens.position[start : start + rows_at_once, None] > 0)
-            )
+            sparse.csr_array(dense.astype(np.float32) * tokens.used[start : start + rows_at_once, None])
         )
     matrix = (
         sparse.csc_array(sparse.vstack(blocks))
@@ -104,7 +102,7 @@ def latent_cards(
     """Cards of the latents in `chosen`, in the table's order, each with at most `contexts` contexts of either
     kind."""
     starts = context_starts(tokens)
-    usable = max(1, int((tokens.position > 0).sum()))
+    usable = max(1, int(tokens.used.sum()))
     cards, wanted = [], set(chosen)
     for rank, latent in enumerate(codes.order.tolist(), start=1):
         if latent not in wanted:

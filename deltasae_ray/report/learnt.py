@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.report.inputs import Learnt, LearntTrigger, Rate
+from deltasae_ray.sae.identity import RANDOM
 
 _CHARACTERS = 160
 """Of a text that a model wrote, at most."""

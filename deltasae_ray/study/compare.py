@@ -2,26 +2,33 @@
 
 from dataclasses import dataclass
 
-from deltasae_ray.analyses.audit.run import Found, audit_study
+from deltasae_ray.analyses.audit.run import Found
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.config import SEED
-from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, REFERENCE, REFERENCE_SEED, SIBLINGS
-from deltasae_ray.analyses.divergence.run import diverge_points
+from deltasae_ray.analyses.controls import (
+    CONTROLS,
+    FOR_VISIBILITY,
+    RANDOM_SECOND,
+    REFERENCE,
+    REFERENCE_SEED,
+    SIBLINGS,
+)
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
-from deltasae_ray.analyses.loss_recovered.run import recovered_rows
+from deltasae_ray.analyses.questions import AUDIT, VISIBILITY, Asked, answers
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
-from deltasae_ray.analyses.visibility.run import Seen, see_points
+from deltasae_ray.analyses.visibility.run import Seen
 from deltasae_ray.analyses.weights.figures import told
 from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
+from deltasae_ray.study.controls import beside as points_beside
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
 
@@ -81,14 +88,10 @@ def compare(
         for t, fitted in made.grid.items()
         for f in fitted
     ]
-    rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
-    if "loss_recovered" in cfg.diverge.chosen:
-        rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
-    audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
-    rows += tuple(audit.rows)
-    seen = see_points(study.storage, made.harvest.key, specs, cfg.diverge)
-    rows += tuple(r for r in seen.rows if not r.corpus)
-    by_text = tuple(r for r in seen.rows if r.corpus)
+    found = answers(Asked(study.context, made.harvest.key, specs, cfg.diverge, adapters))
+    everything = tuple(row for answer in found.values() for row in answer.rows)
+    rows, by_text = (tuple(r for r in everything if bool(r.corpus) == text) for text in (False, True))
+    seen = VISIBILITY.of(found)
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
     writes = directions_of(study.storage, adapters)
@@ -104,7 +107,7 @@ def compare(
         )
         for a in adapters
     )
-    return Findings(name, rows, by_text, seen, writes, behaviour, verdicts, audit, learnt_claims)
+    return Findings(name, rows, by_text, seen, writes, behaviour, verdicts, AUDIT.of(found), learnt_claims)
 
 
 def trained_adapters(made: Made) -> list[AdapterRef]:
@@ -126,7 +129,7 @@ def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
     """The reference that was given for the point's layer, or the toy of its shape."""
     if study.references:
         return HeldAgainst(study.cfg.reference.source, study.references[point.layer])
-    (toy,) = REFERENCE.fits(point)
+    (toy,) = points_beside(REFERENCE, point).values()
     return HeldAgainst(toy_name(made.controls[toy]), made.controls[toy].key)
 
 
@@ -147,13 +150,13 @@ def toy_name(fitted: FittedDictionary) -> str:
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
     harvested = made.harvest.adapters if made.harvest is not None else ()
-    points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
+    points = {role: point for control in CONTROLS for role, point in points_beside(control, p).items()}
     fitted_beside = {
         role: made.controls[point].key for role, point in points.items() if point in made.controls
     }
     siblings = tuple(key for role, key in fitted_beside.items() if role in SIBLINGS)
     random_second = fitted_beside.get(RANDOM_SECOND)
-    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, RANDOM_SECOND)}
+    beside = {role: key for role, key in fitted_beside.items() if role not in FOR_VISIBILITY}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
     random = (

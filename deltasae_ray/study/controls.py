@@ -9,8 +9,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.sae.identity import DictionaryId, Trial
+from deltasae_ray.sae.identity import BASE, DictionaryId, Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials
@@ -35,15 +34,30 @@ def control_points(
     fitted = [c for c in CONTROLS if _fitted(c, fit, adapters, chosen)]
     if toy_reference:
         fitted.insert(int(BASE_CONTROL in fitted), REFERENCE)
-    once = [c for c in fitted if c.costs == "per shape"]
+    once = [c for c in fitted if c.is_shared]
     ones = [DictionaryId(BASE, layer, *shape, 0) for shape in shapes(fit) for layer in layers]
-    points = [point for control in once for one in ones for point in control.fits(one)]
+    points = [point for control in once for one in ones for point in beside(control, one).values()]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
-        points += [
-            point for control in fitted if control not in once for one in grid for point in control.fits(one)
-        ]
+        each = [c for c in fitted if c not in once]
+        points += [point for control in each for one in grid for point in beside(control, one).values()]
     return points
+
+
+def beside(control: Control, one: DictionaryId) -> dict[str, FitPoint]:
+    """Role → the point of the dictionary that a control fits beside one of the grid, whatever the seed of
+    that one."""
+    return {
+        role: FitPoint(
+            other.source or one.adapter,
+            one.layer,
+            *one.shape,
+            seed=other.seed,
+            documents=other.documents,
+            control=other.control,
+        )
+        for role, other in control.fits.items()
+    }
 
 
 def _fitted(control: Control, fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str]) -> bool:
@@ -86,9 +100,10 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> di
         layers: how many.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
-    times = {"per shape": layers * len(shapes(fit)), "per dictionary": layers * trials_count}
     needed = {
-        c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS
+        c.name: layers * len(c.fits) * (len(shapes(fit)) if c.is_shared else trials_count)
+        for c in CONTROLS
+        if c.fits and (c != SECOND_SEED or fit.seeds == 1)
     }
     return {name: cost for name, cost in needed.items() if name in chosen}
 

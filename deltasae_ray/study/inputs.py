@@ -18,7 +18,6 @@ from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.hub import HubName, why_not_had
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
@@ -26,6 +25,7 @@ from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import check_reference, load_reference, resolve_references
 from deltasae_ray.shards.opening import open_harvest
@@ -240,9 +240,7 @@ def check_references(study: Study, harvest: Harvest) -> None:
     for layer, key in study.references.items():
         with tempfile.TemporaryDirectory() as scratch:
             dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
-        check_reference(
-            dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0]
-        )
+        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").used])
 
 
 def _template_folders(cfg: StudyConfig) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted
 from deltasae_ray.report.latents import encode_rows, latent_cards
 from deltasae_ray.report.planted import find_planted
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 
@@ -35,9 +36,9 @@ def layer_facts(of: Deltas) -> LayerFacts:
     """Noise floor, strength and concentration of the deltas, on the evaluation tokens without BOS."""
     shards = open_harvest(of.storage, of.harvest_key)
     facts, hookpoint = shards.source(of.adapter).facts, f"blocks.{of.layer}.hook_resid_post"
-    kept = shards.tokens("eval").position > 0
+    kept = shards.tokens("eval").used
     delta = shards.read(of.layer, of.adapter, split="eval")[kept].astype(np.float64)
-    base = shards.read(of.layer, "base", split="eval")[kept]
+    base = shards.read(of.layer, BASE, split="eval")[kept]
     energy = np.square(delta)
     total, by_token = energy.sum(), np.sort(energy.sum(axis=1))[::-1]
     most = max(1, round(len(by_token) / 1000))

@@ -13,7 +13,6 @@ from deltasae_ray.analyses.triggers.run import write_claims
 from deltasae_ray.analyses.visibility.table import write_latents
 from deltasae_ray.analyses.weights.run import write_directions
 from deltasae_ray.corpus.contexts import PLANTED
-from deltasae_ray.harvest.prepare import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.report.inputs import (
@@ -29,6 +28,7 @@ from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, by_concern
 from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import RANDOM
 from deltasae_ray.study import results
 from deltasae_ray.study.clock import Clock
 from deltasae_ray.study.compare import Findings, trained_adapters

@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.metrics.measure import Measure, undefined
-from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility
-from deltasae_ray.metrics.visibility.decision import share_interval
+from deltasae_ray.metrics.visibility.answer import Visibility
 from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
 from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
 from deltasae_ray.metrics.visibility.visible import visibility
@@ -58,53 +58,6 @@ class CellDictionaries:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Latents of one dictionary by what is said of them."""
-
-    not_visible: int = 0
-    unsure: int = 0
-    """They score as absent ones do, and so do latents of base dictionaries: they widen intervals."""
-    partly: int = 0
-    visible: int = 0
-
-    @classmethod
-    def of(cls, latents: Sequence[LatentVisibility]) -> "Counts":
-        """Counts those that could be held against the scale."""
-        labels = [x.label for x in latents if x.p is not None]
-        named = ("not visible", "cannot be judged", "partly", "visible")
-        return cls(*(labels.count(label) for label in named))  # type: ignore[arg-type]
-
-    @property
-    def judged(self) -> int:
-        return self.not_visible + self.partly + self.visible
-
-    def not_visible_share(self, comparisons: int = 1) -> Measure:
-        """Computes f, the share of judged latents that are not visible, with its interval.
-
-        Args:
-            comparisons: intervals that are to hold at once, such as one for each layer.
-        """
-        return self._share(self.not_visible, comparisons)
-
-    def visible_share(self, comparisons: int = 1) -> Measure:
-        """Computes the share of judged latents that are visible, alike."""
-        return self._share(self.visible, comparisons)
-
-    def _share(self, count: int, comparisons: int) -> Measure:
-        if not self.judged:
-            return undefined("no latent can be judged")
-        whole = self.judged + self.unsure
-        measure = Measure(count / self.judged, n=self.judged).because("note", self.told)
-        return measure.within(*share_interval(count, count + self.unsure, whole, comparisons))
-
-    @property
-    def told(self) -> str:
-        """Such as `4 not visible, 3 partly, 21 visible`."""
-        told = f"{self.not_visible} not visible, {self.partly} partly, {self.visible} visible"
-        return told + (f", {self.unsure} unclear" if self.unsure else "")
-
-
-@dataclass(frozen=True)
 class TextFinding:
     """The same of one text."""
 
@@ -129,7 +82,16 @@ class CellVisibility:
 
     @property
     def counts(self) -> Counts:
-        return Counts.of(self.found.latents)
+        return Counts.of(self.found.latents, self.found.draws)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether directions were counted, all that a narrow change has, in the place of latents."""
+        return self.found.judged_on == "directions"
+
+    def not_visible_share(self, comparisons: int = 1) -> Measure:
+        """f with its interval; that of counted directions holds whatever else is asked."""
+        return self.found.share if self.narrow else self.counts.not_visible_share(comparisons)
 
     @classmethod
     def undefined(cls, reason: str) -> "CellVisibility":
@@ -235,9 +197,9 @@ def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Meas
 
 def _by_text(rows: CellRows, cell: CellDictionaries, found: Visibility) -> dict[str, Counts]:
     """Text → counts of the latents that fire in it."""
-    fires = _firings(cell.own, rows)
+    fires, whole = _firings(cell.own, rows), Counts.of(found.latents, found.draws)
     return {
-        text: Counts.of([x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS])
+        text: Counts.of([x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS]).within(whole)
         for text in rows.texts
     }
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from deltasae_ray.analyses.visibility.figures import CellVisibility, Counts
+from deltasae_ray.analyses.visibility.count_figures import Counts
+from deltasae_ray.analyses.visibility.figures import CellVisibility
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.visibility.decision import FEWEST, Label, label_of
 
@@ -25,7 +26,7 @@ class Sight:
     def judged_on(self) -> tuple[str, Counts]:
         """Which text decides, and its counts: all together ("") where texts agree, else the first, which the
         adapter was trained on."""
-        if disagreement(self.own) is None:
+        if self.own.narrow or disagreement(self.own) is None:
             return "", self.own.counts
         first = self.own.texts[0]
         return first.corpus, first.counts
@@ -48,6 +49,9 @@ def label(sight: Sight, comparisons: int) -> tuple[Label, Measure, str]:
     Args:
         comparisons: layers whose intervals are to hold at once.
     """
+    if sight.own.narrow:
+        found = sight.own.found
+        return found.label, found.share, found.reasons[-1] if found.label == "INCONCLUSIVE" else ""
     _, counts = sight.judged_on
     share = counts.not_visible_share(comparisons)
     if counts.judged < FEWEST or share.ci is None:
@@ -73,7 +77,7 @@ def _why_few(cell: CellVisibility, counts: Counts) -> str:
 def _more(counts: Counts, comparisons: int) -> str:
     """How many judged latents would narrow the interval to a label, if the shares stay as they are."""
     for factor in (2, 4, 8, 16, 32):
-        grown = Counts(*(factor * x for x in vars(counts).values()))
+        grown = counts.times(factor)
         interval = grown.not_visible_share(comparisons).ci
         if interval and label_of(interval, grown.judged) != "INCONCLUSIVE":
             return (
@@ -101,22 +105,31 @@ def _measures(sight: Sight, layers: int) -> dict[str, Measure]:
             "features_in_reference": gone,
             "pooled_missing_share": own.pooled,
         }
-    shares = own.counts.visible_share(layers), own.counts.not_visible_share(layers)
+    visible = _visible_directions(own) if own.narrow else own.counts.visible_share(layers)
     low, high = own.found.features
     features = Measure((low + high) / 2, ceiling=1.0, ci=(low, high), n=own.counts.judged)
     if own.found.calibration is None:
         features = undefined(f"{own.counts.judged} latents are judged, {FEWEST} are needed to read a share")
     found = {
-        "visible_share": replace(shares[0], ceiling=1.0),
-        FIGURE: replace(shares[1], null=0.0),
+        "visible_share": replace(visible, ceiling=1.0),
+        FIGURE: replace(own.not_visible_share(layers), null=0.0),
         "features_in_reference": features,
         "pooled_missing_share": own.pooled,
         "missing_share_positive_control": own.planted,
     }
-    drawn = [r.counts.not_visible_share() for r in sight.randoms]
+    drawn = [r.not_visible_share() for r in sight.randoms]
     if drawn:
         found[f"{FIGURE}_random_adapter"] = mean_of(drawn)
     return found
+
+
+def _visible_directions(own: CellVisibility) -> Measure:
+    """The share of the judged directions of a narrow change that are visible."""
+    labels = [x.label for x in own.found.directions if x.label != "cannot be judged"]
+    if not labels:
+        return undefined("no direction can be judged")
+    share = Measure(labels.count("visible") / len(labels), n=len(labels))
+    return share.because("ci", "all directions are counted: they are no sample")
 
 
 def mean_of(draws: Sequence[Measure]) -> Measure:

@@ -11,8 +11,9 @@ from deltasae_ray.analyses.lens.model import logit_lens
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.arena.behaviour import Reader
 from deltasae_ray.arena.subject import WORDS, Subject
-from deltasae_ray.models.capture import BASE, deltas
+from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.load import blocks
+from deltasae_ray.sae.identity import BASE
 
 _FIRST = 5
 """First tokens of a text that the lens averages over, one direction each."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from deltasae_ray.metrics.geometry.latent_shares import REPEATS
 from deltasae_ray.metrics.measure import Measure, undefined
@@ -17,13 +18,13 @@ from deltasae_ray.metrics.visibility.decision import (
     LatentLabel,
     fitting,
     label_of,
-    share_interval,
     unfitting,
 )
 from deltasae_ray.metrics.visibility.expression import Scale
 from deltasae_ray.metrics.visibility.kept import Kept
 from deltasae_ray.metrics.visibility.leading import DirectionVisibility
 from deltasae_ray.metrics.visibility.narrow import Narrow
+from deltasae_ray.metrics.visibility.resampled import Draw, counted, likely_shares, share_interval
 from deltasae_ray.metrics.visibility.scaling import Scaling
 
 
@@ -65,8 +66,8 @@ class Visibility:
     """The curve that `features` is read from; None where there is no share to read."""
     judged_on: Literal["latents", "directions"] = "latents"
     """What `share` counts: a narrow change is judged on its directions."""
-    counts: tuple[int, int, int] | None = None
-    """Of n latents at least and at most so many are not visible: low, high, n; None where `share` is no
+    draws: tuple[Draw, ...] = ()
+    """How many latents are not visible by other seeds and other base dictionaries; empty where `share` is no
     sample of latents."""
 
     @property
@@ -86,6 +87,10 @@ class Findings:
     lost_scale: Scale
     """The same with flips of the latents that are not expressed, which may lie elsewhere than the others
     do."""
+    once: Float[np.ndarray, " latent"]
+    """Weights by which latents of one feature count once."""
+    draws: tuple[Draw, ...]
+    """The counts by other seeds and base dictionaries."""
 
 
 def answer(
@@ -115,10 +120,7 @@ def answer(
             "INCONCLUSIVE", undefined(told[-1], n=sure), (0.0, 1.0), latents, tuple(told), directions
         )
     return _of_latents(
-        kept,
-        found,
-        Visibility("INCONCLUSIVE", undefined(""), (0.0, 1.0), latents, tuple(told), directions),
-        seed,
+        found, Visibility("INCONCLUSIVE", undefined(""), (0.0, 1.0), latents, tuple(told), directions), seed
     )
 
 
@@ -140,7 +142,7 @@ def _of_directions(
     return Visibility(label, share, features, latents, tuple(told), narrow.judged, judged_on="directions")
 
 
-def _of_latents(kept: Kept, found: Findings, so_far: Visibility, seed: int) -> Visibility:
+def _of_latents(found: Findings, so_far: Visibility, seed: int) -> Visibility:
     """The rule on the share of latents, and that share read as one of features."""
     told, n = [*so_far.reasons], len(found.labels)
     named = len(so_far.named)
@@ -150,28 +152,28 @@ def _of_latents(kept: Kept, found: Findings, so_far: Visibility, seed: int) -> V
         told.append(
             f"{unsure} latents score as low as absent ones, and so do base latents: they widen the interval"
         )
-    interval = share_interval(named, named + unsure, n)
+    draws = found.draws or counted(named, named + unsure, n)
+    interval = share_interval(draws)
     label = label_of(interval, sure)
     if label == "INCONCLUSIVE":
         told.append(unfitting(interval))
     share = Measure(named / sure, null=0.0, ceiling=1.0, ci=interval, n=sure)
-    rows = kept.directions[kept.able]
-    once = 1 / ((rows @ rows.T).abs() >= REPEATS).sum(1).double().numpy()  # latents of one feature count once
+    once = found.once
     f = float((once * found.judged.named).sum() / once.sum())
-    curve, other = (
+    curves = [
         Calibration.planted(float(once.sum()), scale, np.random.default_rng([seed, 15]))
         for scale in (found.scale, found.lost_scale)
-    )
-    (low, high), (lower, higher) = curve.read(f), other.read(f)
-    features = min(low, lower), max(high, higher)
+    ]
+    read = [curve.read(x) for curve in curves for x in (f, *likely_shares(draws))]
+    features = min(low for low, _ in read), max(high for _, high in read)
     return replace(
         so_far,
-        counts=(named, named + unsure, n),
+        draws=draws,
         label=label,
         share=share,
         features=features,
         reasons=tuple(told),
-        calibration=curve,
+        calibration=curves[0],
     )
 
 

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
 from scipy.stats import false_discovery_control
 
 from deltasae_ray.metrics.visibility.expression import Scale
@@ -55,18 +54,6 @@ def judge(scores: Float[np.ndarray, " latent"], scale: Scale) -> Judged:
         else:
             labels.append("partly" if unlike and not near else "visible")
     return Judged(p, q, tuple(labels), lost)
-
-
-def share_interval(low_count: int, high_count: int, n: int, comparisons: int = 1) -> tuple[float, float]:
-    """Computes the 95 % interval (Jeffreys) of a share of n latents: between two counts are not visible.
-
-    Args:
-        comparisons: intervals that are to hold at once, such as one for each layer (Bonferroni).
-    """
-    tail = 0.025 / comparisons
-    low = float(stats.beta.ppf(tail, low_count + 0.5, n - low_count + 0.5)) if low_count > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, high_count + 0.5, n - high_count + 0.5)) if high_count < n else 1.0
-    return low, high
 
 
 def label_of(interval: tuple[float, float], judged: int) -> Label:

@@ -17,6 +17,9 @@ ATOMS = 2
 ENOUGH = 0.9
 """Place from which a latent counts as expressed: a cosine of .95 is no finding where base latents reach
 .99."""
+TURNED = 0.5
+"""|cos| of a flip with its row from which it is still much of the row: that along one eigenvector turns
+nowhere."""
 NEARER = 0.3
 """Place, from the absent median (0) to the present one (1), under which a latent is not expressed.
 
@@ -74,12 +77,20 @@ class Metric:
         """Turns rows by random sign flips in the eigenbasis of the base activations.
 
         What they share with the base's second moments they keep, and they are in no dictionary. The deltas'
-        own eigenbasis would not do: flips there turn nothing where the deltas live in few directions.
+        own eigenbasis would not do: flips there turn nothing where the deltas live in few directions. A flip
+        that turns next to nothing, of a row along a massive direction, gives way to a direction at random.
         """
         rng, basis = np.random.default_rng([seed, 11]), self.base.vectors.float()
         inside = unit_rows(rows.float()) @ basis
-        signs = rng.choice([-1.0, 1.0], size=(draws, len(rows), basis.shape[1])).astype(np.float32)
-        return (inside * torch.from_numpy(signs)).flatten(0, 1) @ basis.T
+        signs = torch.from_numpy(
+            rng.choice([-1.0, 1.0], size=(draws, len(rows), basis.shape[1])).astype(np.float32)
+        )
+        still = (inside.square() * signs).sum(2).flatten().abs() >= TURNED
+        flips = (inside * signs).flatten(0, 1) @ basis.T
+        flips[still] = unit_rows(
+            torch.from_numpy(rng.standard_normal((int(still.sum()), len(basis))).astype(np.float32))
+        )
+        return flips
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,8 @@ class Kept:
     index: Int[np.ndarray, " latent"]
     """Positions in the dictionary."""
     directions: Float[Tensor, "latent d_model"]
+    elsewhere: tuple[Float[Tensor, "latent d_model"], ...]
+    """The same directions as each other seed has them."""
     firings: Int[np.ndarray, " latent"]
     able: Bool[np.ndarray, " latent"]
     """Which of them can be judged."""
@@ -45,8 +47,9 @@ class Kept:
         found = repeating(own, seeds, rows.training - mean, rows.deltas - mean)
         order = np.argsort(found.latent)
         latent, directions = found.latent[order], found.directions[torch.from_numpy(order)]
+        elsewhere = tuple(x[torch.from_numpy(order)] for x in found.elsewhere)
         often = own.often[latent]
-        shaped = Texts.of(rows.deltas, rows.training, rows.corpora).structured(directions, seed)
+        shaped = Texts.of(rows.deltas, rows.moments, rows.corpora).structured(directions, seed)
         able = often & shaped
         reasons = [
             f"{len(latent)} of {len(own.index)} latents repeat (cosine {REPEATS:g}), "
@@ -58,4 +61,5 @@ class Kept:
             if left.any():
                 reasons.append(f"{left.sum()} latents cannot be judged: they {why}")
         first, rest = (csr_array(x[:, latent[able]]) for x in (own.training, own.evaluation))
-        return cls(own.index[latent], directions, own.firings[latent], able, first, rest, tuple(reasons))
+        firings = own.firings[latent]
+        return cls(own.index[latent], directions, elsewhere, firings, able, first, rest, tuple(reasons))

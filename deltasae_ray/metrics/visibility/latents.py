@@ -90,6 +90,8 @@ class Repeating:
     directions: Float[Tensor, "kept d_model"]
     by_movement: Bool[np.ndarray, " kept"]
     """Found again by which way rows move when it fires, not by its decoder row."""
+    elsewhere: tuple[Float[Tensor, "kept d_model"], ...]
+    """The same directions as each other seed has them."""
 
 
 def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluation: Tensor) -> Repeating:
@@ -108,12 +110,23 @@ def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluatio
     found = np.min(best, axis=0) >= REPEATS
     moved, agreement = own.moved(training, evaluation)
     again = ~found & (agreement >= REPEATS) & own.often
-    for other in others:
-        again &= best_cosines(moved, other.moved(training, evaluation)[0], absolute=True) >= MOVES_ALIKE
+    ways = [o.moved(training, evaluation)[0] if again.any() else o.rows for o in others]
+    for way in ways:
+        again &= best_cosines(moved, way, absolute=True) >= MOVES_ALIKE
     kept, directions = list(np.flatnonzero(found)), own.rows[found]
     leaning = (own.rows * moved).sum(1).abs().numpy()
     for i in sorted(np.flatnonzero(again), key=lambda i: -leaning[i]):
         if not len(kept) or float((directions @ moved[i]).abs().max()) < REPEATS:
             kept.append(i)
             directions = torch.cat([directions, moved[i][None]])
-    return Repeating(np.array(kept, dtype=int), directions, np.arange(len(kept)) >= found.sum())
+    by_movement, rows = np.arange(len(kept)) >= found.sum(), found.sum()
+    elsewhere = tuple(
+        torch.cat([_nearest(directions[:rows], other.rows), _nearest(directions[rows:], way)])
+        for other, way in zip(others, ways, strict=True)
+    )
+    return Repeating(np.array(kept, dtype=int), directions, by_movement, elsewhere)
+
+
+def _nearest(directions: Tensor, rows: Tensor) -> Tensor:
+    """The row that is nearest to each direction, of either sign."""
+    return rows[(directions @ rows.T).abs().argmax(1)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.visibility.decision import LatentLabel, judge
 from deltasae_ray.metrics.visibility.expression import ATOMS, Metric
-from deltasae_ray.metrics.visibility.presence import scale_of
+from deltasae_ray.metrics.visibility.presence import Present, scale_of
 
 LEADING = 0.1
 """Share of the variance from which a principal direction is judged by itself."""
@@ -35,11 +35,7 @@ class DirectionVisibility:
 
 
 def leading_directions(
-    deltas: Moments,
-    metric: Metric,
-    present: Float[Tensor, "latent d_model"],
-    atoms: Float[Tensor, "atom d_model"],
-    seed: int,
+    deltas: Moments, metric: Metric, present: Present, atoms: Float[Tensor, "atom d_model"], seed: int
 ) -> tuple[DirectionVisibility, ...]:
     """Judges every direction with a tenth of the variance or more, at most five.
 
@@ -47,7 +43,7 @@ def leading_directions(
 
     Args:
         deltas: moments of the training deltas.
-        present: repeating latents of base dictionaries, unit rows.
+        present: repeating latents of base dictionaries, scored against the same atoms.
         atoms: of the reference.
     """
     spectrum, total = deltas.spectrum, float(deltas.spectrum.values.sum())
@@ -56,7 +52,10 @@ def leading_directions(
     share = (spectrum.values[:MOST] / total).tolist()
     share = [x for x in share if x >= LEADING]
     directions, k = spectrum.top(len(share)).T.float(), max(ATOMS, len(share))
-    scale, _ = scale_of(metric, directions, present, atoms, seed, k)
+    if not share:
+        return ()
+    scores = present.scores if k == ATOMS else metric.expressed(present.rows, atoms, k)
+    scale, _ = scale_of(metric, directions, scores, atoms, seed, k)
     if scale is None:
         return tuple(DirectionVisibility(x, "cannot be judged", None) for x in share)
     judged = judge(metric.expressed(directions, atoms, k), scale)

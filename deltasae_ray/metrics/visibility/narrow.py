@@ -18,7 +18,7 @@ from torch import Tensor
 from deltasae_ray.metrics.arrays import unit_rows
 from deltasae_ray.metrics.moments import Moments, Spectrum
 from deltasae_ray.metrics.visibility.decision import LatentLabel, judge
-from deltasae_ray.metrics.visibility.expression import Metric, Scale
+from deltasae_ray.metrics.visibility.expression import TURNED, Metric, Scale
 from deltasae_ray.metrics.visibility.leading import DirectionVisibility
 from deltasae_ray.metrics.visibility.structured import Texts
 
@@ -117,10 +117,15 @@ def turned(
     basis: Float[Tensor, "d_model direction"], base: Spectrum, draws: int, rng: np.random.Generator
 ) -> list[Tensor]:
     """The subspace by sign flips in the eigenbasis of the base activations, one flip for all its
-    directions."""
+    directions; a subspace at random where a flip turns next to nothing."""
     inside = base.vectors.T @ basis.double()
-    signs = rng.choice([-1.0, 1.0], size=(draws, len(inside)))
-    return [base.vectors @ (torch.from_numpy(s)[:, None] * inside) for s in signs]
+    found = []
+    for signs in rng.choice([-1.0, 1.0], size=(draws, len(inside))):
+        flip = torch.from_numpy(signs)[:, None] * inside
+        if float((inside.T @ flip).square().sum()) >= TURNED**2 * basis.shape[1]:
+            flip = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(inside.shape)))).Q
+        found.append(base.vectors @ flip)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from deltasae_ray.metrics.visibility.answer import Visibility
-from deltasae_ray.metrics.visibility.decision import Label, label_of, share_interval, unfitting
+from deltasae_ray.metrics.visibility.decision import Label, label_of, unfitting
+from deltasae_ray.metrics.visibility.resampled import share_interval
 
 ORDER: tuple[Label, ...] = ("NOT VISIBLE", "INCONCLUSIVE", "PARTLY VISIBLE", "VISIBLE")
 """Which layer leads: one that is not visible, then what is not known."""
@@ -36,15 +37,15 @@ def over_layers(layers: Mapping[str, Visibility]) -> OverLayers:
     The number of intervals is that of layers whose share counts latents; a narrow change's directions are
     counted, not sampled, and stay as they are.
     """
-    sampled = [x for x in layers.values() if x.counts is not None]
-    return OverLayers({name: _widened(x, len(sampled)) for name, x in layers.items()})
+    sampled = [x for x in layers.values() if x.draws]
+    return OverLayers({name: at_once(x, len(sampled)) for name, x in layers.items()})
 
 
-def _widened(found: Visibility, comparisons: int) -> Visibility:
-    if found.counts is None:
+def at_once(found: Visibility, comparisons: int) -> Visibility:
+    """One answer with an interval that holds at once with as many others."""
+    if not found.draws:
         return found
-    low, high, n = found.counts
-    interval = share_interval(low, high, n, max(1, comparisons))
+    interval = share_interval(found.draws, max(1, comparisons))
     label = label_of(interval, found.share.n)
     reasons = found.reasons
     if label == "INCONCLUSIVE" != found.label:

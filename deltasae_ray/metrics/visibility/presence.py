@@ -2,10 +2,11 @@
 score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deltasae_ray.metrics.arrays import unit_rows
@@ -24,15 +25,40 @@ MOST_PRESENT = 384
 """Latents of each base dictionary that are looked at, spread evenly."""
 FEWEST_PRESENT = 20
 """Base latents below which nothing is known of what a latent scores that the reference has."""
-WEAK = 0.1
+WEAK = 0.05
 """Share of unexpressed base latents from which the reference is called weak, and they are left out of
-the scale."""
+the scale: beside as many no latent could pass the correction, however many are not expressed."""
 
 
-def present_rows(bases: Sequence[DictionaryLike], rows: Rows, seed: int) -> Float[Tensor, "latent d_model"]:
-    """Decoder rows of base latents that every other base dictionary has too, about something with
-    structure."""
-    texts, found = Texts.of(rows.base, rows.training_base, rows.corpora), []
+@dataclass(frozen=True, eq=False)
+class Present:
+    """Repeating latents of base dictionaries that are about something with structure, and what a reference
+    expresses of them."""
+
+    rows: Float[Tensor, "latent d_model"]
+    """Decoder rows, of norm 1."""
+    base: Int[np.ndarray, " latent"]
+    """Which base dictionary each is of."""
+    many: int
+    """Base dictionaries."""
+    scores: Float[np.ndarray, " latent"]
+    """Of each, by two atoms of the reference."""
+
+    @classmethod
+    def of(
+        cls, bases: Sequence[DictionaryLike], rows: Rows, metric: Metric, atoms: Tensor, seed: int
+    ) -> "Present":
+        """Finds them, and scores them against the atoms of a reference."""
+        found = repeating_rows(bases)
+        base, every = np.repeat(np.arange(len(bases)), [len(x) for x in found]), torch.cat(found)
+        shaped = Texts.of(rows.base, rows.base_moments, rows.corpora).structured(every, seed)
+        every, base = every[torch.from_numpy(shaped)], base[shaped]
+        return cls(every, base, len(bases), metric.expressed(every, atoms) if len(every) else np.zeros(0))
+
+
+def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
+    """Decoder rows, of norm 1, of latents that every other base dictionary has too, by base dictionary."""
+    found = []
     for base in bases:
         own = unit_rows(living_rows(base)).cpu()
         own = own[spread(len(own), MOST_PRESENT)]
@@ -41,22 +67,24 @@ def present_rows(bases: Sequence[DictionaryLike], rows: Rows, seed: int) -> Floa
                 own = own[torch.from_numpy(best_cosines(own, living_rows(other), absolute=True) >= REPEATS)]
             if not len(own):
                 break
-        found.append(own[torch.from_numpy(texts.structured(own, seed))])
-    return torch.cat(found)
+        found.append(own)
+    return found
 
 
 def scale_of(
     metric: Metric,
     directions: Float[Tensor, "latent d_model"],
-    present: Float[Tensor, "base_latent d_model"],
+    present: Float[np.ndarray, " base_latent"],
     atoms: Float[Tensor, "atom d_model"],
     seed: int,
     k: int = ATOMS,
 ) -> tuple[Scale | None, list[str]]:
-    """Scores present latents and flipped directions against a reference; None and why where that is no scale.
+    """Scores flipped directions against a reference, beside present latents; None and why where that is no
+    scale.
 
     Args:
         directions: that are to be judged; the scores of their flips are what an absent one scores.
+        present: scores of base latents, by as many atoms.
         k: atoms that may express one direction.
     """
     if len(present) < FEWEST_PRESENT:
@@ -66,7 +94,7 @@ def scale_of(
     if not len(directions):
         return None, ["no latent can be judged"]
     absent = metric.flipped(directions, max(FLIPPED, -(-DRAWN // len(directions))), seed)
-    scale = Scale(np.sort(metric.expressed(present, atoms, k)), np.sort(metric.expressed(absent, atoms, k)))
+    scale = Scale(np.sort(present), np.sort(metric.expressed(absent, atoms, k)))
     if not scale.told_apart:
         high, low = np.median(scale.present), np.median(scale.absent)
         told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
@@ -78,4 +106,11 @@ def scale_of(
         "expressed by it either; they are left out of the scale, and a feature of the change may be missing "
         "for the same cause"
     )
-    return Scale(scale.present[scale.present >= scale.bar], scale.absent), [told]
+    return without_unseen(scale), [told]
+
+
+def without_unseen(scale: Scale) -> Scale:
+    """The scale without base latents that a weak reference does not express either."""
+    if scale.unseen < WEAK:
+        return scale
+    return Scale(scale.present[scale.present >= scale.bar], scale.absent)

@@ -3,6 +3,7 @@ encode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.arrays import Matrix, matrix
 from deltasae_ray.metrics.inputs import DictionaryLike
+from deltasae_ray.metrics.moments import Moments
 
 PerRow = Sequence | np.ndarray
 
@@ -75,6 +77,16 @@ class Rows:
     @property
     def width(self) -> int:
         return self.deltas.shape[1]
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the training deltas."""
+        return Moments.of(self.training)
+
+    @cached_property
+    def base_moments(self) -> Moments:
+        """Of the base activations on the training rows."""
+        return Moments.of(self.training_base)
 
 
 def _varies(x: Tensor) -> bool:

@@ -47,7 +47,7 @@ class Tie:
 
 
 def tie(
-    training: tuple[csr_array, Tensor],
+    training: tuple[csr_array, Tensor, Moments],
     evaluation: tuple[csr_array, Tensor],
     directions: Tensor,
     groups: list[np.ndarray],
@@ -56,13 +56,13 @@ def tie(
     """Ties latents to base activations: training rows on one side, evaluation rows in groups on the other.
 
     Args:
-        training: codes [row, latent] and base rows.
-        evaluation: the same of the evaluation rows.
+        training: codes [row, latent], base rows and their moments.
+        evaluation: codes and base rows of the evaluation rows.
         directions: of the change, unit rows [latent, d_model].
         groups: of each evaluation row, such as its document and its token; what they hold in common is
             taken off, and chance exchanges rows within the last of them.
     """
-    moments = Moments.of(training[1])
+    moments = training[2]
     values, vectors = moments.spectrum.values, moments.spectrum.vectors.float()
     scale = (1 / (values + RIDGE * values.mean())).sqrt().float()
     first = _together(training[0], training[1] - moments.mean.float())

@@ -18,7 +18,7 @@ from deltasae_ray.metrics.moments import Moments
 
 RIDGE = 0.1
 """Of the mean eigenvalue, added to all where a covariance is inverted."""
-FLIPS, DRAWN = 8, 1000
+FLIPS, DRAWN = 3, 1000
 """Sign flips of every latent behind the null of structure, and how many there are at least of all
 latents together."""
 RATE = 0.05
@@ -52,18 +52,19 @@ class Texts:
     """Whether the rows live in so few directions that flips turn little."""
 
     @classmethod
-    def of(cls, evaluation: Tensor, training: Tensor, corpora: np.ndarray | None) -> "Texts":
-        """Whitens by the training rows; by its own evaluation rows where a corpus is one of several."""
+    def of(cls, evaluation: Tensor, training: Moments, corpora: np.ndarray | None) -> "Texts":
+        """Whitens by moments of the training rows; by its own evaluation rows where a corpus is one of
+        several."""
         rows, bases, widest = [], [], 0.0
         for text in [None] if corpora is None or len(np.unique(corpora)) == 1 else np.unique(corpora):
             some = evaluation if text is None else evaluation[torch.from_numpy(corpora == text)]
             if len(some) < _FEWEST:
                 continue
             some = some[spread(len(some), _MOST)]
-            spectrum = Moments.of(training if text is None else some).spectrum
+            spectrum = (training if text is None else Moments.of(some)).spectrum
             widest = max(widest, spectrum.participation_ratio)
-            inside = (some.double() - some.double().mean(0)) @ spectrum.vectors
-            rows.append((inside / (spectrum.values + RIDGE * spectrum.values.mean()).sqrt()).float())
+            white = spectrum.vectors / (spectrum.values + RIDGE * spectrum.values.mean()).sqrt()
+            rows.append((some.double() - some.double().mean(0)).float() @ white.float())
             bases.append(spectrum.vectors.float())
         return cls(tuple(rows), tuple(bases), widest < NARROW)
 
@@ -102,10 +103,16 @@ def departures(y: Float[Tensor, "token latent"]) -> Float[np.ndarray, "way laten
     The first sees what is rare and strong; beside such a feature only the second sees the others.
     """
     some = y[:: max(1, len(y) // _FOR_MEDIANS)].T.contiguous()  # medians cost more than all the rest
-    middle = some.median(1).values
-    spread = 1.4826 * (some - middle[:, None]).abs().median(1).values
+    middle = _medians(some)
+    spread = 1.4826 * _medians((some - middle[:, None]).abs_())
     robust = (y - middle) / spread.clamp_min(torch.finfo(torch.float32).tiny)
     return np.stack([_jarque_bera(y), _jarque_bera(robust.clamp(-_CLIP, _CLIP))])
+
+
+def _medians(rows: Tensor) -> Tensor:
+    """The lower median of each row; numpy's is three times as fast as torch's."""
+    half = (rows.shape[1] - 1) // 2
+    return torch.from_numpy(np.partition(rows.numpy(), half, axis=1)[:, half].copy())
 
 
 def _jarque_bera(y: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Answers made up by their counts."""
 
-from deltasae_ray.analyses.visibility.figures import CellVisibility, Counts, TextFinding
+from deltasae_ray.analyses.visibility.count_figures import Counts
+from deltasae_ray.analyses.visibility.figures import CellVisibility, TextFinding
 from deltasae_ray.analyses.visibility.layer_figures import Sight
 from deltasae_ray.metrics.measure import undefined
 from deltasae_ray.metrics.visibility.answer import LatentVisibility, Visibility

@@ -1,8 +1,12 @@
 """The rule at one layer, and over all layers at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from deltasae_ray.analyses.visibility.count_figures import Counts
+from deltasae_ray.analyses.visibility.figures import CellVisibility
 from deltasae_ray.analyses.visibility.layer_figures import (
     Sight,
     difference,
@@ -12,7 +16,10 @@ from deltasae_ray.analyses.visibility.layer_figures import (
     measures,
 )
 from deltasae_ray.metrics.measure import Measure, undefined
-from tests.analyses.visibility.made import cell, sight
+from deltasae_ray.metrics.visibility.answer import Visibility
+from deltasae_ray.metrics.visibility.leading import DirectionVisibility
+from deltasae_ray.metrics.visibility.resampled import Draw
+from tests.analyses.visibility.made import cell, latents, sight
 
 
 @pytest.mark.parametrize(
@@ -87,3 +94,30 @@ def test_a_mean_over_random_adapters_reaches_over_all_draws() -> None:
 def test_a_difference_has_the_interval_of_two_independent_figures() -> None:
     found = difference(Measure(0.6, ci=(0.5, 0.7)), Measure(0.5, ci=(0.4, 0.6)))
     assert found.value == pytest.approx(0.1) and found.ci == pytest.approx((0.1 - 0.02**0.5, 0.1 + 0.02**0.5))
+
+
+def test_a_narrow_change_is_judged_on_its_directions_though_few_latents_are_judged() -> None:
+    directions = tuple(
+        DirectionVisibility(0.3, label, 0.01)
+        for label in ("visible", "not visible", "not visible", "not visible")
+    )
+    share = Measure(0.75, null=0.0, ceiling=1.0, ci=(0.625, 0.875), n=4)
+    held = Visibility(
+        "NOT VISIBLE", share, (0.1, 0.4), latents(2, 1), ("told",), directions, judged_on="directions"
+    )
+    seen = Sight(CellVisibility(held), (CellVisibility(held),))
+    assert label(seen, 20) == ("NOT VISIBLE", share, "")
+    found = measures({9: seen, 12: sight(3, 30)})[9]
+    assert found["not_visible_share"].value == 0.75 and found["not_visible_share"].ci == (0.625, 0.875)
+    assert found["visible_share"].value == 0.25 and found["visible_share"].ci is None
+    assert found["not_visible_share_random_adapter"].value == 0.75
+
+
+def test_other_seeds_widen_the_interval_of_all_and_of_each_text() -> None:
+    alone = Counts(20, 0, 0, 40)
+    apart = replace(alone, draws=(Draw(0.5, 20, 20, 60, 0.3), Draw(0.5, 32, 32, 60, 0.5)))
+    one, other = alone.not_visible_share().ci, apart.not_visible_share().ci
+    assert one and other and other[1] > one[1] + 0.1
+    part = Counts(5, 0, 0, 10).within(apart)
+    assert [x.low for x in part.draws] == [5, 8] and Counts(5, 0, 0, 10).within(alone).draws == ()
+    assert apart.times(2).ends == (40, 40, 120) and apart.times(2).draws[1].low == 64

@@ -19,18 +19,18 @@ from deltasae_ray.sae.dictionary import Dictionary
 from tests.metrics.visibility.cases import BESIDE, CASES, Case, Outcome, labels
 from tests.metrics.visibility.worlds import Fitted, Planted, decided, fitted, known_all
 
-D_SAE, STEPS = 128, 250
+D_SAE = 128
 
 
-def fits(world: Planted, seed: int, folder: Path) -> Fitted:
+def fits(world: Planted, seed: int, folder: Path, steps: int) -> Fitted:
     """Two delta dictionaries as the product fits them, kept by what they were fitted to; the truth but for
     an error on the side of the base."""
     rows, own = world.deltas[: world.fit], []
     name = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16]
     for i in range(2):
-        place = folder / "fits" / f"{name}-{seed}-{i}"
+        place = folder / "fits" / f"{name}-{steps}-{seed}-{i}"
         if not (place / "cfg.json").exists():
-            fitted(rows, 100 * seed + i, d_sae=D_SAE, steps=STEPS).save(place)
+            fitted(rows, 100 * seed + i, d_sae=D_SAE, steps=steps).save(place)
         own.append(Dictionary.load(place))
     return replace(known_all(world, seed), dictionary=own[0], second=(own[1],))
 
@@ -43,7 +43,7 @@ def state() -> str:
 
 def outcome(case: Case, made: str, seed: int, folder: Path) -> Outcome:
     world = case.world(seed)
-    dictionaries = known_all(world, seed) if made == "known" else fits(world, seed, folder)
+    dictionaries = known_all(world, seed) if made == "known" else fits(world, seed, folder, case.steps)
     return Outcome.of(world, decided(world, dictionaries, seed), dictionaries)
 
 

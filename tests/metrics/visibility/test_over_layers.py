@@ -6,15 +6,16 @@ from scipy import stats
 
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.visibility.answer import Visibility
-from deltasae_ray.metrics.visibility.decision import Label, label_of, share_interval
+from deltasae_ray.metrics.visibility.decision import Label, label_of
 from deltasae_ray.metrics.visibility.over_layers import over_layers
+from deltasae_ray.metrics.visibility.resampled import counted, share_interval
 
 
 def layer(named: int, n: int, unsure: int = 0) -> Visibility:
-    interval = share_interval(named, named + unsure, n)
+    draws = counted(named, named + unsure, n)
+    interval = share_interval(draws)
     share = Measure(named / n, null=0.0, ceiling=1.0, ci=interval, n=n)
-    counts = named, named + unsure, n
-    return Visibility(label_of(interval, n), share, (0.0, 1.0), (), (), counts=counts)
+    return Visibility(label_of(interval, n), share, (0.0, 1.0), (), (), draws=draws)
 
 
 @pytest.mark.parametrize("n", [24, 64, 200])

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import deltasae_ray as ds
 from deltasae_ray.errors import GeometryError, PrecisionError
@@ -115,6 +116,21 @@ def test_a_reference_that_lacks_base_latents_too_is_called_weak_and_still_never_
         world, replace(known_all(world, 0), base_dictionaries=known_all(world, 0).base_dictionaries[:1])
     )
     assert alone.share.value == found.share.value and any("1 base dictionaries" in x for x in alone.reasons)
+
+
+def test_latents_along_a_massive_direction_of_the_base_hide_no_others() -> None:
+    """Sign flips leave such a latent where it is, and it is no example of what the reference cannot know."""
+    world = mixture(10, share=0.5, active=4, **TINY)
+    massive = F.normalize(world.reference[-1:], dim=1)
+    loud = 200 * torch.rand(len(world.base), 1, generator=torch.Generator().manual_seed(1))
+    near = F.normalize(massive + 0.3 * world.atoms[:4], dim=1)
+    deltas = world.deltas + world.deltas @ world.atoms[:4].T @ (near - world.atoms[:4])
+    atoms = torch.cat([near, world.atoms[4:]])
+    changed_world = replace(world, base=world.base + loud * massive, deltas=deltas, atoms=atoms)
+    found = decided(changed_world, known_all(changed_world, 0, off=0.05))
+    held = {i for i, kept in enumerate(world.held) if kept} | {0, 1, 2, 3}
+    assert {x.index for x in found.named} == set(range(64)) - held
+    assert found.label == "PARTLY VISIBLE"
 
 
 def test_latents_of_one_seed_are_not_judged_and_few_latents_give_no_label() -> None:

@@ -84,6 +84,10 @@ def absorbed(
     """Children fire only with their parents, and the reference has an atom of parent + child in the child's
     place.
 
+    With the parents held, the reference holds all: a child is parent + child less the parent. Without them
+    it holds one direction of the two of each pair, no feature whole and none not at all, so that there is no
+    true share of features; what must hold is that the label is never NOT VISIBLE.
+
     Args:
         pairs: parents, each with one child; 16–48.
         parents_held: the reference holds the parents too; otherwise only parent + child.
@@ -109,7 +113,7 @@ def absorbed(
         rows, d, generator=g
     )
     atoms = torch.cat([parents, children])
-    held = np.arange(2 * pairs) >= 0
+    held = np.ones(2 * pairs if parents_held else 0, dtype=bool)
     return planted(
         line, fit, deltas, base + 3.0, atoms=atoms, held=held, reference=reference, base_atoms=reference
     )

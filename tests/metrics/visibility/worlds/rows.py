@@ -23,7 +23,7 @@ class Planted:
     atoms: Tensor
     """Features of the deltas, unit rows."""
     held: np.ndarray
-    """Which of them the reference holds."""
+    """Which of them the reference holds; empty where no share of features is true."""
     reference: Tensor
     """Atoms of the reference, unit rows."""
     base_atoms: Tensor
