@@ -181,6 +181,7 @@ def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
         return replace(card, note=_why_short(verdict.layers))
     of, share = known[0]
     tone, word = LABELS[of.label]
+    counted = "directions" if "directions" in share.reason else "latents"  # of a narrow change
     unknown = sorted(v.layer for v, m in found if m is None or m.value is None)
     apart = f"; layer{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}: not known"
     return replace(
@@ -188,7 +189,7 @@ def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
         tone=tone,
         word=word,
         number=_percent(share.value),
-        unit=f"of latents visible, layer {of.layer}",
+        unit=f"of {counted} visible, layer {of.layer}",
         note=f"{_sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
         strip=_strip(share),
     )
