@@ -37,8 +37,7 @@ class DivergeConfig:
     bootstrap: int = 1000
     """Resamples of documents behind every interval."""
     latents: int = 10
-    """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by
-    peak."""
+    """Latents of an adapter and layer that are read through the logit lens: the first by rank and by peak."""
 
     @property
     def chosen(self) -> frozenset[str]:

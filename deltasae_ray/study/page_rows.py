@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deltasae_ray.analyses.config import SEED, DivergeConfig
+from deltasae_ray.analyses.config import SEED
 from deltasae_ray.analyses.leaf_spec import load_dictionary
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted
@@ -64,16 +64,15 @@ class Latents:
     """Folder below the storage root."""
     decode: Callable[[list[int]], str]
     """Tokens to text: a tokenizer's method."""
-    cfg: DivergeConfig
-    audited: tuple[int, ...]
-    """Latents that the audit shows, whatever their energy."""
+    opened: tuple[int, ...]
+    """Latents that are shown with their contexts."""
     planted: bool
     """Whether a marker was written into the adapters' text, and is to be looked for."""
 
 
 def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
-    """Cards of the leading latents, and where the planted marker is among all of them."""
-    p, cfg = of.point, of.cfg
+    """Cards of the latents that are shown, and where the planted marker is among all of them."""
+    p = of.point
     shards = open_harvest(of.storage, of.harvest_key)
     tokens = shards.tokens("eval")
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,10 +82,9 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
         codes,
         tokens,
         lambda ids: [of.decode([int(i)]) for i in ids],
-        latents=cfg.latents,
+        chosen=of.opened,
         contexts=TOP_CONTEXTS,
         seed=SEED,
-        also=of.audited,
     )
     one = vars(p.identity)
     group = LatentGroup(**one, alive=len(codes.order), cards=cards)

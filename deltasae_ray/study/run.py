@@ -157,7 +157,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 watched = watch(study, made)
             held.check()
             with clock.stage("report"):
-                write_results(study, made, found, plan, clock)
+                write_results(study, made, found, plan, clock, watched)
                 views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:

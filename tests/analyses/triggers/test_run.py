@@ -18,6 +18,7 @@ from deltasae_ray.models.adapters import import_adapter
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.report.inputs import Rate
 from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext, StepFactory
@@ -112,4 +113,4 @@ def test_the_page_is_told_confirmed_claims_alone_bounded_and_the_random_adapter_
     assert (own.adapter, control.adapter, control.control) == ("r4", "random", True)
     assert [len(t.text) for t in own.triggers] == [160]
     assert control.triggers == ()
-    assert own.triggers[0].rates["base, with it"] == "0% [0%, 14%]"
+    assert own.triggers[0].rates["base_with"] == Rate(0.0, 0.0, 0.14)
