@@ -1,5 +1,6 @@
 """Sentences of the page about a whole study: its text, its controls, and what rank and depth show."""
 
+from deltasae_ray.analyses.divergence.adapter_seeds import pairs_told
 from deltasae_ray.analyses.ranks import RankFigure, depth_statement, rank_statement
 from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.load import has_post_norm
@@ -28,6 +29,8 @@ def study_statements(study: Study) -> list[str]:
             "δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write"
             " (post-norm)."
         )
+    if left_out := pairs_told(len(study.adapter_names), study.cfg.diverge.pairs):
+        parts.append(f"Pairs of adapters: {left_out}.")
     if study.cfg.model.weights == "bf16":
         parts.append(
             "The base's weights were held in bf16: where the checkpoint is finer, the model in question is"
