@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.identity import DictionaryId
 
@@ -19,7 +19,7 @@ that alone (decoders before training at a mean max-cosine of .79, where chance i
 SIBLING_SEEDS = (1004, 1005)
 """Of two more base dictionaries, so that there are three beside the reference: they share the base control's
 documents, of which the reference saw none."""
-SIBLINGS, RANDOM_SECOND = ("sibling_a", "sibling_b"), "random_second"
+SIBLINGS, RANDOMS = ("sibling_a", "sibling_b"), ("random_first", "random_second")
 """Roles that only visibility reads: they are in no key of other figures."""
 HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
 """Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
@@ -62,16 +62,18 @@ BASE_CONTROL = Control(
     lambda one: tuple(_base(one, seed, "B") for seed in (CONTROL_SEED, *SIBLING_SEEDS)),
     "per shape",
 )
+RANDOM_LORA = Control(
+    "random_lora",
+    RANDOMS,
+    lambda one: tuple(FitPoint(RANDOM, one.layer, *one.shape, seed=seed) for seed in (0, 1)),
+    "per shape",
+)
+"""Of the first random adapter; `of_random` has those of each."""
 SECOND_SEED = Control("seeds", ("second",), lambda one: (_alike(one, 1),))
 """Fitted where the grid has one seed; where it has several, each is read beside the next."""
 CONTROLS = (
     BASE_CONTROL,
-    Control(
-        "random_lora",
-        ("random_adapter", RANDOM_SECOND),
-        lambda one: tuple(FitPoint(RANDOM, one.layer, *one.shape, seed=seed) for seed in (0, 1)),
-        "per shape",
-    ),
+    RANDOM_LORA,
     SECOND_SEED,
     Control("gaussian", ("gaussian",), lambda one: (_alike(one, 0, control="gaussian"),)),
     Control("frozen_decoder", ("frozen_decoder",), lambda one: (_alike(one, 0, control="frozen_decoder"),)),
@@ -82,3 +84,8 @@ CONTROLS = (
     ),
 )
 """In the order in which they are fitted."""
+
+
+def of_random(name: str, one: DictionaryId) -> tuple[FitPoint, ...]:
+    """What is fitted of the random adapter of a name, beside a dictionary of the grid."""
+    return tuple(replace(point, adapter=name) for point in RANDOM_LORA.fits(one))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.report.inputs import Learnt, LearntTrigger
 
 _CHARACTERS = 160

@@ -6,7 +6,7 @@ from deltasae_ray.analyses.audit.run import Found, audit_study
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.config import SEED
-from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, REFERENCE, REFERENCE_SEED, SIBLINGS
+from deltasae_ray.analyses.controls import CONTROLS, RANDOMS, REFERENCE, REFERENCE_SEED, SIBLINGS, of_random
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.loss_recovered.run import recovered_rows
@@ -20,6 +20,7 @@ from deltasae_ray.analyses.weights.figures import told
 from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
+from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.capture import BASE
 from deltasae_ray.study.inputs import Study
@@ -55,10 +56,11 @@ def behaviour_of(study: Study, made: Made) -> list[dict]:
 
 
 def learnt(study: Study, made: Made) -> dict[str, tuple[Claim, ...]]:
-    """What every adapter is claimed to have learnt, in text that it wrote itself, the random one beside
+    """What every adapter is claimed to have learnt, in text that it wrote itself, the first random one beside
     them."""
     assert made.harvest is not None
-    return claims(study.context, made.harvest.adapters, study.cfg.elicit, SEED)
+    shown = [a for a in made.harvest.adapters if a.kind == "adapter" or a.name == RANDOM]
+    return claims(study.context, shown, study.cfg.elicit, SEED)
 
 
 def compare(
@@ -146,21 +148,14 @@ def toy_name(fitted: FittedDictionary) -> str:
 
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
-    harvested = made.harvest.adapters if made.harvest is not None else ()
     points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
     fitted_beside = {
         role: made.controls[point].key for role, point in points.items() if point in made.controls
     }
     siblings = tuple(key for role, key in fitted_beside.items() if role in SIBLINGS)
-    random_second = fitted_beside.get(RANDOM_SECOND)
-    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, RANDOM_SECOND)}
+    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, *RANDOMS)}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
-    random = (
-        next((a.digest for a in harvested if a.kind == "random"), None)
-        if "random_adapter" in beside
-        else None
-    )
     return LeafSpec(
         **vars(p.identity),
         rank=adapter.rank,
@@ -168,13 +163,22 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         dictionary=fitted.key,
         reference=against.reference,
         reference_name=against.name,
-        random_source=random,
         beside=tuple(beside.items()),
         siblings=siblings,
-        randoms=(RandomCell(random, beside["random_adapter"], (random_second,)),)
-        if random and random_second
-        else (),
+        randoms=_randoms(made, p),
     )
+
+
+def _randoms(made: Made, p: FitPoint) -> tuple[RandomCell, ...]:
+    """Of every random adapter of the study, its dictionaries of the point's layer and shape."""
+    harvested = made.harvest.adapters if made.harvest is not None else ()
+    found = []
+    for ref in harvested:
+        points = of_random(ref.name, p) if ref.kind == "random" else ()
+        keys = [made.controls[point].key for point in points if point in made.controls]
+        if keys:
+            found.append(RandomCell(ref.digest, keys[0], tuple(keys[1:])))
+    return tuple(found)
 
 
 def _next_seed(made: Made, p: FitPoint) -> str | None:

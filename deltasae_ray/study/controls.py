@@ -3,7 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from deltasae_ray.analyses.causal import run as causal
-from deltasae_ray.analyses.controls import BASE_CONTROL, CONTROLS, REFERENCE, SECOND_SEED, Control
+from deltasae_ray.analyses.controls import (
+    BASE_CONTROL,
+    CONTROLS,
+    RANDOM_LORA,
+    REFERENCE,
+    SECOND_SEED,
+    Control,
+    of_random,
+)
 from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -15,6 +23,7 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.requirements import ranks_beside
 from deltasae_ray.study.state import Made
 
 
@@ -37,7 +46,16 @@ def control_points(
         fitted.insert(int(BASE_CONTROL in fitted), REFERENCE)
     once = [c for c in fitted if c.costs == "per shape"]
     ones = [DictionaryId(BASE, layer, *shape, 0) for shape in shapes(fit) for layer in layers]
-    points = [point for control in once for one in ones for point in control.fits(one)]
+    randoms = [a.name for a in adapters if a.kind == "random"]
+    points = []
+    for control in once:
+        each = randoms if control == RANDOM_LORA else [""]
+        points += [
+            point
+            for one in ones
+            for name in each
+            for point in (of_random(name, one) if name else control.fits(one))
+        ]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
         points += [
@@ -79,17 +97,20 @@ def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitCon
     made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
 
 
-def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> dict[str, int]:
+def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int, randoms: int) -> dict[str, int]:
     """Control → dictionaries that it adds to the fits.
 
     Args:
         layers: how many.
+        randoms: how many random adapters there are.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
     times = {"per shape": layers * len(shapes(fit)), "per dictionary": layers * trials_count}
     needed = {
         c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS
     }
+    if RANDOM_LORA.name in needed:
+        needed[RANDOM_LORA.name] *= randoms
     return {name: cost for name, cost in needed.items() if name in chosen}
 
 
@@ -112,11 +133,17 @@ def causal_passes(study: Study, adapters: int) -> float:
     return causal.DOCUMENTS * (1 + adapters + 2 * adapters * causal.VARIANTS * below)
 
 
+def random_adapters(study: Study) -> int:
+    """How many random adapters stand beside those of the study."""
+    return len(ranks_beside(study.cfg, [a.rank for a in study.given]))
+
+
 def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
-    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
+    randoms = random_adapters(study)
+    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count, randoms)
     told = [
-        f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "")
+        f"{name} {n} dictionaries" + (f" and {randoms} more passes" if name == "random_lora" else "")
         for name, n in dictionaries.items()
         if n
     ]

@@ -11,7 +11,7 @@ from deltasae_ray.analyses.triggers.run import write_claims
 from deltasae_ray.analyses.visibility.table import write_latents
 from deltasae_ray.analyses.weights.run import write_directions
 from deltasae_ray.corpus.contexts import PLANTED
-from deltasae_ray.harvest.prepare import RANDOM
+from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
@@ -30,6 +30,7 @@ from deltasae_ray.study.statements import (
     depth_statements,
     lost_controls,
     rank_statements,
+    size_lines,
     study_statements,
 )
 
@@ -93,6 +94,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
             *study_statements(study),
             *control_statements(study, found),
             *lost_controls(made),
+            *size_lines(found),
             *depth_statements(found),
         ),
         rank_claims=tuple(rank_statements(found)),

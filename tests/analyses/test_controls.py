@@ -6,7 +6,7 @@ import pytest
 
 from deltasae_ray.analyses import controls
 from deltasae_ray.analyses.config import BUDGETS, DivergeConfig
-from deltasae_ray.analyses.controls import CONTROLS, RANDOM_SECOND, SIBLINGS, Control
+from deltasae_ray.analyses.controls import CONTROLS, RANDOMS, SIBLINGS, Control
 from deltasae_ray.analyses.divergence.figures import LeafInputs
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -29,7 +29,7 @@ ONE = DictionaryId("r2", 1, 32, 4, "topk", 0)
 def test_every_role_is_a_part_of_what_figures_read() -> None:
     roles = [role for control in CONTROLS for role in control.compares]
     known = {f.name for f in fields(LeafInputs)} | {"base_control", "half_a", "half_b"}
-    known |= {*SIBLINGS, RANDOM_SECOND}
+    known |= {*SIBLINGS, *RANDOMS}
     assert len(set(roles)) == len(roles) and set(roles) <= known
     assert {c.name for c in CONTROLS} <= set(BUDGETS["full"])
 
@@ -57,7 +57,7 @@ def test_a_control_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, 64, 77),
         (2, 64, 77),
     ]
-    assert control_dictionaries(StudyConfig(fit=FIT), layers=2, trials_count=2) == {"part": 4}
+    assert control_dictionaries(StudyConfig(fit=FIT), layers=2, trials_count=2, randoms=2) == {"part": 4}
     trial = trials([ADAPTER], FIT)[0]
     own, fitted = (
         FittedDictionary(p, str(p), "", {}, (), (), 100) for p in (*grid_points(trial, (1,), 1), points[0])

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from deltasae_ray.analyses.divergence.featureless_figures import of_frozen_decoder, of_gaussian
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures, reference_measures
-from deltasae_ray.analyses.divergence.random_adapter_figures import of_random_adapter
 from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, SEEN, VARIED
 from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
 from deltasae_ray.metrics.coding.missing_share import (
@@ -39,8 +38,6 @@ class LeafInputs:
     dictionary: DictionaryLike
     second: DictionaryLike | None = None
     """The same recipe with another seed: the ceiling."""
-    random_adapter: DictionaryLike | None = None
-    """The same recipe on the deltas of a random adapter, which are `LayerInputs.random_deltas`."""
     halves: tuple[DictionaryLike, DictionaryLike] | None = None
     """The same recipe on two halves of the training documents."""
     gaussian: DictionaryLike | None = None
@@ -102,7 +99,6 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_encoded(context, leaf),
             "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
             **matching_measures(context, leaf.dictionary, leaf.second),
-            **(of_random_adapter(context, leaf.random_adapter) if leaf.random_adapter else {}),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             **published_matching(context, leaf.dictionary, leaf.untrained),
             **published_angles(context, leaf.dictionary),

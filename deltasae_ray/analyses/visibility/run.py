@@ -87,7 +87,7 @@ def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str, asked: Ask
 def random_specs(leaf: LeafSpec) -> list[CellSpec]:
     """The same of random adapters of the same strength."""
     return [
-        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "not visible")
+        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "random")
         for r in leaf.randoms
         if r.others
     ]

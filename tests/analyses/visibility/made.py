@@ -1,6 +1,6 @@
 """Answers made up by their counts."""
 
-from deltasae_ray.analyses.visibility.counts import Counts
+from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.figures import CellVisibility, TextFinding
 from deltasae_ray.analyses.visibility.layer_figures import Sight
 from deltasae_ray.metrics.measure import undefined

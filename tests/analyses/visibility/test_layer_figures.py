@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deltasae_ray.analyses.visibility.counts import Counts
+from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.figures import CellVisibility
 from deltasae_ray.analyses.visibility.layer_figures import (
     Sight,
