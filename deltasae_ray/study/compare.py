@@ -15,7 +15,7 @@ from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
-from deltasae_ray.analyses.visibility.run import Seen, see_points
+from deltasae_ray.analyses.visibility.run import Seen, see_points, with_effects
 from deltasae_ray.analyses.weights.figures import told
 from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
@@ -88,7 +88,7 @@ def compare(
         rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
     audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
     rows += tuple(audit.rows)
-    seen = see_points(study.storage, made.harvest.key, specs, cfg.diverge)
+    seen = with_effects(see_points(study.storage, made.harvest.key, specs, cfg.diverge), audit.effects or {})
     rows += tuple(r for r in seen.rows if not r.corpus)
     by_text = tuple(r for r in seen.rows if r.corpus)
     name = reference_name(study, made)

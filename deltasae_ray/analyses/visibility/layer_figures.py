@@ -3,7 +3,7 @@ adapters of the same strength beside it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
@@ -21,6 +21,8 @@ class Sight:
 
     own: CellVisibility
     randoms: tuple[CellVisibility, ...] = ()
+    effects: Mapping[int, Measure] = field(default_factory=dict)
+    """Latent → nats by which the adapted model comes nearer to the base without it, where measured."""
 
     @property
     def judged_on(self) -> tuple[str, Counts]:

@@ -2,7 +2,7 @@
 answers, never activations."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.analyses.config import DivergeConfig
@@ -61,6 +61,21 @@ def see_points(
     answers = {spec: read_answer(storage, key) for spec, key in keys.items()}
     sights = {leaf: _sight(leaf, spec, answers) for leaf, spec in specs.items()}
     return Seen(sights, tuple(_rows(sights)))
+
+
+def with_effects(seen: Seen, effects: Mapping[LeafSpec, Mapping[str, Mapping[str, Measure]]]) -> Seen:
+    """What was found, with what each latent does to predictions, where that was measured.
+
+    Args:
+        effects: leaf → latent by name → side → nats.
+    """
+    sights = {
+        leaf: replace(
+            sight, effects={int(n): m["ablated"] for n, m in effects.get(leaf, {}).items() if n.isdecimal()}
+        )
+        for leaf, sight in seen.sights.items()
+    }
+    return replace(seen, sights=sights)
 
 
 def first_seeds(leaves: Sequence[LeafSpec]) -> dict[LeafSpec, list[LeafSpec]]:
