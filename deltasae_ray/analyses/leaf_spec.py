@@ -58,6 +58,9 @@ class LeafSpec(DictionaryId):
     roles."""
     siblings: tuple[str, ...] = ()
     """Base dictionaries that no figure but visibility reads, beside the base control."""
+    release: tuple[str, ...] = ()
+    """Other dictionaries of the reference's release: where there are some, visibility reads these in the
+    place of base control and siblings."""
     randoms: tuple[RandomCell, ...] = ()
     """Dictionaries of random adapters of the same strength, which visibility reads."""
 

@@ -32,14 +32,17 @@ class Against:
     """It was not fitted here, so that the base dictionaries beside it have another recipe."""
     atoms: int = 8
     """Per token, with which M was taken."""
+    siblings: int = 0
+    """Others of its release, by which what is visible is calibrated in the place of those made here."""
 
 
-def seen_told(sight: Sight, share: Measure, reason: str, *, given: bool = False) -> list[str]:
+def seen_told(sight: Sight, share: Measure, reason: str, against: Against | None = None) -> list[str]:
     """Which latents the reference can see, the exceptions by name.
 
     Args:
-        given: the reference was not fitted here.
+        against: what deltas are held against.
     """
+    against = against or Against()
     found, (text, counts) = sight.own.found, sight.judged_on
     told = []
     if share.value is None:
@@ -50,7 +53,12 @@ def seen_told(sight: Sight, share: Measure, reason: str, *, given: bool = False)
             f"Of {counts.judged} latents that can be judged{where}: {counts.told}; not visible"
             f" {_percent(share)}" + (f"; {reason}" if reason else "")
         )
-    if given and share.value is not None:
+    if against.siblings and share.value is not None:
+        told.append(
+            f"What a visible latent scores is taken from {against.siblings} other dictionaries of the"
+            " reference's release"
+        )
+    elif against.given and share.value is not None:
         told.append(
             "What a visible latent scores is taken from base dictionaries that were fitted here, by the"
             " grid's recipe and not the reference's: a weaker recipe makes the scale milder"

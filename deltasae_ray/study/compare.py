@@ -94,7 +94,8 @@ def compare(
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
     writes = directions_of(study.storage, adapters)
-    against = Against(name, given, cfg.diverge.atoms)
+    beside = min((len(x) for x in study.siblings.values()), default=0)
+    against = Against(name, given, cfg.diverge.atoms, beside)
     sights = {leaf.identity: sight for leaf, sight in seen.sights.items()}
     verdicts = tuple(
         verdict(
@@ -122,12 +123,15 @@ class HeldAgainst:
     name: str
     reference: str
     """Folder below the storage root, or any folder."""
+    siblings: tuple[str, ...] = ()
+    """Others of its release, by which what it sees is calibrated."""
 
 
 def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
     """The reference that was given for the point's layer, or the toy of its shape."""
     if study.references:
-        return HeldAgainst(study.cfg.reference.source, study.references[point.layer])
+        layer = point.layer
+        return HeldAgainst(study.cfg.reference.source, study.references[layer], study.siblings.get(layer, ()))
     (toy,) = REFERENCE.fits(point)
     return HeldAgainst(toy_name(made.controls[toy]), made.controls[toy].key)
 
@@ -165,6 +169,7 @@ def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: He
         reference_name=against.name,
         beside=tuple(beside.items()),
         siblings=siblings,
+        release=against.siblings,
         randoms=_randoms(made, p),
     )
 

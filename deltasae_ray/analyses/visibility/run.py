@@ -109,6 +109,8 @@ def random_specs(leaf: LeafSpec) -> list[CellSpec]:
 
 
 def _bases(leaf: LeafSpec) -> tuple[str, ...]:
+    if leaf.release:
+        return leaf.release
     control = leaf.control("base_control")
     return (*([control] if control else []), *leaf.siblings)
 
