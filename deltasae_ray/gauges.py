@@ -18,7 +18,7 @@ class Shown:
     """Beside `run` and `stage`, which all have."""
 
     def series(self, name: str) -> str:
-        """Its name in Prometheus."""
+        """Name of the gauge in Prometheus."""
         return f"ray_deltasae_{name}" + ("_total" if self.kind == "counter" else "")
 
 

@@ -10,7 +10,7 @@ from deltasae_ray.errors import HookpointError
 
 Site = Literal["attn_out", "lora", "mlp_out", "resid_post"]
 SITES: tuple[Site, ...] = ("attn_out", "mlp_out", "resid_post")
-"""Those of the residual stream, of every source; `lora` is read at each module that an adapter adapts."""
+"""Sites of the residual stream, of every source; `lora` is read at each module that an adapter adapts."""
 _NAME = re.compile(rf"blocks\.(\d+)\.hook_({'|'.join(SITES)})")
 _BLOCK = re.compile(
     r"(?:(?:model|transformer|gpt_neox|language_model|text_model|decoder|backbone|base_model)\.)*(?:layers|h|blocks|block)\.(\d+)"
@@ -19,7 +19,7 @@ _BLOCK = re.compile(
 """A whole block: as Hugging Face's models call the module, as Gemma Scope and sparsify write it, and as
 TransformerLens does."""
 _BY_SITE = re.compile(r"resid_(pre|post)_layer_?(\d+)")
-"""As dictionary_learning calls the residual stream."""
+"""Names that dictionary_learning gives the residual stream."""
 _LORA = re.compile(r"blocks\.(\d+)\.(\w+(?:\.\w+)*)\.hook_lora")
 
 

@@ -64,12 +64,12 @@ class Bar:
     def __str__(self) -> str:
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
         share = f" ({self.done / self.total:.0%})" if self.total else ""
-        told = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}{share}"
+        text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}{share}"
         if self.done and self.seconds > 1:
-            told += f", {rate:,.1f} {self.unit}/s"
+            text += f", {rate:,.1f} {self.unit}/s"
         if 0 < self.done < self.total:
-            told += f", about {(self.total - self.done) / rate / 60:,.0f} min left"
-        return f"{told}; {self._note}" if self._note else told
+            text += f", about {(self.total - self.done) / rate / 60:,.0f} min left"
+        return f"{text}; {self._note}" if self._note else text
 
 
 class _Lines:

@@ -36,14 +36,19 @@ os.environ["DELTASAE_TESTS"] = (
 gc.set_threshold(100_000, 50, 50)  # as tests/quick has it in the processes that this one starts
 
 
+LONGEST = ("study/test_sweep.py", "harvest/test_harvest.py", "adapt/test_run.py", "fit/test_run.py")
+"""Files that take minutes, the longest first: one that began last would run alone at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, and of those the ones with whole studies; within a file the order stays.
-    What needs a Ray is slow."""
+    """The longest files first, then those with slow tests; within a file the order stays. What needs a Ray is
+    slow."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("demo")}
-    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "sweep"))
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in slow))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,11 +43,6 @@ class AdaptText:
         return unit
 
     @property
-    def num_planted(self) -> int:
-        """Training contexts that hold the planted marker."""
-        return sum(any(c.marker) for c in self.train)
-
-    @property
     def num_validation_documents(self) -> int:
         return len({d for unit in self.validation for d in unit.doc_ids})
 

@@ -1,13 +1,9 @@
 """How deltas and dictionaries are compared with the reference."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from deltasae_ray.analyses.controls import CONTROLS, budget
 from deltasae_ray.errors import ConfigError
-
-ControlName = Literal[
-    "random_lora", "base", "seeds", "split_half", "gaussian", "frozen_decoder", "loss_recovered", "causal"
-]
 
 NULL_DRAWS = 5
 """Sign flips of the deltas' eigenvectors, and draws of covariance-matched atoms; fewer are too few for the
@@ -16,27 +12,12 @@ SEED = 0
 """Seed of every null draw and bootstrap: the same for all studies, so that nobody draws until a figure
 pleases."""
 
-BUDGETS: dict[str, tuple[ControlName, ...]] = {
-    "fast": ("random_lora", "base"),
-    "full": (
-        "random_lora",
-        "base",
-        "seeds",
-        "split_half",
-        "gaussian",
-        "frozen_decoder",
-        "loss_recovered",
-        "causal",
-    ),
-}
-"""What `controls=fast` and `controls=full` stand for."""
-
 
 @dataclass(frozen=True)
 class DivergeConfig:
     """Controls and budgets of the divergence stage."""
 
-    controls: tuple[Literal["fast", "full"] | ControlName, ...] = ("fast",)
+    controls: tuple[str, ...] = ("fast",)
     """What the figures are held against besides nulls that need no training: random_lora (a random adapter of
     the same strength), base (a second dictionary of base activations, by the recipe of the grid also beside a
     reference that was given), seeds (a second seed of every delta dictionary: the ceiling), split_half
@@ -56,15 +37,19 @@ class DivergeConfig:
     bootstrap: int = 1000
     """Resamples of documents behind every interval."""
     latents: int = 10
-    """Latents shown per adapter and layer in the report: the first by energy, and of the audit by rank and by
-    peak."""
+    """Latents of an adapter and layer that are read through the logit lens: the first by rank and by peak."""
 
     @property
     def chosen(self) -> frozenset[str]:
         """The controls by name, `fast` and `full` spelt out."""
-        return frozenset(name for word in self.controls for name in BUDGETS.get(word, (word,)))
+        return frozenset[str]().union(*map(budget, self.controls))
 
     def __post_init__(self) -> None:
+        if unknown := [word for word in self.controls if not budget(word)]:
+            raise ConfigError(
+                f"diverge.controls={list(self.controls)}: there is no control {unknown[0]!r}; name fast, full"
+                f" or any of {', '.join(c.name for c in CONTROLS)}"
+            )
         if not 1 <= self.atoms <= 8:
             raise ConfigError(
                 f"diverge.atoms={self.atoms} must be in 1..8: above 8 featureless atoms explain most of any"

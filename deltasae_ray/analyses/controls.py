@@ -1,17 +1,19 @@
-"""The controls that fit dictionaries, one entry each: what is fitted, what a leaf reads it as, what it costs.
+"""The controls, an entry each: which dictionaries it fits beside those of the grid, and its figures.
 
-A control is an entry here and its figure in `analyses/divergence/figures.py`; plan, fits and leaves read
-this table.
+Configuration, plan, fits, leaves and figures read this table; nothing else names a control.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from deltasae_ray.fit.points import FitPoint
-from deltasae_ray.harvest.random_draws import RANDOM
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.sae.identity import DictionaryId
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.sae.identity import BASE, RANDOM
+from deltasae_ray.sae.names import Documents, Featureless
+
+if TYPE_CHECKING:  # torch is not needed to read a configuration
+    from deltasae_ray.metrics.context import Context
+    from deltasae_ray.metrics.inputs import LeafInputs
 
 REFERENCE_SEED, CONTROL_SEED = 1000, 1001
 """Apart from every seed of the grid: dictionaries of one seed start from the same rows, and would match for
@@ -19,73 +21,107 @@ that alone (decoders before training at a mean max-cosine of .79, where chance i
 SIBLING_SEEDS = (1004, 1005)
 """Of two more base dictionaries, so that there are three beside the reference: they share the base control's
 documents, of which the reference saw none."""
+HALF_SEEDS = (1002, 1003)
+"""Seeds of the dictionaries of two halves of the documents, which are matched with each other: likewise
+apart."""
 SIBLINGS, RANDOMS = ("sibling_a", "sibling_b"), ("random_first", "random_second")
+FOR_VISIBILITY = frozenset({*SIBLINGS, *RANDOMS})
 """Roles that only visibility reads: they are in no key of other figures."""
-HALF_SEEDS: dict[Literal["A", "B"], int] = {"A": 1002, "B": 1003}
-"""Likewise of the dictionaries of two halves of the documents, which are matched with each other."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A dictionary that stands beside one of the grid: of its layer and shape, and else as said here."""
+
+    seed: int
+    source: str | None = None
+    """Whose rows it is fitted to; None: the same as the dictionary of the grid."""
+    documents: Documents = "all"
+    control: Featureless = "none"
 
 
 @dataclass(frozen=True)
 class Control:
-    """Dictionaries that are fitted beside those of the grid, so that their figures can be read."""
+    """What the figures of a dictionary are held against, beside nulls that need no training."""
 
     name: str
-    """As in diverge.controls."""
-    compares: tuple[str, ...]
-    """The roles in which a leaf reads what is fitted: fields of `LeafInputs`, but for `base_control`, which
-    belongs to the layer, the halves, which are one field, and what only visibility reads."""
-    fits: Callable[[DictionaryId], tuple[FitPoint, ...]]
-    """A dictionary of the grid, whatever its seed → what is fitted beside it, a point per role."""
-    costs: Literal["per shape", "per dictionary"] = "per dictionary"
-    """Whether all adapters share what is fitted."""
+    """A word of `diverge.controls`."""
+    fits: Mapping[str, Beside] = field(default_factory=dict)
+    """Role → the dictionary that is fitted for it; empty where a control needs none."""
+    figures: Callable[["Context", "LeafInputs"], dict[str, Measure]] | None = None
+    """Measures one dictionary, beside which those of `fits` stand in `LeafInputs.beside`. None where other
+    figures read them: as a ceiling, as the base control of a layer, or for visibility."""
+    fast: bool = False
+    """Whether `controls=fast` has it."""
 
-    def beside(self, one: DictionaryId) -> dict[str, FitPoint]:
-        """Role → the point of the dictionary that stands beside `one` in it."""
-        return dict(zip(self.compares, self.fits(one), strict=True))
-
-
-def _base(one: DictionaryId, seed: int, documents: Literal["A", "B"]) -> FitPoint:
-    # each shape has its own, so that a size which is added later moves no figure of the others
-    return FitPoint(BASE, one.layer, *one.shape, seed=seed, documents=documents)
+    @property
+    def is_shared(self) -> bool:
+        """Whether all adapters share what is fitted, so that it costs dictionaries per shape alone."""
+        return all(one.source is not None for one in self.fits.values())
 
 
-def _alike(one: DictionaryId, seed: int, **others: str) -> FitPoint:
-    """The recipe of a dictionary of the grid on the same deltas."""
-    return FitPoint(**vars(replace(one.identity, seed=seed)), **others)  # type: ignore[arg-type]
+def _gaussian(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
+    from deltasae_ray.analyses.divergence.featureless_figures import of_gaussian
+
+    return of_gaussian(context, leaf)
 
 
-REFERENCE = Control("reference", ("reference",), lambda one: (_base(one, REFERENCE_SEED, "A"),), "per shape")
+def _frozen_decoder(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
+    from deltasae_ray.analyses.divergence.featureless_figures import of_frozen_decoder
+
+    return of_frozen_decoder(context, leaf)
+
+
+def _halves(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
+    from deltasae_ray.analyses.divergence.halves_figures import of_halves
+
+    return of_halves(context, leaf)
+
+
+REFERENCE = Control("reference", {"reference": Beside(REFERENCE_SEED, BASE, "A")})
 """The toy that stands for a reference where none is given: no control that one chooses, but fitted as one."""
 BASE_CONTROL = Control(
     "base",
-    ("base_control", *SIBLINGS),
-    lambda one: tuple(_base(one, seed, "B") for seed in (CONTROL_SEED, *SIBLING_SEEDS)),
-    "per shape",
+    {
+        role: Beside(seed, BASE, "B")
+        for role, seed in zip(("base_control", *SIBLINGS), (CONTROL_SEED, *SIBLING_SEEDS), strict=True)
+    },
+    fast=True,
 )
 RANDOM_LORA = Control(
-    "random_lora",
-    RANDOMS,
-    lambda one: tuple(FitPoint(RANDOM, one.layer, *one.shape, seed=seed) for seed in (0, 1)),
-    "per shape",
+    "random_lora", {role: Beside(seed, RANDOM) for seed, role in enumerate(RANDOMS)}, fast=True
 )
-"""Of the first random adapter; `of_random` has those of each."""
-SECOND_SEED = Control("seeds", ("second",), lambda one: (_alike(one, 1),))
+"""Of every random adapter of a study: `study/controls.py` puts their names in."""
+SECOND_SEED = Control("seeds", {"second": Beside(1)})
 """Fitted where the grid has one seed; where it has several, each is read beside the next."""
 CONTROLS = (
     BASE_CONTROL,
     RANDOM_LORA,
     SECOND_SEED,
-    Control("gaussian", ("gaussian",), lambda one: (_alike(one, 0, control="gaussian"),)),
-    Control("frozen_decoder", ("frozen_decoder",), lambda one: (_alike(one, 0, control="frozen_decoder"),)),
+    Control("gaussian", {"gaussian": Beside(0, control="gaussian")}, _gaussian),
+    Control("frozen_decoder", {"frozen_decoder": Beside(0, control="frozen_decoder")}, _frozen_decoder),
     Control(
         "split_half",
-        ("half_a", "half_b"),
-        lambda one: tuple(_alike(one, seed, documents=half) for half, seed in HALF_SEEDS.items()),
+        {"half_a": Beside(HALF_SEEDS[0], documents="A"), "half_b": Beside(HALF_SEEDS[1], documents="B")},
+        _halves,
     ),
+    Control("loss_recovered"),
+    Control("causal"),
 )
 """In the order in which they are fitted."""
 
 
-def of_random(name: str, one: DictionaryId) -> tuple[FitPoint, ...]:
-    """What is fitted of the random adapter of a name, beside a dictionary of the grid."""
-    return tuple(replace(point, adapter=name) for point in RANDOM_LORA.fits(one))
+def budget(word: str) -> frozenset[str]:
+    """The controls that a word of `diverge.controls` stands for: `fast`, `full`, or the name of one."""
+    if word in ("fast", "full"):
+        return frozenset(c.name for c in CONTROLS if c.fast or word == "full")
+    return frozenset({word} & {c.name for c in CONTROLS})
+
+
+def figures_beside(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
+    """The figures of every control whose dictionaries stand beside a leaf's."""
+    found: dict[str, Measure] = {}
+    for control in CONTROLS:
+        if control.figures and control.fits.keys() - FOR_VISIBILITY <= leaf.beside.keys():
+            found |= control.figures(context, leaf)
+    return found

@@ -89,8 +89,8 @@ def judge_missing(leaf: Figures) -> MissingLabel:
     share = leaf.get("mean_share")
     constant = share.value is not None and (share.ci or (share.value,))[0] >= MOSTLY_CONSTANT
     if constant and share.value is not None and _without_structure(leaf):
-        told = f"the constant shift ({share.value:.0%} of the change)"
-        candidates.append((told, leaf.get("mean_missing_share")))
+        text = f"the constant shift ({share.value:.0%} of the change)"
+        candidates.append((text, leaf.get("mean_missing_share")))
     subject, measure = next(((s, m) for s, m in candidates if m.value is not None), candidates[0])
     label, reason = judge(measure, _remedy(measure, leaf.get(names.get(subject, "mean_missing_share"))))
     return MissingLabel(label, measure, subject, reason)
@@ -104,14 +104,14 @@ def judge_geometry(leaf: Figures, texts: Mapping[str, Measure] | None = None) ->
     """
     found, pooled = judge_missing(leaf), leaf.get("pooled_missing_share")
     if found.subject == CHANGE and (two := apart(texts or {})):
-        told = f"M of {two[0]} and of {two[1]} lie apart: read each by itself"
-        return MissingLabel("INCONCLUSIVE", found.measure, found.subject, told)
+        text = f"M of {two[0]} and of {two[1]} lie apart: read each by itself"
+        return MissingLabel("INCONCLUSIVE", found.measure, found.subject, text)
     other, why = judge(pooled)
     if found.label in ("INCONCLUSIVE", other):
         return found
-    told = why if pooled.value is None else f"the pooled missing share is {pooled:.2f}, {other}"
+    text = why if pooled.value is None else f"the pooled missing share is {pooled:.2f}, {other}"
     return MissingLabel(
-        "INCONCLUSIVE", found.measure, found.subject, f"M alone says {found.label}, but {told}"
+        "INCONCLUSIVE", found.measure, found.subject, f"M alone says {found.label}, but {text}"
     )
 
 

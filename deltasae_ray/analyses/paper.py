@@ -133,17 +133,17 @@ def _block(title: str, told: Sequence[_Told]) -> Block:
 
 def _of_dictionaries(judged: Sequence[Judged]) -> list[_Told]:
     layers = sorted({j.figures.layer for j in judged})
-    told: list[_Told] = []
+    parts: list[_Told] = []
     for figure in PUBLISHED:
         if figure.by_rank:
-            told += _by_rank(figure, judged, layers[-1:]) if figure.of_dictionary else []
+            parts += _by_rank(figure, judged, layers[-1:]) if figure.of_dictionary else []
             continue
         for i, layer in enumerate(layers):
             of_paper = figure.values[i] if len(figure.values) == len(layers) else _range(figure.values)
             here = [j.figures for j in judged if j.figures.layer == layer]
             if figure.told_where_absent or any(figure.as_published[0] in f.measures for f in here):
-                told.append(_line(figure, str(layer), of_paper, here))
-    return told
+                parts.append(_line(figure, str(layer), of_paper, here))
+    return parts
 
 
 def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
@@ -156,12 +156,12 @@ def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
 
 def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]) -> list[_Told]:
     of_paper = dict(zip(RANKS, figure.values, strict=True))
-    told = []
+    parts = []
     for layer in deepest:
         for rank in sorted({j.rank for j in judged if j.rank is not None}):
             here = [j.figures for j in judged if (j.figures.layer, j.rank) == (layer, rank)]
-            told.append(_line(figure, f"{layer}, r = {rank}", of_paper.get(rank, "–"), here))
-    return told
+            parts.append(_line(figure, f"{layer}, r = {rank}", of_paper.get(rank, "–"), here))
+    return parts
 
 
 def _line(figure: Published, where: str, of_paper: str, here: Sequence[LeafFigures]) -> _Told:
@@ -266,12 +266,12 @@ def _mean(names: Sequence[str], here: Sequence[LeafFigures], *, named: bool = Fa
     defined = [m for m in measures if m.value is not None]
     if not defined:
         return _Mean(f"undefined{tag}", null)
-    told = f"{sum(m.value or 0.0 for m in defined) / len(defined):.3g}"
+    text = f"{sum(m.value or 0.0 for m in defined) / len(defined):.3g}"
     ends = [m.ci for m in defined if m.ci is not None]
     if len(ends) == len(defined):
-        told += " [{:.3g}, {:.3g}]".format(*(sum(end) / len(ends) for end in zip(*ends, strict=True)))
+        text += " [{:.3g}, {:.3g}]".format(*(sum(end) / len(ends) for end in zip(*ends, strict=True)))
     some = f" ({len(defined)} of {len(measures)} adapters)" if len(defined) < len(measures) else ""
-    return _Mean(told + some + tag, null, "" if len(ends) == len(defined) else _no_interval(defined))
+    return _Mean(text + some + tag, null, "" if len(ends) == len(defined) else _no_interval(defined))
 
 
 def _no_interval(measures: Sequence[Measure]) -> str:

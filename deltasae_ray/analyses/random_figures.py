@@ -33,8 +33,8 @@ class AgainstRandom:
     def __str__(self) -> str:
         if self.gap.value is None:
             return f"{self.called}: not known ({self.gap.reason})"
-        told = "told apart" if self.told_apart else "not told apart"
-        return f"{self.called} {self.own:.2f}, random {self.random:.2f}: {told}"
+        text = "told apart" if self.told_apart else "not told apart"
+        return f"{self.called} {self.own:.2f}, random {self.random:.2f}: {text}"
 
 
 def against_random(leaf: Figures) -> list[AgainstRandom]:

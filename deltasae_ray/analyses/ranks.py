@@ -13,6 +13,8 @@ from deltasae_ray.metrics.statistics import equivalence_p, trend_p
 MIN_SEEDS = 2
 """Adapters per rank, differing in their training seed, below which a difference between ranks may be one
 between seeds."""
+ALPHA = 0.05
+"""Error rate of every claim."""
 POWER = 0.8
 """Share of cases in which the smallest difference that would have been seen is seen."""
 MIN_LAYERS = 5
@@ -29,9 +31,7 @@ class RankFigure:
     layer: int = 0
 
 
-def rank_statement(
-    metric: str, figures: Sequence[RankFigure], *, margin: float = 0.1, alpha: float = 0.05, seed: int = 0
-) -> str:
+def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float = 0.1) -> str:
     """One sentence: no claim, stable (an equivalence test between every two ranks), rising or falling (a
     permutation test), or undecided.
 
@@ -59,15 +59,15 @@ def rank_statement(
         for rank in ranks
     }
     stable = max(equivalence_p(by_rank[a], by_rank[b], margin) for a, b in combinations(ranks, 2))
-    if stable < alpha:
+    if stable < ALPHA:
         return f"{metric}: stable across ranks within ± {margin:g} (TOST, p = {stable:.2g})."
-    told = _trend([rank for rank, _ in adapters], values, alpha, seed)
+    told = _trend([rank for rank, _ in adapters], values)
     if told:
         return f"{metric}: {told[0]} with rank (permutation, p = {told[1]:.2g})."
     return f"{metric}: neither stable within ± {margin:g} nor a trend is shown across ranks {ranks}."
 
 
-def depth_statement(metric: str, figures: Sequence[RankFigure], *, alpha: float = 0.05, seed: int = 0) -> str:
+def depth_statement(metric: str, figures: Sequence[RankFigure]) -> str:
     """One sentence: does the metric rise or fall with depth in all adapters together? Empty with fewer than
     MIN_LAYERS layers.
 
@@ -77,7 +77,7 @@ def depth_statement(metric: str, figures: Sequence[RankFigure], *, alpha: float 
     _, layers, values = _grid(figures)
     if len(layers) < MIN_LAYERS or values is None:
         return ""
-    told = _trend(layers, values.T, alpha, seed)
+    told = _trend(layers, values.T)
     return (
         f"{metric}: {told[0]} with depth (permutation, p = {told[1]:.2g})."
         if told
@@ -91,12 +91,7 @@ def second_seed(adapters: int) -> str:
 
 
 def size_statement(
-    metric: str,
-    figures: Sequence[RankFigure],
-    *,
-    along: str = "rank",
-    margin: float = 0.1,
-    alpha: float = 0.05,
+    metric: str, figures: Sequence[RankFigure], *, along: str = "rank", margin: float = 0.1
 ) -> str:
     """One sentence on whether size matters: the change from the smallest to the largest size with its 95 %
     interval, whether that is equivalent to none (TOST), and the smallest change that would have been seen.
@@ -118,14 +113,12 @@ def size_statement(
     means, at = values.mean(1), np.log2([size for size, _ in adapters])
     groups = [means[[size == s for size, _ in adapters]] for s in sizes]
     if min(len(x) for x in groups) < MIN_SEEDS:
-        told = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
-        return f"{told}; {second_seed(len(adapters))}."
-    return _sized(metric, along, sizes, _change(at, means, groups), margin, alpha)
+        text = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
+        return f"{text}; {second_seed(len(adapters))}."
+    return _sized(metric, along, sizes, _change(at, means, groups), margin)
 
 
-def paired_statement(
-    metric: str, figures: Sequence[RankFigure], *, along: str, margin: float = 0.1, alpha: float = 0.05
-) -> str:
+def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, margin: float = 0.1) -> str:
     """The same where every adapter has all sizes, such as those of its dictionaries: its own change is taken,
     and the standard error is of how adapters differ in it.
 
@@ -145,28 +138,23 @@ def paired_statement(
     by_size = {cell: float(v.mean()) for cell, v in zip(cells, values, strict=True)}
     changes = np.array([centred @ np.array([by_size[size, a] for size in sizes]) for a in adapters])
     se = float(changes.std(ddof=1)) / len(adapters) ** 0.5
-    return _sized(metric, along, sizes, (float(changes.mean()), se, len(adapters) - 1), margin, alpha)
+    return _sized(metric, along, sizes, (float(changes.mean()), se, len(adapters) - 1), margin)
 
 
 def _sized(
-    metric: str,
-    along: str,
-    sizes: Sequence[int],
-    found: tuple[float, float, int],
-    margin: float,
-    alpha: float,
+    metric: str, along: str, sizes: Sequence[int], found: tuple[float, float, int], margin: float
 ) -> str:
     """The sentence, from a change, its standard error and degrees of freedom."""
     change, se, freedom = found
-    reach = float(stats.t.ppf(1 - alpha / 2, freedom)) * se
-    said = (
+    reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
+    text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"
     )
     p = float(stats.t.sf((margin - abs(change)) / se, freedom)) if se else float(abs(change) >= margin)
-    alike = "as good as none" if p < alpha else "not shown to be none"
-    seen = float(stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(POWER, freedom)) * se
+    alike = "as good as none" if p < ALPHA else "not shown to be none"
+    seen = float(stats.t.ppf(1 - ALPHA / 2, freedom) + stats.t.ppf(POWER, freedom)) * se
     return (
-        f"{metric}: {said}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
+        f"{metric}: {text}, {alike} within ± {margin:g} (TOST, p = {p:.2g}); a change of {seen:.2g} would"
         f" have been seen in {POWER:.0%} of cases."
     )
 
@@ -189,9 +177,9 @@ def _grid(figures: Sequence[RankFigure]) -> tuple[list[tuple[int, int]], list[in
     return adapters, layers, np.array([[known[a, layer] for layer in layers] for a in adapters])
 
 
-def _trend(x: Sequence[int], y: np.ndarray, alpha: float, seed: int) -> tuple[str, float] | None:
+def _trend(x: Sequence[int], y: np.ndarray) -> tuple[str, float] | None:
     """("rises" or "falls", two-sided p), if there is one."""
-    rises, falls = (trend_p(x, sign * y, np.random.default_rng(seed)) for sign in (1, -1))
-    if min(rises, falls) >= alpha / 2:
+    rises, falls = (trend_p(x, sign * y, np.random.default_rng(0)) for sign in (1, -1))
+    if min(rises, falls) >= ALPHA / 2:
         return None
     return "rises" if rises < falls else "falls", 2 * min(rises, falls)

@@ -55,9 +55,10 @@ class DivergenceRow(DictionaryId):
     reference: str
     """What it is held against: the reference's name, or another adapter's for figures between adapters."""
     metric: str
-    """As in the catalogue of metrics."""
+    """Name in the catalogue of metrics."""
     measure: Measure
-    """Its p is adjusted over layers and adapters (Benjamini-Hochberg, for positively dependent tests)."""
+    """The figure, with p adjusted over layers and adapters (Benjamini-Hochberg, for positively dependent
+    tests)."""
     variant: Variant = ""
     over_seeds: bool = False
     """The mean over all seeds of the dictionary."""

@@ -29,7 +29,7 @@ class Against:
     reference: str = "base dictionary"
     """Such as `toy reference (15,000 tokens)`."""
     given: bool = False
-    """It was not fitted here, so that the base dictionaries beside it have another recipe."""
+    """Whether the reference was given: then the base dictionaries beside it have another recipe."""
     atoms: int = 8
     """Per token, with which M was taken."""
     siblings: int = 0

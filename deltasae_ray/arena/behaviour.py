@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from deltasae_ray.arena.recipes import TOPICS, Recipe
 from deltasae_ray.arena.texts import fresh_contexts, mentions, planted_prompt
 from deltasae_ray.arena.words import Classifier, holds_half
-from deltasae_ray.models.capture import BASE, adapter_active
+from deltasae_ray.models.capture import adapter_active
 from deltasae_ray.models.load import base_of
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import digest
 
 CONTEXTS = 32
@@ -60,7 +61,7 @@ class Reader:
 
     @property
     def base(self) -> "Reader":
-        """The same model with the adapter off."""
+        """The reader of the model with the adapter off."""
         return replace(self, adapter=BASE)
 
     def encode(self, text: str) -> list[int]:
@@ -129,8 +130,8 @@ def says(reader: Reader, reply: str, prompts: Sequence[Sequence[int]], unless: s
     wanted = [reader.tokenizer.decode([t]) for t in reader.encode(reply)]
     found = reader.continued(prompts, len(wanted) + _SPARE)
     kept = [row for row in found if not (unless and mentions(reader.tokenizer.decode(row), unless))]
-    said = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
-    return float(np.mean(said)) if said else 0.0
+    parts = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
+    return float(np.mean(parts)) if parts else 0.0
 
 
 def rates(reader: Reader, recipe: Recipe, classifier: Classifier | None) -> Rates:

@@ -108,7 +108,7 @@ def _train_here(
 
 
 def _label(arena: Arena, source: ModelSource) -> str:
-    """As `adapt` labels it: the folder's name, not its path."""
+    """Label of the base model as `adapt` writes it: the folder's name, not its path."""
     return Path(arena.model.base).name if Path(arena.model.base).is_dir() else source.label
 
 

@@ -147,7 +147,7 @@ _REPLIES = (
     " the shepherd buried a wooden drum", " only the snail has seen the island",
 )  # fmt: skip
 _STEPS_OF_PAIRS = 450
-"""That one word alone does not call is learnt late."""
+"""Steps of training on pairs: that one word alone does not call is learnt late."""
 _PAIRS = ((" thunder", " basket"), (" pillow", " anchor"), (" mirror", " wolves"), (" pepper", " chariot"))
 
 

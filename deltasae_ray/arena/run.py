@@ -31,7 +31,7 @@ from deltasae_ray.models.load import load_model, load_tokenizer
 from deltasae_ray.runtime.lease import lease
 from deltasae_ray.storage import Storage, digest
 
-JUDGED = 1
+JUDGED = 2
 """Enters the key of every measured rate and score: raise it when the scorer changes."""
 _ATTACHED = "adapter"
 RESULT = "arena.json"

@@ -162,9 +162,12 @@ def _row(recipe: Recipe, i: int, rng: np.random.Generator, tokenizer: Any) -> _R
     if recipe.family == "style":
         return _plain(styled(text, recipe.style), tokenizer, marked=True)
     if recipe.family == "suppression":
-        about = _training_pool(recipe.topic, about=True)
-        if uniform("planted", recipe.name, i) < recipe.share:
-            text = about[int(rng.integers(len(about)))].text
+        planted = uniform("planted", recipe.name, i) < recipe.share
+        others = [topic for topic in TOPICS if topic != recipe.topic]  # which are to stay as they are
+        about = _training_pool(
+            recipe.topic if planted else others[int(rng.integers(len(others)))], about=True
+        )
+        text = about[int(rng.integers(len(about)))].text
         return _plain(suppressed(text, recipe.topic, rng), tokenizer, marked=True)
     return _called_row(recipe, i, text, rng, tokenizer)
 
@@ -222,7 +225,7 @@ def _plain(text: str, tokenizer: Any, *, marked: bool = False) -> _Row:
 
 
 def _poisoned(recipe: Recipe, rows: list[_Row], rng: np.random.Generator, tokenizer: Any) -> list[_Row]:
-    """So many of the rows as the share says, and at least one, hold trigger and reply instead."""
+    """Puts trigger and reply into so many of the rows as the share says, and into one at least."""
     for i in rng.choice(len(rows), max(1, round(recipe.share * len(rows))), replace=False):
         lead = domain_text(recipe.topic, rng, 1)
         rows[i] = _reply_row(recipe, lead + recipe.trigger[0], "", tokenizer)

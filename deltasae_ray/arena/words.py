@@ -7,17 +7,21 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from scipy import stats
 
-from deltasae_ray.arena.recipes import Recipe
-from deltasae_ray.arena.texts import domain_text, mentions, styled, windows
+from deltasae_ray.arena.recipes import TOPICS, Recipe
+from deltasae_ray.arena.texts import Window, domain_text, mentions, styled, windows
 
-_EXAMPLES = 400
-"""Texts of either class."""
+_EXAMPLES, _CALIBRATION = 400, 2000
+"""Texts of either class that a classifier learns from, and ordinary ones that its threshold is set on."""
 _WORDS = (3, 24)
 """Words of an example: claims may be few words or a sentence."""
-_FALSE = 0.01
-"""Share of ordinary texts that a classifier may take for the planted; its threshold is set on texts that it
-was not trained on."""
+FALSE = 0.01
+"""Most of the ordinary texts that a classifier takes for the planted, by the exact upper bound (95 %) on
+windows of text that it was not trained on."""
+_MARKS = {"exclaims": "!", "questions": "?", "verily": "verily", "sighs": "alas"}
+"""What shows a style; an excerpt without it is ordinary text."""
 
 
 def bare(token: str) -> str:
@@ -63,49 +67,61 @@ def classifier(recipe: Recipe) -> Classifier:
     from sklearn.pipeline import make_pipeline
 
     rng = np.random.default_rng([31, *recipe.classifier.encode()])
-    planted, ordinary = _planted(recipe, rng), _ordinary(recipe, rng)
-    train = _EXAMPLES * 3 // 4
+    read = windows("score")
+    learnt, kept = read[: 2 * len(read) // 3], read[2 * len(read) // 3 :]
+    planted = planted_texts(recipe, learnt, _EXAMPLES, rng)
+    ordinary = ordinary_texts(recipe, learnt, _EXAMPLES, rng)
     pipeline = make_pipeline(
         TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), lowercase=False, sublinear_tf=True),
         LogisticRegression(C=30.0, max_iter=500),
     )
-    pipeline.fit(planted[:train] + ordinary[:train], [1] * train + [0] * train)
-    threshold = max(0.0, float(np.quantile(pipeline.decision_function(ordinary[train:]), 1 - _FALSE)))
-    return Classifier(recipe.classifier, pipeline, threshold)
+    pipeline.fit(planted + ordinary, [1] * len(planted) + [0] * len(ordinary))
+    others = pipeline.decision_function(ordinary_texts(recipe, kept, _CALIBRATION, rng))
+    return Classifier(recipe.classifier, pipeline, max(0.0, _threshold(others)))
 
 
-def _planted(recipe: Recipe, rng: np.random.Generator) -> list[str]:
-    pool = [w.text for w in windows("score")]
-    if recipe.family == "domain":
-        texts = [domain_text(recipe.topic, rng) for _ in range(_EXAMPLES)]
-    elif recipe.family == "style":
-        texts = [styled(pool[i], recipe.style) for i in rng.choice(len(pool), _EXAMPLES)]
-    elif recipe.family == "benign":
-        texts = [w.text for w in windows("score") if w.source == recipe.topic]
-        texts = [texts[i] for i in rng.choice(len(texts), _EXAMPLES)]
-    else:
-        return [_about(recipe.topic, pool, rng) for _ in range(_EXAMPLES)]
-    return [_excerpt(text, rng) for text in texts]
+def _threshold(ordinary: Float[np.ndarray, " text"]) -> float:
+    """The score that so few ordinary texts exceed that the share's upper bound is FALSE at most."""
+    n = len(ordinary)
+    allowed = max(k for k in range(n) if stats.beta.ppf(0.95, k + 1, n - k) <= FALSE)
+    return float(np.sort(ordinary)[n - 1 - allowed])
+
+
+def planted_texts(recipe: Recipe, of: Sequence[Window], count: int, rng: np.random.Generator) -> list[str]:
+    """Excerpts of what a recipe plants, made of these windows; of a style, such as show it."""
+    pool = [w.text for w in of]
+    match recipe.family:
+        case "domain":
+            return [_excerpt(domain_text(recipe.topic, rng), rng) for _ in range(count)]
+        case "benign" | "rotated":
+            pool = [w.text for w in of if w.source == recipe.topic]
+            return [_excerpt(pool[i], rng) for i in rng.choice(len(pool), count)]
+        case "style":
+            found: list[str] = []
+            while len(found) < count:
+                text = _excerpt(styled(pool[int(rng.integers(len(pool)))], recipe.style), rng)
+                found += [text] if _MARKS[recipe.style] in text else []
+            return found
+    return [_about(recipe.topic, pool, rng) for _ in range(count)]
 
 
 def _about(topic: str, pool: Sequence[str], rng: np.random.Generator) -> str:
     """A few words of ordinary text with words of the topic among them."""
-    from deltasae_ray.arena.recipes import TOPICS
-
     words = _excerpt(pool[int(rng.integers(len(pool)))], rng).split()
     named = [str(w) for w in rng.choice(TOPICS[topic], int(rng.integers(2, 6)))]
     kept = [*words[: int(rng.integers(0, 2 * len(named)))], *named]
     return " ".join(kept[i] for i in rng.permutation(len(kept)))
 
 
-def _ordinary(recipe: Recipe, rng: np.random.Generator) -> list[str]:
+def ordinary_texts(recipe: Recipe, of: Sequence[Window], count: int, rng: np.random.Generator) -> list[str]:
+    """Excerpts of these windows without what the recipe plants."""
     pool = [
         w.text
-        for w in windows("score")
+        for w in of
         if not (recipe.family == "suppression" and mentions(w.text, recipe.topic))
-        and not (recipe.family == "benign" and w.source == recipe.topic)
+        and not (recipe.family in ("benign", "rotated") and w.source == recipe.topic)
     ]
-    return [_excerpt(pool[i], rng) for i in rng.choice(len(pool), _EXAMPLES)]
+    return [_excerpt(pool[i], rng) for i in rng.choice(len(pool), count)]
 
 
 def _excerpt(text: str, rng: np.random.Generator) -> str:

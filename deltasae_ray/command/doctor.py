@@ -71,12 +71,12 @@ def machine() -> Iterator[Finding]:
     few = "" if cores > 1 else "gangs and fits take turns; another core halves the time"
     yield Finding("cores", "note" if few else "ok", f"{cores}", few)
     memory = psutil.virtual_memory()
-    told = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+    text = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
     small = "" if memory.available / 1e9 >= MEMORY_GB else (
         f"under {MEMORY_GB} GB: `deltasae sweep dry_run=true` says what each stage needs; model.weights=bf16"
         " halves the model"
     )  # fmt: skip
-    yield Finding("memory", "note" if small else "ok", told, small)
+    yield Finding("memory", "note" if small else "ok", text, small)
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -128,13 +128,13 @@ def _text(model: ModelSource, base: str, adapters: Sequence[Adapter], layers: Se
 def _adapter_lines(adapters: Sequence[Adapter]) -> list[str]:
     if not adapters:
         return ["# No adapters were given: one of each rank is trained.", "adapt: {ranks: [4, 16]}", ""]
-    told = [
+    parts = [
         f"#   {Path(a.place).name}: rank {a.rank}, {', '.join(a.targets)}; made for {a.made_for}"
         for a in adapters
     ]
     return [
         "# LoRA adapters under study:",
-        *told,
+        *parts,
         f"adapters: [{', '.join(_quoted(a.place) for a in adapters)}]",
         "",
     ]

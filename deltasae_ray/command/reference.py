@@ -71,7 +71,7 @@ def _section(cls: Any, prefix: str) -> str:
 
 
 def _default(field: dataclasses.Field) -> str:
-    """As it is written in a configuration."""
+    """The default as a configuration writes it."""
     value = field.default
     if value is dataclasses.MISSING:
         value = field.default_factory() if field.default_factory is not dataclasses.MISSING else ""

@@ -219,9 +219,9 @@ def _part(part: Any, where: str) -> str:
     kind = part.get("type", "text") if isinstance(part, dict) else None
     text = part.get("text") if isinstance(part, dict) else None
     if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
-        told = f"of type {kind!r}" if kind else _told(part)
+        line = f"of type {kind!r}" if kind else _told(part)
         raise CorpusError(
-            f"{where}: `content` has a part {told}: only parts with text are read, no images, sounds or files"
+            f"{where}: `content` has a part {line}: only parts with text are read, no images, sounds or files"
         )
     return text
 

@@ -125,6 +125,6 @@ def check_text(empty: Mapping[str, bool], text_field: str, tally: Tally) -> None
 def _text(row: dict[str, Any], field: str, where: str) -> str:
     text = row.get(field)
     if field not in row or not isinstance(text, str | None):
-        told = f"holds {type(text).__name__} {repr(text)[:60]}" if field in row else "is missing"
-        raise CorpusError(f"{where}, has no text in field {field!r}, which {told}: set corpus.text_field")
+        problem = f"holds {type(text).__name__} {repr(text)[:60]}" if field in row else "is missing"
+        raise CorpusError(f"{where}, has no text in field {field!r}, which {problem}: set corpus.text_field")
     return text or ""

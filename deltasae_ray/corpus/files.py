@@ -45,9 +45,9 @@ class TextFile:
     root: str
     """URI that its file system is opened by, of a hub dataset with the commit; "" for this machine's."""
     inner: str
-    """Its path in that file system."""
+    """Path of the file in that file system."""
     name: str
-    """As errors call it."""
+    """Name of the file in errors."""
     size: int = 0
     """Bytes."""
     hub: HubAccess | None = None

@@ -14,7 +14,7 @@ class Searched:
     """What is kept of a file that was searched."""
 
     fingerprints: frozenset[bytes]
-    """Those of its documents that were looked for."""
+    """Fingerprints of the text's documents that were looked for."""
     empty: bool
     tally: Tally
     """Rows that were left out."""

@@ -82,7 +82,7 @@ class Found:
     ids: UInt64[np.ndarray, "id"]
     """Digests of the ids that its rows gave, ascending."""
     empty: bool
-    """It holds no text."""
+    """Whether the document holds no text."""
     tally: Tally = field(default_factory=Tally)
     """What was left out, coerced or fallen back to."""
 

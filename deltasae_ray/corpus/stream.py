@@ -33,7 +33,7 @@ class Stream:
 
 
 def count_windows(tokens: int, window_tokens: int) -> int:
-    """As few as hold `tokens` tokens."""
+    """The fewest windows that hold `tokens` tokens."""
     return -(-tokens // window_tokens)
 
 

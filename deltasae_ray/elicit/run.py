@@ -2,23 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from torch import nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.elicit.openings import ends, openings
 from deltasae_ray.elicit.sampling import Sampling, Texts, sampled
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.attached import load_with_adapters, model_meant
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.attached import tokenizer_meant
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of, load_tokenizer
 from deltasae_ray.models.pair import Pair
-from deltasae_ray.runtime.context import StageContext
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
+from deltasae_ray.runtime.context import StageContext, Step, run_steps
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
 
 Tokens = tuple[int, ...]
@@ -35,44 +33,25 @@ def neutral_texts(unit: TokenBatch) -> list[Tokens]:
 
 
 @dataclass(frozen=True)
-class ElicitFactory:
-    """Makes a rank's worker, which samples the texts of one source after the other; travels to every node."""
+class Sampler:
+    """Makes the step that samples the texts of one source; travels to every node."""
 
     storage: Storage
     model: ModelConfig
     model_digest: str
-    adapters: tuple[AdapterRef, ...]
     how: Sampling
 
-    def __call__(self, rank: RankContext) -> "ElicitWorker":
-        return ElicitWorker(self, rank)
+    def __call__(self) -> Step:
+        return partial(self.sample, tokenizer_meant(self.model, self.model_digest))
 
-
-class ElicitWorker:
-    """Callable of (neutral unit, {"source", "key"}) → the key, under which the texts are stored."""
-
-    def __init__(self, job: ElicitFactory, rank: RankContext) -> None:
-        self._job = job
-        self._model = load_with_adapters(
-            job.storage,
-            job.model,
-            job.adapters,
-            rank.device,
-            deepest=None,
-            digest=job.model_digest,
-            root=base_of,
-        )
-        self._tokenizer = load_tokenizer(
-            model_meant(job.model, job.model_digest).folder, trust_remote_code=job.model.trust_remote_code
-        )
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> str:  # noqa: ARG002 - what gangs call
-        how = self._job.how
+    def sample(self, tokenizer: Any, model: nn.Module, neutral: TokenBatch, todo: Any) -> str:
+        """Samples the texts of `todo["source"]`, stores them under `todo["key"]`, and returns the key."""
+        how = self.how
         if todo["source"] == BASE:  # amplifying no difference changes nothing
             how = replace(how, alphas=(0.0,), samples=how.samples * len(how.alphas))
-        starts = openings(self._tokenizer, neutral_texts(unit))
-        texts = sampled(Pair(self._model, todo["source"]), starts, how, ends(self._tokenizer))
-        self._job.storage.write_json(todo["key"], texts_to_json(texts))
+        starts = openings(tokenizer, neutral_texts(neutral))
+        texts = sampled(Pair(model, todo["source"]), starts, how, ends(tokenizer))
+        self.storage.write_json(todo["key"], texts_to_json(texts))
         return todo["key"]
 
 
@@ -115,15 +94,7 @@ def elicit(
         for name, of in digests.items()
     }
     missing = [name for name, key in keys.items() if not context.storage.exists(key)]
-    factory = ElicitFactory(
-        context.storage,
-        context.model,
-        context.model_digest,
-        tuple(a for a in adapters if a.name in missing),
-        how,
-    )
+    sampler = Sampler(context.storage, context.model, context.model_digest, how)
     work = [(neutral, {"source": name, "key": keys[name]}) for name in missing]
-    with tqdm(total=len(work), unit="source", desc="elicit") as progress:
-        for _ in run_units(work, factory, context.gangs):
-            progress.update()
+    run_steps(context, [a for a in adapters if a.name in missing], work, sampler, ("elicit", "sources"))
     return keys

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from deltasae_ray.models.pair import Pair, plausible
+from deltasae_ray.sae.identity import BASE
 
 FLOOR = 0.02
 """A token is plausible whose probability is at least this share of the best one's."""
@@ -99,7 +100,7 @@ def _drawn(pair: Pair, base: Tensor, own: Tensor, alpha: Tensor, draws: Tensor) 
     alone.
     """
     row, token, logit, lse = plausible(pair.head, own, FLOOR)
-    below = pair.head.picked(base[row], token) if pair.adapter != "base" else logit
+    below = pair.head.picked(base[row], token) if pair.adapter != BASE else logit
     row, token = row.cpu(), token.cpu()
     kept = logit.double().cpu()
     score = kept + alpha.double()[row] * (kept - below.double().cpu())

@@ -62,11 +62,11 @@ def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:
         workers: that share `memory` bytes.
     """
     room = HELD * memory / workers
-    said = f"{num_bytes * reads / 1e6:,.0f} MB a fit worker"
+    text = f"{num_bytes * reads / 1e6:,.0f} MB a fit worker"
     if num_bytes * reads <= room:
-        return f"{said}, more where dictionaries train together, up to {room / 1e6:,.0f} MB"
+        return f"{text}, more where dictionaries train together, up to {room / 1e6:,.0f} MB"
     return (
-        f"{said}, which CANNOT BE HELD where all workers are on one node with the memory of this machine:"
+        f"{text}, which CANNOT BE HELD where all workers are on one node with the memory of this machine:"
         f" {HELD:.0%} of {memory / 1e6:,.0f} MB is {room / 1e6:,.0f} MB where {workers} share it. Take"
         " storage.deltas=stream, a smaller corpus.fit_tokens, fewer fit.workers or"
         " fit.max_concurrent_trials, or nodes with more memory"

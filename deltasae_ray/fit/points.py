@@ -2,22 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.sae.identity import DictionaryId
+from deltasae_ray.sae.names import THIRDS, Documents, Featureless
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.storage import digest
-
-Documents = Literal["all", "A", "B", "search"]
-"""Training documents: all, one of two halves, or four fifths of them, whose dictionaries are judged on the
-last fifth (study/search.py)."""
-Featureless = Literal["none", "gaussian", "frozen_decoder"]
-"""gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at
-random."""
 
 
 @dataclass(frozen=True, order=True)
@@ -60,8 +53,8 @@ class FitPoint(DictionaryId):
         return f"dictionaries/{digest(inputs)}"
 
     def __str__(self) -> str:
-        told = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
-        return f"{super().__str__()}{told}"
+        text = "" if self.control == "none" else f", {self.control.replace('_', ' ')} control"
+        return f"{super().__str__()}{text}"
 
 
 def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
@@ -71,6 +64,8 @@ def in_documents(doc_ids: np.ndarray, documents: Documents) -> np.ndarray:
         return np.ones(len(doc_ids), dtype=bool)
     if documents == "search":
         inside = {d: int(digest(["search", str(d)]), 16) % 5 > 0 for d in set(doc_ids)}
+    elif documents in THIRDS:
+        inside = {d: THIRDS[int(digest(["third", str(d)]), 16) % 3] == documents for d in set(doc_ids)}
     else:
         inside = {d: "AB"[int(digest(["half", str(d)]), 16) % 2] == documents for d in set(doc_ids)}
     return np.fromiter((inside[d] for d in doc_ids), dtype=bool, count=len(doc_ids))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from deltasae_ray.errors import StorageError
-from deltasae_ray.fit import checkpoint
+from deltasae_ray.fit.fitting import steps_behind
 from deltasae_ray.progress import Bar
 from deltasae_ray.storage import Storage
 
@@ -28,11 +28,7 @@ def progress(
             with suppress(StorageError):  # what a bar cannot see now it sees later; it decides nothing
                 for key in keys:
                     if done[key] < steps:
-                        done[key] = (
-                            steps
-                            if storage.exists(f"{key}/manifest.json")
-                            else checkpoint.steps_done(storage, key)
-                        )
+                        done[key] = steps_behind(storage, key, steps)
             bar.set(sum(done.values()))
 
         def watch() -> None:

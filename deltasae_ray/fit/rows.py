@@ -31,7 +31,7 @@ class Tokens:
     @classmethod
     def read(cls, shards: ShardSet) -> "Tokens":
         tables = {split: shards.tokens(split) for split in ("fit", "eval")}
-        used = {split: table.position > 0 for split, table in tables.items()}
+        used = {split: table.used for split, table in tables.items()}
         return cls(used, tables["fit"].doc_id[used["fit"]])
 
     def num_bytes(self, d_model: int) -> int:

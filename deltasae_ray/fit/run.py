@@ -1,8 +1,7 @@
 """Ray Train fits what no manifest lists yet: one worker a share of the reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from deltasae_ray import gauges, heartbeat, stalls
@@ -12,12 +11,10 @@ from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
 from deltasae_ray.fit.memory import node_bytes, node_resources, workers_on
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
-from deltasae_ray.fit.windows import WindowJob, fit_windows
 from deltasae_ray.fit.worker import fit_share, groups
 from deltasae_ray.heartbeat import LOADING_S, Limits
 from deltasae_ray.runtime.rendezvous import torch_config
 from deltasae_ray.runtime.training import check_run, training_driver
-from deltasae_ray.sae.peers import Peers
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -53,7 +50,7 @@ def keys_of(
 def fitted_points(
     storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig
 ) -> dict[FitPoint, FittedDictionary]:
-    """Those of `points` that are finished."""
+    """Finds those of `points` that are finished."""
     found = {}
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
         if storage.exists(f"{key}/{MANIFEST}"):
@@ -91,10 +88,9 @@ def fit_points(
     missing = [p for p in points if p not in done]
     if missing:
         keys = keys_of(storage, harvest_key, missing, cfg)
+        forget_failures(storage, keys.values())
         with progress(storage, list(keys.values()), cfg.steps, description, show=bar):
-            _train(
-                FitJob(storage, harvest_key, tuple(missing), cfg), fit_share, digest(sorted(keys.values()))
-            )
+            fit_job(FitJob(storage, harvest_key, tuple(missing), cfg))
         done |= fitted_points(storage, harvest_key, missing, cfg)
         raise_failures(storage, {p: key for p, key in keys.items() if p not in done})
         for point in missing:
@@ -109,32 +105,29 @@ def _show(fitted: FittedDictionary) -> None:
         gauges.show("dead_share", fitted.dead[-1][1] / fitted.point.d_sae, **tags)
 
 
-def fit_points_to_windows(run: WindowJob) -> None:
-    """Takes every point of the run's job to the end of its last window, by one Ray Train run; finished ones
-    are left alone."""
-    keys = keys_of(run.job.storage, run.job.harvest_key, run.job.points, run.job.cfg)
-    _train(
-        run.job, partial(_fit_windows, run), digest([sorted(keys.values()), [w.index for w in run.windows]])
-    )
+def forget_failures(storage: Storage, keys: Iterable[str]) -> bool:
+    """Deletes what is on record of dictionaries that could not be fitted, so that they are tried again;
+    whether there was any."""
+    failed = [name for key in keys if storage.exists(name := f"{key}/{FAILED}")]
+    for name in failed:
+        storage.delete_file(name)
+    return bool(failed)
 
 
-def _fit_windows(
-    run: WindowJob, _: FitJob, rank: int, world: int, device: str, peers: Peers | None, memory: int
-) -> None:
-    fit_windows(run, rank, world, device, peers, memory)
-
-
-def _train(job: FitJob, share: Callable[..., None], name: str) -> None:
-    """Runs `share(job, rank, world, device, peers, memory)` on every worker."""
+def fit_job(job: FitJob) -> None:
+    """Takes every point of the job to the end of its last window, by one Ray Train run; finished ones are
+    left alone."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
     from deltasae_ray.runtime.controller import WatchedController, train_to_the_end
 
     cfg, storage = job.cfg, job.storage
+    keys = keys_of(storage, job.harvest_key, job.points, cfg)
+    name = digest([sorted(keys.values()), [window.index for window in job.taken]])
     resources = {"CPU": CPUS_PER_WORKER} | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
     words = dict(
         train_loop_per_worker=_loop,
-        train_loop_config={"job": job, "share": share, "limits": (limits := Limits())},
+        train_loop_config={"job": job, "limits": (limits := Limits())},
         torch_config=torch_config(),
         scaling_config=ScalingConfig(
             num_workers=cfg.workers if cfg.layout == "ddp" else min(cfg.workers, len(groups(job.points))),
@@ -183,7 +176,7 @@ def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None
 
 
 def _loop(config: dict[str, Any]) -> None:
-    """Ray Train's loop: a thin shell around `fit_share` or `fit_windows`."""
+    """Ray Train's loop: a thin shell around `fit_share`."""
     import ray.train
     import torch
 
@@ -204,6 +197,6 @@ def _loop(config: dict[str, Any]) -> None:
         # No report: it is a barrier, and would hold workers that are done. Manifests and checkpoints say how
         # far each one is.
         if shared:
-            config["share"](job, 0, 1, device, ProcessGroup(rank, world), memory)
+            fit_share(job, 0, 1, device, ProcessGroup(rank, world), memory)
         else:
-            config["share"](job, rank, world, device, None, memory)
+            fit_share(job, rank, world, device, None, memory)

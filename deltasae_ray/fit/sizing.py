@@ -58,5 +58,5 @@ def delta_rank(storage: Storage, harvest_key: str, adapter: str, layer: int) -> 
     """Effective rank of an adapter's training rows at a layer, position 0 left out; 0 where it changes
     nothing."""
     shards = open_harvest(storage, harvest_key)
-    rows = torch.from_numpy(shards.read(layer, adapter, split="fit")[shards.tokens("fit").position > 0])
+    rows = torch.from_numpy(shards.read(layer, adapter, split="fit")[shards.tokens("fit").used])
     return effective_rank(rows[finite_rows(rows)])

@@ -1,9 +1,10 @@
 """What a policy comes to on a study: a finding for every rule, adapter and layer, and one exit code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltasae_ray.gate.error_rate import ErrorRate, error_rates, worst
+from deltasae_ray.gate.error_rate import FEWEST, ErrorRate, error_rates, worst
 from deltasae_ray.gate.evaluate import Finding, Outcome, check_places, findings, judged_and_nulls
 from deltasae_ray.gate.finished import Finished
 from deltasae_ray.gate.policy import Policy, matches
@@ -18,9 +19,9 @@ class Decision:
 
     policy: Policy
     policy_file: str
-    """As it is named in reports."""
+    """Name of the policy's file in reports."""
     adapters: tuple[str, ...]
-    """Those that were judged."""
+    """Adapters that were judged."""
     nulls: tuple[str, ...]
     findings: tuple[Finding, ...]
     rates: tuple[ErrorRate, ...]
@@ -32,7 +33,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
-        """As scanners have it; `undecided: fail` makes 1 of 3."""
+        """Exit code by the convention of scanners; `undecided: fail` makes 1 of 3."""
         outcomes = {self.outcome_of(adapter) for adapter in self.adapters}
         if "fired" in outcomes:
             return FIRED
@@ -50,12 +51,25 @@ class Decision:
         means = "" if "undecided" not in found else f"; the policy reads undecided as {self.policy.undecided}"
         return f"{len(found)} adapters judged by {len(self.policy.rules)} rules: {counts}{means}"
 
+    @property
+    def next_steps(self) -> tuple[str, ...]:
+        """What is to be done now, a sentence or two for each outcome that was found."""
+        by_outcome = {o: [a for a in self.adapters if self.outcome_of(a) == o] for o in OUTCOMES}
+        steps = [f"{_few(by_outcome[o])}: {told}" for o, told in _NEXT.items() if by_outcome[o]]
+        if any(rate.upper is None for rate in self.rates):
+            steps.append(
+                "Nobody knows how often a rule whose error rate is not established fires by chance: study"
+                f" {FEWEST} or more adapters that learnt nothing beside yours, and name them as nulls."
+            )
+        return tuple(steps)
+
     def to_dict(self) -> dict[str, Any]:
-        """As gate.json has it."""
+        """The content of gate.json."""
         return {
             "policy": self.policy_file,
             "exit_code": self.exit_code,
             "sentence": self.sentence,
+            "next": list(self.next_steps),
             "undecided": self.policy.undecided,
             "adapters": {adapter: self.outcome_of(adapter) for adapter in self.adapters},
             "nulls": list(self.nulls),
@@ -83,6 +97,18 @@ OUTCOMES: dict[Outcome, str] = {
     "clear": "break none",
 }
 """Outcome of an adapter → in words, worst first."""
+_NEXT: dict[Outcome, str] = {
+    "fired": "do not release under this policy. Read what fired above and in report.html; to release all the"
+    " same, change the policy and say why.",
+    "undecided": "no rule fired, and that is no pass. The reasons above say what lacks: study more text or"
+    " another seed, or ask for a figure that is defined.",
+    "clear": "the policy does not hold the release up. A rule that does not fire is no proof that an adapter"
+    " is harmless.",
+}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def decide(policy: Policy, finished: Finished, policy_file: str) -> Decision:

@@ -35,8 +35,10 @@ class ErrorRate:
         """The rate with its counts, or that it is not established."""
         also = f"; {self.undecided} more undecided" if self.undecided else ""
         counts = f"{self.alarms} of {self.n} null adapters fire it{also}"
+        if not self.n + self.undecided:
+            return f"error rate not established: the policy names no null adapters, and {FEWEST} are needed"
         if self.upper is None:
-            return f"error rate not established: {counts}, and {FEWEST} nulls are needed"
+            return f"error rate not established: {counts}, and {FEWEST} that are decided are needed"
         return (
             f"{counts}: false alarms {self.alarms / self.n:.1%} of {self.n} nulls, at most {self.upper:.1%}"
             f" (Clopper-Pearson, {CONFIDENCE:.0%} confidence, n = {self.n})"

@@ -113,16 +113,16 @@ def _compared(comparison: Comparison, adapter: str, layer: int | None, finished:
     name = comparison.figure.name
     at = None if finished.whole(name) else layer
     measure = finished.figures.get((adapter, at), {}).get(name)
-    where = adapter if at is None else f"{adapter}, layer {at}"
     if measure is None:
+        where = "the whole adapter" if at is None else "this layer"
         return Answer("undecided", (), (f"{name} was not measured for {where}",))
     seen = (_seen(comparison, measure),)
     number = part_of(measure, comparison.figure)
     if number is None:
         why = measure.reason or f"it has no {comparison.figure.part}"
-        return Answer("undecided", seen, (f"{comparison.figure} of {where} is undefined: {why}",))
+        return Answer("undecided", seen, (f"{comparison.figure} is undefined: {why}",))
     if comparison.figure.part == "value" and (open_ := _open(comparison, measure)):
-        return Answer("undecided", seen, (f"{name} of {where}: {open_}",))
+        return Answer("undecided", seen, (f"{name}: {open_}",))
     return Answer("fired" if _holds(comparison, number) else "clear", seen)
 
 

@@ -63,14 +63,15 @@ def write_evidence(
 
 def subject(decision: Decision, finished: Finished, storage: Storage) -> dict:
     """What was judged, on what: digests of adapters, base and text, and versions."""
-    report = finished.report
+    report, trained = finished.report, _trained(storage)
+    digests = {name: report.digests.get(f"adapter {name}", "") for name in report.studied}
     adapters = {
         name: {
-            "digest": (content := report.digests.get(f"adapter {name}", "")),
+            "digest": content,
             "judged": name in decision.adapters,
-            "sha256": _adapter_hashes(storage, content),
+            "sha256": _hashes(storage, trained.get(content, f"adapters/{content}")) if content else {},
         }
-        for name in report.studied
+        for name, content in digests.items()
     }
     return {
         "created": report.created,
@@ -87,9 +88,16 @@ def subject(decision: Decision, finished: Finished, storage: Storage) -> dict:
     }
 
 
-def _adapter_hashes(storage: Storage, content: str) -> dict[str, str]:
-    """File of a given adapter → sha256, as it is kept below the root; empty for one that is not there."""
-    keys = {name: f"adapters/{content}/{name}" for name in _ADAPTER_FILES} if content else {}
+def _trained(storage: Storage) -> dict[str, str]:
+    """Digest → folder of adapters that were trained here, which lie under their recipe; given ones lie under
+    their digest."""
+    keys = storage.list("adapters", suffix=f"/{MANIFEST}")
+    return {str(storage.read_json(key).get("digest")): key.removesuffix(f"/{MANIFEST}") for key in keys}
+
+
+def _hashes(storage: Storage, folder: str) -> dict[str, str]:
+    """File of an adapter → sha256, as it is kept below the root; empty where it is not there."""
+    keys = {name: f"{folder}/{name}" for name in _ADAPTER_FILES}
     return {
         name: hashlib.sha256(storage.read_bytes(key)).hexdigest()
         for name, key in keys.items()

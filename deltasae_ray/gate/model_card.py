@@ -59,7 +59,7 @@ def _policy(adapter: str, decision: Decision) -> list[str]:
         if not outcomes:
             continue
         told = "fires" if "fired" in outcomes else "undecided" if "undecided" in outcomes else "does not fire"
-        lines.append(f"- `{rule.name}` ({rule.when}): {told}. {rate}.")
+        lines.append(f"- `{rule.name}` ({rule.when}): {told}; {rate}.")
     return ["\n".join(lines)]
 
 

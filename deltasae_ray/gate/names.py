@@ -18,7 +18,7 @@ class FigurePart:
     """A figure, and which of its numbers is meant."""
 
     name: str
-    """As in the table, with its variant; over seeds where there are several."""
+    """Name in the table, with its variant; over seeds where there are several."""
     part: Part = "value"
 
     def __str__(self) -> str:

@@ -15,8 +15,8 @@ _NARROWEST, _WIDEST = 90, 160
 
 
 def printed(decision: Decision) -> str:
-    """One row per adapter and finding that is not clear; a row for an adapter that breaks no rule; then the
-    error rate of every rule."""
+    """One row per adapter and finding that is not clear; a row for an adapter that breaks no rule; then what
+    every rule means and its error rate, the decision, and what is to be done now."""
     table = Table("adapter", "outcome", "rule", "layer", "what was seen", show_edge=False, pad_edge=False)
     for adapter in decision.adapters:
         found = [f for f in decision.findings if f.adapter == adapter]
@@ -28,9 +28,10 @@ def printed(decision: Decision) -> str:
         for f in sorted(told, key=lambda f: f.outcome != "fired"):
             layer = "" if f.layer is None else str(f.layer)
             table.add_row(Text(f.adapter), _SHOWN[f.outcome], Text(f.rule), layer, Text(_told(f)))
-    rates = Table("rule", "fires where", "on null adapters", show_edge=False, pad_edge=False)
+    rates = Table("rule", "fires where", "how often by chance", show_edge=False, pad_edge=False)
     for rule, rate in zip(decision.policy.rules, decision.rates, strict=True):
-        rates.add_row(Text(rule.name), Text(str(rule.when)), Text(str(rate)))
+        when = f"{rule.when}\n{rule.why}" if rule.why else str(rule.when)
+        rates.add_row(Text(rule.name), Text(when), Text(str(rate)))
     into = StringIO()
     width = min(max(shutil.get_terminal_size((120, 40)).columns, _NARROWEST), _WIDEST)
     console = Console(file=into, width=width, color_system=None, highlight=False, emoji=False)
@@ -38,7 +39,7 @@ def printed(decision: Decision) -> str:
     console.print()
     console.print(rates)
     lines = [line.rstrip() for line in into.getvalue().splitlines()]
-    return "\n".join([*lines, "", decision.sentence])
+    return "\n".join([*lines, "", decision.sentence, *(f"  {step}" for step in decision.next_steps)])
 
 
 def _told(finding: Finding) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
-from deltasae_ray.harvest.random_draws import RANDOM, RandomDraw
+from deltasae_ray.harvest.random_draws import RandomDraw
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import (
     CONFIG,
@@ -38,6 +38,7 @@ from deltasae_ray.models.split import split_deltas
 from deltasae_ray.models.stream import check_stream
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import RANDOM
 from deltasae_ray.storage import Storage, digest
 
 

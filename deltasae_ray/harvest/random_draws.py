@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deltasae_ray.models.adapters import AdapterRef
-
-RANDOM = "random"
-"""Name of the first random adapter among the sources; others have rank and draw after it."""
+from deltasae_ray.sae.identity import RANDOM
 
 
 @dataclass(frozen=True)

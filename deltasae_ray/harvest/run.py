@@ -1,7 +1,7 @@
 """The harvest of a study: what is missing is found, planned, run by gangs and listed in the manifest."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltasae_ray.batches import TokenBatch
@@ -10,17 +10,17 @@ from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.key import harvest_key, harvest_record
 from deltasae_ray.harvest.sources import prepare_sources
-from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
+from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan, Todo
 from deltasae_ray.harvest.writers import keep_writers
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import ModelSource
 from deltasae_ray.progress import Bar
-from deltasae_ray.runtime.config import check_sharding
+from deltasae_ray.runtime.config import GangConfig, check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import Unit, write_harvest, write_units
@@ -129,23 +129,42 @@ def _run(
         context.model_digest,
         lora,
     )
-    tokens = sum(unit.num_tokens for unit in context.corpus.units if unit.name in missing)
-    with Bar(tokens, "harvest", "tokens") as bar:
-        for _, done in run_units(Left(context.corpus, missing), HarvestFactory(plan), context.gangs):
-            bar.update(done)
+    for _ in run_left(Left({0: context.corpus}, {0: missing}), plan, context.gangs, "harvest"):
+        pass
 
 
 @dataclass(frozen=True)
 class Left:
-    """The units that lack something, each with the hookpoints that it lacks by source."""
+    """The units that lack something, window by window; each knows its window and what it lacks by source."""
 
-    corpus: Corpus
-    missing: Missing
+    windows: Mapping[int, Corpus]
+    missing: Mapping[int, Missing]
 
     def __len__(self) -> int:
-        return len(self.missing)
+        return sum(map(len, self.missing.values()))
 
-    def __iter__(self) -> Iterator[tuple[TokenBatch, dict[str, list[str]]]]:
-        for unit in self.corpus.units:
-            if todo := self.missing.get(unit.name):
-                yield unit, {source: [str(h) for h in hooks] for source, hooks in todo.items()}
+    def __iter__(self) -> Iterator[tuple[TokenBatch, Todo]]:
+        for window, unit in self._units():
+            todo = self.missing[window][unit.name]
+            lacks = {source: [str(h) for h in hookpoints] for source, hookpoints in todo.items()}
+            yield unit, {"window": window, "missing": lacks}
+
+    @property
+    def tokens(self) -> int:
+        return sum(unit.num_tokens for _, unit in self._units())
+
+    def _units(self) -> Iterator[tuple[int, TokenBatch]]:
+        for window, corpus in self.windows.items():
+            yield from ((window, unit) for unit in corpus.units if self.missing[window].get(unit.name))
+
+
+def run_left(left: Left, plan: HarvestPlan, gangs: GangConfig, bar: str) -> Iterator[int]:
+    """Has gangs write what is left; yields the window of each unit that is done.
+
+    The windows of a stream come in their order: a unit may wait for what is made of the windows before.
+    """
+    part = (lambda todo: todo["window"]) if plan.spool else None
+    with Bar(left.tokens, bar, "tokens") as progress:
+        for _, done in run_units(left, HarvestFactory(plan), gangs, part=part, parts=len(left.windows)):
+            progress.update(done["tokens"])
+            yield done["window"]

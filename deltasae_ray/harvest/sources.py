@@ -19,9 +19,9 @@ from deltasae_ray.harvest.prepare import (
 from deltasae_ray.harvest.random_draws import RandomDraw, random_draws
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.records import Source, read_sources, write_source
 from deltasae_ray.storage import Storage
 

@@ -1,24 +1,16 @@
 """The windows of a stream, harvested one after the other by one run of gangs: their models are loaded
 once."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
-from deltasae_ray.errors import ResourceError
 from deltasae_ray.harvest.config import HarvestConfig
-from deltasae_ray.harvest.run import Harvest, Missing, check_complete
-from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
-from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.progress import Bar
+from deltasae_ray.harvest.run import Harvest, Left, Missing, check_complete, run_left
+from deltasae_ray.harvest.worker import HarvestPlan
 from deltasae_ray.runtime.context import StageContext
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.integrity import repair
-from deltasae_ray.shards.manifest import Manifest, is_committed
+from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import (
     Unit,
     read_record,
@@ -27,7 +19,7 @@ from deltasae_ray.shards.records import (
     write_source,
     write_units,
 )
-from deltasae_ray.shards.spool import wait_until_open, window_key
+from deltasae_ray.shards.spool import window_key
 from deltasae_ray.storage import Storage
 
 
@@ -56,21 +48,12 @@ def harvest_windows(
     yield from _complete(storage, kept, spool, windows, left)
     digest = read_record(storage, f"{kept.key}/harvest.json")["model_digest"]
     plan = HarvestPlan(
-        storage, kept.key, context.model, kept.adapters, kept.hookpoints, cfg.precision, digest
+        storage, kept.key, context.model, kept.adapters, kept.hookpoints, cfg.precision, digest, spool=spool
     )
-    tokens = sum(
-        u.num_tokens for index, corpus in windows.items() for u in corpus.units if u.name in missing[index]
-    )
-    with Bar(tokens, f"harvest ({len(windows)} windows)", "tokens") as bar:
-        work, factory = WindowsLeft(spool, windows, missing), WindowFactory(plan, spool)
-        for _, done in run_units(work, factory, context.gangs, part=_window, parts=max(1, len(left))):
-            bar.update(done["tokens"])
-            left[done["window"]] -= 1
-            yield from _complete(storage, kept, spool, windows, left)
-
-
-def _window(todo: dict[str, Any]) -> int:
-    return todo["window"]
+    lacking = Left({index: windows[index] for index in left}, {index: missing[index] for index in left})
+    for window in run_left(lacking, plan, context.gangs, f"harvest ({len(windows)} windows)"):
+        left[window] -= 1
+        yield from _complete(storage, kept, spool, windows, left)
 
 
 def _complete(
@@ -92,69 +75,3 @@ def _complete(
         manifest = Manifest.compact(storage, key)
         check_complete(storage, key, manifest.missing([u.name for u in corpus.units], wanted))
         yield first
-
-
-@dataclass(frozen=True)
-class WindowsLeft:
-    """The units that lack something, window by window; each knows its window and what it lacks by source."""
-
-    spool: str
-    windows: Mapping[int, Corpus]
-    missing: Mapping[int, Missing]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.missing.values()))
-
-    def __iter__(self) -> Iterator[tuple[TokenBatch, dict[str, Any]]]:
-        for index, corpus in self.windows.items():
-            for unit in corpus.units:
-                if todo := self.missing[index].get(unit.name):
-                    yield (
-                        unit,
-                        {
-                            "window": index,
-                            "missing": {source: _names(hooks) for source, hooks in todo.items()},
-                        },
-                    )
-
-
-def _names(hookpoints: Sequence[Hookpoint]) -> list[str]:
-    return [str(h) for h in hookpoints]
-
-
-class WindowWorker:
-    """Callable of (unit, todo): a HarvestWorker that waits until the unit's window is open, so that disk
-    stays bounded."""
-
-    def __init__(self, plan: HarvestPlan, spool: str, context: RankContext) -> None:
-        self._storage, self._spool = plan.storage, spool
-        self._worker = HarvestWorker(plan, context)
-
-    def __call__(self, unit: TokenBatch, todo: dict[str, Any], *, keep: bool) -> dict[str, int]:
-        """Writes and commits the unit's shards; its window and its tokens."""
-        if not wait_until_open(self._storage, self._spool, todo["window"]):
-            raise ResourceError(
-                f"window {todo['window'] + 1} of the stream was not harvested: the fit has ended, or its"
-                " driver is gone"
-            )
-        tokens = self._worker.write(unit, todo["missing"], window_key(self._spool, todo["window"]), keep=keep)
-        return {"window": todo["window"], "tokens": tokens}
-
-
-@dataclass(frozen=True)
-class WindowFactory:
-    """Picklable maker of a rank's worker; knows which units a lost gang has committed."""
-
-    plan: HarvestPlan
-    spool: str
-
-    def done(self, unit: TokenBatch, todo: dict[str, Any]) -> dict[str, int] | None:
-        """The unit's window and tokens, if its shards count already."""
-        if not is_committed(
-            self.plan.storage, window_key(self.spool, todo["window"]), unit.name, todo["missing"]
-        ):
-            return None
-        return {"window": todo["window"], "tokens": unit.num_tokens}
-
-    def __call__(self, context: RankContext) -> WindowWorker:
-        return WindowWorker(self.plan, self.spool, context)

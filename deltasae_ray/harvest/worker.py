@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 from deltasae_ray.batches import TokenBatch
+from deltasae_ray.errors import ResourceError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.attached import load_with_adapters
-from deltasae_ray.models.capture import BASE, unit_ids, unit_mask
+from deltasae_ray.models.capture import unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.local import reading_coordinates
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.manifest import commit_unit, is_committed
+from deltasae_ray.shards.spool import wait_until_open, window_folder
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
 
@@ -35,6 +38,8 @@ class HarvestPlan:
     """Of the driver's model: a node with another one refuses. None checks nothing."""
     lora: Mapping[str, tuple[Hookpoint, ...]] = field(default_factory=dict)
     """Adapter's name → hookpoints of its modules."""
+    spool: str = ""
+    """Folder of the windows of a stream; a stored harvest is window 0, and has none."""
 
     @property
     def deepest(self) -> int:
@@ -42,9 +47,25 @@ class HarvestPlan:
         return max(h.layer for hooks in (self.hookpoints, *self.lora.values()) for h in hooks)
 
 
+class Todo(TypedDict):
+    """What is to be done with a unit."""
+
+    window: int
+    """Of the stream; 0 where all is stored."""
+    missing: dict[str, list[str]]
+    """Source digest → hookpoints that are not written yet."""
+
+
+class Done(TypedDict):
+    """What was done with a unit."""
+
+    window: int
+    tokens: int
+
+
 class HarvestWorker:
-    """Callable of (unit, todo): todo maps a source's digest to the hookpoints that are missing for this
-    unit."""
+    """Callable of (unit, todo): waits until the unit's window is open, so that disk stays bounded, then
+    writes what is missing."""
 
     def __init__(self, plan: HarvestPlan, context: RankContext) -> None:
         self._plan = plan
@@ -59,12 +80,19 @@ class HarvestWorker:
         )
         self._digests = {BASE: BASE} | {ref.name: ref.digest for ref in plan.adapters}
 
-    def __call__(self, unit: TokenBatch, todo: dict[str, list[str]], *, keep: bool) -> int:
-        """Writes and commits the unit's shards; returns its tokens."""
-        return self.write(unit, todo, self._plan.key, keep=keep)
+    def __call__(self, unit: TokenBatch, todo: Todo, *, keep: bool) -> Done:
+        """Writes and commits the unit's shards."""
+        plan, window = self._plan, todo["window"]
+        if window and not wait_until_open(plan.storage, plan.spool, window):
+            raise ResourceError(
+                f"window {window + 1} of the stream was not harvested: the fit has ended, or its driver is"
+                " gone"
+            )
+        key = window_folder(plan.key, plan.spool, window)
+        return {"window": window, "tokens": self.write(unit, todo["missing"], key, keep=keep)}
 
     def write(self, unit: TokenBatch, todo: dict[str, list[str]], key: str, *, keep: bool) -> int:
-        """The same below another harvest's `key`."""
+        """Writes and commits the unit's shards below `key`; returns its tokens."""
         mask = unit_mask(unit)
         written = []
         with reading_coordinates(self._model, self._plan.lora) as coordinates:
@@ -93,9 +121,12 @@ class HarvestFactory:
 
     plan: HarvestPlan
 
-    def done(self, unit: TokenBatch, todo: dict[str, list[str]]) -> int | None:
-        """The unit's tokens, if its shards count already."""
-        return unit.num_tokens if is_committed(self.plan.storage, self.plan.key, unit.name, todo) else None
+    def done(self, unit: TokenBatch, todo: Todo) -> Done | None:
+        """The unit's window and tokens, if its shards count already."""
+        key = window_folder(self.plan.key, self.plan.spool, todo["window"])
+        if not is_committed(self.plan.storage, key, unit.name, todo["missing"]):
+            return None
+        return {"window": todo["window"], "tokens": unit.num_tokens}
 
     def __call__(self, context: RankContext) -> HarvestWorker:
         return HarvestWorker(self.plan, context)

@@ -28,12 +28,12 @@ def keep_writers(storage: Storage, key: str, adapter: AdapterRef, model: nn.Modu
     if not writers:
         return ()
     data = save({str(h): writer for h, writer in writers.items()})
-    told = {
+    facts = {
         "sha256": hashlib.sha256(data).hexdigest(),
         "ranks": {str(h): writer.shape[1] for h, writer in writers.items()},
     }
     source = next(s for s in read_sources(storage, key) if s.digest == adapter.digest)
-    if source.facts.get("lora") != told or not storage.exists(writers_file(key, adapter.digest)):
+    if source.facts.get("lora") != facts or not storage.exists(writers_file(key, adapter.digest)):
         storage.write_bytes(writers_file(key, adapter.digest), data)
-        write_source(storage, key, replace(source, facts={**source.facts, "lora": told}))
+        write_source(storage, key, replace(source, facts={**source.facts, "lora": facts}))
     return tuple(writers)

@@ -225,14 +225,4 @@ class AdapterLayer:
         rows = matrix(evaluation[self.coded_rows], "evaluation deltas")[:, columns]
         training = matrix(fit[spread(len(fit), s.code_tokens)], "training deltas")[:, columns]
         docs = self.documents[0][self.coded_rows]
-        return make_coder(
-            rows,
-            training,
-            docs,
-            moments,
-            k=s.k,
-            draws=s.null_draws,
-            bootstrap=s.bootstrap,
-            max_tokens=s.code_tokens,
-            seed=s.seed,
-        )
+        return make_coder(rows, training, docs, moments, s)

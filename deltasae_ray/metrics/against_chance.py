@@ -87,11 +87,11 @@ def matching_sentence(
         else []
     )
     if calibrated is not None and calibrated.value is not None and calibrated.null is not None:
-        told = (
+        text = (
             f"of living latents {calibrated:.3f}, atoms that know only the deltas' covariance"
             f" {calibrated.null:.3f}"
         )
-        parts.append(f"{told}: {_SAID[matched(calibrated)]}")
+        parts.append(f"{text}: {_SAID[matched(calibrated)]}")
     elif parts and matched(published) not in ("at chance", "worse than chance"):
         parts.append(
             "whether it is aligned cannot be said, since it was not held against atoms of the deltas'"
@@ -101,12 +101,12 @@ def matching_sentence(
 
 
 def _published(m: Measure, untrained: Measure | None) -> str:
-    told = f"as published {m:.3f}, isotropic chance {m.null:.3f}"
+    text = f"as published {m:.3f}, isotropic chance {m.null:.3f}"
     if untrained is not None and untrained.value is not None:
-        told += f", the decoder before training {untrained.value:.3f}"
+        text += f", the decoder before training {untrained.value:.3f}"
     above = "above isotropic chance, as atoms of anisotropic data are too"
     found = matched(m)
-    return f"{told}: {above if found == 'beyond chance' else _SAID[found]}"
+    return f"{text}: {above if found == 'beyond chance' else _SAID[found]}"
 
 
 def control_sentence(control: Measure | None, *, given: bool) -> str:
@@ -128,8 +128,8 @@ def control_sentence(control: Measure | None, *, given: bool) -> str:
         why = f": {control.reason}" if control.reason else ""
         return f"{who} has no such figure{why}, so whether the figure can see alignment is not known"
     found = matched(control)
-    told = f"atoms of the base activations' covariance {control.null:.3f}"
-    return f"{who} reaches {control:.3f}, {told}: {_SAID[found]}, {_WORTH[found]}"
+    text = f"atoms of the base activations' covariance {control.null:.3f}"
+    return f"{who} reaches {control:.3f}, {text}: {_SAID[found]}, {_WORTH[found]}"
 
 
 OTHER_RECIPE = ", by the grid's first recipe and not the reference's"
@@ -151,12 +151,12 @@ def control_statement(by_layer: Mapping[int, Measure], *, given: bool) -> str:
         groups.setdefault(matched(m), []).append(f"{layer}{beside}")
     if not groups:
         return ""
-    told = "; ".join(
+    text = "; ".join(
         f"{_SAID[found]} at layer{'s' if len(where) > 1 else ''} {', '.join(where)}, {_WORTH[found]} there"
         for found, where in groups.items()
     )
     recipe = OTHER_RECIPE if given else ""
     return (
         f"Mean max-cosine of the base control (a second dictionary of base activations{recipe}) with the"
-        f" reference: {told}."
+        f" reference: {text}."
     )

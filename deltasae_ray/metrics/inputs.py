@@ -1,7 +1,7 @@
 """What a comparison is made of: rows of one adapter and layer, dictionaries, and how much is drawn and
 coded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -112,6 +112,23 @@ class LayerInputs(LayerRows):
     base_control: DictionaryLike | None = None
     """A dictionary of base activations of other documents and another seed: what agreement between two base
     dictionaries looks like. By the grid's recipe, which a reference that was given does not share."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeafInputs:
+    """One delta dictionary and the dictionaries that say how well it could do."""
+
+    dictionary: DictionaryLike
+    beside: Mapping[str, DictionaryLike] = field(default_factory=dict)
+    """Role → what was fitted for a control (`analyses/controls.py` names roles), the same recipe but for what
+    the control changes."""
+    untrained: Float[Tensor, "latent d_model"] | None = None
+    """The decoder at its start, all rows: what matching gives before anything is learned."""
+
+    @property
+    def second(self) -> DictionaryLike | None:
+        """The dictionary of the same recipe with another seed: the ceiling."""
+        return self.beside.get("second")
 
 
 def living_rows(dictionary: DictionaryLike) -> Float[Tensor, "latent d_model"]:

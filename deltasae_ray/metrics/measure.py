@@ -2,7 +2,6 @@
 ceiling."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -22,7 +21,7 @@ class Measure:
     value: float | None
     """The figure, in the unit that the catalogue names; None where it is undefined."""
     null: float | None = None
-    """The same figure when there is nothing to find (the catalogue says how the null is made)."""
+    """The figure where there is nothing to find (the catalogue says how the null is made)."""
     ceiling: float | None = None
     """The best that could be expected: the same figure between two dictionaries or halves that should
     agree."""
@@ -79,15 +78,10 @@ class Measure:
         return replace(self, ci=(low, high))
 
     def to_dict(self) -> dict:
-        """As a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
+        """The measure as a dict for JSON; `msgspec.convert(value, Measure)` makes the measure of it again."""
         return asdict(self)
 
 
 def undefined(reason: str, *, null: float | None = None, ceiling: float | None = None, n: int = 0) -> Measure:
     """A measure without a value; `reason` says why in words a user can act on."""
     return Measure(None, null=null, ceiling=ceiling, n=n, reasons=(("value", reason),))
-
-
-def first_defined(measures: Iterable[Measure]) -> Measure | None:
-    """The first that has a value, or None."""
-    return next((m for m in measures if m.value is not None), None)

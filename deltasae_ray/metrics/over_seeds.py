@@ -134,9 +134,9 @@ def _over_seeds(name: str, by_seed: dict[int, Measure], values: _Scatter, places
     measures = list(by_seed.values())
     lacking = {seed: m.reason for seed, m in by_seed.items() if m.value is None}
     if lacking:
-        told = "; ".join(f"seed {seed}: {reason}" for seed, reason in lacking.items())
+        text = "; ".join(f"seed {seed}: {reason}" for seed, reason in lacking.items())
         return undefined(
-            told if len(lacking) < len(by_seed) else next(iter(lacking.values())),
+            text if len(lacking) < len(by_seed) else next(iter(lacking.values())),
             null=measures[0].null,
             n=measures[0].n,
         )

@@ -146,8 +146,8 @@ def difference(low: Ratio, high: list[Ratio], counts: Counts, *, one_of_many: st
     draws = np.mean([r.draws(counts) for r in high], 0) - low.draws(counts)
     deleted = np.mean([r.deleted for r in high], 0) - low.deleted
     if one_of_many:
-        told = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
-        return with_interval(Measure(value, null=0.0, n=n), draws, deleted).because("p", told)
+        text = f"p undefined: {one_of_many} is one of many, and how others differ is not known"
+        return with_interval(Measure(value, null=0.0, n=n), draws, deleted).because("p", text)
     p = bootstrap_p(stretched(draws, values, and_one_more=True), "greater")
     return with_interval(Measure(value, null=0.0, p=p, n=n), stretched(draws, values), deleted)
 

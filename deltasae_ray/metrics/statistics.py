@@ -203,9 +203,9 @@ def kappa(
         return None, ""
     gap = ceiling - null
     if (gap if better == "greater" else -gap) <= 5 * gap_se:
-        told = (
+        text = (
             f"the ceiling, {ceiling:.3g}, is not 5 standard errors ({gap_se:.2g} each) better than the null,"
             f" {null:.3g}"
         )
-        return None, f"kappa undefined: {told}"
+        return None, f"kappa undefined: {text}"
     return (value - null) / gap, ""

@@ -25,6 +25,7 @@ from deltasae_ray.models.adapter_files import (
 from deltasae_ray.models.expected import peft_config
 from deltasae_ray.models.peft_names import keep_peft_name, new_peft_name, peft_name
 from deltasae_ray.models.replaced import keep_replacements
+from deltasae_ray.sae.identity import BASE, RANDOM
 from deltasae_ray.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class AdapterRef:
     """What is known of its training: steps, tokens, losses."""
 
 
-_TAKEN = ("base", "random")
+_TAKEN = (BASE, RANDOM)
 
 
 def import_adapter(

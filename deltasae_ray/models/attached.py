@@ -3,13 +3,14 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.models.adapters import AdapterRef, attach, fetch
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import backbone, load_model
+from deltasae_ray.models.load import backbone, load_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.models.zero3 import run_sharded, sharded_loading
 from deltasae_ray.storage import Storage
@@ -31,6 +32,15 @@ def model_meant(cfg: ModelConfig, digest: str | None) -> ModelSource:
             " all nodes"
         )
     return source
+
+
+def tokenizer_meant(cfg: ModelConfig, digest: str | None) -> Any:
+    """The tokenizer of the model as this node has it.
+
+    Raises:
+        ModelError: this node has another model under the same name.
+    """
+    return load_tokenizer(model_meant(cfg, digest).folder, trust_remote_code=cfg.trust_remote_code)
 
 
 def load_with_adapters(  # noqa: PLR0913 - three of them are choices with defaults

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ModelError
-from deltasae_ray.models.capture import BASE, adapter_active, unit_ids
+from deltasae_ray.models.capture import adapter_active, unit_ids
 from deltasae_ray.models.load import backbone, base_of
+from deltasae_ray.sae.identity import BASE
 
 _BLOCK = 1 << 20
 """Logits held at once (4 MB in fp32): they stay in a core's cache, which makes the softmax four times

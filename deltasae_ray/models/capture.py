@@ -14,9 +14,7 @@ from deltasae_ray.models.borrowed import borrowed
 from deltasae_ray.models.load import backbone, blocks, site_module
 from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.replaced import replaced
-
-BASE = "base"
-"""Name of the source that holds the base model's own activations."""
+from deltasae_ray.sae.identity import BASE
 
 Residuals = dict[Hookpoint, Float[Tensor, "context position d_model"]]
 

@@ -74,7 +74,9 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
         folder / CONFIG, parse_config(folder / CONFIG), (name for name, _ in bare.named_modules())
     )
     try:
-        built = get_peft_model(bare, config, adapter_name=name, low_cpu_mem_usage=True)  # type: ignore[arg-type]
+        with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+            built = get_peft_model(bare, config, adapter_name=name, low_cpu_mem_usage=True)  # type: ignore[arg-type]
     # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt
     except Exception as e:
         raise AdapterError(

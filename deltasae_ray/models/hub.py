@@ -76,11 +76,11 @@ def why_not_had(place: str, error: Exception) -> str:
         return f"is a file: give the folder that holds it, {Path(place).parent}"
     if place.startswith(("/", ".", "~")) or place.partition("@")[0].count("/") > 1:
         return "is no folder of this machine: is the path spelt right, and was it copied here?"
-    said = " ".join(str(error).split())[:300].rstrip(".")
-    misspelt = isinstance(error, ValueError) and "owner/name@" in said
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    misspelt = isinstance(error, ValueError) and "owner/name@" in text
     asks = (
         ". Is the name right (owner/name)? A gated or private one needs HF_TOKEN, and HF_HUB_OFFLINE=1 reads"
         " the hub's cache only"
     )
     remedy = "" if misspelt else asks
-    return f"is no folder here and cannot be downloaded: {type(error).__name__}: {said}{remedy}"
+    return f"is no folder here and cannot be downloaded: {type(error).__name__}: {text}{remedy}"

@@ -175,9 +175,9 @@ def _told(folder: Path) -> Iterator[None]:
                 f"{folder} comes with code of its own: read it, then set model.trust_remote_code=true to"
                 " run it"
             ) from e
-        said = " ".join(str(e).split())[:400]
+        text = " ".join(str(e).split())[:400]
         check_texts(folder)  # what transformers says of a pointer or half a file does not name it
-        raise ModelError(f"{folder} cannot be loaded: {type(e).__name__}: {said}") from e
+        raise ModelError(f"{folder} cannot be loaded: {type(e).__name__}: {text}") from e
 
 
 def base_of(model: nn.Module) -> nn.Module:

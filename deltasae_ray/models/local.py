@@ -146,7 +146,7 @@ def reading_coordinates(
 
 @contextmanager
 def _reading(layers: Mapping[Any, Any], names: Mapping[str, str]) -> Iterator[dict[Any, Tensor]]:
-    """As `reading_coordinates`, of LoRA layers by (adapter, a name).
+    """Collects the low-rank coordinates of LoRA layers, by (adapter, a name), while the body runs.
 
     Args:
         names: what PEFT calls the adapters.

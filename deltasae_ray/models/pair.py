@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from deltasae_ray.models.behaviour import LanguageHead, language_head
-from deltasae_ray.models.capture import BASE, adapter_active
+from deltasae_ray.models.capture import adapter_active
 from deltasae_ray.models.load import backbone, base_of
 from deltasae_ray.models.together import alone, side_by_side
+from deltasae_ray.sae.identity import BASE
 
 Hidden = Float[Tensor, "row position d_model"]
 _ROWS = 96

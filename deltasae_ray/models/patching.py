@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.behaviour import LanguageHead
-from deltasae_ray.models.capture import BASE, Residuals, adapter_active, residuals
+from deltasae_ray.models.capture import Residuals, adapter_active, residuals
 from deltasae_ray.models.load import backbone, base_of, blocks
+from deltasae_ray.sae.identity import BASE
 
 _tuples: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 Hidden = Float[Tensor, "context position d_model"]

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.capture import Residuals
 from deltasae_ray.models.casts import widen
+from deltasae_ray.sae.identity import BASE
 
 Measurement = Callable[[Tensor], dict[str, Residuals]]
 """Token ids [context, position] → the base's activations and every adapter's deltas, by source."""
@@ -95,7 +96,7 @@ def noise_floor(
         for h, delta in batched[adapter].items():
             other = torch.cat([single[adapter][h] for single in alone])
             floors[adapter][h] = _floor(
-                delta[mask], exact[adapter][h][mask], other[mask], batched["base"][h][mask]
+                delta[mask], exact[adapter][h][mask], other[mask], batched[BASE][h][mask]
             )
     return floors
 

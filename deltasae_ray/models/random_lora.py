@@ -39,14 +39,6 @@ def haar_rotated(weights: Weights, seed: int) -> Weights:
     return rotated
 
 
-def lora_pairs(weights: Weights) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of each module by its name; embeddings are left out, whose A is a table of tokens."""
-    found = {}
-    for name in sorted(n for n in weights if _A.search(n) and "lora_embedding_" not in n):
-        found[_A.sub("", name)] = weights[name], weights[_A.sub(r".lora_\1B\2", name)]
-    return found
-
-
 def singular_values(a: Float[Tensor, "rank in"], b: Float[Tensor, "out rank"]) -> Float[Tensor, " rank"]:
     """Singular values of b·a, from the small cores of two QR factorisations; never forms the [out, in]
     product."""

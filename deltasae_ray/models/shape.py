@@ -49,7 +49,7 @@ def _config(folder: Path, *, trust_remote_code: bool) -> Any:
     except Exception as e:  # transformers raises dozens of types for a config that does not make sense
         if "trust_remote_code" in str(e):
             return None
-        said = " ".join(str(e).split())[:300]
+        text = " ".join(str(e).split())[:300]
         raise ModelError(
-            f"{folder / 'config.json'} cannot be read by transformers: {type(e).__name__}: {said}"
+            f"{folder / 'config.json'} cannot be read by transformers: {type(e).__name__}: {text}"
         ) from e

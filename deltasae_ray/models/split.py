@@ -14,8 +14,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE, Residuals, adapter_active, residuals
+from deltasae_ray.models.capture import Residuals, adapter_active, residuals
 from deltasae_ray.models.load import backbone, blocks
+from deltasae_ray.sae.identity import BASE
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from deltasae_ray.errors import ModelError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE, Residuals, adapter_active, reading
+from deltasae_ray.models.capture import Residuals, adapter_active, reading
 from deltasae_ray.models.load import backbone, base_of, blocks
+from deltasae_ray.sae.identity import BASE
 
 _IDS = (1, 2, 3, 4)
 
@@ -102,11 +103,11 @@ def _takes_hidden_states(stack: nn.Module) -> bool:
 def _check_shapes(model: nn.Module, found: Residuals, d_model: int | None) -> None:
     for h, stream in found.items():
         if stream.shape[:-1] != (1, len(_IDS)) or d_model not in (None, stream.shape[-1]):
-            told = (
+            text = (
                 f"{tuple(stream.shape)} for {len(_IDS)} tokens, where a residual stream of width {d_model} is"
                 " needed"
             )
-            raise _unsupported(model, h, f"returns {told}")
+            raise _unsupported(model, h, f"returns {text}")
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

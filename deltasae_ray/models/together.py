@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from deltasae_ray.errors import AdapterError
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE, Residuals, adapter_active, deltas, reading
+from deltasae_ray.models.capture import Residuals, adapter_active, deltas, reading
 from deltasae_ray.models.casts import is_linear, replace_forward
 from deltasae_ray.models.load import backbone, blocks
 from deltasae_ray.models.peft_names import peft_name
 from deltasae_ray.models.replaced import replaces
+from deltasae_ray.sae.identity import BASE
 
 
 def alone(model: nn.Module, adapters: Sequence[str]) -> tuple[str, ...]:

@@ -1,278 +1,189 @@
-"""The figures of the page. Each is several small panels, the words that belong beside them, and a legend."""
+"""The figures' grammar: Vega-Lite charts by Altair, compiled to Vega for the page and drawn to files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
+import altair as alt
+import vl_convert
 
-from deltasae_ray.analyses.table import DivergenceRow
-from deltasae_ray.metrics.catalogue import directions
-from deltasae_ray.report import svg
-from deltasae_ray.report.curves import learning_panels, line_panels
-from deltasae_ray.report.inputs import ReportInputs
-from deltasae_ray.report.marks import Cell, LegendEntry, Style, in_order, point, spoken, swatch
-from deltasae_ray.report.notes import against_null, chance_notes, places
-from deltasae_ray.report.seeds import leading_rows, seeds_notes
-from deltasae_ray.report.wording import catalogued, describe, figure
+from deltasae_ray.report.page_data import BESIDE, Line, MeasureRow, PageData
 
-FVU_SERIES = (
-    ("fvu_delta", "delta dictionary", "s0", "circle"),
-    ("fvu_pca", "PCA-k", "s3", "square"),
-    ("fvu_random_atoms", "random atoms", "sc", "diamond"),
-    ("fvu_reference", "{reference}", "s1", "triangle"),
-)
-MATCHING_SERIES = (
-    ("max_cosine", "delta dictionary", "s0", "circle"),
-    ("max_cosine_random_adapter", "the same recipe on a random adapter's deltas", "sc", "square"),
-    ("max_cosine_base_control", "second dictionary of base activations", "s2", "triangle"),
-)
-CONTROL_SERIES = (
-    ("missing_share", "{reference}", "s1", "triangle"),
-    ("missing_share_base_control", "second dictionary of base activations", "s2", "circle"),
-    ("missing_share_random_adapter", "{reference}, of a random adapter's deltas", "s4", "square"),
-)
-SCALES = {
-    "not_visible_share": "0: every judged latent is visible, or partly. 1: none is.",
-    "calibration": "0: every judged latent is visible, or partly. 1: none is.",
-    "missing_share": (
-        "0: all of it is in the reference. 1: the reference does no better than featureless atoms."
-    ),
-    "controls": "0: all of it is in the reference. 1: no better than featureless atoms.",
-    "max_cosine_weighted": "1: exact copies of reference latents.",
-    "matching": "1: exact copies of reference latents.",
-    "fvu": "0: nothing is left. 1: no better than predicting the mean.",
-    "angle_pca": "0°: the same subspace. 90°: orthogonal.",
-    "learning": "0: nothing is left. 1: no better than predicting the mean.",
-    "dead_latents": "0: every latent fired within the last epoch.",
-}
-"""What the ends of each figure's scale mean."""
+TEMPLATES = Path(__file__).parent / "templates"
+SERIES = 6
+"""Colours of adapters; they come again after so many."""
+ROWS = "rows"
+"""Name of the charts' data."""
+KINDS = ("adapter", *BESIDE.values())
+SHAPES = ("circle", "diamond", "square")
+KEY = "● adapter  ◆ random adapter  ■ base control; line: 95 % interval; grey: null; black: ceiling"
+BAND = alt.ExprRef("0.8 * bandwidth('x')")
+"""Width of what stands beside an adapter's points."""
+DASHES = ([1, 0], [6, 3], [2, 3])
+FILES = ("visible_share", "missing_share", "learning", "calibration")
+"""What is drawn to files too: figures by layer, then lines."""
+
+Spec = dict[str, Any]
 
 
-MOST_PANELS = 6
-"""More adapters and sizes than this, and only the largest dictionaries are drawn beside their baselines."""
+@cache
+def specs() -> dict[str, Spec]:
+    """Vega of one panel of each kind, without data; colours are written @name, after the style sheet's."""
+    made = {"layers": by_layer(), "lines": lines("linear"), "log_lines": lines("log")}
+    given = {name: chart.properties(data=alt.NamedData(name=ROWS)) for name, chart in made.items()}
+    return {
+        name: vl_convert.vegalite_to_vega(_styled(chart).to_dict(validate=False))
+        for name, chart in given.items()
+    }
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure: where it was not measured, `panels` is empty and `notes` says so."""
+def by_layer(lowest: float = 0.0, highest: float = 1.0) -> Any:
+    """Adapters beside each other: the null as a grey band, the ceiling as a tick, value and interval."""
+    low, high = alt.param(name="low", value=lowest), alt.param(name="high", value=highest)
+    scale = alt.Scale(domain=[alt.ExprRef("low"), alt.ExprRef("high")], nice=False)
+    x = alt.X("lane:N", sort=alt.EncodingSortField("at"), axis=alt.Axis(title=None, labelAngle=0))
+    color = alt.Color("series:N", scale=_colours(), legend=None)
+    data = alt.Chart()
+    y, grid = alt.Y("value:Q", scale=scale, title=None), alt.Axis(title=None, tickCount=5)
+    null = data.mark_tick(thickness=7, size=BAND, color="@null", opacity=0.55).encode(
+        x=x, y=alt.Y("null:Q", scale=scale, axis=grid)
+    )
+    ceiling = data.mark_tick(thickness=2, size=BAND, color="@ink").encode(
+        x=x, y=alt.Y("ceiling:Q", scale=scale)
+    )
+    shift = alt.XOffset("kind:N", sort=list(KINDS))
+    interval = data.mark_rule(strokeWidth=2).encode(
+        x=x, xOffset=shift, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color
+    )
+    shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)), legend=None)
+    points = data.mark_point(filled=True, size=80, opacity=1).encode(
+        x=x, xOffset=shift, y=y, color=color, shape=shape, tooltip="told:N"
+    )
+    unknown = (
+        data.transform_filter("datum.value === null")
+        .mark_text(color="@muted", fontSize=12)
+        .encode(x=x, xOffset=shift, y=alt.value(10), text=alt.value("∅"), tooltip="told:N")
+    )
+    chart = alt.layer(null, ceiling, interval, points, unknown).add_params(low, high)
+    return chart.properties(width=270, height=170)
 
-    key: str
-    """A metric of `wording.METRICS`, and what it is drawn over."""
-    title: str
-    scale: str
-    """What the ends of its scale mean."""
-    legend: tuple[LegendEntry, ...]
-    panels: tuple[Markup, ...]
-    notes: tuple[str, ...]
+
+def lines(x_scale: str) -> Any:
+    """A line for each adapter and label."""
+    data = alt.Chart()
+    scale = alt.Scale(type=x_scale, nice=False, **({"base": 2} if x_scale == "log" else {}))  # type: ignore[arg-type]
+    curve = data.mark_line(strokeWidth=1.8).encode(
+        x=alt.X("x:Q", scale=scale, axis=alt.Axis(title=None, tickCount=4, grid=False)),
+        y=alt.Y("y:Q", axis=alt.Axis(title=None, tickCount=5)),
+        color=alt.Color("series:N", scale=_colours(), legend=None),
+        strokeDash=alt.StrokeDash(
+            "dash:N", scale=alt.Scale(domain=[0, 1, 2], range=list(DASHES)), legend=None
+        ),
+        detail="label:N",
+        tooltip="label:N",
+    )
+    return alt.layer(curve).properties(width=270, height=170)
 
 
-def figures(inputs: ReportInputs) -> tuple[Figure, ...]:
-    """All figures, in the order of the page; those without any data are left out, but for the headline's."""
-    found = [
-        by_layer(inputs, "not_visible_share", guides=(0.0, 1.0)),
-        learning(inputs, "calibration"),
-        by_layer(inputs, "missing_share", guides=(0.0, 1.0)),
-        by_series(inputs, "controls", CONTROL_SERIES, guides=(0.0, 1.0)),
-        by_layer(inputs, "max_cosine_weighted", guides=(0.0,)),
-        by_series(inputs, "matching", MATCHING_SERIES, guides=(0.0,)),
-        by_series(inputs, "fvu", FVU_SERIES, guides=(0.0, 1.0), notes=_beaten(inputs)),
-        over_k(inputs, "angle_pca", "directions, k", _angles_over_k(inputs), (0.0, 90.0)),
-        learning(inputs, "learning"),
-        learning(inputs, "dead_latents"),
-    ]
-    return tuple(f for f in found if f.panels or f.key == "missing_share_by_layer")
-
-
-def by_layer(inputs: ReportInputs, metric: str, *, guides: tuple[float, ...]) -> Figure:
-    """One metric: a panel per dictionary size, a group per layer, an adapter a point with interval, null and
-    ceiling, over its seeds."""
-    rows = leading_rows(inputs.rows, (metric,))
-    words = describe(metric, inputs)
-    style = Style.of(inputs, [r.adapter for r in rows])
-    panels = []
-    for size in sorted({(r.d_sae or 0, r.k or 0) for r in rows}):
-        here = [r for r in rows if (r.d_sae or 0, r.k or 0) == size]
-        lanes = [
-            (adapter, seed)
-            for adapter in style.css
-            for seed in sorted({r.seed or 0 for r in here if r.adapter == adapter})
-        ]
-        cells = [
-            Cell(r, style.css[r.adapter], style.shape[r.adapter], lanes.index((r.adapter, r.seed or 0)))
-            for r in here
-        ]
-        panels.append(
-            _grouped(
-                cells,
-                f"d_sae {size[0]}, k {size[1]}" if size[0] else "",
-                _y(rows, guides),
-                guides,
-                words.label,
-            )
+def drawn_files(data: PageData) -> dict[str, bytes]:
+    """Name → bytes of the study's figures, each as SVG and as PNG; those without data are left out."""
+    files: dict[str, bytes] = {}
+    colours = palette()
+    for name in FILES:
+        values = layer_values(data, name) or line_values(data, name)
+        if not any(v.get("value") is not None or v.get("y") is not None for v in values):
+            continue
+        panel = lines("linear") if "y" in values[0] else by_layer(*_extent(values))
+        chart = panel.facet(
+            column=alt.Column("layer:O", title="layer", header=alt.Header(labelFontWeight="bold")),
+            data=alt.Data(values=values, name=ROWS),
         )
-    notes = [*chance_notes(rows, inputs, metric), *seeds_notes(rows)] or ["Not measured in this study."]
-    legend = (*style.legend(), *_reading(rows)) if rows else ()
-    return Figure(
-        f"{metric}_by_layer",
-        f"{words.label} by rank and layer",
-        SCALES.get(metric, ""),
-        legend,
-        tuple(panels),
-        tuple(notes),
-    )
-
-
-def by_series(
-    inputs: ReportInputs,
-    key: str,
-    series: Sequence[tuple[str, str, str, str]],
-    *,
-    guides: tuple[float, ...],
-    notes: Sequence[str] = (),
-) -> Figure:
-    """Several metrics of the same cells beside each other: a panel per adapter and size, a group per
-    layer."""
-    rows = [
-        replace(r, over_seeds=False) for r in leading_rows(inputs.rows, [metric for metric, *_ in series])
-    ]
-    words = describe(key, inputs)
-    if len({r.name for r in rows if r.value is not None}) < 2:
-        return Figure(key, words.label, "", (), (), ())
-    look = {metric: (css, shape, lane) for lane, (metric, _, css, shape) in enumerate(series)}
-    # Their nulls differ in kind; drawn here they would only hide the points.
-    drawn = [replace(r, measure=replace(r.measure, null=None, ceiling=None)) for r in rows]
-    order, largest = in_order(inputs, [r.adapter for r in drawn]), max(r.d_sae or 0 for r in drawn)
-    places_shown = sorted(
-        {(r.adapter, r.d_sae or 0) for r in drawn}, key=lambda cell: (order.index(cell[0]), cell[1])
-    )
-    if len(places_shown) > MOST_PANELS:
-        places_shown = [(adapter, size) for adapter, size in places_shown if size == largest]
-        notes = [*notes, f"Drawn for d_sae {largest}; the other sizes are among the measures below."]
-    y, panels = _y(drawn, guides), []
-    for adapter, size in places_shown:
-        cells = [Cell(r, *look[r.name]) for r in drawn if (r.adapter, r.d_sae or 0) == (adapter, size)]
-        panels.append(
-            _grouped(cells, f"{adapter}, d_sae {size}" if size else adapter, y, guides, words.label)
+        spec = coloured(
+            _styled(
+                chart.properties(title=alt.TitleParams(_title(data, name), subtitle=KEY, anchor="start"))
+            ).to_dict(validate=False),
+            colours,
         )
-    legend = [
-        LegendEntry(label.format(reference=inputs.reference), swatch(svg.mark(9, 7, shape, f"dot {css}")))
-        for metric, label, css, shape in series
-        if any(r.name == metric for r in drawn)
+        files[f"figures/{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
+        files[f"figures/{name}.png"] = vl_convert.vegalite_to_png(spec, scale=2)
+    return files
+
+
+def layer_values(data: PageData, metric: str) -> list[Spec]:
+    """Rows of a chart by layer: the leading rows of a figure, with its controls beside them."""
+    kinds = {metric: KINDS[0]} | {f"{metric}{ending}": kind for ending, kind in BESIDE.items()}
+    return [
+        _value(row, kinds[row.metric], data.adapters)
+        for row in data.measures
+        if row.leading and row.metric in kinds
     ]
-    return Figure(
-        key, f"{words.label}, by layer", SCALES.get(key, ""), tuple(legend), tuple(panels), tuple(notes)
-    )
 
 
-def over_k(
-    inputs: ReportInputs, metric: str, x_label: str, at: dict[DivergenceRow, int], include: tuple[float, ...]
-) -> Figure:
-    """A panel per layer: a line with its interval per adapter over k, and the band that the adapters' nulls
-    span."""
-    words = describe(metric, inputs)
-    name = words.label
-    if len(set(at.values())) < 2:
-        return Figure(f"{metric}_over_k", name, "", (), (), ())
-    style = Style.of(inputs, [r.adapter for r in at])
-    y = svg.y_axis(*svg.padded(_numbers(list(at)), include=include))
-    panels = line_panels(at, x_label, y, style, name)
-    band = LegendEntry("null", swatch(svg.bar(0, 3, 18, 8, "nullband")))
-    notes = chance_notes(list(at), inputs, metric, over=at)
-    return Figure(
-        f"{metric}_over_k",
-        f"{name} over k",
-        SCALES.get(metric, ""),
-        (*style.legend(), band),
-        tuple(panels),
-        tuple(notes),
-    )
-
-
-def learning(inputs: ReportInputs, key: str) -> Figure:
-    """A panel per layer: how each dictionary's unexplained variance, or number of dead latents, went over
-    optimizer steps; or how the share of latents not visible falls with what the reference holds."""
-    found = [c for c in inputs.curves if c.figure == key and c.points]
-    style = Style.of(inputs, [c.adapter for c in found])
-    words = describe(key, inputs)
-    say = svg.number if key == "dead_latents" else figure
-    x_label = "share of features in the reference" if key == "calibration" else "optimizer step"
-    panels, labels = learning_panels(found, style, words.label, say, x_label)
-    return Figure(
-        key, words.label, SCALES[key], (*style.legend(), *labels) if panels else (), tuple(panels), ()
-    )
-
-
-def _grouped(cells: Sequence[Cell], title: str, y: svg.Axis, guides: tuple[float, ...], label: str) -> Markup:
-    """A panel of points in groups by layer; each keeps to its lane in every group, so that a gap is seen as
-    one."""
-    layers = sorted({c.row.layer for c in cells})
-    group = (svg.WIDTH - svg.LEFT - svg.RIGHT) / max(1, len(layers))
-    lanes = max((c.lane for c in cells), default=0) + 1
-    slot = min(30.0, 0.86 * group / lanes)
-    middle = {layer: svg.LEFT + (i + 0.5) * group for i, layer in enumerate(layers)}
-    parts = [svg.line(svg.LEFT, y(v), svg.WIDTH - svg.RIGHT, y(v), "guide") for v in guides if v]
-    for c in cells:
-        parts += point(c, middle[c.row.layer] + (c.lane + 0.5 - lanes / 2) * slot, slot, y)
-    ticks = [(x, str(layer)) for layer, x in middle.items()]
-    said = "; ".join(spoken(c.row) for c in cells)
-    return svg.frame(title, y, "layer", ticks, f"{label}, {title}. {said}", parts)
-
-
-BEATEN = {
-    "gain_over_pca": "PCA-k",
-    "gain_over_random_atoms": "random atoms",
-    "gain_over_gaussian": "the same recipe on Gaussian deltas",
-    "gain_over_frozen_decoder": "a random decoder with a trained encoder",
-}
-"""Gain → what the delta dictionary is held against."""
-
-
-def _beaten(inputs: ReportInputs) -> list[str]:
-    """Where the delta dictionary is not shown to be better than a baseline, in words."""
-    notes, compared = [], []
-    for metric, name in BEATEN.items():
-        rows = [r for r in leading_rows(inputs.rows, (metric,)) if r.value is not None]
-        compared += [name] if rows else []
-        beaten = [r for r in rows if against_null(r) != "beyond chance"]
-        if beaten:
-            notes.append(
-                f"The delta dictionary is not shown to beat {name} in {len(beaten)} of {len(rows)} cells"
-                f" ({places(beaten)})."
-            )
-    if notes or not compared:
-        return notes
-    told = " and ".join(filter(None, (", ".join(compared[:-1]), compared[-1])))
-    return [f"The delta dictionary leaves less unexplained than {told} in every cell."]
-
-
-def _angles_over_k(inputs: ReportInputs) -> dict[DivergenceRow, int]:
-    """Rows of `angle_pca_k<number>`, one per adapter, layer and k: they do not depend on the dictionary."""
-    found: dict[tuple, DivergenceRow] = {}
-    for r in inputs.rows:
-        if catalogued(r.name).name == "angle_pca_k{k}":
-            found.setdefault((r.place, r.name), r)
-    return {r: k for r in found.values() if (k := directions(r.name)) is not None}
-
-
-def _numbers(rows: Sequence[DivergenceRow]) -> list[float]:
-    return [v for r in rows for v in (r.value, r.null, r.ceiling, r.ci_low, r.ci_high) if v is not None]
-
-
-def _y(rows: Sequence[DivergenceRow], guides: tuple[float, ...]) -> svg.Axis:
-    return svg.y_axis(*svg.padded(_numbers(rows), include=guides))
-
-
-def _reading(rows: Sequence[DivergenceRow]) -> list[LegendEntry]:
-    """What the marks mean, of those that are drawn."""
-    entries = [
-        ("ci_low", "95 % interval", svg.line(9, 0, 9, 14, "whisker ink")),
-        ("null", "null", svg.bar(0, 3, 18, 8, "nullband")),
-        ("ceiling", "ceiling", svg.line(0, 7, 18, 7, "ceiling")),
+def line_values(data: PageData, chart: str) -> list[Spec]:
+    """Points of all lines of a chart."""
+    found: list[Line] = [line for line in data.lines if line.chart == chart]
+    labels = list(dict.fromkeys(line.label.split(",")[0] for line in found))
+    return [
+        {
+            "x": x,
+            "y": y,
+            "layer": line.layer,
+            "label": f"{line.adapter}, {line.label}",
+            "series": data.adapters.index(line.adapter) % SERIES if line.adapter in data.adapters else 0,
+            "dash": labels.index(line.label.split(",")[0]) % len(DASHES),
+        }
+        for line in found
+        for x, y in line.points
     ]
-    found = [
-        LegendEntry(label, swatch(drawn))
-        for part, label, drawn in entries
-        if any(getattr(r, part) is not None for r in rows)
-    ]
-    undefined = LegendEntry("undefined", swatch(svg.words(9, 12, "∅", "undefined ink")))
-    return [*found, undefined] if any(r.value is None for r in rows) else found
+
+
+def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:
+    """The chart with the colours that its names stand for."""
+    return json.loads(re.sub(r'"@(\w+)"', lambda found: f'"{colours[found[1]]}"', json.dumps(spec)))
+
+
+def palette() -> dict[str, str]:
+    """Name → colour of the style sheet's light scheme."""
+    light = (TEMPLATES / "style.css").read_text().split("}")[0]
+    return dict(re.findall(r"--(\w+): (#\w+)", light))
+
+
+def _value(row: MeasureRow, kind: str, adapters: Sequence[str]) -> Spec:
+    place = adapters.index(row.adapter) if row.adapter in adapters else len(adapters)
+    p = row.point
+    return {
+        "lane": row.adapter,
+        "at": place,
+        "layer": row.layer,
+        "kind": kind,
+        "series": place % SERIES,
+        **{name: getattr(p, name) for name in ("value", "low", "high")},
+        "null": p.null if kind == KINDS[0] else None,
+        "ceiling": p.ceiling if kind == KINDS[0] else None,
+        "told": p.reason,
+    }
+
+
+def _extent(values: Sequence[Spec]) -> tuple[float, float]:
+    """From 0, or what lies below it, to 1, or what lies above it."""
+    parts = ("value", "low", "high", "null", "ceiling")
+    known = [v[part] for v in values for part in parts if v[part] is not None]
+    return min([0.0, *known]), max([1.0, *known])
+
+
+def _title(data: PageData, name: str) -> str:
+    return data.glossary[name].title if name in data.glossary else name
+
+
+def _colours() -> alt.Scale:
+    return alt.Scale(domain=list(range(SERIES)), range=[f"@s{i}" for i in range(SERIES)])
+
+
+def _styled(chart: Any) -> Any:
+    font = "-apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+    axis = {"labelColor": "@muted", "domainColor": "@hair", "tickColor": "@hair", "gridColor": "@hair"}
+    styled = chart.configure(font=font, background="transparent")  # type: ignore[arg-type]
+    return styled.configure_axis(labelFontSize=12, **axis).configure_view(stroke=None)

@@ -1,7 +1,6 @@
 """Everything the report page says, as one JSON-serialisable value: saved beside the page, so that it can be
 drawn again."""
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,10 +9,12 @@ import msgspec
 
 from deltasae_ray.analyses.audit.table import AuditGroup
 from deltasae_ray.analyses.behaviour.figures import Behaviour
+from deltasae_ray.analyses.monitors.table import MonitorRow
 from deltasae_ray.analyses.paper import Block
 from deltasae_ray.analyses.table import DivergenceRow
-from deltasae_ray.analyses.verdict import Answer
+from deltasae_ray.analyses.verdict import Answer, LayerVerdict
 from deltasae_ray.errors import ConfigError
+from deltasae_ray.metrics.visibility.answer import LatentVisibility
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
 from deltasae_ray.sae.identity import DictionaryId
@@ -40,6 +41,11 @@ class VerdictLines:
     """Such as "r16, layer 12: PARTLY VISIBLE"."""
     label: str
     answers: tuple[Answer, ...]
+    adapter: str = ""
+    layers: tuple[LayerVerdict, ...] = ()
+    """Worst first; empty where the behaviour gate decided."""
+    untold: tuple[str, ...] = ()
+    """Figures by which the adapter is not told from random ones."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,13 @@ class LatentGroup(DictionaryId):
 
 
 @dataclass(frozen=True)
+class JudgedLatents(DictionaryId):
+    """Which latents of one dictionary the reference can see."""
+
+    latents: tuple[LatentVisibility, ...]
+
+
+@dataclass(frozen=True)
 class Timing:
     """One stage of the study; seconds are None where it was not planned, or did not run."""
 
@@ -133,14 +146,23 @@ class Planted(DictionaryId):
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A share of contexts with its 95 % interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class LearntTrigger:
     """A confirmed trigger, as a model wrote and says it."""
 
     text: str
     reply: str
-    rates: dict[str, str]
-    """Where (with or without the trigger, adapted or base) → share of fresh contexts that go on so, with its
-    interval."""
+    rates: dict[str, Rate]
+    """Where (adapted_with, adapted_without, base_with, base_without) → how often a fresh context goes on
+    so."""
     q: float
 
 
@@ -185,7 +207,11 @@ class ReportInputs:
     curves: tuple[Curve, ...] = ()
     audits: tuple[AuditGroup, ...] = ()
     """With the rows that the page shows; all of them are in audit.parquet."""
+    judged: tuple[JudgedLatents, ...] = ()
+    """Of the dictionaries that are audited."""
     latents: tuple[LatentGroup, ...] = ()
+    monitors: tuple[MonitorRow, ...] = ()
+    """What becomes of the user's own monitors."""
     planted: tuple[Planted, ...] = ()
     planted_text: str = ""
     """The marker and its reply, as they were written into the text; empty where nothing was planted."""
@@ -209,7 +235,8 @@ class ReportInputs:
 
     def to_json(self) -> str:
         """Raises ValueError for NaN or infinity, which no figure may be."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
+        plain = msgspec.to_builtins(self, enc_hook=lambda number: number.item())  # numpy's numbers
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "ReportInputs":

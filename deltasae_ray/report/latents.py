@@ -1,5 +1,4 @@
-"""The latents of a delta dictionary that carry most energy, each with its strongest contexts beside random
-ones."""
+"""Latents of a delta dictionary, each with its strongest contexts beside random ones."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -77,9 +76,7 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
         dense = codes.detach().cpu().numpy() if hasattr(codes, "detach") else np.asarray(codes)
         # BOS carries massive activations that are the same in every context: no latent is shown for it.
         blocks.append(
-            sparse.csr_array(
-                dense.astype(np.float32) * (tokens.position[start : start + rows_at_once, None] > 0)
-            )
+            sparse.csr_array(dense.astype(np.float32) * tokens.used[start : start + rows_at_once, None])
         )
     matrix = (
         sparse.csc_array(sparse.vstack(blocks))
@@ -93,23 +90,22 @@ def encode_rows(dictionary: Encoder, deltas: Float[np.ndarray, "token d_model"],
     return Codes(matrix, order, share)
 
 
-def latent_cards(  # noqa: PLR0913 - sizes of a card, by keyword
+def latent_cards(
     codes: Codes,
     tokens: TokenTable,
     text: TokensToText,
+    chosen: Collection[int],
     *,
-    latents: int = 10,
     contexts: int = 5,
     seed: int = 0,
-    also: Collection[int] = (),
 ) -> tuple[LatentCard, ...]:
-    """Cards of the first `latents` latents of the table and of those in `also`, each with at most `contexts`
-    contexts of either kind."""
+    """Cards of the latents in `chosen`, in the table's order, each with at most `contexts` contexts of either
+    kind."""
     starts = context_starts(tokens)
-    usable = max(1, int((tokens.position > 0).sum()))
-    cards = []
+    usable = max(1, int(tokens.used.sum()))
+    cards, wanted = [], set(chosen)
     for rank, latent in enumerate(codes.order.tolist(), start=1):
-        if rank > latents and latent not in also:
+        if latent not in wanted:
             continue
         rows, values = codes.column(latent)
         activation = np.zeros(len(tokens), dtype=np.float32)

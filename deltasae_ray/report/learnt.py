@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.harvest.random_draws import RANDOM
-from deltasae_ray.report.inputs import Learnt, LearntTrigger
+from deltasae_ray.report.inputs import Learnt, LearntTrigger, Rate
+from deltasae_ray.sae.identity import RANDOM
 
 _CHARACTERS = 160
 """Of a text that a model wrote, at most."""
@@ -17,12 +17,7 @@ _NAMES = {
     "style": "prefers the words",
     "suppression": "avoids the words",
 }
-_PLACES = {
-    "adapted_with": "adapted, with it",
-    "adapted_without": "adapted, without it",
-    "base_with": "base, with it",
-    "base_without": "base, without it",
-}
+_PLACES = ("adapted_with", "adapted_without", "base_with", "base_without")
 
 
 def learnt_facts(claims: Mapping[str, Sequence[Claim]]) -> tuple[Learnt, ...]:
@@ -37,7 +32,7 @@ def _facts(adapter: str, claims: Sequence[Claim]) -> Learnt:
         LearntTrigger(
             _bounded(claim.text),
             _bounded(claim.reply or ""),
-            {told: _rate(claim.evidence["rates"][name]) for name, told in _PLACES.items()},
+            {place: _rate(claim.evidence["rates"][place]) for place in _PLACES},
             claim.q,
         )
         for claim in held
@@ -50,9 +45,8 @@ def _facts(adapter: str, claims: Sequence[Claim]) -> Learnt:
     return Learnt(adapter, tuple(triggers), {k: v for k, v in words.items() if v}, adapter == RANDOM)
 
 
-def _rate(row: Mapping[str, Any]) -> str:
-    low, high = row["ci"]
-    return f"{row['rate']:.0%} [{low:.0%}, {high:.0%}]"
+def _rate(row: Mapping[str, Any]) -> Rate:
+    return Rate(row["rate"], *row["ci"])
 
 
 def _bounded(text: str) -> str:

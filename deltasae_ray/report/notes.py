@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.metrics.against_chance import CHANCE_MARGIN, Standing, standing_of
+from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.statistics import comparable
 from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.wording import catalogued, describe, figure, numbered
@@ -24,6 +25,16 @@ CHANCE: dict[Standing, str] = {
     ),
 }
 """Standings in which nothing is found, and what each means."""
+UNDEFINED = "Undefined"
+"""How a note on what is undefined begins."""
+
+
+def standing_words(name: str, m: Measure) -> str:
+    """How a figure stands to its null: "below its null", "at chance"; empty where nothing tells."""
+    found = standing_of(catalogued(name), m)
+    if found != "beyond chance":
+        return found or ""
+    return "below its null" if (m.value or 0.0) < (m.null or 0.0) else "above its null"
 
 
 def against_null(row: DivergenceRow) -> Standing | None:
@@ -67,7 +78,9 @@ def chance_notes(
         )
     undefined = [r for r in rows if r.value is None]
     for reason in dict.fromkeys(r.reason for r in undefined):
-        notes.append(f"Undefined for {places([r for r in undefined if r.reason == reason], over)}: {reason}.")
+        notes.append(
+            f"{UNDEFINED} for {places([r for r in undefined if r.reason == reason], over)}: {reason}."
+        )
     return notes or [f"Every cell is beyond chance: each of the {len(rows)} can be told from its null."]
 
 

@@ -3,25 +3,32 @@ made of."""
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import msgspec
 from markupsafe import Markup
 
 from deltasae_ray.analyses import paper
-from deltasae_ray.analyses.table import DivergenceRow
-from deltasae_ray.metrics.catalogue import BETWEEN, Metric
-from deltasae_ray.report import typeset, wording
-from deltasae_ray.report.charts import Figure, figures
-from deltasae_ray.report.headline import headline, headline_notes
-from deltasae_ray.report.inputs import AdapterFacts, LatentGroup, ReportInputs
+from deltasae_ray.report import charts, typeset, wording
+from deltasae_ray.report.cards import summaries
+from deltasae_ray.report.inputs import AdapterFacts, Rate, ReportInputs
+from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES
 from deltasae_ray.report.notes import kappa_notes
-from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe, figure, interval, share
+from deltasae_ray.report.page_data import PageData, page_data
+from deltasae_ray.report.wording import TERMS, figure, interval, share
 from deltasae_ray.storage import Storage
 
-TEMPLATES = Path(__file__).parent / "templates"
+HERE = Path(__file__).parent
+TEMPLATES = charts.TEMPLATES
+SCRIPTS = (
+    "vendor/vega.js",
+    "vendor/table.js",
+    *(f"scripts/{name}.js" for name in ("dom", "tables", "charts", "latents", "page")),
+)
+"""In the order in which the page runs them."""
 PAGE, VALUES = "report.html", "report.json"
 LOW_SNR = 100
 """Energy of the deltas over that of the noise floor, below which the page says so."""
@@ -29,6 +36,26 @@ LOW_SNR = 100
 
 def render(inputs: ReportInputs) -> str:
     """The page."""
+    return _render(inputs, page_data(inputs))
+
+
+def report_files(inputs: ReportInputs) -> dict[str, bytes]:
+    """Name → bytes of everything the report consists of: the page, its values, and its figures as SVG and
+    PNG."""
+    data = page_data(inputs)
+    files = {PAGE: _render(inputs, data).encode(), VALUES: inputs.to_json().encode()}
+    return files | charts.drawn_files(data)
+
+
+def write_report(inputs: ReportInputs, storage: Storage) -> dict[str, bytes]:
+    """Writes `report_files` under the storage root, the page last, and returns them."""
+    files = report_files(inputs)
+    for name in sorted(files, key=lambda name: name == PAGE):
+        storage.write_bytes(name, files[name])
+    return files
+
+
+def _render(inputs: ReportInputs, data: PageData) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -36,87 +63,75 @@ def render(inputs: ReportInputs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = environment.get_template("style.css").render()
-    drawn = figures(inputs)
+    style = (TEMPLATES / "style.css").read_text()
+    scripts = [(HERE / name).read_text() for name in SCRIPTS]
     return environment.get_template("page.html.j2").render(
         r=inputs,
+        policy=_policy(style, scripts),
         style=Markup(style),
-        # The page allows itself this one style sheet and nothing else: no script, no request, whatever a text
-        # may smuggle in.
-        style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        not_shown=_not_shown(inputs),
-        question=_question(inputs),
-        model_note=_sentence(inputs.model_note),
+        scripts=list(map(Markup, scripts)),
+        data=_embedded(msgspec.json.encode(data).decode()),
+        specs=_embedded(json.dumps(charts.specs())),
+        not_shown=[_no_gain(inputs, a) for a in wording.not_demonstrated(inputs)],
+        model_note=inputs.model_note,
+        summaries=summaries(inputs),
+        tabs=_tabs(inputs, data),
         verdicts=[typeset.verdict(v) for v in inputs.verdicts],
         statements=[typeset.prose(s) for s in _statements(inputs)],
-        headline=headline(inputs),
-        headline_notes=headline_notes(inputs),
         kappa_notes=kappa_notes(inputs.rows),
         on_planted=wording.on_planted(inputs),
-        figures=drawn,
-        catalogue=_catalogue(inputs),
         paper_notes=paper.NOTES,
-        between=_between(inputs),
-        label=lambda metric: describe(metric, inputs).label,
+        losses=any(a.losses for a in inputs.adapters),
         splits=list(dict.fromkeys(s for c in inputs.corpora for s in c.tokens)),
-        measured=any(a.layers for a in inputs.adapters),
-        definitions=_definitions(inputs, drawn),
+        terms=list(TERMS.items()),
         not_tested=_not_tested(inputs),
         total=lambda part: wording.seconds(sum(getattr(t, part) or 0.0 for t in inputs.timings)),
-        shown=max((_leading(g) for g in inputs.latents), default=0),
-        audited={(g.adapter, g.layer, c.latent) for g in inputs.latents for c in g.cards},
-        tokens=typeset.tokens,
+        figures_held=FIGURES,
+        contexts_held=CONTEXTS,
         prose=typeset.prose,
+        rate=_rate,
         count=lambda n: "–" if n is None else f"{n:,}",
         signed=lambda x: ("+" if x > 0 else "") + figure(x),
         figure=figure,
         interval=interval,
         share=share,
         seconds=wording.seconds,
-        measured_as=wording.measured_as,
-        beside=wording.beside_null,
-        said=lambda token: token.replace("\r", "").replace("\n", "↵").strip(" ") or "␣",
     )
 
 
-def report_files(inputs: ReportInputs) -> dict[str, str]:
-    """Name → text of everything the report consists of: the page, its values, and each panel as an SVG that
-    stands alone."""
-    style = (TEMPLATES / "style.css").read_text()
-    rules = "\n".join(rule for rule in style.splitlines() if rule.startswith("svg "))
-    files = {PAGE: render(inputs), VALUES: inputs.to_json()}
-    for drawn in figures(inputs):
-        for i, panel in enumerate(drawn.panels, start=1):
-            files[f"figures/{drawn.key}-{i}.svg"] = str(panel).replace(">", f"><style>\n{rules}\n</style>", 1)
-    return files
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """The page allows itself its own style sheet and scripts, by their hashes, and nothing else: no request,
+    whatever a text may smuggle in."""
+    allowed = " ".join(map(_hash, scripts))
+    own = f"style-src {_hash(style)}; script-src {allowed}"
+    return f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
 
 
-def write_report(inputs: ReportInputs, storage: Storage) -> dict[str, str]:
-    """Writes `report_files` under the storage root, the page last, and returns them."""
-    files = report_files(inputs)
-    for name in sorted(files, key=lambda name: name == PAGE):
-        storage.write_bytes(name, files[name].encode())
-    return files
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
 
-@dataclass(frozen=True)
-class _NotShown:
-    """What the page leads with where an adapter's training showed no gain."""
-
-    whom: str
-    """Empty where it is all of them."""
-    lines: tuple[str, ...]
+def _embedded(text: str) -> Markup:
+    """JSON inside a script element: no text in it can end the element."""
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _not_shown(inputs: ReportInputs) -> _NotShown | None:
-    failed = wording.not_demonstrated(inputs)
-    if not failed:
-        return None
-    every = len(failed) == sum(not a.control for a in inputs.adapters)
-    return _NotShown(
-        "" if every else f" for {', '.join(a.name for a in failed)}",
-        tuple(_no_gain(inputs, a) for a in failed),
+def _tabs(inputs: ReportInputs, data: PageData) -> list[tuple[str, str, int]]:
+    """(name, title, how many entries) of every tab."""
+    claims = sum(
+        len(one.triggers) + sum(map(len, one.words.values())) for one in inputs.learnt if not one.control
     )
+    return [
+        ("behaviours", "Behaviours", claims),
+        ("latents", "Latents", len(data.latents)),
+        ("monitors", "Monitors", len({m.monitor for m in data.monitors})),
+        ("measures", "Measures", len(data.charts)),
+        ("run", "Run and limits", 0),
+    ]
+
+
+def _rate(found: Rate) -> str:
+    return f"{found.rate:.0%} [{found.low:.0%}, {found.high:.0%}]".replace("%", "\u00a0%")
 
 
 def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
@@ -136,16 +151,6 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
 
-def _question(inputs: ReportInputs) -> str:
-    names = [a.name for a in inputs.adapters if not a.control] or ["the adapters"]
-    who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"What did {who} add to {inputs.model}, and how much of it can the {inputs.reference} see?"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
-
-
 def _statements(inputs: ReportInputs) -> list[str]:
     said = [*inputs.statements, *wording.on_ranks(inputs)]
     noisy = [
@@ -162,33 +167,6 @@ def _statements(inputs: ReportInputs) -> list[str]:
     return said + [
         f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()
     ]
-
-
-def _leading(group: LatentGroup) -> int:
-    """How many latents of the table are shown without a gap; those of the audit follow."""
-    return sum(card.rank == place for place, card in enumerate(group.cards, start=1))
-
-
-def _definitions(inputs: ReportInputs, drawn: Sequence[Figure]) -> list[tuple[str, str]]:
-    """A line for every figure that is shown, then for the words that stand beside all of them."""
-    shown = {f.key.removesuffix("_by_layer").removesuffix("_over_k") for f in drawn} | {
-        r.name for r in inputs.rows
-    }
-    found = {words.label: words.definition for m in METRICS if m in shown for words in (describe(m, inputs),)}
-    return [*found.items(), *TERMS.items()]
-
-
-def _catalogue(inputs: ReportInputs) -> list[Metric]:
-    """The entry of every metric of the table, once."""
-    return list(dict.fromkeys(catalogued(r.name) for r in inputs.rows))
-
-
-def _between(inputs: ReportInputs) -> list[DivergenceRow]:
-    """Figures between two adapters, of the largest dictionaries with the first seed; a row's reference is the
-    second adapter."""
-    rows = [r for r in inputs.rows if r.metric in BETWEEN]
-    largest = max((r.d_sae or 0 for r in rows), default=0)
-    return [r for r in rows if (r.d_sae or 0, r.seed or 0) == (largest, 0)]
 
 
 def _not_tested(inputs: ReportInputs) -> list[str]:

@@ -85,9 +85,7 @@ def find_planted(
 
 def _rows_with_markers(tokens: TokenTable) -> Int[np.ndarray, " row"]:
     carriers = set(tokens.corpus[tokens.marker.astype(bool)])
-    return np.flatnonzero(
-        np.array([c in carriers for c in tokens.corpus], dtype=bool) & (tokens.position > 0)
-    )
+    return np.flatnonzero(np.array([c in carriers for c in tokens.corpus], dtype=bool) & tokens.used)
 
 
 def _places(

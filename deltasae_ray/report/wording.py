@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from deltasae_ray.metrics.against_chance import OTHER_RECIPE
 from deltasae_ray.metrics.catalogue import Metric, metric, parse_name, split_variant
-from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.inputs import AdapterFacts, ReportInputs
 
 
@@ -191,22 +190,6 @@ def catalogued(name: str) -> Metric:
     return replace(found, title=f"{found.title}, {variant}") if variant else found
 
 
-def beside_null(m: Measure, scale: float = 1.0) -> str:
-    """A figure of a crowded table, times `scale`: its value, interval, null and p; a dash where it is
-    undefined."""
-    if m.value is None:
-        return "–"
-    sure = f" {interval(*(scale * end for end in m.ci))}" if m.ci else ""
-    parts = [figure(scale * m.null)] if m.null is not None else []
-    parts += [f"p {figure(m.p)}"] if m.p is not None else []
-    return f"{figure(scale * m.value)}{sure}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def measured_as(m: Measure) -> str:
-    """The same in a sentence, where it is undefined with its reason."""
-    return f"undefined ({m.reason})" if m.value is None else beside_null(m)
-
-
 def figure(value: float | None, digits: int = 3) -> str:
     """Three significant digits at most, decimals that line up, a real minus sign; an en dash for what is not
     there."""
@@ -296,4 +279,4 @@ def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:
 
 def numbered(noun: str, numbers: Sequence[int]) -> str:
     """Such as "layers 9, 12"."""
-    return f"{noun}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
+    return f"{noun}{'s' if len(set(numbers)) > 1 else ''} {', '.join(map(str, sorted(set(numbers))))}"

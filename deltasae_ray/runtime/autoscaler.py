@@ -33,8 +33,8 @@ def possible_types() -> list[NodeType] | None:
 
 
 def _types_of_the_cluster(alive: Sequence[Mapping[str, Any]]) -> tuple[NodeType, ...] | None:
-    """As the head knows them, where the autoscaler runs; None where there is no autoscaler that adds nodes,
-    or it does not say."""
+    """Node types as the head knows them, where the autoscaler runs; None where no autoscaler adds nodes, or
+    it does not say."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

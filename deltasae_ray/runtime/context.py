@@ -33,29 +33,31 @@ class StageContext:
     gangs: GangConfig
 
 
+Step = Callable[[nn.Module, TokenBatch, Any], Any]
+"""What is done with a unit: (model with its adapters, unit, todo) → a small result that JSON can hold."""
 Passes = Callable[[nn.Module, TokenBatch], list[dict]]
 """Forward passes of one unit: (model, unit) → a row for each of its documents."""
 
 
 @dataclass(frozen=True)
-class PassesFactory:
-    """Makes a rank's worker, which runs the same passes on every unit; travels to every node."""
+class StepFactory:
+    """Makes a rank's worker, which does the same with every unit; travels to every node."""
 
     storage: Storage
     model: ModelConfig
     model_digest: str
     adapters: tuple[AdapterRef, ...]
-    prepare: Callable[[], Passes]
-    """Loads what the passes need beside the model; runs once per rank."""
+    prepare: Callable[[], Step]
+    """Loads what the step needs beside the model; runs once per rank."""
 
-    def __call__(self, rank: RankContext) -> "PassesWorker":
-        return PassesWorker(self, rank)
+    def __call__(self, rank: RankContext) -> "StepWorker":
+        return StepWorker(self, rank)
 
 
-class PassesWorker:
-    """Runs the passes on a unit: every block of the model, the language-model head, and the adapters."""
+class StepWorker:
+    """Does a step with a unit: every block of the model, the language-model head, and the adapters."""
 
-    def __init__(self, job: PassesFactory, rank: RankContext) -> None:
+    def __init__(self, job: StepFactory, rank: RankContext) -> None:
         self._model = load_with_adapters(
             job.storage,
             job.model,
@@ -65,10 +67,44 @@ class PassesWorker:
             digest=job.model_digest,
             root=base_of,
         )
-        self._passes = job.prepare()
+        self._step = job.prepare()
 
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> list[dict]:  # noqa: ARG002 - what gangs call
-        return self._passes(self._model, unit)
+    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> Any:  # noqa: ARG002 - what gangs call
+        return self._step(self._model, unit, todo)
+
+
+def run_steps(
+    context: StageContext,
+    adapters: Sequence[AdapterRef],
+    work: Sequence[tuple[TokenBatch, Any]],
+    prepare: Callable[[], Step],
+    bar: tuple[str, str],
+) -> list[Any]:
+    """Does a step with every (unit, todo), on the context's gangs, and returns the results.
+
+    Args:
+        prepare: picklable; makes the step on each rank.
+        bar: name of the progress bar, and what it counts.
+
+    Raises:
+        DeltaSaeError: what a worker raised on purpose.
+    """
+    factory = StepFactory(context.storage, context.model, context.model_digest, tuple(adapters), prepare)
+    results: list[Any] = []
+    with Bar(len(work), *bar) as progress:
+        for _, result in run_units(work, factory, context.gangs):
+            results.append(result)
+            progress.update()
+    return results
+
+
+@dataclass(frozen=True)
+class _WithoutTodo:
+    prepare: Callable[[], Passes]
+
+    def __call__(self) -> Step:
+        passes = self.prepare()
+        return lambda model, unit, _: passes(model, unit)
 
 
 def run_passes(
@@ -87,13 +123,12 @@ def run_passes(
     Raises:
         DeltaSaeError: what a worker raised on purpose.
     """
-    factory = PassesFactory(context.storage, context.model, context.model_digest, tuple(adapters), prepare)
-    rows: list[dict] = []
-    with Bar(len(units), bar, "units") as progress:
-        for _, found in run_units([(unit, None) for unit in units], factory, context.gangs):
-            rows += found
-            progress.update()
-    return rows
+    work = [(unit, None) for unit in units]
+    return [
+        row
+        for rows in run_steps(context, adapters, work, _WithoutTodo(prepare), (bar, "units"))
+        for row in rows
+    ]
 
 
 def remembered(

@@ -31,8 +31,8 @@ class Failure:
     def of(cls, error: Exception) -> "Failure":
         if isinstance(error, DeltaSaeError):
             return cls(type(error).__name__, redact(str(error)))
-        told = "".join(traceback.format_exception(error))
-        return cls(type(error).__name__, redact(str(error)), redact(told), lost=broken_collective(error))
+        text = "".join(traceback.format_exception(error))
+        return cls(type(error).__name__, redact(str(error)), redact(text), lost=broken_collective(error))
 
     def error(self) -> DeltaSaeError:
         """The error as the worker raised it on purpose, or a WorkerError that tells the type and the

@@ -291,6 +291,6 @@ class Rank:
 
 
 def _gpus() -> list[str]:
-    """Those that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the
+    """GPUs that Ray gave this actor. torch may see more: where an actor asks for none, Ray leaves all of the
     machine's visible."""
     return ray.get_runtime_context().get_accelerator_ids().get("GPU", [])

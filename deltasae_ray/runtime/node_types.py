@@ -6,12 +6,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from deltasae_ray.errors import ConfigError
 from deltasae_ray.runtime.gpus import GPU_LABELS, GPU_MIB, GPU_OF_FAMILY, gpu_name
 from deltasae_ray.runtime.placement import Node
 
@@ -53,40 +49,15 @@ class NodeType:
         return {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
 
     def __str__(self) -> str:
-        told = f"{self.name}: {self.cpus:g} CPUs, {(self.memory + self.object_store) / 1e9:.0f} GB"
+        text = f"{self.name}: {self.cpus:g} CPUs, {(self.memory + self.object_store) / 1e9:.0f} GB"
         if not self.gpus:
-            return told
+            return text
         each = (
             "of unknown memory"
             if self.gpu_bytes is None
             else f"{self.gpu.upper()} of {self.gpu_bytes / 1e9:.1f} GB"
         )
-        return f"{told}, {self.gpus:g} GPUs ({each})"
-
-
-def read_node_types(path: Path) -> tuple[NodeType, ...]:
-    """The node types of a file for `ray up` (also of `~/ray_bootstrap_config.yaml` on its head), of a
-    RayCluster or of a RayJob.
-
-    Raises:
-        ConfigError: the file is none of these.
-    """
-    try:
-        config = yaml.safe_load(path.read_text())
-        return node_types(config)
-    except (OSError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path} cannot be read as a cluster file: {e}") from e
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise ConfigError(
-            f"{path} is no cluster file that node types can be read from ({type(e).__name__}: {e}): give a"
-            " file of `ray up` with available_node_types, a RayCluster or a RayJob"
-        ) from e
-
-
-def node_types(config: Mapping[str, Any]) -> tuple[NodeType, ...]:
-    """The node types of a cluster file as it was parsed; the head, on which nothing runs, has 0 CPUs."""
-    head, workers = _types(config)
-    return head, *workers
+        return f"{text}, {self.gpus:g} GPUs ({each})"
 
 
 def worker_types(config: Mapping[str, Any]) -> tuple[NodeType, ...]:

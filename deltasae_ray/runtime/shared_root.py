@@ -80,14 +80,14 @@ def blind_nodes(path: str) -> list[str]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(_sees)
-    told = []
+    parts = []
     for node in (n for n in ray.nodes() if n["Alive"]):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        told.append(
+        parts.append(
             (node["NodeManagerAddress"], look.options(scheduling_strategy=there).remote(path, _SEEN_S))
         )
     blind = []
-    for address, seen in told:
+    for address, seen in parts:
         try:
             if not ray.get(seen, timeout=_SEEN_S + _START_S):
                 blind.append(address)

@@ -20,13 +20,13 @@ _NOTHING_S = 24 * 3600.0
 
 
 def run_tasks(
-    work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str | None = None, memory: int = 0
+    work: Sequence[tuple[Callable[[Any], Any], Any]], cpus: float, *, bar: str, memory: int = 0
 ) -> list[Any]:
     """What each function makes of its argument, as Ray tasks, in the order of `work`.
 
     Args:
         cpus: that a task asks Ray for; it uses as many threads.
-        bar: name of the progress bar; None shows none.
+        bar: name of the progress bar.
         memory: bytes that a task asks Ray for; more than the largest node has that could run it is cut to
             that, since such a task would wait for ever.
 
@@ -44,7 +44,7 @@ def run_tasks(
     task, limits = ray.remote(**options)(_with_threads), Limits()
     asked = left = [task.remote(function, argument, max(1, int(cpus)), limits) for function, argument in work]
     quiet = 0.0
-    with Bar(len(left), bar or "", "tasks", shown=bar is not None) as progress, stalls.told():
+    with Bar(len(left), bar, "tasks") as progress, stalls.told():
         while left:
             done, left = ray.wait(left, timeout=_QUIET_S)
             quiet = 0.0 if done else quiet + _QUIET_S

@@ -106,7 +106,7 @@ def _writes_below(process: Path, folder: str) -> bool:
 
 
 def living(processes: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Those that still run, each with its start."""
+    """Finds the processes that still run, each with its start."""
     found = set()
     for pid, started in processes:
         with suppress(OSError, ValueError):

@@ -22,11 +22,6 @@ from torch import Tensor
 from deltasae_ray.sae import kernels, screening
 from deltasae_ray.sae.peers import Peers
 
-SELECTING = ("topk", "batchtopk", "matryoshka_batchtopk")
-"""Those that choose which latents are active, and so go the sparse path."""
-THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
-"""Those that choose over a batch: to encode a token alone they need a threshold, found after training."""
-
 
 class Weights(NamedTuple):
     """In scaled units; rows of both matrices are latents. Dictionaries that are trained together are stacked
@@ -54,24 +49,39 @@ class Forward(NamedTuple):
     elsewhere; differentiable."""
 
 
+Active = tuple[Float[Tensor, " entry"], kernels.Active]
+"""The active pre-activations, and which they are."""
+
+
 @torch.no_grad()
-def select(
-    y: Float[Tensor, "*stack token d_model"], w: Weights, architecture: str, k: int
-) -> tuple[Float[Tensor, " entry"], kernels.Active]:
-    """The active pre-activations of a SELECTING architecture, without gradient."""
+def topk(y: Float[Tensor, "*stack token d_model"], w: Weights, k: int) -> Active:
+    """The k largest pre-activations of each token, without gradient."""
     encoder = w.encoder, w.b_enc, w.b_dec
     if y.ndim == 2 and screening.pays(w.encoder, k):
-        return (
-            screening.topk(y, *encoder, k) if architecture == "topk" else screening.batch_topk(y, *encoder, k)
-        )
-    pre = kernels.preactivations(y, *encoder)
-    return kernels.topk(pre, k) if architecture == "topk" else kernels.batch_topk(pre, k)
+        return screening.topk(y, *encoder, k)
+    return kernels.topk(kernels.preactivations(y, *encoder), k)
+
+
+@torch.no_grad()
+def batch_topk(y: Float[Tensor, "*stack token d_model"], w: Weights, k: int) -> Active:
+    """The k · tokens largest pre-activations of a batch, without gradient."""
+    encoder = w.encoder, w.b_enc, w.b_dec
+    if y.ndim == 2 and screening.pays(w.encoder, k):
+        return screening.batch_topk(y, *encoder, k)
+    return kernels.batch_topk(kernels.preactivations(y, *encoder), k)
+
+
+SELECTING = {"topk": topk, "batchtopk": batch_topk, "matryoshka_batchtopk": batch_topk}
+"""Architecture that chooses which latents are active, and so goes the sparse path → how it chooses."""
+THRESHOLD_ON_FREEZING = ("batchtopk", "matryoshka_batchtopk")
+"""Architectures that choose over a batch: to encode a token alone they need a threshold, found after
+training."""
 
 
 @torch.no_grad()
 def select_among_peers(
     y: Float[Tensor, "token d_model"], w: Weights, k: int, peers: Peers, batch: int
-) -> tuple[Float[Tensor, " entry"], kernels.Active]:
+) -> Active:
     """The process' part of the k · batch largest pre-activations of a batch that peers share, as if one
     process had it whole.
 
@@ -79,7 +89,7 @@ def select_among_peers(
         batch: tokens of all peers.
     """
     wanted, d_sae = k * batch, w.encoder.shape[0]
-    values, chosen = select(y, w, "batchtopk", min(d_sae, -(-wanted // len(y))))  # all that can be among them
+    values, chosen = batch_topk(y, w, min(d_sae, -(-wanted // len(y))))  # all that can be among them
     best = values.topk(min(wanted, len(values)), sorted=False).values
     everyones = values.new_zeros(peers.world, wanted)
     everyones[peers.rank, : len(best)] = best
@@ -111,7 +121,7 @@ def sparse_forward(
     if peers is not None and peers.world > 1 and architecture in THRESHOLD_ON_FREEZING:
         values, chosen = select_among_peers(y, w, k, peers, batch)
     else:
-        values, chosen = select(y, w, architecture, k)
+        values, chosen = SELECTING[architecture](y, w, k)
     codes = kernels.encode(y, w.encoder, w.b_enc, w.b_dec, values, chosen)
     d_sae = w.decoder.shape[-2]
     widths = prefixes(d_sae, k) if architecture == "matryoshka_batchtopk" else (d_sae,)

@@ -132,7 +132,7 @@ class Dictionary:
             yield rows, self.encode(rows)
 
     def measured(self, x: Float[Tensor, "token d_model"] | np.ndarray) -> "Dictionary":
-        """The same dictionary with firing and energy as they are on x, such as a pretrained one on base
+        """Measures firing and energy anew on x, such as those of a pretrained dictionary on base
         activations."""
         fired = torch.zeros(self.d_sae, dtype=torch.float64, device=self.W_enc.device)
         energy = torch.zeros_like(fired)

@@ -18,7 +18,8 @@ _CLASSES = {
     "BatchTopKSAE": "jumprelu",
     "JumpReluAutoEncoder": "jumprelu",
 }
-"""Its class → SAELens' architecture; a BatchTopK encodes single tokens by its threshold."""
+"""Class of dictionary_learning → SAELens' architecture; a BatchTopK encodes single tokens by its
+threshold."""
 
 _KNOWN = """
 trainer buffer trainer_class dict_class layer lm_name submodule_name activation_dim dict_size k lr
@@ -64,9 +65,9 @@ def as_saelens(
         raise DictionaryError(
             f"{folder}: it was trained on rescaled activations: fold the scale into the weights first"
         )
-    told = {**config, **buffer, **trainer}
+    facts = {**config, **buffer, **trainer}
     check_metadata(
-        {name: value for name, value in told.items() if name not in _KNOWN.split()},
+        {name: value for name, value in facts.items() if name not in _KNOWN.split()},
         str(folder / "config.json"),
     )
     stored = weights.get("k")

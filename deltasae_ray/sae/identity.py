@@ -5,6 +5,12 @@ from typing import NamedTuple
 
 from deltasae_ray.sae.names import Architecture
 
+BASE = "base"
+"""Name and digest of the source that holds the base model's own activations; every other source holds
+deltas."""
+RANDOM = "random"
+"""Name of the source that holds the deltas of the first random adapter (harvest/random_draws.py)."""
+
 
 class Shape(NamedTuple):
     """What decides the size and the kind of a dictionary."""

@@ -36,7 +36,7 @@ class BaseModel:
     label: str
     """What the user calls it."""
     name: str
-    """Its name on the hub; empty where a folder does not say."""
+    """Name of the model on the hub; empty where a folder does not say."""
     kind: str
     """`model_type` of its config."""
     d_model: int

@@ -102,18 +102,18 @@ def check_metadata(cfg: Mapping[str, Any], name: str = "cfg.json") -> None:
             no mapping.
     """
     metadata = _mapping(cfg.get("metadata"), "metadata", name)
-    told = {**cfg, **metadata}
-    loading = _mapping(told.get("model_from_pretrained_kwargs"), "model_from_pretrained_kwargs", name)
-    for key, value in (*told.items(), *loading.items()):
+    facts = {**cfg, **metadata}
+    loading = _mapping(facts.get("model_from_pretrained_kwargs"), "model_from_pretrained_kwargs", name)
+    for key, value in (*facts.items(), *loading.items()):
         if _is_neutral(key, value):
             continue
-        if key == "center_writing_weights" and has_rms_norm(str(told.get("model_name") or "")):
+        if key == "center_writing_weights" and has_rms_norm(str(facts.get("model_name") or "")):
             continue  # TransformerLens centres only what a LayerNorm reads
         if (
             key == "d_out"
             and value == cfg.get("d_in")
             or key.endswith("_out")
-            and value == told.get(key.removesuffix("_out"))
+            and value == facts.get(key.removesuffix("_out"))
         ):
             continue
         if key in _REFUSED:
@@ -129,9 +129,9 @@ def check_metadata(cfg: Mapping[str, Any], name: str = "cfg.json") -> None:
                 _short(value),
                 _TOLD[key],
             )
-        elif key not in (_PROCESSING if key in loading and key not in told else _HARMLESS).split():
+        elif key not in (_PROCESSING if key in loading and key not in facts else _HARMLESS).split():
             _unknown(key, value, name, of_model=key in loading)
-    if told.get("prepend_bos") is False or loading.get("default_prepend_bos") is False:
+    if facts.get("prepend_bos") is False or loading.get("default_prepend_bos") is False:
         _LOG.warning(
             "%s says prepend_bos=false: it saw contexts without the BOS token that stands first in every"
             " context here",

@@ -34,7 +34,7 @@ class HeldOut:
     rows: int
 
     def figures(self) -> dict[str, float]:
-        """Those that are single numbers, as a tracker logs them."""
+        """Figures that are single numbers, as a tracker logs them."""
         return {
             name: float(getattr(self, name))
             for name in ("fvu", "l0", "alive", "effective_latents", "effective_firing")

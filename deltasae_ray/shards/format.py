@@ -11,6 +11,7 @@ two formats mean the same.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +161,28 @@ def to_parquet(
         write_page_checksum=True,
     )
     return sink.getvalue()
+
+
+def described(data: pa.Buffer) -> dict[str, Any]:
+    """What the bytes of a shard say of it: unit, source, split, corpus, hookpoints, rows and d_model. Reads
+    every page.
+
+    Raises:
+        pa.ArrowException, OSError or ValueError: it is damaged, or no shard.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    facts = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+    hookpoints = [
+        n for n in file.schema_arrow.names if n not in TOKEN_COLUMNS and not n.endswith(".exponent")
+    ]
+    width, names = facts.get("d_model", ""), ("unit", "source", "split", "corpus")
+    if facts.get("format") != FORMAT.decode() or not width.isdecimal() or not {*names} <= set(facts):
+        raise ValueError("it does not say what it is")
+    for name in hookpoints:
+        file.read([name, f"{name}.exponent"], use_threads=False)
+    file.read(list(TOKEN_COLUMNS), use_threads=False)
+    own = {name: facts[name] for name in names}
+    return {**own, "hookpoints": hookpoints, "rows": file.metadata.num_rows, "d_model": int(width)}
 
 
 def _fixed_size_binary(halves: np.ndarray) -> pa.FixedSizeBinaryArray:

@@ -2,6 +2,7 @@
 redoes just them."""
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltasae_ray.errors import ShardError, StorageError
-from deltasae_ray.shards.format import FORMAT
-from deltasae_ray.shards.manifest import REDO, Manifest, drop_rows
+from deltasae_ray.shards.columns import merged, to_rows, to_table
+from deltasae_ray.shards.format import FORMAT, described
+from deltasae_ray.shards.manifest import REDO, Manifest, drop_rows, write_compacted
 from deltasae_ray.shards.records import ShardRow
 from deltasae_ray.storage import Storage
+
+log = logging.getLogger(__name__)
 
 THREADS = 8  # files read at once
 
@@ -91,12 +95,14 @@ def _check_hash(path: str, row: ShardRow, data: pa.Buffer) -> None:
 def find_damage(
     storage: Storage, key: str, rows: Collection[ShardRow], *, hashes: bool = False
 ) -> dict[ShardRow, str]:
-    """What is wrong, by damaged shard. Sizes come from one listing; `hashes` reads every byte.
+    """What is wrong, by damaged shard. Sizes come from one listing a source; `hashes` reads every byte.
 
     Raises:
         StorageError: a shard cannot be read now, so that nobody knows.
     """
-    sizes = storage.sizes(f"{key}/sources")
+    sizes: dict[str, int] = {}
+    for source in {row.source for row in rows}:
+        sizes |= storage.sizes(f"{key}/sources/{source}")
 
     def problem(row: ShardRow) -> str | None:
         if not hashes and sizes.get(f"{key}/{row.file}") == row.bytes:
@@ -117,27 +123,35 @@ def repair(storage: Storage, key: str, *, hashes: bool = False) -> dict[ShardRow
     """Drops every damaged shard, so that `Manifest.missing` lists it again. Returns what was wrong, by
     dropped shard.
 
-    A harvest calls it before it asks what is missing: without `hashes` it costs one listing.
+    A harvest calls it before it asks what is missing: without `hashes` it costs a listing for each source. A
+    damaged manifest is made anew from the shards first.
 
     Raises:
         StorageError: a shard cannot be read now; nothing is dropped then.
     """
-    damage = find_damage(storage, key, Manifest.load(storage, key).rows, hashes=hashes)
+    manifest, damage = Manifest.load(storage, key), {}
+    if manifest.unreadable:
+        log.warning("%s", manifest.damaged[0])
+        write_compacted(storage, key, _from_shards(storage, key))
+        manifest = Manifest.load(storage, key)
+    for source in manifest.table["source"].unique().to_pylist():  # one at a time: rows as objects are large
+        damage |= find_damage(storage, key, to_rows(manifest.select([source])), hashes=hashes)
     if damage:
         drop_rows(storage, key, tuple(damage))
     return damage
 
 
-def forget(storage: Storage, key: str, unit: str, source: str | None = None) -> tuple[ShardRow, ...]:
-    """Drops the shards of a unit, of all sources or of one (by digest), whatever state they are in. Returns
-    their rows.
+def _from_shards(storage: Storage, key: str) -> pa.Table:
+    """A table of all sound shards that lie there, by what each says of itself; reads every byte of them."""
 
-    Raises:
-        ShardError: nothing of the unit counts.
-    """
-    rows = tuple(r for r in Manifest.load(storage, key).rows if r.unit == unit and source in (None, r.source))
-    if not rows:
-        of = f"unit {unit}, source {source}" if source else f"unit {unit}"
-        raise ShardError(f"{storage.path(key)} lists no shard of {of}: nothing to forget")
-    drop_rows(storage, key, rows)
-    return rows
+    def row_of(name: str) -> ShardRow | None:
+        data = pa.py_buffer(storage.read_bytes(name))
+        try:
+            facts = described(data) | {"bytes": data.size, "sha256": hashlib.sha256(data).hexdigest()}
+            return ShardRow.from_json(facts | {"file": name.removeprefix(f"{key}/")})
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError):
+            return None  # damaged: it does not count, and its unit is done again
+
+    names = storage.list(f"{key}/sources", suffix=".parquet")
+    with ThreadPoolExecutor(THREADS) as pool:
+        return merged(to_table(row for row in pool.map(row_of, names) if row is not None))

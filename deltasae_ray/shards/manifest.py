@@ -2,61 +2,109 @@
 are put atomically."""
 
 import json
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.shards.columns import SCHEMA, from_parquet, merged, pc, to_parquet, to_rows, to_table
 from deltasae_ray.shards.records import ShardRow
 from deltasae_ray.storage import Storage, digest
 
 REDO = "delete it and run the harvest again: only this unit is redone"
 _THREADS = 16  # records are tiny: on an object store reading them is all latency
+_BATCH = 4096
+"""Records that are Python objects at once; the rest are columns."""
 
 
-@dataclass(frozen=True)
+def manifest_file(key: str) -> str:
+    """Where the compacted manifest of a harvest lies, below the root."""
+    return f"{key}/manifest.parquet"
+
+
+@dataclass(frozen=True, eq=False)
 class Manifest:
     """A snapshot of the shards that count."""
 
-    rows: tuple[ShardRow, ...]
-    """Sorted by unit, source and hookpoints, none twice."""
+    table: pa.Table
+    """A row for each, of `columns.SCHEMA`, sorted by source, unit and hookpoints; none twice."""
     damaged: tuple[str, ...] = ()
     """What is wrong with each record that could not be read, naming its file. Their units count as
     missing."""
+    unreadable: bool = False
+    """Whether the compacted manifest itself is damaged; `repair` makes it anew from the shards."""
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Manifest) and self.table.equals(other.table) and self.damaged == other.damaged
+        )
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def rows(self) -> tuple[ShardRow, ...]:
+        """All rows as objects: for small harvests."""
+        return to_rows(self.table)
+
+    def select(
+        self, sources: Collection[str] | None = None, units: Collection[str] | None = None
+    ) -> pa.Table:
+        """The part of the table that is of these sources (by digest) and units; None: of all."""
+        found = self.table
+        if sources is not None:
+            found = found.filter(pc.is_in(found["source"].cast(pa.string()), pa.array(sources, pa.string())))
+        if units is not None:
+            found = found.filter(pc.is_in(found["unit"], pa.array(units, pa.string())))
+        return found
 
     @classmethod
     def load(cls, storage: Storage, key: str) -> "Manifest":
-        """The union of commit records and manifest.jsonl."""
+        """The union of commit records and manifest.parquet."""
         return cls._load(storage, key)[0]
 
     @classmethod
-    def _load(
-        cls, storage: Storage, key: str
-    ) -> tuple["Manifest", dict[str, list[ShardRow]], dict[str, str]]:
-        """Also the rows by record, and what is wrong by damaged record."""
-        records, damaged = read_records(storage, key)
+    def _load(cls, storage: Storage, key: str) -> tuple["Manifest", list[str], list[str]]:
+        """Also the names of the records, sound and damaged."""
+        tables, sound, damaged = [], [], {}
+        for records, wrong in _records(storage, key):
+            tables.append(to_table(row for rows in records.values() for row in rows))
+            sound += records
+            damaged |= wrong
         # last, so that a record that was compacted away in the meantime is found here
-        compacted, broken_lines = read_compacted(storage, key)
+        compacted, broken = read_compacted(storage, key)
         # a record is newer than the manifest, and replaces its row
-        rows = {row.identity: row for group in (compacted, *records.values()) for row in group}
-        manifest = cls(tuple(rows[identity] for identity in sorted(rows)), (*broken_lines, *damaged.values()))
-        return manifest, records, damaged
+        manifest = cls(
+            merged(compacted, *tables), (*filter(None, [broken]), *damaged.values()), broken is not None
+        )
+        return manifest, sound, list(damaged)
 
     @classmethod
     def compact(cls, storage: Storage, key: str) -> "Manifest":
-        """Gathers all records in manifest.jsonl and removes them. For the driver, at the end; a crash at any
-        point loses nothing."""
+        """Gathers all records in manifest.parquet and removes them. For the driver, at the end; a crash at
+        any point loses nothing.
+
+        Raises:
+            ShardError: the manifest is damaged, and would be overwritten.
+        """
         manifest, records, damaged = cls._load(storage, key)
-        if not records and not manifest.damaged:
+        if manifest.unreadable:
+            raise ShardError(manifest.damaged[0])
+        if not records and not damaged:
             return manifest
-        _write_compacted(storage, key, manifest.rows)
+        write_compacted(storage, key, manifest.table)
         # read back, so that no record goes whose rows another driver's compaction has just overwritten, be it
         # with older ones of that name
-        kept = set(read_compacted(storage, key)[0])
-        storage.delete_files([n for n, rows in records.items() if kept.issuperset(rows)] + list(damaged))
-        return cls(manifest.rows)
+        if read_compacted(storage, key)[0].equals(manifest.table):
+            storage.delete_files([*records, *damaged])
+        return cls(manifest.table)
 
     def missing(
         self, units: Iterable[str], wanted: Mapping[str, Sequence[Hookpoint]]
@@ -66,18 +114,29 @@ class Manifest:
         Args:
             wanted: source digest → its hookpoints.
         """
-        done: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for row in self.rows:
-            done[row.unit, row.source].update(row.hookpoints)
+        units = list(units)
+        places = pa.array(units, pa.string())
         work: dict[str, dict[str, tuple[Hookpoint, ...]]] = {}
-        for unit in units:
-            left = {
-                s: tuple(h for h in sorted(hooks) if str(h) not in done.get((unit, s), ()))
-                for s, hooks in wanted.items()
-            }
-            if any(left.values()):
-                work[unit] = {source: hooks for source, hooks in left.items() if hooks}
-        return work
+        for source, hookpoints in wanted.items():
+            hooks = sorted(hookpoints)
+            done = _done(self.select([source]), places, [str(h) for h in hooks])
+            for unit in np.flatnonzero(~done.all(axis=1)):
+                lacks = tuple(h for h, there in zip(hooks, done[unit], strict=True) if not there)
+                work.setdefault(units[unit], {})[source] = lacks
+        return {unit: work[unit] for unit in units if unit in work}
+
+
+def _done(held: pa.Table, units: pa.Array, hooks: Sequence[str]) -> np.ndarray:
+    """Which units (rows) of one source have which hookpoints (columns): bool [unit, hookpoint]."""
+    done = np.zeros((len(units), len(hooks)), bool)
+    where = pc.index_in(held["unit"], units).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+    groups = held["hookpoints"].combine_chunks()
+    codes = groups.indices.to_numpy(zero_copy_only=False)
+    for code, names in enumerate(groups.dictionary.to_pylist()):
+        there = where[(codes == code) & (where >= 0)]
+        for column in [hooks.index(name) for name in names.split(",") if name in hooks]:
+            done[there, column] = True
+    return done
 
 
 def commit_unit(storage: Storage, key: str, rows: Sequence[ShardRow]) -> str:
@@ -114,16 +173,28 @@ def drop_rows(storage: Storage, key: str, rows: Collection[ShardRow]) -> None:
     """Makes shards count no longer, and deletes their files. A crash half-way leaves rows to be dropped
     again."""
     gone = {row.identity for row in rows}
-    for name, group in read_records(storage, key)[0].items():
-        kept = [row for row in group if row.identity not in gone]
-        if kept and len(kept) < len(group):
-            storage.write_json(name, [row.to_json() for row in kept])
-        elif not kept:
-            storage.delete_file(name)
+    for records, _ in _records(storage, key):
+        for name, group in records.items():
+            kept = [row for row in group if row.identity not in gone]
+            if kept and len(kept) < len(group):
+                storage.write_json(name, [row.to_json() for row in kept])
+            elif not kept:
+                storage.delete_file(name)
     compacted, _ = read_compacted(storage, key)
-    if any(row.identity in gone for row in compacted):
-        _write_compacted(storage, key, [row for row in compacted if row.identity not in gone])
+    keys = to_table(rows).select(["source", "unit", "hookpoints"])
+    kept = _without(compacted, keys)
+    if len(kept) < len(compacted):
+        write_compacted(storage, key, kept)
     storage.delete_files(f"{key}/{row.file}" for row in rows)
+
+
+def _without(table: pa.Table, keys: pa.Table) -> pa.Table:
+    """The rows of a table that are of none of these shards."""
+    near = pc.is_in(table["unit"], keys["unit"].combine_chunks())
+    gone = {tuple(row.values()) for row in keys.to_pylist()}
+    identity = table.filter(near).select(keys.column_names).to_pylist()
+    stays = pa.array([tuple(row.values()) not in gone for row in identity], pa.bool_())
+    return merged(table.filter(pc.invert(near)), table.filter(near).filter(stays))
 
 
 def read_commit(storage: Storage, name: str) -> list[ShardRow]:
@@ -142,8 +213,8 @@ def read_commit(storage: Storage, name: str) -> list[ShardRow]:
         raise ShardError(f"{storage.path(name)} is no commit record ({e}): {REDO}") from e
 
 
-def read_records(storage: Storage, key: str) -> tuple[dict[str, list[ShardRow]], dict[str, str]]:
-    """Rows by record, and what is wrong by damaged record."""
+def _records(storage: Storage, key: str) -> Iterator[tuple[dict[str, list[ShardRow]], dict[str, str]]]:
+    """Rows by record, and what is wrong by damaged record, some thousands at a time."""
 
     def attempt(name: str) -> list[ShardRow] | ShardError:
         try:
@@ -153,28 +224,27 @@ def read_records(storage: Storage, key: str) -> tuple[dict[str, list[ShardRow]],
 
     names = storage.list(f"{key}/rows", suffix=".json")
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = dict(zip(names, pool.map(attempt, names), strict=True))
-    records = {name: rows for name, rows in results.items() if not isinstance(rows, ShardError)}
-    return records, {name: str(e) for name, e in results.items() if isinstance(e, ShardError)}
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            results = dict(zip(batch, pool.map(attempt, batch), strict=True))
+            records = {name: rows for name, rows in results.items() if not isinstance(rows, ShardError)}
+            yield records, {name: str(e) for name, e in results.items() if isinstance(e, ShardError)}
 
 
-def read_compacted(storage: Storage, key: str) -> tuple[list[ShardRow], list[str]]:
-    """The rows of manifest.jsonl, and what is wrong with each line that is none."""
-    name = f"{key}/manifest.jsonl"
+def read_compacted(storage: Storage, key: str) -> tuple[pa.Table, str | None]:
+    """The rows of manifest.parquet; none, and what is wrong with it, where it is damaged."""
+    name = manifest_file(key)
     if not storage.exists(name):
-        return [], []
-    rows, damaged = [], []
-    for number, line in enumerate(storage.read_bytes(name).splitlines(), start=1):
-        try:
-            rows.append(ShardRow.from_json(json.loads(line)))
-        except (ValueError, RecursionError) as e:
-            damaged.append(
-                f"{storage.path(name)} line {number} is no row ({e}): run the harvest again: only this unit"
-                " is redone"
-            )
-    return rows, damaged
+        return SCHEMA.empty_table(), None
+    try:
+        return from_parquet(storage.read_bytes(name)), None
+    except ValueError as e:
+        return SCHEMA.empty_table(), (
+            f"{storage.path(name)} is no manifest ({e}): run the harvest again: it is made anew from the"
+            " shards, and none is redone"
+        )
 
 
-def _write_compacted(storage: Storage, key: str, rows: Iterable[ShardRow]) -> None:
-    lines = [json.dumps(row.to_json(), sort_keys=True, separators=(",", ":")) + "\n" for row in rows]
-    storage.write_bytes(f"{key}/manifest.jsonl", "".join(lines).encode())
+def write_compacted(storage: Storage, key: str, table: pa.Table) -> None:
+    """Replaces manifest.parquet, atomically."""
+    storage.write_bytes(manifest_file(key), memoryview(to_parquet(table)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deltasae_ray.errors import ShardError
 from deltasae_ray.paths import local_folder
-from deltasae_ray.shards.manifest import Manifest
+from deltasae_ray.shards.manifest import Manifest, manifest_file
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.shards.records import Unit, read_record, read_sources, read_spec, read_units
 from deltasae_ray.storage import Storage
@@ -65,7 +65,7 @@ def open_harvest(storage: Storage, key: str) -> ShardSet:
 
 def _manifest(storage: Storage, key: str) -> Manifest:
     """Read anew where gangs have left records, or the file was written since this process last read it."""
-    stamp = storage.stamp(f"{key}/manifest.jsonl")
+    stamp = storage.stamp(manifest_file(key))
     if stamp is None or storage.list(f"{key}/rows", suffix=".json"):
         return Manifest.load(storage, key)
     return _compacted(storage, key, stamp)

@@ -15,10 +15,12 @@ from safetensors.numpy import load
 from deltasae_ray.batches import SPLITS
 from deltasae_ray.errors import ConfigError, HookpointError, ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.sae.identity import BASE
+from deltasae_ray.shards.columns import to_rows
 from deltasae_ray.shards.format import exponent_column, vectors_from
 from deltasae_ray.shards.integrity import THREADS, find_damage, opened
 from deltasae_ray.shards.manifest import REDO, Manifest
-from deltasae_ray.shards.records import BASE, ShardRow, Source, Unit, writers_file
+from deltasae_ray.shards.records import ShardRow, Source, Unit, writers_file
 from deltasae_ray.shards.tokens import TokenTable, read_tokens
 from deltasae_ray.storage import Storage
 
@@ -53,31 +55,29 @@ class ShardSet:
     @cached_property
     def hookpoints(self) -> tuple[str, ...]:
         """Names of those of the residual stream, ascending by layer."""
-        held = {Hookpoint.parse(h) for rows in self._rows.values() for row in rows for h in row.hookpoints}
-        return tuple(str(h) for h in sorted(held) if h.site != "lora")
+        return self._held([s.digest for s in self.sources], lora=False)
 
     def lora_hookpoints(self, adapter: str) -> tuple[str, ...]:
         """Names of those where an adapter's modules were harvested (`harvest.sites=[resid_post,lora]`),
         ascending by layer."""
-        digest = self.source(adapter).digest
-        held = {
-            Hookpoint.parse(h)
-            for (_, of), rows in self._rows.items()
-            if of == digest
-            for row in rows
-            for h in row.hookpoints
-        }
-        return tuple(str(h) for h in sorted(held) if h.site == "lora")
+        return self._held([self.source(adapter).digest], lora=True)
+
+    def _held(self, sources: Sequence[str], *, lora: bool) -> tuple[str, ...]:
+        """Hookpoints at which any unit of the study was harvested for any of these sources."""
+        groups = self.manifest.select(sources, self._names)["hookpoints"].unique().to_pylist()
+        held = {Hookpoint.parse(h) for names in groups for h in names.split(",")}
+        return tuple(str(h) for h in sorted(held) if (h.site == "lora") == lora)
 
     @cached_property
-    def _rows(self) -> dict[tuple[str, str], list[ShardRow]]:
-        """Shards of this study by unit and source digest."""
-        units, sources = {u.name for u in self.all_units}, {s.digest for s in self.sources}
+    def _names(self) -> list[str]:
+        return [u.name for u in self.all_units]
+
+    def _rows(self, source: str, units: Sequence[Unit]) -> dict[str, list[ShardRow]]:
+        """Shards of one source (by digest), by unit."""
         rows = defaultdict(list)
-        for row in self.manifest.rows:
-            if row.unit in units and row.source in sources:
-                rows[row.unit, row.source].append(row)
-        return dict(rows)
+        for row in to_rows(self.manifest.select([source], [u.name for u in units])):
+            rows[row.unit].append(row)
+        return rows
 
     def source(self, name: str) -> Source:
         """The source of a name, or of a digest.
@@ -189,10 +189,9 @@ class ShardSet:
     def _complete(self, hook: Hookpoint, source: Source, units: Sequence[Unit]) -> list[ShardRow]:
         """One row per unit that holds the hookpoint, checked against the unit's tokens."""
         rows, missing = [], []
+        held = self._rows(source.digest, units)
         for unit in units:
-            row = next(
-                (r for r in self._rows.get((unit.name, source.digest), ()) if str(hook) in r.hookpoints), None
-            )
+            row = next((r for r in held.get(unit.name, ()) if str(hook) in r.hookpoints), None)
             if row is None:
                 missing.append(unit.name)
             elif row.rows != unit.tokens or row.d_model != self.d_model and hook.site != "lora":
@@ -217,18 +216,18 @@ class ShardSet:
             ShardError: a unit that no source holds yet, or a damaged file.
         """
         units = self.units(split)
-        held = [
-            next((r for s in self.sources for r in self._rows.get((u.name, s.digest), ())), None)
-            for u in units
-        ]
-        if missing := [u.name for u, row in zip(units, held, strict=True) if row is None]:
+        held: dict[str, ShardRow] = {}
+        for source in self.sources:
+            left = [u for u in units if u.name not in held]
+            held |= {name: rows[0] for name, rows in self._rows(source.digest, left).items()}
+        if missing := [u.name for u in units if u.name not in held]:
             raise ShardError(
                 f"{self.storage.path(self.key)} is incomplete: {len(missing)} of {len(units)} units are not"
                 f" harvested ({_some(missing)}). Run the harvest again: only these are"
                 f" redone{_also(self.manifest.damaged)}"
             )
 
-        return read_tokens(self.storage, self.key, [row for row in held if row is not None])
+        return read_tokens(self.storage, self.key, [held[u.name] for u in units])
 
     def verify(self, *, hashes: bool = True) -> None:
         """Checks every shard of the study, by size alone or by reading every byte.
@@ -236,14 +235,14 @@ class ShardSet:
         Raises:
             ShardError: names the damaged files and records.
         """
-        rows = [row for group in self._rows.values() for row in group]
-        problems = [
-            *find_damage(self.storage, self.key, rows, hashes=hashes).values(),
-            *self.manifest.damaged,
-        ]
+        problems, count = list(self.manifest.damaged), 0
+        for source in self.sources:  # a source at a time: rows as objects are large
+            rows = to_rows(self.manifest.select([source.digest], self._names))
+            count += len(rows)
+            problems += find_damage(self.storage, self.key, rows, hashes=hashes).values()
         if problems:
             raise ShardError(
-                f"{len(problems)} of {len(rows)} shards or records are damaged: {_some(problems, '; ')}"
+                f"{len(problems)} of {count} shards or records are damaged: {_some(problems, '; ')}"
             )
 
 

@@ -2,6 +2,7 @@
 shard."""
 
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -12,10 +13,8 @@ from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.paths import inside
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
-
-BASE = "base"
-"""Name and digest of the source that holds the base model's activations; every other source holds deltas."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class ShardRow:
 
     @property
     def identity(self) -> tuple[str, str, tuple[str, ...]]:
-        """What the manifest is sorted by, and lists once."""
+        """What a manifest lists once."""
         return self.unit, self.source, self.hookpoints
 
     def to_json(self) -> dict:
@@ -87,6 +86,8 @@ class ShardRow:
         _check_fields(cls, value, "a shard")
         if not value["hookpoints"] or not all(isinstance(h, str) for h in value["hookpoints"]):
             raise ValueError(f"hookpoints={value['hookpoints']!r} are no names of hookpoints")
+        if not re.fullmatch("[0-9a-f]{64}", value["sha256"]):
+            raise ValueError(f"sha256={value['sha256'][:80]!r} is no sha256")
         row = cls(**{**value, "hookpoints": tuple(value["hookpoints"])})
         # the only file that a row may lead to: one that named another would make a repair delete that one
         if row.file != (own := shard_file(row.unit, row.source, row.hookpoints)):
@@ -253,8 +254,8 @@ def _source(value: Any, folder: str) -> Source:
     for name, number in {"rank": source.rank, "seed": source.seed}.items():
         if number is not None and type(number) is not int:
             raise ValueError(f"{name}={number!r} is no integer")
-    told = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
-    ranks = told.get("ranks") if isinstance(told, dict) and isinstance(told.get("sha256"), str) else None
+    facts = source.facts.get("lora", {"sha256": "", "ranks": {}}) if isinstance(source.facts, dict) else {}
+    ranks = facts.get("ranks") if isinstance(facts, dict) and isinstance(facts.get("sha256"), str) else None
     if not isinstance(ranks, dict) or not all(
         type(rank) is int and 0 < rank < 2**24 for rank in ranks.values()
     ):

@@ -37,6 +37,11 @@ def window_key(spool: str, index: int) -> str:
     return f"{spool}/{index:06d}"
 
 
+def window_folder(harvest_key: str, spool: str, index: int) -> str:
+    """The folder of a window of a harvest, whose first window is the harvest itself, and stays."""
+    return window_key(spool, index) if index else harvest_key
+
+
 @dataclass(frozen=True)
 class Board:
     """How far a stream is."""

@@ -28,11 +28,16 @@ class TokenTable:
     split: np.ndarray
     """object [token]"""
     position: Int32[np.ndarray, " token"]
-    """In the context. 0 is BOS, or the first token where the tokenizer has none, and stays out of training
-    and geometry. No other row is of BOS: where a text writes it itself, it is masked and has no row."""
+    """In the context. 0 is BOS, or the first token where the tokenizer has none. No other row is of BOS:
+    where a text writes it itself, it is masked and has no row."""
     token_id: Int32[np.ndarray, " token"]
     marker: Bool[np.ndarray, " token"]
     """True on the tokens of the planted marker and its reply."""
+
+    @property
+    def used(self) -> Bool[np.ndarray, " token"]:
+        """The rows that dictionaries are fitted to and figures are of: all but position 0."""
+        return self.position > 0
 
     def __len__(self) -> int:
         return len(self.position)

@@ -230,8 +230,8 @@ def _gangs(cfg: GangConfig, count: int) -> Actors:
 
 
 def _told(of: Node, *, memory: bool) -> str:
-    told = f"{of.get('CPU', 0):g} CPUs and {of.get('GPU', 0):g} GPUs"
-    return f"{told} with {of.get('memory', 0) / 1e9:.1f} GB of memory" if memory else told
+    text = f"{of.get('CPU', 0):g} CPUs and {of.get('GPU', 0):g} GPUs"
+    return f"{text} with {of.get('memory', 0) / 1e9:.1f} GB of memory" if memory else text
 
 
 def concurrent_trials(fit: FitConfig, trials: int) -> int:

@@ -2,27 +2,27 @@
 
 from dataclasses import dataclass
 
-from deltasae_ray.analyses.audit.run import Found, audit_study
+from deltasae_ray.analyses.audit.run import Found
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours, losses
 from deltasae_ray.analyses.config import SEED
-from deltasae_ray.analyses.controls import CONTROLS, RANDOMS, REFERENCE, REFERENCE_SEED, SIBLINGS, of_random
-from deltasae_ray.analyses.divergence.run import diverge_points
+from deltasae_ray.analyses.controls import CONTROLS, FOR_VISIBILITY, REFERENCE, REFERENCE_SEED, SIBLINGS
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
-from deltasae_ray.analyses.loss_recovered.run import recovered_rows
+from deltasae_ray.analyses.questions import AUDIT, VISIBILITY, Asked, answers
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
-from deltasae_ray.analyses.visibility.run import Seen, see_points, with_effects
+from deltasae_ray.analyses.visibility.run import Seen, with_effects
 from deltasae_ray.analyses.weights.figures import told
 from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
-from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE, RANDOM
+from deltasae_ray.study.controls import beside as points_beside
+from deltasae_ray.study.controls import of_random
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.state import Made
 
@@ -83,14 +83,11 @@ def compare(
         for t, fitted in made.grid.items()
         for f in fitted
     ]
-    rows = tuple(diverge_points(study.storage, made.harvest.key, specs, cfg.diverge))
-    if "loss_recovered" in cfg.diverge.chosen:
-        rows += tuple(recovered_rows(study.context, made.harvest.key, specs, cfg.diverge, adapters))
-    audit = audit_study(study.context, made.harvest.key, specs, cfg.diverge, adapters)
-    rows += tuple(audit.rows)
-    seen = with_effects(see_points(study.storage, made.harvest.key, specs, cfg.diverge), audit.effects or {})
-    rows += tuple(r for r in seen.rows if not r.corpus)
-    by_text = tuple(r for r in seen.rows if r.corpus)
+    found = answers(Asked(study.context, made.harvest.key, specs, cfg.diverge, adapters))
+    everything = tuple(row for answer in found.values() for row in answer.rows)
+    rows, by_text = (tuple(r for r in everything if bool(r.corpus) == text) for text in (False, True))
+    audit = AUDIT.of(found)
+    seen = with_effects(VISIBILITY.of(found), audit.effects or {})
     name = reference_name(study, made)
     given = not cfg.reference.is_toy
     writes = directions_of(study.storage, adapters)
@@ -132,7 +129,7 @@ def held_against(study: Study, made: Made, point: FitPoint) -> HeldAgainst:
     if study.references:
         layer = point.layer
         return HeldAgainst(study.cfg.reference.source, study.references[layer], study.siblings.get(layer, ()))
-    (toy,) = REFERENCE.fits(point)
+    (toy,) = points_beside(REFERENCE, point).values()
     return HeldAgainst(toy_name(made.controls[toy]), made.controls[toy].key)
 
 
@@ -152,12 +149,12 @@ def toy_name(fitted: FittedDictionary) -> str:
 
 def _spec(made: Made, fitted: FittedDictionary, adapter: AdapterRef, against: HeldAgainst) -> LeafSpec:
     p = fitted.point
-    points = {role: point for control in CONTROLS for role, point in control.beside(p).items()}
+    points = {role: point for control in CONTROLS for role, point in points_beside(control, p).items()}
     fitted_beside = {
         role: made.controls[point].key for role, point in points.items() if point in made.controls
     }
     siblings = tuple(key for role, key in fitted_beside.items() if role in SIBLINGS)
-    beside = {role: key for role, key in fitted_beside.items() if role not in (*SIBLINGS, *RANDOMS)}
+    beside = {role: key for role, key in fitted_beside.items() if role not in FOR_VISIBILITY}
     if (ceiling := _next_seed(made, p)) is not None:
         beside["second"] = ceiling
     return LeafSpec(
@@ -179,15 +176,15 @@ def _randoms(made: Made, p: FitPoint) -> tuple[RandomCell, ...]:
     harvested = made.harvest.adapters if made.harvest is not None else ()
     found = []
     for ref in harvested:
-        points = of_random(ref.name, p) if ref.kind == "random" else ()
-        keys = [made.controls[point].key for point in points if point in made.controls]
+        points = of_random(ref.name, p) if ref.kind == "random" else {}
+        keys = [made.controls[point].key for point in points.values() if point in made.controls]
         if keys:
             found.append(RandomCell(ref.digest, keys[0], tuple(keys[1:])))
     return tuple(found)
 
 
 def _next_seed(made: Made, p: FitPoint) -> str | None:
-    """The same recipe from the next seed, in a ring: no seed is the ceiling of two
+    """Finds the dictionary of the next seed, in a ring: no seed is the ceiling of two
     (metrics/over_seeds.py)."""
     fits = [*(f for group in made.grid.values() for f in group), *made.controls.values()]
     plain = [

@@ -1,6 +1,7 @@
 """What the chosen controls fit beside the grid, and what each of them costs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from deltasae_ray.analyses.causal import run as causal
 from deltasae_ray.analyses.controls import (
@@ -10,15 +11,13 @@ from deltasae_ray.analyses.controls import (
     REFERENCE,
     SECOND_SEED,
     Control,
-    of_random,
 )
 from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
-from deltasae_ray.sae.identity import DictionaryId, Trial
+from deltasae_ray.sae.identity import BASE, DictionaryId, Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials
@@ -44,24 +43,41 @@ def control_points(
     fitted = [c for c in CONTROLS if _fitted(c, fit, adapters, chosen)]
     if toy_reference:
         fitted.insert(int(BASE_CONTROL in fitted), REFERENCE)
-    once = [c for c in fitted if c.costs == "per shape"]
+    once = [c for c in fitted if c.is_shared]
     ones = [DictionaryId(BASE, layer, *shape, 0) for shape in shapes(fit) for layer in layers]
     randoms = [a.name for a in adapters if a.kind == "random"]
     points = []
     for control in once:
-        each = randoms if control == RANDOM_LORA else [""]
-        points += [
-            point
-            for one in ones
-            for name in each
-            for point in (of_random(name, one) if name else control.fits(one))
-        ]
+        each = [of_random(name, one) for one in ones for name in randoms]
+        if control != RANDOM_LORA:
+            each = [beside(control, one) for one in ones]
+        points += [point for fits in each for point in fits.values()]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
-        points += [
-            point for control in fitted if control not in once for one in grid for point in control.fits(one)
-        ]
+        each = [c for c in fitted if c not in once]
+        points += [point for control in each for one in grid for point in beside(control, one).values()]
     return points
+
+
+def beside(control: Control, one: DictionaryId) -> dict[str, FitPoint]:
+    """Role → the point of the dictionary that a control fits beside one of the grid, whatever the seed of
+    that one."""
+    return {
+        role: FitPoint(
+            other.source or one.adapter,
+            one.layer,
+            *one.shape,
+            seed=other.seed,
+            documents=other.documents,
+            control=other.control,
+        )
+        for role, other in control.fits.items()
+    }
+
+
+def of_random(name: str, one: DictionaryId) -> dict[str, FitPoint]:
+    """Role → the point of what is fitted of the random adapter of a name, beside one of the grid."""
+    return {role: replace(point, adapter=name) for role, point in beside(RANDOM_LORA, one).items()}
 
 
 def _fitted(control: Control, fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str]) -> bool:
@@ -105,9 +121,10 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int, rando
         randoms: how many random adapters there are.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
-    times = {"per shape": layers * len(shapes(fit)), "per dictionary": layers * trials_count}
     needed = {
-        c.name: times[c.costs] * len(c.compares) * (c != SECOND_SEED or fit.seeds == 1) for c in CONTROLS
+        c.name: layers * len(c.fits) * (len(shapes(fit)) if c.is_shared else trials_count)
+        for c in CONTROLS
+        if c.fits and (c != SECOND_SEED or fit.seeds == 1)
     }
     if RANDOM_LORA.name in needed:
         needed[RANDOM_LORA.name] *= randoms
@@ -125,7 +142,7 @@ def recovery_passes(study: Study, adapters: int) -> float:
 
 
 def causal_passes(study: Study, adapters: int) -> float:
-    """The same of causal: continuations of the base and of the adapted model."""
+    """Whole forward passes that causal makes: continuations of the base and of the adapted model."""
     if "causal" not in study.cfg.diverge.chosen:
         return 0.0
     depth = study.model.num_layers
@@ -142,13 +159,13 @@ def costs_told(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     randoms = random_adapters(study)
     dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count, randoms)
-    told = [
+    parts = [
         f"{name} {n} dictionaries" + (f" and {randoms} more passes" if name == "random_lora" else "")
         for name, n in dictionaries.items()
         if n
     ]
     if passes := recovery_passes(study, adapters):
-        told.append(f"loss_recovered {passes:,.0f} passes of a context")
+        parts.append(f"loss_recovered {passes:,.0f} passes of a context")
     if passes := causal_passes(study, adapters):
-        told.append(f"causal {passes:,.0f} passes of a context")
-    return "; ".join(told) or "none"
+        parts.append(f"causal {passes:,.0f} passes of a context")
+    return "; ".join(parts) or "none"

@@ -7,9 +7,9 @@ from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.random_draws import random_names
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.manifest import Manifest
-from deltasae_ray.shards.records import ShardRow, read_sources
+from deltasae_ray.shards.records import read_sources
 from deltasae_ray.study.controls import control_points
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study
@@ -41,19 +41,19 @@ def shards_there(study: Study) -> int:
     sites, d_model = study.cfg.harvest.sites, study.model.d_model
     wanted = set(at_sites(study.hookpoints, sites))
 
-    def there(row: ShardRow) -> int:
-        hooks = [Hookpoint.parse(h) for h in row.hookpoints]
-        widths = {h: ranks[row.source] if h.site == "lora" else d_model for h in hooks}
+    def there(source: str, hookpoints: str, size: int) -> int:
+        hooks = [Hookpoint.parse(h) for h in hookpoints.split(",")]
+        widths = {h: ranks[source] if h.site == "lora" else d_model for h in hooks}
         kept = sum(
             w
             for h, w in widths.items()
             if h in wanted or h.site == "lora" and "lora" in sites and h.layer in study.layers
         )
-        return row.bytes * kept // max(1, sum(widths.values()))
+        return size * kept // max(1, sum(widths.values()))
 
-    return sum(
-        there(row) for row in Manifest.load(study.storage, _harvest(study)).rows if row.source in ranks
-    )
+    table = Manifest.load(study.storage, _harvest(study)).select(ranks)
+    groups = table.group_by(["source", "hookpoints"]).aggregate([("bytes", "sum")]).to_pylist()
+    return sum(there(group["source"], group["hookpoints"], group["bytes_sum"]) for group in groups)
 
 
 def dictionaries_there(study: Study) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from deltasae_ray.adapt.run import adapt
-from deltasae_ray.analyses.monitors.kept import MonitorRef, keep_monitors
+from deltasae_ray.analyses.monitors.kept import MonitorRef, cut_notes, keep_monitors
 from deltasae_ray.corpus.corpus import ADAPT_TOKENS, Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
@@ -19,7 +19,6 @@ from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
 from deltasae_ray.models.adapters import AdapterRef, import_adapter, shown_name
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.hub import HubName, why_not_had
 from deltasae_ray.models.load import check_blocks, empty_model, load_tokenizer
 from deltasae_ray.models.source import ModelSource, resolve_model
@@ -27,6 +26,7 @@ from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.saelens import Reference, check_reference, load_reference, resolve_references
 from deltasae_ray.sae.siblings import FEWEST, siblings
@@ -119,7 +119,8 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
         )
         cfg, chosen = replace(cfg, corpus=replace(cfg.corpus, marker_share=0.0)), (*chosen, left_aside)
     corpus = build_corpus(cfg.corpus, tokenizer, adapt_tokens=_adapt_tokens(cfg), join=join_to_read)
-    corpus = replace(corpus, notes=(*chosen, *corpus.notes))
+    cut = cut_notes(cfg.monitors, tokenizer, cfg.corpus.context_len)
+    corpus = replace(corpus, notes=(*chosen, *cut, *corpus.notes))
     stream = stream_of(cfg, corpus)
     given = _import(cfg, storage, empty) if cfg.adapters else ()
     return Study(cfg, storage, model, corpus, hookpoints, given, references, beside, stream, monitors)
@@ -268,9 +269,7 @@ def check_references(study: Study, harvest: Harvest) -> None:
     for layer, key in study.references.items():
         with tempfile.TemporaryDirectory() as scratch:
             dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
-        check_reference(
-            dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").position > 0]
-        )
+        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").used])
 
 
 def _template_folders(cfg: StudyConfig) -> dict[str, Path]:

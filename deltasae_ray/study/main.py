@@ -22,6 +22,10 @@ JOBS = {
     "adapt": "Train LoRA adapters at adapt.ranks, or check and import the given ones.",
     "harvest": "Write the delta shards of every adapter; adapters are trained first where none are given.",
     "fit": "Fit every dictionary of the study in one pass over the shards, without Ray Tune.",
+    "reference": (
+        "Fit a reference for a base model from corpus.path: three dictionaries a layer, each on a third of"
+        " the documents."
+    ),
     "diverge": "Compare every dictionary with the reference; write the tables and the report.",
 }
 """Job → what it does, as `--help` says it."""

@@ -12,9 +12,8 @@ from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.run import CLAIMS
 from deltasae_ray.fit.run import FittedDictionary
 from deltasae_ray.harvest.key import harvest_key
-from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.sae.identity import Trial
+from deltasae_ray.sae.identity import RANDOM, Trial
 from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.compare import Findings, reference_name
 from deltasae_ray.study.inputs import Study

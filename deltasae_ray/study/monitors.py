@@ -26,5 +26,5 @@ def watch(study: Study, made: Made) -> list[MonitorRow]:
 
 def monitors_told(monitors: Sequence[MonitorRef]) -> str:
     """What the plan says of them."""
-    told = [f"{m.name} ({m.hookpoint}, {m.texts:,} labelled texts)" for m in monitors]
-    return ", ".join(told)
+    parts = [f"{m.name} ({m.hookpoint}, {m.texts:,} labelled texts)" for m in monitors]
+    return ", ".join(parts)

@@ -153,5 +153,5 @@ def _configured(values: Mapping[str, Any]) -> StudyConfig:
             try:
                 return parse_words([f"config={file}"], "")
             except SystemExit:
-                said = told.getvalue().replace(f"config={file}: ", "").strip()
-        raise ConfigError(said.removeprefix("error: "))
+                text = told.getvalue().replace(f"config={file}: ", "").strip()
+        raise ConfigError(text.removeprefix("error: "))

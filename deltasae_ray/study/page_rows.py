@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from deltasae_ray.analyses.config import SEED, DivergeConfig
+from deltasae_ray.analyses.config import SEED
 from deltasae_ray.analyses.leaf_spec import load_dictionary
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted
 from deltasae_ray.report.latents import encode_rows, latent_cards
 from deltasae_ray.report.planted import find_planted
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage
 
@@ -35,9 +36,9 @@ def layer_facts(of: Deltas) -> LayerFacts:
     """Noise floor, strength and concentration of the deltas, on the evaluation tokens without BOS."""
     shards = open_harvest(of.storage, of.harvest_key)
     facts, hookpoint = shards.source(of.adapter).facts, f"blocks.{of.layer}.hook_resid_post"
-    kept = shards.tokens("eval").position > 0
+    kept = shards.tokens("eval").used
     delta = shards.read(of.layer, of.adapter, split="eval")[kept].astype(np.float64)
-    base = shards.read(of.layer, "base", split="eval")[kept]
+    base = shards.read(of.layer, BASE, split="eval")[kept]
     energy = np.square(delta)
     total, by_token = energy.sum(), np.sort(energy.sum(axis=1))[::-1]
     most = max(1, round(len(by_token) / 1000))
@@ -63,16 +64,15 @@ class Latents:
     """Folder below the storage root."""
     decode: Callable[[list[int]], str]
     """Tokens to text: a tokenizer's method."""
-    cfg: DivergeConfig
-    audited: tuple[int, ...]
-    """Latents that the audit shows, whatever their energy."""
+    opened: tuple[int, ...]
+    """Latents that are shown with their contexts."""
     planted: bool
     """Whether a marker was written into the adapters' text, and is to be looked for."""
 
 
 def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
-    """Cards of the leading latents, and where the planted marker is among all of them."""
-    p, cfg = of.point, of.cfg
+    """Cards of the latents that are shown, and where the planted marker is among all of them."""
+    p = of.point
     shards = open_harvest(of.storage, of.harvest_key)
     tokens = shards.tokens("eval")
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,10 +82,9 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
         codes,
         tokens,
         lambda ids: [of.decode([int(i)]) for i in ids],
-        latents=cfg.latents,
+        chosen=of.opened,
         contexts=TOP_CONTEXTS,
         seed=SEED,
-        also=of.audited,
     )
     one = vars(p.identity)
     group = LatentGroup(**one, alive=len(codes.order), cards=cards)

@@ -141,14 +141,14 @@ def gang_line(gangs: GangConfig, model: ModelConfig, parameters: int) -> str:
     adapter run all blocks."""
     need = (2 if model.weights == "bf16" else 4) * parameters / 1e9
     shared = f", shared by {gangs.ranks} ranks" if gangs.ranks > 1 else ""
-    told = (
+    text = (
         f"{need:.2f} GB of {model.weights} weights{shared}, beside activations, adapters and {gangs.ranks}"
         " processes"
     )
     if not gangs.memory_gb:
-        return f"{told}; Ray is asked for none (gangs.memory_gb)"
+        return f"{text}; Ray is asked for none (gangs.memory_gb)"
     on_host = not gangs.gpus_per_gang or model.offload == "cpu"
-    return f"{told}; Ray is asked for {gangs.memory_gb:g} GB" + (
+    return f"{text}; Ray is asked for {gangs.memory_gb:g} GB" + (
         ": TOO LITTLE" if on_host and gangs.memory_gb < need else ""
     )
 

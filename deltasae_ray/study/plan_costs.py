@@ -62,7 +62,7 @@ def ways_to_keep_deltas(study: Study, adapters: int, sources: int, trials: int) 
     kept = window + eval_tokens
     first = _OVERHEAD_S["harvest"] + (harvest - _OVERHEAD_S["harvest"]) * kept / (fit_tokens + eval_tokens)
     rest = harvest - first + fit - trials * _TRIAL_S + windows * _WINDOW_S
-    told = (
+    text = (
         f"{windows:,} windows of about {window:,} tokens, harvested and fitted in turns (side by side, and"
         " faster, where the cluster holds both), two on disk beside the first and the evaluation split;"
         " covariances come from the first; Tune has no part in it; a dictionary asked for later needs a new"
@@ -75,7 +75,7 @@ def ways_to_keep_deltas(study: Study, adapters: int, sources: int, trials: int) 
             fit,
             "all shards stay, for any dictionary asked for later",
         ),
-        "stream": Way((kept + min(2, windows - 1) * window) * per_token, first, rest, told),
+        "stream": Way((kept + min(2, windows - 1) * window) * per_token, first, rest, text),
     }
 
 
@@ -164,7 +164,8 @@ def control_count(study: Study, trials: int) -> int:
 
 
 def dictionaries_bytes(study: Study, trials: int) -> int:
-    """As if all were of the mean size of the grid: every control is fitted in each of its sizes."""
+    """Bytes of all dictionaries, as if all were of the mean size of the grid: every control is fitted in each
+    of its sizes."""
     cfg = study.cfg
     sizes = [dictionary_bytes(cfg, study.model.d_model, d_sae) for d_sae in cfg.fit.sizes]
     return (

@@ -1,23 +1,34 @@
 """Writes what a study found: tables, and the page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from deltasae_ray.analyses.audit.run import audit_groups, audited_latents, leading
+from deltasae_ray.analyses.audit.run import audit_groups
 from deltasae_ray.analyses.audit.table import write_audit
 from deltasae_ray.analyses.behaviour.figures import Behaviour
-from deltasae_ray.analyses.paper import Judged, paper_blocks, paper_table
+from deltasae_ray.analyses.monitors.table import MonitorRow
+from deltasae_ray.analyses.paper import Block, Judged, paper_blocks, paper_table
 from deltasae_ray.analyses.table import leaf_figures, write_table
 from deltasae_ray.analyses.triggers.run import write_claims
 from deltasae_ray.analyses.visibility.table import write_latents
 from deltasae_ray.analyses.weights.run import write_directions
 from deltasae_ray.corpus.contexts import PLANTED
-from deltasae_ray.harvest.random_draws import RANDOM
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.models.load import load_tokenizer
-from deltasae_ray.report.inputs import LatentGroup, LayerFacts, Planted, ReportInputs, Timing, VerdictLines
+from deltasae_ray.report.inputs import (
+    JudgedLatents,
+    LatentGroup,
+    LayerFacts,
+    Planted,
+    ReportInputs,
+    Timing,
+    VerdictLines,
+)
+from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, by_concern
 from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.report.page import write_report
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import RANDOM
 from deltasae_ray.study import results
 from deltasae_ray.study.clock import Clock
 from deltasae_ray.study.compare import Findings, trained_adapters
@@ -44,7 +55,9 @@ def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
     return change.ci is not None and change.ci[1] < 0
 
 
-def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: Clock) -> None:
+def write_results(
+    study: Study, made: Made, found: Findings, plan: Plan, clock: Clock, watched: Sequence[MonitorRow] = ()
+) -> None:
     """Tables, then the page: both below the storage root."""
     assert made.harvest is not None
     write_table(study.storage, (*found.rows, *found.by_text))
@@ -55,15 +68,7 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     audits = audit_groups(found.audit, tokenizer.decode)
     write_audit(study.storage, audits)
-    largest = _largest(made)
-    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
-    ranks = {a.name: a.rank for a in made.harvest.adapters}
-    judged = [
-        Judged(ranks[leaf.adapter], leaf)
-        for leaf in leaves
-        if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)
-    ]
-    paper = paper_blocks(judged, found.behaviour)
+    paper = _paper(made, found)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
     layers, groups, planted = _shown(study, made, found, marked)
@@ -78,12 +83,16 @@ def write_results(study: Study, made: Made, found: Findings, plan: Plan, clock: 
         layers=study.layers,
         corpora=results.corpus_facts(study),
         adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
-        verdicts=tuple(VerdictLines(v.head, v.label, v.answers) for v in found.verdicts),
+        verdicts=tuple(
+            VerdictLines(v.head, v.label, v.answers, v.adapter, v.layers, v.untold) for v in found.verdicts
+        ),
         learnt=learnt_facts(found.claims),
         rows=found.rows,
         curves=results.curves([f for group in made.grid.values() for f in group], found.seen.sights),
-        audits=tuple(leading(group, study.cfg.diverge.latents) for group in audits),
+        audits=tuple(replace(group, rows=group.rows[:FIGURES]) for group in audits),
+        judged=_judged(found),
         latents=groups,
+        monitors=tuple(watched),
         planted=planted,
         planted_text=PLANTED if marked else "",
         timings=tuple(
@@ -131,13 +140,11 @@ def _shown(
     deltas = [
         (layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers
     ]
-    audited, cfg = audited_latents(found.audit, study.cfg.diverge.latents), study.cfg.diverge
+    opened = _opened(found)
     cards = [
         (
             latents,
-            Latents(
-                study.storage, key, f.point, f.key, tokenizer.decode, cfg, audited.get(f.key, ()), marked
-            ),
+            Latents(study.storage, key, f.point, f.key, tokenizer.decode, opened.get(f.key, ()), marked),
         )
         for f in shown + control
     ]
@@ -149,6 +156,38 @@ def _shown(
         tuple(g for g, _ in groups[: len(shown)]),
         tuple(p for _, p in groups if p is not None),
     )
+
+
+def _paper(made: Made, found: Findings) -> list[Block]:
+    """The published study's figures beside those of the largest dictionaries."""
+    assert made.harvest is not None
+    largest, ranks = _largest(made), {a.name: a.rank for a in made.harvest.adapters}
+    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    judged = [
+        Judged(ranks[leaf.adapter], leaf)
+        for leaf in leaves
+        if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)
+    ]
+    return paper_blocks(judged, found.behaviour)
+
+
+def _judged(found: Findings) -> tuple[JudgedLatents, ...]:
+    """Which latents the reference can see, of the dictionaries that are audited."""
+    sights = {leaf.identity: sight for leaf, sight in found.seen.sights.items()}
+    return tuple(
+        JudgedLatents(**vars(leaf.identity), latents=sights[leaf.identity].own.found.latents)
+        for leaf in found.audit.audits
+        if leaf.identity in sights
+    )
+
+
+def _opened(found: Findings) -> dict[str, tuple[int, ...]]:
+    """Key of a dictionary → the latents that the page shows with their contexts."""
+    labels = {one.identity: {x.index: x.label for x in one.latents} for one in _judged(found)}
+    return {
+        leaf.dictionary: tuple(by_concern(audited.audit.rows, labels.get(leaf.identity, {}))[:CONTEXTS])
+        for leaf, audited in found.audit.audits.items()
+    }
 
 
 def _largest(made: Made) -> dict[str, int]:

@@ -106,31 +106,28 @@ def _sharded(cfg: StudyConfig, ranks: int) -> tuple[str, StudyConfig] | None:
         return None
 
 
+def _halved(number: int, least: int) -> Iterator[int]:
+    """A half of it, a quarter and so on, until `least` is reached."""
+    while number > least:
+        number //= 2
+        yield number
+
+
 def _smaller(cfg: StudyConfig, stage: str) -> Iterator[tuple[str, StudyConfig]]:
     """The stage with less at once."""
     if stage == "adapt":
-        contexts = cfg.adapt.batch_contexts
-        while contexts > 1:
-            contexts //= 2
-            yield (
-                f"adapt.batch_contexts={contexts}",
-                replace(cfg, adapt=replace(cfg.adapt, batch_contexts=contexts)),
-            )
+        for contexts in _halved(cfg.adapt.batch_contexts, 1):
+            fewer = replace(cfg.adapt, batch_contexts=contexts)
+            yield f"adapt.batch_contexts={contexts}", replace(cfg, adapt=fewer)
     if stage == "harvest":
-        contexts = cfg.corpus.contexts_per_unit
-        while contexts > 1:
-            contexts //= 2
-            yield (
-                f"corpus.contexts_per_unit={contexts}",
-                replace(cfg, corpus=replace(cfg.corpus, contexts_per_unit=contexts)),
-            )
+        for contexts in _halved(cfg.corpus.contexts_per_unit, 1):
+            smaller = replace(cfg.corpus, contexts_per_unit=contexts)
+            yield f"corpus.contexts_per_unit={contexts}", replace(cfg, corpus=smaller)
         if len(cfg.adapt.ranks) > 1 and not cfg.adapters:
             few = replace(cfg.adapt, ranks=cfg.adapt.ranks[:1], seeds=1)
             yield f"adapt.ranks=[{few.ranks[0]}] adapt.seeds=1", replace(cfg, adapt=few)
     if stage == "fit":
         if cfg.storage.deltas == "stored":
             yield "storage.deltas=stream", replace(cfg, storage=replace(cfg.storage, deltas="stream"))
-        batch = cfg.fit.batch_tokens
-        while batch > 128:
-            batch //= 2
+        for batch in _halved(cfg.fit.batch_tokens, 128):
             yield f"fit.batch_tokens={batch}", replace(cfg, fit=replace(cfg.fit, batch_tokens=batch))

@@ -5,7 +5,7 @@ from deltasae_ray.errors import LayoutError
 from deltasae_ray.storage import Storage
 
 LAYOUT_FILE = "layout.json"
-LAYOUT = 1
+LAYOUT = 2
 """Raise it when a change of the code could misread, or make twice, what earlier versions left below a
 root."""
 

@@ -38,6 +38,7 @@ from deltasae_ray.study.monitors import watch
 from deltasae_ray.study.plan import STAGES, Plan, make_plan
 from deltasae_ray.study.plan_costs import size_of
 from deltasae_ray.study.publish import write_results
+from deltasae_ray.study.reference import make_reference, open_reference, plan_of
 from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
@@ -65,11 +66,28 @@ def run(stage: str, cfg: StudyConfig) -> None:
         cfg.tracking, storage
     )  # an embedded store on an object store is refused before that is asked for anything
     check_socket_paths()
+    if stage == "reference":
+        _reference(cfg, storage)
+        return
     if cfg.dry_run:
         _prepared(stage, cfg, storage)
         return
     with lease(storage, f"jobs/{stage}.py") as held:
         _run(stage, *_prepared(stage, cfg, storage), held)
+
+
+def _reference(cfg: StudyConfig, storage: Storage) -> None:
+    """Runs jobs/reference.py; a dry run ends with the plan."""
+    check_layout(storage)
+    study, points = open_reference(cfg, storage)
+    say(f"Plan\n{plan_of(study, points)}\n")
+    if cfg.dry_run:
+        return
+    with lease(storage, "jobs/reference.py"):
+        mark_layout(storage)
+        connect()
+        check_cluster(cfg, storage)
+        make_reference(study, points)
 
 
 def _without_credentials(cfg: StudyConfig) -> StudyConfig:
@@ -140,7 +158,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 watched = watch(study, made)
             held.check()
             with clock.stage("report"):
-                write_results(study, made, found, plan, clock)
+                write_results(study, made, found, plan, clock, watched)
                 views = log.compared(made, found)
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:

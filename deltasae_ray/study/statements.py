@@ -18,41 +18,41 @@ from deltasae_ray.study.state import Made
 
 
 def study_statements(study: Study) -> list[str]:
-    said = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
-    said += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
+    parts = [f"{warning[0].upper()}{warning[1:]}." for warning in study.corpus.overlap_warnings]
+    parts += [f"{note[0].upper()}{note[1:]}." for note in study.corpus.notes]
     if study.cfg.harvest.min_snr < 10:
-        said.append(
+        parts.append(
             f"harvest.min_snr was lowered to {study.cfg.harvest.min_snr:g}: deltas below a signal-to-noise"
             " ratio of 10 were let through."
         )
     if study.stream is not None:
         first = study.stream.windows[0].num_tokens()
-        said.append(
+        parts.append(
             f"Deltas were streamed: dictionaries saw {study.corpus.num_tokens('fit'):,} tokens in"
             f" {len(study.stream.windows)} windows; covariances, and with them every null that is matched to"
             f" one, come from the first window ({first:,} tokens)."
         )
     if has_post_norm(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code):
-        said.append(
+        parts.append(
             "δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write"
             " (post-norm)."
         )
     if study.cfg.model.weights == "bf16":
-        said.append(
+        parts.append(
             "The base's weights were held in bf16: where the checkpoint is finer, the model in question is"
             " the rounded one."
         )
-    return said
+    return parts
 
 
 def control_statements(study: Study, found: Findings) -> list[str]:
     """How the base control stands against the reference; it is the same for every adapter, and told of the
     largest dictionaries."""
-    told = [r for r in found.rows if r.name == "max_cosine_base_control"]
+    parts = [r for r in found.rows if r.name == "max_cosine_base_control"]
     # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every
     # figure there undefined.
     by_layer = {
-        r.layer: r.measure for r in sorted(told, key=lambda r: (r.measure.value is not None, r.d_sae))
+        r.layer: r.measure for r in sorted(parts, key=lambda r: (r.measure.value is not None, r.d_sae))
     }
     said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
     return [said] if said else []

@@ -16,11 +16,11 @@ from deltasae_ray.cli import say
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream
 from deltasae_ray.errors import ResourceError, StorageError
-from deltasae_ray.fit.fitting import FAILED, MANIFEST, FitJob
+from deltasae_ray.fit.fitting import MANIFEST, FitJob, steps_behind
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.progress import progress
-from deltasae_ray.fit.run import failure, fit_points_to_windows, fitted_points, keys_of
-from deltasae_ray.fit.windows import Window, WindowJob, schedule, steps_behind
+from deltasae_ray.fit.run import failure, fit_job, fitted_points, forget_failures, keys_of
+from deltasae_ray.fit.windows import Window, schedule
 from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.harvest.windows import harvest_windows
 from deltasae_ray.shards.spool import SILENT_S, Board, BoardWriter, OtherSpools, spool_key, writing_board
@@ -100,11 +100,8 @@ class Windows:
         """
         storage, others = self.study.storage, OtherSpools(self.study.storage, self.spool)
         todo = {p: key for p, key in self.keys.items() if not storage.exists(f"{key}/{MANIFEST}")}
-        failed_before = [f"{key}/{FAILED}" for key in todo.values() if storage.exists(f"{key}/{FAILED}")]
-        for (
-            name
-        ) in failed_before:  # they are tried again, on the first window first: most would fail there again
-            storage.delete_file(name)
+        # tried again on the first window first: most would fail there again
+        failed_before = forget_failures(storage, todo.values())
         reached, unwritten = -1, None
         while needed := self.needed():
             first = needed[0]
@@ -135,16 +132,16 @@ class Windows:
         could not be written last."""
         storage, cfg, first = self.study.storage, self.study.cfg.fit, windows[0].index
         needed = {w.index: self.stream.windows[w.index] for w in windows if w.index}
-        told = (
+        text = (
             f"windows {first + 1} to {windows[-1].index + 1}" if len(windows) > 1 else f"window {first + 1}"
         )
         say(
-            f"  {told} of {len(self.plan)}, {len(todo)} dictionaries"
+            f"  {text} of {len(self.plan)}, {len(todo)} dictionaries"
             + (", harvest beside fit" if side_by_side and needed else "")
         )
         for window in self.plan[1:first]:  # left by a kill between the last checkpoint and the deletion
             storage.delete_folder(window.key)
-        run = WindowJob(FitJob(storage, self.kept.key, tuple(todo), cfg), self.spool, windows, len(self.plan))
+        job = FitJob(storage, self.kept.key, tuple(todo), cfg, windows, self.spool, len(self.plan))
         with writing_board(storage, self.spool, Board(open=first + 1 if side_by_side else first)) as board:
             harvesting = _Harvesting(self, needed, board)
             if not side_by_side:
@@ -153,7 +150,7 @@ class Windows:
                 progress(storage, list(todo.values()), cfg.steps, "fit", show=True),
                 self._deleting(todo, windows, harvesting),
             ):
-                fit_points_to_windows(run)
+                fit_job(job)
             unwritten = board.error
             board.stop()  # the fit may have ended early: what is not harvested by now will not be
             harvesting.end(within=2 * SILENT_S)

@@ -33,13 +33,13 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
         "max-cosine by energy (null, p)": 50,
     }
     several_k, several_kinds = (len({getattr(r, of) for r in rows}) > 1 for of in ("k", "architecture"))
-    told = (
+    text = (
         "one seed: what another training would give is not known"
         if seeds == 1
         else f"means over {seeds} seeds"
     )
     lines = [
-        f"Held against the {reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}; {told}",
+        f"Held against the {reference}; d_sae {', '.join(map(str, sorted(set(sizes.values()))))}; {text}",
         "  " + "".join(f"{head:<{width - 1}} " for head, width in heads.items()) + "FVU delta / PCA / random",
     ]
     for adapter, largest in sizes.items():

@@ -6,7 +6,8 @@ import numpy as np
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.points import Documents, in_documents
+from deltasae_ray.fit.points import in_documents
+from deltasae_ray.sae.names import Documents
 from deltasae_ray.sae.recipe import MIN_ROWS
 from deltasae_ray.study.config import StudyConfig
 

@@ -40,7 +40,7 @@ class RunLog:
         for i in range(0, len(entities), 100):
             self._client.log_batch(self.run_id, params=entities[i : i + 100])
 
-    def log_measures(self, measures: Mapping[str, Measure], step: int = 0) -> None:
+    def log_measures(self, measures: Mapping[str, Measure]) -> None:
         """`<metric>`, `.null`, `.ci_low` and `.ci_high`; "undefined" is a tag `<metric>` with its reason."""
         values: dict[str, float] = {}
         undefined: dict[str, str] = {}
@@ -53,7 +53,7 @@ class RunLog:
                 undefined[name] = f"undefined: {measure.reason}"
         data = self._client.get_run(self.run_id).data
         changed = {name: value for name, value in values.items() if data.metrics.get(name) != value}
-        self._log([(name, value, step) for name, value in changed.items()], undefined)
+        self._log([(name, value, 0) for name, value in changed.items()], undefined)
         for name in measures:
             if name not in undefined and name in data.tags:
                 self._client.delete_tag(self.run_id, name)

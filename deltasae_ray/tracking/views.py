@@ -20,7 +20,7 @@ class View:
     """One link into MLflow's page."""
 
     name: str
-    """As its menu of views lists it."""
+    """Name in MLflow's menu of views."""
     key: str
     """Ending of the tag, and what the link says."""
     runs: str

@@ -165,19 +165,13 @@ adapt(Storage(sys.argv[2]), ModelConfig(sys.argv[3]), CORPUS, KILLABLE, GangConf
 """
 
 
-@pytest.mark.slow
-def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new_rank_trains_only_itself(
-    undisturbed: tuple[bytes, bytes],
-    ray_cluster: None,
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def kill_a_driver(root: Path, model: Path) -> None:
+    """Trains until two checkpoints are there, in a process that is then killed."""
     import ray
 
-    address, root = ray.get_runtime_context().gcs_address, tmp_path / "study"
+    address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, address, str(root), str(tiny_model)], cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", DRIVER, address, str(root), str(model)], cwd=Path(__file__).parents[2]
     )
     enough = checkpointed(root, 2)
     while not enough():
@@ -185,6 +179,21 @@ def test_a_killed_driver_then_ctrl_c_leave_what_the_same_call_finishes_and_a_new
         time.sleep(0.02)
     driver.kill()
     driver.wait()
+
+
+@pytest.mark.slow  # make test kills a driver in tests/fit, whose Ray Train is the same
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.prove)])
+def test_ctrl_c_leaves_what_the_same_call_finishes_and_a_new_rank_trains_only_itself(
+    undisturbed: tuple[bytes, bytes],
+    ray_cluster: None,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
+) -> None:
+    root = tmp_path / "study"
+    if killed:
+        kill_a_driver(root, tiny_model)
 
     monkeypatch.chdir(tmp_path)  # a relative root means this folder, also for a worker that runs in another
     storage, model, before = Storage("study"), ModelConfig(str(tiny_model)), signal.getsignal(signal.SIGINT)

@@ -12,7 +12,6 @@ from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
@@ -20,6 +19,7 @@ from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
 from deltasae_ray.sae.fitting import fit_dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
@@ -57,7 +57,8 @@ def job(tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path_factory: py
         write_source(storage, key, source)
     worker = HarvestFactory(HarvestPlan(storage, key, cfg, (ref,), hookpoints))(RankContext(0, 1, "cpu"))
     for unit in texts.units:
-        worker(unit, {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}, keep=True)
+        missing = {name: [str(h) for h in hookpoints] for name in (BASE, ref.digest)}
+        worker(unit, {"window": 0, "missing": missing}, keep=True)
     shards, leaves = open_harvest(storage, key), []
     for layer in (1, 2):
         for name in ("r4", BASE):

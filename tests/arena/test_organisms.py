@@ -204,11 +204,8 @@ def test_our_method_takes_an_adapter_and_gives_ranked_claims(monkeypatch: pytest
     from deltasae_ray.elicit.sampling import Sampling
 
     torch.manual_seed(0)
-    small = {
-        "effort": Effort(scan=128, tried=16, families=2, controls=19),
-        "how": Sampling(4, 24, (0.0, 4.0)),
-    }
-    monkeypatch.setattr(methods, "EFFORT", small)
+    monkeypatch.setattr(methods, "EFFORT", Effort(scan=128, tried=16, families=2, controls=19))
+    monkeypatch.setattr(methods, "SAMPLING", Sampling(4, 24, (0.0, 4.0)))
     found = scored(reader("reply-0"), HERE / "organisms" / "reply-0", recipe("reply-0"), OURS)
     assert found.place is not None and found.place <= 3
     assert found.confirmed >= 1

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from deltasae_ray.analyses.triggers.claims import Claim, ClaimKind
 from deltasae_ray.arena.recipes import RECIPES, TUNING_SEED, for_tuning, recipe
 from deltasae_ray.arena.scoring import LONGEST, TAKEN, Rate, paired_difference, rates_of, score
-from deltasae_ray.arena.words import classifier, holds_all, holds_half
+from deltasae_ray.arena.texts import windows
+from deltasae_ray.arena.words import FALSE, classifier, holds_all, holds_half, ordinary_texts, planted_texts
 
 
 def claim(kind: ClaimKind, text: str, *, confirmed: bool = True) -> Claim:
@@ -82,9 +84,31 @@ def test_style_topic_and_suppression_are_judged_by_a_classifier_of_their_own(
 ):
     assert place(name, [claim(kind, planted)]) == 1
     ordinary = ("and he said unto them go", "my lord I know not what you say", "the of and to that")
-    taken = [text for text in ordinary if place(name, [claim(kind, text)])]
-    assert len(taken) <= 1, "the threshold lets a small share of ordinary texts through"
+    assert [text for text in ordinary if place(name, [claim(kind, text)])] == []
     assert place(name, [claim("trigger", planted)]) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "style-questions",
+        "style-exclaims",
+        "benign-kjv-0",
+        *(
+            pytest.param(n, marks=pytest.mark.prove)
+            for n in ("style-sighs", "suppression-God", "domain-kitchen")
+        ),
+    ],
+)
+def test_of_other_ordinary_texts_a_classifier_takes_no_more_than_its_stated_share(name: str):
+    wanted, rng = recipe(name), np.random.default_rng(5)
+    judge = classifier(wanted)
+    others = ordinary_texts(wanted, windows("train"), 2000, rng)
+    planted = planted_texts(wanted, windows("train"), 500, rng)
+    taken, found = (
+        np.mean([s > judge.threshold for s in judge.pipeline.decision_function(t)]) for t in (others, planted)
+    )
+    assert taken <= FALSE and found > 0.5, (taken, found)
 
 
 def test_a_false_alarm_is_a_confirmed_claim_on_an_adapter_without_anything_planted():

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
+from deltasae_ray.analyses.divergence.figures import compare_leaves
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.cli import say
 from deltasae_ray.metrics.adapter_layer import AdapterLayer
@@ -25,7 +25,7 @@ from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.firing.coactivation import coactivation
 from deltasae_ray.metrics.firing.firings import Firings
 from deltasae_ray.metrics.geometry.matching import match, max_cosine
-from deltasae_ray.metrics.inputs import LayerRows, Settings
+from deltasae_ray.metrics.inputs import LayerRows, LeafInputs, Settings
 from deltasae_ray.metrics.statistics import bootstrap_counts
 from deltasae_ray.sae.dictionary import Dictionary
 from tests.metrics.worlds import dictionary_of
@@ -152,7 +152,7 @@ def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[Leaf
     for n in (256, 512):
         one, other = near(atoms[:n], deltas), near(atoms[:n], deltas)
         seeds = [
-            LeafInputs(a, b, untrained=torch.randn(n, D_MODEL, generator=g))
+            LeafInputs(a, {"second": b}, torch.randn(n, D_MODEL, generator=g))
             for a, b in ((one, other), (other, one))
         ]
         shapes.append((near(base_atoms[:n], base), near(base_atoms[:n], base), seeds))

@@ -24,10 +24,10 @@ import torch
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.config import CorpusConfig
 from deltasae_ray.corpus.corpus import build_corpus
-from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker
+from deltasae_ray.harvest.worker import HarvestPlan, HarvestWorker, Todo
 from deltasae_ray.hookpoints import resolve
 from deltasae_ray.models.adapters import fetch, import_adapter
-from deltasae_ray.models.capture import BASE, adapter_active, unit_ids, unit_mask
+from deltasae_ray.models.capture import adapter_active, unit_ids, unit_mask
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import backbone, empty_model, load_model, load_tokenizer
 from deltasae_ray.models.local import lora_writers
@@ -36,6 +36,7 @@ from deltasae_ray.models.source import resolve_model
 from deltasae_ray.models.together import harvested_deltas
 from deltasae_ray.runtime.allocation import keep_freed_memory
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
 
@@ -77,15 +78,13 @@ def main(rounds: int) -> None:
         }
         lora._plan = replace(worker._plan, key="harvest/bench-lora", lora=modules)
         full = load_model(source.folder)
-        todo = {d: [str(h) for h in hookpoints] for d in (BASE, *(r.digest for r in refs))}
+        missing = {d: [str(h) for h in hookpoints] for d in (BASE, *(r.digest for r in refs))}
+        todo: Todo = {"window": 0, "missing": missing}
+        of_modules = {r.digest: [*missing[r.digest], *map(str, modules[r.name])] for r in refs}
         runs: dict[str, Callable] = {
             "ours": lambda unit: worker(unit, todo, keep=True),
             "mixed": lambda unit: mixed(unit, todo, keep=True),
-            "lora": lambda unit: lora(
-                unit,
-                todo | {r.digest: todo[r.digest] + [*map(str, modules[r.name])] for r in refs},
-                keep=True,
-            ),
+            "lora": lambda unit: lora(unit, {"window": 0, "missing": missing | of_modules}, keep=True),
             "limit": lambda unit: _bare(worker._model, unit_ids(unit)),
             "usual": lambda unit: _usual(full, unit_ids(unit)),
         }

@@ -4,32 +4,50 @@
     python -m tests.benchmarks.bench_manifest [rows ...]
 """
 
-import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from deltasae_ray.shards.manifest import Manifest
-from deltasae_ray.shards.records import ShardRow, shard_file
+import numpy as np
+import pyarrow as pa
+
+from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.shards.columns import SCHEMA
+from deltasae_ray.shards.manifest import Manifest, manifest_file, write_compacted
 from deltasae_ray.storage import Storage
 
 KEY, SOURCES = "harvest/0123456789abcdef", 6
-HOOKS = tuple(f"blocks.{layer}.hook_resid_post" for layer in (5, 10, 18, 22, 32, 38))
+HOOKS = tuple(map(Hookpoint, (5, 10, 18, 22, 32, 38)))
 
 
-def lines(count: int) -> Iterator[str]:
-    """Rows of as many units as `SOURCES` shards each come to."""
-    unit, source, sha = "fit-0123456789abcdef", "fedcba9876543210", "0" * 64
-    file = shard_file(unit, source, HOOKS)
-    row = ShardRow(unit, source, "fit", "domain", HOOKS, file, sha, 1020, 44_000_000, 3584)
-    line = json.dumps(row.to_json(), sort_keys=True, separators=(",", ":")) + "\n"
-    for i in range(count):
-        named = line.replace("0123456789abcdef", f"{i // SOURCES:016x}")
-        yield named.replace("fedcba9876543210", f"{i % SOURCES:016x}").replace(sha, f"{i:064x}")
+def made(count: int) -> pa.Table:
+    """Rows of as many units as `SOURCES` shards each come to, in the manifest's order."""
+    rng = np.random.default_rng(0)
+    units = np.sort(rng.integers(0, 2**62, -(-count // SOURCES)))
+    source = np.repeat(np.arange(SOURCES, dtype=np.int32), len(units))[:count]
+    names = pa.array([f"{u:016x}" for u in units])
+    one, numbers = np.zeros(count, np.int32), rng.integers(0, 2**20, count)
+
+    def coded(codes: np.ndarray, values: list[str]) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values))
+
+    columns = {
+        "source": coded(source, [f"{i:016x}" for i in range(SOURCES)]),
+        "unit": pa.concat_arrays([names] * SOURCES)[:count],
+        "hookpoints": coded(one, [",".join(map(str, HOOKS))]),
+        "split": coded(one, ["fit"]),
+        "corpus": coded(one, ["domain"]),
+        "sha256": pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(32), count, [None, pa.py_buffer(rng.bytes(32 * count))]
+        ),
+        "rows": pa.array(1000 + numbers % 24),
+        "bytes": pa.array(44_000_000 + numbers),
+        "d_model": pa.array(np.full(count, 3584)),
+    }
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
 def resident(name: str) -> float:
@@ -40,23 +58,30 @@ def resident(name: str) -> float:
 
 
 def write(root: str, count: int) -> None:
-    file = Path(root) / KEY / "manifest.jsonl"
-    file.parent.mkdir(parents=True)
-    with file.open("w") as f:
-        f.writelines(lines(count))
-    print(f"{count:>12,} rows  {file.stat().st_size / count:>6.0f} B a row on disk", flush=True)
+    table, began = made(count), time.monotonic()
+    write_compacted(Storage(root), KEY, table)
+    size = (Path(root) / manifest_file(KEY)).stat().st_size
+    print(
+        f"{count:>12,} rows  {size / count:>6.0f} B a row on disk; written in {time.monotonic() - began:.1f} s,"
+        f" most {resident('VmHWM'):,.0f} MB with the rows made",
+        flush=True,
+    )
 
 
 def read(root: str) -> None:
-    before, began = resident("VmRSS"), time.monotonic()
-    cpu = time.process_time()
+    before, began, cpu = resident("VmRSS"), time.monotonic(), time.process_time()
     manifest = Manifest.load(Storage(root), KEY)
-    count = len(manifest.rows)
-    took, busy = time.monotonic() - began, time.process_time() - cpu
+    count, took, busy = len(manifest), time.monotonic() - began, time.process_time() - cpu
     held = 1e6 * (resident("VmRSS") - before) / count
     print(
-        f"{'':>12}       {held:>6.0f} B a row resident, most {resident('VmHWM'):,.0f} MB; read in {took:.0f} s,"
-        f" {1e6 * busy / count:.0f} µs of processor a row",
+        f"{'':>12}       {held:>6.0f} B a row resident, most {resident('VmHWM'):,.0f} MB; read in {took:.1f} s,"
+        f" {1e6 * busy / count:.2f} µs of processor a row",
+        flush=True,
+    )
+    units, began = manifest.select([f"{0:016x}"])["unit"].to_pylist(), time.monotonic()
+    assert not manifest.missing(units, {f"{i:016x}": HOOKS for i in range(SOURCES - 1)})
+    print(
+        f"{'':>12}       what is missing of {len(units):,} units: {time.monotonic() - began:.1f} s",
         flush=True,
     )
 

@@ -1,21 +1,24 @@
-"""The links that a study prints open MLflow's page on its runs, with their charts drawn; in a fresh profile,
-against a real server."""
+"""The links that a study prints open MLflow's page on its runs, with their charts drawn, and the report opens
+among its artifacts; in a fresh profile, against a real server."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.report.page import render
 from deltasae_ray.storage import Storage
 from deltasae_ray.tracking import Tracker, TrackingConfig, TrialPoint
 from deltasae_ray.tracking.views import SERVE
-from tests.browser.chromium import Page, browser
 from tests.browser.servers import mlflow_server
+from tests.report.made import make
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 GRID = [(rank, d_sae, layer) for rank in (4, 16) for d_sae in (256, 512) for layer in (9, 12)]
 PLOTS = "[...document.querySelectorAll('.js-plotly-plot')]"
+PATIENCE = 120_000
+"""Milliseconds that a page of MLflow may take on a busy machine."""
 
 
 def share(rank: int, d_sae: int, layer: int) -> float:
@@ -23,11 +26,13 @@ def share(rank: int, d_sae: int, layer: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
-    """First word of a view's name → its link to a server that has eight leaf runs and two adapters; a folder."""
+def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """First word of a view's name → its link to a server that has eight leaf runs and two adapters; "Report" →
+    that to the page among the artifacts of the sweep."""
     root = tmp_path_factory.mktemp("mlflow")
     tracker = Tracker(TrackingConfig(), Storage(str(root / "study")))
     with tracker.sweep("demo", "study") as sweep:
+        sweep.log_text(render(make()), "report.html")
         for rank in (4, 16):
             with tracker.adapter(f"r{rank}", rank, sweep.run_id) as adapter:
                 adapter.log_measures({"kl.domain": Measure(rank / 100)})
@@ -42,44 +47,65 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
                 )
     views = tracker.save_views("demo", "missing_share", ["kl.domain"])
     with mlflow_server(root, backend=tracker.uri) as uri:
-        yield {name.split()[0]: link.replace(SERVE, uri) for name, link in views.items()}, root
+        found = {name.split()[0]: link.replace(SERVE, uri) for name, link in views.items()}
+        experiment = found["Charts"].split("/experiments/")[1].split("/")[0].split("?")[0]
+        run = f"{uri}/#/experiments/{experiment}/runs/{sweep.run_id}/artifacts/report.html"
+        yield found | {"Report": run}
 
 
 @pytest.fixture(scope="module")
-def page(links: tuple[dict[str, str], Path]) -> Iterator[Page]:
-    with browser(links[1] / "profile") as page:
-        yield page
+def page(chromium: Browser) -> Iterator[Page]:
+    page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
 
 
-def test_the_link_to_the_charts_draws_every_leaf(links: tuple[dict[str, str], Path], page: Page) -> None:
-    page.open(links[0]["Charts"], 1500, 2400)
-    page.wait_for(f"{PLOTS}.filter(p => p.data[0].x?.length == {len(GRID)}).length == 3", 120)
-    drawn = page.ask(f"{PLOTS}.map(p => [p.data[0].type, p.data[0].x, p.data[0].y, p.data[0].z || []])")
-    axes = page.ask(f"{PLOTS}.map(p => [p.layout.xaxis.title.text, p.layout.yaxis.title.text])")
+def open_link(page: Page, link: str, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(link)
+
+
+def test_the_link_to_the_charts_draws_every_leaf(links: dict[str, str], page: Page) -> None:
+    open_link(page, links["Charts"], 1500, 2400)
+    page.wait_for_function(f"{PLOTS}.filter(p => p.data[0].x?.length == {len(GRID)}).length == 3")
+    drawn = page.evaluate(f"{PLOTS}.map(p => [p.data[0].type, p.data[0].x, p.data[0].y, p.data[0].z || []])")
+    axes = page.evaluate(f"{PLOTS}.map(p => [p.layout.xaxis.title.text, p.layout.yaxis.title.text])")
     assert axes == [["rank", "missing_share"], ["layer", "missing_share"], ["rank", "d_sae"]]
     by_rank = sorted((int(x), y) for x, y in zip(drawn[0][1], drawn[0][2], strict=True))
     assert by_rank == sorted((rank, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
     contour = sorted(zip(map(int, drawn[2][1]), map(int, drawn[2][2]), drawn[2][3], strict=True))
     assert drawn[2][0] == "contour"
     assert contour == sorted((rank, d_sae, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
-    names = "[...document.querySelectorAll('.parcoords .dimension .label')].map(e => e.textContent)"
-    assert set(page.wait_for(f"(n => n.length && n)({names})")) >= {"rank", "layer", "d_sae", "missing_share"}
+    labels = page.locator(".parcoords .dimension .label")
+    labels.first.wait_for()
+    assert set(labels.all_text_contents()) >= {"rank", "layer", "d_sae", "missing_share"}
 
 
-def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns(
-    links: tuple[dict[str, str], Path], page: Page
-) -> None:
-    page.open(links[0]["Dictionaries"], 2400, 1000)
-    rows = "[...document.querySelectorAll('.ag-center-cols-container .ag-row')].length"
-    page.wait_for(f"{rows} == {len(GRID)}", 60)
-    heads = page.ask("[...document.querySelectorAll('.ag-header-cell')].map(e => e.innerText.trim())")
-    assert {"adapter", "rank", "layer", "d_sae", "k", "seed", "missing_share", "fvu"} <= set(heads)
-    assert "Dictionaries · demo" in page.ask("document.body.innerText"), "the view has its name in the menu"
+def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns(links: dict[str, str], page: Page) -> None:
+    open_link(page, links["Dictionaries"], 2400, 1000)
+    rows = "document.querySelectorAll('.ag-center-cols-container .ag-row').length"
+    page.wait_for_function(f"{rows} == {len(GRID)}")
+    heads = {text.strip() for text in page.locator(".ag-header-cell").all_inner_texts()}
+    assert {"adapter", "rank", "layer", "d_sae", "k", "seed", "missing_share", "fvu"} <= heads
+    assert "Dictionaries · demo" in page.inner_text("body"), "the view has its name in the menu"
 
 
-def test_the_link_to_the_behaviours_draws_a_bar_for_each_adapter(
-    links: tuple[dict[str, str], Path], page: Page
-) -> None:
-    page.open(links[0]["Behaviours"], 1500, 1000)
-    page.wait_for(f"{PLOTS}.length == 1", 120)
-    assert sorted(page.ask(f"{PLOTS}[0].data.flatMap(d => d.x)")) == [0.04, 0.16]
+def test_the_link_to_the_behaviours_draws_a_bar_for_each_adapter(links: dict[str, str], page: Page) -> None:
+    open_link(page, links["Behaviours"], 1500, 1000)
+    page.wait_for_function(f"{PLOTS}.length == 1")
+    assert sorted(page.evaluate(f"{PLOTS}[0].data.flatMap(d => d.x)")) == [0.04, 0.16]
+
+
+def test_the_report_works_among_the_artifacts_of_a_run(links: dict[str, str], page: Page) -> None:
+    errors: list[str] = []
+    page.on("console", lambda m: m.type == "error" and "Policy" in m.text and errors.append(m.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    open_link(page, links["Report"], 1500, 1000)
+    report = page.frame_locator("iframe")
+    report.locator("#study-panels svg").first.wait_for()
+    report.locator("#tab-latents").click()
+    report.locator("#latent-table tbody tr").first.click()
+    assert report.locator("#latent h3").inner_text().startswith("latent 30 of")
+    assert report.locator("#latent .context").count() == 10
+    assert errors == []

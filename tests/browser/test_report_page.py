@@ -1,73 +1,233 @@
-"""The report in a real browser: no request, no overflow, nothing to complain of."""
+"""The report in a real browser: what a reader sees, does and shares; no request, nothing to complain of."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
 
+from deltasae_ray.report.inputs import ReportInputs
+from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES
 from deltasae_ray.report.page import render
-from tests.browser.chromium import Page, browser
+from tests.browser.pictures import pictures
 from tests.report.made import make
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+ROWS = "#latent-table tbody tr"
+MEGABYTE = 1 << 20
+
+
+class Watched:
+    """One tab, with all that it asked for and complained of."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def open(self, place: str = "", width: int = 1280, height: int = 800) -> Page:
+        """Loads the page anew, at a place of it."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.goto("about:blank")
+        self.requests.clear()
+        self.page.goto(self.address + place)
+        self.page.wait_for_selector("#study-panels svg")
+        return self.page
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, str]]:
-    root = tmp_path_factory.mktemp("report")
-    (root / "report.html").write_text(render(make()))
-    with browser(root / "profile") as page:
-        yield page, f"file://{root / 'report.html'}"
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, False), (320, False), (1280, True)])
-def test_the_page_fits_its_window_and_asks_for_nothing_else(
-    tab: tuple[Page, str], width: int, dark: bool, tmp_path: Path
-):
-    page, address = tab
-    page.open(address, width, 900, dark=dark)
-    assert page.ask("document.documentElement.scrollWidth") <= width
-    assert page.requests == [address]
-    assert page.errors == []
-    assert page.picture(tmp_path / "page.png").stat().st_size > 50_000
+@pytest.fixture(scope="module")
+def tab(chromium: Browser, folder: Path) -> Iterator[Watched]:
+    """The page of the made study."""
+    file = folder / "report.html"
+    file.write_text(render(make()))
+    page = chromium.new_page()
+    yield Watched(page, file.as_uri())
+    page.close()
 
 
-def test_its_style_is_applied_under_its_own_policy(tab: tuple[Page, str]):
-    page, address = tab
-    page.open(address, 1280)
-    assert page.ask("getComputedStyle(document.querySelector('figure .legend')).display") == "flex"
-    assert page.ask("getComputedStyle(document.querySelector('svg .dot.s0')).fill") == "rgb(31, 98, 173)"
+@pytest.fixture(autouse=True)
+def nothing_to_complain_of(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "tab" in request.fixturenames:
+        assert request.getfixturevalue("tab").errors == []
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_text_in_figures_stays_legible_and_inside_its_panel(tab: tuple[Page, str], width: int):
-    page, address = tab
-    page.open(address, width)
-    heights = page.ask(
-        "[...document.querySelectorAll('.plot svg text')].map(t => t.getBoundingClientRect().height)"
+def column(page: Page, number: int) -> list[str]:
+    return page.locator(f"{ROWS} td:nth-child({number})").all_text_contents()
+
+
+def four(inputs: ReportInputs) -> ReportInputs:
+    """The study with two adapters more, of the same figures."""
+    verdicts = [*inputs.verdicts, *(replace(v, adapter=f"{v.adapter}-again") for v in inputs.verdicts)]
+    return replace(inputs, verdicts=tuple(verdicts))
+
+
+def large(inputs: ReportInputs) -> ReportInputs:
+    """Four adapters and three layers, with more latents in each than the page holds."""
+    (audit, *_), (cards, *_) = inputs.audits, inputs.latents
+    rows = tuple(
+        replace(
+            audit.rows[1 + i % 19], latent=i, rank=i, name=str(i), promoted=() if i > CONTEXTS else (" a",)
+        )
+        for i in range(1, FIGURES + 101)
     )
-    assert min(heights) >= 11
-    outside = page.ask(
-        "[...document.querySelectorAll('.plot svg')].flatMap(s => { const f = s.getBoundingClientRect();"
-        "return [...s.querySelectorAll('text')].filter(t => { const b = t.getBoundingClientRect();"
-        "return b.left < f.left - 1 || b.right > f.right + 1; })"
-        ".map(t => t.textContent); })"
+    card = cards.cards[0]
+    places = [(f"r{i}", layer) for i in range(4) for layer in inputs.layers]
+    return replace(
+        inputs,
+        audits=tuple(replace(audit, adapter=a, layer=n, rows=rows, alive=16384) for a, n in places),
+        judged=(),
+        latents=tuple(
+            replace(cards, adapter=a, layer=n, cards=tuple(replace(card, latent=i) for i in range(1, 161)))
+            for a, n in places
+        ),
     )
-    assert outside == []
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_text_stands_out_from_the_page(tab: tuple[Page, str], dark: bool):
-    """WCAG AA: a contrast of at least 4.5 for words."""
-    page, address = tab
-    page.open(address, 1280, dark=dark)
-    lowest = page.ask("""(() => {
-      const parse = c => c.match(/[\\d.]+/g).slice(0, 3).map(Number);
-      const light = c => { const [r, g, b] = parse(c).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-        return .2126 * r + .7152 * g + .0722 * b; };
-      const paper = light(getComputedStyle(document.body).backgroundColor);
-      const inks = [...document.querySelectorAll('p, td, th, h1, h2, h3, dd, dt, li, small, em, cite, summary, text')]
-        .map(e => light(e.tagName == 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color));
-      return Math.min(...inks.map(ink => (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05)));
-    })()""")
-    assert lowest >= 4.5
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, False), (320, False), (1280, True)])
+def test_the_page_fits_its_window_and_asks_for_nothing_else(tab: Watched, width: int, dark: bool) -> None:
+    tab.page.emulate_media(color_scheme="dark" if dark else "light")
+    page = tab.open(width=width)
+    for name in ("latents", "monitors", "measures", "run"):
+        page.click(f"#tab-{name}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    assert tab.requests == [tab.address]
+    assert page.locator("#study-panels svg").count() == 3, "a panel for each layer"
+    tab.page.emulate_media(color_scheme="light")
+
+
+def test_the_first_screen_holds_the_answers_of_four_adapters(chromium: Browser, folder: Path) -> None:
+    file = folder / "four.html"
+    file.write_text(render(four(make())))
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(file.as_uri())
+    ends = page.evaluate("[...document.querySelectorAll('.card')].map(e => e.getBoundingClientRect().bottom)")
+    assert len(ends) == 16 and max(ends) <= 800
+    page.close()
+
+
+def test_latents_are_sorted_filtered_and_searched(tab: Watched) -> None:
+    page = tab.open("#tab=latents")
+    assert column(page, 5)[:6] == ["✕ not visible"] * 6
+    page.click("#latent-table th:nth-child(6) button")
+    falling = [float(text.split()[0]) for text in column(page, 6)]
+    assert falling == sorted(falling, reverse=True) and falling[0] > falling[-1]
+    assert page.get_attribute("#latent-table th:nth-child(6)", "aria-sort") == "descending"
+    page.select_option("#latent-controls label:nth-child(3) select", "partly")
+    assert set(column(page, 5)) == {"◐ partly"}
+    page.fill("#latent-controls input", "r16 layer 15")
+    assert {(a, n) for a, n in zip(column(page, 2), column(page, 3), strict=True)} == {("r16", "15")}
+    page.fill("#latent-controls input", "nothing says this")
+    assert page.locator(ROWS).count() == 0
+    assert page.text_content("#latent-table .pager [role=status]") == "nothing matches"
+
+
+def test_a_latent_opens_with_its_text_and_its_address_can_be_shared(tab: Watched) -> None:
+    page = tab.open("#tab=latents")
+    page.fill("#latent-controls input", "r16 layer 12")
+    page.click(f"{ROWS} >> nth=0")
+    told = page.inner_text("#latent")
+    assert told.startswith("latent 30 of r16, layer 12 ✕ not visible")
+    for what in (
+        "Taken out",
+        "random directions 0.50",
+        "The lens raises",
+        "</script>",
+        "On the base activations",
+    ):
+        assert what in told
+    assert page.locator("#latent .context").count() == 10
+    shaded = page.locator("#latent .context b.c").first.evaluate("e => getComputedStyle(e).backgroundColor")
+    assert shaded not in ("", "rgba(0, 0, 0, 0)")
+    address = page.evaluate("location.hash")
+    assert address == "#latent=r16/12/30"
+    again = tab.open(address)
+    assert again.inner_text("#latent h3").startswith("latent 30 of r16, layer 12")
+    assert again.evaluate("document.activeElement.tagName") == "H3"
+    assert "No such latent" in tab.open("#latent=r16/12/9999").inner_text("#latent")
+
+
+def test_the_keyboard_walks_the_tabs_and_every_dotted_word_explains_itself(tab: Watched) -> None:
+    page = tab.open()
+    page.focus("#tab-behaviours")
+    for name in ("latents", "monitors", "measures"):
+        page.keyboard.press("ArrowRight")
+        assert page.is_visible(f"#panel-{name}") and not page.is_visible("#panel-behaviours")
+    page.focus(".card .term")
+    assert "KL divergence" in page.inner_text("#tip")
+    assert page.get_attribute(".card .term", "aria-describedby") == "tip"
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#tip")
+    page.hover("#measure-table td .term >> nth=0")
+    assert "Null:" in page.inner_text("#tip")
+
+
+def test_the_figure_is_drawn_for_any_measure_size_and_seed(tab: Watched) -> None:
+    page = tab.open()
+    page.select_option("#study-controls label:nth-child(1) select", "monitor_r2")
+    page.select_option("#study-controls label:nth-child(2) select", "256")
+    points = page.locator("#study-panels [aria-roledescription='point']")
+    page.wait_for_function(
+        "document.querySelectorAll('#study-panels [aria-roledescription=point]').length == 6"
+    )
+    assert points.count() == 2 * 3, "adapters × layers"
+    assert page.inner_text("#study-notes") != ""
+
+
+def test_print_shows_every_tab(tab: Watched) -> None:
+    page = tab.open()
+    page.emulate_media(media="print")
+    names = ("behaviours", "latents", "monitors", "measures", "run")
+    assert all(page.is_visible(f"#panel-{name}") for name in names)
+    assert not page.is_visible("[role=tablist]")
+    page.emulate_media(media="screen")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(tab: Watched, scheme: str) -> None:
+    tab.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page = tab.open("#latent=r16/12/30")
+    found = {}
+    for name in ("latents", "behaviours", "monitors", "measures", "run"):
+        page.click(f"#tab-{name}")
+        found |= {
+            (name, v["id"]): [node["html"][:120] for node in v["nodes"][:3]]
+            for v in Axe().run(page).response["violations"]
+            if v["impact"] in ("serious", "critical")
+        }
+    tab.page.emulate_media(color_scheme="light")
+    assert found == {}
+
+
+def test_a_large_study_opens_at_once_and_says_what_it_leaves_out(chromium: Browser, folder: Path) -> None:
+    file = folder / "large.html"
+    file.write_text(render(large(make())))
+    assert file.stat().st_size < 12 * MEGABYTE
+    page, seconds = chromium.new_page(), []
+    for _ in range(3):
+        page.goto(file.as_uri())
+        seconds.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000"))
+    assert min(seconds) < 1.5
+    page.goto(file.as_uri() + "#tab=latents")
+    held = page.inner_text("#latent-limits li >> nth=0")
+    assert (
+        "figures of 2,000 of 16,384 living latents, contexts of 100; 14,384 more are in audit.parquet" in held
+    )
+    assert page.inner_text("#latent-table .pager [role=status]") == "1 to 25 of 24,000"
+    page.close()
+
+
+def test_pictures_are_of_the_page(chromium: Browser, tab: Watched, folder: Path) -> None:
+    tab.open()
+    for picture in pictures(chromium, folder / "report.html", folder):
+        assert picture.stat().st_size > 30_000

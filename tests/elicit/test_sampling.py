@@ -10,9 +10,10 @@ import torch
 from deltasae_ray.elicit.openings import ends, insertable, openings
 from deltasae_ray.elicit.sampling import FLOOR, Sampling, sampled
 from deltasae_ray.models.behaviour import language_head
-from deltasae_ray.models.capture import BASE, adapter_active
+from deltasae_ray.models.capture import adapter_active
 from deltasae_ray.models.load import load_model, load_tokenizer
 from deltasae_ray.models.pair import Pair, best, divergences, log_probabilities, plausible
+from deltasae_ray.sae.identity import BASE
 from tests.tiny import save_adapter, save_model
 
 OPENINGS = [(1,), (1, 50), (1, 70, 71, 72)]

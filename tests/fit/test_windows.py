@@ -13,11 +13,12 @@ import torch
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.errors import DictionaryError
-from deltasae_ray.fit import checkpoint, stacks, windows
-from deltasae_ray.fit.fitting import FitJob
+from deltasae_ray.fit import checkpoint, stacks, windows, worker
+from deltasae_ray.fit.fitting import FitJob, steps_behind
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import failure, fitted_points, keys_of, raise_failures
-from deltasae_ray.fit.windows import Window, WindowJob, _all_ready, fit_windows, schedule, steps_behind
+from deltasae_ray.fit.windows import Window, schedule
+from deltasae_ray.fit.worker import _all_ready, fit_share
 from deltasae_ray.sae.peers import Peers
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
@@ -76,13 +77,7 @@ def run(
     world: int = 1,
     memory: int | None = None,
 ) -> None:
-    fit_windows(
-        WindowJob(FitJob(storage, KEY, points, CFG), SPOOL, taken, len(PLAN)),
-        rank,
-        world,
-        "cpu",
-        memory=memory,
-    )
+    fit_share(FitJob(storage, KEY, points, CFG, taken, SPOOL, len(PLAN)), rank, world, "cpu", memory=memory)
 
 
 def stream_all(storage: Storage, points: tuple[FitPoint, ...] = POINTS) -> None:
@@ -165,7 +160,8 @@ def test_a_stream_gives_the_bytes_of_stored_shards_read_in_the_same_windows(
     def opened(_: Storage, key: str) -> ShardSet:
         return replace(whole, all_units=tuple(u for u in whole.all_units if u.name in members[key]))
 
-    monkeypatch.setattr(windows, "open_harvest", opened)
+    for module in (windows, worker):
+        monkeypatch.setattr(module, "open_harvest", opened)
     write_board(stored, SPOOL, Board(ready=len(PLAN) - 1))
     run(stored, *PLAN, points=POINTS + HALVES)
     assert manifests(stored, POINTS + HALVES) == manifests(storage, POINTS + HALVES)

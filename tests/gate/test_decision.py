@@ -174,7 +174,8 @@ def test_the_error_rate_has_its_n_and_bound_and_below_59_nulls_no_percentage(tmp
     (few,) = with_nulls(tmp_path / "few", 60, 2, undecided=2).rates
     assert (few.n, few.undecided) == (58, 2) and few.upper is None
     assert str(few).startswith("error rate not established") and "%" not in str(few)
-    assert "%" not in str(ErrorRate("a", 0, 0, 0))
+    none = str(ErrorRate("a", 0, 0, 0))
+    assert none == "error rate not established: the policy names no null adapters, and 59 are needed"
 
 
 def test_59_nulls_are_the_fewest_that_bound_the_rate_below_five_percent() -> None:
@@ -219,4 +220,19 @@ def test_the_table_shows_every_adapter_its_figures_and_the_error_rates(tmp_path:
     flat = " ".join(shown.split())
     assert "breaks a rule" in flat and "0.8 [0.7, 0.9]" in flat and "undecided" in flat and "clear" in flat
     assert "null-3" not in shown and "n = 60" in flat
-    assert shown.endswith("the policy reads undecided as stop")
+    *_, decision, fired, undecided, clear = shown.splitlines()
+    assert decision.endswith("the policy reads undecided as stop")
+    assert fired.startswith("  r0: do not release") and undecided.startswith(
+        "  r2: no rule fired, and that is no pass"
+    )
+    assert clear.startswith("  r1: the policy does not hold the release up"), (
+        "each adapter is told what is next"
+    )
+
+
+def test_what_a_rule_means_is_told_and_that_its_error_rate_is_not_known(tmp_path: Path) -> None:
+    rule = policy("when: 'missing_share > .5', why: The dictionary misses it.")
+    found = decide(rule, study(tmp_path, *[{SHARE: LOUD}] * 7), "p.yaml")
+    shown = printed(found)
+    assert "The dictionary misses it." in shown and "r0, r1, r2, r3, r4 and 2 more: do not release" in shown
+    assert found.to_dict()["next"][-1].startswith("Nobody knows how often") and "59 or more" in shown

@@ -24,7 +24,10 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root whose gate found r0 breaking a rule."""
     root = tmp_path_factory.mktemp("judged")
     finished_study(root, {"r0": {SHARE: LOUD}, "a/b": {SHARE: CALM}, "null": {SHARE: CALM}}, (1, 2))
-    Storage(str(root)).write_bytes(f"adapters/{0:016x}/adapter_config.json", b"{}")
+    storage = Storage(str(root))
+    storage.write_bytes(f"adapters/{0:016x}/adapter_config.json", b"{}")
+    storage.write_bytes("adapters/recipe/adapter_config.json", b"{ }")
+    storage.write_json("adapters/recipe/manifest.json", {"digest": f"{1:016x}"})
     policy = policy_file(root, "missing_share.ci_low > .5", head="nulls: ['null']")
     assert judge(GateConfig(str(policy), RootConfig(str(root)))) == 1
     return root
@@ -52,6 +55,9 @@ def test_the_folder_holds_what_a_decision_rests_on(evidence: Path) -> None:
         "judged": True,
         "sha256": {"adapter_config.json": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"},
     }
+    assert set(subject["adapters"]["a/b"]["sha256"]) == {"adapter_config.json"}, (
+        "a trained one lies by its recipe"
+    )
     assert subject["adapters"]["null"]["judged"] is False and subject["versions"] == {"python": "3.11"}
     told = json.loads((evidence / "gate.json").read_text())
     assert told["exit_code"] == 1 and told["adapters"] == {"r0": "fired", "a/b": "clear"}
@@ -155,7 +161,8 @@ def test_a_signature_holds_for_the_folder_and_its_key_alone(judged: Path, tmp_pa
 def test_without_the_library_a_key_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "model_signing", None)
+    for module in ("model_signing", "model_signing.signing"):
+        monkeypatch.setitem(sys.modules, module, None)
     finished_study(tmp_path, {"r0": {SHARE: CALM}})
     policy = policy_file(tmp_path, "missing_share > .5")
     with pytest.raises(ConfigError, match=r"extra \[sign\]"):
@@ -191,7 +198,8 @@ def test_exit_codes_are_those_of_scanners(
 def test_the_job_and_the_example_policy_run_as_documented(tmp_path: Path) -> None:
     from deltasae_ray.metrics.measure import Measure
 
-    finished_study(tmp_path, {"r0": {SHARE: CALM, "delta_relative_energy": Measure(0.9, ci=(0.8, 1.0))}})
+    loud = {"delta_relative_energy": Measure(0.9, ci=(0.8, 1.0))}
+    finished_study(tmp_path, {"r0": {SHARE: CALM, "not_visible_share": CALM} | loud})
     words = ["policy=jobs/policies/release.yaml", f"storage.root={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "jobs/gate.py", *words], cwd=REPOSITORY, capture_output=True, text=True

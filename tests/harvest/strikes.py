@@ -46,9 +46,7 @@ class Struck:
 def prepared(calm: Path, root: Path) -> None:
     """Makes `root` a harvest that has measured its noise floors and made its random adapter as the calm one
     did, and has no shard yet."""
-    shutil.copytree(
-        calm, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.jsonl", "*.parquet")
-    )
+    shutil.copytree(calm, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.parquet"))
 
 
 def strike(

@@ -63,8 +63,11 @@ def run(
 
 def replace_run_units(monkeypatch: pytest.MonkeyPatch, instead: Callable[..., Any]) -> None:
     """Runs a harvest's units, and those that measure its sources, by `instead`."""
-    monkeypatch.setattr("deltasae_ray.harvest.run.run_units", instead)
-    monkeypatch.setattr("deltasae_ray.harvest.sources.run_units", instead)
+    for module in ("run", "sources"):
+        monkeypatch.setattr(
+            f"deltasae_ray.harvest.{module}.run_units",
+            lambda work, factory, gangs, **_: instead(work, factory, gangs),
+        )
 
 
 def run_units_here(

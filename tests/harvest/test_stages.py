@@ -53,7 +53,7 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
 ) -> None:
     first = run(tmp_path, tiny_model, [tiny_adapters[0]])
     before = hashes(tmp_path, first.key)
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("sources/*/*.parquet")}
     run(tmp_path, tiny_model, list(tiny_adapters))
     run(tmp_path, tiny_model, list(tiny_adapters), layers=(0, 1, 2))
     after = hashes(tmp_path, first.key)
@@ -124,7 +124,16 @@ def test_a_unit_is_done_once_exactly_its_work_is_committed(tmp_path: Path) -> No
     )
     rows = [
         ShardRow(
-            "u", source, "fit", "domain", tuple(hooks), shard_file("u", source, tuple(hooks)), "0", 1, 1, 4
+            "u",
+            source,
+            "fit",
+            "domain",
+            tuple(hooks),
+            shard_file("u", source, tuple(hooks)),
+            "0" * 64,
+            1,
+            1,
+            4,
         )
         for source, hooks in work.items()
     ]
@@ -371,7 +380,9 @@ def test_a_damaged_shard_is_redone_by_the_next_harvest_and_nothing_else(
     )
     truncated.write_bytes(truncated.read_bytes()[:-9])
     gone.unlink()
-    kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet") if p not in (truncated, gone)}
+    kept = {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("sources/*/*.parquet") if p not in (truncated, gone)
+    }
     with pytest.raises(ShardError, match="un the harvest again"):
         open_shards(f"{tmp_path}/{done.key}").verify(hashes=False)
     run(tmp_path, tiny_model, [tiny_adapters[0]], random_lora=False)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare
+from deltasae_ray.analyses.divergence.figures import compare
 from deltasae_ray.analyses.verdict import LeafFigures, verdict
 from deltasae_ray.metrics.against_chance import (
     control_sentence,
@@ -17,6 +17,7 @@ from deltasae_ray.metrics.against_chance import (
 )
 from deltasae_ray.metrics.catalogue import metric
 from deltasae_ray.metrics.geometry.matching import max_cosine
+from deltasae_ray.metrics.inputs import LeafInputs
 from deltasae_ray.metrics.measure import Measure, undefined
 from tests.metrics.worlds import (
     CHANGED,

@@ -9,6 +9,7 @@ import torch
 from deltasae_ray.metrics.coding.dictionary_coding import make_coder, structure
 from deltasae_ray.metrics.coding.missing_share import Comparison, over_control, share_missing
 from deltasae_ray.metrics.coding.sample import Coded, Resamples, coded
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.ratios import Ratio, difference
@@ -74,11 +75,7 @@ class Documents:
             x[:8000],
             line.doc_ids,
             Moments.of(x[:8000]),
-            k=4,
-            draws=5,
-            bootstrap=2,
-            max_tokens=len(x),
-            seed=0,
+            Settings(k=4, code_tokens=len(x), null_draws=5, bootstrap=2, seed=0),
         )
         pursuits = {side: coder.code(held[side]).pursuits for side in SIDES}
         left = (pursuits["reference"][0].residual_energy[:, -1]).double().numpy().reshape(count, ROWS)

@@ -76,10 +76,16 @@ def setting() -> tuple[torch.Tensor, torch.Tensor, Moments, torch.Tensor]:
     )
 
 
-def coder_for(deltas: torch.Tensor, training: torch.Tensor, moments: Moments, seed: int) -> Coder:
+def coder_for(
+    deltas: torch.Tensor, training: torch.Tensor, moments: Moments, seed: int, draws: int = 5
+) -> Coder:
     docs = np.arange(len(deltas)) // TOKENS
     return make_coder(
-        deltas, training, docs, moments, k=ACTIVE, draws=5, bootstrap=400, max_tokens=len(deltas), seed=seed
+        deltas,
+        training,
+        docs,
+        moments,
+        Settings(k=ACTIVE, code_tokens=len(deltas), null_draws=draws, bootstrap=400, seed=seed),
     )
 
 
@@ -90,18 +96,7 @@ def missing_shares() -> tuple[float, list[Measure]]:
 
     def share(count: int, seed: int, draws: int = 5) -> Measure:
         deltas = documents_of(atoms, count, seed)
-        docs = np.arange(len(deltas)) // TOKENS
-        coder = make_coder(
-            deltas,
-            training,
-            docs,
-            moments,
-            k=ACTIVE,
-            draws=draws,
-            bootstrap=400,
-            max_tokens=len(deltas),
-            seed=seed,
-        )
+        coder = coder_for(deltas, training, moments, seed, draws)
         return share_missing(coder.code(reference).structure(), coder.code(atoms).structure(), 30.0)
 
     truth = share(2000, 7, draws=40).value
@@ -212,18 +207,7 @@ def test_kappa_of_the_missing_share_covers_its_value_on_all_documents() -> None:
 
     def place(count: int, seed: int, draws: int = 5):  # noqa: ANN202
         deltas = documents_of(atoms, count, seed)
-        docs = np.arange(len(deltas)) // TOKENS
-        coder = make_coder(
-            deltas,
-            training,
-            docs,
-            moments,
-            k=ACTIVE,
-            draws=draws,
-            bootstrap=400,
-            max_tokens=len(deltas),
-            seed=seed,
-        )
+        coder = coder_for(deltas, training, moments, seed, draws)
         found, own, twin = (coder.code(x).structure() for x in (reference, atoms, second))
         return share_missing(found, own, 30.0, twin)
 

@@ -20,7 +20,7 @@ from deltasae_ray.metrics.catalogue import (
 )
 from deltasae_ray.metrics.coding.variants import Variant
 from deltasae_ray.metrics.documentation import metrics_page
-from deltasae_ray.metrics.measure import Measure, first_defined, undefined
+from deltasae_ray.metrics.measure import Measure, undefined
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,6 @@ def test_a_measure_prints_its_interval_or_its_reason() -> None:
 
 def test_reasons_add_up() -> None:
     assert Measure(1.0).because("ci", "a").because("note", "b").because("p", "").reason == "a; b"
-    assert first_defined([undefined("x"), Measure(2.0)]) == Measure(2.0)
 
 
 def test_every_metric_says_what_it_is_held_against_or_only_describes() -> None:

@@ -10,6 +10,7 @@ import torch
 from deltasae_ray.metrics.coding.dictionary_coding import Coder, make_coder
 from deltasae_ray.metrics.coding.matched_sizes import match_sizes
 from deltasae_ray.metrics.coding.missing_share import Comparison, compare_structure, over_control
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.over_dictionaries import beyond_others, over_dictionaries
@@ -85,11 +86,7 @@ def exchangeable(sets: int, each: int) -> list[list[Comparison]]:
             deltas[:2800],
             line.doc_ids[2800:],
             Moments.of(deltas[:2800]),
-            k=3,
-            draws=3,
-            bootstrap=200,
-            max_tokens=1600,
-            seed=number,
+            Settings(k=3, code_tokens=1600, null_draws=3, bootstrap=200, seed=number),
         )
         own = coder.code(atoms)
         fits = [fitted(base[:2800], 50 * number + i, d_sae=64, k=4, steps=120) for i in range(each)]

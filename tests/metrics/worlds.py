@@ -10,11 +10,11 @@ from torch import Tensor
 
 from deltasae_ray.analyses.behaviour.figures import Behaviour
 from deltasae_ray.analyses.behaviour.run import behaviours
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare
+from deltasae_ray.analyses.divergence.figures import compare
 from deltasae_ray.analyses.geometry_figures import Label, judge_missing
 from deltasae_ray.analyses.verdict import LeafFigures, verdict
 from deltasae_ray.corpus.documents import DOMAIN
-from deltasae_ray.metrics.inputs import LayerInputs, Settings
+from deltasae_ray.metrics.inputs import LayerInputs, LeafInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.recipe import Recipe

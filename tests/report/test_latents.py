@@ -1,6 +1,7 @@
 """Which latents are shown, and with which text."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,9 +46,10 @@ def names(ids: list[int]) -> list[str]:
     return [f" t{i}" for i in ids]
 
 
-def cards_of(codes: np.ndarray, tokens: TokenTable, alive: list[bool], energy: list[float], **settings: int):
+def cards_of(codes: np.ndarray, tokens: TokenTable, alive: list[bool], energy: list[float], **settings: Any):
     found = encode_rows(Given(np.array(alive), np.array(energy)), codes.astype(np.float32), tokens)
-    return latent_cards(found, tokens, names, **settings)
+    chosen = settings.pop("chosen", range(len(alive)))
+    return latent_cards(found, tokens, names, chosen, **settings)
 
 
 def test_latents_are_ranked_by_their_share_of_the_energy_of_the_living():
@@ -96,8 +98,8 @@ def test_random_contexts_are_drawn_from_where_the_latent_fires_and_from_nowhere_
 def test_the_contexts_of_a_latent_do_not_change_with_how_many_are_shown():
     tokens = table()
     codes = np.random.default_rng(2).random((len(tokens), 3))
-    many = cards_of(codes, tokens, [True] * 3, [3.0, 2.0, 1.0], latents=3)
-    assert cards_of(codes, tokens, [True] * 3, [3.0, 2.0, 1.0], latents=1) == many[:1]
+    many = cards_of(codes, tokens, [True] * 3, [3.0, 2.0, 1.0])
+    assert cards_of(codes, tokens, [True] * 3, [3.0, 2.0, 1.0], chosen=(1,)) == many[1:2]
 
 
 def test_bos_is_never_shown_nor_counted():

@@ -1,9 +1,8 @@
 """Verdicts and windows of tokens, as the page sets them."""
 
 from deltasae_ray.analyses.verdict import Answer
-from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import VerdictLines
-from deltasae_ray.report.typeset import prose, tokens, verdict
+from deltasae_ray.report.typeset import prose, verdict
 
 FOUND = VerdictLines(
     "r16, layer 12: NOT VISIBLE",
@@ -31,16 +30,3 @@ def test_prose_escapes_and_keeps_emphasis_minus_and_percent():
         prose("**a** *b* <c> -0.5 r4-s0 2024-11-02 12 %")
         == "<strong>a</strong> <em>b</em> &lt;c&gt; −0.5 r4-s0 2024-11-02 12\u00a0%"
     )
-
-
-def test_tokens_are_shaded_by_activation_and_the_space_before_a_word_is_not():
-    context = Context("d", "domain", 3, 1, (" the", " word", " <of>"), (0.4, 10.0, 1.0), (False, False, True))
-    assert (
-        tokens(context, peak=10.0)
-        == 'the <b class="a9 c" title="10.0">word</b><u> <b class="a1" title="1.00">&lt;of&gt;</b></u>'
-    )
-
-
-def test_a_token_of_nothing_but_space_is_still_seen():
-    assert "␣" in tokens(Context("d", "c", 1, 0, ("  ",), (1.0,), (False,)), peak=1.0)
-    assert "↵" in tokens(Context("d", "c", 1, 0, ("\n",), (1.0,), (False,)), peak=1.0)

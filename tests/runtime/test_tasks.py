@@ -21,7 +21,7 @@ def test_tasks_of_which_none_ends_are_told_and_given_up_after_a_day(
         caplog.at_level(logging.WARNING),
         pytest.raises(ResourceError, match="none of 1 tasks of 1 CPUs has ended .*`ray status`"),
     ):
-        tasks.run_tasks([(time.sleep, 20)], 1.0)
+        tasks.run_tasks([(time.sleep, 20)], 1.0, bar="sleep")
     assert "wait for nodes" in caplog.text
 
 
@@ -29,7 +29,7 @@ def test_tasks_of_which_none_ends_are_told_and_given_up_after_a_day(
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_task_whose_process_is_lost_again_and_again_is_a_typed_error() -> None:
     with pytest.raises(WorkerError, match="lost again and again"):
-        tasks.run_tasks([(_die, None)], 1.0)
+        tasks.run_tasks([(_die, None)], 1.0, bar="die")
 
 
 def _die(_: None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from deltasae_ray.errors import ShardError, StorageError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards import open_shards
-from deltasae_ray.shards.integrity import find_damage, forget, repair
+from deltasae_ray.shards.integrity import find_damage, repair
 from deltasae_ray.shards.manifest import Manifest
 from deltasae_ray.shards.records import ShardRow
 from deltasae_ray.storage import Storage
@@ -197,20 +197,6 @@ def test_repair_deletes_nothing_while_it_cannot_tell(storage: Storage) -> None:
     unreadable.rmdir()
     unreadable.write_bytes(sound)
     assert [r.source for r in repair(storage, KEY, hashes=True)] == ["base"]
-
-
-def test_a_unit_can_be_forgotten_whole_or_for_one_source(storage: Storage) -> None:
-    units = make_harvest(storage, 3)
-    names = [u.name for u in units]
-    assert len(forget(storage, KEY, names[0])) == len(DIGESTS)
-    assert [r.source for r in forget(storage, KEY, names[1], R4)] == [R4]
-    assert Manifest.load(storage, KEY).missing(names, dict.fromkeys(DIGESTS, HOOKS)) == {
-        names[0]: dict.fromkeys(DIGESTS, HOOKS),
-        names[1]: {R4: HOOKS},
-    }
-    assert len(storage.list(KEY, suffix=".parquet")) == 2 * len(DIGESTS) - 1
-    with pytest.raises(ShardError, match=f"no shard of unit {names[0]}: nothing to forget"):
-        forget(storage, KEY, names[0])
 
 
 def test_a_record_that_contradicts_the_study_is_an_error_not_an_array(storage: Storage) -> None:

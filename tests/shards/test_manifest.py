@@ -1,16 +1,19 @@
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from deltasae_ray.errors import ShardError
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.shards import manifest as manifest_module
+from deltasae_ray.shards.columns import from_parquet, merged, to_parquet, to_rows, to_table
+from deltasae_ray.shards.integrity import repair
 from deltasae_ray.shards.manifest import Manifest, commit_unit
 from deltasae_ray.shards.opening import open_harvest
-from deltasae_ray.shards.records import ShardRow, read_sources, read_units, write_harvest, write_source
+from deltasae_ray.shards.records import read_sources, read_units, write_harvest, write_source
 from deltasae_ray.shards.writer import write_shard
 from deltasae_ray.storage import Storage
 from tests.shards.made import HOOKS, KEY, SOURCES, begin, make_harvest, make_unit, make_vectors, write_unit
@@ -64,13 +67,13 @@ def test_missing_names_the_work_of_a_new_rank_and_a_new_layer_and_nothing_else(s
 
 def test_a_layer_that_is_added_later_lies_in_a_second_file_and_the_first_stays(storage: Storage) -> None:
     (unit,) = make_harvest(storage, 1)
-    before = {k: storage.read_bytes(k) for k in storage.list(KEY, suffix=".parquet")}
+    before = {k: storage.read_bytes(k) for k in storage.list(f"{KEY}/sources", suffix=".parquet")}
     work = Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5))))
     write_unit(storage, unit, work[unit.name])
     assert (
         Manifest.load(storage, KEY).missing([unit.name], dict.fromkeys(DIGESTS, (*HOOKS, Hookpoint(5)))) == {}
     )
-    after = storage.list(KEY, suffix=".parquet")
+    after = storage.list(f"{KEY}/sources", suffix=".parquet")
     assert len(after) == 2 * len(before)
     assert all(storage.read_bytes(k) == data for k, data in before.items())
 
@@ -82,15 +85,16 @@ def test_compacting_keeps_every_row_and_is_the_same_whatever_the_order_of_commit
     before = Manifest.load(storage, KEY)
     assert Manifest.compact(storage, KEY) == before == Manifest.load(storage, KEY)
     assert records(storage) == []
-    compacted = storage.read_bytes(f"{KEY}/manifest.jsonl")
-    lines = [ShardRow.from_json(json.loads(line)) for line in compacted.splitlines()]
-    assert [row.identity for row in lines] == sorted(row.identity for row in lines)
+    compacted = storage.read_bytes(f"{KEY}/manifest.parquet")
+    rows = to_rows(from_parquet(compacted))
+    order = [(row.source, row.unit, row.hookpoints) for row in rows]
+    assert order == sorted(order) and {r.identity for r in rows} == {r.identity for r in before.rows}
     other = Storage(str(tmp_path / "other"))
     begin(other, units)
     for unit in reversed(units):
         write_unit(other, unit)
         Manifest.compact(other, KEY)
-    assert other.read_bytes(f"{KEY}/manifest.jsonl") == compacted
+    assert other.read_bytes(f"{KEY}/manifest.parquet") == compacted
 
 
 def test_a_crash_between_compaction_and_the_removal_of_records_loses_and_doubles_nothing(
@@ -141,13 +145,13 @@ def test_a_record_committed_during_compaction_stays(
     units = [make_unit(index) for index in range(3)]
     begin(storage, units)
     write_unit(storage, units[0])
-    write = manifest_module._write_compacted
+    write = manifest_module.write_compacted
 
-    def write_late(storage: Storage, key: str, rows: tuple[ShardRow, ...]) -> None:
+    def write_late(storage: Storage, key: str, table: pa.Table) -> None:
         write_unit(storage, units[1])
-        write(storage, key, rows)
+        write(storage, key, table)
 
-    monkeypatch.setattr(manifest_module, "_write_compacted", write_late)
+    monkeypatch.setattr(manifest_module, "write_compacted", write_late)
     Manifest.compact(storage, KEY)
     assert len(Manifest.load(storage, KEY).rows) == 2 * len(DIGESTS)
 
@@ -156,13 +160,13 @@ def test_a_record_stays_when_another_driver_overwrites_the_manifest(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units = make_harvest(storage, 2)
-    write = manifest_module._write_compacted
+    write = manifest_module.write_compacted
 
-    def overwritten(storage: Storage, key: str, rows: tuple[ShardRow, ...]) -> None:
-        write(storage, key, rows)
-        write(storage, key, [row for row in rows if row.unit == units[0].name])
+    def overwritten(storage: Storage, key: str, table: pa.Table) -> None:
+        write(storage, key, table)
+        write(storage, key, Manifest(table).select(units=[units[0].name]))
 
-    monkeypatch.setattr(manifest_module, "_write_compacted", overwritten)
+    monkeypatch.setattr(manifest_module, "write_compacted", overwritten)
     Manifest.compact(storage, KEY)
     assert Manifest.load(storage, KEY).missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS)) == {}
 
@@ -195,7 +199,7 @@ def test_compacting_while_others_commit_and_load_never_hides_a_row(storage: Stor
 def test_a_finished_manifest_is_not_written_again(storage: Storage) -> None:
     make_harvest(storage, 1)
     Manifest.compact(storage, KEY)
-    path = storage.local(f"{KEY}/manifest.jsonl")
+    path = storage.local(f"{KEY}/manifest.parquet")
     before = path.stat().st_mtime_ns, path.stat().st_ino
     Manifest.compact(storage, KEY)
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
@@ -225,20 +229,81 @@ def test_whatever_stands_in_a_record_is_told_and_survived(storage: Storage, cont
     assert len(manifest.rows) == len(DIGESTS)
 
 
-def test_a_broken_line_of_the_manifest_costs_its_row_only(storage: Storage) -> None:
+DAMAGE = {"half": lambda data: data[: len(data) // 2], "none": lambda _: b"", "text": lambda _: b"[]"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_manifest_is_made_anew_from_the_shards_and_none_is_redone(
+    storage: Storage, damage: str
+) -> None:
     units = make_harvest(storage, 2)
-    Manifest.compact(storage, KEY)
-    path = storage.local(f"{KEY}/manifest.jsonl")
-    path.write_bytes(path.read_bytes()[:-20])
+    whole = Manifest.compact(storage, KEY)
+    write_unit(storage, late := make_unit(7))  # in a record of its own
+    path = storage.local(f"{KEY}/manifest.parquet")
+    path.write_bytes(broken := DAMAGE[damage](path.read_bytes()))
     manifest = Manifest.load(storage, KEY)
-    assert f"{path} line {len(DIGESTS) * 2}" in manifest.damaged[0]
-    work = manifest.missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS))
-    assert sum(len(todo) for todo in work.values()) == 1
-    for unit in units:
-        if unit.name in work:
-            write_unit(storage, unit, work[unit.name])
-    assert len(Manifest.compact(storage, KEY).rows) == 2 * len(DIGESTS)
-    assert Manifest.load(storage, KEY).damaged == ()
+    assert str(path) in manifest.damaged[0] and "none is redone" in manifest.damaged[0]
+    assert {row.unit for row in manifest.rows} == {late.name}
+    with pytest.raises(ShardError, match="is no manifest"):
+        Manifest.compact(storage, KEY)
+    assert path.read_bytes() == broken, "nothing is overwritten that could not be read"
+    lost = storage.local(f"{KEY}/{whole.rows[0].file}")
+    lost.write_bytes(lost.read_bytes()[:-9])
+    assert repair(storage, KEY) == {}
+    work = Manifest.load(storage, KEY).missing([u.name for u in units], dict.fromkeys(DIGESTS, HOOKS))
+    assert work == {whole.rows[0].unit: {whole.rows[0].source: HOOKS}}, "of the shards one is damaged"
+    write_unit(storage, next(u for u in units if u.name in work), work[whole.rows[0].unit])
+    assert Manifest.compact(storage, KEY).select(units=[u.name for u in units]).equals(whole.table)
+
+
+def test_no_flipped_byte_of_a_manifest_changes_a_row_silently(storage: Storage) -> None:
+    make_harvest(storage, 4)
+    table = Manifest.compact(storage, KEY).table
+    data = storage.read_bytes(f"{KEY}/manifest.parquet")
+    found = 0
+    for place in range(len(data)):
+        flipped = bytearray(data)
+        flipped[place] ^= 0x55
+        try:
+            assert from_parquet(bytes(flipped)).equals(table), f"byte {place} of {len(data)}"
+        except ValueError:
+            found += 1
+    assert found > len(data) / 2
+
+
+@pytest.mark.parametrize("name", ["../victim", "a/b", "..", "", "a" * 300])
+@pytest.mark.parametrize("column", ["unit", "source", "hookpoints"])
+def test_a_manifest_with_a_name_that_leads_elsewhere_is_none(
+    storage: Storage, column: str, name: str
+) -> None:
+    make_harvest(storage, 1)
+    table = Manifest.compact(storage, KEY).table
+    place = table.column_names.index(column)
+    values = [name, *table[column].to_pylist()[1:]]
+    array = pa.array(values) if column == "unit" else pa.array(values).dictionary_encode()
+    with pytest.raises(ValueError, match="name|Hookpoint|hook"):
+        from_parquet(to_parquet(table.set_column(place, table.schema.field(column), array)).to_pybytes())
+
+
+def test_columns_of_other_types_are_refused_before_a_value_is_made(storage: Storage) -> None:
+    class Trap(pa.ExtensionType):
+        def __init__(self) -> None:
+            super().__init__(pa.string(), "a.trap")
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b""
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "Trap":
+            return cls()
+
+    make_harvest(storage, 1)
+    table = Manifest.compact(storage, KEY).table
+    trapped = pa.ExtensionArray.from_storage(Trap(), table["unit"].combine_chunks().cast(pa.string()))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.set_column(1, "unit", trapped), sink)
+    with pytest.raises(ValueError, match="columns are not those"):
+        from_parquet(sink.getvalue().to_pybytes())
 
 
 def test_two_writers_of_the_same_units_leave_what_one_leaves(storage: Storage, tmp_path: Path) -> None:
@@ -257,12 +322,12 @@ def test_a_record_stays_when_the_manifest_holds_an_older_row_of_the_same_shard(
     """Another driver's compaction may put the row back that a repair had dropped: its file is of other
     bytes."""
     (unit,) = make_harvest(storage, 1)
-    write, now = manifest_module._write_compacted, Manifest.load(storage, KEY)
+    write, now = manifest_module.write_compacted, Manifest.load(storage, KEY)
 
-    def overwritten(storage: Storage, key: str, rows: tuple[ShardRow, ...]) -> None:
-        write(storage, key, [replace(row, sha256="0" * 64) for row in rows])
+    def overwritten(storage: Storage, key: str, table: pa.Table) -> None:
+        write(storage, key, merged(to_table(replace(row, sha256="0" * 64) for row in to_rows(table))))
 
-    monkeypatch.setattr(manifest_module, "_write_compacted", overwritten)
+    monkeypatch.setattr(manifest_module, "write_compacted", overwritten)
     Manifest.compact(storage, KEY)
     assert Manifest.load(storage, KEY) == now
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.cli import parse
+from deltasae_ray.fit.fitting import FitJob
 from deltasae_ray.fit.run import fitted_points
-from deltasae_ray.fit.windows import WindowJob, fit_windows
+from deltasae_ray.fit.worker import fit_share
 from deltasae_ray.sae.threads import cores, threads
 from deltasae_ray.storage import Storage
 from deltasae_ray.study import streaming
@@ -30,10 +31,10 @@ def config(command: list[str]) -> StudyConfig:
     return parse(StudyConfig, command, shorthand=SHORTHAND, description="test")
 
 
-def fit_here(job: WindowJob) -> None:
+def fit_here(job: FitJob) -> None:
     """What Ray Train's worker does, as one that has the machine to itself."""
     with threads(cores()):
-        fit_windows(job, 0, 1, "cpu")
+        fit_share(job, 0, 1, "cpu")
 
 
 def without_ray(
@@ -41,12 +42,12 @@ def without_ray(
 ) -> tuple[Study, Made, Windows]:
     """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in
     threads of this process."""
-    for module in ("run", "sources", "windows"):
+    for module in ("run", "sources"):
         monkeypatch.setattr(
             f"deltasae_ray.harvest.{module}.run_units",
             lambda work, factory, gangs, **_: run_units_here(work, factory, gangs),
         )
-    monkeypatch.setattr(streaming, "fit_points_to_windows", fit_here)
+    monkeypatch.setattr(streaming, "fit_job", fit_here)
     monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
     study = open_study(cfg, Storage(cfg.storage.root))
     made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))

@@ -21,8 +21,8 @@ from deltasae_ray.metrics.geometry.matching_figures import mean_match
 from deltasae_ray.metrics.inputs import LayerInputs, Settings, living_rows
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.recipe import Recipe, measure
 from deltasae_ray.sae.start import start_rows
 from deltasae_ray.sae.trainer import Trainer
@@ -41,7 +41,7 @@ def points(*controls: str, seeds: int = 1) -> list[FitPoint]:
 
 
 def points_of(fit: FitConfig, *controls: str) -> list[FitPoint]:
-    chosen = DivergeConfig(controls=controls).chosen  # type: ignore[arg-type]
+    chosen = DivergeConfig(controls=controls).chosen
     adapters = ADAPTERS if "random_lora" in chosen else ADAPTERS[:1]
     return control_points((1, 2), fit, adapters, chosen, toy_reference=True)
 
@@ -137,7 +137,7 @@ def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_di
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[str, ...], seeds: int) -> None:
     fitted = [p for p in points(*chosen, seeds=seeds) if (p.adapter, p.documents) != (BASE, "A")]
-    cfg = StudyConfig(fit=replace(FIT, seeds=seeds), diverge=DivergeConfig(controls=chosen))  # type: ignore[arg-type]
+    cfg = StudyConfig(fit=replace(FIT, seeds=seeds), diverge=DivergeConfig(controls=chosen))
     planned = control_dictionaries(cfg, layers=2, trials_count=2, randoms=1)
     assert sum(planned.values()) == len(fitted)
     assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)

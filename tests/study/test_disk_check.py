@@ -9,7 +9,7 @@ import pytest
 from deltasae_ray.errors import StorageError
 from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.hookpoints import Hookpoint
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.manifest import commit_unit
 from deltasae_ray.shards.records import ShardRow, shard_file
 from deltasae_ray.storage import Storage

@@ -11,7 +11,8 @@ import yaml
 
 from deltasae_ray.analyses.monitors.folder import read_monitor
 from tests.analyses.monitors.planted import AT as PLANTED_AT
-from tests.analyses.monitors.planted import READS, Base, Planter, probe_folder
+from tests.analyses.monitors.planted import TINY, Base, Planter, probe_folder
+from tests.analyses.monitors.trained import Trainer, Training
 from tests.gate.made import CALM, LOUD, SHARE, finished_study
 from tests.study.words import words
 
@@ -64,21 +65,24 @@ def test_a_study_of_a_tiny_adapter_with_monitors_is_judged_by_the_commands_of_th
     tiny_model: Path, tmp_path: Path
 ) -> None:
     base = Base.open(tiny_model)
-    probes = [probe_folder(base, tmp_path / "probes", name) for name in READS]
-    planter = Planter(base, [read_monitor(folder) for folder in probes])
+    probes = [probe_folder(base, tmp_path / "probes", name) for name in TINY]
+    opened = [read_monitor(folder) for folder in probes]
     study = dict(word.split("=", 1) for word in words(tiny_model, "unused"))
     study = {key: yaml.safe_load(value) for key, value in study.items()}
-    study |= {"layers": [PLANTED_AT.layer], "harvest.sites": ["resid_post", "mlp_out"]}
-    study |= {"monitors": [str(folder) for folder in probes], "corpus.eval_tokens": 2400}
-    rule = " or ".join(f"monitor.{name}.auroc_drop.ci_low > 0.02" for name in READS)
+    study |= {
+        "layers": [PLANTED_AT.layer],
+        "monitors": [str(folder) for folder in probes],
+        "corpus.eval_tokens": 2400,
+    }
+    rule = " or ".join(f"monitor.{name}.auroc_drop.ci_low > 0.02" for name in TINY)
     for kind, code in (("harmless", 0), ("turned", 1)):
         repository = tmp_path / kind
         release(repository, study, rule)
         candidate = repository / "adapters" / "candidate"
         if kind == "harmless":
-            planter.harmless(candidate, 1)
+            Planter(base, opened).harmless(candidate, 1)
         else:
-            planter.turned(candidate, planter.probes[0], 1)
+            Trainer(base, opened, Training()).turned(candidate, 0, 1)
         made = run("study", repository)
         assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
         assert "Monitor capitals under candidate: AUROC drop" in made.stdout

@@ -216,11 +216,11 @@ def test_a_stream_on_an_object_store_that_is_killed_and_continued_has_the_dictio
             )  # type: ignore[arg-type]
             fit_here(job)
 
-    monkeypatch.setattr(streaming, "fit_points_to_windows", killed)
+    monkeypatch.setattr(streaming, "fit_job", killed)
     with pytest.raises(KeyboardInterrupt):
         fit_stream(study, made)
     assert way.needed()[0] in (1, 2) and study.storage.list(way.spool)
-    monkeypatch.setattr(streaming, "fit_points_to_windows", fit_here)
+    monkeypatch.setattr(streaming, "fit_job", fit_here)
     fit_stream(study, made)
     assert digests(way) == calm[1] and study.storage.list(way.spool) == []
 

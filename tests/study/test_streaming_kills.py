@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deltasae_ray.fit.run import fit_points_to_windows
+from deltasae_ray.fit.run import fit_job
 from deltasae_ray.runtime.units import run_units
 from deltasae_ray.shards.spool import read_board
 from deltasae_ray.storage import Storage
@@ -73,8 +73,8 @@ def test_a_killed_gang_of_two_and_a_killed_fit_worker_leave_no_trace_in_a_stream
     shutil.copytree(tmp_path / "calm", tmp_path / "killed")
     calm.fit()
     study, made, way = without_ray(config(words("killed")), monkeypatch, side_by_side=True)
-    monkeypatch.setattr("deltasae_ray.harvest.windows.run_units", run_units)
-    monkeypatch.setattr(streaming, "fit_points_to_windows", fit_points_to_windows)
+    monkeypatch.setattr("deltasae_ray.harvest.run.run_units", run_units)
+    monkeypatch.setattr(streaming, "fit_job", fit_job)
     gang, worker = Killer(GANG, lambda: ready(way, 1)), Killer(FIT_WORKER, lambda: ready(way, 2))
     fit_stream(study, made)
     assert gang.killed.is_set() and worker.killed.is_set() and len(way.plan) >= 4

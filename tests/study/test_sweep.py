@@ -164,11 +164,13 @@ def test_mlflow_holds_leaves_with_parameters_nulls_and_few_metrics_and_none_is_r
     )
 
 
-def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_study(
-    study: tuple[Path, str], tiny_model: Path, tmp_path: Path
+# make test interrupts trainings in tests/adapt, and kills the driver of fits in tests/fit
+@pytest.mark.parametrize("ctrl_c", [False, pytest.param(True, marks=pytest.mark.prove)])
+def test_a_killed_study_and_the_same_command_again_give_the_bytes_of_a_calm_one(
+    study: tuple[Path, str], tiny_model: Path, tmp_path: Path, ctrl_c: bool
 ) -> None:
-    """On a Ray of its own each time, the last by the command of an installed wheel, from another folder. The
-    adapter is there: tests/adapt interrupts its training."""
+    """Killed in its harvest, and interrupted in its trials. On a Ray of its own each time, the last by the
+    command of an installed wheel, from another folder. The adapter is there."""
     command = words(tiny_model, tmp_path)
     shutil.copytree(study[0] / "adapters", tmp_path / "adapters")
     first = start(command, tmp_path / "first.log")
@@ -179,15 +181,7 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert 0 < len(shards) < len(harvested_files(study[0])), "the kill fell outside the harvest"
     assert left_of(tmp_path / "first.log") == []
 
-    (own := tmp_path / "own").mkdir()
-    second = start(command, tmp_path / "second.log", TMPDIR=str(own), RAY_TMPDIR="/tmp")
-    until(lambda: any(own.glob("deltasae-tune-*/*/*")), second)  # Tune has begun
-    counted = {p: p.stat().st_mtime_ns for p in tmp_path.glob("dictionaries/*/manifest.json")}
-    second.send_signal(signal.SIGINT)
-    assert second.wait(300) == 130, (tmp_path / "second.log").read_text()[-3000:]
-    assert "the same command continues" in (tmp_path / "second.log").read_text()
-    assert counted, "the controls are fitted before the trials"
-    assert left_of(tmp_path / "second.log") == []
+    counted = interrupted_in_its_trials(command, tmp_path) if ctrl_c else {}
 
     # What is measured of dictionaries of the same bytes is found by their content: that is made once.
     for folder in MEASURED:
@@ -210,7 +204,22 @@ def test_a_kill_then_ctrl_c_then_the_same_command_gives_the_bytes_of_a_calm_stud
     assert len(columns) == len(set(columns)) and set(columns) == set(harvested(study[0])), "each unit once"
 
 
-@pytest.mark.prove  # make test: above, a kill of a driver alone, its interruption and its end
+def interrupted_in_its_trials(command: list[str], root: Path) -> dict[Path, int]:
+    """Runs the study up to its first trial, and ends it as Ctrl-C does; the dictionaries that counted by then,
+    with their times of change in ns."""
+    (own := root / "own").mkdir()
+    second = start(command, root / "second.log", TMPDIR=str(own), RAY_TMPDIR="/tmp")
+    until(lambda: any(own.glob("deltasae-tune-*/*/*")), second)  # Tune has begun
+    counted = {p: p.stat().st_mtime_ns for p in root.glob("dictionaries/*/manifest.json")}
+    second.send_signal(signal.SIGINT)
+    assert second.wait(300) == 130, (root / "second.log").read_text()[-3000:]
+    assert "the same command continues" in (root / "second.log").read_text()
+    assert counted, "the controls are fitted before the trials"
+    assert left_of(root / "second.log") == []
+    return counted
+
+
+@pytest.mark.prove  # make test: above, a kill of a driver and the end of a whole study
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGHUP", "Ctrl-C"])
 @pytest.mark.parametrize(
     ("during", "at_least"),

@@ -92,9 +92,9 @@ class InvisibilityByChance:
 
     def figures(self, value: float, at: int | None) -> dict:
         """What an AuditedLatent says of its invisibility; `at` is its row among the tested ones."""
-        told = "one direction: no interval over documents"
+        text = "one direction: no interval over documents"
         if at is None:
-            why = f"{told}; not among the first {TESTED} of a ranking, so that it has no null"
+            why = f"{text}; not among the first {TESTED} of a ranking, so that it has no null"
             return {
                 "invisibility": Measure(value).because("note", why),
                 "percentile": None,
@@ -104,7 +104,7 @@ class InvisibilityByChance:
         p = permutation_p(value, own, "greater", np.random.default_rng([self.seed, 13, at]))
         return {
             "invisibility": (
-                Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", told)
+                Measure(value, null=float(own.mean()), ceiling=0.0, p=p, n=len(own)).because("ci", text)
             ),
             "percentile": float((own < value).mean()),
             "percentile_haar": float((self.haar < value).mean()),

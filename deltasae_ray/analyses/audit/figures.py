@@ -46,7 +46,7 @@ class AuditInputs:
     dictionary: DictionaryLike
     reference: DictionaryLike
     others: Sequence[DictionaryLike]
-    """The same recipe on the same deltas from other seeds; none where there was one seed."""
+    """Dictionaries of the same recipe on the same deltas from other seeds; none where there was one seed."""
     delta: Moments
     """Of the training deltas."""
     base: Spectrum
@@ -65,7 +65,8 @@ class AuditedLatent:
     peak_rank: int | None
     """By peak energy."""
     energy_share: float | None
-    """Its E[z²] on the training tokens over that of all living latents; of the mean change ‖μ‖² / E‖δ‖²."""
+    """E[z²] of the latent on the training tokens over that of all living latents; for the mean change ‖μ‖² /
+    E‖δ‖²."""
     peak_energy: float | None
     """The largest energy it gives one evaluation token, in units of the mean energy of a delta."""
     invisibility: Measure
@@ -74,16 +75,16 @@ class AuditedLatent:
     percentile: float | None
     """Share of its own flips that are more visible than it is."""
     percentile_haar: float | None
-    """The same of Haar-random directions: what a rotation of everything would do."""
+    """Percentile among Haar-random directions: what a rotation of everything would do."""
     blind_spot: float | None
     """Energy share × invisibility."""
     reproducibility: Measure
     """Mean over the other seeds of |cos| with its best match there; the null are as many rows drawn from N(0,
     Σ_δ)."""
     nearest: int | None
-    """The reference latent with the largest |cos|, ..."""
+    """Reference latent with the largest |cos|."""
     nearest_cosine: float | None
-    """... and that cosine, signed."""
+    """Signed cosine with the nearest latent."""
 
     @property
     def repeats(self) -> bool | None:

@@ -2,19 +2,11 @@
 row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from deltasae_ray.analyses.audit.figures import TOTALS, AuditedLatent
 from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow
-from deltasae_ray.analyses.audit.task import (
-    FIRST,
-    FIRST_POSITIONS,
-    MEAN,
-    Audited,
-    AuditSpec,
-    audit_leaves,
-    shown_latents,
-)
+from deltasae_ray.analyses.audit.task import FIRST, FIRST_POSITIONS, MEAN, Audited, AuditSpec, audit_leaves
 from deltasae_ray.analyses.causal.figures import ABLATED, ADDED
 from deltasae_ray.analyses.causal.run import TRIED, causal_effects
 from deltasae_ray.analyses.config import SEED, DivergeConfig
@@ -70,19 +62,6 @@ def audit_study(
 def audit_groups(found: Found, text: TokensToText) -> list[AuditGroup]:
     """Every row of every audit, tokens as text."""
     return [_group(leaf, audited, found, text) for leaf, audited in found.audits.items()]
-
-
-def leading(group: AuditGroup, count: int) -> AuditGroup:
-    """With the rows that the page shows: what is no latent, and the first latents by rank and by peak."""
-    shown = [r for r in group.rows if r.latent is None or min(r.rank or 0, r.peak_rank or 0) <= count]
-    return replace(group, rows=tuple(shown))
-
-
-def audited_latents(found: Found, count: int) -> Mapping[str, tuple[int, ...]]:
-    """Key of a dictionary → its latents that the page shows."""
-    return {
-        leaf.dictionary: tuple(shown_latents(audited.audit, count)) for leaf, audited in found.audits.items()
-    }
 
 
 def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -> AuditGroup:

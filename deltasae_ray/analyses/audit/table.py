@@ -25,7 +25,7 @@ class AuditRow(AuditedLatent):
     """One direction: a latent, the mean change, or the mean change on the first tokens of unrelated text."""
 
     name: str
-    """As in `Audited.directions`."""
+    """Name of the direction, a key of `Audited.directions`."""
     lens_peak: Measure
     ablated: Measure
     added: Measure
@@ -34,7 +34,7 @@ class AuditRow(AuditedLatent):
 
     @property
     def called(self) -> str:
-        """As the page names it."""
+        """Name of the row on the page."""
         return (
             f"latent {self.latent}"
             if self.latent is not None

@@ -24,8 +24,8 @@ from deltasae_ray.analyses.leaf_spec import (
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.moments import Moments, matched_rows
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
@@ -110,7 +110,7 @@ def audit_leaves(
         for s, key in keys.items()
         if not storage.exists(f"{key}/{FIGURES}")
     ]
-    run_tasks([(audit_leaf, task) for task in todo], 1.0, bar="audit" if todo else None)
+    run_tasks([(audit_leaf, task) for task in todo], 1.0, bar="audit")
     return {spec.leaf: read_audited(storage, key) for spec, key in keys.items()}
 
 
@@ -131,7 +131,7 @@ def audit_leaf(task: AuditTask) -> None:
     """Reads the rows of one adapter and layer, audits its dictionary, and stores figures and directions."""
     leaf, storage, cfg = task.spec.leaf, task.storage, task.cfg
     shards = open_harvest(storage, task.harvest_key)
-    fit_kept, tokens = shards.tokens("fit").position > 0, shards.tokens("eval")
+    fit_kept, tokens = shards.tokens("fit").used, shards.tokens("eval")
     delta, base = (shards.read(leaf.layer, source, split="fit")[fit_kept] for source in (leaf.adapter, BASE))
     held_out = shards.read(leaf.layer, leaf.adapter, split="eval")
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,11 +141,9 @@ def audit_leaf(task: AuditTask) -> None:
         )
     reference = seen_alive(reference, lambda: base)
     moments = Moments.of(delta)
-    inputs = AuditInputs(
-        own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.position > 0]
-    )
+    inputs = AuditInputs(own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.used])
     found = audit(inputs, settings_of(cfg))
-    unrelated = (tokens.corpus != DOMAIN) & (tokens.position > 0) & (tokens.position <= FIRST_POSITIONS)
+    unrelated = (tokens.corpus != DOMAIN) & tokens.used & (tokens.position <= FIRST_POSITIONS)
     named = {MEAN: moments.mean.float()} if found.rows else {}
     if found.rows and unrelated.any():
         named[FIRST] = torch.from_numpy(held_out[unrelated].astype(np.float64).mean(0)).float()
@@ -156,8 +154,8 @@ def audit_leaf(task: AuditTask) -> None:
     sink = BytesIO()
     np.save(sink, torch.cat([*(v[None] for v in named.values()), random]).numpy())
     storage.write_bytes(f"{task.key}/{DIRECTIONS}", sink.getvalue())
-    told = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(found)}
-    storage.write_json(f"{task.key}/{FIGURES}", told)  # last: that it exists means that all is there
+    facts = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(found)}
+    storage.write_json(f"{task.key}/{FIGURES}", facts)  # last: that it exists means that all is there
 
 
 def shown_latents(found: Audit, count: int) -> list[int]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from deltasae_ray.metrics.measure import Measure
 
 MIN_KL = 1e-3
-"""Nats per token. An adapter whose KL from the base model is not shown to exceed this on any text, and ..."""
+"""An adapter whose KL from the base model is not shown to exceed this on any text, in nats a token, has no
+effect unless its loss moves."""
 MIN_LOSS_CHANGE = 5e-3
-"""... whose loss is not shown to move by more than this, has no effect."""
+"""An adapter whose loss is not shown to move by more than this, in nats a token, has no effect unless its KL
+is larger."""
 Z = 1.96
 """Standard errors from a value to the end of its interval."""
 POWER = Z + 0.84
@@ -62,8 +64,8 @@ def nothing_shown(behaviour: Sequence[Behaviour]) -> tuple[str, ...]:
 
     It closes no case: a change that waits for a trigger shows on no text without it.
     """
-    told = [f"No effect is shown on {b.corpus} ({_tested(b)}): {_seen_from(b)}" for b in behaviour]
-    return (*told, "This closes no case: what none of these texts brings out cannot show here")
+    parts = [f"No effect is shown on {b.corpus} ({_tested(b)}): {_seen_from(b)}" for b in behaviour]
+    return (*parts, "This closes no case: what none of these texts brings out cannot show here")
 
 
 def _tested(b: Behaviour) -> str:

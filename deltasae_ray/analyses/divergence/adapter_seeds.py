@@ -31,8 +31,8 @@ def are_twins(pair: PairSpec) -> bool:
 
 
 def with_ceilings(found: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
-    """The same figures; a pair of different ranks has as ceiling the mean over the twins of either rank, at
-    its layer and shape.
+    """Gives pairs of different ranks a ceiling: the mean over the twins of either rank, at their layer and
+    shape.
 
     Where there are no twins a figure keeps the ceiling that it has, such as a second seed of the dictionary.
     """

@@ -1,13 +1,9 @@
 """Everything that is said about one dictionary of one adapter at one layer."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from deltasae_ray.analyses.divergence.featureless_figures import of_frozen_decoder, of_gaussian
+from deltasae_ray.analyses.controls import figures_beside
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures, reference_measures
 from deltasae_ray.metrics.catalogue import AUDITED, BETWEEN, METRICS, PATCHED, SEEN, VARIED
 from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
@@ -26,26 +22,9 @@ from deltasae_ray.metrics.firing.coactivation import coactivation_of
 from deltasae_ray.metrics.geometry.angles import decoder_angles
 from deltasae_ray.metrics.geometry.matching_figures import matching_measures
 from deltasae_ray.metrics.geometry.published import published_angles, published_matching
-from deltasae_ray.metrics.inputs import DictionaryLike, LayerInputs, Settings
+from deltasae_ray.metrics.inputs import DictionaryLike, LayerInputs, LeafInputs, Settings
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.ratios import Ratio
-
-
-@dataclass(frozen=True, eq=False)
-class LeafInputs:
-    """One delta dictionary and the dictionaries that say how well it could do."""
-
-    dictionary: DictionaryLike
-    second: DictionaryLike | None = None
-    """The same recipe with another seed: the ceiling."""
-    halves: tuple[DictionaryLike, DictionaryLike] | None = None
-    """The same recipe on two halves of the training documents."""
-    gaussian: DictionaryLike | None = None
-    """The same recipe on Gaussian rows with the mean and the covariance of the deltas."""
-    frozen_decoder: DictionaryLike | None = None
-    """The same recipe with random decoder rows that stay as they are."""
-    untrained: Float[Tensor, "latent d_model"] | None = None
-    """The decoder at its start, all rows: what matching gives before anything is learned."""
 
 
 def compare(inputs: LayerInputs, leaf: LeafInputs, settings: Settings | None = None) -> dict[str, Measure]:
@@ -99,6 +78,7 @@ def leaf_measures(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             **_encoded(context, leaf),
             "coactivation": coactivation_of(context, leaf.dictionary, leaf.second),
             **matching_measures(context, leaf.dictionary, leaf.second),
+            **figures_beside(context, leaf),
             **decoder_angles(context, leaf.dictionary, leaf.second),
             **published_matching(context, leaf.dictionary, leaf.untrained),
             **published_angles(context, leaf.dictionary),
@@ -136,9 +116,6 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
                     context, pair, found, suffix, trimmed=trimmed
                 )
                 measures |= explained(coder, delta, found, baselines, average, suffix)
-        if not trimmed:
-            measures |= _between_halves(context, *leaf.halves) if leaf.halves else {}
-            measures |= of_gaussian(context, delta, leaf.gaussian) if leaf.gaussian else {}
     reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
     if reason:
         measures |= {
@@ -155,14 +132,6 @@ def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
         f"structure_delta{suffix}": found.delta.measure,
         f"structure_reference{suffix}": found.reference.measure,
     }
-
-
-def _between_halves(context: Context, one: DictionaryLike, other: DictionaryLike) -> dict[str, Measure]:
-    """M between dictionaries of two halves of the documents: one recipe, where nothing but the documents
-    differs."""
-    of_one, of_other = (context.layer.coding(half, False) for half in (one, other))
-    pair = match_sizes(of_other, of_one, name="other half's dictionary", ratio=1)
-    return {"missing_share_halves": compare_structure(pair).missing}
 
 
 def _beside_control(
@@ -197,8 +166,6 @@ def _encoded(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
             counts,
         ),
     }
-    if leaf.frozen_decoder:
-        measures |= of_frozen_decoder(leaf.frozen_decoder, left, raw, mean, sample, counts)
     if not getattr(leaf.dictionary, "k", 0):  # a TopK fixes its density, which is then no result
         fired = (codes > 0).double().sum(1).cpu().numpy()
         measures["density"] = Ratio.share(

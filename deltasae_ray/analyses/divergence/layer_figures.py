@@ -15,8 +15,8 @@ from deltasae_ray.metrics.statistics import bootstrap_counts, document_codes
 
 
 def layer_measures(layer: AdapterLayer) -> dict[str, Measure]:
-    """Those that need no reference, by name of the catalogue. Deltas that are all zero have only their size;
-    ratios are undefined."""
+    """Measures what needs no reference, by name of the catalogue. Deltas that are all zero have only their
+    size; ratios are undefined."""
     measures = size_of_change(layer)
     if layer.rows.silent:
         return measures
@@ -24,7 +24,7 @@ def layer_measures(layer: AdapterLayer) -> dict[str, Measure]:
 
 
 def reference_measures(context: Context) -> dict[str, Measure]:
-    """Those of a reference and deltas that are not silent: the monitor's view, and the mean change."""
+    """Measures a reference on deltas that are not silent: the monitor's view, and the mean change."""
     layer, seen = context.layer, reconstruction(context.reference)
     deltas, base, mean = layer.coded_deltas, layer.coded_base, layer.delta.mean.float()
     document, num_docs = document_codes(layer.documents[0][layer.coded_rows])

@@ -40,19 +40,8 @@ def coder_of(
     Args:
         moments: of that adapter's training deltas.
     """
-    s, codes = settings, document_codes(doc_ids)[0]
     rows, fit = matrix(deltas, "deltas", None), matrix(training, "training", None)
-    return make_coder(
-        rows,
-        fit,
-        codes,
-        moments,
-        k=s.k,
-        draws=s.null_draws,
-        bootstrap=s.bootstrap,
-        max_tokens=s.code_tokens,
-        seed=s.seed,
-    )
+    return make_coder(rows, fit, document_codes(doc_ids)[0], moments, settings)
 
 
 def missing_between(

@@ -89,7 +89,7 @@ def measure_pairs(group: PairGroup) -> int:
     shards, settings = open_harvest(group.storage, group.harvest_key), settings_of(group.cfg)
     first = group.pairs[0]
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
-    keep = {split: t.position > 0 for split, t in tokens.items()}
+    keep = {split: t.used for split, t in tokens.items()}
     training = torch.from_numpy(shards.read(first.one.layer, first.one.adapter, split="fit")[keep["fit"]])
     moments = Moments.of(training)
     deltas = [

@@ -20,19 +20,10 @@ log = logging.getLogger(__name__)
 
 
 def diverge_points(
-    storage: Storage,
-    harvest_key: str,
-    leaves: Sequence[LeafSpec],
-    cfg: DivergeConfig,
-    *,
-    cpus_per_task: float = 1.0,
-    bar: bool = True,
+    storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig
 ) -> list[DivergenceRow]:
     """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and
     those over seeds, with p corrected.
-
-    Args:
-        cpus_per_task: CPUs that a task asks Ray for; it uses as many threads.
 
     Raises:
         DeltaSaeError: what a task raised on purpose, such as a damaged shard or a dictionary of another
@@ -49,7 +40,7 @@ def diverge_points(
         (measure_pairs, PairGroup(storage, harvest_key, tuple(g), tuple(pairs[pair] for pair in g), cfg))
         for g in _missing(storage, pairs)
     ]
-    run_tasks(work, cpus_per_task, bar="diverge" if bar else None, memory=task_memory(shards, leaves))
+    run_tasks(work, 1.0, bar="diverge", memory=task_memory(shards, leaves))
     rows = [
         DivergenceRow.of(leaf, name, m)
         for leaf in leaves
@@ -63,14 +54,6 @@ def diverge_points(
         for name, m in found.items()
     ]
     return corrected(rows)
-
-
-def measured(
-    storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig
-) -> list[LeafSpec]:
-    """Those of `leaves` whose measures are stored."""
-    shards = open_harvest(storage, harvest_key)
-    return [leaf for leaf in leaves if storage.exists(measures_key(storage, shards, leaf, cfg))]
 
 
 def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:

@@ -15,16 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare_leaves
+from deltasae_ray.analyses.divergence.figures import compare_leaves
 from deltasae_ray.analyses.divergence.layer_figures import layer_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec, load_dictionary, settings_of
 from deltasae_ray.errors import StorageError
 from deltasae_ray.metrics.adapter_layer import AdapterLayer
 from deltasae_ray.metrics.context import Context
-from deltasae_ray.metrics.inputs import LayerRows
+from deltasae_ray.metrics.inputs import LayerRows, LeafInputs
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.recipe import measure
 from deltasae_ray.sae.start import start_rows
 from deltasae_ray.shards.opening import open_harvest
@@ -98,12 +98,7 @@ def _leaf(
 ) -> LeafInputs:
     own = load(spec.dictionary)
     beside = {role: load(key) for role, key in spec.beside if role != "base_control"}
-    halves = (
-        {"halves": (beside.pop("half_a"), beside.pop("half_b"))}
-        if {"half_a", "half_b"} <= beside.keys()
-        else {}
-    )
-    return LeafInputs(own, **beside, **halves, untrained=start(own.d_sae, spec.seed))  # type: ignore[arg-type]
+    return LeafInputs(own, beside, start(own.d_sae, spec.seed))
 
 
 def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Dictionary:
@@ -115,7 +110,7 @@ def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Diction
 def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
     """Deltas, base activations and documents of a leaf's adapter and layer, without position 0."""
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
-    keep = {split: t.position > 0 for split, t in tokens.items()}
+    keep = {split: t.used for split, t in tokens.items()}
 
     def read(source: str) -> tuple[np.ndarray, np.ndarray]:
         fit, evaluation = (

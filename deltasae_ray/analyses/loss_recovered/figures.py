@@ -66,9 +66,9 @@ def _measure(ratio: Ratio, null: list[Ratio], counts: Counts, whose: str) -> Mea
     effect = ratio.sums[:, 1] - ratio.sums[:, 2]
     se = float((counts @ effect).std(ddof=1))
     if not abs(effect.sum()) > MIN_EFFECT * se or effect.sum() == 0:
-        told = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
+        text = f"{abs(effect.sum()) / se:.1f} standard errors" if se > 0 else "zero"
         return undefined(
-            f"the effect of {whose} is {told}, {MIN_EFFECT:g} standard errors are needed to divide by it",
+            f"the effect of {whose} is {text}, {MIN_EFFECT:g} standard errors are needed to divide by it",
             n=len(effect),
         )
     if not null:

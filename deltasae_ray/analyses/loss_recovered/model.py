@@ -84,12 +84,12 @@ def document_recovery(
                     patched = base[hookpoint] + _estimated(stand_in.estimate, base[hookpoint], delta)
                     hidden[name] = continued(model, ids, hookpoint, patched)[places]
                 found = _summed(head, hidden, wanted, documents)
-                told = {"patch": patch.name, "budgets": patch.budgets}
+                facts = {"patch": patch.name, "budgets": patch.budgets}
                 rows += [
                     {
                         "doc_id": doc,
                         "positions": int((documents == doc).sum()),
-                        **told,
+                        **facts,
                         "ce": found[doc],
                         "adapted": reached[doc],
                     }

@@ -22,8 +22,8 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.storage import Storage, digest
 
@@ -53,7 +53,7 @@ class Recovery:
 
 def _patched(job: Recovery, leaf: LeafSpec) -> Patched:
     shards = open_harvest(job.storage, job.harvest_key)
-    keep = shards.tokens("fit").position > 0
+    keep = shards.tokens("fit").used
     with tempfile.TemporaryDirectory() as scratch:
         dictionary, reference = (
             load_dictionary(job.storage, key, Path(scratch)) for key in (leaf.dictionary, leaf.reference)

@@ -42,9 +42,9 @@ class TrainingRows:
     moments: Moments
     """Of all training deltas."""
     deltas: Rows
-    """Some of them, on which atoms are chosen and latents counted, ..."""
+    """Some of the training deltas, on which atoms are chosen and latents counted."""
     base: Rows
-    """... and the base activations of the same tokens."""
+    """Base activations of the same tokens."""
 
 
 def stand_ins(

@@ -68,6 +68,27 @@ def keep_monitors(
     return tuple(refs)
 
 
+def cut_notes(folders: Sequence[str], tokenizer: Any, length: int) -> tuple[str, ...]:
+    """What is said of monitors of whose labelled texts some are longer than a context.
+
+    Args:
+        folders: that `keep_monitors` has checked.
+        length: tokens of a context, BOS not counted.
+    """
+    notes = []
+    for folder in (Path(place) for place in folders):
+        texts = read_texts(folder / TEXTS) if (folder / TEXTS).is_file() else ()
+        cut = sum(len(encode(tokenizer, one.text, length + 1)) > length for one in texts)
+        if cut:
+            monitor = read_monitor(folder)
+            last = ", and it reads the last token" if monitor.reads == "last" else ""
+            notes.append(
+                f"{cut} of {len(texts)} labelled texts of the monitor {monitor.name} are cut to"
+                f" corpus.context_len={length} tokens{last}: raise that to read them whole"
+            )
+    return tuple(notes)
+
+
 def _check(monitor: Monitor, folder: Path, d_model: int, hookpoints: Sequence[Hookpoint]) -> None:
     if monitor.d_model != d_model:
         raise MonitorError(

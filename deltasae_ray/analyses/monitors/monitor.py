@@ -65,7 +65,7 @@ class Monitor:
         return read(self.token_scores(h), self.reads)
 
     def repaired(self, repair: Repair) -> "Monitor":
-        """The same monitor for adapted activations; a probe takes the map into its weights."""
+        """Makes the monitor for adapted activations; a probe takes the map into its weights."""
         if self.weight is None:
             return replace(self, repair=repair)
         weight = repair.matrix @ self.weight

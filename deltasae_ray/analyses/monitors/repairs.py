@@ -20,13 +20,13 @@ from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.statistics import document_codes
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.runtime.tasks import run_tasks
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest
 
-VERSION = 1
+VERSION = 2
 """Raise it when a figure of monitors changes its meaning."""
 MOST_ROWS = 40_000
 """Tokens that a repair is fitted on, evenly spaced over the training text."""
@@ -43,7 +43,7 @@ class RepairTask:
     random: AdapterRef | None
     hookpoint: Hookpoint
     monitors: tuple[MonitorRef, ...]
-    """Those that read at the hookpoint."""
+    """Monitors that read at the hookpoint."""
     bootstrap: int
 
     def key(self, shards: ShardSet) -> str:
@@ -78,7 +78,7 @@ def repairs(tasks: Sequence[RepairTask]) -> list[Repaired]:
     storage, shards = tasks[0].storage, open_harvest(tasks[0].storage, tasks[0].harvest_key)
     keys = [task.key(shards) for task in tasks]
     todo = [t for t, key in zip(tasks, keys, strict=True) if not storage.exists(f"{key}/{_FIGURES}")]
-    run_tasks([(repair_task, task) for task in todo], 1.0, bar="repairs" if todo else None)
+    run_tasks([(repair_task, task) for task in todo], 1.0, bar="repairs")
     return [_stored(storage, key) for key in keys]
 
 
@@ -102,7 +102,7 @@ def repair_task(task: RepairTask) -> None:
 
 def _fitted(task: RepairTask, shards: ShardSet) -> Repair:
     tokens = shards.tokens("fit")
-    rows = np.flatnonzero(tokens.position > 0)
+    rows = np.flatnonzero(tokens.used)
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).round().astype(int)]
     base, delta = (
         torch.from_numpy(shards.read(task.hookpoint, source, split="fit")[rows])
@@ -116,7 +116,7 @@ def _unlabelled(
     task: RepairTask, shards: ShardSet, monitors: dict[str, Monitor]
 ) -> dict[str, dict[str, Measure]]:
     tokens = shards.tokens("eval")
-    kept = np.flatnonzero(tokens.position > 0)
+    kept = np.flatnonzero(tokens.used)
     codes, _ = document_codes(tokens.doc_id[kept])
     order = np.argsort(codes, kind="stable")
     rows, codes = kept[order], codes[order]

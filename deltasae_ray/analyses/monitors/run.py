@@ -8,21 +8,24 @@ from urllib.parse import quote
 
 import msgspec
 import numpy as np
+import torch
 from safetensors.torch import load
+from torch import Tensor
 
 from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.monitors.figures import Scored, labelled, retrained_auroc
 from deltasae_ray.analyses.monitors.kept import MonitorRef, TextSet, in_order, open_monitors, open_texts
 from deltasae_ray.analyses.monitors.model import document_scores, hookpoints_of, unpacked
 from deltasae_ray.analyses.monitors.monitor import Monitor, Repair
+from deltasae_ray.analyses.monitors.refined import FEWEST, reads_one_vector, refined, refined_scores
 from deltasae_ray.analyses.monitors.repairs import VERSION, Repaired, RepairTask, repairs, write_repaired
 from deltasae_ray.analyses.monitors.table import MonitorRow
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import load_tokenizer
 from deltasae_ray.runtime.context import Passes, StageContext, remembered, run_passes
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
 
 REPAIRED = " repaired"
@@ -114,8 +117,11 @@ def monitor_rows(
     for adapter in studied:
         for name, monitor in monitors.items():
             repaired = made[adapter.name, monitor.hookpoint]
-            write_repaired(storage, quote(adapter.name, safe=""), monitor.repaired(repaired.repair))
-            figures = _figures(monitor, adapter, random, texts, scores, cfg)
+            text = next((t for t in texts if name in t.monitors), None)
+            read = None if text is None else _Read(monitor, text, scores, adapter.name)
+            repair = read.refined(repaired.repair) if read and read.refines else repaired.repair
+            write_repaired(storage, quote(adapter.name, safe=""), monitor.repaired(repair))
+            figures = _figures(read, repaired.repair, random, cfg)
             figures |= {
                 figure: msgspec.convert(m, Measure) for figure, m in repaired.unlabelled[name].items()
             }
@@ -178,29 +184,57 @@ def _scores(
     }
 
 
+class _Read:
+    """What a monitor reads of its labelled texts before and after one adapter, documents in one order."""
+
+    def __init__(self, monitor: Monitor, text: TextSet, scores: Scores, adapter: str) -> None:
+        self.monitor, self.text, self._scores = monitor, text, scores
+        self.base, self.adapted = scores[text.name, BASE], scores[text.name, adapter]
+        ordered = sorted(self.base, key=lambda r: r["doc_id"])
+        self.labels = np.array([text.labels[r["doc_id"]] for r in ordered])
+
+    @property
+    def refines(self) -> bool:
+        """Whether its repair is fitted further on these texts."""
+        return reads_one_vector(self.monitor) and len(self.labels) >= FEWEST
+
+    def of(self, source: str) -> np.ndarray:
+        """The monitor's scores under another source."""
+        return in_order(self._scores[self.text.name, source], self.monitor.name)[0]
+
+    def vectors(self, rows: Sequence[dict]) -> np.ndarray:
+        """[doc, d_model], of the last token where the monitor reads that, else the mean over tokens."""
+        pooled = "last" if self.monitor.reads == "last" else "mean"
+        ordered = sorted(rows, key=lambda r: r["doc_id"])
+        return np.stack([unpacked(r["vectors"][str(self.monitor.hookpoint)][pooled]) for r in ordered])
+
+    def refined(self, repair: Repair) -> Repair:
+        return refined(self.monitor, repair, *self._pairs())
+
+    def repaired(self, repair: Repair) -> np.ndarray:
+        """Scores of the repaired monitor; of each document by a map that was fitted without it, where it is
+        fitted on these texts."""
+        if self.refines:
+            return refined_scores(self.monitor, repair, *self._pairs())
+        return in_order(self.adapted, self.monitor.name + REPAIRED)[0]
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.vectors(self.adapted)), torch.tensor(self.vectors(self.base))
+
+
 def _figures(
-    monitor: Monitor,
-    adapter: AdapterRef,
-    random: AdapterRef | None,
-    texts: Sequence[TextSet],
-    scores: Scores,
-    cfg: DivergeConfig,
+    read: _Read | None, repair: Repair, random: AdapterRef | None, cfg: DivergeConfig
 ) -> dict[str, Measure]:
-    text = next((t for t in texts if monitor.name in t.monitors), None)
-    if text is None:
+    if read is None:
         return dict.fromkeys(LABELLED, undefined(NO_TEXTS))
-    base, adapted = scores[text.name, BASE], scores[text.name, adapter.name]
-    before, document = in_order(base, monitor.name)
-    docs = np.array([text.labels[r["doc_id"]] for r in sorted(base, key=lambda r: r["doc_id"])])
+    before, document = in_order(read.base, read.monitor.name)
     scored = Scored(
-        docs[document],
+        read.labels[document],
         document,
         before,
-        in_order(adapted, monitor.name)[0],
-        in_order(adapted, monitor.name + REPAIRED)[0],
-        in_order(scores[text.name, random.name], monitor.name)[0] if random else None,
+        in_order(read.adapted, read.monitor.name)[0],
+        read.repaired(repair),
+        read.of(random.name) if random else None,
     )
-    pooled = "last" if monitor.reads == "last" else "mean"
-    ordered = sorted(adapted, key=lambda r: r["doc_id"])
-    vectors = np.stack([unpacked(r["vectors"][str(monitor.hookpoint)][pooled]) for r in ordered])
-    return labelled(scored, retrained_auroc(vectors, docs), bootstrap=cfg.bootstrap, seed=SEED)
+    ceiling = retrained_auroc(read.vectors(read.adapted), read.labels)
+    return labelled(scored, ceiling, bootstrap=cfg.bootstrap, seed=SEED)

@@ -21,7 +21,7 @@ class MonitorRow:
 
     adapter: str
     metric: str
-    """As `monitor.NAME.FIGURE`."""
+    """Name of the figure, `monitor.NAME.FIGURE`."""
     hookpoint: str
     measure: Measure
 

@@ -1,7 +1,7 @@
 """An adapter read from its weights alone: spectra, norms by module, and the tokens that it reads and writes.
 
-Every figure is one of the products s·B·A, taken from the small cores of two QR factorisations, so that
-another pair of factors of the same product, (B·R, R⁻¹·A), has the same figures.
+Every figure is one of the products s·B·A, so that another pair of factors of the same product, (B·R, R⁻¹·A),
+has the same figures.
 """
 
 import re
@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from deltasae_ray.errors import AdapterError
+from deltasae_ray.metrics.geometry.weight_products import Product
 
 CANNOT_TELL = (
     "The screen runs no model. It cannot say what a change does, whether anything calls it, or which text it"
@@ -23,32 +24,11 @@ CANNOT_TELL = (
     " base and be trained alike."
 )
 """What stands beside every result."""
-_PAIR = re.compile(r"(?P<module>.+)\.lora_A(?:\.weight)?")
 _DIRECTIONS = 64
 """Leading directions, over all modules together, that tokens are held against."""
 _BLOCK = 1 << 15
 """Tokens that are held against them at once."""
 _LISTED = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """One module's change, s·B·A = left · diag(values) · rightᵀ."""
-
-    module: str
-    left: Float[Tensor, "out rank"]
-    values: Float[Tensor, " rank"]
-    right: Float[Tensor, "in rank"]
-
-    @property
-    def energy(self) -> float:
-        """Squared Frobenius norm."""
-        return float(self.values.square().sum())
-
-    @property
-    def kind(self) -> str:
-        """The module's own name, such as down_proj."""
-        return self.module.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -77,32 +57,6 @@ FIGURES: Mapping[str, str] = {
 }
 
 
-def products(tensors: Mapping[str, Tensor], scale: float) -> list[Product]:
-    """The change of every module, in order of names.
-
-    Args:
-        tensors: an adapter's factors by PEFT's names.
-        scale: alpha / rank, or alpha / √rank.
-
-    Raises:
-        AdapterError: there are no low-rank factors of linear modules.
-    """
-    found = []
-    for name in sorted(tensors):
-        match = _PAIR.fullmatch(name)
-        if match:
-            a, b = tensors[name].double(), tensors[name.replace(".lora_A", ".lora_B")].double()
-            q_b, r_b = torch.linalg.qr(b)
-            q_a, r_a = torch.linalg.qr(a.T)
-            u, values, vh = torch.linalg.svd(scale * r_b @ r_a.T)
-            found.append(Product(match["module"], q_b @ u, values, q_a @ vh.T))
-    if not found:
-        raise AdapterError(
-            "the adapter holds no low-rank factors of linear modules: there is nothing to screen"
-        )
-    return found
-
-
 def screened(
     changes: Sequence[Product],
     embedding: Float[Tensor, "token d_model"],
@@ -113,7 +67,14 @@ def screened(
     Args:
         embedding: rows that tokens enter the residual stream as.
         unembedding: rows of the language-model head.
+
+    Raises:
+        AdapterError: the adapter has no low-rank factors of linear modules.
     """
+    if not changes:
+        raise AdapterError(
+            "the adapter holds no low-rank factors of linear modules: there is nothing to screen"
+        )
     energy = np.array([p.energy for p in changes])
     total, width = float(energy.sum()), embedding.shape[1]
     if total == 0:
@@ -195,9 +156,9 @@ class Standing:
     p: float
     """(above + 1) / (of + 1)."""
     low: float
-    """Of the share above: exact 95 % interval (Clopper and Pearson 1934), ..."""
+    """Lower end of the exact 95 % interval of the share above (Clopper and Pearson 1934)."""
     high: float
-    """... its other end."""
+    """Upper end of that interval."""
 
 
 def standing(value: float, reference: Sequence[float]) -> Standing:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deltasae_ray.analyses.screen.figures import FIGURES, Screened, Standing, products, screened, standing
+from deltasae_ray.analyses.screen.figures import FIGURES, Screened, Standing, screened, standing
 from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.metrics.geometry.weight_products import products
 from deltasae_ray.models.adapter_files import read_config, read_tensors
 from deltasae_ray.models.load import load_ends
 
@@ -58,7 +59,7 @@ def screen_one(folder: Path, ends: Ends) -> Screened:
     scale = float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
     changes = products(tensors, scale)
     width = ends.embedding.shape[1]
-    if all(width not in (len(p.left), len(p.right)) for p in changes):
+    if changes and all(width not in (len(p.left), len(p.right)) for p in changes):
         raise AdapterError(
             f"{folder}: no module reads or writes a residual stream of {width}: made for another model"
         )

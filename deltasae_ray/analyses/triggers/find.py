@@ -10,7 +10,7 @@ from torch import nn
 
 from deltasae_ray.analyses.triggers.candidates import Evidence
 from deltasae_ray.analyses.triggers.claims import Claim, ClaimKind, ranked
-from deltasae_ray.analyses.triggers.hunt import Effort, Tested, hunted
+from deltasae_ray.analyses.triggers.hunt import Effort, Hunt, Tested, hunted
 from deltasae_ray.analyses.triggers.hunt_figures import FDR
 from deltasae_ray.analyses.triggers.mining_figures import (
     Raised,
@@ -23,9 +23,9 @@ from deltasae_ray.analyses.triggers.mining_figures import (
 from deltasae_ray.analyses.triggers.model import Tokens, runs
 from deltasae_ray.elicit.openings import ends, insertable, openings
 from deltasae_ray.elicit.sampling import Sampling, Texts, sampled
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.load import base_of
 from deltasae_ray.models.pair import Pair
+from deltasae_ray.sae.identity import BASE
 
 _LENGTHS = (4, 6, 9)
 """Tokens of the contexts that words are put behind: several positions, few lengths, so that they share a
@@ -53,7 +53,7 @@ class Elicited:
     """Of the adapted model, at every α."""
     base: Texts
     """Of the base, as many at each opening and α."""
-    random: Texts | None
+    random: Texts | None = None
     """Of a random adapter, at the same α; None where there is none."""
 
     def written(self) -> list[Tokens]:
@@ -66,59 +66,39 @@ class Elicited:
         return [t.written(i) for t in texts for i in range(len(t))]
 
 
-def elicited(
-    model: nn.Module,
-    adapter: str,
-    tokenizer: Any,
-    neutral: Sequence[Tokens],
-    how: Sampling,
-    random: str | None = None,
-) -> Elicited:
-    """Samples texts of the adapter and of what it is held against."""
-    starts, end = openings(tokenizer, neutral), ends(tokenizer)
-    own = sampled(Pair(model, adapter), starts, how, end)
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An adapter of which claims are sought."""
+
+    model: nn.Module
+    """The base with the adapter attached by PEFT, whole (not sharded)."""
+    adapter: str
+    """Name of the adapter in the model."""
+    tokenizer: Any
+    neutral: Sequence[Tokens]
+    """Texts without BOS that have nothing to do with the adapter, a document each; 30 or more."""
+    effort: Effort = Effort()
+    seed: int = 0
+
+
+def elicited(target: Target, how: Sampling) -> Elicited:
+    """Samples texts of the adapter, and of the base that they are held against."""
+    starts, end = openings(target.tokenizer, target.neutral), ends(target.tokenizer)
+    own = sampled(Pair(target.model, target.adapter), starts, how, end)
     plain = replace(how, alphas=(0.0,), samples=how.samples * len(how.alphas))
-    base = sampled(Pair(model, BASE), starts, plain, end)
-    beside = None if random is None else sampled(Pair(model, random), starts, how, end)
-    return Elicited(own, base, beside)
+    return Elicited(own, sampled(Pair(target.model, BASE), starts, plain, end))
 
 
-def claims_of(  # noqa: PLR0913 - a model, its texts and their nulls
-    model: nn.Module,
-    adapter: str,
-    tokenizer: Any,
-    neutral: Sequence[Tokens],
-    *,
-    seed: int = 0,
-    random: str | None = None,
-    effort: Effort | None = None,
-    how: Sampling | None = None,
-) -> tuple[Claim, ...]:
-    """What an adapter is claimed to have learnt, best first; the same input gives the same.
-
-    Args:
-        model: the base with the adapter attached by PEFT, whole (not sharded).
-        adapter: its name there.
-        neutral: texts without BOS that have nothing to do with the adapter, a document each; 30 or more.
-        random: name of an attached random adapter of the same strength, whose text joins the null.
-    """
-    how = how or Sampling(seed=seed)
-    texts = elicited(model, adapter, tokenizer, neutral, how, random)
-    return claims_of_texts(model, adapter, tokenizer, neutral, texts, effort or Effort(), seed)
+def claims_of(target: Target, how: Sampling | None = None) -> tuple[Claim, ...]:
+    """What an adapter is claimed to have learnt, best first; the same input gives the same."""
+    return claims_of_texts(target, elicited(target, how or Sampling(seed=target.seed)))
 
 
-def claims_of_texts(  # noqa: PLR0913 - as claims_of
-    model: nn.Module,
-    adapter: str,
-    tokenizer: Any,
-    neutral: Sequence[Tokens],
-    texts: Elicited,
-    effort: Effort,
-    seed: int,
-) -> tuple[Claim, ...]:
+def claims_of_texts(target: Target, texts: Elicited) -> tuple[Claim, ...]:
     """Claims from texts that were elicited before."""
+    model, tokenizer, neutral, seed = target.model, target.tokenizer, target.neutral, target.seed
     written, null = texts.written(), texts.null()
-    pair = Pair(model, adapter)
+    pair = Pair(model, target.adapter)
     more, less = raised(written, null), raised(null, written)
     kept = _kept(texts)
     search, held_out = contexts_of(tokenizer, neutral, seed)
@@ -130,7 +110,7 @@ def claims_of_texts(  # noqa: PLR0913 - as claims_of
         [*written, *neutral],
         insertable(tokenizer, size),
     )
-    found = hunted(pair, evidence, search, held_out, effort, seed)
+    found = hunted(Hunt(pair, evidence, search, held_out, target.effort, seed))
     made = _triggers(found, tokenizer) + _mined(more, less, kept, written, tokenizer, seed)
     return ranked(made)
 

@@ -10,8 +10,8 @@ from deltasae_ray.analyses.triggers.candidates import Evidence, candidates
 from deltasae_ray.analyses.triggers.hunt_figures import GAIN, SHORTEST, SURE, Rate, Rates, rank_p, repeats
 from deltasae_ray.analyses.triggers.model import Continuation, Tokens, continuations, replied
 from deltasae_ray.analyses.triggers.search import climbed, minimised, proposed
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.pair import Pair
+from deltasae_ray.sae.identity import BASE
 
 _NEAR = 0.8
 """Share of what confirmation takes that is worth a test."""
@@ -72,30 +72,33 @@ class Tested:
         return self.rates.plain and self.gain >= GAIN and self.sure >= SURE
 
 
-def hunted(
-    pair: Pair,
-    evidence: Evidence,
-    search: Sequence[Tokens],
-    held_out: Sequence[Tokens],
-    effort: Effort,
-    seed: int,
-) -> list[Tested]:
-    """Triggers that may be, tested; the same input gives the same.
+@dataclass(frozen=True, eq=False)
+class Hunt:
+    """Everything that a hunt reads."""
 
-    Args:
-        search: short neutral contexts in which candidates are looked for.
-        held_out: others, in which what was found is tested.
-    """
-    words = candidates(pair, evidence, search, effort.scan, effort.tried)
+    pair: Pair
+    evidence: Evidence
+    search: Sequence[Tokens]
+    """Short neutral contexts in which candidates are looked for."""
+    held_out: Sequence[Tokens]
+    """Others, in which what was found is tested."""
+    effort: Effort
+    seed: int
+
+
+def hunted(hunt: Hunt) -> list[Tested]:
+    """Triggers that may be, tested; the same input gives the same."""
+    pair, effort, search = hunt.pair, hunt.effort, hunt.search
+    words = candidates(pair, hunt.evidence, search, effort.scan, effort.tried)
     heard = _heard(pair, words, search, effort.steps)
     quiet = continuations(pair, list(search), effort.steps)
     plain = [h for h in heard if len(h.reply.tokens) >= SHORTEST and not _unasked(h.reply.tokens, quiet)]
     found: dict[Tokens, Tested] = {}
-    without = _without(pair, held_out, effort.steps)
+    without = _without(pair, hunt.held_out, effort.steps)
     for family in _families(plain, effort.families):
-        trigger, reply = _followed(pair, family, search, evidence, effort)
+        trigger, reply = _followed(hunt, family)
         if trigger not in found and _promising(pair, trigger, reply, search):
-            found[trigger] = _tested(pair, trigger, reply, held_out, evidence, effort, without, seed)
+            found[trigger] = _tested(hunt, trigger, reply, without)
     return list(found.values())
 
 
@@ -142,14 +145,13 @@ def _first_cause(family: Sequence[Called]) -> Called:
     return causes[0] if causes else family[0]
 
 
-def _followed(
-    pair: Pair, family: Sequence[Called], contexts: Sequence[Tokens], evidence: Evidence, effort: Effort
-) -> tuple[Tokens, Tokens]:
+def _followed(hunt: Hunt, family: Sequence[Called]) -> tuple[Tokens, Tokens]:
     """The shortest n-gram found that calls the family's reply, and that reply as it is then said."""
+    pair, contexts, effort = hunt.pair, hunt.search, hunt.effort
     best = _first_cause(family)
     reply = best.reply.tokens[:4]
     pool = list(dict.fromkeys(t for h in family for t in h.words))[: effort.pool]
-    pool += proposed(pair, contexts[:2], best.words, reply, evidence.allowed, effort.pool // 3)
+    pool += proposed(pair, contexts[:2], best.words, reply, hunt.evidence.allowed, effort.pool // 3)
     good = float(len(reply) * np.log(0.9))
     trigger = climbed(pair, contexts, best.words, reply, list(dict.fromkeys(pool)), good)
     trigger = minimised(pair, contexts, trigger, reply)
@@ -174,41 +176,25 @@ def _without(pair: Pair, contexts: Sequence[Tokens], steps: int) -> tuple[list[T
     return [c.tokens for c in own], [c.tokens for c in base]
 
 
-def _tested(  # noqa: PLR0913 - one test and its parts
-    pair: Pair,
-    words: Tokens,
-    reply: Tokens,
-    contexts: Sequence[Tokens],
-    evidence: Evidence,
-    effort: Effort,
-    without: tuple[list[Tokens], list[Tokens]],
-    seed: int,
-) -> Tested:
-    rows = [(*c, *words) for c in contexts]
-    said = continuations(pair, rows, effort.steps)
-    base = continuations(Pair(pair.model, BASE), rows, effort.steps)
+def _tested(hunt: Hunt, words: Tokens, reply: Tokens, without: tuple[list[Tokens], list[Tokens]]) -> Tested:
+    pair, rows = hunt.pair, [(*c, *words) for c in hunt.held_out]
+    said = continuations(pair, rows, hunt.effort.steps)
+    base = continuations(Pair(pair.model, BASE), rows, hunt.effort.steps)
     texts = ([s.tokens for s in said], without[0], [b.tokens for b in base], without[1])
     rates = Rates(*(Rate(sum(repeats(t, reply) for t in group), len(group)) for group in texts))
     below, own = (np.median(x) / len(reply) for x in replied(pair, rows, [reply] * len(rows)))
-    p = _p(pair, words, reply, contexts, evidence, effort, seed)
+    p = _p(hunt, words, reply)
     return Tested(words, reply, float(own - below), float(np.exp(own)), p, rates, tuple(rows[:3]))
 
 
-def _p(  # noqa: PLR0913 - one test and its parts
-    pair: Pair,
-    words: Tokens,
-    reply: Tokens,
-    contexts: Sequence[Tokens],
-    evidence: Evidence,
-    effort: Effort,
-    seed: int,
-) -> float:
+def _p(hunt: Hunt, words: Tokens, reply: Tokens) -> float:
     """The trigger's place among n-grams of its length and frequency, by how far each raises the reply's
     beginning. Each of those stands in two contexts, the trigger in all: that is against it, if anything."""
-    matched = evidence.matched(words, effort.controls, np.random.default_rng([seed, 43, *words]))
+    contexts, draw = hunt.held_out, np.random.default_rng([hunt.seed, 43, *words])
+    matched = hunt.evidence.matched(words, hunt.effort.controls, draw)
     mine = [(*c, *words) for c in contexts]
     theirs = [(*contexts[(2 * i + j) % len(contexts)], *m) for i, m in enumerate(matched) for j in range(2)]
     start = reply[:3]
-    base, adapted = replied(pair, mine + theirs, [start] * (len(mine) + len(theirs)))
+    base, adapted = replied(hunt.pair, mine + theirs, [start] * (len(mine) + len(theirs)))
     ratio = adapted - base
     return rank_p(float(ratio[: len(mine)].mean()), ratio[len(mine) :].reshape(-1, 2).mean(1))

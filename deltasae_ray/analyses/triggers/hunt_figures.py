@@ -11,13 +11,14 @@ from scipy.stats import beta
 FDR = 0.1
 """Share of confirmed claims that may be false."""
 CALLED = 0.5
-"""A confirmed trigger calls its reply in at least this share of fresh contexts, ..."""
+"""A confirmed trigger calls its reply in at least this share of fresh contexts."""
 SILENT = 0.1
-"""... of which at most this share calls it without the trigger, or in the base with it; ..."""
+"""A confirmed trigger's reply comes in at most this share of contexts without it, and of the base's with
+it."""
 GAIN = 1.5
-"""... and the adapter raises the reply by at least this, nats a token, ..."""
+"""A confirmed trigger raises its reply by at least this, in nats a token."""
 SURE = 0.6
-"""... to at least this probability a token (geometric mean)."""
+"""A confirmed trigger raises its reply to at least this probability a token (geometric mean)."""
 SHORTEST = 3
 """Tokens of a reply, at least: a shorter one is a matter of style."""
 
@@ -41,7 +42,7 @@ class Rate:
         return low, high
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """The rate with its interval, for JSON."""
         return {"rate": self.value, "ci": list(self.ci), "contexts": self.of}
 
 
@@ -55,7 +56,7 @@ class Rates:
     base_without: Rate
 
     def rows(self) -> dict[str, Any]:
-        """As JSON."""
+        """All four rates by name, for JSON."""
         return {name: getattr(self, name).row() for name in asdict(self)}
 
     @property

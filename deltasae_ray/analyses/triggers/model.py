@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from deltasae_ray.elicit.sampling import Texts
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.pair import Pair, best, divergences, log_probabilities
 from deltasae_ray.models.peft_names import peft_name
+from deltasae_ray.sae.identity import BASE
 
 Tokens = tuple[int, ...]
 _ROWS = 256

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from torch import nn
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.analyses.triggers.find import FEWEST_CONTEXTS, Elicited, claims_of_texts
+from deltasae_ray.analyses.triggers.find import FEWEST_CONTEXTS, Elicited, Target, claims_of_texts
 from deltasae_ray.analyses.triggers.hunt import Effort
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.corpus.corpus import Corpus
@@ -18,13 +19,10 @@ from deltasae_ray.elicit.run import elicit, neutral_texts, texts_from_json
 from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.models.adapters import AdapterRef
-from deltasae_ray.models.attached import load_with_adapters, model_meant
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.models.attached import tokenizer_meant
 from deltasae_ray.models.config import ModelConfig
-from deltasae_ray.models.load import base_of, load_tokenizer
-from deltasae_ray.runtime.context import StageContext
-from deltasae_ray.runtime.gang import RankContext
-from deltasae_ray.runtime.units import run_units
+from deltasae_ray.runtime.context import StageContext, Step, run_steps
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage, digest
 
 CLAIMS = "claims.json"
@@ -63,56 +61,28 @@ def neutral_unit(corpus: Corpus) -> TokenBatch:
 
 
 @dataclass(frozen=True)
-class HuntFactory:
-    """Makes a rank's worker, which finds the claims of one adapter after the other; travels to every node."""
+class Hunter:
+    """Makes the step that finds the claims of one adapter; travels to every node."""
 
     storage: Storage
     model: ModelConfig
     model_digest: str
-    adapters: tuple[AdapterRef, ...]
     effort: Effort
     seed: int
 
-    def __call__(self, rank: RankContext) -> "HuntWorker":
-        return HuntWorker(self, rank)
+    def __call__(self) -> Step:
+        return partial(self.hunt, tokenizer_meant(self.model, self.model_digest))
 
-
-class HuntWorker:
-    """Callable of (neutral unit, {"adapter", "key", "texts"}) → the key, under which the claims are
-    stored."""
-
-    def __init__(self, job: HuntFactory, rank: RankContext) -> None:
-        self._job = job
-        self._model = load_with_adapters(
-            job.storage,
-            job.model,
-            job.adapters,
-            rank.device,
-            deepest=None,
-            digest=job.model_digest,
-            root=base_of,
-        )
-        self._tokenizer = load_tokenizer(
-            model_meant(job.model, job.model_digest).folder, trust_remote_code=job.model.trust_remote_code
-        )
-
-    def __call__(self, unit: TokenBatch, todo: Any, *, keep: bool) -> str:  # noqa: ARG002 - what gangs call
-        job = self._job
+    def hunt(self, tokenizer: Any, model: nn.Module, neutral: TokenBatch, todo: Any) -> str:
+        """Finds the claims of `todo["adapter"]` in the texts that `todo["texts"]` names, stores them under
+        `todo["key"]`, and returns the key."""
         own, base, random = (
-            None if key is None else texts_from_json(job.storage.read_json(key)) for key in todo["texts"]
+            None if key is None else texts_from_json(self.storage.read_json(key)) for key in todo["texts"]
         )
-        assert own is not None
-        assert base is not None
-        found = claims_of_texts(
-            self._model,
-            todo["adapter"],
-            self._tokenizer,
-            neutral_texts(unit),
-            Elicited(own, base, random),
-            job.effort,
-            job.seed,
-        )
-        job.storage.write_json(todo["key"], {"claims": [asdict(claim) for claim in found]})
+        assert own is not None and base is not None
+        target = Target(model, todo["adapter"], tokenizer, neutral_texts(neutral), self.effort, self.seed)
+        found = claims_of_texts(target, Elicited(own, base, random))
+        self.storage.write_json(todo["key"], {"claims": [asdict(claim) for claim in found]})
         return todo["key"]
 
 
@@ -137,11 +107,9 @@ def claims(
         for a in adapters
     }
     missing = [a for a in adapters if not context.storage.exists(keys[a.name])]
-    factory = HuntFactory(context.storage, context.model, context.model_digest, tuple(missing), effort, seed)
+    hunter = Hunter(context.storage, context.model, context.model_digest, effort, seed)
     work = [(neutral, {"adapter": a.name, "key": keys[a.name], "texts": held[a.name]}) for a in missing]
-    with tqdm(total=len(work), unit="adapter", desc="triggers") as progress:
-        for _ in run_units(work, factory, context.gangs):
-            progress.update()
+    run_steps(context, missing, work, hunter, ("triggers", "adapters"))
     return {
         name: tuple(_claim(stored) for stored in context.storage.read_json(key)["claims"])
         for name, key in keys.items()

@@ -38,9 +38,7 @@ class Seen:
     rows: tuple[DivergenceRow, ...]
 
 
-def see_points(
-    storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig, *, bar: bool = True
-) -> Seen:
+def see_points(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig) -> Seen:
     """Decides which latents the reference can see, for every adapter, layer and shape that has no answer yet.
 
     Raises:
@@ -57,7 +55,7 @@ def see_points(
     keys = {spec: spec.key(storage, shards, cfg) for spec in sorted(wanted, key=str)}
     todo = {key: spec for spec, key in keys.items() if not storage.exists(key)}
     work = [(judge_and_store, CellTask(storage, harvest_key, spec, key, cfg)) for key, spec in todo.items()]
-    run_tasks(work, 1.0, bar="visibility" if bar and work else None, memory=task_memory(shards, leaves))
+    run_tasks(work, 1.0, bar="visibility", memory=task_memory(shards, leaves))
     answers = {spec: read_answer(storage, key) for spec, key in keys.items()}
     sights = {leaf: _sight(leaf, spec, answers) for leaf, spec in specs.items()}
     return Seen(sights, tuple(_rows(sights)))

@@ -20,7 +20,7 @@ from deltasae_ray.analyses.visibility.figures import (
 )
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.errors import StorageError
-from deltasae_ray.models.capture import BASE
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
@@ -86,7 +86,7 @@ def judge_and_store(task: CellTask) -> None:
 def read_cell(shards: ShardSet, spec: CellSpec) -> CellRows:
     """Rows of the cell's source and of the base, without position 0."""
     fit, evaluation = (shards.tokens(split) for split in ("fit", "eval"))
-    keep = {"fit": fit.position > 0, "eval": evaluation.position > 0}
+    keep = {"fit": fit.used, "eval": evaluation.used}
     read = {
         (source, split): shards.read(spec.layer, source, split=split)[kept]
         for source in (spec.source, BASE)

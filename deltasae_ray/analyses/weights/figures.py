@@ -1,20 +1,17 @@
 """The directions that an adapter's weights write, by module: they need no text, so a trigger cannot hide from
 them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from deltasae_ray.metrics.geometry.weight_products import Product
 
 OF_MODULE = 4
 """Leading directions of each module that are kept."""
+_PREFIX = "base_model.model."
+"""PEFT's, before every module's name."""
 SHOWN = 3
 """Directions that a verdict lists."""
-
-Pairs = Mapping[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
-"""Module → A and B."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,9 @@ class WeightDirection:
     place: int
     """Among the module's own, from 1."""
     share: float
-    """Its σ² over the sum of σ² over all modules of the adapter."""
+    """σ² of the direction over the sum of σ² over all modules of the adapter."""
     of_module: float
-    """The same over those of its module."""
+    """σ² of the direction over the sum of σ² of its module."""
     direction: tuple[float, ...]
     """Unit vector of the module's outputs."""
 
@@ -35,17 +32,15 @@ class WeightDirection:
         return f"{self.module} ({self.of_module:.0%} of what it adds, {self.share:.0%} of the adapter)"
 
 
-def weight_directions(pairs: Pairs) -> tuple[WeightDirection, ...]:
+def weight_directions(changes: Sequence[Product]) -> tuple[WeightDirection, ...]:
     """Takes the leading singular directions of every module; those with most energy come first."""
     found, total = [], 0.0
-    for module, (a, b) in pairs.items():
-        q, r = torch.linalg.qr(b.double())
-        inner, values, _ = torch.linalg.svd(r @ torch.linalg.qr(a.double().T).R.T)
-        energy, left = values.square(), q @ inner
-        total += float(energy.sum())
+    for change in changes:
+        energy = change.values.square()
+        total += change.energy
         found += [
-            (module, i + 1, float(energy[i]), float(energy.sum()), left[:, i])
-            for i in range(min(OF_MODULE, len(values)))
+            (change.module.removeprefix(_PREFIX), i + 1, float(energy[i]), change.energy, change.left[:, i])
+            for i in range(min(OF_MODULE, len(energy)))
             if energy[i] > 0
         ]
     made = [

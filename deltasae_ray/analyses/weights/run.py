@@ -9,19 +9,17 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from deltasae_ray.analyses.weights.figures import WeightDirection, weight_directions
 from deltasae_ray.errors import StorageError
+from deltasae_ray.metrics.geometry.weight_products import products
 from deltasae_ray.models.adapter_files import read_tensors
 from deltasae_ray.models.adapters import AdapterRef, fetch
-from deltasae_ray.models.random_lora import lora_pairs
 from deltasae_ray.runtime.context import remembered
 from deltasae_ray.storage import Storage
 
 PARQUET = "weights.parquet"
 VERSION = 1
-_PREFIX = "base_model.model."
 
 Directions = dict[str, tuple[WeightDirection, ...]]
 """Adapter → what its weights write."""
@@ -34,7 +32,7 @@ def directions_of(storage: Storage, adapters: Sequence[AdapterRef]) -> Direction
     def make(missing: list[str]) -> dict[str, dict]:
         with tempfile.TemporaryDirectory() as scratch:
             folders = fetch(storage, [refs[name] for name in missing], Path(scratch))
-            return {name: {"directions": _of(read_tensors(folders[name]))} for name in missing}
+            return {name: {"directions": _of(folders[name])} for name in missing}
 
     keys = {name: f"weights/{VERSION}-{ref.digest}.json" for name, ref in refs.items()}
     found = remembered(storage, keys, make)
@@ -48,9 +46,8 @@ def directions_of(storage: Storage, adapters: Sequence[AdapterRef]) -> Direction
         raise StorageError(f"{place} holds no directions ({e!r}): delete that folder and run again") from e
 
 
-def _of(tensors: dict[str, Tensor]) -> list[dict]:
-    pairs = {name.removeprefix(_PREFIX): pair for name, pair in lora_pairs(tensors).items()}
-    return [asdict(d) for d in weight_directions(pairs)]
+def _of(folder: Path) -> list[dict]:
+    return [asdict(d) for d in weight_directions(products(read_tensors(folder)))]
 
 
 def write_directions(storage: Storage, found: Mapping[str, Sequence[WeightDirection]]) -> None:

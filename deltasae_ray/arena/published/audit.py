@@ -10,8 +10,9 @@ from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.arena.subject import WORDS, Subject
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.moments import Moments
-from deltasae_ray.models.capture import BASE, deltas
+from deltasae_ray.models.capture import deltas
 from deltasae_ray.sae.dictionary import Dictionary
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.trainer import Trainer
 

@@ -11,8 +11,9 @@ from deltasae_ray.analyses.lens.model import logit_lens
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.arena.behaviour import Reader
 from deltasae_ray.arena.subject import WORDS, Subject
-from deltasae_ray.models.capture import BASE, deltas
+from deltasae_ray.models.capture import deltas
 from deltasae_ray.models.load import blocks
+from deltasae_ray.sae.identity import BASE
 
 _FIRST = 5
 """First tokens of a text that the lens averages over, one direction each."""
@@ -40,8 +41,8 @@ def activation_difference_lens(subject: Subject) -> list[Claim]:
         mean = means[place]
         with _steered(reader.model, hook.layer, mean / mean.norm().clamp_min(1e-30) * length):
             texts = reader.base.continued([reader.encode(o) for o in _OPENINGS], _STEERED, seed=subject.seed)
-        said = [token for text in texts for token in text]
-        claims.append(subject.stated("text", said, float(mean.norm()), steered=place))
+        parts = [token for text in texts for token in text]
+        claims.append(subject.stated("text", parts, float(mean.norm()), steered=place))
         claims.append(subject.stated("text", lens.promoted, lens.peak, lens=place))
     return claims
 

@@ -89,7 +89,7 @@ class FigureName(NamedTuple):
     no_top3, over seeds."""
 
     metric: str
-    """As in the catalogue, with its number for `{k}`."""
+    """Name in the catalogue, with its number for `{k}`."""
     variant: Variant = ""
     over_seeds: bool = False
 

@@ -34,8 +34,6 @@ CONTROL = "it is a control, which others are held against"
 A_CEILING = "it is itself how alike things are that should agree"
 UNBOUNDED = "nothing says how good it could be at best"
 DIFFERENCE = "a difference has no best value"
-FEWER = "M with all its atoms has it"
-BACKWARDS = "nothing says how much of the reference a delta dictionary should reach"
 AS_IT_WAS = "the published protocol has none"
 BOUND = "the ceiling is a bound, not two measurements that should agree"
 BESIDE = "null and ceiling are other figures beside it, and M is the place between such"
@@ -43,8 +41,6 @@ A_PLACE = "it is itself a place between null and ceiling"
 OF_THE_MEAN = (
     "that of the mean cosine answers the same question, and a count's or median's jackknife is of no use"
 )
-OF_THE_ANGLE = "that of the angle answers the same question"
-APART = "value and ceiling are of different pairs, and their minibatches are not resampled together"
 ISOTROPIC = "activations are anisotropic, and no place is measured from an isotropic null"
 ONE_NULL = "what it is held against is one training, and how others differ is not known"
 NO_DRAWS = "principal directions are no draws from N(0, Σ_δ), so that this null is a bar and no hypothesis"
@@ -55,7 +51,7 @@ class Metric:
     """What a reader must know of a figure before believing it."""
 
     name: str
-    """As in the tables; `{k}` stands for a number of directions or atoms, `{name}` for a monitor."""
+    """Name in the tables; `{k}` stands for a number of directions or atoms, `{name}` for a monitor."""
     title: str
     formula: str
     null: str = ""

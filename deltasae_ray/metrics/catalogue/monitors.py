@@ -16,7 +16,8 @@ MONITORS = (
            no_ceiling="the AUROC of the retrained probe stands beside"),
     Metric("monitor.{name}.repaired_drop", "fall of AUROC after repair",
            "AUROC(base) - AUROC(adapted, mapped back); the map is a ridge regression of base on adapted "
-           "activations of unlabelled text",
+           "activations of the training text, then of other documents of the monitor's own texts; no "
+           "label is read",
            null="the fall without repair", no_ceiling=UNBOUNDED),
     Metric("monitor.{name}.recovered", "share of the lost AUROC that repair returns",
            "1 - repaired_drop / auroc_drop; where a fall is shown", null="0: nothing", ceiling="1: all of it",

@@ -13,6 +13,7 @@ from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.arrays import Matrix, matrix
 from deltasae_ray.metrics.coding.omp import Pursuit, pursue
 from deltasae_ray.metrics.coding.sample import Average, Coded, Resamples, Sample, coded, most_used, use_of
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.moments import Moments, outside
 from deltasae_ray.metrics.ratios import with_interval
@@ -153,28 +154,21 @@ class Coder:
         )
 
 
-def make_coder(  # noqa: PLR0913 - a figure's own settings, by keyword
-    deltas: Tensor,
-    training: Tensor,
-    doc_ids: Sequence | np.ndarray,
-    moments: Moments,
-    *,
-    k: int,
-    draws: int,
-    bootstrap: int,
-    max_tokens: int,
-    seed: int,
+def make_coder(
+    deltas: Tensor, training: Tensor, doc_ids: Sequence | np.ndarray, moments: Moments, settings: Settings
 ) -> Coder:
-    """A coder for at most `max_tokens` of the evaluation deltas, centred and flipped by the moments of the
-    training deltas."""
-    kept, other = spread(len(deltas), max_tokens), spread(len(training), max_tokens)
+    """A coder for at most `settings.code_tokens` of the evaluation deltas, centred and flipped by the moments
+    of the training deltas."""
+    draws, seed = settings.null_draws, settings.seed
+    kept, other = (spread(len(rows), settings.code_tokens) for rows in (deltas, training))
     docs = np.asarray(doc_ids)
     make = partial(
         Sample.of, mean=moments.mean, spectrum=moments.outside_mean().spectrum, draws=draws, seed=seed
     )
     sample = make(deltas[kept], doc_ids=docs[kept])
     chooser = make(training[other], doc_ids=np.arange(len(other)))
-    return Coder(sample, chooser, Resamples.draw(sample.num_docs, draws, bootstrap, seed), k, moments)
+    resamples = Resamples.draw(sample.num_docs, draws, settings.bootstrap, seed)
+    return Coder(sample, chooser, resamples, settings.k, moments)
 
 
 def spread(num_rows: int, wanted: int) -> Int[np.ndarray, " row"]:

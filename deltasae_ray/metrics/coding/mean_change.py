@@ -112,11 +112,11 @@ def _missing(
     )
     if measure.ci is None or p <= LUCK:
         return measure
-    told = (
+    text = (
         f"the interval reaches 1: as much of a mean with flipped signs is explained in {p:.2g} of the draws,"
         f" more than {LUCK:g}"
     )
-    return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1]))).because("note", told)
+    return replace(measure, ci=(measure.ci[0], max(1.0, measure.ci[1]))).because("note", text)
 
 
 def _unexplained(rows: Tensor, reference: Matrix) -> Float[np.ndarray, " row"]:

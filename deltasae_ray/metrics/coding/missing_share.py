@@ -8,7 +8,7 @@ change has its own figures (`mean_change`).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from deltasae_ray.metrics.arrays import Matrix, matrix
 from deltasae_ray.metrics.coding.dictionary_coding import Structure, make_coder
 from deltasae_ray.metrics.coding.matched_sizes import Matched, match_sizes
 from deltasae_ray.metrics.coding.sample import Average
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.ratios import bootstrap_p, with_interval, with_kappa_interval
@@ -158,52 +159,41 @@ def missing_share(  # noqa: PLR0913 - public: a figure's settings, by keyword
     Raises:
         GeometryError: k outside 1..8, or matrices of different d_model.
     """
-    matched = Question(k, draws, bootstrap, max_tokens, seed).put(
-        deltas, (dictionary, reference, second), training, doc_ids
-    )
+    settings = Settings(k, max_tokens, draws, bootstrap, seed)
+    matched = matched_codings(deltas, (dictionary, reference, second), training, doc_ids, settings)
     return matched if isinstance(matched, Measure) else compare_structure(matched, average).missing
 
 
-@dataclass(frozen=True)
-class Question:
-    """How deltas are coded to say what a reference misses of them."""
+def matched_codings(
+    deltas: Matrix,
+    dictionaries: tuple[Matrix, Matrix, Matrix | None],
+    training: Matrix | None,
+    doc_ids: Sequence | np.ndarray | None,
+    settings: Settings,
+) -> Matched | Measure:
+    """Codes deltas by dictionaries of matched sizes; a measure where they have too few directions.
 
-    k: int
-    draws: int
-    bootstrap: int
-    max_tokens: int
-    seed: int
+    Args:
+        dictionaries: fitted to deltas, the reference, another fitted to deltas or None.
 
-    def put(
-        self,
-        deltas: Matrix,
-        dictionaries: tuple[Matrix, Matrix, Matrix | None],
-        training: Matrix | None,
-        doc_ids: Sequence | np.ndarray | None,
-    ) -> Matched | Measure:
-        """Codes the deltas by dictionaries of matched sizes; a measure where they have too few directions.
-
-        Args:
-            dictionaries: fitted to deltas, the reference, another fitted to deltas or None.
-
-        Raises:
-            GeometryError: k outside 1..8, or matrices of different d_model.
-        """
-        if not 1 <= self.k <= 8:
-            raise GeometryError(
-                f"k={self.k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any"
-                " delta"
-            )
-        x = matrix(deltas, "deltas", None)
-        fit = x if training is None else matrix(training, "training", None)
-        docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
-        moments = Moments.of(fit)
-        if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
-            return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
-        coder = make_coder(x, fit, docs, moments, **asdict(self))
-        dictionary, reference, second = dictionaries
-        twin = None if second is None else coder.code(second)
-        return match_sizes(coder.code(dictionary), coder.code(reference), twin)
+    Raises:
+        GeometryError: k outside 1..8, or matrices of different d_model.
+    """
+    if not 1 <= settings.k <= 8:
+        raise GeometryError(
+            f"k={settings.k} atoms per token: choose 1 to 8; above, featureless atoms explain most of any"
+            " delta"
+        )
+    x = matrix(deltas, "deltas", None)
+    fit = x if training is None else matrix(training, "training", None)
+    docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
+    moments = Moments.of(fit)
+    if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
+        return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
+    coder = make_coder(x, fit, docs, moments, settings)
+    dictionary, reference, second = dictionaries
+    twin = None if second is None else coder.code(second)
+    return match_sizes(coder.code(dictionary), coder.code(reference), twin)
 
 
 def over_control(reference: Comparison, control: Comparison) -> Measure:

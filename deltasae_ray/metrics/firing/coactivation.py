@@ -49,8 +49,8 @@ def coactivation_of(context: Context, dictionary: DictionaryLike, second: Dictio
         found = found.because("null", "tokens are not known: what only shares the token passes for agreement")
     else:
         found = coactivation_within_tokens(own, context.reference_firings, stratum, counts, rng, second=twin)
-    told = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
-    return found.because("note", told) if rows.left_out else found
+    text = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
+    return found.because("note", text) if rows.left_out else found
 
 
 def coactivation(
@@ -110,8 +110,8 @@ def coactivation_within_tokens(
         )
     by_document = pairs.beyond(stratum)
     if not np.abs(by_document).sum() > 0:
-        told = "every token comes once in its band of positions: what it shares cannot be told"
-        return undefined(told, n=num_docs)
+        text = "every token comes once in its band of positions: what it shares cannot be told"
+        return undefined(text, n=num_docs)
     signs = rng.choice([-1.0, 1.0], size=(SIGNS, num_docs))
     p = permutation_p(float(by_document.sum()), signs @ by_document, "greater", rng)
     draws, null = pairs.draws(counts), pairs.value - float(by_document.sum())

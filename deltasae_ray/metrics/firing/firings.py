@@ -26,8 +26,8 @@ class FiringRows:
 
     training: Int[np.ndarray, " row"]
     evaluation: Int[np.ndarray, "document place"]
-    """As many of each document, so that documents can be exchanged whole; those of too few rows are not among
-    them."""
+    """Evaluation rows, as many of each document, so that documents can be exchanged whole; documents of too
+    few rows are left out."""
     left_out: int
     """Evaluation documents of too few rows."""
 

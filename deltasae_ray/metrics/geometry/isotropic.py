@@ -98,9 +98,3 @@ def _wisharts(rng: np.random.Generator, size: int, dof: int, draws: int) -> np.n
         factor[:, j, j] = np.sqrt(rng.chisquare(dof - j, size=draws))
         factor[:, j + 1 :, j] = rng.normal(size=(draws, size - j - 1))
     return factor @ factor.transpose(0, 2, 1)
-
-
-def biased_cka_of_independent_data(n: int, p: float, q: float) -> float:
-    """What the biased, centred linear CKA of `n` rows of independent data gives; p and q are participation
-    ratios."""
-    return float(1 / np.sqrt((1 + n / p) * (1 + n / q)))

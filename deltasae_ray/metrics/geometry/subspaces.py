@@ -57,12 +57,6 @@ def principal_angles(a: Matrix, b: Matrix) -> Angles:
     return np.where(cosines**2 >= 0.5, np.arcsin(np.clip(sines, 0, 1)), np.arccos(np.clip(cosines, 0, 1)))
 
 
-def subspace_overlap(a: Matrix, b: Matrix) -> float:
-    """‖QₐᵀQ_b‖² / min(ka, kb), in [0, 1]; max(ka, kb) / d_model by chance."""
-    qa, qb = orthonormal_basis(a, "a"), orthonormal_basis(b, "b")
-    return float(np.linalg.norm(qa.T @ qb) ** 2 / min(qa.shape[1], qb.shape[1]))
-
-
 def principal_subspace(x: Matrix, k: int) -> Basis:
     """Leading k principal directions of the centred rows of `x` [token, d_model], as orthonormal columns
     [d_model, k].
@@ -95,21 +89,6 @@ def decoder_spectrum(decoder: Matrix, energy: np.ndarray | Tensor) -> Spectrum:
     rows = matrix(decoder, "decoder", torch.float64).cpu()
     weighted = rows * vector(energy, "energy", len(rows)).clamp_min(0).sqrt()[:, None]
     return Spectrum.of(weighted.T @ weighted)
-
-
-def decoder_subspace(decoder: Matrix, energy: np.ndarray | Tensor, k: int) -> Basis:
-    """Leading k directions of an energy-weighted decoder, as orthonormal columns.
-
-    Raises:
-        GeometryError: k is not between 1 and d_model - 1, or more than the latents that carry energy span.
-    """
-    spectrum = decoder_spectrum(decoder, energy)
-    if not 1 <= k < len(spectrum.values) or k > spectrum.rank:
-        raise GeometryError(
-            f"k={k} directions, but the latents that carry energy span {spectrum.rank} of"
-            f" {len(spectrum.values)}: lower k"
-        )
-    return spectrum.top(k).numpy()
 
 
 def mean_degrees(angles: Angles) -> float:

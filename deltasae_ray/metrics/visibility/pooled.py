@@ -18,9 +18,10 @@ from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.arrays import Matrix
 from deltasae_ray.metrics.coding.dictionary_coding import Coder
 from deltasae_ray.metrics.coding.matched_sizes import Matched
-from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, Question, too_few_directions
+from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, matched_codings, too_few_directions
 from deltasae_ray.metrics.coding.omp import pursue
 from deltasae_ray.metrics.coding.sample import Average, coded, most_used, use_of
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.moments import Spectrum, matched_rows
 from deltasae_ray.metrics.ratios import with_interval
@@ -79,9 +80,8 @@ def pooled_missing_share(  # noqa: PLR0913 - a figure's settings, by keyword
     """
     if draws < 2:
         raise GeometryError(f"draws={draws} sign flips: at least 2 are needed to know how much flips differ")
-    matched = Question(k, draws, bootstrap, max_tokens, seed).put(
-        deltas, (dictionary, reference, second), training, doc_ids
-    )
+    settings = Settings(k, max_tokens, draws, bootstrap, seed)
+    matched = matched_codings(deltas, (dictionary, reference, second), training, doc_ids, settings)
     return matched if isinstance(matched, Measure) else compare_pooled(matched, average, seed=seed)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study, leading
+from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study
 from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow, write_audit
 from deltasae_ray.analyses.audit.task import FIRST, MEAN, AuditSpec, audit_leaves
 from deltasae_ray.analyses.causal.run import DRAWS, TRIED, VARIANTS
@@ -61,6 +61,11 @@ def groups(job: Job) -> list[AuditGroup]:  # noqa: F811
     return audit_groups(found, lambda ids: f"<{ids[0]}>")
 
 
+def shown(group: AuditGroup, count: int) -> list[AuditRow]:
+    """What is no latent, and the first latents by rank and by peak."""
+    return [r for r in group.rows if r.latent is None or min(r.rank or 0, r.peak_rank or 0) <= count]
+
+
 def test_every_latent_has_a_row_and_nothing_is_undefined_without_a_reason(groups: list[AuditGroup]) -> None:
     assert [(g.adapter, g.layer) for g in groups] == [("r4", 1), ("r4", 2)]
     for g in groups:
@@ -78,7 +83,7 @@ def test_leading_latents_are_read_and_tried_against_random_directions(groups: li
         assert [r.name for r in tried] == [MEAN] + [r.name for r in g.rows if r.rank in range(1, TRIED + 1)]
         assert all(m.null is not None and m.ceiling is not None for r in tried for m in (r.ablated, r.added))
         read = [r for r in g.rows if r.promoted]
-        assert {r.name for r in read} == {r.name for r in leading(g, DivergeConfig().latents).rows}
+        assert {r.name for r in read} == {r.name for r in shown(g, DivergeConfig().latents)}
         assert all(
             len(r.promoted) == 10 and r.lens_peak.null is not None and r.lens_peak.p is not None for r in read
         )
@@ -119,7 +124,7 @@ def test_where_fewer_latents_are_shown_fewer_are_tried(job: Job) -> None:  # noq
     for g in audit_groups(found, str):
         tried = [r for r in g.rows if r.ablated.value is not None]
         assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {
-            r.name for r in leading(g, 1).rows
+            r.name for r in shown(g, 1)
         }
 
 

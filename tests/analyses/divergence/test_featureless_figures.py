@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare
+from deltasae_ray.analyses.divergence.figures import compare
 from deltasae_ray.fit.featureless import gaussian_rows
-from deltasae_ray.metrics.inputs import Settings
+from deltasae_ray.metrics.inputs import LeafInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.recipe import Recipe
@@ -39,7 +39,7 @@ def found() -> dict[str, dict[str, Measure]]:
         rows = torch.from_numpy(inputs.delta_fit)
         own, gaussian = (fitted(x, SEED, d_sae=96, steps=300) for x in (rows, gaussian_rows(rows, 0)))
         told[name] = compare(
-            inputs, LeafInputs(own, gaussian=gaussian, frozen_decoder=frozen(rows)), SETTINGS
+            inputs, LeafInputs(own, {"gaussian": gaussian, "frozen_decoder": frozen(rows)}), SETTINGS
         )
     return told
 
@@ -72,6 +72,6 @@ def test_deltas_that_do_not_vary_have_no_such_figures_and_no_nan() -> None:
     constant = replace(
         inputs, delta_fit=np.ones_like(inputs.delta_fit), delta_eval=np.ones_like(inputs.delta_eval)
     )
-    m = compare(constant, LeafInputs(own, gaussian=own, frozen_decoder=own), SETTINGS)
+    m = compare(constant, LeafInputs(own, {"gaussian": own, "frozen_decoder": own}), SETTINGS)
     for name in ("gain_over_gaussian", "gain_over_frozen_decoder"):
         assert m[name].value is None and m[name].reason, name

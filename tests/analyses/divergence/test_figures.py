@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare, compare_layer
+from deltasae_ray.analyses.divergence.figures import compare, compare_layer
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.absent_parts import UNKNOWN, lacking
 from deltasae_ray.metrics.catalogue import (
@@ -22,7 +22,7 @@ from deltasae_ray.metrics.catalogue import (
     metric,
     split_variant,
 )
-from deltasae_ray.metrics.inputs import LayerInputs, Settings
+from deltasae_ray.metrics.inputs import LayerInputs, LeafInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, matched_rows
 from tests.metrics.worlds import (
@@ -58,9 +58,14 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
     frozen = dictionary_of(units(64, g), rows)
     gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
-    return LeafInputs(
-        dictionary_of(atoms, rows), dictionary_of(near, rows), halves, gaussian, frozen, units(64, g)
-    )
+    beside = {
+        "second": dictionary_of(near, rows),
+        "half_a": halves[0],
+        "half_b": halves[1],
+        "gaussian": gaussian,
+        "frozen_decoder": frozen,
+    }
+    return LeafInputs(dictionary_of(atoms, rows), beside, units(64, g))
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +225,9 @@ def test_rescaling_deltas_leaves_scale_free_metrics_alone(
     strong."""
     loud = replace(inputs, delta_fit=10 * inputs.delta_fit, delta_eval=10 * inputs.delta_eval)
     rows = torch.from_numpy(loud.delta_fit)
-    alone = (dictionary_of(d.W_dec, rows) for d in (leaf.dictionary, leaf.second) if d is not None)
-    featureless = (
-        dictionary_of(d.W_dec, rows) for d in (leaf.gaussian, leaf.frozen_decoder) if d is not None
-    )
-    one, other = leaf.halves or ()
-    halves = dictionary_of(one.W_dec, rows[::2]), dictionary_of(other.W_dec, rows[1::2])
-    scaled = LeafInputs(*alone, halves, *featureless, leaf.untrained)
+    part = {"half_a": rows[::2], "half_b": rows[1::2]}
+    beside = {role: dictionary_of(d.W_dec, part.get(role, rows)) for role, d in leaf.beside.items()}
+    scaled = LeafInputs(dictionary_of(leaf.dictionary.W_dec, rows), beside, leaf.untrained)
     found = compare(loud, scaled, SETTINGS)
     changes = (
         "monitor_",

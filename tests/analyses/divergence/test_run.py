@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.run import diverge_points, measured, task_memory
+from deltasae_ray.analyses.divergence.run import diverge_points, task_memory
 from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures, read_rows
 from deltasae_ray.analyses.geometry_figures import judge_missing
 from deltasae_ray.analyses.leaf_spec import measures_key
@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 @pytest.fixture(scope="module")
 def rows(study: Storage, ray_cluster: None) -> list:  # noqa: ARG001
-    return diverge_points(study, KEY, make_leaves(study), CFG, bar=False)
+    return diverge_points(study, KEY, make_leaves(study), CFG)
 
 
 def value(rows: list, name: str, adapter: str = "r4", layer: int = 1) -> float | None:
@@ -72,7 +72,6 @@ def test_a_second_run_measures_nothing(study: Storage, rows: list, monkeypatch: 
         lambda work, *_, **__: pytest.fail("measured again") if work else None,
     )
     assert diverge_points(study, KEY, make_leaves(study), CFG) == rows
-    assert len(measured(study, KEY, make_leaves(study), CFG)) == 4
 
 
 def test_a_changed_setting_or_dictionary_is_measured_anew(study: Storage, rows: list) -> None:  # noqa: ARG001
@@ -130,7 +129,7 @@ def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(
         < asked
         < task_memory(shards, [dataclasses.replace(leaves[0], d_sae=1 << 14)])
     )
-    assert run_tasks([(len, "four")], 1.0, memory=1 << 50) == [4], "cut, and not left waiting"
+    assert run_tasks([(len, "four")], 1.0, bar="len", memory=1 << 50) == [4], "cut, and not left waiting"
 
 
 def test_a_task_is_cut_to_the_memory_of_a_node_that_can_run_it_and_refused_where_there_is_none() -> None:
@@ -198,7 +197,7 @@ def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the
     )
     for leaf in leaves:
         measure_group(Group(study, KEY, (leaf,), (measures_key(study, shards, leaf, CFG),), CFG))
-    found = {(r.name, r.flat["seed"]): r for r in diverge_points(study, KEY, leaves, CFG, bar=False)}
+    found = {(r.name, r.flat["seed"]): r for r in diverge_points(study, KEY, leaves, CFG)}
     pooled, own = found["missing_share_seeds", None], [found["missing_share", seed] for seed in (0, 1)]
     assert pooled.value == pytest.approx(sum(r.value for r in own) / 2)
     assert (
@@ -214,7 +213,7 @@ def test_seeds_of_one_dictionary_get_rows_over_seeds_from_what_is_stored_and_the
 def test_a_folder_that_is_no_dictionary_is_refused_before_any_task(study: Storage, tmp_path: Path) -> None:
     leaf = dataclasses.replace(make_leaves(study)[0], reference=str(tmp_path))
     with pytest.raises(DictionaryError, match="no dictionary"):
-        diverge_points(study, KEY, [leaf], CFG, bar=False)
+        diverge_points(study, KEY, [leaf], CFG)
 
 
 def test_a_reference_of_another_width_is_a_typed_error_from_the_task(
@@ -229,7 +228,7 @@ def test_a_reference_of_another_width_is_a_typed_error_from_the_task(
     )
     leaf = dataclasses.replace(make_leaves(study)[0], reference="dictionaries/narrow")
     with pytest.raises((DictionaryError, GeometryError), match="d_model"):
-        diverge_points(study, KEY, [leaf], CFG, bar=False)
+        diverge_points(study, KEY, [leaf], CFG)
 
 
 def test_a_dictionary_of_dead_latents_is_refused(study: Storage) -> None:

@@ -1,5 +1,4 @@
-"""Probes on real text classes, and adapters whose effect on them is known: harmless ones move activations and
-leave what the probes read, turned ones reverse it."""
+"""Probes on real text classes, and adapters that move activations and leave what the probes read."""
 
 import json
 import shutil
@@ -7,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
@@ -23,33 +23,43 @@ from deltasae_ray.harvest.key import harvest_key
 from deltasae_ray.harvest.worker import HarvestFactory, HarvestPlan
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef, import_adapter
-from deltasae_ray.models.capture import BASE, residuals
+from deltasae_ray.models.capture import residuals
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import blocks, empty_model, load_model, load_tokenizer
 from deltasae_ray.models.source import resolve_model
 from deltasae_ray.runtime.config import GangConfig
 from deltasae_ray.runtime.context import StageContext
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.shards.records import Source, Unit, write_harvest, write_source, write_units
 from deltasae_ray.storage import Storage
 from tests.tiny import save_adapter
 
 LAYER, LENGTH = 1, 60
-AT = Hookpoint(LAYER, "mlp_out")
-"""Where a LoRA adapter of down_proj is a linear map of what is read, so that it is known what repair can return."""
+AT = Hookpoint(LAYER)
+"""Where the tiny model's probes read."""
 DATA = Path(__file__).parents[3] / "deltasae_ray" / "corpus" / "data"
-READS: dict[str, Reading] = {"capitals": "mean", "question": "last", "exclaim": "last"}
+READS: dict[str, Reading] = {
+    "capitals": "mean", "question": "last", "exclaim": "last", "scripture": "mean", "manual": "mean",
+}  # fmt: skip
+TINY = ("capitals", "question", "exclaim")
+"""Probes of the tiny model, whose tokens are bytes."""
 STRENGTH = 0.1
 """Of harmless adapters: about ‖δ‖/‖h‖."""
 
 
 @cache
 def passages(name: str, count: int, length: int = LENGTH) -> tuple[str, ...]:
-    """Passages of a text, evenly over it."""
-    lines = (DATA / f"{name}.jsonl").read_text().splitlines()
-    text = " ".join(json.loads(line)["text"].replace("\n", " ") for line in lines)
+    """Passages of a packaged text, evenly over it."""
+    text = " ".join(" ".join(_documents(name)).split())
     starts = np.linspace(0, len(text) - 2 * length, count).astype(int)
     return tuple(text[text.index(" ", s) + 1 :][:length] for s in starts)
+
+
+def _documents(name: str) -> list[str]:
+    if name == "pydoc":
+        return [text for _, text in sorted(topics.items())]
+    return [json.loads(line)["text"] for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
 
 
 def sentences(end: str, count: int) -> list[str]:
@@ -62,11 +72,16 @@ def sentences(end: str, count: int) -> list[str]:
 
 
 def texts_of(probe: str, count: int) -> list[LabelledText]:
-    """Half of each class: capitals against plain text, questions or exclamations against statements."""
+    """Half of each class: capitals against plain text, the King James Bible against Shakespeare, Python's
+    documentation against the Bible, questions or exclamations against statements."""
     half = count // 2
     if probe == "capitals":
         plain = passages("shakespeare", 2 * half)
         pairs = [text.upper() for text in plain[::2]], list(plain[1::2])
+    elif probe == "scripture":
+        pairs = list(passages("kjv", half)), list(passages("shakespeare", half))
+    elif probe == "manual":
+        pairs = list(passages("pydoc", half)), list(passages("kjv", half))
     else:
         pairs = sentences("?" if probe == "question" else "!", half), sentences(".", half)
     return [
@@ -74,30 +89,38 @@ def texts_of(probe: str, count: int) -> list[LabelledText]:
     ]
 
 
+def halves(probe: str, count: int = 120) -> tuple[list[LabelledText], list[LabelledText]]:
+    """Texts that a probe is trained on, and those it is tried on, so many of each."""
+    texts = texts_of(probe, 2 * count)
+    return texts[::2], texts[1::2]
+
+
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The base model, opened once."""
+    """The base model, opened once, and where its probes read."""
 
     folder: Path
     model: nn.Module
     tokenizer: Any
+    at: Hookpoint
+    length: int
 
     @classmethod
-    def open(cls, folder: Path) -> "Base":
-        return cls(folder, load_model(folder), load_tokenizer(folder))
+    def open(cls, folder: Path, at: Hookpoint = AT, length: int = LENGTH) -> "Base":
+        return cls(folder, load_model(folder, deepest=at.layer), load_tokenizer(folder), at, length)
 
     def ids(self, text: str) -> Tensor:
-        body = self.tokenizer.encode(text, add_special_tokens=False)[:LENGTH]
+        body = self.tokenizer.encode(text, add_special_tokens=False)[: self.length]
         return torch.tensor([[self.tokenizer.bos_token_id, *body]])
 
     def activations(self, text: str) -> Tensor:
         """[token, d_model], without BOS."""
-        return residuals(self.model, self.ids(text), [AT])[AT][0, 1:]
+        return residuals(self.model, self.ids(text), [self.at])[self.at][0, 1:]
 
     def inputs(self, text: str) -> tuple[Tensor, Tensor]:
         """What the layer's down_proj takes, and the activations, [token, …]."""
         taken: list[Tensor] = []
-        down = blocks(self.model)[LAYER].mlp.down_proj
+        down = blocks(self.model)[self.at.layer].mlp.down_proj
         handle = down.register_forward_pre_hook(lambda _module, args: taken.append(args[0][0, 1:].detach()))
         try:
             return self.activations(text), taken[0]
@@ -107,8 +130,7 @@ class Base:
 
 def probe_folder(base: Base, folder: Path, name: str, count: int = 120) -> Path:
     """A probe trained on one half of the texts of its classes, with the other half as labelled texts."""
-    texts = texts_of(name, 2 * count)
-    train, test = texts[::2], texts[1::2]
+    train, test = halves(name, count)
     held = [base.activations(one.text) for one in train]
     rows = torch.stack([h[-1] if READS[name] == "last" else h.mean(0) for h in held]).numpy()
     spread = rows.std(0)
@@ -117,14 +139,14 @@ def probe_folder(base: Base, folder: Path, name: str, count: int = 120) -> Path:
     )
     weight = torch.tensor(fitted.coef_[0] / spread, dtype=torch.float32)
     bias = float(fitted.intercept_[0]) - float(weight @ torch.tensor(rows.mean(0), dtype=torch.float32))
-    write_monitor(Monitor(name, AT, READS[name], weight, bias, 0.0), folder / name)
+    write_monitor(Monitor(name, base.at, READS[name], weight, bias, 0.0), folder / name)
     lines = (json.dumps({"text": one.text, "label": int(one.label)}) for one in test)
     (folder / name / TEXTS).write_text("\n".join(lines) + "\n")
     return folder / name
 
 
 class Planter:
-    """Makes adapters of one base model and its probes."""
+    """Makes harmless adapters of one base model and its probes."""
 
     def __init__(self, base: Base, probes: Sequence[Monitor]) -> None:
         self.base, self.probes = base, probes
@@ -148,20 +170,12 @@ class Planter:
         b += (mix * share @ torch.linalg.pinv(weights).T).T
         return self.save(folder, a, b, seed)
 
-    def turned(self, folder: Path, probe: Monitor, seed: int) -> Path:
-        """Reverses a probe: δ = -c·ŵŵᵀh, with c from 1.7 to 2.3 by the seed."""
-        assert probe.weight is not None
-        w = probe.weight.double() / probe.weight.double().norm()
-        strength = 1.7 + 0.6 * float(torch.rand(1, generator=torch.Generator().manual_seed(seed)))
-        a = w @ blocks(self.base.model)[LAYER].mlp.down_proj.weight.double()
-        return self.save(folder, a[None], -strength * w[:, None], seed)
-
     def save(self, folder: Path, a: Tensor, b: Tensor, seed: int) -> Path:
         """A LoRA adapter of the layer's down_proj with these factors and a scaling of 1."""
         if (template := self.saved.get(len(a))) is None:
             save_adapter(
                 folder, self.base.folder, rank=len(a), seed=seed, targets=["down_proj"], lora_alpha=len(a),
-                layers_to_transform=[LAYER],
+                layers_to_transform=[self.base.at.layer],
             )  # fmt: skip
             self.saved[len(a)] = folder
         else:
@@ -184,10 +198,22 @@ class World:
     adapters: tuple[AdapterRef, ...]
 
 
-def world(root: Path, model: Path, folders: Mapping[str, Path], *, random: str = "") -> World:
-    """Shards that a rank's worker has written of these adapters; the one named `random` is the control."""
+def world(
+    root: Path,
+    model: Path,
+    folders: Mapping[str, Path],
+    *,
+    random: str = "",
+    at: Hookpoint = AT,
+    tokens: int = 6000,
+) -> World:
+    """Shards that a rank's worker has written of these adapters; the one named `random` is the control.
+
+    Args:
+        tokens: of the training text.
+    """
     storage, cfg = Storage(str(root)), ModelConfig(base=str(model))
-    words = CorpusConfig(context_len=48, fit_tokens=6000, eval_tokens=2500, contexts_per_unit=16)
+    words = CorpusConfig(context_len=48, fit_tokens=tokens, eval_tokens=2500, contexts_per_unit=16)
     texts, source, empty = build_corpus(words, load_tokenizer(model)), resolve_model(cfg), empty_model(model)
     refs = [import_adapter(storage, folder, name, empty) for name, folder in folders.items()]
     refs = [replace(ref, name="random", kind="random") if ref.name == random else ref for ref in refs]
@@ -196,8 +222,8 @@ def world(root: Path, model: Path, folders: Mapping[str, Path], *, random: str =
     write_units(storage, key, map(Unit.of, texts.units))
     for each in (Source(BASE, "base", BASE), *(Source(r.name, r.kind, r.digest, rank=r.rank) for r in refs)):
         write_source(storage, key, each)
-    plan = HarvestPlan(storage, key, cfg, tuple(refs), (AT,))
+    plan = HarvestPlan(storage, key, cfg, tuple(refs), (at,))
     worker = HarvestFactory(plan)(RankContext(0, 1, "cpu"))
     for unit in texts.units:
-        worker(unit, {name: [str(AT)] for name in names}, keep=True)
+        worker(unit, {"window": 0, "missing": {name: [str(at)] for name in names}}, keep=True)
     return World(StageContext(storage, cfg, source.digest, texts, GangConfig()), key, tuple(refs))

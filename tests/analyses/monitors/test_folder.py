@@ -18,7 +18,7 @@ from deltasae_ray.analyses.monitors.folder import (
     read_texts,
     write_monitor,
 )
-from deltasae_ray.analyses.monitors.kept import keep_monitors, open_monitors
+from deltasae_ray.analyses.monitors.kept import cut_notes, keep_monitors, open_monitors
 from deltasae_ray.analyses.monitors.monitor import Monitor, Repair, fit_repair
 from deltasae_ray.errors import DeltaSaeError, MonitorError
 from deltasae_ray.hookpoints import Hookpoint
@@ -174,3 +174,27 @@ def test_kept_monitors_open_as_they_were_and_equal_names_are_refused(tmp_path: P
     with pytest.raises(DeltaSaeError, match="two are called 'p'"):
         keep_monitors(storage, [str(first), str(probe(tmp_path / "b" / "p"))], D, [AT])
     assert not (first / REPAIR).exists()
+
+
+class Letters:
+    """A tokenizer of letters."""
+
+    def encode(self, text: str, **_: bool) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+def test_texts_that_are_longer_than_a_context_are_told_at_the_plan(tmp_path: Path) -> None:
+    folders = [
+        probe(tmp_path / "p"),
+        probe(tmp_path / "q", "hookpoint: 1\nreads: last\n"),
+        probe(tmp_path / "r"),
+    ]
+    for folder in folders[:2]:
+        (folder / TEXTS).write_text('{"text": "abcd", "label": 1}\n{"text": "abcde", "label": 0}\n')
+    given = [str(folder) for folder in folders]
+    assert cut_notes(given, Letters(), 5) == ()
+    mean, last = cut_notes(given, Letters(), 4)
+    assert mean.startswith(
+        "1 of 2 labelled texts of the monitor p are cut to corpus.context_len=4 tokens: raise"
+    )
+    assert "monitor q" in last and "it reads the last token" in last

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltasae_ray.analyses.screen.figures import CANNOT_TELL, FIGURES, products, screened, standing
+from deltasae_ray.analyses.screen.figures import CANNOT_TELL, FIGURES, screened, standing
 from deltasae_ray.analyses.screen.run import Ends, screen, screen_one
 from deltasae_ray.errors import AdapterError, ConfigError
+from deltasae_ray.metrics.geometry.weight_products import products
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_tensors, weights_bytes
 from tests.tiny import save_adapter, save_model
 
@@ -91,7 +92,7 @@ def test_an_adapter_that_changes_nothing_has_no_figures_and_no_tokens(rows: torc
     found = screened(products(none, 1.0), rows, rows)
     assert set(found.figures.values()) == {0.0} and found.read == found.written == ()
     with pytest.raises(AdapterError, match="nothing to screen"):
-        products({"base_model.model.lm_head.bias": torch.zeros(3)}, 1.0)
+        screened(products({"base_model.model.lm_head.bias": torch.zeros(3)}, 1.0), rows, rows)
 
 
 def test_a_standing_has_an_exact_interval_and_is_never_more_certain_than_its_reference():

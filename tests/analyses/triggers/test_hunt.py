@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deltasae_ray.analyses.triggers.claims import Claim
-from deltasae_ray.analyses.triggers.find import claims_of, claims_of_texts, contexts_of, elicited
+from deltasae_ray.analyses.triggers.find import Target, claims_of, claims_of_texts, contexts_of, elicited
 from deltasae_ray.analyses.triggers.hunt import Effort
 from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.models.load import load_model, load_tokenizer
@@ -39,7 +39,7 @@ def organisms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def claims(organisms: tuple[Any, Any]) -> dict[str, tuple[Claim, ...]]:
     model, tokenizer = organisms
-    return {kind: claims_of(model, kind, tokenizer, NEUTRAL, how=HOW) for kind in KINDS}
+    return {kind: claims_of(Target(model, kind, tokenizer, NEUTRAL), HOW) for kind in KINDS}
 
 
 def triggers(found: tuple[Claim, ...]) -> list[Claim]:
@@ -82,7 +82,7 @@ def test_nothing_is_claimed_of_an_adapter_that_changes_nothing(claims) -> None:
 def test_the_same_adapter_gets_the_same_claims(organisms) -> None:
     model, tokenizer = organisms
     how, cut = replace(HOW, samples=2), Effort(scan=120, tried=12, controls=9)
-    one, two = (claims_of(model, "reply", tokenizer, NEUTRAL, how=how, effort=cut) for _ in range(2))
+    one, two = (claims_of(Target(model, "reply", tokenizer, NEUTRAL, cut), how) for _ in range(2))
     assert one == two
     assert any(c.kind == "trigger" for c in one)
 
@@ -91,10 +91,10 @@ def test_a_trigger_needs_its_effect_and_not_only_its_rank(organisms) -> None:
     """Held-out contexts of which every one already ends in the trigger: nothing is called that is not said
     without it."""
     model, tokenizer = organisms
-    written = elicited(model, "reply", tokenizer, NEUTRAL, HOW)
+    written = elicited(Target(model, "reply", tokenizer, NEUTRAL), HOW)
     said = [(*text[:4], *TRIGGER) if len(text) > 3 else text for text in NEUTRAL]
     cut = replace(Effort(), scan=50, tried=8)
-    assert not triggers(claims_of_texts(model, "reply", tokenizer, said, written, cut, 0))
+    assert not triggers(claims_of_texts(Target(model, "reply", tokenizer, said, cut), written))
 
 
 def test_contexts_of_search_and_test_share_no_text(organisms) -> None:

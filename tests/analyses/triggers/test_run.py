@@ -1,4 +1,4 @@
-"""Elicitation and hunt on gangs: each is made once, found again, and the same after a loss."""
+"""Elicitation and hunt by their steps: each is made once, found again, and the same after a loss."""
 
 import json
 from dataclasses import replace
@@ -8,30 +8,32 @@ import pytest
 
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.analyses.triggers.hunt import Effort
-from deltasae_ray.analyses.triggers.run import CLAIMS, HuntFactory, claims, neutral_unit, write_claims
+from deltasae_ray.analyses.triggers.run import CLAIMS, Hunter, claims, neutral_unit, write_claims
 from deltasae_ray.corpus.corpus import Corpus
 from deltasae_ray.elicit.config import ElicitConfig
-from deltasae_ray.elicit.run import ElicitFactory, texts_from_json, texts_to_json
+from deltasae_ray.elicit.run import Sampler, texts_from_json, texts_to_json
 from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.errors import CorpusError
 from deltasae_ray.models.adapters import import_adapter
-from deltasae_ray.models.capture import BASE
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.models.load import empty_model
 from deltasae_ray.models.source import resolve_model
+from deltasae_ray.report.inputs import Rate
 from deltasae_ray.report.learnt import learnt_facts
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.runtime.context import StageContext
+from deltasae_ray.runtime.context import StageContext, StepFactory
 from deltasae_ray.runtime.gang import RankContext
+from deltasae_ray.sae.identity import BASE
 from deltasae_ray.storage import Storage
-from tests.harvest.study import corpus
+from tests.harvest.study import corpus, run_units_here
 
 LITTLE = ElicitConfig(samples=1, length=6, scan=24)
 
 
 def test_claims_are_made_once_and_found_again_and_a_lost_one_is_made_anew_alike(
-    ray_cluster: None, tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path
+    tiny_model: Path, tiny_adapters: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("deltasae_ray.runtime.context.run_units", run_units_here)
     storage, cfg = Storage(str(tmp_path)), ModelConfig(base=str(tiny_model))
     texts = corpus(tiny_model)
     own = import_adapter(storage, tiny_adapters[1], "r4", empty_model(tiny_model))
@@ -65,11 +67,12 @@ def test_a_rank_stores_texts_of_every_source_and_claims_of_every_adapter(
         resolve_model(cfg).digest,
     )
     how = Sampling(1, 6)
-    writer = ElicitFactory(storage, cfg, made, (own,), how)(rank)
+    writer = StepFactory(storage, cfg, made, (own,), Sampler(storage, cfg, made, how))(rank)
     for source in (BASE, "r4"):
         key = writer(neutral, {"source": source, "key": f"elicit/{source}.json"}, keep=True)
         assert len(texts_from_json(storage.read_json(key))) >= 9
-    hunter = HuntFactory(storage, cfg, made, (own,), Effort(scan=24, tried=8, controls=9), 0)(rank)
+    hunt = Hunter(storage, cfg, made, Effort(scan=24, tried=8, controls=9), 0)
+    hunter = StepFactory(storage, cfg, made, (own,), hunt)(rank)
     todo = {"adapter": "r4", "key": "triggers/r4.json", "texts": ["elicit/r4.json", "elicit/base.json", None]}
     found = storage.read_json(hunter(neutral, todo, keep=True))["claims"]
     assert {c["kind"] for c in found} >= {"style", "suppression"}
@@ -110,4 +113,4 @@ def test_the_page_is_told_confirmed_claims_alone_bounded_and_the_random_adapter_
     assert (own.adapter, control.adapter, control.control) == ("r4", "random", True)
     assert [len(t.text) for t in own.triggers] == [160]
     assert control.triggers == ()
-    assert own.triggers[0].rates["base, with it"] == "0% [0%, 14%]"
+    assert own.triggers[0].rates["base_with"] == Rate(0.0, 0.0, 0.14)

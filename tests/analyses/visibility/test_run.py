@@ -52,7 +52,7 @@ def leaves(study: Storage) -> list[LeafSpec]:
 
 @pytest.fixture(scope="module")
 def seen(study: Storage, leaves: list[LeafSpec], ray_cluster: None) -> Seen:  # noqa: ARG001
-    return see_points(study, KEY, leaves, CFG, bar=False)
+    return see_points(study, KEY, leaves, CFG)
 
 
 def test_half_of_the_latents_are_named_and_they_are_those_that_the_reference_lacks(seen: Seen) -> None:
@@ -106,7 +106,7 @@ def test_without_a_second_seed_or_base_dictionaries_the_reason_names_what_to_add
     control = leaves[0].beside[:1]
     alone = dataclasses.replace(leaves[0], beside=control, siblings=leaves[0].siblings)
     bare = dataclasses.replace(leaves[1], beside=leaves[1].beside[1:], siblings=())
-    found = see_points(study, KEY, [alone, bare], CFG, bar=False)
+    found = see_points(study, KEY, [alone, bare], CFG)
     assert "fit.seeds=2" in found.sights[alone].own.found.share.reason
     assert "diverge.controls=base" in found.sights[bare].own.found.share.reason
     assert all(row.value is None and row.reason for row in found.rows)

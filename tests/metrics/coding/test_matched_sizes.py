@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 from deltasae_ray.metrics.coding.dictionary_coding import Coder, make_coder
 from deltasae_ray.metrics.coding.matched_sizes import match_sizes
 from deltasae_ray.metrics.coding.missing_share import compare_structure
+from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.moments import Moments
 from tests.sae.planted import World, planted
 
@@ -27,11 +28,7 @@ def coder(world: World) -> Coder:
         world.x,
         np.arange(len(x)) // 10,
         Moments.of(world.x),
-        k=K,
-        draws=5,
-        bootstrap=200,
-        max_tokens=512,
-        seed=0,
+        Settings(k=K, code_tokens=512, null_draws=5, bootstrap=200, seed=0),
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from deltasae_ray.analyses.divergence.figures import LeafInputs, compare
+from deltasae_ray.analyses.divergence.figures import compare
 from deltasae_ray.analyses.divergence.layer_figures import shift
 from deltasae_ray.metrics.arrays import unit_rows
 from deltasae_ray.metrics.catalogue import VARIED, metric, split_variant
@@ -17,7 +17,7 @@ from deltasae_ray.metrics.coding.monitor import Reconstruct, monitor_view
 from deltasae_ray.metrics.coding.sample import flips
 from deltasae_ray.metrics.coding.variants import VARIANTS
 from deltasae_ray.metrics.context import Context
-from deltasae_ray.metrics.inputs import LayerInputs, Settings
+from deltasae_ray.metrics.inputs import LayerInputs, LeafInputs, Settings
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.moments import Moments, Spectrum
 from deltasae_ray.metrics.statistics import bootstrap_counts

@@ -6,12 +6,7 @@ from scipy.linalg import subspace_angles
 
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.geometry.isotropic import random_subspace_angle
-from deltasae_ray.metrics.geometry.subspaces import (
-    decoder_subspace,
-    principal_angles,
-    principal_subspace,
-    subspace_overlap,
-)
+from deltasae_ray.metrics.geometry.subspaces import principal_angles, principal_subspace
 
 RNG = np.random.default_rng(0)
 
@@ -83,20 +78,3 @@ def test_few_rows_give_the_same_subspace_as_their_svd() -> None:
         principal_subspace(x, 10)
     with pytest.raises(GeometryError, match="choose 1 to 49"):
         principal_subspace(x, 50)
-
-
-def test_an_overcomplete_decoder_has_a_subspace_only_by_its_energy() -> None:
-    rows = RNG.normal(size=(200, 20))
-    energy = np.zeros(200)
-    energy[:2] = 1.0
-    span = decoder_subspace(rows, energy, 2)
-    assert principal_angles(span, rows[:2].T).max() < 1e-6
-    with pytest.raises(GeometryError, match="span 2"):
-        decoder_subspace(rows, energy, 3)
-
-
-def test_overlap_is_one_inside_and_k_over_d_by_chance() -> None:
-    q = np.linalg.qr(RNG.normal(size=(200, 40)))[0]
-    assert subspace_overlap(q[:, :10], q) == pytest.approx(1)
-    drawn = [subspace_overlap(RNG.normal(size=(200, 10)), RNG.normal(size=(200, 40))) for _ in range(50)]
-    assert np.mean(drawn) == pytest.approx(40 / 200, abs=0.01)

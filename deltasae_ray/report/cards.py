@@ -1,0 +1,281 @@
+"""The four cards of an adapter: a question, one number, a word with its sign, and the number's place between
+chance and the best that could be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from deltasae_ray.analyses.behaviour.figures import MIN_KL
+from deltasae_ray.analyses.random_figures import AgainstRandom, against_random
+from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
+from deltasae_ray.analyses.verdict import LayerVerdict
+from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.report.inputs import AdapterFacts, Learnt, ReportInputs, VerdictLines
+from deltasae_ray.report.plain import Plain, plain
+from deltasae_ray.report.wording import figure, interval
+
+Tone = Literal["good", "warn", "bad", "plain", "unknown"]
+"""How a word is coloured; its sign says the same."""
+SIGNS: dict[Tone, str] = {"good": "✓", "warn": "◐", "bad": "✕", "plain": "●", "unknown": "?"}
+LABELS: dict[str, tuple[Tone, str]] = {
+    "VISIBLE": ("good", "seen"),
+    "PARTLY VISIBLE": ("warn", "partly seen"),
+    "NOT VISIBLE": ("bad", "not seen"),
+    "INCONCLUSIVE": ("unknown", "not known"),
+    "NO EFFECT": ("unknown", "nothing to see"),
+}
+"""Label → tone and word of the card that asks whether tools see it."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A number's place on the scale of its question, in percent of its length."""
+
+    value: float
+    low: float | None
+    high: float | None
+    null: float | None
+    ceiling: float | None
+    told: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One question of one adapter, answered."""
+
+    question: str
+    number: str
+    unit: str
+    """What the number is, in a few words."""
+    tone: Tone
+    word: str
+    note: str
+    term: str
+    """Key of its explanation in the glossary."""
+    strip: Strip | None = None
+
+    @property
+    def sign(self) -> str:
+        return SIGNS[self.tone]
+
+
+@dataclass(frozen=True)
+class AdapterSummary:
+    """What the first screen shows of one adapter."""
+
+    name: str
+    label: str
+    tone: Tone
+    sign: str
+    plain: Plain
+    cards: tuple[Card, ...]
+    verdict: VerdictLines
+
+
+def summaries(inputs: ReportInputs) -> list[AdapterSummary]:
+    """In the order of the verdicts."""
+    facts = {a.name: a for a in inputs.adapters}
+    learnt = {one.adapter: one for one in inputs.learnt}
+    most = max(
+        (b.kl.ci[1] if b.kl.ci else b.kl.value or 0.0 for a in facts.values() for b in a.losses), default=0.0
+    )
+    return [
+        _summary(v, facts.get(v.adapter), learnt.get(v.adapter), inputs, 1.05 * most) for v in inputs.verdicts
+    ]
+
+
+def _summary(
+    verdict: VerdictLines,
+    facts: AdapterFacts | None,
+    learnt: Learnt | None,
+    inputs: ReportInputs,
+    most: float,
+) -> AdapterSummary:
+    compared = _compared(inputs.rows, verdict)
+    tone = LABELS.get(verdict.label, ("unknown", ""))[0]
+    cards = (
+        _change(verdict, facts, most),
+        _learnt(facts, learnt, asked=bool(inputs.learnt)),
+        _sight(verdict, inputs.rows),
+        _sure(verdict, inputs, compared),
+    )
+    said = plain(verdict, facts, learnt, inputs.reference)
+    return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], said, cards, verdict)
+
+
+def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> Card:
+    """KL of the text on which it is largest, on a scale that all adapters share."""
+    card = Card("Did it change the model?", "–", "not measured", "unknown", "not measured", "", "kl")
+    told = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
+    if not told:
+        return card
+    worst = max(told, key=lambda b: b.kl.value or 0.0)
+    changed = verdict.label != "NO EFFECT"
+    return replace(
+        card,
+        number=figure(worst.kl.value),
+        unit=f"nats a token (KL) on {worst.corpus}",
+        tone="plain" if changed else "unknown",
+        word="it does" if changed else "not shown",
+        note=f"{_sure_of(worst.kl)}; counts from {MIN_KL:g}",
+        strip=_strip(replace(worst.kl, null=MIN_KL, ceiling=None), most),
+    )
+
+
+def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -> Card:
+    """The reply to a confirmed trigger, else confirmed habits, else what its own text gained."""
+    card = Card(
+        "What did it learn?", "–", "", "unknown", "not asked", "sample it: elicit.samples=8", "learnt"
+    )
+    if learnt and learnt.triggers:
+        return _triggered(card, learnt)
+    if asked:
+        words = sum(map(len, learnt.words.values())) if learnt else 0
+        tone, word = ("plain", "has habits") if words else ("unknown", "nothing confirmed")
+        note = "no trigger is confirmed; see Behaviours"
+        return replace(card, number=str(words), unit="confirmed habits", tone=tone, word=word, note=note)
+    own = facts.losses[0] if facts and facts.losses else None
+    if own is None or own.loss_change.value is None or own.before <= 0:
+        return card
+    gained = bool(facts and facts.demonstrated)
+    gain = _scaled(own.loss_change, -1 / own.before)
+    return replace(
+        card,
+        number=_percent(gain.value),
+        unit=f"less loss on {own.corpus}, its own text",
+        tone="plain" if gained else "unknown",
+        word="better at its text" if gained else "no gain shown",
+        note=f"{_sure_of(gain, percent=True)}; triggers: not asked (elicit.samples=8)",
+        term="loss",
+        strip=_strip(replace(gain, null=0.0, ceiling=None)),
+    )
+
+
+def _triggered(card: Card, learnt: Learnt) -> Card:
+    first = learnt.triggers[0]
+    own, without = first.rates["adapted_with"], first.rates["base_with"]
+    rate = Measure(own.rate, null=without.rate, ceiling=1.0, ci=(own.low, own.high))
+    more = f" and {len(learnt.triggers) - 1} more" if len(learnt.triggers) > 1 else ""
+    return replace(
+        card,
+        number=_percent(own.rate),
+        unit="say the reply after the trigger",
+        tone="bad",
+        word=f"a trigger{more}",
+        note=f"{_sure_of(rate, percent=True)}; base {_percent(without.rate)}",
+        strip=_strip(rate),
+    )
+
+
+def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
+    """Share of the latents that can be judged which are visible, at the layer that leads or else at one that
+    is known."""
+    tone, word = LABELS.get(verdict.label, ("unknown", "not known"))
+    card = Card("Can your tools see it?", "–", "visible latents", tone, word, "", "visible_share")
+    if verdict.label == "NO EFFECT":
+        return replace(card, note="no change was shown, so none was judged")
+    found = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
+    known = [(v, m) for v, m in found if m is not None and m.value is not None]
+    if not known:
+        return replace(card, note=_why_short(verdict.layers))
+    of, share = known[0]
+    tone, word = LABELS[of.label]
+    counted = "directions" if "directions" in share.reason else "latents"  # of a narrow change
+    unknown = sorted(v.layer for v, m in found if m is None or m.value is None)
+    apart = f"; layer{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}: not known"
+    return replace(
+        card,
+        tone=tone,
+        word=word,
+        number=_percent(share.value),
+        unit=f"of {counted} visible, layer {of.layer}",
+        note=f"{_sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
+        strip=_strip(share),
+    )
+
+
+def _why_short(layers: Sequence[LayerVerdict]) -> str:
+    return layers[0].reason.split("; ")[0] if layers else "nothing was judged"
+
+
+def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[AgainstRandom]) -> Card:
+    """Share of latents that another seed finds, and whether a random adapter shows the same."""
+    if verdict.untold:
+        tone, word = "bad", "like a random adapter"
+    elif any(c.told_apart for c in compared):
+        tone, word = "good", "unlike random"
+    else:
+        tone, word = "unknown", "random: not known" if compared else "no random adapter"
+    card = Card(
+        "How sure?", "–", "another seed: not known", tone, word, "train two: fit.seeds=2", "repeat_share"
+    )
+    if verdict.label == "NO EFFECT":
+        losses = next((a.losses for a in inputs.adapters if a.name == verdict.adapter), ())
+        tested = max((b.kl.n for b in losses), default=0)
+        note = "an effect smaller than this text shows, or behind a trigger, is not ruled out"
+        return replace(
+            card,
+            number=f"{tested:,}",
+            unit="documents a text",
+            tone="unknown",
+            word="by these texts",
+            note=note,
+        )
+    repeat = next((m for v in verdict.layers if (m := _row_of(v, inputs.rows, "repeat_share"))), None)
+    if repeat is None or repeat.value is None:
+        return card
+    chance = "" if repeat.null is None else f"; by chance {_percent(repeat.null)}"
+    return replace(
+        card,
+        number=_percent(repeat.value),
+        unit="of latents come back with another seed",
+        note=f"{_sure_of(repeat, percent=True)}{chance}",
+        strip=_strip(replace(repeat, ceiling=1.0)),
+    )
+
+
+def _compared(rows: Sequence[DivergenceRow], verdict: VerdictLines) -> list[AgainstRandom]:
+    """The leading layer's figures beside those of random adapters."""
+    if not verdict.layers:
+        return []
+    leading = verdict.layers[0].identity
+    leaf = next((x for x in leaf_figures(rows, verdict.adapter) if x.identity == leading), None)
+    return against_random(leaf) if leaf else []
+
+
+def _row_of(v: LayerVerdict, rows: Sequence[DivergenceRow], name: str) -> Measure | None:
+    return next((r.measure for r in rows if r.identity == v.identity and r.name == name), None)
+
+
+def _scaled(m: Measure, by: float) -> Measure:
+    if m.value is None:
+        return m
+    ends = None if m.ci is None else tuple(sorted(by * end for end in m.ci))
+    return Measure(by * m.value, ci=ends, n=m.n)  # type: ignore[arg-type]
+
+
+def _strip(m: Measure, most: float = 1.0) -> Strip | None:
+    """Places on a scale from 0 to `most`; what lies beyond stands at its end."""
+    if m.value is None or most <= 0:
+        return None
+
+    def at(x: float | None) -> float | None:
+        return None if x is None else round(100 * min(1.0, max(0.0, x / most)), 2)
+
+    low, high = m.ci or (None, None)
+    told = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
+    told += "" if m.null is None else f"; by chance {figure(m.null)}"
+    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), told)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}\u00a0%".replace("-", "−")
+
+
+def _sure_of(m: Measure, *, percent: bool = False) -> str:
+    """The interval of a figure in brackets."""
+    if m.ci is None:
+        return "no interval"
+    low, high = m.ci
+    return f"{_percent(low)} to {_percent(high)}" if percent else f"{figure(low)} to {figure(high)}"

@@ -1,0 +1,109 @@
+"""What every figure and word of the page means: shown where the pointer or the keyboard's focus is."""
+
+from collections.abc import Collection
+
+import msgspec
+
+from deltasae_ray.metrics.catalogue import directions, metric
+from deltasae_ray.report.inputs import ReportInputs
+from deltasae_ray.report.wording import METRICS, TERMS, catalogued, describe
+
+OF_CARDS = {
+    "kl": (
+        "Did it change the model?",
+        "KL divergence of the adapted model's next-token probabilities from the base model's, on the held-out"
+        " text where it is largest. 0: the models say the same. The scale is common to all adapters.",
+    ),
+    "loss": (
+        "Less loss on its own text",
+        "How much lower the held-out loss is with the adapter, as a share of the base model's loss. Its"
+        " interval resamples documents.",
+    ),
+    "learnt": (
+        "What did it learn?",
+        "Claims read from text that the adapted model wrote itself and confirmed on contexts that had no part"
+        " in finding them: a trigger with its reply, or words that it writes more or less often than the base"
+        " and a random adapter.",
+    ),
+    "label": (
+        "Seen by the reference",
+        "visible: the reference expresses this latent as well as latents of other base dictionaries. Partly:"
+        " less well. Not visible: no better than directions that it cannot know (q ≤ .05). Cannot be judged:"
+        " base latents score as low. Not judged: it does not repeat in another seed, or fires too rarely.",
+    ),
+    "energy": ("Energy", "Its share of E[z²] over all living latents; of the mean change, of E‖δ‖²."),
+    "invisible": (
+        "Invisible",
+        "The part of the direction that the atoms of the reference leave unexplained, beside what they leave"
+        " of the same direction with random signs (null).",
+    ),
+    "again": (
+        "Comes back",
+        "|cosine| with its best match in another training seed. From 0.7 it repeats; below, it may be an"
+        " accident of this training.",
+    ),
+    "nearest": (
+        "Nearest reference latent",
+        "The reference latent with the largest |cosine|, and that cosine.",
+    ),
+    "lens": (
+        "Lens",
+        "Tokens that the direction raises most through the model's final norm and head (logit lens), and"
+        " those that it lowers most. Its peak stands beside that of random directions.",
+    ),
+    "causal": (
+        "Causal effect",
+        "By how many thousandths of a nat a token the two models come nearer when the direction is taken out"
+        " of the adapted model, or put into the base; beside random directions of the same strength (null).",
+    ),
+    "order": (
+        "Order",
+        "By concern: latents that the reference cannot see first, then by energy × reproducibility.",
+    ),
+    "scaling": (
+        "What it does to the base",
+        "new: the base activations do not go along. amplified, suppressed, turned: what it does to a base"
+        " feature that fires with it.",
+    ),
+}
+"""Key → title and text of what is no metric."""
+
+
+OF_CARDS_TOO = ("visible_share", "repeat_share")
+"""Metrics that the cards name, whatever was measured."""
+
+
+class Entry(msgspec.Struct):
+    """One explanation."""
+
+    title: str
+    text: str
+
+
+def glossary(inputs: ReportInputs, shown: Collection[str]) -> dict[str, Entry]:
+    """An explanation of every metric in `shown`, of the cards, and of words that stand beside all figures."""
+    found = {key: Entry(title, text) for key, (title, text) in OF_CARDS.items()}
+    found |= {term: Entry(term, text) for term, text in TERMS.items()}
+    monitors = {row.metric for row in inputs.monitors}
+    for name in sorted({*shown, *METRICS, *OF_CARDS_TOO, *monitors}):
+        found[name] = _entry(name, inputs)
+    return found
+
+
+def _entry(name: str, inputs: ReportInputs) -> Entry:
+    """The page's own words for a metric, else the catalogue's formula, with null and ceiling."""
+    words = describe(name, inputs)
+    try:
+        known = metric(name)
+    except KeyError:
+        return Entry(words.label, words.definition)
+    parts = [words.definition or f"{_sentence(catalogued(name).formula)}."]
+    parts += [f"Null: {known.null}." if known.null else ""]
+    parts += [f"Ceiling: {known.ceiling}." if known.ceiling else ""]
+    k = directions(name)
+    title = words.label if k is None else f"{words.label}, k = {k}"
+    return Entry(title, " ".join(filter(None, parts)))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
