@@ -113,7 +113,7 @@ def verdict(
     worst, leaf = layers[0], chosen[layers[0].layer]
     siblings, compared = by_layer[worst.layer], against_random(leaf)
     seen = [
-        *seen_told(leaf.sight, worst.measure, worst.reason, given=against.given),
+        *seen_told(leaf.sight, worst.measure, worst.reason, against),
         *_other_shapes(siblings, leaf, worst, len(chosen)),
     ]
     random = tuple(map(str, compared)) or (

@@ -8,7 +8,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.memory import machine_bytes, rows_told
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.study.controls import costs_told
+from deltasae_ray.study.controls import costs_told, random_adapters
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.monitors import monitors_told
 from deltasae_ray.study.plan_costs import (
@@ -59,8 +59,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)
     ]
     tokens = corpus.num_tokens()
-    random = "random_lora" in cfg.diverge.chosen
-    sources = 1 + len(names) + random
+    randoms = random_adapters(study)
+    sources, random = 1 + len(names) + randoms, f", {randoms} random" if randoms else ""
     trials = len(names) * len(cfg.fit.sizes) * len(cfg.fit.k) * len(cfg.fit.architecture)
     ways = ways_to_keep_deltas(study, len(names), sources, trials)
     dictionaries = dictionaries_bytes(study, trials)
@@ -71,10 +71,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         *([("monitors", monitors_told(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
-        (
-            "passes",
-            f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})",
-        ),
+        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{random})"),
         (
             "dictionaries",
             (

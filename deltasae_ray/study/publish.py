@@ -41,6 +41,7 @@ from deltasae_ray.study.statements import (
     depth_statements,
     lost_controls,
     rank_statements,
+    size_lines,
     study_statements,
 )
 
@@ -102,6 +103,7 @@ def write_results(
             *study_statements(study),
             *control_statements(study, found),
             *lost_controls(made),
+            *size_lines(found),
             *depth_statements(found),
         ),
         rank_claims=tuple(rank_statements(found)),

@@ -44,6 +44,7 @@ from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.spending import spending
 from deltasae_ray.study.state import Made
+from deltasae_ray.study.statements import size_lines
 from deltasae_ray.study.streaming import fit_stream
 from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
@@ -162,6 +163,8 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
             for v in found.verdicts:
                 say("\n" + "\n".join(printed_verdict(v)))
+            for line in size_lines(found):
+                say(f"\n{line}")
             if watched:
                 say("\n" + "\n".join(monitor_lines(watched)))
             say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
