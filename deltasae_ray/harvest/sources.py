@@ -42,9 +42,9 @@ def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict
     known = {s.digest: s for s in read_sources(storage, key)}
     recorded = {}
     for source in wanted:
-        found = known.get(source.digest)
-        recorded[source.name] = source if found is None else replace(found, name=source.name)
-        if recorded[source.name] != found:
+        same = known.get(source.digest)
+        recorded[source.name] = source if same is None else replace(same, name=source.name)
+        if recorded[source.name] != same:
             write_source(storage, key, recorded[source.name])
     return recorded
 
@@ -65,8 +65,8 @@ def prepare_sources(
     if random_lora and adapters:
         like = rotated_from(adapters)
         into = random_key(like, RANDOM_SEED, unit, context.model_digest)
-        if (found := stored_random(storage, like, into)) is not None:
-            everyone.append(found)
+        if (stored := stored_random(storage, like, into)) is not None:
+            everyone.append(stored)
         else:
             match = like, write_rotated(storage, like, f"{into}/unmatched", RANDOM_SEED)
     facts = _sources(storage, key, everyone)

@@ -215,10 +215,10 @@ def _references(cfg: StudyConfig, storage: Storage, model: ModelSource) -> dict[
     dry run opens those that are folders and keeps none; of a release it looks up names and model."""
     keys: dict[int, str] = {}
     base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
-    found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
-    for reference in found.values():  # before the first is downloaded
+    references = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    for reference in references.values():  # before the first is downloaded
         check_model(reference, reference.model, base, made_for)
-    for layer, reference in found.items():
+    for layer, reference in references.items():
         if cfg.dry_run and not reference.folder:
             continue
         dictionary = load_reference(reference, base, made_for)

@@ -5,7 +5,7 @@ from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.load import has_post_norm
 from deltasae_ray.study.compare import Findings
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 
 def study_statements(study: Study) -> list[str]:
@@ -36,23 +36,23 @@ def study_statements(study: Study) -> list[str]:
     return parts
 
 
-def control_statements(study: Study, found: Findings) -> list[str]:
+def control_statements(study: Study, findings: Findings) -> list[str]:
     """How the base control stands against the reference; it is the same for every adapter, and told of the
     largest dictionaries."""
-    parts = [r for r in found.rows if r.name == "max_cosine_base_control"]
+    parts = [r for r in findings.rows if r.name == "max_cosine_base_control"]
     # The last of a layer counts. Defined ones come last: an adapter that is silent at a layer leaves every
     # figure there undefined.
     by_layer = {
         r.layer: r.measure for r in sorted(parts, key=lambda r: (r.measure.value is not None, r.d_sae))
     }
-    said = control_statement(by_layer, given=not study.cfg.reference.is_toy)
-    return [said] if said else []
+    statement = control_statement(by_layer, given=not study.cfg.reference.is_toy)
+    return [statement] if statement else []
 
 
-def lost_controls(made: Made) -> list[str]:
+def lost_controls(state: StudyState) -> list[str]:
     return [
         f"The control {p} could not be fitted, and what it would say is missing: {error}"
-        for p, error in made.lost.items()
+        for p, error in state.lost.items()
     ]
 
 
@@ -60,8 +60,8 @@ _SIZES = (("density", "Active latents per token", 1.0),)
 """Metric of how much a delta holds, its name, and the difference that counts as none."""
 
 
-def rank_statements(found: Findings) -> list[str]:
-    shares = _figures(found, "missing_share")
+def rank_statements(findings: Findings) -> list[str]:
+    shares = _figures(findings, "missing_share")
     layers = sorted({f.layer for f in shares})
     claims = [
         rank_statement(f"Missing share, layer {layer}", [f for f in shares if f.layer == layer])
@@ -70,18 +70,24 @@ def rank_statements(found: Findings) -> list[str]:
     return claims + [
         rank_statement(title, figures, margin=m)
         for name, title, m in _SIZES
-        if (figures := _figures(found, name))
+        if (figures := _figures(findings, name))
     ]
 
 
-def depth_statements(found: Findings) -> list[str]:
-    return [said for name, title, _ in _SIZES if (said := depth_statement(title, _figures(found, name)))]
+def depth_statements(findings: Findings) -> list[str]:
+    return [
+        statement
+        for name, title, _ in _SIZES
+        if (statement := depth_statement(title, _figures(findings, name)))
+    ]
 
 
-def _figures(found: Findings, metric: str) -> list[RankFigure]:
+def _figures(findings: Findings, metric: str) -> list[RankFigure]:
     """One per adapter and layer: of the largest dictionary, its first k, architecture and seed."""
     rows = [
-        r for r in found.rows if r.name == metric and r.reference == found.reference and r.value is not None
+        r
+        for r in findings.rows
+        if r.name == metric and r.reference == findings.reference and r.value is not None
     ]
     first = min(((-r.d_sae, r.k, r.architecture, r.seed) for r in rows), default=None)
     same = [r for r in rows if (-r.d_sae, r.k, r.architecture, r.seed) == first]

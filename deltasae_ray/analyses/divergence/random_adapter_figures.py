@@ -31,8 +31,8 @@ def of_random_adapter(context: Context, dictionary: DictionaryLike) -> dict[str,
         coder.training.spectrum, context.reference_rows, len(rows), draws=draws, seed=seed
     )
     matched = mean_match(best_cosines(rows, context.reference_rows), np.ones(len(rows)), null, None)
-    found = compare_structure(match_sizes(context.layer.random_coding(dictionary), of_reference))
-    missing = found.missing
+    comparison = compare_structure(match_sizes(context.layer.random_coding(dictionary), of_reference))
+    missing = comparison.missing
     if reason := too_little_training(dictionary, coder.training.n):
         missing = undefined(reason, null=1.0, n=missing.n)
     return {"max_cosine_random_adapter": matched, "missing_share_random_adapter": missing}

@@ -38,7 +38,7 @@ def write_latents(storage: Storage, sights: Mapping[LeafSpec, Sight]) -> None:
             **{name: getattr(x, name) for name in ("label", "p", "q", "scaling", "firings")},
         }
         for leaf, sight in sights.items()
-        for x in sight.own.found.latents
+        for x in sight.own.answer.latents
     ]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), sink)
