@@ -128,6 +128,22 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert (length > LONGEST_FUNCTION) == (name in LONG_FUNCTIONS), f"{name} has {length} lines"
 
 
+NO_NAMES = {"told", "found", "said", "made"}
+"""Words that say that there is a value and not which: no identifier of the package is one of them."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_names_say_what_a_value_is(path: Path) -> None:
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+    assert not {name for name in names if name.strip("_").lower() in NO_NAMES}
+
+
 def test_every_room_has_a_floor_and_no_room_is_a_drawer() -> None:
     for path in FILES:
         floor_of(room(path))

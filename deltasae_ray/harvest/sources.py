@@ -41,9 +41,9 @@ def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict
     known = {s.digest: s for s in read_sources(storage, key)}
     recorded = {}
     for source in wanted:
-        found = known.get(source.digest)
-        recorded[source.name] = source if found is None else replace(found, name=source.name)
-        if recorded[source.name] != found:
+        same = known.get(source.digest)
+        recorded[source.name] = source if same is None else replace(same, name=source.name)
+        if recorded[source.name] != same:
             write_source(storage, key, recorded[source.name])
     return recorded
 

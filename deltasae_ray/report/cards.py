@@ -36,7 +36,7 @@ class Strip:
     high: float | None
     null: float | None
     ceiling: float | None
-    told: str
+    label: str
     """The same in words."""
 
 
@@ -100,17 +100,17 @@ def _summary(
         _sight(verdict, inputs.rows),
         _sure(verdict, inputs, compared),
     )
-    said = plain(verdict, facts, learnt, inputs.reference)
-    return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], said, cards, verdict)
+    sentence = plain(verdict, facts, learnt, inputs.reference)
+    return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], sentence, cards, verdict)
 
 
 def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> Card:
     """KL of the text on which it is largest, on a scale that all adapters share."""
     card = Card("Did it change the model?", "–", "not measured", "unknown", "not measured", "", "kl")
-    told = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
-    if not told:
+    losses = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
+    if not losses:
         return card
-    worst = max(told, key=lambda b: b.kl.value or 0.0)
+    worst = max(losses, key=lambda b: b.kl.value or 0.0)
     changed = verdict.label != "NO EFFECT"
     return replace(
         card,
@@ -175,14 +175,14 @@ def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
     card = Card("Can your tools see it?", "–", "visible latents", tone, word, "", "visible_share")
     if verdict.label == "NO EFFECT":
         return replace(card, note="no change was shown, so none was judged")
-    found = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
-    known = [(v, m) for v, m in found if m is not None and m.value is not None]
+    judged = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
+    known = [(v, m) for v, m in judged if m is not None and m.value is not None]
     if not known:
         return replace(card, note=_why_short(verdict.layers))
     of, share = known[0]
     tone, word = LABELS[of.label]
     counted = "directions" if "directions" in share.reason else "latents"  # of a narrow change
-    unknown = sorted(v.layer for v, m in found if m is None or m.value is None)
+    unknown = sorted(v.layer for v, m in judged if m is None or m.value is None)
     apart = f"; layer{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}: not known"
     return replace(
         card,
@@ -203,7 +203,7 @@ def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[Agains
     """Share of latents that another seed finds, and whether a random adapter shows the same."""
     if verdict.untold:
         tone, word = "bad", "like a random adapter"
-    elif any(c.told_apart for c in compared):
+    elif any(c.differs for c in compared):
         tone, word = "good", "unlike random"
     else:
         tone, word = "unknown", "random: not known" if compared else "no random adapter"
@@ -264,9 +264,9 @@ def _strip(m: Measure, most: float = 1.0) -> Strip | None:
         return None if x is None else round(100 * min(1.0, max(0.0, x / most)), 2)
 
     low, high = m.ci or (None, None)
-    told = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
-    told += "" if m.null is None else f"; by chance {figure(m.null)}"
-    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), told)
+    label = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
+    label += "" if m.null is None else f"; by chance {figure(m.null)}"
+    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), label)
 
 
 def _percent(value: float | None) -> str:

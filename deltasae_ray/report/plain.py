@@ -17,7 +17,7 @@ _QUOTED = 60
 class Plain:
     """What a reader sees of an adapter before any figure."""
 
-    said: str
+    sentence: str
     next: str
 
 
@@ -32,13 +32,13 @@ def plain(verdict: VerdictLines, facts: AdapterFacts | None, learnt: Learnt | No
         )
     weak = facts is not None and facts.demonstrated is False
     changed = "changes the model, but no gain on its own text is shown" if weak else "changes the model"
-    said = f"{name} {changed}; {_sight(verdict, reference)}."
+    sentence = f"{name} {changed}; {_sight(verdict, reference)}."
     if learnt and learnt.triggers:
         first = learnt.triggers[0]
-        said += f" After “{_cut(first.text)}” it says “{_cut(first.reply)}”."
+        sentence += f" After “{_cut(first.text)}” it says “{_cut(first.reply)}”."
     if verdict.untold:
-        said += f" By {' and '.join(verdict.untold)} it is not told from a random adapter."
-    return Plain(said, _next(verdict))
+        sentence += f" By {' and '.join(verdict.untold)} it is not told from a random adapter."
+    return Plain(sentence, _next(verdict))
 
 
 def _sight(verdict: VerdictLines, reference: str) -> str:
@@ -53,8 +53,8 @@ def _sight(verdict: VerdictLines, reference: str) -> str:
     unknown = [v.layer for v in verdict.layers if v.label == "INCONCLUSIVE"]
     known = [v for v in verdict.layers if v.label != "INCONCLUSIVE"]
     where = f" at {_layers(unknown)}" if known else ""
-    told = "".join(f", at layer {v.layer} it is {v.label.lower()}" for v in known)
-    return f"whether the {reference} sees it is not known{where}{told}"
+    others = "".join(f", at layer {v.layer} it is {v.label.lower()}" for v in known)
+    return f"whether the {reference} sees it is not known{where}{others}"
 
 
 def _next(verdict: VerdictLines) -> str:
@@ -62,8 +62,8 @@ def _next(verdict: VerdictLines) -> str:
         return "Read no meaning into those figures until more text (corpus.eval_tokens) tells it from chance."
     if verdict.label == "INCONCLUSIVE":
         return _decide(verdict.layers)
-    told = [s for a in verdict.answers if a.question == WHAT_NEXT for s in a.sentences]
-    return f"{told[0].rstrip('.')}." if told else ""
+    steps = [s for a in verdict.answers if a.question == WHAT_NEXT for s in a.sentences]
+    return f"{steps[0].rstrip('.')}." if steps else ""
 
 
 def _decide(layers: Sequence[LayerVerdict]) -> str:

@@ -116,10 +116,10 @@ def _ordered(array: pa.DictionaryArray) -> pa.DictionaryArray:
 def to_parquet(table: pa.Table) -> pa.Buffer:
     """The bytes of a table, with a digest of its rows: Parquet's own checksums leave out the footer."""
     table, sink = merged(table), pa.BufferOutputStream()
-    told = table.cast(_plain()).replace_schema_metadata({_DIGEST: _digest(table)})
+    marked = table.cast(_plain()).replace_schema_metadata({_DIGEST: _digest(table)})
     few: Any = list(_CODED)  # pyarrow takes names too, which its types do not say
     pq.write_table(
-        told, sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
+        marked, sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
         use_dictionary=few,
     )  # fmt: skip
     return sink.getvalue()
@@ -127,19 +127,19 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
 
 def _digest(table: pa.Table) -> str:
     """Of the rows of a merged table: 64 hex digits."""
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in SCHEMA.names:
         column = _whole(table[name])
         if name in _CODED:
-            made.update("\0".join(column.dictionary.to_pylist()).encode())
-            made.update(_numpy(column.indices).tobytes())
+            digest.update("\0".join(column.dictionary.to_pylist()).encode())
+            digest.update(_numpy(column.indices).tobytes())
         elif pa.types.is_integer(column.type):
-            made.update(_numpy(column).tobytes())
+            digest.update(_numpy(column).tobytes())
         else:
             for start in range(0, len(column), _ROW_GROUP):
                 parts = column.slice(start, _ROW_GROUP).cast(pa.binary()).to_pylist()
-                made.update(b"\0".join(parts))
-    return made.hexdigest()
+                digest.update(b"\0".join(parts))
+    return digest.hexdigest()
 
 
 def _plain() -> pa.Schema:

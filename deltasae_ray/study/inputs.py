@@ -224,10 +224,10 @@ def _references(
     keys: dict[int, str] = {}
     beside: dict[int, tuple[str, ...]] = {}
     base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
-    found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
-    for reference in found.values():  # before the first is downloaded
+    references = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    for reference in references.values():  # before the first is downloaded
         check_model(reference, reference.model, base, made_for)
-    for layer, reference in found.items():
+    for layer, reference in references.items():
         if cfg.dry_run and not reference.folder:
             continue
         dictionary = load_reference(reference, base, made_for)

@@ -50,8 +50,8 @@ def diverge_points(
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
     rows += [
         DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
-        for p, found in between.items()
-        for name, m in found.items()
+        for p, figures in between.items()
+        for name, m in figures.items()
     ]
     return corrected(rows)
 

@@ -126,9 +126,9 @@ def _rows(sights: Sights) -> list[DivergenceRow]:
         together[leaf.trial][leaf.layer] = leaf
     rows = []
     for by_layer in together.values():
-        found = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
+        by_layer_figures = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
         for layer, leaf in by_layer.items():
-            rows += [DivergenceRow.of(leaf, name, m) for name, m in found[layer].items()]
+            rows += [DivergenceRow.of(leaf, name, m) for name, m in by_layer_figures[layer].items()]
             rows += [
                 DivergenceRow.of(leaf, name, m, corpus=text.corpus)
                 for text in sights[leaf].own.texts

@@ -91,7 +91,7 @@ def test_what_is_not_asked_is_not_measured(
 ) -> None:
     latents = judge_cell(*cell, SETTINGS, "latents")
     assert (
-        latents.found == found.found and latents.pooled.value is None and "largest" in latents.pooled.reason
+        latents.answer == found.answer and latents.pooled.value is None and "largest" in latents.pooled.reason
     )
     brief = judge_cell(*cell, SETTINGS, "random")
     assert brief.counts.not_visible == found.counts.not_visible and brief.texts == ()
