@@ -71,6 +71,12 @@ class Study:
         return tuple(h.layer for h in self.hookpoints)
 
     @property
+    def adapter_names(self) -> list[str]:
+        """Of the adapters under study, given or to be trained."""
+        ranks, seeds = self.cfg.adapt.ranks, self.cfg.adapt.seeds
+        return [a.name for a in self.given] or [f"r{rank}" for rank in ranks for _ in range(seeds)]
+
+    @property
     def context(self) -> StageContext:
         """What its stages share that run the model over text."""
         return StageContext(self.storage, self.cfg.model, self.model.digest, self.corpus, self.cfg.gangs)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from deltasae_ray.analyses.divergence.adapter_seeds import describe_pairs
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.fit.config import FitConfig
@@ -55,9 +56,7 @@ class Plan:
 def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     """Counts tokens, passes, dictionaries and bytes of `study`."""
     cfg, corpus = study.cfg, study.corpus
-    names = [a.name for a in study.given] or [
-        f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)
-    ]
+    names = study.adapter_names
     tokens = corpus.num_tokens()
     randoms = random_adapters(study)
     sources, random = 1 + len(names) + randoms, f", {randoms} random" if randoms else ""
@@ -81,6 +80,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ),
         ("elicit", elicited_line(cfg.elicit, sources)),
         ("controls", describe_costs(study, len(names), trials)),
+        *(("pairs of adapters", line) for line in [describe_pairs(len(names), cfg.diverge.pairs)] if line),
         (
             "devices",
             "; ".join(f"{stage} {devices_line(cfg, stage)}" for stage in ("adapt", "harvest", "fit")),

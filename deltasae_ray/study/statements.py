@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from deltasae_ray.analyses.divergence.adapter_seeds import describe_pairs
 from deltasae_ray.analyses.ranks import (
     RankFigure,
     depth_statement,
@@ -37,6 +38,8 @@ def study_statements(study: Study) -> list[str]:
             "δ = s·B·A·u does not hold in this model: its blocks norm what attention and MLP write"
             " (post-norm)."
         )
+    if left_out := describe_pairs(len(study.adapter_names), study.cfg.diverge.pairs):
+        parts.append(f"Pairs of adapters: {left_out}.")
     if study.cfg.model.weights == "bf16":
         parts.append(
             "The base's weights were held in bf16: where the checkpoint is finer, the model in question is"

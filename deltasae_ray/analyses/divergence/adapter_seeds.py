@@ -1,14 +1,16 @@
-"""The ceiling of figures between adapters: how alike two trainings of one rank are that differ in nothing but
-their seed."""
+"""Which pairs of adapters are compared, and the ceiling of their figures: how alike two trainings of one rank
+are that differ in nothing but their seed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import comb
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from deltasae_ray.analyses.divergence.pair_task import PairSpec
+from deltasae_ray.analyses.divergence.pair_task import PairSpec, adapter_pairs
+from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.metrics.statistics import kappa
 
@@ -28,6 +30,24 @@ def are_twins(pair: PairSpec) -> bool:
     one, other = pair.one, pair.other
     known = one.rank is not None and one.adapter_seed is not None and other.adapter_seed is not None
     return known and one.rank == other.rank and one.adapter_seed != other.adapter_seed
+
+
+def compared_pairs(leaves: Sequence[LeafSpec], most: int) -> list[PairSpec]:
+    """Every pair of adapters; where they have more than `most`, only twins: the cost of all grows with the
+    square of the adapters."""
+    pairs = adapter_pairs(leaves)
+    few = comb(len({leaf.adapter for leaf in leaves}), 2) <= most
+    return pairs if few else [pair for pair in pairs if are_twins(pair)]
+
+
+def describe_pairs(adapters: int, most: int) -> str:
+    """What a plan says of pairs that are left out; empty where all are compared."""
+    if (pairs := comb(adapters, 2)) <= most:
+        return ""
+    return (
+        f"{pairs:,} are more than diverge.pairs={most:,}: only trainings that differ in nothing but their"
+        " seed are compared with each other"
+    )
 
 
 def with_ceilings(measured: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
