@@ -15,8 +15,8 @@ const METRIC_COLUMNS = [
     value: (r) => (r.against ? `${r.adapter} beside ${r.against}` : r.adapter),
   },
   { id: "layer", head: "layer", value: (r) => r.layer, numeric: true },
-  { id: "size", head: "d_sae", value: (r) => r.size, numeric: true },
-  { id: "seed", head: "seed", value: (r) => r.seed, numeric: true },
+  { id: "size", head: "d_sae", term: "d_sae", value: (r) => r.size, numeric: true },
+  { id: "seed", head: "seed", term: "over seeds", value: (r) => r.seed, numeric: true },
   ...pointColumns(),
 ];
 const MONITOR_COLUMNS = [
@@ -56,7 +56,7 @@ function pointColumns() {
     { id: "null", head: "null", term: "null", ...of("null") },
     { id: "ceiling", head: "ceiling", term: "ceiling", ...of("ceiling") },
     { id: "kappa", head: "κ", term: "κ", ...of("kappa") },
-    { id: "p", head: "p", ...of("p") },
+    { id: "p", head: "p", term: "p", ...of("p") },
     {
       id: "words",
       head: "in words",
@@ -176,10 +176,15 @@ function start() {
   const redraw = [studyFigure(), curves()];
   measuresTab();
   monitorsTab();
-  const latents = latentsTab();
+  let latents;
+  const showLatents = () => (latents ??= latentsTab());
+  byId("tab-latents").addEventListener("click", showLatents);
+  byId("tab-latents").addEventListener("focus", showLatents);
+  window.addEventListener("beforeprint", showLatents);
   const follow = (place) => {
     const [kind, address] = place.split("=");
     if (kind === "tab") showTab(address);
+    if (place === "tab=latents" || kind === "latent") showLatents();
     if (kind === "latent" && latents && address) {
       showTab("latents");
       latents.follow(address);
