@@ -129,7 +129,13 @@ def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> C
 def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -> Card:
     """The reply to a confirmed trigger, else confirmed habits, else what its own text gained."""
     card = Card(
-        "What did it learn?", "–", "", "unknown", "Not asked", "sample what it writes: elicit.samples=8", "learnt"
+        "What did it learn?",
+        "–",
+        "",
+        "unknown",
+        "Not asked",
+        "sample what it writes: elicit.samples=8",
+        "learnt",
     )
     if learnt and learnt.triggers:
         return _triggered(card, learnt)
@@ -137,7 +143,9 @@ def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -
         words = sum(map(len, learnt.words.values())) if learnt else 0
         tone, word = ("plain", "Habits") if words else ("unknown", "Nothing confirmed")
         note = "no trigger is confirmed"
-        return replace(card, number=str(words), unit="confirmed habits of writing", tone=tone, word=word, note=note)
+        return replace(
+            card, number=str(words), unit="confirmed habits of writing", tone=tone, word=word, note=note
+        )
     own = facts.losses[0] if facts and facts.losses else None
     if own is None or own.loss_change.value is None or own.before <= 0:
         return card

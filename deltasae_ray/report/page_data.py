@@ -189,7 +189,9 @@ def _charts(inputs: ReportInputs) -> list[Chart]:
         notes = chance_notes(drawn, inputs, name) if name in first else []
         undefined = [n for n in notes if n.startswith(UNDEFINED)]
         told = [n for n in notes if n not in undefined] if catalogued(name).null else []
-        made.append(Chart(name, sentence(describe(name, inputs).label), [*told, *seeds_notes(drawn)], undefined))
+        made.append(
+            Chart(name, sentence(describe(name, inputs).label), [*told, *seeds_notes(drawn)], undefined)
+        )
     return made
 
 

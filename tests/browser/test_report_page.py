@@ -165,7 +165,7 @@ def test_the_keyboard_walks_the_tabs_and_every_dotted_word_explains_itself(tab: 
     page.keyboard.press("Escape")
     assert not page.is_visible("#tip")
     page.hover("#measure-table td .term >> nth=0")
-    assert "Null:" in page.inner_text("#tip")
+    assert "Ceiling:" in page.inner_text("#tip")
 
 
 def test_the_figure_is_drawn_for_any_measure_size_and_seed(tab: Watched) -> None:

@@ -113,11 +113,25 @@ def four(inputs: ReportInputs) -> ReportInputs:
     nothing = replace(r4, name="r2", rank=2, losses=still, demonstrated=False)
     unseen = replace(r16, name="r64", rank=64)
     moved = [changed(r, adapter="r64", rank=64) for r in inputs.rows if r.adapter == "r16"]
-    rows = [changed(r, value=0.1, ci_low=0.04, ci_high=0.2) if r.metric == "visible_share" else r for r in moved]
-    leaves = [
-        LeafFigures("r64", 15, 512, 8, "topk", 0, {"missing_share": Measure(0.97, null=1.0, ci=(0.9, 1.0))}, sight=sight(50, 10))
+    rows = [
+        changed(r, value=0.1, ci_low=0.04, ci_high=0.2) if r.metric == "visible_share" else r for r in moved
     ]
-    judged = [verdict("r64", leaves, r16.losses, Against(REFERENCE)), verdict("r2", [], still, Against(REFERENCE))]
+    leaves = [
+        LeafFigures(
+            "r64",
+            15,
+            512,
+            8,
+            "topk",
+            0,
+            {"missing_share": Measure(0.97, null=1.0, ci=(0.9, 1.0))},
+            sight=sight(50, 10),
+        )
+    ]
+    judged = [
+        verdict("r64", leaves, r16.losses, Against(REFERENCE)),
+        verdict("r2", [], still, Against(REFERENCE)),
+    ]
     more = [VerdictLines(v.head, v.label, v.answers, v.adapter, v.layers, v.untold) for v in judged]
     return replace(
         inputs,
@@ -179,14 +193,24 @@ def _verdicts() -> list[VerdictLines]:
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
     elsewhere = LeafFigures(
-        "r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))}, sight=sight(0, 40)
+        "r16",
+        15,
+        512,
+        8,
+        "topk",
+        0,
+        seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))},
+        sight=sight(0, 40),
     )
     undefined, partly = (
         Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)),
         Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77),
     )
     judged = []
-    for name, layer, share, own in (("r4", 9, undefined, sight(2, 3)), ("r16", 12, partly, sight(12, 18, partly=6))):
+    for name, layer, share, own in (
+        ("r4", 9, undefined, sight(2, 3)),
+        ("r16", 12, partly, sight(12, 18, partly=6)),
+    ):
         leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share}, sight=own)
         found = verdict(name, [leaf, elsewhere], told, Against(REFERENCE))
         judged.append(VerdictLines(found.head, found.label, found.answers, name, found.layers, found.untold))
@@ -311,7 +335,9 @@ def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
         rows[1] = changed(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
         few = "5 latents are judged, and 10 are needed for a label"
         rows = [
-            changed(cell, metric=r.metric, value=None, reason=few) if r.metric in ("visible_share", "not_visible_share") else r
+            changed(cell, metric=r.metric, value=None, reason=few)
+            if r.metric in ("visible_share", "not_visible_share")
+            else r
             for r in rows
         ]
     return rows

@@ -156,11 +156,17 @@ def test_an_inconclusive_study_says_what_would_decide_it() -> None:
 
 
 def test_a_study_that_decides_nothing_says_so_first_and_what_would_decide_it() -> None:
-    reason = "one training seed: which latents another one finds is not known. A second (fit.seeds=2) costs more"
+    reason = (
+        "one training seed: which latents another one finds is not known. A second (fit.seeds=2) costs more"
+    )
     page = render(judged("INCONCLUSIVE", (9, "INCONCLUSIVE", None, reason)))
     answers = text_of(re.search(r'id="answers".*?id="study"', page, re.DOTALL)[0])  # type: ignore[index]
-    assert answers.index("Nothing is decided yet: 1 inconclusive.") < answers.index("Did it change the model?")
-    assert answers.count("Next: Train every dictionary twice (fit.seeds=2)") == 1, "once, and not again per adapter"
+    assert answers.index("Nothing is decided yet: 1 inconclusive.") < answers.index(
+        "Did it change the model?"
+    )
+    assert answers.count("Next: Train every dictionary twice (fit.seeds=2)") == 1, (
+        "once, and not again per adapter"
+    )
 
 
 def test_the_study_is_told_in_a_line_with_the_worst_first() -> None:
@@ -170,11 +176,7 @@ def test_the_study_is_told_in_a_line_with_the_worst_first() -> None:
 
 @pytest.mark.parametrize(
     ("label", "word", "tone"),
-    [
-        ("VISIBLE", "Yes", "good"),
-        ("PARTLY VISIBLE", "In part", "warn"),
-        ("NOT VISIBLE", "No", "bad"),
-    ],
+    [("VISIBLE", "Yes", "good"), ("PARTLY VISIBLE", "In part", "warn"), ("NOT VISIBLE", "No", "bad")],
 )
 def test_what_the_reference_sees_is_a_share_on_a_scale_from_nothing_to_all(
     label: str, word: str, tone: str

@@ -138,8 +138,8 @@ function monitorsTab() {
     dataTable(host, MONITOR_COLUMNS, { caption: "What becomes of your monitors", rows: DATA.monitors });
 }
 
-/** Tabs by the keyboard's arrows; panels are shown one at a time, and all of them in print. */
-function tabs() {
+/** Tabs by the keyboard's arrows; panels are shown one at a time, and all of them in print. `onShow`: by name. */
+function tabs(onShow) {
   const list = [...document.querySelectorAll("[role='tab']")];
   const select = (tab, focus) => {
     for (const one of list) {
@@ -148,6 +148,7 @@ function tabs() {
       one.tabIndex = on ? 0 : -1;
       byId(one.getAttribute("aria-controls")).hidden = !on;
     }
+    onShow[tab.id.slice(4)]?.();
     if (focus) tab.focus();
   };
   list.forEach((tab, i) => {
@@ -172,22 +173,21 @@ function tabs() {
 function start() {
   byId("tabs").hidden = false;
   explainTerms();
-  const showTab = tabs();
-  const redraw = [studyFigure(), curves()];
+  const redraw = [studyFigure()];
+  // What a hidden panel holds is drawn when it is first shown: then its width is known.
+  const showCurves = () => redraw[1] ?? redraw.push(curves());
+  const showTab = tabs({ latents: () => showLatents(), measures: showCurves });
+  window.addEventListener("beforeprint", () => [showLatents(), showCurves()]);
   measuresTab();
   monitorsTab();
   let latents;
   const showLatents = () => (latents ??= latentsTab());
-  byId("tab-latents").addEventListener("click", showLatents);
-  byId("tab-latents").addEventListener("focus", showLatents);
-  window.addEventListener("beforeprint", showLatents);
   const follow = (place) => {
     const [kind, address] = place.split("=");
     if (kind === "tab") showTab(address);
-    if (place === "tab=latents" || kind === "latent") showLatents();
-    if (kind === "latent" && latents && address) {
+    if (kind === "latent" && address) {
       showTab("latents");
-      latents.follow(address);
+      latents?.follow(address);
     }
   };
   window.addEventListener("hashchange", () => follow(location.hash.slice(1)));
