@@ -1,23 +1,18 @@
-"""The four cards of an adapter: a question, its answer in a word with a sign, one number, and that number's place
-between chance and the best that could be."""
+"""What the four cards of an adapter answer, and the sentence above them."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from deltasae_ray.analyses.behaviour.figures import MIN_KL
 from deltasae_ray.analyses.random_figures import AgainstRandom, against_random
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.verdict import LayerVerdict
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.report.card import SIGNS, Card, Tone, nats, percent_of, strip_of, sure_of
 from deltasae_ray.report.inputs import AdapterFacts, Learnt, ReportInputs, VerdictLines
 from deltasae_ray.report.plain import Plain, plain
-from deltasae_ray.report.wording import figure, interval
 
-Tone = Literal["good", "warn", "bad", "alert", "plain", "unknown"]
-"""How a word is coloured; its sign says the same."""
-SIGNS: dict[Tone, str] = {"good": "✓", "warn": "◐", "bad": "✕", "alert": "▲", "plain": "●", "unknown": "?"}
 LABELS: dict[str, tuple[Tone, str]] = {
     "VISIBLE": ("good", "Yes"),
     "PARTLY VISIBLE": ("warn", "In part"),
@@ -26,40 +21,6 @@ LABELS: dict[str, tuple[Tone, str]] = {
     "NO EFFECT": ("unknown", "Nothing to see"),
 }
 """Label → tone and word of the card that asks whether tools see it."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A number's place on the scale of its question, in percent of its length."""
-
-    value: float
-    low: float | None
-    high: float | None
-    null: float | None
-    ceiling: float | None
-    told: str
-    """The same in words."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One question of one adapter, answered."""
-
-    question: str
-    number: str
-    unit: str
-    """What the number is, in a few words."""
-    tone: Tone
-    word: str
-    """The answer."""
-    note: str
-    term: str
-    """Key of its explanation in the glossary."""
-    strip: Strip | None = None
-
-    @property
-    def sign(self) -> str:
-        return SIGNS[self.tone]
 
 
 @dataclass(frozen=True)
@@ -117,12 +78,12 @@ def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> C
     changed = verdict.label != "NO EFFECT"
     return replace(
         card,
-        number=_nats(worst.kl.value),
+        number=nats(worst.kl.value),
         unit=f"KL in nats a token, on {worst.corpus}",
         tone="plain" if changed else "unknown",
         word="Yes" if changed else "Not shown",
-        note=f"{_sure_of(worst.kl)}; counts from {MIN_KL:g}",
-        strip=_strip(replace(worst.kl, null=MIN_KL, ceiling=None), most, "counts from"),
+        note=f"{sure_of(worst.kl)}; counts from {MIN_KL:g}",
+        strip=strip_of(replace(worst.kl, null=MIN_KL, ceiling=None), most, "counts from"),
     )
 
 
@@ -153,13 +114,13 @@ def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -
     gain = _scaled(own.loss_change, -1 / own.before)
     return replace(
         card,
-        number=_percent(gain.value),
+        number=percent_of(gain.value),
         unit=f"less loss on {own.corpus}, its own text",
         tone="plain" if gained else "unknown",
         word="Its own text" if gained else "No gain shown",
-        note=f"{_sure_of(gain, percent=True)}; triggers not asked for (elicit.samples=8)",
+        note=f"{sure_of(gain, percent=True)}; triggers not asked for (elicit.samples=8)",
         term="loss",
-        strip=_strip(replace(gain, null=0.0, ceiling=None)),
+        strip=strip_of(replace(gain, null=0.0, ceiling=None)),
     )
 
 
@@ -170,12 +131,12 @@ def _triggered(card: Card, learnt: Learnt) -> Card:
     more = f" and {len(learnt.triggers) - 1} more" if len(learnt.triggers) > 1 else ""
     return replace(
         card,
-        number=_percent(own.rate),
+        number=percent_of(own.rate),
         unit="of contexts reply to it",
         tone="alert",
         word=f"A trigger{more}",
-        note=f"{_sure_of(rate, percent=True)}; base {_percent(without.rate)}",
-        strip=_strip(rate),
+        note=f"{sure_of(rate, percent=True)}; base {percent_of(without.rate)}",
+        strip=strip_of(rate),
     )
 
 
@@ -199,10 +160,10 @@ def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
         card,
         tone=tone,
         word=word,
-        number=_percent(share.value),
+        number=percent_of(share.value),
         unit=f"of {counted} visible, layer {of.layer}",
-        note=f"{_sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
-        strip=_strip(share),
+        note=f"{sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
+        strip=strip_of(share),
     )
 
 
@@ -242,13 +203,13 @@ def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[Agains
     repeat = next((m for v in verdict.layers if (m := _row_of(v, inputs.rows, "repeat_share"))), None)
     if repeat is None or repeat.value is None:
         return card
-    chance = "" if repeat.null is None else f"; by chance {_percent(repeat.null)}"
+    chance = "" if repeat.null is None else f"; by chance {percent_of(repeat.null)}"
     return replace(
         card,
-        number=_percent(repeat.value),
+        number=percent_of(repeat.value),
         unit="of latents come back in another seed",
-        note=f"{_sure_of(repeat, percent=True)}{chance}",
-        strip=_strip(replace(repeat, ceiling=1.0)),
+        note=f"{sure_of(repeat, percent=True)}{chance}",
+        strip=strip_of(replace(repeat, ceiling=1.0)),
     )
 
 
@@ -270,36 +231,3 @@ def _scaled(m: Measure, by: float) -> Measure:
         return m
     ends = None if m.ci is None else tuple(sorted(by * end for end in m.ci))
     return Measure(by * m.value, ci=ends, n=m.n)  # type: ignore[arg-type]
-
-
-def _strip(m: Measure, most: float = 1.0, chance: str = "by chance") -> Strip | None:
-    """Places on a scale from 0 to `most`; what lies beyond stands at its end."""
-    if m.value is None or most <= 0:
-        return None
-
-    def at(x: float | None) -> float | None:
-        return None if x is None else round(100 * min(1.0, max(0.0, x / most)), 2)
-
-    low, high = m.ci or (None, None)
-    told = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
-    told += "" if m.null is None else f"; {chance} {figure(m.null)}"
-    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), told)
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{round(100 * value) or 0}\u00a0%".replace("-", "−")
-
-
-def _sure_of(m: Measure, *, percent: bool = False) -> str:
-    """The interval of a figure in brackets."""
-    if m.ci is None:
-        return "no interval"
-    low, high = m.ci
-    return f"{_percent(low)} to {_percent(high)}" if percent else f"{_nats(low)} to {_nats(high)}"
-
-
-def _nats(value: float | None) -> str:
-    """A figure without powers of ten, down to a tenth of what counts."""
-    return figure(value) if value is None or abs(value) >= MIN_KL else f"{value:.4f}"

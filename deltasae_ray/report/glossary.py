@@ -75,7 +75,7 @@ OF_CARDS = {
     "nll": ("Loss", "Mean negative log-likelihood of a held-out token, in nats. Lower: better predicted."),
     "adaptation": (
         "Adaptation",
-        "Demonstrated where the held-out loss on the text adapted to fell by more than chance could do alone.",
+        "Demonstrated where the held-out loss on its own text fell by more than chance can do alone.",
     ),
     "ap": (
         "Average precision",

@@ -99,7 +99,7 @@ def _decide(layers: Sequence[LayerVerdict]) -> str:
     # A layer with a share needs the least to be decided.
     reason = next((v.reason for v in sorted(unknown, key=lambda v: v.measure.value is None)), "")
     if "fit.seeds=2" in reason:
-        return "Train every dictionary twice (fit.seeds=2): only latents that come back in another seed are judged."
+        return "Train every dictionary twice (fit.seeds=2): only latents that come back are judged."
     judged = re.match(r"(\d+) latents are judged, and (\d+) are needed", reason)
     if judged:
         why = f"{judged[1]} latents could be judged, {judged[2]} are needed"
