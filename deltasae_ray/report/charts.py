@@ -48,14 +48,14 @@ def by_layer(lowest: float = 0.0, highest: float = 1.0) -> Any:
     color = alt.Color("series:N", scale=_colours(), legend=None)
     data = alt.Chart()
     y, grid = alt.Y("value:Q", scale=scale, title=None), alt.Axis(title=None, tickCount=5)
-    null = data.mark_tick(thickness=7, size=BAND, color="@null", opacity=0.55).encode(
+    null = data.mark_tick(thickness=7, size=BAND, color="@null", opacity=0.55, aria=False).encode(
         x=x, y=alt.Y("null:Q", scale=scale, axis=grid)
     )
-    ceiling = data.mark_tick(thickness=2, size=BAND, color="@ink").encode(
+    ceiling = data.mark_tick(thickness=2, size=BAND, color="@ink", aria=False).encode(
         x=x, y=alt.Y("ceiling:Q", scale=scale)
     )
     shift = alt.XOffset("kind:N", sort=list(KINDS))
-    interval = data.mark_rule(strokeWidth=2).encode(
+    interval = data.mark_rule(strokeWidth=2, aria=False).encode(
         x=x, xOffset=shift, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color
     )
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)), legend=None)

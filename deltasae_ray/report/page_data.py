@@ -6,7 +6,7 @@ import msgspec
 
 from deltasae_ray.metrics.catalogue import BETWEEN, directions
 from deltasae_ray.metrics.measure import Measure
-from deltasae_ray.report.glossary import Entry, glossary
+from deltasae_ray.report.glossary import Entry, glossary, sentence
 from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, LatentRow, Shown, latent_rows
 from deltasae_ray.report.notes import UNDEFINED, chance_notes, standing_words
@@ -98,7 +98,7 @@ class Chart(msgspec.Struct):
 
 
 class PageData(msgspec.Struct):
-    """All of it."""
+    """All of it but the latents, which the page reads only when they are asked for."""
 
     reference: str
     adapters: list[str]
@@ -107,17 +107,16 @@ class PageData(msgspec.Struct):
     measures: list[MeasureRow]
     monitors: list[MonitorLine]
     lines: list[Line]
-    latents: list[LatentRow]
     shown: list[Shown]
     glossary: dict[str, Entry]
     limits: dict[str, int]
 
 
-def page_data(inputs: ReportInputs) -> PageData:
-    """Gathers it; the same inputs give the same data."""
+def page_data(inputs: ReportInputs) -> tuple[PageData, list[LatentRow]]:
+    """Gathers it, and the rows of latents; the same inputs give the same data."""
     latents, shown = latent_rows(inputs)
     measures = _measures(inputs)
-    return PageData(
+    data = PageData(
         reference=inputs.reference,
         adapters=[v.adapter for v in inputs.verdicts],
         layers=list(inputs.layers),
@@ -125,11 +124,11 @@ def page_data(inputs: ReportInputs) -> PageData:
         measures=measures,
         monitors=_monitors(inputs),
         lines=[*_curves(inputs), *_angles(inputs)],
-        latents=latents,
         shown=shown,
         glossary=glossary(inputs, {row.metric for row in measures}),
         limits={"figures": FIGURES, "contexts": CONTEXTS},
     )
+    return data, latents
 
 
 def point_of(m: Measure) -> Point:
@@ -191,9 +190,9 @@ def _charts(inputs: ReportInputs) -> list[Chart]:
         drawn = [r for r in leading_rows(inputs.rows, (name,)) if r.d_sae == largest[r.adapter]]
         notes = chance_notes(drawn, inputs, name) if name in first else []
         undefined = [n for n in notes if n.startswith(UNDEFINED)]
-        shown_notes = [n for n in notes if n not in undefined] if catalogued(name).null else []
+        told = [n for n in notes if n not in undefined] if catalogued(name).null else []
         charts.append(
-            Chart(name, describe(name, inputs).label, [*shown_notes, *seeds_notes(drawn)], undefined)
+            Chart(name, sentence(describe(name, inputs).label), [*told, *seeds_notes(drawn)], undefined)
         )
     return charts
 
