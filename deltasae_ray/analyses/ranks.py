@@ -117,7 +117,37 @@ def size_statement(
     if min(len(x) for x in groups) < MIN_SEEDS:
         text = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
         return f"{text}; {second_seed(len(adapters))}."
-    change, se, freedom = _change(at, means, groups)
+    return _sized(metric, along, sizes, _change(at, means, groups), margin)
+
+
+def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, margin: float = 0.1) -> str:
+    """The same where every adapter has all sizes, such as those of its dictionaries: its own change is taken,
+    and the standard error is of how adapters differ in it.
+
+    Args:
+        figures: `rank` holds the size, and `adapter_seed` tells adapters apart.
+    """
+    cells, layers, values = _grid(figures)
+    sizes, adapters = (sorted({cell[i] for cell in cells}) for i in (0, 1))
+    if len(sizes) < 2:
+        return f"{metric}: one {along}, nothing to compare."
+    if values is None or len(cells) < len(sizes) * len(adapters):
+        return f"{metric}: no claim about {along}, since it is undefined somewhere at the layers {layers}."
+    if len(adapters) < MIN_SEEDS:
+        return f"{metric}: no claim about {along} from one adapter; {second_seed(1)}."
+    at = np.log2(sizes)
+    centred = (at - at.mean()) / np.square(at - at.mean()).sum() * np.ptp(at)
+    by_size = {cell: float(v.mean()) for cell, v in zip(cells, values, strict=True)}
+    changes = np.array([centred @ np.array([by_size[size, a] for size in sizes]) for a in adapters])
+    se = float(changes.std(ddof=1)) / len(adapters) ** 0.5
+    return _sized(metric, along, sizes, (float(changes.mean()), se, len(adapters) - 1), margin)
+
+
+def _sized(
+    metric: str, along: str, sizes: Sequence[int], trend: tuple[float, float, int], margin: float
+) -> str:
+    """The sentence, from a change, its standard error and degrees of freedom."""
+    change, se, freedom = trend
     reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
     text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"

@@ -120,7 +120,7 @@ def verdict(
     worst, leaf = layers[0], chosen[layers[0].layer]
     siblings, compared = by_layer[worst.layer], against_random(leaf)
     seen = [
-        *describe_sight(leaf.sight, worst.measure, worst.reason, given=against.given),
+        *describe_sight(leaf.sight, worst.measure, worst.reason, against),
         *_other_shapes(siblings, leaf, worst, len(chosen)),
     ]
     random = tuple(map(str, compared)) or (

@@ -1,6 +1,7 @@
 """The sentences of a verdict, one group for each of its questions."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltasae_ray.analyses.geometry_figures import CHANGE, TRIMMED, Figures, judge, judge_geometry, reached
@@ -31,14 +32,17 @@ class Against:
     """Whether the reference was given: then the base dictionaries beside it have another recipe."""
     atoms: int = 8
     """Per token, with which M was taken."""
+    siblings: int = 0
+    """Others of its release, by which what is visible is calibrated in the place of those made here."""
 
 
-def describe_sight(sight: Sight, share: Measure, reason: str, *, given: bool = False) -> list[str]:
+def describe_sight(sight: Sight, share: Measure, reason: str, against: Against | None = None) -> list[str]:
     """Which latents the reference can see, the exceptions by name.
 
     Args:
-        given: the reference was not fitted here.
+        against: what deltas are held against.
     """
+    against = against or Against()
     visibility, (text, counts) = sight.own.answer, sight.judged_on
     sentences = []
     if share.value is None:
@@ -49,7 +53,12 @@ def describe_sight(sight: Sight, share: Measure, reason: str, *, given: bool = F
             f"Of {counts.judged} latents that can be judged{where}: {counts.in_words}; not visible"
             f" {_percent(share)}" + (f"; {reason}" if reason else "")
         )
-    if given and share.value is not None:
+    if against.siblings and share.value is not None:
+        sentences.append(
+            f"What a visible latent scores is taken from {against.siblings} other dictionaries of the"
+            " reference's release"
+        )
+    elif against.given and share.value is not None:
         sentences.append(
             "What a visible latent scores is taken from base dictionaries that were fitted here, by the"
             " grid's recipe and not the reference's: a weaker recipe makes the scale milder"
@@ -57,7 +66,7 @@ def describe_sight(sight: Sight, share: Measure, reason: str, *, given: bool = F
     if apart := disagreement(sight.own):
         sentences.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
     if visibility.named:
-        sentences.append(f"Not visible: {named(visibility.named)}")
+        sentences.append(f"Not visible: {named(visibility.named, sight.effects)}")
     if visibility.calibration is not None:
         low, high = visibility.features
         sentences.append(
@@ -69,12 +78,21 @@ def describe_sight(sight: Sight, share: Measure, reason: str, *, given: bool = F
     return sentences
 
 
-def named(latents: Sequence[LatentVisibility]) -> str:
-    """Latents by index with what they do to base activations, the surest first."""
-    order = sorted(latents, key=lambda x: (x.p if x.p is not None else 1.0, x.index))
-    names = ", ".join(f"{x.index}" + (f" ({x.scaling})" if x.scaling else "") for x in order[:SHOWN])
+def named(latents: Sequence[LatentVisibility], effects: Mapping[int, Measure] | None = None) -> str:
+    """Latents by index with what they do to base activations: those of measured effect on predictions first,
+    the largest in front, then the surest."""
+    known = {index: m.value for index, m in (effects or {}).items() if m.value is not None}
+    order = sorted(latents, key=lambda x: (-known.get(x.index, -math.inf), x.p if x.p else 0.0, x.index))
+    names = ", ".join(f"{x.index}{_kind(x, known.get(x.index))}" for x in order[:SHOWN])
     more = len(order) - SHOWN
     return f"latents {names}" + (f", and {more} more in latents.parquet" if more > 0 else "")
+
+
+def _kind(latent: LatentVisibility, effect: float | None) -> str:
+    """Such as ` (new, 0.012 nats)`."""
+    words = [latent.scaling or "", "" if effect is None else f"{effect:.3f} nats"]
+    inside = ", ".join(x for x in words if x)
+    return f" ({inside})" if inside else ""
 
 
 def _percent(share: Measure) -> str:

@@ -157,6 +157,12 @@ def _layer_folder(root: Path, layer: int) -> Path:
     return folders[0]
 
 
+def release_ids(release: str) -> list[str]:
+    """All dictionaries of a release that SAELens knows."""
+    known = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    return list(known[release].saes_map)
+
+
 def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:
     known = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
     if release not in known:

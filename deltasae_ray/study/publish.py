@@ -41,6 +41,7 @@ from deltasae_ray.study.statements import (
     depth_statements,
     lost_controls,
     rank_statements,
+    size_lines,
     study_statements,
 )
 
@@ -107,6 +108,7 @@ def write_results(
             *study_statements(study),
             *control_statements(study, findings),
             *lost_controls(state),
+            *size_lines(findings),
             *depth_statements(findings),
         ),
         rank_claims=tuple(rank_statements(findings)),

@@ -44,6 +44,7 @@ from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.spending import spending
 from deltasae_ray.study.state import StudyState
+from deltasae_ray.study.statements import size_lines
 from deltasae_ray.study.streaming import fit_stream
 from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
@@ -162,9 +163,11 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
             say("\n" + "\n".join(printed_table(findings.rows, findings.reference, study.cfg.diverge.atoms)))
             for v in findings.verdicts:
                 say("\n" + "\n".join(printed_verdict(v)))
+            for line in size_lines(findings):
+                say(f"\n{line}")
             if watched:
                 say("\n" + "\n".join(monitor_lines(watched)))
-            say(f"\nReport: {study.storage.address('report.html')}\n{_view_lines(study, views)}")
+            say(f"\nReport: {study.storage.address('report.html')}\n{_describe_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if state.failed:
         raise DictionaryError(
@@ -176,7 +179,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
         )
 
 
-def _view_lines(study: Study, views: dict[str, str]) -> str:
+def _describe_views(study: Study, views: dict[str, str]) -> str:
     """How to see the runs in MLflow."""
     uri = Tracker(study.cfg.tracking, study.storage).uri
     first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"

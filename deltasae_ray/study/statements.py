@@ -1,6 +1,15 @@
 """Sentences of the page about a whole study: its text, its controls, and what rank and depth show."""
 
-from deltasae_ray.analyses.ranks import RankFigure, depth_statement, rank_statement
+from collections.abc import Sequence
+
+from deltasae_ray.analyses.ranks import (
+    RankFigure,
+    depth_statement,
+    paired_statement,
+    rank_statement,
+    size_statement,
+)
+from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.metrics.against_chance import control_statement
 from deltasae_ray.models.load import has_post_norm
 from deltasae_ray.study.compare import Findings
@@ -71,6 +80,67 @@ def rank_statements(findings: Findings) -> list[str]:
         rank_statement(title, figures, margin=m)
         for name, title, m in _SIZES
         if (figures := _figures(findings, name))
+    ]
+
+
+_MATTERS = {
+    "visible_share": ("share of visible latents", 0.1),
+    "domain loss": ("change of the loss on the text adapted to", 0.05),
+    "fvu_delta": ("FVU", 0.05),
+}
+"""What may change with the size of an adapter or of its dictionary: its name, and the change that counts as
+none."""
+
+
+def size_lines(findings: Findings) -> list[str]:
+    """Does rank or size matter? A line each: what changes over rank and over d_sae, whether that is as good
+    as none, and what would have been seen."""
+    by_rank = {name: _figures(findings, name) for name in _MATTERS} | {"domain loss": _losses(findings)}
+    by_size = {name: _by_size(findings, name) for name in ("visible_share", "fvu_delta")}
+    lines = []
+    for along, by_name in (("rank", by_rank), ("d_sae", by_size)):
+        if len({f.rank for figures in by_name.values() for f in figures}) < 2:
+            continue
+        state = size_statement if along == "rank" else paired_statement
+        sentences = [
+            state(_MATTERS[name][0], figures, along=along, margin=_MATTERS[name][1])
+            for name, figures in by_name.items()
+            if figures
+        ]
+        lines.append(f"Does {along} matter? {_once(sentences)}")
+    return lines
+
+
+def _once(sentences: Sequence[str]) -> str:
+    """Sentences in a row; where none can be made for one reason, that reason once."""
+    reasons = {s.partition(": ")[2] for s in sentences}
+    return f"{next(iter(reasons)).capitalize()}" if len(reasons) == 1 else " ".join(sentences)
+
+
+def _losses(findings: Findings) -> list[RankFigure]:
+    """The change of the loss on the text adapted to, one an adapter."""
+    facts = {r.adapter: (r.rank or 0, r.adapter_seed or 0) for r in findings.rows}
+    return [
+        RankFigure(*facts[name], b.loss_change.value)
+        for name, behaviour in findings.behaviour.items()
+        for b in behaviour
+        if name in facts and b.corpus == DOMAIN and b.loss_change.value is not None
+    ]
+
+
+def _by_size(findings: Findings, metric: str) -> list[RankFigure]:
+    """One per adapter, layer and d_sae: of the first k, architecture and seed."""
+    rows = [
+        r
+        for r in findings.rows
+        if r.name == metric and r.reference == findings.reference and r.value is not None
+    ]
+    first = min(((r.k, r.architecture, r.seed) for r in rows), default=None)
+    names = sorted({r.adapter for r in rows})
+    return [
+        RankFigure(r.d_sae, names.index(r.adapter), r.value or 0.0, r.layer)
+        for r in rows
+        if (r.k, r.architecture, r.seed) == first
     ]
 
 

@@ -83,7 +83,7 @@ def test_a_control_is_one_entry_and_its_figure(monkeypatch: pytest.MonkeyPatch) 
         (2, 64, 77, "search"),
     ]
     cfg = StudyConfig(fit=FIT, diverge=DivergeConfig(controls=("part",)))
-    assert control_dictionaries(cfg, layers=2, trials_count=2) == {"part": 4}
+    assert control_dictionaries(cfg, layers=2, trials_count=2, randoms=2) == {"part": 4}
     trial = trials([ADAPTER], FIT)[0]
     own, fitted = (
         FittedDictionary(p, str(p), "", {}, (), (), 100) for p in (*grid_points(trial, (1,), 1), points[0])

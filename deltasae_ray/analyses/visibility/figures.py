@@ -2,13 +2,14 @@
 texts together and in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
+from deltasae_ray.analyses.visibility.of_random_figures import of_random
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
@@ -79,6 +80,8 @@ class CellVisibility:
     """M_p of all texts."""
     planted: Measure = undefined("the positive control was not measured")
     """M of a change made of latents of a held-out base dictionary: the least that this reference can miss."""
+    random: dict[str, Measure] = field(default_factory=dict)
+    """Figure → what it is of a random adapter, where this is one."""
 
     @property
     def counts(self) -> Counts:
@@ -99,8 +102,9 @@ class CellVisibility:
         return cls(Visibility("INCONCLUSIVE", undefined(reason), (0.0, 1.0), (), (reason,)))
 
 
-Asked = Literal["all", "latents", "not visible"]
-"""What is asked of a cell: latents and missing shares; latents alone; or only which are not visible."""
+Asked = Literal["all", "latents", "random"]
+"""What is asked of a cell: latents and missing shares; latents alone; or, of a random adapter, which are not
+visible, and the figures that trained ones are held against."""
 
 
 def judge_cell(
@@ -132,13 +136,13 @@ def judge_cell(
             training=rows.delta_fit,
             training_base=rows.base_fit,
             doc_ids=rows.eval_docs,
-            token_ids=None if asked == "not visible" else rows.tokens,
-            positions=None if asked == "not visible" else rows.positions,
+            token_ids=None if asked == "random" else rows.tokens,
+            positions=None if asked == "random" else rows.positions,
             corpora=rows.corpora if several else None,
             seed=settings.seed,
         )
-        if asked == "not visible":
-            return CellVisibility(answer)
+        if asked == "random":
+            return CellVisibility(answer, random=of_random(rows, cell.own, cell.reference, settings))
         counts = _by_text(rows, cell, answer)
         if asked == "latents":
             left = undefined("it is measured of the largest dictionaries alone")

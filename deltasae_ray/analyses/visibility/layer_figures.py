@@ -3,7 +3,7 @@ adapters of the same strength beside it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
@@ -21,6 +21,8 @@ class Sight:
 
     own: CellVisibility
     randoms: tuple[CellVisibility, ...] = ()
+    effects: Mapping[int, Measure] = field(default_factory=dict)
+    """Latent → nats by which the adapted model comes nearer to the base without it, where measured."""
 
     @property
     def judged_on(self) -> tuple[str, Counts]:
@@ -96,7 +98,10 @@ def measures(sights: Mapping[int, Sight]) -> dict[int, dict[str, Measure]]:
 
 
 def _measures(sight: Sight, layers: int) -> dict[str, Measure]:
-    own = sight.own
+    return _of_own(sight.own, layers) | _of_randoms(sight.randoms)
+
+
+def _of_own(own: CellVisibility, layers: int) -> dict[str, Measure]:
     if own.answer.share.value is None and not own.counts.judged:
         gone = undefined(_why_few(own, own.counts))
         return {
@@ -110,17 +115,22 @@ def _measures(sight: Sight, layers: int) -> dict[str, Measure]:
     features = Measure((low + high) / 2, ceiling=1.0, ci=(low, high), n=own.counts.judged)
     if own.answer.calibration is None:
         features = undefined(f"{own.counts.judged} latents are judged, {FEWEST} are needed to read a share")
-    figures = {
+    return {
         "visible_share": replace(visible, ceiling=1.0),
         FIGURE: replace(own.not_visible_share(layers), null=0.0),
         "features_in_reference": features,
         "pooled_missing_share": own.pooled,
         "missing_share_positive_control": own.planted,
     }
-    drawn = [r.not_visible_share() for r in sight.randoms]
-    if drawn:
-        figures[f"{FIGURE}_random_adapter"] = mean_of(drawn)
-    return figures
+
+
+def _of_randoms(randoms: Sequence[CellVisibility]) -> dict[str, Measure]:
+    """The figures of random adapters, means over all draws."""
+    if not randoms:
+        return {}
+    drawn = {FIGURE: [r.not_visible_share() for r in randoms]}
+    drawn |= {name: [r.random[name] for r in randoms] for name in randoms[0].random}
+    return {f"{name}_random_adapter": mean_of(measures) for name, measures in drawn.items()}
 
 
 def _visible_directions(own: CellVisibility) -> Measure:
@@ -136,9 +146,11 @@ def mean_of(draws: Sequence[Measure]) -> Measure:
     """The mean of a figure over random adapters; its interval reaches over those of all draws."""
     known = [m for m in draws if m.value is not None]
     if not known:
-        return undefined(draws[0].reason)
-    value = sum(m.value or 0.0 for m in known) / len(known)
-    mean = Measure(value, n=sum(m.n for m in known)).because("note", f"{len(known)} random adapters")
+        return undefined(draws[0].reason, null=draws[0].null)
+    value, nulls = sum(m.value or 0.0 for m in known) / len(known), [m.null for m in known]
+    null = None if None in nulls else sum(x or 0.0 for x in nulls) / len(nulls)
+    mean = Measure(value, null=null, n=sum(m.n for m in known))
+    mean = mean.because("note", f"{len(known)} random adapters").because("p", "a mean over random adapters")
     ends = [m.ci for m in known if m.ci is not None]
     if not ends:
         return mean.because("ci", "interval undefined: no draw has one")

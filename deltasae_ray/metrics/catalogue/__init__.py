@@ -74,8 +74,8 @@ WATCHED, CLAIMED = "monitor.", "trigger."
 """How the names of figures begin that are of the user's monitors (a monitor's name follows), and of claims
 what an adapter learnt; both are of whole adapters."""
 
-SEEN = tuple(m.name for m in VISIBLE)
-"""Figures that come from the decision on single latents."""
+SEEN = (*(m.name for m in VISIBLE), "missing_share_random_adapter", "max_cosine_random_adapter")
+"""Figures that come from the decision on single latents, and those of random adapters beside it."""
 
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""

@@ -121,6 +121,13 @@ def test_all_seeds_of_a_cell_decide_what_repeats(leaves: list[LeafSpec]) -> None
     assert cell_spec(first, alike, "x").others == ("third", leaves[0].control("second"))
 
 
+def test_a_release_calibrates_in_the_place_of_what_is_made_here(leaves: list[LeafSpec]) -> None:
+    made = cell_spec(leaves[0], [leaves[0]], "x").bases
+    assert made == (leaves[0].control("base_control"), *leaves[0].siblings)
+    given = dataclasses.replace(leaves[0], release=("a", "b"))
+    assert cell_spec(given, [given], "x").bases == ("a", "b")
+
+
 def test_missing_shares_are_measured_of_the_largest_dictionaries_alone(leaves: list[LeafSpec]) -> None:
     small = dataclasses.replace(leaves[0], d_sae=24)
     assert [_asked(leaf, [small, *leaves]) for leaf in (small, leaves[0])] == ["latents", "all"]
