@@ -15,7 +15,7 @@ from deltasae_ray.analyses.triggers.run import claims
 from deltasae_ray.analyses.verdict import Verdict, seeing, verdict
 from deltasae_ray.analyses.verdict_figures import Against
 from deltasae_ray.analyses.visibility.run import Seen, with_effects
-from deltasae_ray.analyses.weights.figures import told
+from deltasae_ray.analyses.weights.figures import describe_directions
 from deltasae_ray.analyses.weights.run import Directions, directions_of
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -100,7 +100,7 @@ def compare(
             seeing(leaf_figures(rows, a.name), sights),
             behaviour[a.name],
             against,
-            told(writes[a.name]),
+            describe_directions(writes[a.name]),
         )
         for a in adapters
     )
