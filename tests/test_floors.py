@@ -2,6 +2,10 @@
 room only."""
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -142,6 +146,22 @@ def test_names_say_what_a_value_is(path: Path) -> None:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
                 names.add(name)
     assert not {name for name in names if name.strip("_").lower() in NO_NAMES}
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+
+
+def test_what_the_package_imports_is_declared_once() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    named = [distribution(line) for line in project["dependencies"]]
+    assert len(named) == len(set(named)), "a dependency stands twice"
+    extra = {distribution(line) for lines in project["optional-dependencies"].values() for line in lines}
+    modules = {module.split(".")[0] for path in FILES for module in imports(path)} - sys.stdlib_module_names
+    distributions = packages_distributions()
+    for module in modules - {"deltasae_ray"}:
+        makers = {distribution(name) for name in distributions.get(module, [module])}
+        assert makers & (set(named) | extra), f"{module} of {makers} is imported and not declared"
 
 
 def test_every_room_has_a_floor_and_no_room_is_a_drawer() -> None:

@@ -144,10 +144,10 @@ def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, 
 
 
 def _sized(
-    metric: str, along: str, sizes: Sequence[int], found: tuple[float, float, int], margin: float
+    metric: str, along: str, sizes: Sequence[int], trend: tuple[float, float, int], margin: float
 ) -> str:
     """The sentence, from a change, its standard error and degrees of freedom."""
-    change, se, freedom = found
+    change, se, freedom = trend
     reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
     text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"

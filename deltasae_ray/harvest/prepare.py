@@ -103,9 +103,9 @@ def finish_random(storage: Storage, drawn: RandomDraw, key: str, facts: dict[str
     with tempfile.TemporaryDirectory() as scratch:
         content = content_digest(storage.get_folder(key, Path(scratch)))
     storage.write_json(f"{key}/manifest.json", {**facts, "digest": content, "of": adapter.digest})
-    found = stored_random(storage, adapter, key, drawn.name)
-    assert found is not None
-    return found
+    stored = stored_random(storage, adapter, key, drawn.name)
+    assert stored is not None
+    return stored
 
 
 @dataclass(frozen=True)

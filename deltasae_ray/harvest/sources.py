@@ -73,10 +73,10 @@ def prepare_sources(
             storage, context.model, tuple(todo), hookpoints, cfg.precision, matches, context.model_digest
         )
         ((_, measured),) = run_units([(unit, None)], factory, context.gangs)
-        made = [finish_random(storage, d, keys[d.name], measured["match"][d.name]) for d in missing]
-        todo += made
-        facts |= _sources(storage, key, made)
-        stored |= {ref.name: ref for ref in made}
+        finished = [finish_random(storage, d, keys[d.name], measured["match"][d.name]) for d in missing]
+        todo += finished
+        facts |= _sources(storage, key, finished)
+        stored |= {ref.name: ref for ref in finished}
         everyone = [*adapters, *(ref for d in draws if (ref := stored[d.name]))]
         for ref in todo:
             source = facts[ref.name]

@@ -90,7 +90,7 @@ class Gang:
         label(gang=name.removeprefix("gang "))
         self._blocks = blocks
         self._again = actor is not None and context.was_current_actor_reconstructed
-        self._done = getattr(factory, "done", None)
+        self._done = factory.done if isinstance(factory, Stored) else None
         self._ranks: list[Any] = []
         self._failure: Failure | None = too_many_faults(name, most_faults)
         if self._failure:

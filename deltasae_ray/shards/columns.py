@@ -84,15 +84,6 @@ def merged(*tables: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _last_of_equals(keys: pa.Table) -> np.ndarray:
-    """Which rows of a sorted table are not followed by an equal one: bool [row]."""
-    last = np.ones(len(keys), bool)
-    columns = [_whole(keys[name]) for name in keys.column_names]
-    repeated = [_numpy(pc.equal(c.slice(1), c.slice(0, max(0, len(c) - 1)))) for c in columns]
-    last[:-1] = ~np.logical_and.reduce(repeated)
-    return last
-
-
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)

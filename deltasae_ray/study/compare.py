@@ -174,13 +174,13 @@ def _spec(state: StudyState, fitted: FittedDictionary, adapter: AdapterRef, agai
 def _randoms(state: StudyState, p: FitPoint) -> tuple[RandomCell, ...]:
     """Of every random adapter of the study, its dictionaries of the point's layer and shape."""
     harvested = state.harvest.adapters if state.harvest is not None else ()
-    found = []
+    cells = []
     for ref in harvested:
         points = of_random(ref.name, p) if ref.kind == "random" else {}
         keys = [state.controls[point].key for point in points.values() if point in state.controls]
         if keys:
-            found.append(RandomCell(ref.digest, keys[0], tuple(keys[1:])))
-    return tuple(found)
+            cells.append(RandomCell(ref.digest, keys[0], tuple(keys[1:])))
+    return tuple(cells)
 
 
 def _next_seed(state: StudyState, p: FitPoint) -> str | None:

@@ -167,7 +167,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 say(f"\n{line}")
             if watched:
                 say("\n" + "\n".join(monitor_lines(watched)))
-            say(f"\nReport: {study.storage.address('report.html')}\n{_view_lines(study, views)}")
+            say(f"\nReport: {study.storage.address('report.html')}\n{_describe_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
     if state.failed:
         raise DictionaryError(
@@ -179,7 +179,7 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
         )
 
 
-def _view_lines(study: Study, views: dict[str, str]) -> str:
+def _describe_views(study: Study, views: dict[str, str]) -> str:
     """How to see the runs in MLflow."""
     uri = Tracker(study.cfg.tracking, study.storage).uri
     first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"

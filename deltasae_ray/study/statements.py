@@ -148,7 +148,11 @@ def _by_size(findings: Findings, metric: str) -> list[RankFigure]:
 
 
 def depth_statements(findings: Findings) -> list[str]:
-    return [s for name, title, _ in _SIZES if (s := depth_statement(title, _figures(findings, name)))]
+    return [
+        statement
+        for name, title, _ in _SIZES
+        if (statement := depth_statement(title, _figures(findings, name)))
+    ]
 
 
 def _figures(findings: Findings, metric: str) -> list[RankFigure]:
