@@ -40,7 +40,7 @@ def compared_pairs(leaves: Sequence[LeafSpec], most: int) -> list[PairSpec]:
     return pairs if few else [pair for pair in pairs if are_twins(pair)]
 
 
-def pairs_told(adapters: int, most: int) -> str:
+def describe_pairs(adapters: int, most: int) -> str:
     """What a plan says of pairs that are left out; empty where all are compared."""
     if (pairs := comb(adapters, 2)) <= most:
         return ""
@@ -50,19 +50,19 @@ def pairs_told(adapters: int, most: int) -> str:
     )
 
 
-def with_ceilings(found: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
+def with_ceilings(measured: Mapping[PairSpec, Figures]) -> dict[PairSpec, dict[str, Measure]]:
     """Gives pairs of different ranks a ceiling: the mean over the twins of either rank, at their layer and
     shape.
 
     Where there are no twins a figure keeps the ceiling that it has, such as a second seed of the dictionary.
     """
     return {
-        pair: {name: _judged(pair, name, m, found) for name, m in figures.items()}
-        for pair, figures in found.items()
+        pair: {name: _judged(pair, name, m, measured) for name, m in figures.items()}
+        for pair, figures in measured.items()
     }
 
 
-def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figures]) -> Measure:
+def _judged(pair: PairSpec, name: str, m: Measure, measured: Mapping[PairSpec, Figures]) -> Measure:
     if name not in BETTER or m.value is None:
         return m
     if are_twins(pair):
@@ -72,7 +72,7 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     ranks = {pair.one.rank, pair.other.rank}
     twins = {
         p: figures[name]
-        for p, figures in found.items()
+        for p, figures in measured.items()
         if are_twins(p) and p.place == pair.place and p.one.rank in ranks
     }
     defined = {p: t for p, t in twins.items() if t.value is not None}
@@ -81,7 +81,7 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     ceiling = float(np.mean([t.value for t in defined.values() if t.value is not None]))
     # The twins are of the same documents: their errors are no more independent than the mean of them says.
     spread = [(t.ci[1] - t.ci[0]) / (2 * float(stats.norm.ppf(0.975))) for t in defined.values() if t.ci]
-    place, told = (
+    place, reason = (
         kappa(m.value, m.null, ceiling, float(np.mean(spread)), BETTER[name])
         if len(spread) == len(defined)
         else (None, "kappa undefined: the ceiling has no interval")
@@ -91,8 +91,8 @@ def _judged(pair: PairSpec, name: str, m: Measure, found: Mapping[PairSpec, Figu
     reasons = tuple((part, why) for part, why in m.reasons if part not in ("ceiling", "kappa", "kappa_ci"))
     judged = replace(m, ceiling=ceiling, kappa=place, kappa_ci=None, reasons=reasons)
     judged = judged.because("ceiling", f"the ceiling is that of two training seeds of one rank ({names})")
-    if told:
-        return judged.because("kappa", told)
+    if reason:
+        return judged.because("kappa", reason)
     return judged.because(
         "kappa_ci", "interval of kappa undefined: value and ceiling are of different pairs, resampled apart"
     )

@@ -50,8 +50,8 @@ def diverge_points(
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
     rows += [
         DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
-        for p, found in between.items()
-        for name, m in found.items()
+        for p, figures in between.items()
+        for name, m in figures.items()
     ]
     return corrected(rows)
 
@@ -66,8 +66,8 @@ def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
 
 
 COPIES = 8
-"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as
-read, and centred, flipped and in fp64 as they are measured."""
+"""Times that a task holds the rows of one source: deltas and base activations in fp32 as read, and centred,
+flipped and in fp64 as they are measured."""
 
 
 def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:

@@ -148,10 +148,10 @@ def open_texts(
     for ref in refs:
         if ref.texts:
             with tempfile.TemporaryDirectory() as scratch:
-                found = read_texts(storage.get_folder(ref.key, Path(scratch)) / TEXTS)
-            name = f"labelled-{digest([[one.text, one.label] for one in found])}"
+                labelled_texts = read_texts(storage.get_folder(ref.key, Path(scratch)) / TEXTS)
+            name = f"labelled-{digest([[one.text, one.label] for one in labelled_texts])}"
             sets.setdefault(name, []).append(ref.name)
-            texts[name] = found
+            texts[name] = labelled_texts
     return tuple(
         TextSet(
             name,
@@ -164,7 +164,7 @@ def open_texts(
 
 
 def _contexts(name: str, texts: Sequence[LabelledText], tokenizer: Any, length: int) -> list[Context]:
-    roles, found = roles_of(tokenizer), []
+    roles, contexts = roles_of(tokenizer), []
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for i, one in enumerate(texts):
         ids = [t for t in encode(tokenizer, one.text, length) if t not in roles.masked][:length]
@@ -174,8 +174,8 @@ def _contexts(name: str, texts: Sequence[LabelledText], tokenizer: Any, length: 
                 f"{name}: the labelled text {one.text[:40]!r} is {len(ids)} tokens long; two are needed, or"
                 " one behind BOS"
             )
-        found.append(Context(name, _doc(name, i), 0, tokens, (False,) * len(tokens)))
-    return found
+        contexts.append(Context(name, _doc(name, i), 0, tokens, (False,) * len(tokens)))
+    return contexts
 
 
 def _doc(name: str, index: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from deltasae_ray.analyses.divergence.adapter_seeds import (
     are_twins,
     compared_pairs,
-    pairs_told,
+    describe_pairs,
     with_ceilings,
 )
 from deltasae_ray.analyses.divergence.pair_task import PairSpec, adapter_pairs
@@ -121,7 +121,7 @@ def test_of_too_many_adapters_only_those_that_differ_in_their_seed_are_compared(
     assert len(few) == 4 and all(map(are_twins, few))
     given = [replace(leaf(4, None), adapter=f"a{i}") for i in range(100)]
     assert compared_pairs(given, 200) == []
-    assert pairs_told(20, 200) == "" and pairs_told(100, 200).startswith(
+    assert describe_pairs(20, 200) == "" and describe_pairs(100, 200).startswith(
         "4,950 are more than diverge.pairs=200"
     )
 
