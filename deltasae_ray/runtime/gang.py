@@ -52,6 +52,8 @@ class Stored(Protocol):
     """A factory whose workers store what they make, so that a unit that is run again need not be done
     again."""
 
+    def __call__(self, context: RankContext) -> Worker: ...
+
     def done(self, unit: TokenBatch, todo: Any) -> Any | None:
         """What the worker would return, if all of it is stored already; None if something is missing."""
         ...
