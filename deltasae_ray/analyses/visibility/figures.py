@@ -60,7 +60,7 @@ class CellDictionaries:
 
 @dataclass(frozen=True)
 class TextFinding:
-    """The same of one text."""
+    """What one text by itself says of the latents."""
 
     corpus: str
     counts: Counts

@@ -98,7 +98,7 @@ def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str, asked: Ask
 
 
 def random_specs(leaf: LeafSpec) -> list[CellSpec]:
-    """The same of random adapters of the same strength."""
+    """Leaves of random adapters of the same strength, as their adapters' leaves ask for them."""
     return [
         CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "random")
         for r in leaf.randoms
@@ -120,7 +120,8 @@ def _sight(leaf: LeafSpec, spec: CellSpec, answers: dict[CellSpec, CellVisibilit
 
 
 def _rows(sights: Sights) -> list[DivergenceRow]:
-    """Of every cell, and of each text by itself; intervals hold over the layers of an adapter at once."""
+    """Rows of every cell, and of each text by itself; intervals hold over the layers of an adapter at
+    once."""
     together: dict[Trial, dict[int, LeafSpec]] = defaultdict(dict)
     for leaf in sights:
         together[leaf.trial][leaf.layer] = leaf

@@ -81,12 +81,12 @@ class Rows:
 
     @cached_property
     def moments(self) -> Moments:
-        """Of the training deltas."""
+        """Moments of the training deltas."""
         return Moments.of(self.training)
 
     @cached_property
     def base_moments(self) -> Moments:
-        """Of the base activations on the training rows."""
+        """Moments of the base activations on the training rows."""
         return Moments.of(self.training_base)
 
 
