@@ -10,14 +10,17 @@ import torch
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.of_random_figures import of_random
+from deltasae_ray.metrics.arrays import matrix
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.metrics.measure import Measure, undefined
 from deltasae_ray.metrics.visibility.answer import Visibility
+from deltasae_ray.metrics.visibility.base_side import BaseSide
+from deltasae_ray.metrics.visibility.deciding import Dictionaries, decided
 from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
 from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
-from deltasae_ray.metrics.visibility.visible import visibility
+from deltasae_ray.metrics.visibility.rows import Rows, check_dictionaries
 
 POOLED_TOKENS = 1024
 """Evaluation tokens that are coded for the pooled missing share: its pool makes a token cost five times as
@@ -43,6 +46,11 @@ class CellRows(LayerRows):
     """Text that each training row is from."""
     texts: tuple[str, ...]
     """Names of the texts; that which the adapter was trained on first."""
+
+    @property
+    def several(self) -> np.ndarray | None:
+        """The text of each evaluation row; None where there is one."""
+        return self.corpora if len(self.texts) > 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,34 +121,21 @@ def judge_cell(
     settings: Settings,
     asked: Asked = "all",
     code_tokens: int = FIRST_TOKENS,
+    side: BaseSide | None = None,
 ) -> CellVisibility:
     """Decides which latents are visible, in all texts and in each, and measures both missing shares.
 
     Args:
         code_tokens: most tokens of a text that are coded for its M.
+        side: `base_side` of these rows and dictionaries, where several changes share it.
 
     Raises:
         GeometryError: dictionaries that do not fit the rows.
     """
     if rows.silent:
         return CellVisibility.undefined("the deltas are zero: the adapter changes nothing here")
-    several = len(rows.texts) > 1
     with torch.no_grad():
-        found = visibility(
-            rows.delta_eval,
-            rows.base_eval,
-            cell.own,
-            cell.reference,
-            base_dictionaries=cell.bases,
-            second=cell.others,
-            training=rows.delta_fit,
-            training_base=rows.base_fit,
-            doc_ids=rows.eval_docs,
-            token_ids=None if asked == "random" else rows.tokens,
-            positions=None if asked == "random" else rows.positions,
-            corpora=rows.corpora if several else None,
-            seed=settings.seed,
-        )
+        found = _decided(rows, cell, settings, asked, side)
         if asked == "random":
             return CellVisibility(found, random=of_random(rows, cell.own, cell.reference, settings))
         counts = _by_text(rows, cell, found)
@@ -166,6 +161,32 @@ def judge_cell(
         )
         planted = _planted(rows, cell, settings)
     return CellVisibility(found, texts, pooled, planted)
+
+
+def base_side(rows: CellRows, cell: CellDictionaries, settings: Settings) -> BaseSide:
+    """What every change at this layer asks of the base activations and their dictionaries."""
+    training, evaluation = matrix(rows.base_fit, "base_fit").cpu(), matrix(rows.base_eval, "base_eval").cpu()
+    return BaseSide(training, evaluation, rows.several, cell.reference, tuple(cell.bases), settings.seed)
+
+
+def _decided(
+    rows: CellRows, cell: CellDictionaries, settings: Settings, asked: Asked, side: BaseSide | None
+) -> Visibility:
+    """Decides which latents the reference can see; where they fire is not asked of random adapters."""
+    random = asked == "random"
+    given = Rows.of(
+        rows.delta_eval,
+        rows.base_eval,
+        rows.delta_fit,
+        rows.base_fit,
+        rows.eval_docs,
+        None if random else rows.tokens,
+        None if random else rows.positions,
+        rows.several,
+    )
+    made = Dictionaries(cell.own, tuple(cell.others), cell.reference, tuple(cell.bases))
+    check_dictionaries(given.width, made.delta, made.reference, made.bases, made.seconds)
+    return decided(given, made, settings.seed, side)
 
 
 def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:

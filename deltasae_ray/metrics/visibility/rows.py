@@ -83,11 +83,6 @@ class Rows:
         """Of the training deltas."""
         return Moments.of(self.training)
 
-    @cached_property
-    def base_moments(self) -> Moments:
-        """Of the base activations on the training rows."""
-        return Moments.of(self.training_base)
-
 
 def _varies(x: Tensor) -> bool:
     return bool((x != x[0]).any())
