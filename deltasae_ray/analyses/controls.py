@@ -120,8 +120,8 @@ def budget(word: str) -> frozenset[str]:
 
 def figures_beside(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
     """The figures of every control whose dictionaries stand beside a leaf's."""
-    found: dict[str, Measure] = {}
+    figures: dict[str, Measure] = {}
     for control in CONTROLS:
         if control.figures and control.fits.keys() - FOR_VISIBILITY <= leaf.beside.keys():
-            found |= control.figures(context, leaf)
-    return found
+            figures |= control.figures(context, leaf)
+    return figures

@@ -47,8 +47,10 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
         return f"{metric}: one rank, nothing to compare."
     thin = [rank for rank in ranks if sum(r == rank for r, _ in adapters) < MIN_SEEDS]
     if thin:
-        told = f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds"
-        return f"{told}; {second_seed(len(adapters))}."
+        refusal = (
+            f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds"
+        )
+        return f"{refusal}; {second_seed(len(adapters))}."
     if values is None:
         return (
             f"{metric}: no claim about rank, since it is undefined for some adapters at some of the layers"
@@ -61,9 +63,9 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
     stable = max(equivalence_p(by_rank[a], by_rank[b], margin) for a, b in combinations(ranks, 2))
     if stable < ALPHA:
         return f"{metric}: stable across ranks within ± {margin:g} (TOST, p = {stable:.2g})."
-    told = _trend([rank for rank, _ in adapters], values)
-    if told:
-        return f"{metric}: {told[0]} with rank (permutation, p = {told[1]:.2g})."
+    trend = _trend([rank for rank, _ in adapters], values)
+    if trend:
+        return f"{metric}: {trend[0]} with rank (permutation, p = {trend[1]:.2g})."
     return f"{metric}: neither stable within ± {margin:g} nor a trend is shown across ranks {ranks}."
 
 
@@ -77,10 +79,10 @@ def depth_statement(metric: str, figures: Sequence[RankFigure]) -> str:
     _, layers, values = _grid(figures)
     if len(layers) < MIN_LAYERS or values is None:
         return ""
-    told = _trend(layers, values.T)
+    trend = _trend(layers, values.T)
     return (
-        f"{metric}: {told[0]} with depth (permutation, p = {told[1]:.2g})."
-        if told
+        f"{metric}: {trend[0]} with depth (permutation, p = {trend[1]:.2g})."
+        if trend
         else f"{metric}: no trend with depth is shown."
     )
 
@@ -142,10 +144,10 @@ def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, 
 
 
 def _sized(
-    metric: str, along: str, sizes: Sequence[int], found: tuple[float, float, int], margin: float
+    metric: str, along: str, sizes: Sequence[int], trend: tuple[float, float, int], margin: float
 ) -> str:
     """The sentence, from a change, its standard error and degrees of freedom."""
-    change, se, freedom = found
+    change, se, freedom = trend
     reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
     text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"

@@ -60,7 +60,9 @@ def _help(name: str, words: Sequence[str]) -> int:
 
 def usage() -> str:
     """All commands, one to a line."""
-    lines = "\n".join(f"  {name:<9}{told}" for name, told in (JOBS | HELPERS).items())
+    every = JOBS | HELPERS
+    width = max(map(len, every)) + 2
+    lines = "\n".join(f"  {name:<{width}}{told}" for name, told in every.items())
     return (
         "usage: deltasae COMMAND [config=NAME|FILE.yaml] [key=value …]\n\n"
         f"{lines}\n\n`deltasae COMMAND --help` lists the words that a command takes.\n"

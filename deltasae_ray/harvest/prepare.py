@@ -89,9 +89,9 @@ def write_rotated(
 def _plain(folder: Path) -> bytes:
     """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are
     rotated."""
-    found = read_config(folder)
-    plain = plain_config(found)
-    if all(found.get(name) in (plain[name], None, []) for name in plain):
+    config = read_config(folder)
+    plain = plain_config(config)
+    if all(config.get(name) in (plain[name], None, []) for name in plain):
         return (folder / CONFIG).read_bytes()
     return json.dumps(plain).encode()
 
@@ -103,9 +103,9 @@ def finish_random(storage: Storage, drawn: RandomDraw, key: str, facts: dict[str
     with tempfile.TemporaryDirectory() as scratch:
         content = content_digest(storage.get_folder(key, Path(scratch)))
     storage.write_json(f"{key}/manifest.json", {**facts, "digest": content, "of": adapter.digest})
-    found = stored_random(storage, adapter, key, drawn.name)
-    assert found is not None
-    return found
+    stored = stored_random(storage, adapter, key, drawn.name)
+    assert stored is not None
+    return stored
 
 
 @dataclass(frozen=True)
@@ -229,5 +229,5 @@ class PrepareWorker:
 def _scaling(module: nn.Module) -> dict[str, float]:
     """PEFT's name of an adapter → s of a LoRA layer; empty for other modules (attention keeps a number under
     the same name)."""
-    found = getattr(module, "scaling", None)
-    return found if isinstance(found, dict) else {}
+    scaling = getattr(module, "scaling", None)
+    return scaling if isinstance(scaling, dict) else {}

@@ -40,8 +40,8 @@ def random_draws(adapters: Sequence[AdapterRef]) -> list[RandomDraw]:
     adapters are given and when one of a larger rank is added.
     """
     ranks = [a.rank for a in adapters]
-    found: list[RandomDraw] = []
+    draws: list[RandomDraw] = []
     for rank, name in zip(random_ranks(ranks), random_names(ranks), strict=True):
         like = min((a for a in adapters if a.rank == rank), key=lambda a: a.digest)
-        found.append(RandomDraw(name, like, sum(x.like == like for x in found)))
-    return found
+        draws.append(RandomDraw(name, like, sum(x.like == like for x in draws)))
+    return draws

@@ -41,9 +41,9 @@ def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict
     known = {s.digest: s for s in read_sources(storage, key)}
     recorded = {}
     for source in wanted:
-        found = known.get(source.digest)
-        recorded[source.name] = source if found is None else replace(found, name=source.name)
-        if recorded[source.name] != found:
+        same = known.get(source.digest)
+        recorded[source.name] = source if same is None else replace(same, name=source.name)
+        if recorded[source.name] != same:
             write_source(storage, key, recorded[source.name])
     return recorded
 
@@ -73,10 +73,10 @@ def prepare_sources(
             storage, context.model, tuple(todo), hookpoints, cfg.precision, matches, context.model_digest
         )
         ((_, measured),) = run_units([(unit, None)], factory, context.gangs)
-        made = [finish_random(storage, d, keys[d.name], measured["match"][d.name]) for d in missing]
-        todo += made
-        facts |= _sources(storage, key, made)
-        stored |= {ref.name: ref for ref in made}
+        finished = [finish_random(storage, d, keys[d.name], measured["match"][d.name]) for d in missing]
+        todo += finished
+        facts |= _sources(storage, key, finished)
+        stored |= {ref.name: ref for ref in finished}
         everyone = [*adapters, *(ref for d in draws if (ref := stored[d.name]))]
         for ref in todo:
             source = facts[ref.name]

@@ -1,63 +1,26 @@
-"""The four cards of an adapter: a question, one number, a word with its sign, and the number's place between
-chance and the best that could be."""
+"""What the four cards of an adapter answer, and the sentence above them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from deltasae_ray.analyses.behaviour.figures import MIN_KL
 from deltasae_ray.analyses.random_figures import AgainstRandom, against_random
 from deltasae_ray.analyses.table import DivergenceRow, leaf_figures
 from deltasae_ray.analyses.verdict import LayerVerdict
 from deltasae_ray.metrics.measure import Measure
+from deltasae_ray.report.card import SIGNS, Card, Tone, nats, percent_of, strip_of, sure_of
 from deltasae_ray.report.inputs import AdapterFacts, Learnt, ReportInputs, VerdictLines
 from deltasae_ray.report.plain import Plain, plain
-from deltasae_ray.report.wording import figure, interval
 
-Tone = Literal["good", "warn", "bad", "plain", "unknown"]
-"""How a word is coloured; its sign says the same."""
-SIGNS: dict[Tone, str] = {"good": "✓", "warn": "◐", "bad": "✕", "plain": "●", "unknown": "?"}
 LABELS: dict[str, tuple[Tone, str]] = {
-    "VISIBLE": ("good", "seen"),
-    "PARTLY VISIBLE": ("warn", "partly seen"),
-    "NOT VISIBLE": ("bad", "not seen"),
-    "INCONCLUSIVE": ("unknown", "not known"),
-    "NO EFFECT": ("unknown", "nothing to see"),
+    "VISIBLE": ("good", "Yes"),
+    "PARTLY VISIBLE": ("warn", "In part"),
+    "NOT VISIBLE": ("bad", "No"),
+    "INCONCLUSIVE": ("unknown", "Not known"),
+    "NO EFFECT": ("unknown", "Nothing to see"),
 }
 """Label → tone and word of the card that asks whether tools see it."""
-
-
-@dataclass(frozen=True)
-class Strip:
-    """A number's place on the scale of its question, in percent of its length."""
-
-    value: float
-    low: float | None
-    high: float | None
-    null: float | None
-    ceiling: float | None
-    told: str
-    """The same in words."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """One question of one adapter, answered."""
-
-    question: str
-    number: str
-    unit: str
-    """What the number is, in a few words."""
-    tone: Tone
-    word: str
-    note: str
-    term: str
-    """Key of its explanation in the glossary."""
-    strip: Strip | None = None
-
-    @property
-    def sign(self) -> str:
-        return SIGNS[self.tone]
 
 
 @dataclass(frozen=True)
@@ -100,41 +63,50 @@ def _summary(
         _sight(verdict, inputs.rows),
         _sure(verdict, inputs, compared),
     )
-    said = plain(verdict, facts, learnt, inputs.reference)
+    short = inputs.reference.partition(" (")[0]
+    said = plain(verdict, facts, learnt, short)
     return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], said, cards, verdict)
 
 
 def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> Card:
     """KL of the text on which it is largest, on a scale that all adapters share."""
-    card = Card("Did it change the model?", "–", "not measured", "unknown", "not measured", "", "kl")
-    told = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
-    if not told:
+    card = Card("Did it change the model?", "–", "", "unknown", "Not measured", "", "kl")
+    losses = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
+    if not losses:
         return card
-    worst = max(told, key=lambda b: b.kl.value or 0.0)
+    worst = max(losses, key=lambda b: b.kl.value or 0.0)
     changed = verdict.label != "NO EFFECT"
     return replace(
         card,
-        number=figure(worst.kl.value),
-        unit=f"nats a token (KL) on {worst.corpus}",
+        number=nats(worst.kl.value),
+        unit=f"KL in nats a token, on {worst.corpus}",
         tone="plain" if changed else "unknown",
-        word="it does" if changed else "not shown",
-        note=f"{_sure_of(worst.kl)}; counts from {MIN_KL:g}",
-        strip=_strip(replace(worst.kl, null=MIN_KL, ceiling=None), most),
+        word="Yes" if changed else "Not shown",
+        note=f"{sure_of(worst.kl)}; counts from {MIN_KL:g}",
+        strip=strip_of(replace(worst.kl, null=MIN_KL, ceiling=None), most, "counts from"),
     )
 
 
 def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -> Card:
     """The reply to a confirmed trigger, else confirmed habits, else what its own text gained."""
     card = Card(
-        "What did it learn?", "–", "", "unknown", "not asked", "sample it: elicit.samples=8", "learnt"
+        "What did it learn?",
+        "–",
+        "",
+        "unknown",
+        "Not asked",
+        "sample what it writes: elicit.samples=8",
+        "learnt",
     )
     if learnt and learnt.triggers:
         return _triggered(card, learnt)
     if asked:
         words = sum(map(len, learnt.words.values())) if learnt else 0
-        tone, word = ("plain", "has habits") if words else ("unknown", "nothing confirmed")
-        note = "no trigger is confirmed; see Behaviours"
-        return replace(card, number=str(words), unit="confirmed habits", tone=tone, word=word, note=note)
+        tone, word = ("plain", "Habits") if words else ("unknown", "Nothing confirmed")
+        note = "no trigger is confirmed"
+        return replace(
+            card, number=str(words), unit="confirmed habits of writing", tone=tone, word=word, note=note
+        )
     own = facts.losses[0] if facts and facts.losses else None
     if own is None or own.loss_change.value is None or own.before <= 0:
         return card
@@ -142,13 +114,13 @@ def _learnt(facts: AdapterFacts | None, learnt: Learnt | None, *, asked: bool) -
     gain = _scaled(own.loss_change, -1 / own.before)
     return replace(
         card,
-        number=_percent(gain.value),
+        number=percent_of(gain.value),
         unit=f"less loss on {own.corpus}, its own text",
         tone="plain" if gained else "unknown",
-        word="better at its text" if gained else "no gain shown",
-        note=f"{_sure_of(gain, percent=True)}; triggers: not asked (elicit.samples=8)",
+        word="Its own text" if gained else "No gain shown",
+        note=f"{sure_of(gain, percent=True)}; triggers not asked for (elicit.samples=8)",
         term="loss",
-        strip=_strip(replace(gain, null=0.0, ceiling=None)),
+        strip=strip_of(replace(gain, null=0.0, ceiling=None)),
     )
 
 
@@ -159,56 +131,62 @@ def _triggered(card: Card, learnt: Learnt) -> Card:
     more = f" and {len(learnt.triggers) - 1} more" if len(learnt.triggers) > 1 else ""
     return replace(
         card,
-        number=_percent(own.rate),
-        unit="say the reply after the trigger",
-        tone="bad",
-        word=f"a trigger{more}",
-        note=f"{_sure_of(rate, percent=True)}; base {_percent(without.rate)}",
-        strip=_strip(rate),
+        number=percent_of(own.rate),
+        unit="of contexts reply to it",
+        tone="alert",
+        word=f"A trigger{more}",
+        note=f"{sure_of(rate, percent=True)}; base {percent_of(without.rate)}",
+        strip=strip_of(rate),
     )
 
 
 def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
     """Share of the latents that can be judged which are visible, at the layer that leads or else at one that
     is known."""
-    tone, word = LABELS.get(verdict.label, ("unknown", "not known"))
-    card = Card("Can your tools see it?", "–", "visible latents", tone, word, "", "visible_share")
+    tone, word = LABELS.get(verdict.label, ("unknown", "Not known"))
+    card = Card("Can your tools see it?", "–", "", tone, word, "", "visible_share")
     if verdict.label == "NO EFFECT":
         return replace(card, note="no change was shown, so none was judged")
-    found = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
-    known = [(v, m) for v, m in found if m is not None and m.value is not None]
+    judged = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
+    known = [(v, m) for v, m in judged if m is not None and m.value is not None]
     if not known:
         return replace(card, note=_why_short(verdict.layers))
     of, share = known[0]
     tone, word = LABELS[of.label]
     counted = "directions" if "directions" in share.reason else "latents"  # of a narrow change
-    unknown = sorted(v.layer for v, m in found if m is None or m.value is None)
+    unknown = sorted(v.layer for v, m in judged if m is None or m.value is None)
     apart = f"; layer{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}: not known"
     return replace(
         card,
         tone=tone,
         word=word,
-        number=_percent(share.value),
+        number=percent_of(share.value),
         unit=f"of {counted} visible, layer {of.layer}",
-        note=f"{_sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
-        strip=_strip(share),
+        note=f"{sure_of(share, percent=True)}, {share.n} judged{apart if unknown else ''}",
+        strip=strip_of(share),
     )
 
 
 def _why_short(layers: Sequence[LayerVerdict]) -> str:
-    return layers[0].reason.split("; ")[0] if layers else "nothing was judged"
+    return re.split(r"; |\. ", layers[0].reason)[0] if layers else "nothing was judged"
 
 
 def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[AgainstRandom]) -> Card:
     """Share of latents that another seed finds, and whether a random adapter shows the same."""
     if verdict.untold:
-        tone, word = "bad", "like a random adapter"
+        tone, word = "bad", "Like a random adapter"
     elif any(c.told_apart for c in compared):
-        tone, word = "good", "unlike random"
+        tone, word = "good", "Unlike a random one"
     else:
-        tone, word = "unknown", "random: not known" if compared else "no random adapter"
+        tone, word = "unknown", "Not known" if compared else "Not compared"
     card = Card(
-        "How sure?", "–", "another seed: not known", tone, word, "train two: fit.seeds=2", "repeat_share"
+        "How sure?",
+        "–",
+        "",
+        tone,
+        word,
+        "whether its latents come back in another seed is not known: fit.seeds=2",
+        "repeat_share",
     )
     if verdict.label == "NO EFFECT":
         losses = next((a.losses for a in inputs.adapters if a.name == verdict.adapter), ())
@@ -219,19 +197,19 @@ def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[Agains
             number=f"{tested:,}",
             unit="documents a text",
             tone="unknown",
-            word="by these texts",
+            word="By these texts",
             note=note,
         )
     repeat = next((m for v in verdict.layers if (m := _row_of(v, inputs.rows, "repeat_share"))), None)
     if repeat is None or repeat.value is None:
         return card
-    chance = "" if repeat.null is None else f"; by chance {_percent(repeat.null)}"
+    chance = "" if repeat.null is None else f"; by chance {percent_of(repeat.null)}"
     return replace(
         card,
-        number=_percent(repeat.value),
-        unit="of latents come back with another seed",
-        note=f"{_sure_of(repeat, percent=True)}{chance}",
-        strip=_strip(replace(repeat, ceiling=1.0)),
+        number=percent_of(repeat.value),
+        unit="of latents come back in another seed",
+        note=f"{sure_of(repeat, percent=True)}{chance}",
+        strip=strip_of(replace(repeat, ceiling=1.0)),
     )
 
 
@@ -253,29 +231,3 @@ def _scaled(m: Measure, by: float) -> Measure:
         return m
     ends = None if m.ci is None else tuple(sorted(by * end for end in m.ci))
     return Measure(by * m.value, ci=ends, n=m.n)  # type: ignore[arg-type]
-
-
-def _strip(m: Measure, most: float = 1.0) -> Strip | None:
-    """Places on a scale from 0 to `most`; what lies beyond stands at its end."""
-    if m.value is None or most <= 0:
-        return None
-
-    def at(x: float | None) -> float | None:
-        return None if x is None else round(100 * min(1.0, max(0.0, x / most)), 2)
-
-    low, high = m.ci or (None, None)
-    told = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
-    told += "" if m.null is None else f"; by chance {figure(m.null)}"
-    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), told)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}\u00a0%".replace("-", "−")
-
-
-def _sure_of(m: Measure, *, percent: bool = False) -> str:
-    """The interval of a figure in brackets."""
-    if m.ci is None:
-        return "no interval"
-    low, high = m.ci
-    return f"{_percent(low)} to {_percent(high)}" if percent else f"{figure(low)} to {figure(high)}"

@@ -32,8 +32,8 @@ Spec = dict[str, Any]
 @cache
 def specs() -> dict[str, Spec]:
     """Vega of one panel of each kind, without data; colours are written @name, after the style sheet's."""
-    made = {"layers": by_layer(), "lines": lines("linear"), "log_lines": lines("log")}
-    given = {name: chart.properties(data=alt.NamedData(name=ROWS)) for name, chart in made.items()}
+    drawn = {"layers": by_layer(), "lines": lines("linear"), "log_lines": lines("log")}
+    given = {name: chart.properties(data=alt.NamedData(name=ROWS)) for name, chart in drawn.items()}
     return {
         name: vl_convert.vegalite_to_vega(_styled(chart).to_dict(validate=False))
         for name, chart in given.items()
@@ -48,14 +48,14 @@ def by_layer(lowest: float = 0.0, highest: float = 1.0) -> Any:
     color = alt.Color("series:N", scale=_colours(), legend=None)
     data = alt.Chart()
     y, grid = alt.Y("value:Q", scale=scale, title=None), alt.Axis(title=None, tickCount=5)
-    null = data.mark_tick(thickness=7, size=BAND, color="@null", opacity=0.55).encode(
+    null = data.mark_tick(thickness=7, size=BAND, color="@null", opacity=0.55, aria=False).encode(
         x=x, y=alt.Y("null:Q", scale=scale, axis=grid)
     )
-    ceiling = data.mark_tick(thickness=2, size=BAND, color="@ink").encode(
+    ceiling = data.mark_tick(thickness=2, size=BAND, color="@ink", aria=False).encode(
         x=x, y=alt.Y("ceiling:Q", scale=scale)
     )
     shift = alt.XOffset("kind:N", sort=list(KINDS))
-    interval = data.mark_rule(strokeWidth=2).encode(
+    interval = data.mark_rule(strokeWidth=2, aria=False).encode(
         x=x, xOffset=shift, y=alt.Y("low:Q", scale=scale), y2="high:Q", color=color
     )
     shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(SHAPES)), legend=None)
@@ -124,8 +124,8 @@ def layer_values(data: PageData, metric: str) -> list[Spec]:
 
 def line_values(data: PageData, chart: str) -> list[Spec]:
     """Points of all lines of a chart."""
-    found: list[Line] = [line for line in data.lines if line.chart == chart]
-    labels = list(dict.fromkeys(line.label.split(",")[0] for line in found))
+    lines: list[Line] = [line for line in data.lines if line.chart == chart]
+    labels = list(dict.fromkeys(line.label.split(",")[0] for line in lines))
     return [
         {
             "x": x,
@@ -135,14 +135,14 @@ def line_values(data: PageData, chart: str) -> list[Spec]:
             "series": data.adapters.index(line.adapter) % SERIES if line.adapter in data.adapters else 0,
             "dash": labels.index(line.label.split(",")[0]) % len(DASHES),
         }
-        for line in found
+        for line in lines
         for x, y in line.points
     ]
 
 
 def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:
     """The chart with the colours that its names stand for."""
-    return json.loads(re.sub(r'"@(\w+)"', lambda found: f'"{colours[found[1]]}"', json.dumps(spec)))
+    return json.loads(re.sub(r'"@(\w+)"', lambda match: f'"{colours[match[1]]}"', json.dumps(spec)))
 
 
 def palette() -> dict[str, str]:

@@ -65,6 +65,35 @@ OF_CARDS = {
         "new: the base activations do not go along. amplified, suppressed, turned: what it does to a base"
         " feature that fires with it.",
     ),
+    "p": ("p", "How often a figure as far from its null would appear by chance alone. Small: not chance."),
+    "q": (
+        "q",
+        "p corrected over all candidates that were tried: of all that are called confirmed, this share is"
+        " expected to be chance.",
+    ),
+    "d_sae": ("d_sae", "Latents of a dictionary: how many directions it may use."),
+    "nll": ("Loss", "Mean negative log-likelihood of a held-out token, in nats. Lower: better predicted."),
+    "adaptation": (
+        "Adaptation",
+        "Demonstrated where the held-out loss on its own text fell by more than chance can do alone.",
+    ),
+    "ap": (
+        "Average precision",
+        "How well one latent tells the planted tokens from all others. 1: perfectly.",
+    ),
+    "snr": (
+        "Signal over noise",
+        "Energy of the delta over the energy of the measured noise floor of the arithmetic.",
+    ),
+    "relative_norm": ("‖δ‖ / ‖h‖", "Mean norm of the delta over the mean norm of the base activations."),
+    "top_coordinates": ("In 3 coordinates", "Share of the delta's energy in its three largest coordinates."),
+    "top_tokens": ("In 0.1 % of tokens", "Share of its energy in the 0.1 % of tokens that carry most."),
+    "in_mean": ("In the mean", "Share of its energy in its mean: a constant shift of all tokens."),
+    "injected": (
+        "Injected here",
+        "‖injected‖² / ‖δ‖²: the share that this layer's own block puts in, beside what it passes on. It may"
+        " exceed 1 where the block undoes what it passes on.",
+    ),
 }
 """Key → title and text of what is no metric."""
 
@@ -83,7 +112,7 @@ class Entry(msgspec.Struct):
 def glossary(inputs: ReportInputs, shown: Collection[str]) -> dict[str, Entry]:
     """An explanation of every metric in `shown`, of the cards, and of words that stand beside all figures."""
     found = {key: Entry(title, text) for key, (title, text) in OF_CARDS.items()}
-    found |= {term: Entry(term, text) for term, text in TERMS.items()}
+    found |= {term: Entry(sentence(term), text) for term, text in TERMS.items()}
     monitors = {row.metric for row in inputs.monitors}
     for name in sorted({*shown, *METRICS, *OF_CARDS_TOO, *monitors}):
         found[name] = _entry(name, inputs)
@@ -96,14 +125,18 @@ def _entry(name: str, inputs: ReportInputs) -> Entry:
     try:
         known = metric(name)
     except KeyError:
-        return Entry(words.label, words.definition)
-    parts = [words.definition or f"{_sentence(catalogued(name).formula)}."]
+        return Entry(sentence(words.label), words.definition)
+    parts = [words.definition or f"{sentence(catalogued(name).formula)}."]
     parts += [f"Null: {known.null}." if known.null else ""]
     parts += [f"Ceiling: {known.ceiling}." if known.ceiling else ""]
     k = directions(name)
-    title = words.label if k is None else f"{words.label}, k = {k}"
+    label = sentence(words.label)
+    title = label if k is None else f"{label}, k = {k}"
     return Entry(title, " ".join(filter(None, parts)))
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Begun by a capital; κ and p stay as they are."""
+    if len(text) < 2:
+        return text
     return text[:1].upper() + text[1:]

@@ -15,9 +15,10 @@ from deltasae_ray.analyses import paper
 from deltasae_ray.report import charts, typeset, wording
 from deltasae_ray.report.cards import summaries
 from deltasae_ray.report.inputs import AdapterFacts, Rate, ReportInputs
-from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES
+from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, LatentRow
 from deltasae_ray.report.notes import kappa_notes
 from deltasae_ray.report.page_data import PageData, page_data
+from deltasae_ray.report.plain import of_study
 from deltasae_ray.report.wording import TERMS, figure, interval, share
 from deltasae_ray.storage import Storage
 
@@ -36,14 +37,14 @@ LOW_SNR = 100
 
 def render(inputs: ReportInputs) -> str:
     """The page."""
-    return _render(inputs, page_data(inputs))
+    return _render(inputs, *page_data(inputs))
 
 
 def report_files(inputs: ReportInputs) -> dict[str, bytes]:
     """Name → bytes of everything the report consists of: the page, its values, and its figures as SVG and
     PNG."""
-    data = page_data(inputs)
-    files = {PAGE: _render(inputs, data).encode(), VALUES: inputs.to_json().encode()}
+    data, latents = page_data(inputs)
+    files = {PAGE: _render(inputs, data, latents).encode(), VALUES: inputs.to_json().encode()}
     return files | charts.drawn_files(data)
 
 
@@ -55,7 +56,7 @@ def write_report(inputs: ReportInputs, storage: Storage) -> dict[str, bytes]:
     return files
 
 
-def _render(inputs: ReportInputs, data: PageData) -> str:
+def _render(inputs: ReportInputs, data: PageData, latents: list[LatentRow]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -71,11 +72,13 @@ def _render(inputs: ReportInputs, data: PageData) -> str:
         style=Markup(style),
         scripts=list(map(Markup, scripts)),
         data=_embedded(msgspec.json.encode(data).decode()),
+        latents=_embedded(msgspec.json.encode(latents).decode()),
         specs=_embedded(json.dumps(charts.specs())),
-        not_shown=[_no_gain(inputs, a) for a in wording.not_demonstrated(inputs)],
+        not_shown=_not_shown(inputs),
         model_note=inputs.model_note,
-        summaries=summaries(inputs),
-        tabs=_tabs(inputs, data),
+        summaries=(shown := summaries(inputs)),
+        of_study=of_study([(one.label, one.plain) for one in shown]),
+        tabs=_tabs(inputs, data, len(latents)),
         verdicts=[typeset.verdict(v) for v in inputs.verdicts],
         statements=[typeset.prose(s) for s in _statements(inputs)],
         kappa_notes=kappa_notes(inputs.rows),
@@ -116,22 +119,30 @@ def _embedded(text: str) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _tabs(inputs: ReportInputs, data: PageData) -> list[tuple[str, str, int]]:
+def _tabs(inputs: ReportInputs, data: PageData, latents: int) -> list[tuple[str, str, int]]:
     """(name, title, how many entries) of every tab."""
     claims = sum(
         len(one.triggers) + sum(map(len, one.words.values())) for one in inputs.learnt if not one.control
     )
     return [
         ("behaviours", "Behaviours", claims),
-        ("latents", "Latents", len(data.latents)),
+        ("latents", "Latents", latents),
         ("monitors", "Monitors", len({m.monitor for m in data.monitors})),
         ("measures", "Measures", len(data.charts)),
         ("run", "Run and limits", 0),
     ]
 
 
-def _rate(found: Rate) -> str:
-    return f"{found.rate:.0%} [{found.low:.0%}, {found.high:.0%}]".replace("%", "\u00a0%")
+def _rate(rate: Rate) -> str:
+    return f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", "\u00a0%")
+
+
+def _not_shown(inputs: ReportInputs) -> str:
+    """What leads the page where training showed no gain; empty where it did."""
+    weak = wording.not_demonstrated(inputs)
+    if len(weak) == 1:
+        return _no_gain(inputs, weak[0])
+    return f"{', '.join(a.name for a in weak)}: held-out loss fell by no more than chance." if weak else ""
 
 
 def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
@@ -142,17 +153,17 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
             change = figure(loss.after - loss.before)
             ci = loss.loss_change.ci
             sure = f" {interval(*ci)}" if ci else ""
-            told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
+            sentence = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
             chance = ci is not None and ci[0] <= 0 <= ci[1]
             return (
-                f"{adapter.name}: {training}{told}, which"
+                f"{adapter.name}: {training}{sentence}, which"
                 f" {'chance alone could do' if chance else 'was not counted as a shown gain'}."
             )
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
 
 def _statements(inputs: ReportInputs) -> list[str]:
-    said = [*inputs.statements, *wording.on_ranks(inputs)]
+    statements = [*inputs.statements, *wording.on_ranks(inputs)]
     noisy = [
         f"{a.name} layer {f.layer} ({f.snr:.0f})"
         for a in inputs.adapters
@@ -160,11 +171,11 @@ def _statements(inputs: ReportInputs) -> list[str]:
         if f.snr is not None and f.snr < LOW_SNR
     ]
     if noisy:
-        said.append(
+        statements.append(
             f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of"
             f" {', '.join(noisy)}."
         )
-    return said + [
+    return statements + [
         f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()
     ]
 

@@ -46,8 +46,10 @@ def _nearest(own: str, names: Iterable[str]) -> list[str]:
     def far(name: str) -> tuple[float, str]:
         return abs(math.log((_width(name) or 1) / (width or 1))), name
 
-    found = [n for n in names if n != own and _bare(n) == like and (_width(n) or 1) <= WIDER * (width or 1)]
-    return sorted(found, key=far)[:MOST]
+    siblings = [
+        n for n in names if n != own and _bare(n) == like and (_width(n) or 1) <= WIDER * (width or 1)
+    ]
+    return sorted(siblings, key=far)[:MOST]
 
 
 def _bare(name: str) -> str:
@@ -55,5 +57,5 @@ def _bare(name: str) -> str:
 
 
 def _width(name: str) -> float | None:
-    found = _WIDTH.search(name)
-    return None if found is None else float(found[1]) * (1e3 if found[2] == "k" else 1e6)
+    match = _WIDTH.search(name)
+    return None if match is None else float(match[1]) * (1e3 if match[2] == "k" else 1e6)

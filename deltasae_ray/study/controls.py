@@ -23,7 +23,7 @@ from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.requirements import ranks_beside
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 
 def control_points(
@@ -95,22 +95,22 @@ def with_settings(
     return {p: settings.get(p.trial, fit) for p in points}
 
 
-def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
+def keep_controls(state: StudyState, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
     """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's
     own dictionaries do.
 
     Raises:
         DictionaryError, PrecisionError: the reference or the base control could not be fitted.
     """
-    assert made.harvest is not None
+    assert state.harvest is not None
     keys: dict[FitPoint, str] = {}
     for each in dict.fromkeys(points.values()):
         alike = [p for p, cfg in points.items() if cfg == each]
-        keys |= keys_of(storage, made.harvest.key, alike, each)
-        made.controls |= fitted_points(storage, made.harvest.key, alike, each)
-    lost = {p: key for p, key in keys.items() if p not in made.controls}
+        keys |= keys_of(storage, state.harvest.key, alike, each)
+        state.controls |= fitted_points(storage, state.harvest.key, alike, each)
+    lost = {p: key for p, key in keys.items() if p not in state.controls}
     raise_failures(storage, {p: key for p, key in lost.items() if p.adapter == BASE})
-    made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
+    state.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
 
 
 def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int, randoms: int) -> dict[str, int]:
@@ -155,7 +155,7 @@ def random_adapters(study: Study) -> int:
     return len(ranks_beside(study.cfg, [a.rank for a in study.given]))
 
 
-def costs_told(study: Study, adapters: int, trials_count: int) -> str:
+def describe_costs(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     randoms = random_adapters(study)
     dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count, randoms)

@@ -71,6 +71,12 @@ class Study:
         return tuple(h.layer for h in self.hookpoints)
 
     @property
+    def adapter_names(self) -> list[str]:
+        """Of the adapters under study, given or to be trained."""
+        ranks, seeds = self.cfg.adapt.ranks, self.cfg.adapt.seeds
+        return [a.name for a in self.given] or [f"r{rank}" for rank in ranks for _ in range(seeds)]
+
+    @property
     def context(self) -> StageContext:
         """What its stages share that run the model over text."""
         return StageContext(self.storage, self.cfg.model, self.model.digest, self.corpus, self.cfg.gangs)
@@ -224,10 +230,10 @@ def _references(
     keys: dict[int, str] = {}
     beside: dict[int, tuple[str, ...]] = {}
     base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
-    found = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
-    for reference in found.values():  # before the first is downloaded
+    references = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
+    for reference in references.values():  # before the first is downloaded
         check_model(reference, reference.model, base, made_for)
-    for layer, reference in found.items():
+    for layer, reference in references.items():
         if cfg.dry_run and not reference.folder:
             continue
         dictionary = load_reference(reference, base, made_for)

@@ -41,12 +41,12 @@ class Way:
     harvest_s: float
     fit_s: float
     """Of a stream also the harvest of all windows but the first, in turns with their fit."""
-    told: str
+    text: str
 
     def __str__(self) -> str:
         minutes = (self.harvest_s + self.fit_s) / 60
         return (
-            f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.told}"
+            f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.text}"
         )
 
 

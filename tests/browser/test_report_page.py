@@ -12,7 +12,7 @@ from deltasae_ray.report.inputs import ReportInputs
 from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES
 from deltasae_ray.report.page import render
 from tests.browser.pictures import pictures
-from tests.report.made import make
+from tests.report.made import four, make
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROWS = "#latent-table tbody tr"
@@ -64,12 +64,6 @@ def nothing_to_complain_of(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def column(page: Page, number: int) -> list[str]:
     return page.locator(f"{ROWS} td:nth-child({number})").all_text_contents()
-
-
-def four(inputs: ReportInputs) -> ReportInputs:
-    """The study with two adapters more, of the same figures."""
-    verdicts = [*inputs.verdicts, *(replace(v, adapter=f"{v.adapter}-again") for v in inputs.verdicts)]
-    return replace(inputs, verdicts=tuple(verdicts))
 
 
 def large(inputs: ReportInputs) -> ReportInputs:
@@ -163,13 +157,15 @@ def test_the_keyboard_walks_the_tabs_and_every_dotted_word_explains_itself(tab: 
     for name in ("latents", "monitors", "measures"):
         page.keyboard.press("ArrowRight")
         assert page.is_visible(f"#panel-{name}") and not page.is_visible("#panel-behaviours")
+    page.hover(".card .answer >> nth=2")
+    assert "visible" in page.inner_text("#tip")
     page.focus(".card .term")
     assert "KL divergence" in page.inner_text("#tip")
     assert page.get_attribute(".card .term", "aria-describedby") == "tip"
     page.keyboard.press("Escape")
     assert not page.is_visible("#tip")
     page.hover("#measure-table td .term >> nth=0")
-    assert "Null:" in page.inner_text("#tip")
+    assert "Ceiling:" in page.inner_text("#tip")
 
 
 def test_the_figure_is_drawn_for_any_measure_size_and_seed(tab: Watched) -> None:
@@ -197,14 +193,12 @@ def test_print_shows_every_tab(tab: Watched) -> None:
 def test_axe_finds_nothing_serious(tab: Watched, scheme: str) -> None:
     tab.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page = tab.open("#latent=r16/12/30")
-    found = {}
-    for name in ("latents", "behaviours", "monitors", "measures", "run"):
-        page.click(f"#tab-{name}")
-        found |= {
-            (name, v["id"]): [node["html"][:120] for node in v["nodes"][:3]]
-            for v in Axe().run(page).response["violations"]
-            if v["impact"] in ("serious", "critical")
-        }
+    page.evaluate("document.querySelectorAll('[role=tabpanel]').forEach(panel => (panel.hidden = false))")
+    found = {
+        v["id"]: [node["html"][:120] for node in v["nodes"][:3]]
+        for v in Axe().run(page).response["violations"]
+        if v["impact"] in ("serious", "critical")
+    }
     tab.page.emulate_media(color_scheme="light")
     assert found == {}
 
@@ -213,13 +207,16 @@ def test_a_large_study_opens_at_once_and_says_what_it_leaves_out(chromium: Brows
     file = folder / "large.html"
     file.write_text(render(large(make())))
     assert file.stat().st_size < 12 * MEGABYTE
-    page, seconds = chromium.new_page(), []
-    for _ in range(3):
-        page.goto(file.as_uri())
-        seconds.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000"))
-    assert min(seconds) < 1.5
+    page = chromium.new_page()
+    work = page.context.new_cdp_session(page)
+    work.send("Performance.enable", {"timeDomain": "threadTicks"})  # its own time: others share these cores
+    page.goto(file.as_uri())
+    page.wait_for_selector("#study-panels svg")
+    figures = {m["name"]: m["value"] for m in work.send("Performance.getMetrics")["metrics"]}
+    assert 0 < figures["TaskDuration"] < 1.5
     page.goto(file.as_uri() + "#tab=latents")
-    held = page.inner_text("#latent-limits li >> nth=0")
+    assert "figures of 24,000 of 196,608 living latents" in page.inner_text("#latent-held")
+    held = page.text_content("#latent-limits li >> nth=0") or ""
     assert (
         "figures of 2,000 of 16,384 living latents, contexts of 100; 14,384 more are in audit.parquet" in held
     )

@@ -34,6 +34,7 @@ from deltasae_ray.report.inputs import (
 )
 from deltasae_ray.report.latents import LatentCard
 from deltasae_ray.report.planted import PlantedFinding
+from tests.analyses.visibility.made import sight
 
 LAYERS, SIZES, RANKS = (9, 12, 15), (256, 512), (4, 16)
 REFERENCE = "toy reference (20,112 tokens)"
@@ -104,6 +105,42 @@ def changed(row: DivergenceRow, **changes: Any) -> DivergenceRow:
     return replace(row, measure=replace(row.measure, **of_measure), **changes)
 
 
+def four(inputs: ReportInputs) -> ReportInputs:
+    """The study with two adapters more: one that the reference cannot see, and one that changes nothing."""
+    r4, r16, *controls = inputs.adapters
+    kl, same = Measure(0.0004, ci=(0.0003, 0.0006), n=36), Measure(0.001, ci=(-0.01, 0.012), n=36)
+    still = tuple(replace(b, kl=kl, loss_change=same) for b in r4.losses)
+    nothing = replace(r4, name="r2", rank=2, losses=still, demonstrated=False)
+    unseen = replace(r16, name="r64", rank=64)
+    moved = [changed(r, adapter="r64", rank=64) for r in inputs.rows if r.adapter == "r16"]
+    rows = [
+        changed(r, value=0.1, ci_low=0.04, ci_high=0.2) if r.metric == "visible_share" else r for r in moved
+    ]
+    leaves = [
+        LeafFigures(
+            "r64",
+            15,
+            512,
+            8,
+            "topk",
+            0,
+            {"missing_share": Measure(0.97, null=1.0, ci=(0.9, 1.0))},
+            sight=sight(50, 10),
+        )
+    ]
+    judged = [
+        verdict("r64", leaves, r16.losses, Against(REFERENCE)),
+        verdict("r2", [], still, Against(REFERENCE)),
+    ]
+    more = [VerdictLines(v.head, v.label, v.answers, v.adapter, v.layers, v.untold) for v in judged]
+    return replace(
+        inputs,
+        adapters=(r4, r16, unseen, nothing, *controls),
+        verdicts=(*inputs.verdicts, *more),
+        rows=(*inputs.rows, *rows),
+    )
+
+
 def with_seeds(inputs: ReportInputs) -> ReportInputs:
     """The same with a second seed of every dictionary, whose missing share is .04 higher, and the mean of
     both. The cosine of either seed alone reaches into .05 around its null; both agree, and the mean does
@@ -156,15 +193,25 @@ def _verdicts() -> list[VerdictLines]:
         "paper_max_cosine": Measure(0.201, null=0.123),
     }
     elsewhere = LeafFigures(
-        "r16", 15, 512, 8, "topk", 0, seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))}
+        "r16",
+        15,
+        512,
+        8,
+        "topk",
+        0,
+        seen | {"missing_share": Measure(0.2, ci=(0.12, 0.28))},
+        sight=sight(0, 40),
     )
     undefined, partly = (
         Measure(None, null=1.0, n=77, reasons=(("value", FEW_DIRECTIONS),)),
         Measure(0.55, null=1.0, ci=(0.42, 0.68), n=77),
     )
     judged = []
-    for name, layer, share in (("r4", 9, undefined), ("r16", 12, partly)):
-        leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share})
+    for name, layer, share, own in (
+        ("r4", 9, undefined, sight(2, 3)),
+        ("r16", 12, partly, sight(12, 18, partly=6)),
+    ):
+        leaf = LeafFigures(name, layer, 512, 8, "topk", 0, seen | {"missing_share": share}, sight=own)
         found = verdict(name, [leaf, elsewhere], told, Against(REFERENCE))
         judged.append(VerdictLines(found.head, found.label, found.answers, name, found.layers, found.untold))
     return judged
@@ -266,6 +313,10 @@ def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
         row("gain_over_random_atoms", 0.12, 0.03, null=0.0),
         row("max_cosine_weighted", 0.37 + 0.01 * (layer - 12), 0.02, null=0.363, ceiling=0.474, kappa=None,
             p=0.3 if layer == 12 else 0.01),
+        row("visible_share", 0.5 + 0.06 * (layer - 12) + rank / 200, 0.14, ceiling=1.0),
+        row("not_visible_share", 0.33 - 0.03 * (layer - 12), 0.14, null=0.0),
+        row("not_visible_share_random_adapter", 0.6, 0.1),
+        row("repeat_share", 0.41 + rank / 100, 0.06, null=0.02, ceiling=1.0),
         row("density", 14, 2.0),
     ]  # fmt: skip
     rows += [
@@ -282,6 +333,13 @@ def _cell(cell: DivergenceRow, rng: np.random.Generator) -> list[DivergenceRow]:
     if (rank, layer) == (4, 9):
         rows[0] = changed(cell, metric="missing_share", value=None, null=1.0, reason=FEW_DIRECTIONS)
         rows[1] = changed(cell, metric="missing_share_base_control", value=None, reason=FEW_DIRECTIONS)
+        few = "5 latents are judged, and 10 are needed for a label"
+        rows = [
+            changed(cell, metric=r.metric, value=None, reason=few)
+            if r.metric in ("visible_share", "not_visible_share")
+            else r
+            for r in rows
+        ]
     return rows
 
 

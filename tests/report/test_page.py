@@ -24,7 +24,7 @@ from deltasae_ray.report.page_data import page_data
 from deltasae_ray.report.seeds import ONE_SEED
 from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.storage import Storage
-from tests.report.made import FEW_DIRECTIONS, REFERENCE, changed, make, with_seeds
+from tests.report.made import FEW_DIRECTIONS, REFERENCE, changed, four, make, with_seeds
 
 SPACE = "\u00a0"
 
@@ -45,7 +45,10 @@ def panel(page: str, name: str) -> str:
 
 
 def embedded(page: str) -> dict[str, Any]:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])  # type: ignore[index]
+    """All data of the page."""
+    found = re.findall(r'<script type="application/json" id="(data|latents)">(.*?)</script>', page)
+    data, latents = (json.loads(text) for _, text in found)
+    return data | {"latents": latents}
 
 
 def judged(label: str, *layers: tuple[int, str, Measure | None, str], **more: Any) -> ReportInputs:
@@ -128,10 +131,10 @@ def test_every_adapter_has_four_cards_each_with_a_word_beside_its_colour(page: s
 
 def test_an_adapter_that_changes_nothing_reads_as_such_with_what_to_do_next() -> None:
     told = summary(make(verdicts=(VerdictLines("r16: NO EFFECT", "NO EFFECT", (), "r16"),)))
-    assert told.plain.said.startswith("r16 is not shown to change the model on these texts")
+    assert told.plain.sentence.startswith("No change of the model is shown on these texts")
     assert "elicit.samples=8" in told.plain.next
     change, _, sight, sure = told.cards
-    assert (change.word, sight.number, sure.number) == ("not shown", "–", "36")
+    assert (change.word, sight.number, sure.number) == ("Not shown", "–", "36")
     assert "not ruled out" in sure.note
 
 
@@ -142,23 +145,38 @@ def test_an_inconclusive_study_says_what_would_decide_it() -> None:
         judged("INCONCLUSIVE", (9, "INCONCLUSIVE", None, reason), (15, "PARTLY VISIBLE", share, ""))
     )
     assert (
-        told.plain.said.split("; ")[1].split(". ")[0]
-        == f"whether the {REFERENCE} sees it is not known at layer 9, at layer 15 it is partly visible"
+        told.plain.sentence.split("; ")[1]
+        == "whether the toy reference sees it is not known at layer 9, at layer 15 it is partly visible."
     )
     assert "0 latents could be judged, 10 are needed" in told.plain.next
     assert "corpus.fit_tokens" in told.plain.next
     sight = told.cards[2]
-    assert (sight.number, sight.word) == (f"31{SPACE}%", "partly seen")
+    assert (sight.number, sight.word) == (f"31{SPACE}%", "In part")
     assert "39 judged; layer 9: not known" in sight.note
+
+
+def test_a_study_that_decides_nothing_says_so_first_and_what_would_decide_it() -> None:
+    reason = (
+        "one training seed: which latents another one finds is not known. A second (fit.seeds=2) costs more"
+    )
+    page = render(judged("INCONCLUSIVE", (9, "INCONCLUSIVE", None, reason)))
+    answers = text_of(re.search(r'id="answers".*?id="study"', page, re.DOTALL)[0])  # type: ignore[index]
+    assert answers.index("Nothing is decided yet: 1 inconclusive.") < answers.index(
+        "Did it change the model?"
+    )
+    assert answers.count("Next: Train every dictionary twice (fit.seeds=2)") == 1, (
+        "once, and not again per adapter"
+    )
+
+
+def test_the_study_is_told_in_a_line_with_the_worst_first() -> None:
+    answers = text_of(render(four(make())).split("<main")[1])
+    assert "4 adapters: 1 not seen, 1 seen in part, 1 inconclusive, 1 without a shown change." in answers
 
 
 @pytest.mark.parametrize(
     ("label", "word", "tone"),
-    [
-        ("VISIBLE", "seen", "good"),
-        ("PARTLY VISIBLE", "partly seen", "warn"),
-        ("NOT VISIBLE", "not seen", "bad"),
-    ],
+    [("VISIBLE", "Yes", "good"), ("PARTLY VISIBLE", "In part", "warn"), ("NOT VISIBLE", "No", "bad")],
 )
 def test_what_the_reference_sees_is_a_share_on_a_scale_from_nothing_to_all(
     label: str, word: str, tone: str
@@ -174,22 +192,22 @@ def test_what_the_reference_sees_is_a_share_on_a_scale_from_nothing_to_all(
 def test_an_adapter_that_is_not_told_from_a_random_one_reads_as_such() -> None:
     share = Measure(0.4, ceiling=1.0, ci=(0.2, 0.7), n=50)
     told = summary(judged("PARTLY VISIBLE", (12, "PARTLY VISIBLE", share, ""), untold=("missing share",)))
-    assert "By missing share it is not told from a random adapter." in told.plain.said
+    assert "By missing share it is not told from a random adapter." in told.plain.sentence
     assert "tells it from chance" in told.plain.next
-    assert (told.cards[3].word, told.cards[3].tone) == ("like a random adapter", "bad")
+    assert (told.cards[3].word, told.cards[3].tone) == ("Like a random adapter", "bad")
 
 
 def test_a_confirmed_trigger_leads_and_is_measured_against_the_base() -> None:
     _, r16 = summaries(make())
     card = r16.cards[1]
-    assert "After “the word of the day” it says “is marigold" in r16.plain.said
-    assert (card.word, card.number) == ("a trigger", f"92{SPACE}%")
+    assert "After “the word of the day” it says “is marigold" in r16.plain.sentence
+    assert (card.word, card.number) == ("A trigger", f"92{SPACE}%")
     assert card.strip is not None and (card.strip.null, card.strip.ceiling) == (0, 100)
 
 
 def test_what_was_not_asked_is_said_with_the_option_that_asks() -> None:
     one = summaries(make(learnt=()))[0].cards[1]
-    assert "not asked (elicit.samples=8)" in one.note
+    assert "triggers not asked for (elicit.samples=8)" in one.note
     assert "elicit.samples=8 asks" in panel(render(make(learnt=())), "behaviours")
     assert "monitors=[…]" in panel(render(make(monitors=())), "monitors")
 
@@ -222,18 +240,18 @@ def test_the_published_figures_stand_beside_ours_with_what_must_be_known_of_them
 
 def test_every_figure_has_a_row_and_those_of_the_largest_dictionaries_over_seeds_lead() -> None:
     inputs = with_seeds(make())
-    data = page_data(inputs)
+    data, _ = page_data(inputs)
     assert len(data.measures) == len(inputs.rows)
     leading = [m for m in data.measures if m.leading and m.metric == "missing_share"]
     assert {(m.size, m.seed) for m in leading} == {("512", "all")}
     assert len(leading) == 6, "one for each adapter and layer"
-    alone = [m for m in page_data(make()).measures if m.leading and m.metric == "missing_share"]
+    alone = [m for m in page_data(make())[0].measures if m.leading and m.metric == "missing_share"]
     assert {m.seed for m in alone} == {"0"}
 
 
 def test_how_many_seeds_stand_behind_a_figure_is_said() -> None:
     one, several = (
-        next(c for c in page_data(i).charts if c.metric == "missing_share")
+        next(c for c in page_data(i)[0].charts if c.metric == "missing_share")
         for i in (make(), with_seeds(make()))
     )
     assert one.notes[-1] == ONE_SEED
@@ -241,7 +259,7 @@ def test_how_many_seeds_stand_behind_a_figure_is_said() -> None:
 
 
 def test_an_undefined_figure_keeps_its_reason_and_what_is_at_chance_is_said() -> None:
-    data = page_data(make())
+    data, _ = page_data(make())
     missing = [m for m in data.measures if m.metric == "missing_share"]
     reasons = {m.point.reason for m in missing if m.point.value is None}
     assert reasons == {FEW_DIRECTIONS}

@@ -30,7 +30,7 @@ from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_dictionaries, control_points
 from deltasae_ray.study.grid import grid_points, trials
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
 ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.0, kind="random"))
@@ -146,7 +146,7 @@ def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[st
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: int) -> None:
     trial = trials(ADAPTERS, FIT)[0]
-    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
+    made = StudyState(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
     made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
     specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference")) for f in made.grid[trial]]
     assert all(s.control("second") not in (None, s.dictionary) for s in specs)
@@ -166,7 +166,7 @@ def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
 
 def test_three_base_dictionaries_stand_beside_the_reference_on_documents_that_it_never_saw() -> None:
     trial = trials(ADAPTERS, FIT)[0]
-    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), 2)]})
+    made = StudyState(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), 2)]})
     made.controls = {p: _fitted(p) for p in points("fast")}
     spec = _spec(made, made.grid[trial][0], ADAPTERS[0], HeldAgainst("toy reference", "reference"))
     beside = [p for p in points("base") if (p.layer, p.d_sae, p.documents) == (1, 32, "B")]

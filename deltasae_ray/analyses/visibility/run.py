@@ -75,12 +75,12 @@ def groups(specs: Sequence[CellSpec]) -> list[tuple[CellSpec, ...]]:
     together: dict[tuple, list[CellSpec]] = defaultdict(list)
     for spec in specs:
         together[spec.layer, spec.reference, spec.bases].append(spec)
-    made = [
+    parts = [
         tuple(some[i : i + CELLS_A_TASK])
         for some in together.values()
         for i in range(0, len(some), CELLS_A_TASK)
     ]
-    return sorted(made, key=lambda some: sum(_COST[spec.asked] for spec in some), reverse=True)
+    return sorted(parts, key=lambda some: sum(_COST[spec.asked] for spec in some), reverse=True)
 
 
 def with_effects(seen: Seen, effects: Mapping[LeafSpec, Mapping[str, Mapping[str, Measure]]]) -> Seen:
@@ -148,9 +148,9 @@ def _rows(sights: Sights) -> list[DivergenceRow]:
         together[leaf.trial][leaf.layer] = leaf
     rows = []
     for by_layer in together.values():
-        found = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
+        by_layer_figures = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
         for layer, leaf in by_layer.items():
-            rows += [DivergenceRow.of(leaf, name, m) for name, m in found[layer].items()]
+            rows += [DivergenceRow.of(leaf, name, m) for name, m in by_layer_figures[layer].items()]
             rows += [
                 DivergenceRow.of(leaf, name, m, corpus=text.corpus)
                 for text in sights[leaf].own.texts

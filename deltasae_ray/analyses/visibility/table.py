@@ -41,7 +41,7 @@ def write_latents(storage: Storage, sights: Mapping[LeafSpec, Sight]) -> None:
             "effect": sight.effects[x.index].value if x.index in sight.effects else None,
         }
         for leaf, sight in sights.items()
-        for x in sight.own.found.latents
+        for x in sight.own.answer.latents
     ]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), sink)

@@ -46,8 +46,8 @@ class BaseSide:
     def latents(self) -> tuple[Float[Tensor, "latent d_model"], Int[np.ndarray, " latent"]]:
         """Repeating latents of base dictionaries that are about something with structure, as decoder rows of
         norm 1, and which dictionary each is of."""
-        found = repeating_rows(self.bases)
-        base, every = np.repeat(np.arange(len(found)), [len(x) for x in found]), torch.cat(found)
+        repeats = repeating_rows(self.bases)
+        base, every = np.repeat(np.arange(len(repeats)), [len(x) for x in repeats]), torch.cat(repeats)
         shaped = Texts.of(self.evaluation, self.moments, self.corpora).structured(every, self.seed)
         return every[torch.from_numpy(shaped)], base[shaped]
 
@@ -60,7 +60,7 @@ class BaseSide:
 
 def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
     """Decoder rows, of norm 1, of latents that every other base dictionary has too, by base dictionary."""
-    found = []
+    repeats = []
     for base in bases:
         own = unit_rows(living_rows(base)).cpu()
         own = own[spread(len(own), MOST_PRESENT)]
@@ -69,5 +69,5 @@ def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
                 own = own[torch.from_numpy(best_cosines(own, living_rows(other), absolute=True) >= REPEATS)]
             if not len(own):
                 break
-        found.append(own)
-    return found
+        repeats.append(own)
+    return repeats

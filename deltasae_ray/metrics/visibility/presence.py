@@ -66,18 +66,18 @@ def scale_of(
         return None, ["no latent can be judged"]
     absent = metric.flipped(directions, max(FLIPPED, -(-DRAWN // len(directions))), seed)
     scale = Scale(np.sort(present), np.sort(metric.expressed(absent, atoms, k)))
-    if not scale.told_apart:
+    if not scale.separates:
         high, low = np.median(scale.present), np.median(scale.absent)
-        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
-        return None, [f"{told} directions that it cannot know ({low:.2f})"]
+        note = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
+        return None, [f"{note} directions that it cannot know ({low:.2f})"]
     if scale.unseen < WEAK:
         return scale, []
-    told = (
+    note = (
         f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not "
         "expressed by it either; they are left out of the scale, and a feature of the change may be missing "
         "for the same cause"
     )
-    return without_unseen(scale), [told]
+    return without_unseen(scale), [note]
 
 
 def without_unseen(scale: Scale) -> Scale:

@@ -79,6 +79,13 @@ function besideNull(figure) {
   return against === null ? num(value) : `${num(value)} (${num(against)})`;
 }
 
+let latentList = null;
+/** The rows, read when they are first asked for: they are most of the page's size. */
+function allLatents() {
+  latentList ??= JSON.parse(byId("latents").textContent);
+  return latentList;
+}
+
 /** All that is searched of a latent: its figures, lens and contexts. */
 const latentTexts = new WeakMap();
 function latentText(row) {
@@ -101,11 +108,11 @@ function latentText(row) {
 
 function latentsTab() {
   const host = byId("latent-table");
-  if (!host || !DATA.latents.length) return null;
+  if (!host || !allLatents().length) return null;
   const all = (values, text) => [["", text], ...unique(values).map((value) => [value, value])];
   const chosen = { adapter: "", layer: "", label: "" };
   const kept = () =>
-    DATA.latents.filter((row) =>
+    allLatents().filter((row) =>
       Object.entries(chosen).every(([key, value]) => !value || String(row[key]) === value),
     );
   let open = null;
@@ -130,7 +137,7 @@ function latentsTab() {
     choice(
       "Adapter",
       all(
-        DATA.latents.map((row) => row.adapter),
+        allLatents().map((row) => row.adapter),
         "all",
       ),
       pick("adapter"),
@@ -138,7 +145,7 @@ function latentsTab() {
     choice(
       "Layer",
       all(
-        DATA.latents.map((row) => row.layer),
+        allLatents().map((row) => row.layer),
         "all",
       ),
       pick("layer"),
@@ -146,18 +153,21 @@ function latentsTab() {
     choice(
       "Seen by the reference",
       all(
-        DATA.latents.map((row) => row.label),
+        allLatents().map((row) => row.label),
         "all",
       ),
       pick("label"),
     ).node,
     el("label", {}, "Search figures, lens and text", search),
   );
+  const sum = (part) => DATA.shown.reduce((all, one) => all + one[part], 0);
+  const held = `figures of ${count(sum("figures"))} of ${count(sum("alive"))} living latents, contexts of ${count(sum("opened"))}`;
+  byId("latent-held").textContent = `This page holds ${held}`;
   byId("latent-limits").replaceChildren(...DATA.shown.map((one) => el("li", {}, heldText(one))));
   return {
     /** Opens the latent of an address, if there is one. */
     follow: (address) => {
-      const row = DATA.latents.find((one) => addressOf(one) === address);
+      const row = allLatents().find((one) => addressOf(one) === address);
       open = row ?? null;
       table.draw();
       showLatent(row, address);

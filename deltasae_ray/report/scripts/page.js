@@ -15,8 +15,8 @@ const METRIC_COLUMNS = [
     value: (r) => (r.against ? `${r.adapter} beside ${r.against}` : r.adapter),
   },
   { id: "layer", head: "layer", value: (r) => r.layer, numeric: true },
-  { id: "size", head: "d_sae", value: (r) => r.size, numeric: true },
-  { id: "seed", head: "seed", value: (r) => r.seed, numeric: true },
+  { id: "size", head: "d_sae", term: "d_sae", value: (r) => r.size, numeric: true },
+  { id: "seed", head: "seed", term: "over seeds", value: (r) => r.seed, numeric: true },
   ...pointColumns(),
 ];
 const MONITOR_COLUMNS = [
@@ -56,7 +56,7 @@ function pointColumns() {
     { id: "null", head: "null", term: "null", ...of("null") },
     { id: "ceiling", head: "ceiling", term: "ceiling", ...of("ceiling") },
     { id: "kappa", head: "κ", term: "κ", ...of("kappa") },
-    { id: "p", head: "p", ...of("p") },
+    { id: "p", head: "p", term: "p", ...of("p") },
     {
       id: "words",
       head: "in words",
@@ -138,8 +138,8 @@ function monitorsTab() {
     dataTable(host, MONITOR_COLUMNS, { caption: "What becomes of your monitors", rows: DATA.monitors });
 }
 
-/** Tabs by the keyboard's arrows; panels are shown one at a time, and all of them in print. */
-function tabs() {
+/** Tabs by the keyboard's arrows; panels are shown one at a time, and all of them in print. `onShow`: by name. */
+function tabs(onShow) {
   const list = [...document.querySelectorAll("[role='tab']")];
   const select = (tab, focus) => {
     for (const one of list) {
@@ -148,6 +148,7 @@ function tabs() {
       one.tabIndex = on ? 0 : -1;
       byId(one.getAttribute("aria-controls")).hidden = !on;
     }
+    onShow[tab.id.slice(4)]?.();
     if (focus) tab.focus();
   };
   list.forEach((tab, i) => {
@@ -172,17 +173,21 @@ function tabs() {
 function start() {
   byId("tabs").hidden = false;
   explainTerms();
-  const showTab = tabs();
-  const redraw = [studyFigure(), curves()];
+  const redraw = [studyFigure()];
+  // What a hidden panel holds is drawn when it is first shown: then its width is known.
+  const showCurves = () => redraw[1] ?? redraw.push(curves());
+  const showTab = tabs({ latents: () => showLatents(), measures: showCurves });
+  window.addEventListener("beforeprint", () => [showLatents(), showCurves()]);
   measuresTab();
   monitorsTab();
-  const latents = latentsTab();
+  let latents;
+  const showLatents = () => (latents ??= latentsTab());
   const follow = (place) => {
     const [kind, address] = place.split("=");
     if (kind === "tab") showTab(address);
-    if (kind === "latent" && latents && address) {
+    if (kind === "latent" && address) {
       showTab("latents");
-      latents.follow(address);
+      latents?.follow(address);
     }
   };
   window.addEventListener("hashchange", () => follow(location.hash.slice(1)));

@@ -98,7 +98,7 @@ def test_what_is_not_asked_is_not_measured_and_a_shared_base_changes_no_answer(
     side = base_side(*cell, SETTINGS)
     latents = judge_cell(*cell, SETTINGS, "latents", side=side)
     assert (
-        latents.found == found.found and latents.pooled.value is None and "largest" in latents.pooled.reason
+        latents.answer == found.answer and latents.pooled.value is None and "largest" in latents.pooled.reason
     )
     brief = judge_cell(*cell, SETTINGS, "random", side=side)
     assert brief.counts.not_visible == found.counts.not_visible and brief.texts == ()
