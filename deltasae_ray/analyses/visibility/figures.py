@@ -2,7 +2,8 @@
 texts together and in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,14 +13,15 @@ from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.of_random_figures import of_random
 from deltasae_ray.metrics.arrays import matrix
 from deltasae_ray.metrics.coding.dictionary_coding import spread
-from deltasae_ray.metrics.coding.missing_share import missing_share
+from deltasae_ray.metrics.coding.missing_share import matched_codings, missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.visibility.answer import Visibility
 from deltasae_ray.metrics.visibility.base_side import BaseSide
 from deltasae_ray.metrics.visibility.deciding import Dictionaries, decided
 from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
-from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
+from deltasae_ray.metrics.visibility.pooled import compare_pooled
 from deltasae_ray.metrics.visibility.rows import Rows, check_dictionaries
 
 POOLED_TOKENS = 1024
@@ -46,6 +48,11 @@ class CellRows(LayerRows):
     """Text that each training row is from."""
     texts: tuple[str, ...]
     """Names of the texts; that which the adapter was trained on first."""
+
+    @cached_property
+    def delta_moments(self) -> Moments:
+        """Of the training deltas."""
+        return Moments.of(self.delta_fit)
 
     @property
     def several(self) -> np.ndarray | None:
@@ -137,7 +144,9 @@ def judge_cell(
     with torch.no_grad():
         answer = _decided(rows, cell, settings, asked, side)
         if asked == "random":
-            return CellVisibility(answer, random=of_random(rows, cell.own, cell.reference, settings))
+            return CellVisibility(
+                answer, random=of_random(rows, rows.delta_moments, cell.own, cell.reference, settings)
+            )
         counts = _by_text(rows, cell, answer)
         if asked == "latents":
             left = undefined("it is measured of the largest dictionaries alone")
@@ -147,18 +156,7 @@ def judge_cell(
         texts = tuple(
             TextFinding(t, c, _missing(rows, cell, t, settings, code_tokens)) for t, c in counts.items()
         )
-        pooled = pooled_missing_share(
-            rows.delta_eval,
-            living_rows(cell.own),
-            living_rows(cell.reference),
-            settings.k,
-            doc_ids=rows.eval_docs,
-            training=rows.delta_fit,
-            draws=settings.null_draws,
-            bootstrap=settings.bootstrap,
-            max_tokens=min(POOLED_TOKENS, settings.code_tokens),
-            seed=settings.seed,
-        )
+        pooled = _pooled(rows, cell, settings)
         planted = _planted(rows, cell, settings)
     return CellVisibility(answer, texts, pooled, planted)
 
@@ -188,7 +186,21 @@ def _decided(
     check_dictionaries(
         given.width, dictionaries.delta, dictionaries.reference, dictionaries.bases, dictionaries.seconds
     )
+    given = replace(given, training_moments=rows.delta_moments)
     return decided(given, dictionaries, settings.seed, side)
+
+
+def _pooled(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:
+    """M_p of all texts."""
+    pair = matched_codings(
+        rows.delta_eval,
+        (living_rows(cell.own), living_rows(cell.reference), None),
+        rows.delta_fit,
+        rows.eval_docs,
+        replace(settings, code_tokens=min(POOLED_TOKENS, settings.code_tokens)),
+        rows.delta_moments,
+    )
+    return pair if isinstance(pair, Measure) else compare_pooled(pair, seed=settings.seed)
 
 
 def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:
