@@ -94,6 +94,10 @@ class Moments:
 
     def outside_mean(self) -> "Moments":
         """Moments of what the rows have outside the direction of their mean."""
+        return self._outside_mean
+
+    @cached_property
+    def _outside_mean(self) -> "Moments":
         direction = unit_rows(self.mean[None])[0]
         along = self.scatter @ direction
         cross = torch.outer(direction, along)
