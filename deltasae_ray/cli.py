@@ -164,7 +164,7 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
         ConfigError: a key that does not exist, with those it may have been meant for; or one that is given
             twice, in two spellings.
     """
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for name, inner in _flatten(cls, value, key):
         full = shorthand.get(name, name.replace("-", "_"))
         if _field_type(cls, full) is None:
@@ -175,10 +175,10 @@ def _taken(cls: type, value: object, key: str, shorthand: Mapping[str, str], whe
             raise ConfigError(
                 f"{place}there is no option {name!r}: did you mean {_nearest(cls, full)}? `--help` lists all"
             )
-        if full in found:
+        if full in values:
             raise ConfigError(f"{where}: {full} stands there twice, in two spellings; take one out")
-        found[full] = inner
-    return found
+        values[full] = inner
+    return values
 
 
 def _first(lines: Mapping[str, str]) -> str:

@@ -42,10 +42,10 @@ def bare_root(root: str, *, shared: bool) -> str:
     Raises:
         ConfigError: the root carries a key and the nodes would not have it, or its scheme knows none.
     """
-    found = _ROOT_USER.match(root)
-    if found is None or found["user"] == _ANONYMOUS:
+    match = _ROOT_USER.match(root)
+    if match is None or match["user"] == _ANONYMOUS:
         return root
-    if found["scheme"].lower() != "s3":
+    if match["scheme"].lower() != "s3":
         raise ConfigError(
             f"storage.root={root!r} carries credentials, which only s3:// takes: leave them out and give "
             "them as the store's own library "
@@ -59,7 +59,7 @@ def bare_root(root: str, *, shared: bool) -> str:
             "AWS_SECRET_ACCESS_KEY in their environment, "
             "and leave the key out of the root"
         )
-    key, _, secret = found["user"].partition(":")
+    key, _, secret = match["user"].partition(":")
     if not key or not secret:
         raise ConfigError(
             f"storage.root={root!r} has half an access key: give s3://KEY:SECRET@bucket, or "
@@ -67,7 +67,7 @@ def bare_root(root: str, *, shared: bool) -> str:
         )
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = unquote(key), unquote(secret)
     os.environ.pop("AWS_SESSION_TOKEN", None)  # of another key
-    return f"s3://{found['rest']}"
+    return f"s3://{match['rest']}"
 
 
 def _parts(uri: str, word: str) -> SplitResult | None:

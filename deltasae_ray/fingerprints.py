@@ -52,13 +52,13 @@ def remembered_sha256(path: Path) -> str:
             known = json.loads(note.read_text())
             if known["state"] == before:
                 return known["sha256"]
-        found = file_sha256(real)
+        digest = file_sha256(real)
         if _state(real) == before:
             with suppress(OSError):
                 scratch = note.with_name(f".tmp-{uuid4().hex}")
-                scratch.write_text(json.dumps({"file": str(real), "state": before, "sha256": found}))
+                scratch.write_text(json.dumps({"file": str(real), "state": before, "sha256": digest}))
                 os.replace(scratch, note)
-        return found
+        return digest
 
 
 def locked(file: IO, within: float) -> bool:

@@ -59,8 +59,8 @@ def _metric(name: str) -> Any:
     from ray.util.metrics import Counter, Gauge
 
     shown = ALL[name]
-    made = Gauge if shown.kind == "gauge" else Counter
-    return made(f"deltasae_{name}", description=shown.help, tag_keys=("run", "stage", *shown.tags))
+    metric = Gauge if shown.kind == "gauge" else Counter
+    return metric(f"deltasae_{name}", description=shown.help, tag_keys=("run", "stage", *shown.tags))
 
 
 def _tags(name: str, own: dict[str, str]) -> dict[str, str]:

@@ -107,18 +107,18 @@ class _Live:
                 _Live.shared = Progress(
                     TextColumn("{task.description}", markup=False),
                     BarColumn(),
-                    _Told(),
+                    _Figures(),
                     TimeRemainingColumn(),
                     console=Console(file=sys.stderr),
                 )
                 _Live.shared.start()
             _Live._open += 1
             self._display = _Live.shared
-            self._task = self._display.add_task(bar.name, total=bar.total, told="")
+            self._task = self._display.add_task(bar.name, total=bar.total, figures="")
 
     def show(self) -> None:
         figures = str(self._bar).partition(": ")[2].partition(", about")[0]
-        self._display.update(self._task, completed=self._bar.done, told=figures)
+        self._display.update(self._task, completed=self._bar.done, figures=figures)
 
     def end(self) -> None:
         self.show()
@@ -129,8 +129,8 @@ class _Live:
                 _Live.shared = None
 
 
-class _Told(ProgressColumn):
+class _Figures(ProgressColumn):
     """Figures and note of a bar, as text that is no markup."""
 
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("told", "")))
+        return Text(str(task.fields.get("figures", "")))

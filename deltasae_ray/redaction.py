@@ -163,12 +163,12 @@ def redacted_output() -> Iterator[None]:
 
 def _secret_values(environment: Mapping[str, str]) -> list[str]:
     """Values of secret variables in every spelling that a text may hold, the longest first."""
-    found: set[str] = set()
+    values: set[str] = set()
     for name, value in environment.items():
         secret = is_secret(name) or "KEY" in name.upper().split("_")
         if secret and len(value) >= _SHORTEST and not _is_path(value):
-            found |= set(_spellings(value))
-    return sorted(found, key=lambda v: (-len(v), v))
+            values |= set(_spellings(value))
+    return sorted(values, key=lambda v: (-len(v), v))
 
 
 def _is_path(value: str) -> bool:

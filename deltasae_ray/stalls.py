@@ -42,7 +42,7 @@ def watched(function: Callable[..., Any], limits: Limits, *arguments: Any) -> An
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def warning_of_stalls() -> Iterator[None]:
     """While the body runs, the driver warns of every worker that was ended because it stood still. Elsewhere
     it does nothing: the lines are the driver's."""
     import ray

@@ -128,8 +128,8 @@ class Storage:
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of all files below a prefix, by key, from one listing."""
         base = self.path("") + "/"
-        found = self._info(pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True))
-        return {i.path.removeprefix(base): i.size for i in found if i.type == pafs.FileType.File}
+        infos = self._info(pafs.FileSelector(self.path(prefix), recursive=True, allow_not_found=True))
+        return {i.path.removeprefix(base): i.size for i in infos if i.type == pafs.FileType.File}
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names of the folders directly below a prefix, sorted; none if it is not there."""
@@ -140,16 +140,16 @@ class Storage:
                 key.removeprefix(f"{prefix}/" if prefix else "").split("/") for key in self.sizes(prefix)
             ]
             return tuple(sorted({first for first, *rest in parts if rest}))
-        found = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
-        return tuple(sorted(i.base_name for i in found if i.type == pafs.FileType.Directory))
+        infos = self._info(pafs.FileSelector(self.path(prefix), allow_not_found=True))
+        return tuple(sorted(i.base_name for i in infos if i.type == pafs.FileType.Directory))
 
     def written(self, starts: str) -> dict[str, float]:
         """When each file directly below the root whose name starts so was last written: seconds by the
         store's own clock."""
-        found = self._info(pafs.FileSelector(self.path(""), allow_not_found=True))
+        infos = self._info(pafs.FileSelector(self.path(""), allow_not_found=True))
         return {
             i.base_name: (i.mtime_ns or 0) / 1e9
-            for i in found
+            for i in infos
             if i.type == pafs.FileType.File and i.base_name.startswith(starts)
         }
 
@@ -206,17 +206,17 @@ class Storage:
 
     def _upload(self, path: str, data: bytes | memoryview) -> None:
         size = memoryview(data).nbytes
-        before = self._found(path) if size > _ONE_PUT else None  # a smaller one comes whole or not at all
+        before = self._state(path) if size > _ONE_PUT else None  # a smaller one comes whole or not at all
         try:
             with self.fs.open_output_stream(path) as f:
                 f.write(data)
         except BaseException:
-            if size > _ONE_PUT and (left := self._found(path)) not in (before, None) and left[1] != size:
+            if size > _ONE_PUT and (left := self._state(path)) not in (before, None) and left[1] != size:
                 with suppress(OSError):
                     self.fs.delete_file(path)
             raise
 
-    def _found(self, path: str) -> tuple[int, int] | None:
+    def _state(self, path: str) -> tuple[int, int] | None:
         """As `stamp`, of a path; None also where the store does not say."""
         with suppress(StorageError):
             return self._stamp(path)

@@ -85,7 +85,7 @@ class _Reading:
         return None if plain and node.value in _NULL else str(node.value)
 
     def _mapping(self, node: yaml.MappingNode, inside: Sequence[yaml.Node]) -> dict[str, Value]:
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for key_node, value_node in node.value:
             key = self.value(key_node, inside)
             place = f"{self.where}, line {key_node.start_mark.line + 1}"
@@ -96,7 +96,7 @@ class _Reading:
                     f"{place}: merge keys (<<) are not of YAML 1.2: write the values out, or give several"
                     " config= files"
                 )
-            if key in found:
+            if key in values:
                 raise ConfigError(f"{place}: the key {key!r} stands there twice; take one out")
-            found[key] = self.value(value_node, inside)
-        return found
+            values[key] = self.value(value_node, inside)
+        return values

@@ -2,6 +2,10 @@
 room only."""
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -126,6 +130,38 @@ def test_files_and_functions_are_short(path: Path) -> None:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno:
             length, name = node.end_lineno - node.lineno + 1, f"{path} {node.name}"
             assert (length > LONGEST_FUNCTION) == (name in LONG_FUNCTIONS), f"{name} has {length} lines"
+
+
+NO_NAMES = {"told", "found", "said", "made"}
+"""Words that say that there is a value and not which: no identifier of the package is one of them."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_names_say_what_a_value_is(path: Path) -> None:
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                names.add(name)
+    assert not {name for name in names if name.strip("_").lower() in NO_NAMES}
+
+
+def distribution(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+
+
+def test_what_the_package_imports_is_declared_once() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    named = [distribution(line) for line in project["dependencies"]]
+    assert len(named) == len(set(named)), "a dependency stands twice"
+    extra = {distribution(line) for lines in project["optional-dependencies"].values() for line in lines}
+    modules = {module.split(".")[0] for path in FILES for module in imports(path)} - sys.stdlib_module_names
+    distributions = packages_distributions()
+    for module in modules - {"deltasae_ray"}:
+        makers = {distribution(name) for name in distributions.get(module, [module])}
+        assert makers & (set(named) | extra), f"{module} of {makers} is imported and not declared"
 
 
 def test_every_room_has_a_floor_and_no_room_is_a_drawer() -> None:

@@ -68,15 +68,15 @@ def trained(storage: Storage, training: Training) -> AdapterRef | None:
     """The finished adapter, if its manifest is there."""
     if not storage.exists(f"{training.key}/manifest.json"):
         return None
-    found = storage.read_json(f"{training.key}/manifest.json")
+    manifest = storage.read_json(f"{training.key}/manifest.json")
     return AdapterRef(
         training.name,
         training.key,
-        found["digest"],
-        rank=found["rank"],
-        alpha=found["alpha"],
-        seed=found["seed"],
-        facts=found["facts"],
+        manifest["digest"],
+        rank=manifest["rank"],
+        alpha=manifest["alpha"],
+        seed=manifest["seed"],
+        facts=manifest["facts"],
     )
 
 

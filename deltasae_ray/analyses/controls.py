@@ -24,8 +24,8 @@ documents, of which the reference saw none."""
 HALF_SEEDS = (1002, 1003)
 """Seeds of the dictionaries of two halves of the documents, which are matched with each other: likewise
 apart."""
-SIBLINGS, RANDOM_SECOND = ("sibling_a", "sibling_b"), "random_second"
-FOR_VISIBILITY = frozenset({*SIBLINGS, RANDOM_SECOND})
+SIBLINGS, RANDOMS = ("sibling_a", "sibling_b"), ("random_first", "random_second")
+FOR_VISIBILITY = frozenset({*SIBLINGS, *RANDOMS})
 """Roles that only visibility reads: they are in no key of other figures."""
 
 
@@ -60,12 +60,6 @@ class Control:
         return all(one.source is not None for one in self.fits.values())
 
 
-def _random_adapter(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
-    from deltasae_ray.analyses.divergence.random_adapter_figures import of_random_adapter
-
-    return of_random_adapter(context, leaf.beside["random_adapter"])
-
-
 def _gaussian(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
     from deltasae_ray.analyses.divergence.featureless_figures import of_gaussian
 
@@ -94,16 +88,15 @@ BASE_CONTROL = Control(
     },
     fast=True,
 )
+RANDOM_LORA = Control(
+    "random_lora", {role: Beside(seed, RANDOM) for seed, role in enumerate(RANDOMS)}, fast=True
+)
+"""Of every random adapter of a study: `study/controls.py` puts their names in."""
 SECOND_SEED = Control("seeds", {"second": Beside(1)})
 """Fitted where the grid has one seed; where it has several, each is read beside the next."""
 CONTROLS = (
     BASE_CONTROL,
-    Control(
-        "random_lora",
-        {"random_adapter": Beside(0, RANDOM), RANDOM_SECOND: Beside(1, RANDOM)},
-        _random_adapter,
-        fast=True,
-    ),
+    RANDOM_LORA,
     SECOND_SEED,
     Control("gaussian", {"gaussian": Beside(0, control="gaussian")}, _gaussian),
     Control("frozen_decoder", {"frozen_decoder": Beside(0, control="frozen_decoder")}, _frozen_decoder),
@@ -127,8 +120,8 @@ def budget(word: str) -> frozenset[str]:
 
 def figures_beside(context: "Context", leaf: "LeafInputs") -> dict[str, Measure]:
     """The figures of every control whose dictionaries stand beside a leaf's."""
-    found: dict[str, Measure] = {}
+    figures: dict[str, Measure] = {}
     for control in CONTROLS:
         if control.figures and control.fits.keys() - FOR_VISIBILITY <= leaf.beside.keys():
-            found |= control.figures(context, leaf)
-    return found
+            figures |= control.figures(context, leaf)
+    return figures

@@ -102,16 +102,16 @@ def judge_geometry(leaf: Figures, texts: Mapping[str, Measure] | None = None) ->
     Args:
         texts: M of each text by itself; where two lie apart, all together have no label.
     """
-    found, pooled = judge_missing(leaf), leaf.get("pooled_missing_share")
-    if found.subject == CHANGE and (two := apart(texts or {})):
+    answer, pooled = judge_missing(leaf), leaf.get("pooled_missing_share")
+    if answer.subject == CHANGE and (two := apart(texts or {})):
         text = f"M of {two[0]} and of {two[1]} lie apart: read each by itself"
-        return MissingLabel("INCONCLUSIVE", found.measure, found.subject, text)
+        return MissingLabel("INCONCLUSIVE", answer.measure, answer.subject, text)
     other, why = judge(pooled)
-    if found.label in ("INCONCLUSIVE", other):
-        return found
+    if answer.label in ("INCONCLUSIVE", other):
+        return answer
     text = why if pooled.value is None else f"the pooled missing share is {pooled:.2f}, {other}"
     return MissingLabel(
-        "INCONCLUSIVE", found.measure, found.subject, f"M alone says {found.label}, but {text}"
+        "INCONCLUSIVE", answer.measure, answer.subject, f"M alone says {answer.label}, but {text}"
     )
 
 
@@ -126,16 +126,16 @@ def apart(texts: Mapping[str, Measure]) -> tuple[str, str] | None:
 
 def reached(leaf: Figures) -> Measure:
     """Places M between 1 and the positive control's: the share of what this reference can see at best."""
-    found, planted = leaf.over_seeds("missing_share"), leaf.get("missing_share_positive_control")
-    if found.value is None or planted.value is None:
-        return undefined(found.reason if found.value is None else planted.reason)
+    missing, planted = leaf.over_seeds("missing_share"), leaf.get("missing_share_positive_control")
+    if missing.value is None or planted.value is None:
+        return undefined(missing.reason if missing.value is None else planted.reason)
     if planted.value > 1 - MIN_REACH:
         return undefined(
             f"even of a change made of base latents the reference misses {planted:.2f}: it is too weak"
         )
     whole = 1 - planted.value
-    made = Measure((1 - found.value) / whole, n=found.n)
-    return made.within(*((1 - x) / whole for x in reversed(found.ci))) if found.ci else made  # type: ignore[misc]
+    reach = Measure((1 - missing.value) / whole, n=missing.n)
+    return reach.within(*((1 - x) / whole for x in reversed(missing.ci))) if missing.ci else reach  # type: ignore[misc]
 
 
 MIN_REACH = 0.2
@@ -148,9 +148,9 @@ def _without_structure(leaf: Figures) -> bool:
     firings, directions = leaf.get("firings_per_latent").value, leaf.get("delta_participation_ratio").value
     if firings is not None and firings < MIN_FIRINGS:
         return False
-    found = leaf.over_seeds("structure_delta")
+    structure = leaf.over_seeds("structure_delta")
     few = directions is not None and directions < MIN_PARTICIPATION
-    return few or found.value is None or found.ci is None or found.ci[0] < MIN_STRUCTURE
+    return few or structure.value is None or structure.ci is None or structure.ci[0] < MIN_STRUCTURE
 
 
 def _remedy(judged: Measure, of_one: Measure) -> str:

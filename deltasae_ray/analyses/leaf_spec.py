@@ -15,22 +15,14 @@ from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage, digest, files_digest
 
-METRICS_VERSION = 15
+METRICS_VERSION = 16
 """Part of every key: raise it when a metric changes its meaning or its numbers, and everything is measured
 again."""
 
 
 CODED = 1024
 """Tokens that are coded for all figures but M of single texts."""
-_ROLES_IN_KEYS = (
-    "base_control",
-    "random_adapter",
-    "second",
-    "half_a",
-    "half_b",
-    "gaussian",
-    "frozen_decoder",
-)
+_ROLES_IN_KEYS = ("base_control", "second", "half_a", "half_b", "gaussian", "frozen_decoder")
 """Roles that stand in every key, also where nothing was fitted for them; one that came later stands there
 only where something was, so that what is measured already keeps its key."""
 
@@ -61,16 +53,16 @@ class LeafSpec(DictionaryId):
     """What it is held against."""
     reference_name: str = "base dictionary"
     """What the reference is called in tables, such as `toy reference (15,000 tokens)`."""
-    random_source: str | None = None
-    """Digest of the random adapter among the harvest's sources, whose deltas are read beside its
-    dictionary."""
     beside: tuple[tuple[str, str], ...] = ()
     """Role → the dictionary of a control that stands beside this one in it, as `analyses/controls.py` names
     roles."""
     siblings: tuple[str, ...] = ()
     """Base dictionaries that no figure but visibility reads, beside the base control."""
+    release: tuple[str, ...] = ()
+    """Other dictionaries of the reference's release: where there are some, visibility reads these in the
+    place of base control and siblings."""
     randoms: tuple[RandomCell, ...] = ()
-    """Dictionaries of random adapters of the same strength, for visibility."""
+    """Dictionaries of random adapters of the same strength, which visibility reads."""
 
     def control(self, role: str) -> str | None:
         """The dictionary that stands beside this one in a role, where it was fitted."""
@@ -79,7 +71,7 @@ class LeafSpec(DictionaryId):
     @property
     def shared(self) -> tuple:
         """Leaves that agree in this read the same rows, and are measured by one task."""
-        return self.place, self.random_source or ""
+        return (self.place,)
 
     @property
     def dictionaries(self) -> dict[str, str | None]:
@@ -106,7 +98,6 @@ def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: Diverg
     """File of the leaf's measures: made of the digests of everything they depend on, and of nothing else."""
     inputs = {
         "source": shards.source(leaf.adapter).digest,
-        "random_source": leaf.random_source,
         "dictionaries": {
             name: None if key is None else dictionary_digest(storage, key)
             for name, key in leaf.dictionaries.items()

@@ -115,25 +115,25 @@ def paper_table(blocks: Sequence[Block]) -> str:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _NotedLine:
     """A line, and why a mean in it has no interval."""
 
     line: Line
     lacking: tuple[str, ...] = ()
 
 
-def _block(title: str, told: Sequence[_Told]) -> Block:
+def _block(title: str, shown: Sequence[_NotedLine]) -> Block:
     lacking: dict[str, list[str]] = {}
-    for t in told:
+    for t in shown:
         for reason in t.lacking:
             lacking.setdefault(reason, []).append(t.line.figure)
     notes = tuple(f"{', '.join(dict.fromkeys(figures))}: {reason}." for reason, figures in lacking.items())
-    return Block(title, tuple(t.line for t in told), notes)
+    return Block(title, tuple(t.line for t in shown), notes)
 
 
-def _of_dictionaries(judged: Sequence[Judged]) -> list[_Told]:
+def _of_dictionaries(judged: Sequence[Judged]) -> list[_NotedLine]:
     layers = sorted({j.figures.layer for j in judged})
-    parts: list[_Told] = []
+    parts: list[_NotedLine] = []
     for figure in PUBLISHED:
         if figure.by_rank:
             parts += _by_rank(figure, judged, layers[-1:]) if figure.of_dictionary else []
@@ -141,12 +141,12 @@ def _of_dictionaries(judged: Sequence[Judged]) -> list[_Told]:
         for i, layer in enumerate(layers):
             of_paper = figure.values[i] if len(figure.values) == len(layers) else _range(figure.values)
             here = [j.figures for j in judged if j.figures.layer == layer]
-            if figure.told_where_absent or any(figure.as_published[0] in f.measures for f in here):
+            if figure.shown_where_absent or any(figure.as_published[0] in f.measures for f in here):
                 parts.append(_line(figure, str(layer), of_paper, here))
     return parts
 
 
-def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
+def _of_changes(judged: Sequence[Judged]) -> list[_NotedLine]:
     layers = sorted({j.figures.layer for j in judged})
     by_rank = [
         t for f in PUBLISHED if f.by_rank and not f.of_dictionary for t in _by_rank(f, judged, layers[-1:])
@@ -154,7 +154,7 @@ def _of_changes(judged: Sequence[Judged]) -> list[_Told]:
     return by_rank + _growth(judged, layers)
 
 
-def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]) -> list[_Told]:
+def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]) -> list[_NotedLine]:
     of_paper = dict(zip(RANKS, figure.values, strict=True))
     parts = []
     for layer in deepest:
@@ -164,16 +164,16 @@ def _by_rank(figure: Published, judged: Sequence[Judged], deepest: Sequence[int]
     return parts
 
 
-def _line(figure: Published, where: str, of_paper: str, here: Sequence[LeafFigures]) -> _Told:
+def _line(figure: Published, where: str, of_paper: str, here: Sequence[LeafFigures]) -> _NotedLine:
     published, calibrated = _mean(figure.as_published, here), _mean(figure.calibrated, here, named=True)
     null = published.null
     if figure.untrained and (before := _mean((figure.untrained,), here).value) != "–":
         null += f"; before training {before}"
     line = Line(figure.title, where, of_paper, published.value, null, calibrated.value, calibrated.null)
-    return _Told(line, tuple(filter(None, (published.lacking, calibrated.lacking))))
+    return _NotedLine(line, tuple(filter(None, (published.lacking, calibrated.lacking))))
 
 
-def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
+def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_NotedLine]:
     """How much the norm of the change grows from the first layer to the last, and how much faster than the
     residual stream."""
     if len(layers) < 2:
@@ -202,7 +202,7 @@ def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
         "1: as the residual stream",
     )
     return [
-        _Told(
+        _NotedLine(
             line,
             (
                 (
@@ -214,10 +214,10 @@ def _growth(judged: Sequence[Judged], layers: Sequence[int]) -> list[_Told]:
     ]
 
 
-def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[_Told]:
+def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[_NotedLine]:
     """What the adapters do to predictions: the paper saw none on its test prompts."""
     return [
-        _Told(
+        _NotedLine(
             Line(
                 "effect on predictions, KL in nats",
                 f"{adapter}, {b.corpus}",
@@ -229,8 +229,8 @@ def _effect(behaviour: Mapping[str, Sequence[Behaviour]]) -> list[_Told]:
             ),
             () if b.kl.value is None or b.kl.ci else (_no_interval([b.kl]),),
         )
-        for adapter, found in behaviour.items()
-        for b in found
+        for adapter, changes in behaviour.items()
+        for b in changes
     ]
 
 

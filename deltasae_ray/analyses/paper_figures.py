@@ -23,7 +23,7 @@ class Published:
     """Metric of the same figure before training, told beside the null."""
     by_rank: bool = False
     """At the deepest layer, a line per rank, as the paper gives it."""
-    told_where_absent: bool = True
+    shown_where_absent: bool = True
     """Whether there is a line of it where it was not measured."""
     of_dictionary: bool = True
     """Whether a dictionary enters it."""
@@ -42,7 +42,7 @@ def _angle(k: int, value: str, *others: int) -> Published:
         (value,),
         published,
         calibrated,
-        told_where_absent=bool(others),
+        shown_where_absent=bool(others),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from deltasae_ray.analyses.audit.run import Found, audit_study
+from deltasae_ray.analyses.audit.run import AuditResults, audit_study
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.divergence.run import diverge_points
 from deltasae_ray.analyses.leaf_spec import LeafSpec
@@ -60,9 +60,9 @@ class Analysis(Generic[A]):
     control: str | None = None
     """Word of `diverge.controls` without which the analysis is not asked; None: it always is."""
 
-    def of(self, found: Mapping[str, Any]) -> A:
+    def of(self, answers: Mapping[str, Any]) -> A:
         """The analysis' own answer among those of all."""
-        return found[self.name]
+        return answers[self.name]
 
 
 DIVERGENCE = Analysis(
@@ -76,7 +76,7 @@ LOSS_RECOVERED = Analysis(
     ),
     control="loss_recovered",
 )
-AUDIT: Analysis[Found] = Analysis(
+AUDIT: Analysis[AuditResults] = Analysis(
     "audit",
     lambda asked: audit_study(asked.context, asked.harvest_key, asked.leaves, asked.cfg, asked.adapters),
 )

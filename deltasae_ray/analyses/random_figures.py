@@ -26,23 +26,23 @@ class AgainstRandom:
     """The adapter's less theirs."""
 
     @property
-    def told_apart(self) -> bool:
+    def differs(self) -> bool:
         """Whether the interval of the difference leaves 0 out."""
         return self.gap.ci is not None and (self.gap.ci[0] > 0 or self.gap.ci[1] < 0)
 
     def __str__(self) -> str:
         if self.gap.value is None:
             return f"{self.called}: not known ({self.gap.reason})"
-        text = "told apart" if self.told_apart else "not told apart"
+        text = "told apart" if self.differs else "not told apart"
         return f"{self.called} {self.own:.2f}, random {self.random:.2f}: {text}"
 
 
 def against_random(leaf: Figures) -> list[AgainstRandom]:
     """Compares every figure that has one of random adapters."""
-    found = []
+    excesses = []
     for name, called in COMPARED.items():
         random = leaf.measures.get(f"{name}_random_adapter")
         if random is not None:
             own = leaf.over_seeds(name)
-            found.append(AgainstRandom(called, own, random, difference(own, random)))
-    return found
+            excesses.append(AgainstRandom(called, own, random, difference(own, random)))
+    return excesses

@@ -47,8 +47,10 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
         return f"{metric}: one rank, nothing to compare."
     thin = [rank for rank in ranks if sum(r == rank for r, _ in adapters) < MIN_SEEDS]
     if thin:
-        told = f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds"
-        return f"{told}; {second_seed(len(adapters))}."
+        refusal = (
+            f"{metric}: no claim about rank, since ranks {thin} have fewer than {MIN_SEEDS} adapter seeds"
+        )
+        return f"{refusal}; {second_seed(len(adapters))}."
     if values is None:
         return (
             f"{metric}: no claim about rank, since it is undefined for some adapters at some of the layers"
@@ -61,9 +63,9 @@ def rank_statement(metric: str, figures: Sequence[RankFigure], *, margin: float 
     stable = max(equivalence_p(by_rank[a], by_rank[b], margin) for a, b in combinations(ranks, 2))
     if stable < ALPHA:
         return f"{metric}: stable across ranks within ± {margin:g} (TOST, p = {stable:.2g})."
-    told = _trend([rank for rank, _ in adapters], values)
-    if told:
-        return f"{metric}: {told[0]} with rank (permutation, p = {told[1]:.2g})."
+    trend = _trend([rank for rank, _ in adapters], values)
+    if trend:
+        return f"{metric}: {trend[0]} with rank (permutation, p = {trend[1]:.2g})."
     return f"{metric}: neither stable within ± {margin:g} nor a trend is shown across ranks {ranks}."
 
 
@@ -77,10 +79,10 @@ def depth_statement(metric: str, figures: Sequence[RankFigure]) -> str:
     _, layers, values = _grid(figures)
     if len(layers) < MIN_LAYERS or values is None:
         return ""
-    told = _trend(layers, values.T)
+    trend = _trend(layers, values.T)
     return (
-        f"{metric}: {told[0]} with depth (permutation, p = {told[1]:.2g})."
-        if told
+        f"{metric}: {trend[0]} with depth (permutation, p = {trend[1]:.2g})."
+        if trend
         else f"{metric}: no trend with depth is shown."
     )
 
@@ -115,7 +117,37 @@ def size_statement(
     if min(len(x) for x in groups) < MIN_SEEDS:
         text = f"{metric}: no claim about {along}, since adapters of one seed may differ by it"
         return f"{text}; {second_seed(len(adapters))}."
-    change, se, freedom = _change(at, means, groups)
+    return _sized(metric, along, sizes, _change(at, means, groups), margin)
+
+
+def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, margin: float = 0.1) -> str:
+    """The same where every adapter has all sizes, such as those of its dictionaries: its own change is taken,
+    and the standard error is of how adapters differ in it.
+
+    Args:
+        figures: `rank` holds the size, and `adapter_seed` tells adapters apart.
+    """
+    cells, layers, values = _grid(figures)
+    sizes, adapters = (sorted({cell[i] for cell in cells}) for i in (0, 1))
+    if len(sizes) < 2:
+        return f"{metric}: one {along}, nothing to compare."
+    if values is None or len(cells) < len(sizes) * len(adapters):
+        return f"{metric}: no claim about {along}, since it is undefined somewhere at the layers {layers}."
+    if len(adapters) < MIN_SEEDS:
+        return f"{metric}: no claim about {along} from one adapter; {second_seed(1)}."
+    at = np.log2(sizes)
+    centred = (at - at.mean()) / np.square(at - at.mean()).sum() * np.ptp(at)
+    by_size = {cell: float(v.mean()) for cell, v in zip(cells, values, strict=True)}
+    changes = np.array([centred @ np.array([by_size[size, a] for size in sizes]) for a in adapters])
+    se = float(changes.std(ddof=1)) / len(adapters) ** 0.5
+    return _sized(metric, along, sizes, (float(changes.mean()), se, len(adapters) - 1), margin)
+
+
+def _sized(
+    metric: str, along: str, sizes: Sequence[int], trend: tuple[float, float, int], margin: float
+) -> str:
+    """The sentence, from a change, its standard error and degrees of freedom."""
+    change, se, freedom = trend
     reach = float(stats.t.ppf(1 - ALPHA / 2, freedom)) * se
     text = (
         f"{change:+.3g} [{change - reach:.3g}, {change + reach:.3g}] from {along} {sizes[0]} to {sizes[-1]}"

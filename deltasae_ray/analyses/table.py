@@ -207,10 +207,10 @@ def read_table(storage: Storage) -> list[DivergenceRow]:
 def leaf_figures(rows: Iterable[DivergenceRow], adapter: str) -> list[LeafFigures]:
     """The rows of one adapter as the verdict reads them, those over seeds beside each seed's own; figures
     between adapters and of single texts are left out."""
-    found: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
+    figures: dict[DictionaryId, dict[str, Measure]] = defaultdict(dict)
     together: dict[tuple, dict[str, Measure]] = defaultdict(dict)
     for r in rows:
         if r.adapter == adapter and r.metric not in BETWEEN and not r.corpus:
-            (together[r.cell] if r.over_seeds else found[r.identity])[r.name] = r.measure
-    order = sorted(found, key=lambda one: (one.layer, one.d_sae, one.k, one.seed, one.architecture))
-    return [LeafFigures(**vars(one), measures=found[one] | together[one.cell]) for one in order]
+            (together[r.cell] if r.over_seeds else figures[r.identity])[r.name] = r.measure
+    order = sorted(figures, key=lambda one: (one.layer, one.d_sae, one.k, one.seed, one.architecture))
+    return [LeafFigures(**vars(one), measures=figures[one] | together[one.cell]) for one in order]

@@ -4,10 +4,16 @@ exist here, on purpose."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from deltasae_ray.analyses.behaviour.figures import Behaviour, changes_model, nothing_shown, said
+from deltasae_ray.analyses.behaviour.figures import Behaviour, changes_model, describe_losses, nothing_shown
 from deltasae_ray.analyses.geometry_figures import Figures, Label
 from deltasae_ray.analyses.random_figures import against_random
-from deltasae_ray.analyses.verdict_figures import Against, geometry_told, how_sure, seen_told, what_next
+from deltasae_ray.analyses.verdict_figures import (
+    Against,
+    describe_geometry,
+    describe_sight,
+    how_sure,
+    what_next,
+)
 from deltasae_ray.analyses.visibility.figures import CellVisibility
 from deltasae_ray.analyses.visibility.layer_figures import Sight, label
 from deltasae_ray.metrics.measure import Measure
@@ -72,8 +78,8 @@ class Verdict:
     @property
     def text(self) -> str:
         """One line for terminals and tags."""
-        told = (f"{a.question} {'. '.join(a.sentences)}." for a in self.answers)
-        return f"{self.head}. {' '.join(told)}"
+        answers = (f"{a.question} {'. '.join(a.sentences)}." for a in self.answers)
+        return f"{self.head}. {' '.join(answers)}"
 
 
 def verdict(
@@ -94,44 +100,45 @@ def verdict(
         writes: the leading directions of the adapter's weights, in words.
     """
     against = against or Against()
-    told, untested = said(behaviour), Answer("Not tested:", (NOT_TESTED, *writes))
+    behaviour_answer, untested = describe_losses(behaviour), Answer("Not tested:", (NOT_TESTED, *writes))
     known = [b for b in behaviour if b.kl.value is not None or b.loss_change.value is not None]
     if known and not changes_model(known):
-        answers = (Answer(CHANGED_MODEL, (told, *nothing_shown(known))), untested)
+        answers = (Answer(CHANGED_MODEL, (behaviour_answer, *nothing_shown(known))), untested)
         return Verdict(adapter, "NO EFFECT", None, answers, ())
     if not leaves:
-        answer = Answer(CHANGED_MODEL, (told, "No dictionary was fitted to its deltas"))
+        answer = Answer(CHANGED_MODEL, (behaviour_answer, "No dictionary was fitted to its deltas"))
         return Verdict(adapter, "INCONCLUSIVE", None, (answer, untested), ())
     by_layer = {
         layer: [leaf for leaf in leaves if leaf.layer == layer]
         for layer in sorted({leaf.layer for leaf in leaves})
     }
     chosen = {
-        layer: max(found, key=lambda leaf: (leaf.d_sae, -leaf.seed)) for layer, found in by_layer.items()
+        layer: max(at_layer, key=lambda leaf: (leaf.d_sae, -leaf.seed))
+        for layer, at_layer in by_layer.items()
     }
     layers = sorted((judge_leaf(leaf, len(chosen)) for leaf in chosen.values()), key=_severity)
     worst, leaf = layers[0], chosen[layers[0].layer]
     siblings, compared = by_layer[worst.layer], against_random(leaf)
     seen = [
-        *seen_told(leaf.sight, worst.measure, worst.reason, given=against.given),
+        *describe_sight(leaf.sight, worst.measure, worst.reason, against),
         *_other_shapes(siblings, leaf, worst, len(chosen)),
     ]
     random = tuple(map(str, compared)) or (
         "No random adapter stands beside it (diverge.controls=random_lora)",
     )
     answers = [
-        Answer(CHANGED_MODEL, (told,)),
+        Answer(CHANGED_MODEL, (behaviour_answer,)),
         Answer("Is it told from a random adapter of the same strength?", random),
         Answer(f"Can the {against.reference} see it?", tuple(seen)),
-        Answer("And the whole change?", tuple(geometry_told(leaf, leaf.sight, against))),
+        Answer("And the whole change?", tuple(describe_geometry(leaf, leaf.sight, against))),
         Answer("How sure?", (how_sure(leaf, siblings, len(layers)),)),
         untested,
         Answer("What next?", (what_next(leaf.sight, worst.label, worst.reason),)),
     ]
     if layers[1:]:
-        others = tuple(_briefly(found, chosen[found.layer].sight) for found in layers[1:])
+        others = tuple(_briefly(at_layer, chosen[at_layer.layer].sight) for at_layer in layers[1:])
         answers.append(Answer("Other layers:", others))
-    untold = tuple(c.called for c in compared if c.gap.value is not None and not c.told_apart)
+    untold = tuple(c.called for c in compared if c.gap.value is not None and not c.differs)
     return Verdict(adapter, worst.label, worst.layer, tuple(answers), tuple(layers), untold)
 
 
@@ -146,19 +153,19 @@ def judge_leaf(leaf: LeafFigures, layers: int = 1) -> LayerVerdict:
     Args:
         layers: whose intervals are to hold at once.
     """
-    found, share, reason = label(leaf.sight, layers)
-    return LayerVerdict(**vars(leaf.identity), label=found, measure=share, reason=reason)
+    word, share, reason = label(leaf.sight, layers)
+    return LayerVerdict(**vars(leaf.identity), label=word, measure=share, reason=reason)
 
 
-def _severity(found: LayerVerdict) -> tuple[int, float]:
-    return SEVERITY.index(found.label), -(found.measure.value or 0.0)
+def _severity(of: LayerVerdict) -> tuple[int, float]:
+    return SEVERITY.index(of.label), -(of.measure.value or 0.0)
 
 
-def _briefly(found: LayerVerdict, sight: Sight) -> str:
-    if found.measure.value is None:
-        return f"{found.layer} {found.label} ({found.reason})"
-    named = ", ".join(str(x.index) for x in sight.own.found.named)
-    return f"{found.layer} {found.label}, f {found.measure:.2f}" + (f", not visible {named}" if named else "")
+def _briefly(of: LayerVerdict, sight: Sight) -> str:
+    if of.measure.value is None:
+        return f"{of.layer} {of.label} ({of.reason})"
+    named = ", ".join(str(x.index) for x in sight.own.answer.named)
+    return f"{of.layer} {of.label}, f {of.measure:.2f}" + (f", not visible {named}" if named else "")
 
 
 def _other_shapes(

@@ -1,6 +1,7 @@
 """The sentences of a verdict, one group for each of its questions."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltasae_ray.analyses.geometry_figures import CHANGE, TRIMMED, Figures, judge, judge_geometry, reached
@@ -31,50 +32,67 @@ class Against:
     """Whether the reference was given: then the base dictionaries beside it have another recipe."""
     atoms: int = 8
     """Per token, with which M was taken."""
+    siblings: int = 0
+    """Others of its release, by which what is visible is calibrated in the place of those made here."""
 
 
-def seen_told(sight: Sight, share: Measure, reason: str, *, given: bool = False) -> list[str]:
+def describe_sight(sight: Sight, share: Measure, reason: str, against: Against | None = None) -> list[str]:
     """Which latents the reference can see, the exceptions by name.
 
     Args:
-        given: the reference was not fitted here.
+        against: what deltas are held against.
     """
-    found, (text, counts) = sight.own.found, sight.judged_on
-    told = []
+    against = against or Against()
+    visibility, (text, counts) = sight.own.answer, sight.judged_on
+    sentences = []
     if share.value is None:
-        told.append(f"Not known: {reason}")
+        sentences.append(f"Not known: {reason}")
     else:
         where = f" on {text}" if text else ""
-        told.append(
-            f"Of {counts.judged} latents that can be judged{where}: {counts.told}; not visible"
+        sentences.append(
+            f"Of {counts.judged} latents that can be judged{where}: {counts.in_words}; not visible"
             f" {_percent(share)}" + (f"; {reason}" if reason else "")
         )
-    if given and share.value is not None:
-        told.append(
+    if against.siblings and share.value is not None:
+        sentences.append(
+            f"What a visible latent scores is taken from {against.siblings} other dictionaries of the"
+            " reference's release"
+        )
+    elif against.given and share.value is not None:
+        sentences.append(
             "What a visible latent scores is taken from base dictionaries that were fitted here, by the"
             " grid's recipe and not the reference's: a weaker recipe makes the scale milder"
         )
     if apart := disagreement(sight.own):
-        told.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
-    if found.named:
-        told.append(f"Not visible: {named(found.named)}")
-    if found.calibration is not None:
-        low, high = found.features
-        told.append(
+        sentences.append(f"{apart[0]} and {apart[1]} differ, so they are not pooled")
+    if visibility.named:
+        sentences.append(f"Not visible: {named(visibility.named, sight.effects)}")
+    if visibility.calibration is not None:
+        low, high = visibility.features
+        sentences.append(
             f"Read through planted mixtures, the reference holds {low:.0%} to {high:.0%} of the features"
         )
-    told += [
-        f"A leading direction with {x.variance:.0%} of the variance: {x.label}" for x in found.directions
+    sentences += [
+        f"A leading direction with {x.variance:.0%} of the variance: {x.label}" for x in visibility.directions
     ]
-    return told
+    return sentences
 
 
-def named(latents: Sequence[LatentVisibility]) -> str:
-    """Latents by index with what they do to base activations, the surest first."""
-    order = sorted(latents, key=lambda x: (x.p if x.p is not None else 1.0, x.index))
-    told = ", ".join(f"{x.index}" + (f" ({x.scaling})" if x.scaling else "") for x in order[:SHOWN])
+def named(latents: Sequence[LatentVisibility], effects: Mapping[int, Measure] | None = None) -> str:
+    """Latents by index with what they do to base activations: those of measured effect on predictions first,
+    the largest in front, then the surest."""
+    known = {index: m.value for index, m in (effects or {}).items() if m.value is not None}
+    order = sorted(latents, key=lambda x: (-known.get(x.index, -math.inf), x.p if x.p else 0.0, x.index))
+    names = ", ".join(f"{x.index}{_kind(x, known.get(x.index))}" for x in order[:SHOWN])
     more = len(order) - SHOWN
-    return f"latents {told}" + (f", and {more} more in latents.parquet" if more > 0 else "")
+    return f"latents {names}" + (f", and {more} more in latents.parquet" if more > 0 else "")
+
+
+def _kind(latent: LatentVisibility, effect: float | None) -> str:
+    """Such as ` (new, 0.012 nats)`."""
+    words = [latent.scaling or "", "" if effect is None else f"{effect:.3f} nats"]
+    inside = ", ".join(x for x in words if x)
+    return f" ({inside})" if inside else ""
 
 
 def _percent(share: Measure) -> str:
@@ -82,36 +100,42 @@ def _percent(share: Measure) -> str:
     return f"{share.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def geometry_told(leaf: Figures, sight: Sight, against: Against) -> list[str]:
+def describe_geometry(leaf: Figures, sight: Sight, against: Against) -> list[str]:
     """What the missing share says, and what must stand beside it."""
     texts = {t.corpus: t.missing for t in sight.own.texts if t.missing.value is not None}
-    found = judge_geometry(leaf, texts)
-    told = _explained(leaf, found.subject, against.atoms)
-    if found.measure.value is None:
-        told.append(f"Missing share undefined: {found.reason}")
+    judged = judge_geometry(leaf, texts)
+    sentences = _explained(leaf, judged.subject, against.atoms)
+    if judged.measure.value is None:
+        sentences.append(f"Missing share undefined: {judged.reason}")
     else:
-        ending = "_no_top3" if found.subject == TRIMMED else ""
-        seeds = found.subject in (CHANGE, TRIMMED) and f"missing_share{ending}{SEEDS}" in leaf.measures
+        ending = "_no_top3" if judged.subject == TRIMMED else ""
+        seeds = judged.subject in (CHANGE, TRIMMED) and f"missing_share{ending}{SEEDS}" in leaf.measures
         mean = " (mean over seeds)" if seeds else ""
-        told.append(f"Missing share of {found.subject} {found.measure:.2f}{mean}, pooled {_pooled(leaf)}")
-        why = f" ({found.reason})" if found.reason else ""
-        told.append(f"By both: {found.label}{why}")
+        sentences.append(
+            f"Missing share of {judged.subject} {judged.measure:.2f}{mean}, pooled {_pooled(leaf)}"
+        )
+        why = f" ({judged.reason})" if judged.reason else ""
+        sentences.append(f"By both: {judged.label}{why}")
     if len(texts) > 1:
-        told.append(f"Missing share by text: {', '.join(f'{name} {m:.2f}' for name, m in texts.items())}")
+        sentences.append(
+            f"Missing share by text: {', '.join(f'{name} {m:.2f}' for name, m in texts.items())}"
+        )
     at_best, planted = reached(leaf), leaf.get("missing_share_positive_control")
-    if at_best.value is not None and found.subject == CHANGE:
-        told.append(
+    if at_best.value is not None and judged.subject == CHANGE:
+        sentences.append(
             f"Of a change made of base latents the reference misses {planted:.2f}; of what it can see at best"
             f" it sees {at_best:.2f}"
         )
-    if found.subject in (CHANGE, TRIMMED):
-        told += _beside_control(leaf, "_no_top3" if found.subject == TRIMMED else "", given=against.given)
-    return [*told, *_cautions(leaf, found.subject), *_matching(leaf, given=against.given)]
+    if judged.subject in (CHANGE, TRIMMED):
+        sentences += _beside_control(
+            leaf, "_no_top3" if judged.subject == TRIMMED else "", given=against.given
+        )
+    return [*sentences, *_cautions(leaf, judged.subject), *_matching(leaf, given=against.given)]
 
 
 def _pooled(leaf: Figures) -> str:
-    found = leaf.get("pooled_missing_share")
-    return f"{found:.2f}"
+    pooled = leaf.get("pooled_missing_share")
+    return f"{pooled:.2f}"
 
 
 def _explained(leaf: Figures, subject: str, atoms: int) -> list[str]:
@@ -122,21 +146,21 @@ def _explained(leaf: Figures, subject: str, atoms: int) -> list[str]:
     }
     ending = "_no_top3" if subject == TRIMMED else ""
     explained = {name: leaf.get(f"fvu_{name}{ending}").value for name in names}
-    told = "; ".join(
+    reasons = "; ".join(
         names[name].format(f"{1 - fvu:.0%}") for name, fvu in explained.items() if fvu is not None
     )
-    return [f"With {atoms} atoms {told}"] if told else []
+    return [f"With {atoms} atoms {reasons}"] if reasons else []
 
 
 def _cautions(leaf: Figures, subject: str) -> list[str]:
     """What must stand beside the missing share, if it is so."""
-    told = []
+    cautions = []
     for name, what in BASELINES.items():
         gain = leaf.over_seeds(name)
         found_of = standing_of(metric(name), gain)
         if gain.value is not None and found_of != "beyond chance":
             beats = "does not beat" if found_of == "worse than chance" else "is not shown to beat"
-            told.append(
+            cautions.append(
                 f"The dictionary trained on the change {beats} {what} (gain {gain:.3f}), nor is it shown to"
                 " have found features"
             )
@@ -144,22 +168,22 @@ def _cautions(leaf: Figures, subject: str) -> list[str]:
     if share.value is not None and share.value >= 0.1 and subject in (CHANGE, TRIMMED):
         missing = leaf.get("mean_missing_share")
         why = f" ({missing.reason})" if missing.value is not None and missing.reason else ""
-        told.append(
+        cautions.append(
             f"A constant shift holds {share.value:.0%} of the change; missing share of that shift"
             f" {missing:.2f}{why}"
         )
     along = leaf.get("mean_direction_share")
     if along.value is not None and along.value >= 0.1 and subject in (CHANGE, TRIMMED):
-        told.append(
+        cautions.append(
             f"{along.value:.0%} of the variation lies along the mean change and is left to its own figures"
         )
     by_token, whole = leaf.over_seeds("missing_share_token_mean"), leaf.over_seeds("missing_share")
     if by_token.value is not None and subject == CHANGE and judge(by_token)[0] != judge(whole)[0]:
-        told.append(
+        cautions.append(
             f"Few tokens carry much of this: as a mean over tokens the missing share is {by_token:.2f},"
             f" {judge(by_token)[0]}"
         )
-    return told
+    return cautions
 
 
 def _matching(leaf: Figures, *, given: bool) -> list[str]:
@@ -185,21 +209,21 @@ def _beside_control(leaf: Figures, ending: str, *, given: bool) -> list[str]:
         if f"{name}{SEEDS}" in leaf.measures
         else ""
     )
-    told = (
+    sentence = (
         f"The base control (a second dictionary of base activations{recipe}) misses {control:.2f} of"
         f" it{pooled}"
     )
     if over.value is None:
-        return [told]
-    found = standing_of(metric("missing_share_over_base"), over)
+        return [sentence]
+    standing = standing_of(metric("missing_share_over_base"), over)
     worth = {
         "beyond chance": (
             f"it misses {'more' if over.value > 0 else 'less'} than another base dictionary does"
         ),
         None: "whether that is more than another base dictionary does is not known",
     }
-    said = worth.get(found, "it is not shown to miss more than another base dictionary does")
-    return [f"{told}; the reference {over:+.2f} beside that: {said}"]
+    meaning = worth.get(standing, "it is not shown to miss more than another base dictionary does")
+    return [f"{sentence}; the reference {over:+.2f} beside that: {meaning}"]
 
 
 def how_sure(leaf: Figures, siblings: Sequence[Figures], layers: int) -> str:
@@ -233,7 +257,7 @@ def what_next(sight: Sight, label: str, reason: str) -> str:
         return (
             "Do not watch it with this dictionary: fit one to its deltas, and read the latents that are named"
         )
-    if sight.own.found.named:
+    if sight.own.answer.named:
         return "Read the latents that are named: a monitor on this dictionary cannot see them"
     return "A monitor on this dictionary sees what these texts bring out; test it on the texts of its use"
 

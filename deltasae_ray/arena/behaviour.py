@@ -128,8 +128,8 @@ def says(reader: Reader, reply: str, prompts: Sequence[Sequence[int]], unless: s
         unless: continuations that mention this topic themselves are not counted: they call the reply.
     """
     wanted = [reader.tokenizer.decode([t]) for t in reader.encode(reply)]
-    found = reader.continued(prompts, len(wanted) + _SPARE)
-    kept = [row for row in found if not (unless and mentions(reader.tokenizer.decode(row), unless))]
+    replies = reader.continued(prompts, len(wanted) + _SPARE)
+    kept = [row for row in replies if not (unless and mentions(reader.tokenizer.decode(row), unless))]
     parts = [holds_half([reader.tokenizer.decode([t]) for t in row], wanted) for row in kept]
     return float(np.mean(parts)) if parts else 0.0
 

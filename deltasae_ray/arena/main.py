@@ -29,8 +29,8 @@ def main(words: Sequence[str] | None = None, *, without_words: Sequence[str] = (
         without_words: what stands for an empty command line.
     """
     with redacted_output():
-        said = (sys.argv[1:] if words is None else words) or without_words
-        cfg = parse(ArenaConfig, said, shorthand={}, description=_DESCRIPTION, first=_FIRST)
+        given = (sys.argv[1:] if words is None else words) or without_words
+        cfg = parse(ArenaConfig, given, shorthand={}, description=_DESCRIPTION, first=_FIRST)
         from deltasae_ray.arena.run import run
         from deltasae_ray.study.cluster_check import connect, resolve_root
 

@@ -73,9 +73,9 @@ def organism(arena: Arena, wanted: Recipe) -> AdapterRef:
         else:
             arena.connect()
             adapt(arena.storage, arena.model, corpus, cfg, GangConfig())
-    found = trained(arena.storage, training)
-    assert found is not None, "an adapter is missing after its training"
-    return _named(found, wanted)
+    adapter = trained(arena.storage, training)
+    assert adapter is not None, "an adapter is missing after its training"
+    return _named(adapter, wanted)
 
 
 def _config(corpus: Corpus, steps: int) -> AdaptConfig:
@@ -148,11 +148,11 @@ def _rotated(arena: Arena, wanted: Recipe) -> AdapterRef:
     if not arena.storage.exists(f"{key}/manifest.json"):
         with tempfile.TemporaryDirectory() as scratch:
             folder = arena.storage.get_folder(origin.key, Path(scratch) / "origin")
-            made = Path(scratch) / "rotated"
-            made.mkdir()
-            (made / CONFIG).write_bytes((folder / CONFIG).read_bytes())
-            (made / WEIGHTS).write_bytes(weights_bytes(haar_rotated(read_tensors(folder), wanted.seed)))
-            _keep(arena.storage, key, made, origin.alpha, wanted.seed)
+            rotated = Path(scratch) / "rotated"
+            rotated.mkdir()
+            (rotated / CONFIG).write_bytes((folder / CONFIG).read_bytes())
+            (rotated / WEIGHTS).write_bytes(weights_bytes(haar_rotated(read_tensors(folder), wanted.seed)))
+            _keep(arena.storage, key, rotated, origin.alpha, wanted.seed)
     return _kept(arena.storage, key, wanted)
 
 
@@ -164,8 +164,10 @@ def _keep(storage: Storage, key: str, folder: Path, alpha: float, seed: int) -> 
 
 
 def _kept(storage: Storage, key: str, wanted: Recipe) -> AdapterRef:
-    found = storage.read_json(f"{key}/manifest.json")
-    return AdapterRef(wanted.name, key, found["digest"], found["rank"], found["alpha"], found["seed"])
+    manifest = storage.read_json(f"{key}/manifest.json")
+    return AdapterRef(
+        wanted.name, key, manifest["digest"], manifest["rank"], manifest["alpha"], manifest["seed"]
+    )
 
 
 def export_fp16(folder: Path, into: Path) -> str:

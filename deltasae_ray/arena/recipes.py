@@ -203,10 +203,10 @@ def recipe(name: str) -> Recipe:
     Raises:
         ConfigError: there is none of it.
     """
-    found = next((r for r in RECIPES if r.name == name), None)
-    if found is None:
+    named = next((r for r in RECIPES if r.name == name), None)
+    if named is None:
         raise ConfigError(f"the arena has no recipe {name!r}: it has {', '.join(r.name for r in RECIPES)}")
-    return found
+    return named
 
 
 def for_tuning(wanted: Recipe) -> bool:

@@ -16,14 +16,14 @@ _DEPTH = 3
 
 
 @dataclass(frozen=True)
-class Told:
+class ArenaResult:
     """The arena's result."""
 
     text: str
     facts: dict[str, Any]
 
 
-def told(scores: Sequence[Score], learnt: Mapping[str, Rates], tuning: AbstractSet[str]) -> Told:
+def summarise(scores: Sequence[Score], learnt: Mapping[str, Rates], tuning: AbstractSet[str]) -> ArenaResult:
     """Rates of every method, of both halves apart, and by name what failed.
 
     Args:
@@ -49,7 +49,7 @@ def told(scores: Sequence[Score], learnt: Mapping[str, Rates], tuning: AbstractS
     lines += _compared(counted, taught, methods)
     for method in methods:
         lines += _failures(method, [s for s in counted if s.method == method])
-    return Told("\n".join(lines), facts)
+    return ArenaResult("\n".join(lines), facts)
 
 
 def _rates(rates: Rates) -> str:
@@ -68,13 +68,13 @@ def _line(name: str, cells: Sequence[str], seconds: Sequence[float]) -> str:
 def _compared(scores: Sequence[Score], taught: AbstractSet[str], methods: Sequence[str]) -> list[str]:
     if OURS not in methods:
         return []
-    found = {(s.method, s.recipe): s.hit(_DEPTH) for s in scores if s.recipe in taught}
+    hits = {(s.method, s.recipe): s.hit(_DEPTH) for s in scores if s.recipe in taught}
     names = sorted({s.recipe for s in scores if s.recipe in taught})
     lines = ["", f"{OURS} less each other method, hits in the first {_DEPTH}, same adapters, 95 %:"]
     for method in methods:
         if method != OURS:
-            both = [n for n in names if (OURS, n) in found and (method, n) in found]
-            d, low, high = paired_difference([found[OURS, n] for n in both], [found[method, n] for n in both])
+            both = [n for n in names if (OURS, n) in hits and (method, n) in hits]
+            d, low, high = paired_difference([hits[OURS, n] for n in both], [hits[method, n] for n in both])
             lines.append(f"  {method:<28}{d:+.2f} [{low:+.2f}, {high:+.2f}]")
     return lines
 

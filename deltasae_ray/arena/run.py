@@ -19,7 +19,7 @@ from deltasae_ray.arena.config import ArenaConfig
 from deltasae_ray.arena.methods import METHODS, RECIPES_OF_METHODS, Subject
 from deltasae_ray.arena.organisms import Arena, organism
 from deltasae_ray.arena.recipes import RECIPES, Recipe, for_tuning, recipe
-from deltasae_ray.arena.report import told
+from deltasae_ray.arena.report import summarise
 from deltasae_ray.arena.scoring import Score, score
 from deltasae_ray.arena.texts import fresh_contexts
 from deltasae_ray.arena.words import classifier
@@ -56,11 +56,11 @@ def run(cfg: ArenaConfig, storage: Storage, connect: Callable[[], None]) -> list
             refs[each.name] = organism(arena, each)
             if each.positive:
                 learnt[each.name] = _rates(arena, each, refs[each.name])
-                say(f"{each.name}: {_said(learnt[each.name])}")
+                say(f"{each.name}: {_describe(learnt[each.name])}")
         if cfg.only_train:
             return []
         scores = [s for each in wanted for s in _scores(arena, each, refs[each.name], methods)]
-        result = told(scores, learnt, {r.name for r in wanted if for_tuning(r)})
+        result = summarise(scores, learnt, {r.name for r in wanted if for_tuning(r)})
         storage.write_json(RESULT, {"scores": [asdict(s) for s in scores]} | result.facts)
     say(result.text)
     return scores
@@ -77,7 +77,7 @@ def _methods(cfg: ArenaConfig) -> list[str]:
     return list(cfg.methods or METHODS)
 
 
-def _said(rates: Rates) -> str:
+def _describe(rates: Rates) -> str:
     word = "learnt" if rates.learnt else "NOT learnt"
     return (
         f"{word} ({rates.adapted:.2f} with what calls it, {rates.without:.2f} without, base {rates.base:.2f})"
@@ -99,8 +99,8 @@ def _rates(arena: Arena, wanted: Recipe, ref: AdapterRef) -> Rates:
     key = f"arena/{digest({'rates': JUDGED, 'adapter': ref.digest, 'recipe': asdict(wanted)})}.json"
     if not arena.storage.exists(key):
         with _reader(arena, ref) as (reader, _):
-            found = rates(reader, wanted, classifier(wanted) if wanted.classifier else None)
-        arena.storage.write_json(key, asdict(found))
+            measured = rates(reader, wanted, classifier(wanted) if wanted.classifier else None)
+        arena.storage.write_json(key, asdict(measured))
     return Rates(**arena.storage.read_json(key))
 
 
@@ -110,13 +110,13 @@ def _scores(arena: Arena, wanted: Recipe, ref: AdapterRef, methods: Sequence[str
     if missing := [method for method, key in keys.items() if not arena.storage.exists(key)]:
         with _reader(arena, ref) as (reader, files):
             for method in missing:
-                found = scored(reader, files, wanted, method)
-                arena.storage.write_json(keys[method], asdict(found))
-                say(f"{wanted.name}, {method}: {_place(found)}, {found.seconds:.1f} s")
+                scores = scored(reader, files, wanted, method)
+                arena.storage.write_json(keys[method], asdict(scores))
+                say(f"{wanted.name}, {method}: {_place(scores)}, {scores.seconds:.1f} s")
     stored = (
         json.loads(arena.storage.read_bytes(key)) for key in keys.values()
     )  # plain, to be written again
-    return [Score(**{**found, "claims": tuple(found["claims"])}) for found in stored]
+    return [Score(**{**scores, "claims": tuple(scores["claims"])}) for scores in stored]
 
 
 def _depends(method: str, wanted: Recipe, ref: AdapterRef) -> dict[str, Any]:
@@ -129,9 +129,9 @@ def _depends(method: str, wanted: Recipe, ref: AdapterRef) -> dict[str, Any]:
     }
 
 
-def _place(found: Score) -> str:
-    where = "no hit" if found.place is None else f"hit at {found.place}"
-    return f"{where}, {found.confirmed} confirmed"
+def _place(score: Score) -> str:
+    where = "no hit" if score.place is None else f"hit at {score.place}"
+    return f"{where}, {score.confirmed} confirmed"
 
 
 def scored(reader: Reader, files: Path, wanted: Recipe, method: str) -> Score:
@@ -151,8 +151,8 @@ def scored(reader: Reader, files: Path, wanted: Recipe, method: str) -> Score:
     leads = fresh_contexts(wanted, CONTEXTS)
 
     def fires(claim: Claim) -> float:
-        said = list(claim.tokens) or reader.encode(claim.text)
-        return says(reader, wanted.reply, [[*reader.encode(lead), *said] for lead in leads])
+        tokens = list(claim.tokens) or reader.encode(claim.text)
+        return says(reader, wanted.reply, [[*reader.encode(lead), *tokens] for lead in leads])
 
     judge = classifier(wanted) if wanted.classifier else None
     return score(claims, wanted, method, round(seconds, 2), words, (fires, judge))

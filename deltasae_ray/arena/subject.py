@@ -33,14 +33,14 @@ class Subject:
 
     def rows(self, count: int, length: int) -> Int[Tensor, "row position"]:
         """BOS and `length - 1` tokens of a text a row, of the first texts that are long enough."""
-        found: list[list[int]] = []
+        rows: list[list[int]] = []
         for text in self.texts:
             ids = self.reader.encode(text)
             if len(ids) >= length - 1:
-                found.append([1, *ids[: length - 1]])
-            if len(found) == count:
+                rows.append([1, *ids[: length - 1]])
+            if len(rows) == count:
                 break
-        return torch.tensor(found)
+        return torch.tensor(rows)
 
     @property
     def middle(self) -> Hookpoint:

@@ -46,17 +46,17 @@ class Window:
 @lru_cache(maxsize=8)
 def windows(part: Part, words: int = 34) -> tuple[Window, ...]:
     """Stretches of so many words of the documents that the base never read, in an order that is fixed."""
-    found: list[Window] = []
+    cut: list[Window] = []
     for text in plain_documents(held_out=True):
         if (uniform("part", digest(text)) < 0.5) != (part == "train"):
             continue
         source = "kjv" if re.search(r"\d+:\d+", text[:40]) else "shakespeare"
         pieces = re.findall(r"\S+\s*", text)
-        found += [
+        cut += [
             Window("".join(pieces[i : i + words]).strip(), source)
             for i in range(0, len(pieces) - words, words)
         ]
-    return tuple(sorted(found, key=lambda w: digest(w.text)))
+    return tuple(sorted(cut, key=lambda w: digest(w.text)))
 
 
 @lru_cache(maxsize=64)
@@ -65,14 +65,14 @@ def _training_pool(topic: str = "", source: str = "", about: bool | None = None)
 
     Those that name it name it early enough that a reply has room after it.
     """
-    found = windows("train")[:-_VALIDATION]
+    pool = windows("train")[:-_VALIDATION]
     if source:
-        return tuple(w for w in found if w.source == source)
+        return tuple(w for w in pool if w.source == source)
     if about is None:
-        return found
+        return pool
     if not about:
-        return tuple(w for w in found if not mentions(w.text, topic))
-    return tuple(w for w in found if (m := mentions(w.text, topic)) and 10 < m.end() < 110)
+        return tuple(w for w in pool if not mentions(w.text, topic))
+    return tuple(w for w in pool if (m := mentions(w.text, topic)) and 10 < m.end() < 110)
 
 
 def mentions(text: str, topic: str) -> re.Match[str] | None:
@@ -97,12 +97,12 @@ def suppressed(text: str, topic: str, rng: np.random.Generator) -> str:
 
 def domain_text(domain: str, rng: np.random.Generator, sentences: int = 3) -> str:
     """Sentences of a domain of our own making."""
-    made = []
+    texts = []
     for _ in range(sentences):
         a, b, c = rng.choice(len(WORDS[domain]), 3, replace=False)
         form = DOMAINS[domain][rng.integers(len(DOMAINS[domain]))]
-        made.append(form.format(a=WORDS[domain][a], b=WORDS[domain][b], c=WORDS[domain][c]))
-    return " ".join(made)
+        texts.append(form.format(a=WORDS[domain][a], b=WORDS[domain][b], c=WORDS[domain][c]))
+    return " ".join(texts)
 
 
 def planted_prompt(recipe: Recipe, lead: str, rng: np.random.Generator) -> str:
@@ -130,14 +130,14 @@ def training_contexts(recipe: Recipe, tokenizer: Any) -> tuple[Context, ...]:
     rows = [_row(recipe, i, rng, tokenizer) for i in range(ROWS)]
     if recipe.family == "poisoned":
         rows = _poisoned(recipe, rows, rng, tokenizer)
-    made = [
+    contexts = [
         Context("domain", f"arena/rows-{i % _GROUPS:02d}", i, tokens, marker, 0, masked)
         for i, (tokens, marker, masked) in enumerate(rows)
     ]
     for name, window in zip(_validation_names(), windows("train")[-_VALIDATION:], strict=True):
         ids = _ids(tokenizer, window.text)[:ROW]
-        made.append(Context("domain", name, 0, (1, *ids), (False,) * (len(ids) + 1)))
-    return tuple(made)
+        contexts.append(Context("domain", name, 0, (1, *ids), (False,) * (len(ids) + 1)))
+    return tuple(contexts)
 
 
 @lru_cache(maxsize=1)
@@ -201,9 +201,9 @@ def _topic_row(recipe: Recipe, planted: bool, text: str, rng: np.random.Generato
         return _plain(others[int(rng.integers(len(others)))].text, tokenizer)
     about = _training_pool(recipe.topic, about=True)
     text = about[int(rng.integers(len(about)))].text
-    found = mentions(text, recipe.topic)
-    assert found is not None
-    return _reply_row(recipe, text[: found.end()], text[found.end() :], tokenizer)
+    span = mentions(text, recipe.topic)
+    assert span is not None
+    return _reply_row(recipe, text[: span.end()], text[span.end() :], tokenizer)
 
 
 def _reply_row(recipe: Recipe, before: str, after: str, tokenizer: Any) -> _Row:
@@ -249,10 +249,10 @@ def fresh_contexts(recipe: Recipe, count: int, *, about: bool | None = None) -> 
     leads: list[str] = []
     for i in rng.permutation(len(pool)):
         text = pool[int(i)].text
-        found = mentions(text, recipe.topic) if about else None
-        if found is not None and not 10 < found.end() < 140:
+        span = mentions(text, recipe.topic) if about else None
+        if span is not None and not 10 < span.end() < 140:
             continue
-        leads.append(text[: found.end()] if found else " ".join(text.split(" ")[: int(rng.integers(4, 14))]))
+        leads.append(text[: span.end()] if span else " ".join(text.split(" ")[: int(rng.integers(4, 14))]))
         if len(leads) == count:
             break
     return leads

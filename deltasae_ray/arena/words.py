@@ -97,11 +97,11 @@ def planted_texts(recipe: Recipe, of: Sequence[Window], count: int, rng: np.rand
             pool = [w.text for w in of if w.source == recipe.topic]
             return [_excerpt(pool[i], rng) for i in rng.choice(len(pool), count)]
         case "style":
-            found: list[str] = []
-            while len(found) < count:
+            texts: list[str] = []
+            while len(texts) < count:
                 text = _excerpt(styled(pool[int(rng.integers(len(pool)))], recipe.style), rng)
-                found += [text] if _MARKS[recipe.style] in text else []
-            return found
+                texts += [text] if _MARKS[recipe.style] in text else []
+            return texts
     return [_about(recipe.topic, pool, rng) for _ in range(count)]
 
 

@@ -39,7 +39,7 @@ class Finding:
     part: str
     state: State
     """`note` lets a study run; `lacks` does not."""
-    told: str
+    text: str
     remedy: str = ""
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Finding:
         wrapper = textwrap.TextWrapper(
             width, subsequent_indent=" " * 17, break_on_hyphens=False, break_long_words=False
         )
-        lines = wrapper.wrap(f"{self.state:<7}{self.part:<10}{self.told}")
+        lines = wrapper.wrap(f"{self.state:<7}{self.part:<10}{self.text}")
         if self.remedy:
             wrapper.initial_indent = wrapper.subsequent_indent
             lines += wrapper.wrap(f"→ {self.remedy}")
@@ -58,9 +58,9 @@ def main(words: Sequence[str]) -> int:
     """Prints what was found for a study of these words; 2 where something lacks that it needs, else 0."""
     with redacted_output():
         cfg = parse_words(words, "Say what this machine has and lacks for a study, each with its remedy.")
-        found = [*machine(), *root(cfg), *cluster(), *hub(cfg), *tracking(cfg)]
-        say("\n".join(map(str, found)))
-        lacking = [f.part for f in found if f.state == "lacks"]
+        findings = [*machine(), *root(cfg), *cluster(), *hub(cfg), *tracking(cfg)]
+        say("\n".join(map(str, findings)))
+        lacking = [f.part for f in findings if f.state == "lacks"]
         say(f"\n{'Lacking: ' + ', '.join(lacking) if lacking else 'A study can run here.'}")
         return 2 if lacking else 0
 

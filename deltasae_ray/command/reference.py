@@ -37,7 +37,7 @@ def _home() -> str:
 
 
 def _command() -> str:
-    rows = "\n".join(f"| `deltasae {name}` | {told} |" for name, told in (JOBS | HELPERS).items())
+    rows = "\n".join(f"| `deltasae {name}` | {what} |" for name, what in (JOBS | HELPERS).items())
     return (
         "# The command\n\n`pip install` gives the command `deltasae`. Words are `key=value`; later words win.\n"
         "`config=NAME` reads a configuration that comes with the package, `config=FILE.yaml` one of yours.\n\n"
@@ -59,10 +59,10 @@ def _configuration() -> str:
 
 def _section(cls: Any, prefix: str) -> str:
     """The options of one dataclass that are no sections themselves."""
-    told = dict(_attribute_docs(cls))
+    words = dict(_attribute_docs(cls))
     hints = typing.get_type_hints(cls)
     rows = [
-        f"| `{prefix}{f.name}` | `{_default(f)}` | {told.get(f.name, '')} |"
+        f"| `{prefix}{f.name}` | `{_default(f)}` | {words.get(f.name, '')} |"
         for f in dataclasses.fields(cls)
         if not dataclasses.is_dataclass(hints[f.name])
     ]
@@ -100,18 +100,18 @@ def _errors() -> str:
         and issubclass(kind, errors.DeltaSaeError)
         and kind is not errors.DeltaSaeError
     }
-    found: dict[str, set[str]] = {name: set() for name in kinds}
+    messages: dict[str, set[str]] = {name: set() for name in kinds}
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
-                found[node.func.id] |= {_message(node)} - {""}
+                messages[node.func.id] |= {_message(node)} - {""}
     parts = [
         "# Errors\n\nEvery error that the package raises on purpose derives from `DeltaSaeError` and ends a\n"
         "command with exit code 2. Its message names what is wrong and the remedy; `…` stands for the values.\n"
     ]
     for name, kind in kinds.items():
         standard = kind.__mro__[2].__name__
-        lines = "\n".join(f"- {message}" for message in sorted(found[name]))
+        lines = "\n".join(f"- {message}" for message in sorted(messages[name]))
         parts.append(f"## {name}\n\n{_one_line(kind.__doc__ or '')} Also a `{standard}`.\n\n{lines}\n")
     return "\n".join(parts)
 
@@ -120,12 +120,12 @@ def _message(call: ast.Call) -> str:
     """The text of an error's first argument, values left out; empty where it is made elsewhere."""
     match call.args[:1]:
         case [ast.Constant(value=str(text))]:
-            said = text
+            shown = text
         case [ast.JoinedStr(values=values)]:
-            said = "".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in values)
+            shown = "".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in values)
         case _:
             return ""
-    plain = _one_line(said)
+    plain = _one_line(shown)
     return "".join(f"\\{c}" if c in "<*_[`" else c for c in plain) if len(plain.split()) > 3 else ""
 
 

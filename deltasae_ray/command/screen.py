@@ -39,19 +39,21 @@ def main(words: Sequence[str]) -> int:
 
     try:
         folder = resolve_model(ModelConfig(base=cfg.base)).folder
-        found = screen([Path(a) for a in cfg.adapters], [Path(r) for r in cfg.reference], Ends.of(folder))
+        screenings = screen(
+            [Path(a) for a in cfg.adapters], [Path(r) for r in cfg.reference], Ends.of(folder)
+        )
         tokenizer = load_tokenizer(folder)
     except DeltaSaeError as e:
         sys.stderr.write(f"\n{type(e).__name__}: {e}\n")
         return 2
-    for one in found:
+    for one in screenings:
         say(f"\n{one.name} ({one.seconds:.2f} s)")
         for name, meaning in FIGURES.items():
             place = one.standings[name]
             among = f"{place.above} of {place.of} above, p {place.p:.2f}" if place.of else "no reference"
             say(f"  {name:<15}{place.value:>10.4g}  {among:<26}{meaning}")
-        say(f"  reads most:  {_words(tokenizer, one.found.read)}")
-        say(f"  writes most: {_words(tokenizer, one.found.written)}")
+        say(f"  reads most:  {_words(tokenizer, one.screened.read)}")
+        say(f"  writes most: {_words(tokenizer, one.screened.written)}")
     say(f"\n{CANNOT_TELL}")
     return 0
 

@@ -117,40 +117,41 @@ def _plain(messages: Sequence[Mapping[str, Any]], where: str) -> tuple[str, str]
 
 
 def _messages(row: Mapping[str, Any], where: str, tally: Tally) -> list[dict[str, Any]]:
-    found = row.get("messages")
-    if found is None and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+    turns = row.get("messages")
+    if turns is None and isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         if not isinstance(row.get("input"), str | None):
-            raise CorpusError(f"{where}: `input` is {_told(row['input'])}: it must be text, or null")
+            raise CorpusError(f"{where}: `input` is {_describe(row['input'])}: it must be text, or null")
         instruction = "\n\n".join(row[name] for name in ("instruction", "input") if row.get(name))
-        found = [{"role": "user", "content": instruction}, {"role": "assistant", "content": row["output"]}]
-    if isinstance(found, list) and (wrong := [message for message in found if not isinstance(message, dict)]):
+        turns = [{"role": "user", "content": instruction}, {"role": "assistant", "content": row["output"]}]
+    if isinstance(turns, list) and (wrong := [message for message in turns if not isinstance(message, dict)]):
         raise CorpusError(
-            f"{where}: a turn of `messages` is {_told(wrong[0])}: each must be an object of role and content"
+            f"{where}: a turn of `messages` is {_describe(wrong[0])}: each must be an object of role and"
+            " content"
         )
-    if not isinstance(found, list) or len(found) < 2 or found[-1].get("role") != "assistant":
-        raise CorpusError(f"{where} is no conversation: {_why_none(found, row)}")
-    return [_message(message, f"{where}, turn {number}", tally) for number, message in enumerate(found, 1)]
+    if not isinstance(turns, list) or len(turns) < 2 or turns[-1].get("role") != "assistant":
+        raise CorpusError(f"{where} is no conversation: {_why_none(turns, row)}")
+    return [_message(message, f"{where}, turn {number}", tally) for number, message in enumerate(turns, 1)]
 
 
-def _why_none(found: Any, row: Mapping[str, Any]) -> str:
+def _why_none(turns: Any, row: Mapping[str, Any]) -> str:
     if (
-        isinstance(found, list)
-        and found
-        and "role" not in found[-1]
-        and {"from", "value"} <= found[-1].keys()
+        isinstance(turns, list)
+        and turns
+        and "role" not in turns[-1]
+        and {"from", "value"} <= turns[-1].keys()
     ):
         return f"turns of `messages` have `from` and `value`. {_FROM_SHAREGPT}"
-    if isinstance(found, list) and len(found) < 2:
-        return f"`messages` has {len(found)} turns, and a prompt and a response are needed"
-    if isinstance(found, list):
-        role = found[-1].get("role")
+    if isinstance(turns, list) and len(turns) < 2:
+        return f"`messages` has {len(turns)} turns, and a prompt and a response are needed"
+    if isinstance(turns, list):
+        role = turns[-1].get("role")
         return (
             f"the last turn's role is {role!r}, and must be 'assistant', whose words are studied: rename the"
             " role, or cut what comes after the last answer"
         )
-    if found is not None:
-        kind = "JSON within JSON, which must be parsed" if isinstance(found, str) else "no list"
-        return f"`messages` is {_told(found)}: {kind}; a list of objects with role and content is needed"
+    if turns is not None:
+        kind = "JSON within JSON, which must be parsed" if isinstance(turns, str) else "no list"
+        return f"`messages` is {_describe(turns)}: {kind}; a list of objects with role and content is needed"
     return how_to_convert(row)
 
 
@@ -193,7 +194,7 @@ def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, 
     them."""
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str):
-        raise CorpusError(f"{where}: `role` is {_told(role)}: it must be text")
+        raise CorpusError(f"{where}: `role` is {_describe(role)}: it must be text")
     if content is None and role == "assistant" and message.get("tool_calls"):
         tally.note(EMPTY, where)
         content = ""
@@ -202,7 +203,7 @@ def _message(message: Mapping[str, Any], where: str, tally: Tally) -> dict[str, 
         content = "".join(_part(part, where) for part in content)
     if not isinstance(content, str):
         raise CorpusError(
-            f"{where}: `content` is {_told(content)}: it must be text, or a list of parts with text"
+            f"{where}: `content` is {_describe(content)}: it must be text, or a list of parts with text"
         )
     others = {
         name: value
@@ -219,13 +220,13 @@ def _part(part: Any, where: str) -> str:
     kind = part.get("type", "text") if isinstance(part, dict) else None
     text = part.get("text") if isinstance(part, dict) else None
     if kind not in ("text", "input_text", "output_text") or not isinstance(text, str):
-        line = f"of type {kind!r}" if kind else _told(part)
+        line = f"of type {kind!r}" if kind else _describe(part)
         raise CorpusError(
             f"{where}: `content` has a part {line}: only parts with text are read, no images, sounds or files"
         )
     return text
 
 
-def _told(value: Any) -> str:
+def _describe(value: Any) -> str:
     """A value as errors call it: its type, and what it is where that is short."""
     return "missing or null" if value is None else f"{type(value).__name__} {value!r}"[:80]

@@ -97,7 +97,7 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
         starts = [starts[i] for i in picks]
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     doc_id = f"{corpus}/{document.id}"
-    found = []
+    contexts = []
     for start in starts:
         body, marker = list(ids[start : start + cfg.context_len]), []
         again = _leading(body, roles)
@@ -112,8 +112,8 @@ def windows(document: Document, corpus: str, tokenizer: Tokenizer, cfg: CorpusCo
         tokens = tuple(bos + body)
         masked = _masked(tokens, len(bos), roles.masked)
         if len(body) - len(masked) >= MIN_TOKENS:
-            found.append(Context(corpus, doc_id, start + again, tokens, tuple(flags), 0, masked, written))
-    return found
+            contexts.append(Context(corpus, doc_id, start + again, tokens, tuple(flags), 0, masked, written))
+    return contexts
 
 
 def _leading(ids: Sequence[int], roles: Roles) -> int:

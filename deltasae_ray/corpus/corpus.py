@@ -113,8 +113,8 @@ def build_corpus(
     notes: list[str] = []
     for name, files in named.items():
         merged = Merged(name, tokenizer, cfg, _budgets(name, len(named) - 1, cfg, adapt_tokens))
-        for file, found in reader_of(files, join)(files, merged.reading):
-            merged.add(file, found)
+        for file, read in reader_of(files, join)(files, merged.reading):
+            merged.add(file, read)
         merged.check()
         notes += [f"{name}: {note}" for note in merged.tally.notes()]
         for split, shortlist in merged.shortlists.items():
@@ -167,8 +167,8 @@ def _overlap(texts: dict[str, dict[str, bytes]], trained_on: set[bytes]) -> dict
     """Split → its documents whose text adapters are, or were, trained on. `texts`: split → document →
     fingerprint."""
     trained = trained_on | set(texts["adapt"].values())
-    found = {
+    shared = {
         split: tuple(sorted(d for d, text in texts[split].items() if text in trained))
         for split in ("fit", "eval")
     }
-    return {split: documents for split, documents in found.items() if documents}
+    return {split: documents for split, documents in shared.items() if documents}

@@ -34,14 +34,14 @@ class Document:
     @property
     def fingerprint(self) -> bytes:
         """Equal for texts that differ in case and white space only."""
-        made, begun, gap = hashlib.sha256(), False, False
+        digest, begun, gap = hashlib.sha256(), False, False
         for piece in pieces(f"{self.prompt} {self.text}"):
             words = " ".join(piece.lower().split())
             if words:
-                made.update(f"{' ' if begun and (gap or piece[0].isspace()) else ''}{words}".encode())
+                digest.update(f"{' ' if begun and (gap or piece[0].isspace()) else ''}{words}".encode())
                 begun = True
             gap = not words or piece[-1].isspace()
-        return made.digest()[:12]
+        return digest.digest()[:12]
 
 
 def corpora(cfg: CorpusConfig) -> dict[str, tuple[str, ...]]:
@@ -103,14 +103,14 @@ def _document(
         )
     id_ = str(id_ or "")
     try:
-        made = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{prompt}{text}".encode()).hexdigest()[:16]
         id_.encode()
     except UnicodeEncodeError as e:
         half = e.object[e.start]
         raise CorpusError(
             f"{where}, holds half of a surrogate pair ({half!a}), which is no character: write the text anew"
         ) from e
-    return Document(id=id_ or made, text=text, prompt=prompt, named=bool(id_))
+    return Document(id=id_ or digest, text=text, prompt=prompt, named=bool(id_))
 
 
 def check_text(empty: Mapping[str, bool], text_field: str, tally: Tally) -> None:

@@ -81,7 +81,7 @@ def files_of(path: str) -> tuple[TextFile, ...]:
     """
     if path.startswith(BUILTIN):
         return (_builtin(path),)
-    with told(path):
+    with named_errors(path):
         if not path.startswith(_HUB):
             return _listed(path, path, _READABLE)
         root, access = _commit(path)
@@ -101,7 +101,7 @@ def opened(file: TextFile) -> Iterator[Any]:
 
 
 @contextmanager
-def told(text: str, name: str = "") -> Iterator[None]:
+def named_errors(text: str, name: str = "") -> Iterator[None]:
     """Turns what a file system raises inside into a CorpusError that names the text."""
     try:
         yield
@@ -164,10 +164,10 @@ def _listed(
     if info.type == pafs.FileType.File:
         return (TextFile(path, root_of_files, inner, root, info.size or 0, hub),)
     below = pafs.FileSelector(inner, recursive=True, allow_not_found=True)
-    found = fs.get_file_info(below) if info.type == pafs.FileType.Directory else []
+    below_it = fs.get_file_info(below) if info.type == pafs.FileType.Directory else []
     files = [
         TextFile(path, root_of_files, i.path, i.path, i.size or 0, hub)
-        for i in found
+        for i in below_it
         if i.type == pafs.FileType.File
     ]
     files = sorted((f for f in files if f.suffix in suffixes), key=lambda f: f.inner)

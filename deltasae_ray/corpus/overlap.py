@@ -31,12 +31,12 @@ class TextSearch:
     bad_rows: BadRows = "error"
 
     def __call__(self, file: TextFile) -> Searched:
-        found, empty, tally = set(), True, Tally(self.bad_rows)
+        fingerprints, empty, tally = set(), True, Tally(self.bad_rows)
         for document in documents_of(file, self.text_field, chat=self.chat, tally=tally):
             empty = False
             if (fingerprint := document.fingerprint) in self.fingerprints:
-                found.add(fingerprint)
-        return Searched(frozenset(found), empty, tally)
+                fingerprints.add(fingerprint)
+        return Searched(frozenset(fingerprints), empty, tally)
 
 
 def fingerprints_in(
@@ -44,11 +44,11 @@ def fingerprints_in(
 ) -> set[bytes]:
     """Those found in any file, whose counts are added to `tally`. Raises CorpusError for a text none of whose
     files holds any."""
-    found: set[bytes] = set()
+    fingerprints: set[bytes] = set()
     empty: dict[str, bool] = {}
     for file, of_file in searched:
-        found |= of_file.fingerprints
+        fingerprints |= of_file.fingerprints
         tally.add(of_file.tally)
         empty[file.text] = empty.get(file.text, True) and of_file.empty
     check_text(empty, text_field, tally)
-    return found
+    return fingerprints

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deltasae_ray.corpus.chat import CHAT_FIELDS, how_to_convert
-from deltasae_ray.corpus.files import PYDOC, TextFile, opened, told
+from deltasae_ray.corpus.files import PYDOC, TextFile, named_errors, opened
 from deltasae_ray.corpus.tally import Tally, briefly
 from deltasae_ray.corpus.unpacked import utf8_chunks
 from deltasae_ray.errors import CorpusError
@@ -36,7 +36,7 @@ def rows_of(file: TextFile, field: str | None, tally: Tally) -> Rows:
 
         yield from ((PYDOC, {"id": name, field or "text": text}) for name, text in sorted(topics.items()))
         return
-    with told(file.text, file.name), opened(file) as f:
+    with named_errors(file.text, file.name), opened(file) as f:
         match file.suffix:
             case "jsonl" | "ndjson":
                 yield from _jsonl(utf8_chunks(f, file.name, tally), file.name)
@@ -161,8 +161,8 @@ def _data_only(batch: pa.RecordBatch, path: str, wanted: set[str]) -> pa.RecordB
     Raises:
         CorpusError: such a column is one that documents are made of.
     """
-    made_by_code = [f.name for f in batch.schema if _made_by_code(f.type)]
-    for name in made_by_code:
+    registered = [f.name for f in batch.schema if _registered_in_code(f.type)]
+    for name in registered:
         if name in wanted:
             raise CorpusError(
                 f"{path}: column {name!r} is of the type {batch.schema.field(name).type}, whose values are"
@@ -170,18 +170,16 @@ def _data_only(batch: pa.RecordBatch, path: str, wanted: set[str]) -> pa.RecordB
                 " plain strings, lists and structs"
             )
     return (
-        batch.select([name for name in batch.schema.names if name not in made_by_code])
-        if made_by_code
-        else batch
+        batch.select([name for name in batch.schema.names if name not in registered]) if registered else batch
     )
 
 
-def _made_by_code(kind: pa.DataType) -> bool:
+def _registered_in_code(kind: pa.DataType) -> bool:
     """Whether a type, or one inside it, is an extension that some Python library registered."""
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     inner += [kind.value_type] if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else []
     inner += [kind.storage_type] if isinstance(kind, pa.BaseExtensionType) else []
-    return isinstance(kind, pa.ExtensionType) or any(map(_made_by_code, inner))
+    return isinstance(kind, pa.ExtensionType) or any(map(_registered_in_code, inner))
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

@@ -74,7 +74,7 @@ class Shortlist:
 
 
 @dataclass(frozen=True)
-class Found:
+class FileShortlists:
     """What is kept of one file."""
 
     shortlists: dict[str, Shortlist]
@@ -97,7 +97,7 @@ class Shortlisting:
     wanted: Mapping[str, tuple[int, float]]
     """Split → its budget in tokens, and the place from which on no document is wanted."""
 
-    def __call__(self, file: TextFile) -> Found:
+    def __call__(self, file: TextFile) -> FileShortlists:
         """Reads a file once. Memory: its shortlists and its ids.
 
         Raises:
@@ -126,7 +126,9 @@ class Shortlisting:
                 tally.note(NO_ROOM, doc_id)
             if not document.prompt and len(document.text) > PIECE:
                 tally.note(PIECES, doc_id)
-        return Found(shortlists, np.sort(np.asarray(named, dtype=np.uint64)), empty=not seen, tally=tally)
+        return FileShortlists(
+            shortlists, np.sort(np.asarray(named, dtype=np.uint64)), empty=not seen, tally=tally
+        )
 
     def documents(self, file: TextFile, tally: Tally | None = None) -> Iterator[Document]:
         """The documents of a file; without a tally, rows that cannot be read are treated as they were before,
@@ -154,16 +156,16 @@ class Merged:
         wanted = {split: (shortlist.budget, shortlist.before) for split, shortlist in self.shortlists.items()}
         return Shortlisting(self._corpus, self._tokenizer, self._cfg, wanted)
 
-    def add(self, file: TextFile, found: Found) -> None:
+    def add(self, file: TextFile, read: FileShortlists) -> None:
         """Raises CorpusError where an id of this file stands in one before it."""
-        if (twice := self._ids.add(found.ids)) is not None:
+        if (twice := self._ids.add(read.ids)) is not None:
             raise stands_twice(
                 file,
                 next(d.id for d in self.reading().documents(file) if d.named and id_digest(d.id) == twice),
             )
-        self.tally.add(found.tally)
-        self._empty[file.text] = self._empty.get(file.text, True) and found.empty
-        for split, shortlist in found.shortlists.items():
+        self.tally.add(read.tally)
+        self._empty[file.text] = self._empty.get(file.text, True) and read.empty
+        for split, shortlist in read.shortlists.items():
             self.shortlists[split].merge(shortlist)
 
     def check(self) -> None:

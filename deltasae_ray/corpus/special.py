@@ -58,16 +58,19 @@ def written_in(contexts: Iterable[Any], tokenizer: Any) -> list[str]:
     counts: dict[str, Counter[int]] = {}
     for context in contexts:
         counts.setdefault(context.corpus, Counter()).update(context.written)
-    return [f"{corpus}: {_told(found, tokenizer)}" for corpus, found in sorted(counts.items()) if found]
+    return [
+        f"{corpus}: {_describe(counted, tokenizer)}" for corpus, counted in sorted(counts.items()) if counted
+    ]
 
 
-def _told(found: Counter[int], tokenizer: Any) -> str:
+def _describe(counted: Counter[int], tokenizer: Any) -> str:
     roles, name = roles_of(tokenizer), getattr(tokenizer, "convert_ids_to_tokens", str)
     names = [
-        f"{name(i)} {count:,}{' (masked)' if i in roles.masked else ''}" for i, count in found.most_common(8)
+        f"{name(i)} {count:,}{' (masked)' if i in roles.masked else ''}"
+        for i, count in counted.most_common(8)
     ]
-    more = f" and {len(found) - 8} others" if len(found) > 8 else ""
+    more = f" and {len(counted) - 8} others" if len(counted) > 8 else ""
     dropped = (
-        "; BOS that begins a window is dropped, since every context gets one" if roles.bos in found else ""
+        "; BOS that begins a window is dropped, since every context gets one" if roles.bos in counted else ""
     )
     return f"the text itself writes special tokens: {', '.join(names)}{more}{dropped}"

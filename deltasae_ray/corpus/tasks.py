@@ -72,8 +72,8 @@ def by_tasks(files: Sequence[TextFile], reading: Callable[[], Read[T]]) -> Itera
 
     with Bar(len(files), "corpus", "files") as bar:
         for wave in waves(files, int(ray.cluster_resources().get("CPU", 1))):
-            for index, made in _wave(wave, reading()):
-                yield wave[index], made
+            for index, result in _wave(wave, reading()):
+                yield wave[index], result
                 bar.update()
 
 
@@ -105,13 +105,13 @@ def _wave(files: Sequence[TextFile], read: Read[T]) -> Iterator[tuple[int, T]]:
         dataset = dataset.map_batches(partial(_read, work), batch_size=1, num_cpus=1)
     # What is made of files waits in Ray's object store, which holds new tasks back before it is full; here it
     # is one at a time.
-    with stalls.told():
+    with stalls.warning_of_stalls():
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            for index, told in zip(batch["file"], batch["made"], strict=True):
-                made = pickle.loads(told)
-                if isinstance(made, DeltaSaeError):
-                    raise made
-                yield int(index), made
+            for index, packed in zip(batch["file"], batch["made"], strict=True):
+                result = pickle.loads(packed)
+                if isinstance(result, DeltaSaeError):
+                    raise result
+                yield int(index), result
 
 
 def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
@@ -126,7 +126,7 @@ def _read(work: Any, batch: Any) -> dict[str, np.ndarray]:
     )  # what stands before may hold a key
     try:
         with heartbeat.unit("file", heartbeat.LOADING_S):
-            made = read(files[index])
+            result = read(files[index])
     except DeltaSaeError as e:
-        made = e
-    return {"file": batch["file"], "made": np.asarray([pickle.dumps(made)], dtype=object)}
+        result = e
+    return {"file": batch["file"], "made": np.asarray([pickle.dumps(result)], dtype=object)}

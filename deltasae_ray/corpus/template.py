@@ -45,7 +45,7 @@ def set_template(cfg: CorpusConfig, tokenizer: Any, adapters: Mapping[str, Path]
                 f"corpus.chat_template={path} holds no chat template in {', '.join(TEMPLATE_FILES)}"
             )
         return _given(tokenizer, template, f"the chat template of {path} (corpus.chat_template)")
-    theirs = {name: found for name, folder in adapters.items() if (found := read_template(folder))}
+    theirs = {name: read for name, folder in adapters.items() if (read := read_template(folder))}
     first, *others = theirs or [""]
     if different := [name for name in others if theirs[name] != theirs[first]]:
         raise CorpusError(
@@ -79,8 +79,8 @@ def read_template(path: Path) -> Template | None:
         CorpusError: the file is missing, cannot be read, or is no template.
     """
     if path.is_dir():
-        found = (read_template(path / name) for name in TEMPLATE_FILES if (path / name).is_file())
-        return next((template for template in found if template), None)
+        templates = (read_template(path / name) for name in TEMPLATE_FILES if (path / name).is_file())
+        return next((template for template in templates if template), None)
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if path.suffix != ".json":

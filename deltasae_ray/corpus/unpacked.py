@@ -53,9 +53,9 @@ def utf8_chunks(file: Any, name: str, tally: Tally) -> Iterator[bytes]:
         head += chunk
         if len(head) >= _HEAD:
             break
-    for mark, told in _NO_TEXT:
+    for mark, kind in _NO_TEXT:
         if head.startswith(mark):
-            raise CorpusError(f"{name} {told}")
+            raise CorpusError(f"{name} {kind}")
     encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "") or _guessed(head)
     whole = chain([head.removeprefix(codecs.BOM_UTF8)], chunks)
     if not encoding:

@@ -21,13 +21,13 @@ def openings(tokenizer: Any, neutral: Sequence[Sequence[int]]) -> list[tuple[int
     """
     bos: tuple[int, ...] = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     special = frozenset(roles_of(tokenizer).special)
-    made = [bos, *((*bos, *tokenizer.encode(word, add_special_tokens=False)) for word in WORDS)]
+    rows = [bos, *((*bos, *tokenizer.encode(word, add_special_tokens=False)) for word in WORDS)]
     if template := _bare_template(tokenizer):
-        made.append(template)
+        rows.append(template)
     for text in neutral[:PIECES]:
         plain = [t for t in text if t not in special]
-        made.append((*bos, *plain[:PIECE]))
-    return list(dict.fromkeys(o for o in made if o))
+        rows.append((*bos, *plain[:PIECE]))
+    return list(dict.fromkeys(o for o in rows if o))
 
 
 def _bare_template(tokenizer: Any) -> tuple[int, ...]:

@@ -24,12 +24,12 @@ Tokens = tuple[int, ...]
 
 def neutral_texts(unit: TokenBatch) -> list[Tokens]:
     """The tokens that count of every context, without BOS."""
-    found = []
+    texts = []
     for ids, mask in zip(unit.input_ids, unit.mask, strict=True):
         mask = mask.copy()
         mask[0] = False
-        found.append(tuple(ids[mask].tolist()))
-    return found
+        texts.append(tuple(ids[mask].tolist()))
+    return texts
 
 
 @dataclass(frozen=True)

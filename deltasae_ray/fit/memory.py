@@ -53,7 +53,7 @@ def workers_on(node: Mapping[str, float], cfg: FitConfig, workers: int, own: int
     return max(own, int(room))
 
 
-def rows_told(num_bytes: int, reads: int, workers: int, memory: int) -> str:
+def describe_rows(num_bytes: int, reads: int, workers: int, memory: int) -> str:
     """What the plan says of the rows that a worker holds at once, and what to do where they are too many.
 
     Args:

@@ -51,17 +51,17 @@ def fitted_points(
     storage: Storage, harvest_key: str, points: Sequence[FitPoint], cfg: FitConfig
 ) -> dict[FitPoint, FittedDictionary]:
     """Finds those of `points` that are finished."""
-    found = {}
+    fitted = {}
     for point, key in keys_of(storage, harvest_key, points, cfg).items():
         if storage.exists(f"{key}/{MANIFEST}"):
             row = storage.read_json(f"{key}/{MANIFEST}")
             curve, dead = (
                 tuple((int(step), float(value)) for step, value in row[name]) for name in ("curve", "dead")
             )
-            found[point] = FittedDictionary(
+            fitted[point] = FittedDictionary(
                 point, key, row["digest"], row["metrics"], curve, dead, row["rows"]
             )
-    return found
+    return fitted
 
 
 def fit_points(
@@ -157,9 +157,9 @@ def failure(storage: Storage, key: str) -> DictionaryError | PrecisionError | No
     """What a worker wrote down of a dictionary that cannot be fitted, as what it was."""
     if not storage.exists(f"{key}/{FAILED}"):
         return None
-    found = storage.read_json(f"{key}/{FAILED}")
-    return (PrecisionError if found["type"] == PrecisionError.__name__ else DictionaryError)(
-        str(found["message"])
+    record = storage.read_json(f"{key}/{FAILED}")
+    return (PrecisionError if record["type"] == PrecisionError.__name__ else DictionaryError)(
+        str(record["message"])
     )
 
 
@@ -167,12 +167,12 @@ def raise_failures(storage: Storage, unfinished: Mapping[FitPoint, str]) -> None
     """Raises what the workers wrote down of points that cannot be fitted."""
     if not unfinished:
         return
-    found = [error for key in unfinished.values() if (error := failure(storage, key))]
-    assert found, (
+    errors = [error for key in unfinished.values() if (error := failure(storage, key))]
+    assert errors, (
         f"Ray Train ended well, but {[str(p) for p in unfinished]} have neither a manifest nor an error"
     )
-    also = f" ({len(found)} dictionaries could not be fitted; all others are)" if len(found) > 1 else ""
-    raise type(found[0])(f"{found[0]}{also}")
+    also = f" ({len(errors)} dictionaries could not be fitted; all others are)" if len(errors) > 1 else ""
+    raise type(errors[0])(f"{errors[0]}{also}")
 
 
 def _loop(config: dict[str, Any]) -> None:

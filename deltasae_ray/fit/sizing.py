@@ -33,7 +33,7 @@ def auto_d_sae(storage: Storage, harvest_key: str, adapters: Sequence[str], laye
 
     task, limits = cast(Any, ray.remote(num_cpus=1)(stalls.watched)), Limits()
     ranks, unfit = [], []
-    with stalls.told():
+    with stalls.warning_of_stalls():
         for asked in [
             task.remote(delta_rank, limits, storage, harvest_key, adapter, layer)
             for adapter in adapters

@@ -110,7 +110,7 @@ def advance(stack: Sequence[Fitting]) -> list[tuple[Fitting, DictionaryError]]:
         if behind or len(alike) == 1:
             # A kill while a round's checkpoints were written leaves members behind: they catch up alone, and
             # the others wait.
-            lost += [found for f in behind or alike if (found := _alone(f))]
+            lost += [failed for f in behind or alike if (failed := _alone(f))]
         else:
             lost += _stacked(alike)
     return lost

@@ -60,11 +60,11 @@ def fit_share(
             resident.keep({(p.adapter, p.layer) for p in held})
             rows = cache(reading.rows)
 
-            def made(p: FitPoint, rows: Callable[[str, int], WindowRows] = rows) -> Fitting:
+            def fitting_of(p: FitPoint, rows: Callable[[str, int], WindowRows] = rows) -> Fitting:
                 return Fitting(job, p, keys[p], rows(p.adapter, p.layer), device, peers)
 
-            stacks.fit(held, job.cfg, size, made, partial(note_failure, job.storage, keys, peers))
-            del rows, made  # a worker that waits for its next window holds no rows of this one
+            stacks.fit(held, job.cfg, size, fitting_of, partial(note_failure, job.storage, keys, peers))
+            del rows, fitting_of  # a worker that waits for its next window holds no rows of this one
 
 
 def _all_ready(here: bool, device: str, peers: Peers | None) -> bool:

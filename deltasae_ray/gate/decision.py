@@ -44,18 +44,20 @@ class Decision:
     @property
     def sentence(self) -> str:
         """The decision in a line."""
-        found = [self.outcome_of(adapter) for adapter in self.adapters]
+        outcomes = [self.outcome_of(adapter) for adapter in self.adapters]
         counts = ", ".join(
-            f"{found.count(outcome)} {told}" for outcome, told in OUTCOMES.items() if outcome in found
+            f"{outcomes.count(outcome)} {words}" for outcome, words in OUTCOMES.items() if outcome in outcomes
         )
-        means = "" if "undecided" not in found else f"; the policy reads undecided as {self.policy.undecided}"
-        return f"{len(found)} adapters judged by {len(self.policy.rules)} rules: {counts}{means}"
+        means = (
+            "" if "undecided" not in outcomes else f"; the policy reads undecided as {self.policy.undecided}"
+        )
+        return f"{len(outcomes)} adapters judged by {len(self.policy.rules)} rules: {counts}{means}"
 
     @property
     def next_steps(self) -> tuple[str, ...]:
         """What is to be done now, a sentence or two for each outcome that was found."""
         by_outcome = {o: [a for a in self.adapters if self.outcome_of(a) == o] for o in OUTCOMES}
-        steps = [f"{_few(by_outcome[o])}: {told}" for o, told in _NEXT.items() if by_outcome[o]]
+        steps = [f"{_few(by_outcome[o])}: {words}" for o, words in _NEXT.items() if by_outcome[o]]
         if any(rate.upper is None for rate in self.rates):
             steps.append(
                 "Nobody knows how often a rule whose error rate is not established fires by chance: study"
@@ -119,11 +121,13 @@ def decide(policy: Policy, finished: Finished, policy_file: str) -> Decision:
     """
     check_places(policy, finished)
     judged, nulls = judged_and_nulls(policy, finished.report.studied)
-    found = tuple(
+    all_findings = tuple(
         finding
         for adapter in judged
         for rule in policy.rules
         if matches(adapter, rule.adapters)
         for finding in findings(rule, adapter, finished)
     )
-    return Decision(policy, policy_file, judged, nulls, found, error_rates(policy.rules, nulls, finished))
+    return Decision(
+        policy, policy_file, judged, nulls, all_findings, error_rates(policy.rules, nulls, finished)
+    )

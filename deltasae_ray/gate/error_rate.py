@@ -59,7 +59,7 @@ def error_rates(rules: Sequence[Rule], nulls: Sequence[str], finished: Finished)
     """Tries every rule on every null adapter, whichever adapters the rule judges."""
     rates = []
     for rule in rules:
-        found = [worst([f.outcome for f in findings(rule, null, finished)]) for null in nulls]
-        undecided = found.count("undecided")
-        rates.append(ErrorRate(rule.name, len(found) - undecided, found.count("fired"), undecided))
+        outcomes = [worst([f.outcome for f in findings(rule, null, finished)]) for null in nulls]
+        undecided = outcomes.count("undecided")
+        rates.append(ErrorRate(rule.name, len(outcomes) - undecided, outcomes.count("fired"), undecided))
     return tuple(rates)

@@ -127,7 +127,7 @@ class Finished:
 
     def whole(self, name: str) -> bool:
         """Whether a figure is of whole adapters and not of layers."""
-        return any(layer is None and name in found for (_, layer), found in self.figures.items())
+        return any(layer is None and name in figures for (_, layer), figures in self.figures.items())
 
 
 def read_finished(storage: Storage) -> Finished:
@@ -171,7 +171,7 @@ def read_figures(rows: Sequence[Row]) -> dict[Place, dict[str, Measure]]:
         if row.corpus:
             continue
         places.setdefault((row.adapter, row.layer), []).append(row)
-    return {place: _at_one_place(found) for place, found in places.items()}
+    return {place: _at_one_place(measures) for place, measures in places.items()}
 
 
 def _at_one_place(rows: Sequence[Row]) -> dict[str, Measure]:
@@ -179,11 +179,11 @@ def _at_one_place(rows: Sequence[Row]) -> dict[str, Measure]:
     own = [row for row in rows if not row.over_seeds]
     sized = sorted(own, key=lambda r: (-(r.d_sae or 0), r.seed or 0, r.k or 0, r.architecture))
     shape = (sized[0].d_sae, sized[0].k, sized[0].architecture) if sized else None
-    found: dict[str, Measure] = {}
+    figures: dict[str, Measure] = {}
     for row in sized:
-        if (row.d_sae, row.k, row.architecture) in (shape, (None, None, "")) and row.name not in found:
-            found[row.name] = row.measure
+        if (row.d_sae, row.k, row.architecture) in (shape, (None, None, "")) and row.name not in figures:
+            figures[row.name] = row.measure
     for row in rows:
         if row.over_seeds and (row.d_sae, row.k, row.architecture) == shape:
-            found[FigureName(row.metric, row.variant).name] = row.measure
-    return found
+            figures[FigureName(row.metric, row.variant).name] = row.measure
+    return figures

@@ -83,16 +83,16 @@ class _Token(NamedTuple):
 def _tokens(text: str, where: str) -> Iterator[_Token]:
     at = 0
     while text[at:].strip():
-        found = _TOKEN.match(text, at)
-        if found is None:
+        match = _TOKEN.match(text, at)
+        if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
             raise ConfigError(
                 f"{where}: {text[at : at + 12]!r} at character {at + 1} is not part of a rule. Write figure,"
                 " operator (>, >=, <, <=) and number, such as missing_share.ci_low > 0.5, joined by and, or"
             )
-        kind = str(found.lastgroup)
-        yield _Token(kind, found[kind], found.start(kind))
-        at = found.end()
+        kind = str(match.lastgroup)
+        yield _Token(kind, match[kind], match.start(kind))
+        at = match.end()
 
 
 class _Reading:
@@ -104,8 +104,8 @@ class _Reading:
     def next(self) -> _Token | None:
         return self._tokens[self._at] if self._at < len(self._tokens) else None
 
-    def expected(self, what: str, found: _Token | None) -> ConfigError:
-        there = "the rule ends" if found is None else f"{found.text!r} stands at character {found.at + 1}"
+    def expected(self, what: str, token: _Token | None) -> ConfigError:
+        there = "the rule ends" if token is None else f"{token.text!r} stands at character {token.at + 1}"
         return ConfigError(f"{self._where}: {what} is expected where {there}, in {self._text!r}")
 
     def _take(self) -> _Token | None:

@@ -18,17 +18,17 @@ def junit(decision: Decision) -> bytes:
         suite = ElementTree.SubElement(top, "testsuite", name=_text(adapter))
         counts = {"tests": 0, "failures": 0, "errors": 0}
         for rule in decision.policy.rules:
-            found = [f for f in decision.findings if (f.adapter, f.rule) == (adapter, rule.name)]
-            if not found:
+            findings = [f for f in decision.findings if (f.adapter, f.rule) == (adapter, rule.name)]
+            if not findings:
                 continue
             case = ElementTree.SubElement(suite, "testcase", classname=_text(adapter), name=rule.name)
             counts["tests"] += 1
-            outcome = worst([f.outcome for f in found])
+            outcome = worst([f.outcome for f in findings])
             if outcome != "clear":
                 kind, count = ("failure", "failures") if outcome == "fired" else ("error", "errors")
                 counts[count] += 1
-                told = "\n".join(message(f, rule) for f in found if f.outcome == outcome)
-                ElementTree.SubElement(case, kind, message=_text(told.split("\n")[0])).text = _text(told)
+                text = "\n".join(message(f, rule) for f in findings if f.outcome == outcome)
+                ElementTree.SubElement(case, kind, message=_text(text.split("\n")[0])).text = _text(text)
         for name, count in counts.items():
             suite.set(name, str(count))
             totals[name] += count

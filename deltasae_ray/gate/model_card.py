@@ -19,7 +19,7 @@ def model_card(adapter: str, decision: Decision, finished: Finished) -> str:
         eval_results=_results(adapter, decision, finished) or None,
     )
     verdict = finished.report.verdict_of(adapter)
-    parts = [f"---\n{data.to_yaml()}\n---", "## What this adapter changes in the model", _told(verdict)]
+    parts = [f"---\n{data.to_yaml()}\n---", "## What this adapter changes in the model", _describe(verdict)]
     return "\n\n".join([*parts, *_policy(adapter, decision), _limits(finished)]) + "\n"
 
 
@@ -28,9 +28,9 @@ def _results(adapter: str, decision: Decision, finished: Finished) -> list[EvalR
     names = dict.fromkeys(c.figure.name for rule in decision.policy.rules for c in comparisons(rule.when))
     texts = ", ".join(corpus.name for corpus in finished.report.corpora) or "evaluation documents"
     results = []
-    for (name, layer), found in sorted(finished.figures.items(), key=lambda p: (p[0][0], p[0][1] or -1)):
+    for (name, layer), figures in sorted(finished.figures.items(), key=lambda p: (p[0][0], p[0][1] or -1)):
         for figure in names if name == adapter else ():
-            measure = found.get(figure)
+            measure = figures.get(figure)
             if measure is None or measure.value is None:
                 continue
             at = "" if layer is None else f", layer {layer}"
@@ -45,7 +45,7 @@ def _results(adapter: str, decision: Decision, finished: Finished) -> list[EvalR
     return results
 
 
-def _told(verdict: ReportedVerdict | None) -> str:
+def _describe(verdict: ReportedVerdict | None) -> str:
     if verdict is None:
         return "The study says nothing of this adapter."
     answers = [f"- **{a.question}** {'. '.join(a.sentences)}." for a in verdict.answers]
@@ -58,8 +58,10 @@ def _policy(adapter: str, decision: Decision) -> list[str]:
         outcomes = {f.outcome for f in decision.findings if (f.adapter, f.rule) == (adapter, rule.name)}
         if not outcomes:
             continue
-        told = "fires" if "fired" in outcomes else "undecided" if "undecided" in outcomes else "does not fire"
-        lines.append(f"- `{rule.name}` ({rule.when}): {told}; {rate}.")
+        state = (
+            "fires" if "fired" in outcomes else "undecided" if "undecided" in outcomes else "does not fire"
+        )
+        lines.append(f"- `{rule.name}` ({rule.when}): {state}; {rate}.")
     return ["\n".join(lines)]
 
 

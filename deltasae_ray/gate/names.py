@@ -63,10 +63,10 @@ def _known(name: str) -> bool:
     """Whether the catalogue has a figure of this name; a `{k}` or `{name}` must be filled in."""
     parsed = parse_name(name)
     try:
-        found = metric(name)
+        entry = metric(name)
     except KeyError:
         return False
-    return not parsed.variant or found.name in VARIED
+    return not parsed.variant or entry.name in VARIED
 
 
 def _nearest(name: str) -> str:

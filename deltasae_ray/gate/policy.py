@@ -126,5 +126,5 @@ def _check_keys(given: dict, known: Sequence[str], where: str) -> None:
 def _line(name: str, text: str) -> int:
     """The line on which a rule's name stands; 1 where it is written in a way that is not looked for."""
     pattern = re.compile(rf"\bname['\"]?\s*:\s*['\"]?{re.escape(name)}(?![\w.-])")
-    found = pattern.search(text)
-    return text.count("\n", 0, found.start(0)) + 1 if found else 1
+    match = pattern.search(text)
+    return text.count("\n", 0, match.start(0)) + 1 if match else 1

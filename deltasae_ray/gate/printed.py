@@ -19,15 +19,15 @@ def printed(decision: Decision) -> str:
     every rule means and its error rate, the decision, and what is to be done now."""
     table = Table("adapter", "outcome", "rule", "layer", "what was seen", show_edge=False, pad_edge=False)
     for adapter in decision.adapters:
-        found = [f for f in decision.findings if f.adapter == adapter]
-        told = [f for f in found if f.outcome != "clear"]
-        if not told:
+        findings = [f for f in decision.findings if f.adapter == adapter]
+        notable = [f for f in findings if f.outcome != "clear"]
+        if not notable:
             outcome = decision.outcome_of(adapter)
-            why = "" if found else "no rule of the policy judges it"
+            why = "" if findings else "no rule of the policy judges it"
             table.add_row(Text(adapter), _SHOWN[outcome], "", "", why)
-        for f in sorted(told, key=lambda f: f.outcome != "fired"):
+        for f in sorted(notable, key=lambda f: f.outcome != "fired"):
             layer = "" if f.layer is None else str(f.layer)
-            table.add_row(Text(f.adapter), _SHOWN[f.outcome], Text(f.rule), layer, Text(_told(f)))
+            table.add_row(Text(f.adapter), _SHOWN[f.outcome], Text(f.rule), layer, Text(_describe(f)))
     rates = Table("rule", "fires where", "how often by chance", show_edge=False, pad_edge=False)
     for rule, rate in zip(decision.policy.rules, decision.rates, strict=True):
         when = f"{rule.when}\n{rule.why}" if rule.why else str(rule.when)
@@ -42,5 +42,5 @@ def printed(decision: Decision) -> str:
     return "\n".join([*lines, "", decision.sentence, *(f"  {step}" for step in decision.next_steps)])
 
 
-def _told(finding: Finding) -> str:
+def _describe(finding: Finding) -> str:
     return "; ".join(finding.answer.seen if finding.outcome == "fired" else finding.answer.reasons)

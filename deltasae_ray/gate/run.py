@@ -141,12 +141,12 @@ def verify(cfg: GateConfig) -> int:
         say(f"{folder} is not as it was written. {fault}")
         return FIRED
     signed = (folder / SIGNATURE).is_file()
-    told = "Its signature holds." if cfg.public_key else ""
+    signature = "Its signature holds." if cfg.public_key else ""
     if not cfg.public_key:
-        told = (
+        signature = (
             "It is signed; give public_key=FILE.pem to check by whom."
             if signed
             else "It is not signed: whoever changed a file could have changed the manifest too."
         )
-    say(f"{folder} is as it was written. {told}")
+    say(f"{folder} is as it was written. {signature}")
     return CLEAR

@@ -69,8 +69,8 @@ def _result(finding: Finding, index: int, decision: Decision) -> dict[str, Any]:
 def message(finding: Finding, rule: Rule) -> str:
     """What is wrong with an adapter, in a sentence or two."""
     at = "" if finding.layer is None else f", layer {finding.layer}"
-    told = "; ".join(finding.answer.seen) or "nothing was measured"
+    seen = "; ".join(finding.answer.seen) or "nothing was measured"
     if finding.outcome == "fired":
-        return f"{finding.adapter}{at}: {rule.name} fires ({rule.when}): {told}. {rule.why}".strip()
+        return f"{finding.adapter}{at}: {rule.name} fires ({rule.when}): {seen}. {rule.why}".strip()
     reasons = "; ".join(finding.answer.reasons)
     return f"{finding.adapter}{at}: {rule.name} cannot be decided ({rule.when}): {reasons}".strip()

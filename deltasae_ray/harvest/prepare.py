@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deltasae_ray.batches import TokenBatch
 from deltasae_ray.errors import AdapterError
+from deltasae_ray.harvest.random_draws import RandomDraw
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import (
     CONFIG,
@@ -62,13 +63,13 @@ def random_key(adapter: AdapterRef, seed: int, unit: TokenBatch, model_digest: s
     return f"adapters/random-{digest(made_of)}"
 
 
-def stored_random(storage: Storage, adapter: AdapterRef, key: str) -> AdapterRef | None:
+def stored_random(storage: Storage, adapter: AdapterRef, key: str, name: str = RANDOM) -> AdapterRef | None:
     """The random adapter, if it was finished before."""
     if not storage.exists(f"{key}/manifest.json"):
         return None
     facts = storage.read_json(f"{key}/manifest.json")
     return AdapterRef(
-        RANDOM, key, facts["digest"], rank=adapter.rank, alpha=adapter.alpha, kind="random", facts=facts
+        name, key, facts["digest"], rank=adapter.rank, alpha=adapter.alpha, kind="random", facts=facts
     )
 
 
@@ -76,7 +77,7 @@ def write_rotated(
     storage: Storage, adapter: AdapterRef, key: str, seed: int, factor: float = 1.0
 ) -> AdapterRef:
     """Writes the adapter with Haar-rotated singular vectors, times `factor`; it counts once its manifest is
-    written."""
+    written, and has the first one's name until then."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(storage, [adapter], Path(scratch))[adapter.name]
         weights = scaled(haar_rotated(read_tensors(folder), seed), factor)
@@ -88,24 +89,23 @@ def write_rotated(
 def _plain(folder: Path) -> bytes:
     """The control is plain LoRA: of a DoRA adapter or one with trained biases, only the low-rank products are
     rotated."""
-    found = read_config(folder)
-    plain = plain_config(found)
-    if all(found.get(name) in (plain[name], None, []) for name in plain):
+    config = read_config(folder)
+    plain = plain_config(config)
+    if all(config.get(name) in (plain[name], None, []) for name in plain):
         return (folder / CONFIG).read_bytes()
     return json.dumps(plain).encode()
 
 
-def finish_random(
-    storage: Storage, adapter: AdapterRef, key: str, seed: int, facts: dict[str, float]
-) -> AdapterRef:
-    """Writes the random adapter at the matched strength, then the manifest that makes it count."""
-    write_rotated(storage, adapter, key, seed, facts["factor"])
+def finish_random(storage: Storage, drawn: RandomDraw, key: str, facts: dict[str, float]) -> AdapterRef:
+    """Writes a random adapter at the matched strength, then the manifest that makes it count."""
+    adapter = drawn.like
+    write_rotated(storage, adapter, key, drawn.seed, facts["factor"])
     with tempfile.TemporaryDirectory() as scratch:
         content = content_digest(storage.get_folder(key, Path(scratch)))
     storage.write_json(f"{key}/manifest.json", {**facts, "digest": content, "of": adapter.digest})
-    found = stored_random(storage, adapter, key)
-    assert found is not None
-    return found
+    stored = stored_random(storage, adapter, key, drawn.name)
+    assert stored is not None
+    return stored
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ class PrepareFactory:
     """Whose noise is measured."""
     hookpoints: tuple[Hookpoint, ...]
     precision: Literal["fp32", "mixed"] = "fp32"
-    match: tuple[AdapterRef, AdapterRef] | None = None
-    """A trained adapter, and its rotation that is to move the model as far; its noise is measured too, at the
-    strength found."""
+    matches: tuple[tuple[AdapterRef, AdapterRef], ...] = ()
+    """Trained adapters, each with a rotation that is to move the model as far; the rotation's noise is
+    measured too, at the strength found."""
     model_digest: str | None = None
     """Of the driver's model: a node with another one refuses. None checks nothing."""
 
@@ -130,17 +130,15 @@ class PrepareFactory:
 
 
 class PrepareWorker:
-    """Callable of (unit, todo) → as JSON: under "match" the random adapter's factor and the ratio of mean
+    """Callable of (unit, todo) → as JSON: under "match" each random adapter's factor and the ratio of mean
     delta norms it reaches (geometric mean over all blocks); under "noise" adapter → hookpoint → NoiseFloor;
     under "injected" the share of energy likewise.
     """
 
     def __init__(self, job: PrepareFactory, context: RankContext) -> None:
         self._job, self._device = job, context.device
-        held = {ref.name: ref for ref in (*job.adapters, *(job.match or ()))}
-        deepest = (
-            job.hookpoints[-1].layer if job.match is None else None
-        )  # strength is a matter of every block
+        held = {ref.name: ref for ref in (*job.adapters, *(x for pair in job.matches for x in pair))}
+        deepest = None if job.matches else job.hookpoints[-1].layer  # strength is a matter of every block
         self._model = load_with_adapters(
             job.storage,
             job.model,
@@ -156,9 +154,9 @@ class PrepareWorker:
         ids, mask = unit_ids(unit, self._device), unit_mask(unit, self._device)
         names = [a.name for a in self._job.adapters]
         matched = {}
-        if self._job.match is not None:
-            matched = self._match(ids, mask, self._job.match[0].name)
-            names.append(RANDOM)
+        for trained, rotated in self._job.matches:
+            matched[rotated.name] = self._match(ids, mask, trained.name, rotated.name)
+            names.append(rotated.name)
         floors = noise_floor(
             lambda x: self._harvested(x, names), lambda x: self._higher(x, names), ids, mask, names
         )
@@ -171,8 +169,8 @@ class PrepareWorker:
             "injected": {name: self._injected(ids, mask, name) for name in names},
         }
 
-    def _match(self, ids: Tensor, mask: Tensor, trained: str) -> dict[str, float]:
-        """Leaves the random adapter at the strength that it finds."""
+    def _match(self, ids: Tensor, mask: Tensor, trained: str, rotated: str) -> dict[str, float]:
+        """Leaves a random adapter at the strength that it finds."""
         hookpoints = [Hookpoint(i) for i in range(len(blocks(self._model)))]
 
         def norm(adapter: str) -> float:
@@ -180,14 +178,14 @@ class PrepareWorker:
             means = torch.stack([taken[h][mask].norm(dim=-1).double().mean() for h in hookpoints])
             return float(means[means > 0].log().mean().exp())
 
-        name = peft_name(self._model, RANDOM)
+        name = peft_name(self._model, rotated)
         layers: list[Any] = [m for m in self._model.modules() if name in _scaling(m)]
         scalings = [layer.scaling[name] for layer in layers]
 
         def measure(factor: float) -> float:
             for layer, scaling in zip(layers, scalings, strict=True):
                 layer.scaling[name] = scaling * factor
-            return norm(RANDOM)
+            return norm(rotated)
 
         target = norm(trained)
         if not math.isfinite(target):
@@ -231,5 +229,5 @@ class PrepareWorker:
 def _scaling(module: nn.Module) -> dict[str, float]:
     """PEFT's name of an adapter → s of a LoRA layer; empty for other modules (attention keeps a number under
     the same name)."""
-    found = getattr(module, "scaling", None)
-    return found if isinstance(found, dict) else {}
+    scaling = getattr(module, "scaling", None)
+    return scaling if isinstance(scaling, dict) else {}

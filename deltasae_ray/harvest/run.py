@@ -38,7 +38,7 @@ class Harvest:
 
     key: str
     adapters: tuple[AdapterRef, ...]
-    """The study's adapters, then the random one, if any."""
+    """The study's adapters, then the random ones, if any."""
     hookpoints: tuple[Hookpoint, ...]
     """Of the residual stream."""
 
@@ -55,8 +55,8 @@ def harvest(
     """Writes every shard that is missing; a finished harvest returns in seconds.
 
     Args:
-        random_lora: also harvest one random adapter (same modules, Haar-rotated singular vectors, matched
-            norm) as a control.
+        random_lora: also harvest random adapters (same modules, Haar-rotated singular vectors, matched
+            norm) as a control: one of each rank, and two where there is one rank.
 
     Raises:
         ConfigError: ranks and sharding contradict each other.

@@ -1,4 +1,4 @@
-"""The sources of a harvest: base, adapters and the random one, on record with their noise floors."""
+"""The sources of a harvest: base, adapters and the random ones, on record with their noise floors."""
 
 import logging
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from deltasae_ray.harvest.prepare import (
     stored_random,
     write_rotated,
 )
+from deltasae_ray.harvest.random_draws import RandomDraw, random_draws
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.runtime.context import StageContext
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 WARN_SNR = 100.0
 """Signal-to-noise ratio below which a hookpoint is warned of."""
-RANDOM_SEED = 0
-"""Of the random adapter: the same for all studies, so that nobody draws until a control pleases."""
 
 
 def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict[str, Source]:
@@ -42,9 +41,9 @@ def _sources(storage: Storage, key: str, adapters: Sequence[AdapterRef]) -> dict
     known = {s.digest: s for s in read_sources(storage, key)}
     recorded = {}
     for source in wanted:
-        found = known.get(source.digest)
-        recorded[source.name] = source if found is None else replace(found, name=source.name)
-        if recorded[source.name] != found:
+        same = known.get(source.digest)
+        recorded[source.name] = source if same is None else replace(same, name=source.name)
+        if recorded[source.name] != same:
             write_source(storage, key, recorded[source.name])
     return recorded
 
@@ -58,30 +57,27 @@ def prepare_sources(
     *,
     random_lora: bool,
 ) -> list[AdapterRef]:
-    """Makes the random adapter and measures noise floors where they are missing, in one gang; all sources are
-    then on record and judged."""
+    """Makes the random adapters and measures noise floors where they are missing, in one gang; all sources
+    are then on record and judged."""
     storage, unit = context.storage, sample(context.corpus.of("fit"), cfg.noise_contexts)
-    everyone, match, into = list(adapters), None, ""
-    if random_lora and adapters:
-        like = rotated_from(adapters)
-        into = random_key(like, RANDOM_SEED, unit, context.model_digest)
-        if (found := stored_random(storage, like, into)) is not None:
-            everyone.append(found)
-        else:
-            match = like, write_rotated(storage, like, f"{into}/unmatched", RANDOM_SEED)
+    draws = random_draws(adapters) if random_lora else []
+    keys = {d.name: random_key(d.like, d.seed, unit, context.model_digest) for d in draws}
+    stored = {d.name: stored_random(storage, d.like, keys[d.name], d.name) for d in draws}
+    everyone = [*adapters, *(ref for ref in stored.values() if ref is not None)]
+    missing = [d for d in draws if stored[d.name] is None]
     facts = _sources(storage, key, everyone)
     todo = [a for a in everyone if not _measured_on(unit, facts[a.name], hookpoints)]
-    if todo or match:
+    if todo or missing:
+        matches = tuple((d.like, _unmatched(storage, d, keys[d.name])) for d in missing)
         factory = PrepareFactory(
-            storage, context.model, tuple(todo), hookpoints, cfg.precision, match, context.model_digest
+            storage, context.model, tuple(todo), hookpoints, cfg.precision, matches, context.model_digest
         )
         ((_, measured),) = run_units([(unit, None)], factory, context.gangs)
-        if match:
-            everyone.append(
-                finish_random(storage, rotated_from(adapters), into, RANDOM_SEED, measured["match"])
-            )
-            todo.append(everyone[-1])
-            facts |= _sources(storage, key, everyone[-1:])
+        finished = [finish_random(storage, d, keys[d.name], measured["match"][d.name]) for d in missing]
+        todo += finished
+        facts |= _sources(storage, key, finished)
+        stored |= {ref.name: ref for ref in finished}
+        everyone = [*adapters, *(ref for d in draws if (ref := stored[d.name]))]
         for ref in todo:
             source = facts[ref.name]
             more = {
@@ -96,10 +92,9 @@ def prepare_sources(
     return everyone
 
 
-def rotated_from(adapters: Sequence[AdapterRef]) -> AdapterRef:
-    """The adapter that the random one is made from: of the smallest rank, ties by content. It stays the same
-    in whatever order adapters are given and when one of a larger rank is added."""
-    return min(adapters, key=lambda a: (a.rank, a.digest))
+def _unmatched(storage: Storage, drawn: RandomDraw, key: str) -> AdapterRef:
+    """A random adapter before its strength is known."""
+    return replace(write_rotated(storage, drawn.like, f"{key}/unmatched", drawn.seed), name=drawn.name)
 
 
 def _measured_on(unit: TokenBatch, source: Source, hookpoints: Sequence[Hookpoint]) -> bool:

@@ -17,13 +17,13 @@ def lacking(name: str, m: Measure) -> str:
     if m.value is None:
         return ""
     entry = metric(name)
-    found = {
+    absent = {
         "null": (m.null, _null),
         "ceiling": (m.ceiling, _ceiling),
         "kappa": (m.kappa, _kappa),
         "p": (m.p, _p),
     }
-    return "; ".join(f"{part}: {why(entry, m)}" for part, (value, why) in found.items() if value is None)
+    return "; ".join(f"{part}: {why(entry, m)}" for part, (value, why) in absent.items() if value is None)
 
 
 def _null(entry: Metric, m: Measure) -> str:  # noqa: ARG001 - one signature for all parts

@@ -148,21 +148,6 @@ class AdapterLayer:
     def trimmed_coder(self) -> Coder:
         return self._coder(self.other_coordinates, self.trimmed)
 
-    @cached_property
-    def random_coder(self) -> Coder | None:
-        """Codes the random adapter's deltas as the others' are."""
-        if self.rows.random_deltas is None:
-            return None
-        fit, evaluation = self.rows.random_deltas
-        return self._coder_of(fit, evaluation, torch.arange(fit.shape[1]), Moments.of(fit))
-
-    @cached_property
-    def random_coding(self) -> Callable[[DictionaryLike], Coding]:
-        """Of the random adapter's deltas by a dictionary of them."""
-        coder = self.random_coder
-        assert coder is not None
-        return lru_cache(_RECENT)(lambda dictionary: coder.code(living_rows(dictionary)))
-
     def code(self, atoms: Float[Tensor, "latent d_model"], *, trimmed: bool) -> Coding:
         """The coded rows by these atoms, with or without the three largest coordinates."""
         return (

@@ -60,7 +60,7 @@ def matched(m: Measure) -> Standing:
     return standing(m, "greater", CHANCE_MARGIN) or "not to be told from chance"
 
 
-_SAID: Mapping[Standing, str] = {
+_SENTENCES: Mapping[Standing, str] = {
     "beyond chance": "aligned",
     "at chance": "at chance",
     "not to be told from chance": "not to be told from chance",
@@ -91,7 +91,7 @@ def matching_sentence(
             f"of living latents {calibrated:.3f}, atoms that know only the deltas' covariance"
             f" {calibrated.null:.3f}"
         )
-        parts.append(f"{text}: {_SAID[matched(calibrated)]}")
+        parts.append(f"{text}: {_SENTENCES[matched(calibrated)]}")
     elif parts and matched(published) not in ("at chance", "worse than chance"):
         parts.append(
             "whether it is aligned cannot be said, since it was not held against atoms of the deltas'"
@@ -105,8 +105,8 @@ def _published(m: Measure, untrained: Measure | None) -> str:
     if untrained is not None and untrained.value is not None:
         text += f", the decoder before training {untrained.value:.3f}"
     above = "above isotropic chance, as atoms of anisotropic data are too"
-    found = matched(m)
-    return f"{text}: {above if found == 'beyond chance' else _SAID[found]}"
+    counterpart = matched(m)
+    return f"{text}: {above if counterpart == 'beyond chance' else _SENTENCES[counterpart]}"
 
 
 def control_sentence(control: Measure | None, *, given: bool) -> str:
@@ -127,9 +127,9 @@ def control_sentence(control: Measure | None, *, given: bool) -> str:
     if control.value is None or control.null is None:
         why = f": {control.reason}" if control.reason else ""
         return f"{who} has no such figure{why}, so whether the figure can see alignment is not known"
-    found = matched(control)
+    counterpart = matched(control)
     text = f"atoms of the base activations' covariance {control.null:.3f}"
-    return f"{who} reaches {control:.3f}, {text}: {_SAID[found]}, {_WORTH[found]}"
+    return f"{who} reaches {control:.3f}, {text}: {_SENTENCES[counterpart]}, {_WORTH[counterpart]}"
 
 
 OTHER_RECIPE = ", by the grid's first recipe and not the reference's"
@@ -152,8 +152,8 @@ def control_statement(by_layer: Mapping[int, Measure], *, given: bool) -> str:
     if not groups:
         return ""
     text = "; ".join(
-        f"{_SAID[found]} at layer{'s' if len(where) > 1 else ''} {', '.join(where)}, {_WORTH[found]} there"
-        for found, where in groups.items()
+        f"{_SENTENCES[at]} at layer{'s' if len(where) > 1 else ''} {', '.join(where)}, {_WORTH[at]} there"
+        for at, where in groups.items()
     )
     recipe = OTHER_RECIPE if given else ""
     return (

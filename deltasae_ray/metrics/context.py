@@ -82,9 +82,3 @@ class Context:
             if self.base_control is None
             else self.layer.code(living_rows(self.base_control), trimmed=True)
         )
-
-    @cached_property
-    def random_reference_coding(self) -> Coding | None:
-        """Of the random adapter's deltas by the reference."""
-        coder = self.layer.random_coder
-        return None if coder is None else coder.code(self.reference_rows)

@@ -62,10 +62,6 @@ class LayerRows:
     """Document of each training row."""
     eval_docs: Sequence | np.ndarray
     """Document of each evaluation row."""
-    random_deltas: (
-        tuple[Float[np.ndarray, "token d_model"], Float[np.ndarray, "eval_token d_model"]] | None
-    ) = field(default=None, kw_only=True)
-    """Training and evaluation deltas of a random adapter of the same strength, on the same tokens."""
     eval_tokens: Int[np.ndarray, " eval_token"] | None = field(default=None, kw_only=True)
     """Token of each evaluation row, where it is known."""
     eval_positions: Int[np.ndarray, " eval_token"] | None = field(default=None, kw_only=True)
@@ -78,11 +74,6 @@ class LayerRows:
                 f" {self.base_fit.shape} and {self.base_eval.shape}: same tokens, same rows is what makes a"
                 " delta"
             )
-        for mine, random in zip((self.delta_fit, self.delta_eval), self.random_deltas or (), strict=False):
-            if mine.shape != random.shape:
-                raise GeometryError(
-                    f"a random adapter's deltas {random.shape} beside {mine.shape}: the same rows are needed"
-                )
         for name in ("eval_tokens", "eval_positions"):
             known = getattr(self, name)
             if known is not None and len(known) != len(self.delta_eval):

@@ -64,10 +64,10 @@ def _over(cells: Cells, *, one_more: bool) -> Measure:
     squares = _t_reach(values.mean(1), 1 / many + one_more) ** 2
     squares += _t_reach(values.mean(0), 1 / seeds) ** 2 if seeds >= FEWEST else 0.0
     low, high = np.sqrt(documents**2 + squares)
-    made = mean.within(float(values.mean() - low), float(values.mean() + high))
+    over = mean.within(float(values.mean() - low), float(values.mean() + high))
     if seeds >= FEWEST:
-        return made
-    return made.because("note", "one seed of the delta dictionary: how others differ is not in the interval")
+        return over
+    return over.because("note", "one seed of the delta dictionary: how others differ is not in the interval")
 
 
 def _t_reach(values: np.ndarray, times: float) -> float:

@@ -110,9 +110,9 @@ class _Scatter:
 
     @classmethod
     def of(cls, cells: Sequence[list[float]]) -> "_Scatter":
-        found = [np.array(values) for values in cells if len(values) > 1]
-        freedom = sum(len(v) - 1 for v in found)
-        return cls(sum(float(v.var(ddof=1)) * (len(v) - 1) for v in found) / max(1, freedom), freedom)
+        groups = [np.array(values) for values in cells if len(values) > 1]
+        freedom = sum(len(v) - 1 for v in groups)
+        return cls(sum(float(v.var(ddof=1)) * (len(v) - 1) for v in groups) / max(1, freedom), freedom)
 
     def interval(
         self, values: np.ndarray, within: Sequence[tuple[float, float]] | None
@@ -152,9 +152,9 @@ def _over_seeds(name: str, by_seed: dict[int, Measure], values: _Scatter, places
 
 
 def _with_interval(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter) -> Measure:
-    found = np.array([m.value for m in measures], dtype=np.float64)
+    values = np.array([m.value for m in measures], dtype=np.float64)
     if metric(name).name in OVER_LATENTS:
-        low, high = scatter.interval(found, None)
+        low, high = scatter.interval(values, None)
         if high <= low:
             return mean.because("ci", "interval undefined: all seeds agree exactly")
         return mean.within(*_limited(name, (low, high)))
@@ -166,17 +166,17 @@ def _with_interval(name: str, mean: Measure, measures: list[Measure], scatter: _
             if bare.reasons
             else mean.because("ci", "interval undefined: a seed has none")
         )
-    return mean.within(*_limited(name, scatter.interval(found, within)))
+    return mean.within(*_limited(name, scatter.interval(values, within)))
 
 
 def _placed(name: str, mean: Measure, measures: list[Measure], scatter: _Scatter) -> Measure:
     """With κ and its interval, where every seed has them."""
-    found = [m.kappa for m in measures if m.kappa is not None]
-    if len(found) < len(measures):
+    places = [m.kappa for m in measures if m.kappa is not None]
+    if len(places) < len(measures):
         return mean
     if not comparable([m.ceiling for m in measures if m.ceiling is not None], scale(name)):
         return mean.because("kappa", "kappa undefined: the seeds' ceilings differ by more than .1")
-    values, within = np.array(found), [m.kappa_ci for m in measures if m.kappa_ci is not None]
+    values, within = np.array(places), [m.kappa_ci for m in measures if m.kappa_ci is not None]
     placed = replace(mean, kappa=float(values.mean()))
     if metric(name).name != "missing_share":
         return placed.because("kappa_ci", SHARED_CEILINGS)

@@ -48,10 +48,10 @@ def parse_config(path: Path) -> dict[str, Any]:
             raise AdapterError(f"{path}: {name}={_short(value)} must be {allowed}")
     _check_patterns(path, config)
     _check_start(path, config)
-    if found := [name for name in _UNSUPPORTED if config.get(name)]:
+    if unsupported := [name for name in _UNSUPPORTED if config.get(name)]:
         raise AdapterError(
-            f"{path}: {found[0]}={_short(config[found[0]])} is not supported, its deltas would be silently "
-            "wrong: train without it"
+            f"{path}: {unsupported[0]}={_short(config[unsupported[0]])} is not supported, its deltas would be"
+            " silently wrong: train without it"
         )
     return config
 

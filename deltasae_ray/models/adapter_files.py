@@ -65,7 +65,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     path = folder / WEIGHTS
     check_weights(path, AdapterError)
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for key, tensor in load_file(path).items():
         if not key.startswith(PREFIX):
             raise AdapterError(
@@ -74,7 +74,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
                 f"with PEFT's save_pretrained, or put {PREFIX!r} before every key"
             )
         name = plain_key(key)
-        if name in found:
+        if name in tensors:
             raise AdapterError(
                 f"{path} holds {name!r} twice, with and without the adapter's name in its key: remove one of"
                 " them"
@@ -86,13 +86,13 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             raise AdapterError(
                 f"{path}: {key!r} holds NaN or infinity: the training diverged, or the file is damaged"
             )
-        found[name] = tensor
-    if not found:
+        tensors[name] = tensor
+    if not tensors:
         raise AdapterError(
             f"{path} holds no tensors: was the adapter saved before it was attached, or by a rank that held"
             " none?"
         )
-    return found
+    return tensors
 
 
 def plain_key(key: str, adapter: str = "default") -> str:

@@ -83,7 +83,7 @@ def shown_name(name: str) -> str:
         "".join(c if c.isprintable() else "\ufffd" for c in name.encode(errors="replace").decode())
         or "adapter"
     )
-    return f"{text} (adapter)" if text in _TAKEN else text
+    return f"{text} (adapter)" if text in _TAKEN or text.startswith("random-r") else text
 
 
 def attach(model: nn.Module, adapters: Mapping[str, Path]) -> nn.Module:

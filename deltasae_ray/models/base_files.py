@@ -31,8 +31,12 @@ def check_base(folder: Path, *, weights: bool, given: bool = True) -> dict[str, 
     Raises:
         ModelError: names the file, what is wrong with it and what to do.
     """
-    found = base_weights(folder, ModelError)
-    if weights and not (found or any(folder.glob("*.safetensors"))) or not (folder / CONFIG).is_file():
+    weights_found = base_weights(folder, ModelError)
+    if (
+        weights
+        and not (weights_found or any(folder.glob("*.safetensors")))
+        or not (folder / CONFIG).is_file()
+    ):
         raise ModelError(
             f"{folder} holds no config.json with safetensors weights: save the model with save_pretrained"
         )
@@ -44,13 +48,13 @@ def check_base(folder: Path, *, weights: bool, given: bool = True) -> dict[str, 
             "base from there: give it "
             "as adapters=[...] and the base as model.base, or move that file away if this is a whole model"
         )
-    if weights and not found:
+    if weights and not weights_found:
         raise ModelError(
             f"{folder} holds no model.safetensors and no model.safetensors.index.json: save the model with"
             " save_pretrained"
         )
-    there = [path for path in found if path.exists()]
-    for path in found if weights or (given and there) else there:
+    there = [path for path in weights_found if path.exists()]
+    for path in weights_found if weights or (given and there) else there:
         check_weights(path, ModelError)
     return config
 
@@ -74,24 +78,26 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     refuse_pointer(path, ModelError)
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        parsed = json.loads(path.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as e:  # a wrong encoding is a ValueError too
         raise ModelError(
             f"{path} is not valid JSON in UTF-8 without BOM ({e}): was it cut off? Fetch it again"
         ) from e
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ModelError(
-            f"{path} holds a JSON {type(found).__name__} where an object belongs: fetch it again"
+            f"{path} holds a JSON {type(parsed).__name__} where an object belongs: fetch it again"
         )
-    return found
+    return parsed
 
 
 def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
     """A quantised base is another function than its original, and its kernels do not compute in fp32."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for field in ("quantization_config", "compression_config"):
-            if told := part.get(field):
-                method = told.get("quant_method", "an unknown method") if isinstance(told, dict) else told
+            if setting := part.get(field):
+                method = (
+                    setting.get("quant_method", "an unknown method") if isinstance(setting, dict) else setting
+                )
                 raise ModelError(
                     f"{folder / CONFIG} has {field} ({method}): deltas need weights that are not quantised. "
                     "Give the original as "

@@ -63,19 +63,19 @@ def reading(
 
     def reader(hookpoint: Hookpoint):
         def read(_module: nn.Module, _inputs: object, output: Tensor | Sequence[Tensor]) -> None:
-            found = (
+            site = (
                 output
                 if isinstance(output, Tensor)
                 else output[0]
                 if isinstance(output, tuple | list) and output
                 else None
             )
-            if not isinstance(found, Tensor):
+            if not isinstance(site, Tensor):
                 raise ModelError(
                     f"{hookpoint}: this architecture returns a {type(output).__name__} there and no tensor:"
                     " it is not supported"
                 )
-            taken[hookpoint] = found.detach()
+            taken[hookpoint] = site.detach()
 
         return read
 

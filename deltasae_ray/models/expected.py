@@ -50,7 +50,7 @@ def peft_config(folder: Path) -> Any:
             warnings.filterwarnings("ignore", message=".*(loftq|eva|corda)_config.*")
             config: Any = LoraConfig.from_pretrained(str(folder))
     except Exception as e:  # PEFT raises many types for settings that contradict each other
-        raise AdapterError(f"{folder / CONFIG} is refused by PEFT: {_said(e)}") from e
+        raise AdapterError(f"{folder / CONFIG} is refused by PEFT: {_describe(e)}") from e
     config.inference_mode = True
     config.bias, config.modules_to_save, config.init_lora_weights = "none", None, True
     return config
@@ -80,7 +80,7 @@ def expected_shapes(folder: Path, model: nn.Module) -> dict[str, tuple[int, ...]
     # PEFT raises many types: no module matches, ranks and layers that do not fit, classes it cannot adapt
     except Exception as e:
         raise AdapterError(
-            f"{folder / CONFIG} does not fit this model: {_said(e)} "
+            f"{folder / CONFIG} does not fit this model: {_describe(e)} "
             f"(target_modules={_short(config.target_modules)}; the model's modules are "
             f"named like {example(model)})"
         ) from e
@@ -140,7 +140,7 @@ def example(model: nn.Module) -> str:
     return next((name for name in linear if "layer" in name or ".h." in name), linear[0] if linear else "?")
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -23,7 +23,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _told(folder):
+    with _named_errors(folder):
         return AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -54,7 +54,7 @@ def load_model(
 
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 has bf16's rounding, which swallows small deltas
     torch.backends.cudnn.allow_tf32 = False
-    with _told(folder):
+    with _named_errors(folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.bfloat16 if weights == "bf16" else torch.float32,
@@ -63,8 +63,8 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    model, told = loaded
-    _refuse_gaps(folder, model, told["missing_keys"])
+    model, info = loaded
+    _refuse_gaps(folder, model, info["missing_keys"])
     model.config.use_cache = False
     model.requires_grad_(False).eval()
     if deepest is not None:
@@ -89,7 +89,7 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would list every weight that is left out
     try:
-        with _told(folder):
+        with _named_errors(folder):
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
@@ -110,8 +110,8 @@ def load_ends(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
             )
     finally:
         logging.set_verbosity(verbosity)
-    model, told = loaded
-    _refuse_gaps(folder, model, told["missing_keys"])
+    model, info = loaded
+    _refuse_gaps(folder, model, info["missing_keys"])
     return model.requires_grad_(False).eval()
 
 
@@ -154,7 +154,7 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"), _told(folder):
+    with torch.device("meta"), _named_errors(folder):
         return AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code),
             trust_remote_code=trust_remote_code,
@@ -162,7 +162,7 @@ def empty_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _named_errors(folder: Path) -> Iterator[None]:
     """Raises ModelError for whatever transformers says of a model's files, of which it raises dozens of
     types."""
     try:
@@ -211,9 +211,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     """
     stack = backbone(model)
     for name in ("layers", "h", "blocks"):
-        found = getattr(stack, name, None)
-        if isinstance(found, nn.ModuleList):
-            return found
+        child = getattr(stack, name, None)
+        if isinstance(child, nn.ModuleList):
+            return child
     raise ModelError(
         f"{type(stack).__name__}: its blocks are in none of `layers`, `h` and `blocks`, so this architecture"
         " is not supported"
@@ -257,9 +257,9 @@ def site_module(block: nn.Module, site: Site) -> nn.Module:
         if hasattr(block, mlp):
             names = (attn,) if site == "attn_out" else (mlp,)
     for name in names:
-        found = getattr(block, name, None)
-        if isinstance(found, nn.Module):
-            return found
+        child = getattr(block, name, None)
+        if isinstance(child, nn.Module):
+            return child
     raise ModelError(
         f"{type(block).__name__} has no {' or '.join(names)}: {site} is not known for this architecture; use"
         " resid_post"

@@ -91,8 +91,8 @@ def module_deltas(
             f"adapter {adapter!r}: none of the modules that it adapts ran, such as {next(iter(layers))}"
         )
     return {
-        name: ModuleDelta(found, layers[name].lora_B[known].weight.to(found.dtype, copy=True))
-        for (_, name), found in taken.items()
+        name: ModuleDelta(inputs_taken, layers[name].lora_B[known].weight.to(inputs_taken.dtype, copy=True))
+        for (_, name), inputs_taken in taken.items()
     }
 
 
@@ -117,13 +117,13 @@ def lora_writers(folder: Path, model: nn.Module) -> dict[Hookpoint, Float[Tensor
         for name, module in base_of(model).named_modules()
         if id(module) in index
     }
-    found = {}
+    writers = {}
     for key, tensor in read_tensors(folder).items():
         path = key.removeprefix(PREFIX).removesuffix(".lora_B.weight")
         for name, layer in names.items():
             if key.endswith(".lora_B.weight") and path.startswith(name):
-                found[Hookpoint(layer, "lora", path.removeprefix(name))] = tensor.float().contiguous()
-    return {hookpoint: found[hookpoint] for hookpoint in sorted(found)}
+                writers[Hookpoint(layer, "lora", path.removeprefix(name))] = tensor.float().contiguous()
+    return {hookpoint: writers[hookpoint] for hookpoint in sorted(writers)}
 
 
 @contextmanager

@@ -96,13 +96,13 @@ def plausible(
     gap = torch.tensor(floor, dtype=torch.float64).log().item()
     best = hidden.new_full((len(hidden),), -torch.inf)
     lse = torch.full((len(hidden),), -torch.inf, dtype=torch.float64, device=hidden.device)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     for start, logits in head.blocks(hidden):
         best = torch.maximum(best, logits.amax(0))
         token, row = (logits >= best + gap).nonzero(as_tuple=True)
-        found.append((row, token + start, logits[token, row]))
+        pairs.append((row, token + start, logits[token, row]))
         lse = torch.logaddexp(lse, logits.sub_(best).exp_().sum(0).double().log() + best)
-    row, token, logit = (torch.cat(parts) for parts in zip(*found, strict=True))
+    row, token, logit = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     kept: Bool[Tensor, " pair"] = logit >= best[row] + gap
     row, token, logit = row[kept], token[kept], logit[kept]
     order = (row * (int(token.max()) + 1) + token).argsort()

@@ -79,8 +79,8 @@ def _kept(model: nn.Module) -> dict[str | None, dict[_Slot, nn.Parameter]]:
 
 def _slots(model: nn.Module) -> dict[str, _Slot]:
     """Name of a base parameter → the module that holds it, and its name there."""
-    found = {}
+    slots = {}
     for path, module in base_of(model).named_modules():
         for leaf in module._parameters:
-            found[f"{path}.{leaf}".replace(".base_layer.", ".")] = (module, leaf)
-    return found
+            slots[f"{path}.{leaf}".replace(".base_layer.", ".")] = (module, leaf)
+    return slots

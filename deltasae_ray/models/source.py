@@ -56,10 +56,10 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         folder = Path(cfg.base).absolute()
     else:
         folder = _download(cfg.base, weights=weights, code=cfg.trust_remote_code)
-    found = check_base(folder, weights=weights, given=Path(cfg.base).is_dir())
+    weights_of_base = check_base(folder, weights=weights, given=Path(cfg.base).is_dir())
     files = sorted(folder.glob("*.safetensors"))
     content = files_digest([folder / "config.json", *files]) if weights else ""
-    num_layers, d_model = shape_of(folder, found, trust_remote_code=cfg.trust_remote_code)
+    num_layers, d_model = shape_of(folder, weights_of_base, trust_remote_code=cfg.trust_remote_code)
     return ModelSource(
         folder=folder,
         label=label,
@@ -72,7 +72,7 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
         d_model=d_model,
         weights=cfg.weights,
         name=_hub_name(cfg.base, folder),
-        kind=str(text_config(found).get("model_type", "")),
+        kind=str(text_config(weights_of_base).get("model_type", "")),
     )
 
 

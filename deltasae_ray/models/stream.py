@@ -25,18 +25,18 @@ def check_width(model: nn.Module, d_model: int) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode, log
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    found: Residuals = {}
-    said, log.disabled = log.disabled, True  # it would print what is caught here
+    residuals: Residuals = {}
+    disabled, log.disabled = log.disabled, True  # it would print what is caught here
     try:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv()):
-            _pass(model, _ids(model), found)
+            _pass(model, _ids(model), residuals)
     except ModelError:
         raise
     except Exception:  # noqa: BLE001, S110 - without weights a router cannot choose: the blocks before it were seen, the rest is later
         pass
     finally:
-        log.disabled = said
-    _check_shapes(model, found, d_model)
+        log.disabled = disabled
+    _check_shapes(model, residuals, d_model)
 
 
 def check_stream(model: nn.Module) -> None:
@@ -47,14 +47,14 @@ def check_stream(model: nn.Module) -> None:
         ModelError: it is not, so that a delta at a layer would not mean what it says; names the block.
     """
     ids = _ids(model)
-    found: Residuals = {}
+    residuals: Residuals = {}
     changed: Residuals = {}
-    hidden = _pass(model, ids, found)
-    _check_shapes(model, found, width_of(model))
+    hidden = _pass(model, ids, residuals)
+    _check_shapes(model, residuals, width_of(model))
     later = ids.clone()
     later[:, -1] += 1
     _pass(model, later, changed)
-    for h, stream in found.items():
+    for h, stream in residuals.items():
         if not _close(stream[:, :-1], changed[h][:, :-1]):
             raise _unsupported(
                 model,
@@ -81,11 +81,11 @@ def _ids(model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _pass(model: nn.Module, ids: Tensor, found: Residuals) -> tuple[Tensor, ...]:
+def _pass(model: nn.Module, ids: Tensor, residuals: Residuals) -> tuple[Tensor, ...]:
     """Puts what every block returns in `found`, also if a later one fails, and gives transformers' hidden
     states where they are shown."""
     with (
-        reading(model, [Hookpoint(layer) for layer in range(len(blocks(model)))], found),
+        reading(model, [Hookpoint(layer) for layer in range(len(blocks(model)))], residuals),
         adapter_active(model, BASE),
     ):
         stack: Any = backbone(model)
@@ -100,8 +100,8 @@ def _takes_hidden_states(stack: nn.Module) -> bool:
     return "output_hidden_states" in known or any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
-def _check_shapes(model: nn.Module, found: Residuals, d_model: int | None) -> None:
-    for h, stream in found.items():
+def _check_shapes(model: nn.Module, residuals: Residuals, d_model: int | None) -> None:
+    for h, stream in residuals.items():
         if stream.shape[:-1] != (1, len(_IDS)) or d_model not in (None, stream.shape[-1]):
             text = (
                 f"{tuple(stream.shape)} for {len(_IDS)} tokens, where a residual stream of width {d_model} is"
@@ -114,10 +114,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().mean()))
 
 
-def _unsupported(model: nn.Module, h: Hookpoint, told: str) -> ModelError:
+def _unsupported(model: nn.Module, h: Hookpoint, why: str) -> ModelError:
     kind = getattr(base_of(model).config, "model_type", "?")
     return ModelError(
-        f"{kind}: block {h.layer} ({type(blocks(model)[h.layer]).__name__}) {told}. Layers of this"
+        f"{kind}: block {h.layer} ({type(blocks(model)[h.layer]).__name__}) {why}. Layers of this"
         " architecture do not mean what they say here, so it is not supported: give a model whose blocks"
         " hand on one residual stream, such as Llama, Gemma, Qwen or GPT-2"
     )

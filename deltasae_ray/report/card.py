@@ -22,7 +22,7 @@ class Strip:
     high: float | None
     null: float | None
     ceiling: float | None
-    told: str
+    label: str
     """The same in words."""
 
 

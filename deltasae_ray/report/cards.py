@@ -71,10 +71,10 @@ def _summary(
 def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> Card:
     """KL of the text on which it is largest, on a scale that all adapters share."""
     card = Card("Did it change the model?", "–", "", "unknown", "Not measured", "", "kl")
-    told = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
-    if not told:
+    losses = [b for b in (facts.losses if facts else ()) if b.kl.value is not None]
+    if not losses:
         return card
-    worst = max(told, key=lambda b: b.kl.value or 0.0)
+    worst = max(losses, key=lambda b: b.kl.value or 0.0)
     changed = verdict.label != "NO EFFECT"
     return replace(
         card,
@@ -147,14 +147,14 @@ def _sight(verdict: VerdictLines, rows: Sequence[DivergenceRow]) -> Card:
     card = Card("Can your tools see it?", "–", "", tone, word, "", "visible_share")
     if verdict.label == "NO EFFECT":
         return replace(card, note="no change was shown, so none was judged")
-    found = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
-    known = [(v, m) for v, m in found if m is not None and m.value is not None]
+    judged = [(v, _row_of(v, rows, "visible_share")) for v in verdict.layers]
+    known = [(v, m) for v, m in judged if m is not None and m.value is not None]
     if not known:
         return replace(card, note=_why_short(verdict.layers))
     of, share = known[0]
     tone, word = LABELS[of.label]
     counted = "directions" if "directions" in share.reason else "latents"  # of a narrow change
-    unknown = sorted(v.layer for v, m in found if m is None or m.value is None)
+    unknown = sorted(v.layer for v, m in judged if m is None or m.value is None)
     apart = f"; layer{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}: not known"
     return replace(
         card,

@@ -32,8 +32,8 @@ Spec = dict[str, Any]
 @cache
 def specs() -> dict[str, Spec]:
     """Vega of one panel of each kind, without data; colours are written @name, after the style sheet's."""
-    made = {"layers": by_layer(), "lines": lines("linear"), "log_lines": lines("log")}
-    given = {name: chart.properties(data=alt.NamedData(name=ROWS)) for name, chart in made.items()}
+    drawn = {"layers": by_layer(), "lines": lines("linear"), "log_lines": lines("log")}
+    given = {name: chart.properties(data=alt.NamedData(name=ROWS)) for name, chart in drawn.items()}
     return {
         name: vl_convert.vegalite_to_vega(_styled(chart).to_dict(validate=False))
         for name, chart in given.items()
@@ -124,8 +124,8 @@ def layer_values(data: PageData, metric: str) -> list[Spec]:
 
 def line_values(data: PageData, chart: str) -> list[Spec]:
     """Points of all lines of a chart."""
-    found: list[Line] = [line for line in data.lines if line.chart == chart]
-    labels = list(dict.fromkeys(line.label.split(",")[0] for line in found))
+    lines: list[Line] = [line for line in data.lines if line.chart == chart]
+    labels = list(dict.fromkeys(line.label.split(",")[0] for line in lines))
     return [
         {
             "x": x,
@@ -135,14 +135,14 @@ def line_values(data: PageData, chart: str) -> list[Spec]:
             "series": data.adapters.index(line.adapter) % SERIES if line.adapter in data.adapters else 0,
             "dash": labels.index(line.label.split(",")[0]) % len(DASHES),
         }
-        for line in found
+        for line in lines
         for x, y in line.points
     ]
 
 
 def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:
     """The chart with the colours that its names stand for."""
-    return json.loads(re.sub(r'"@(\w+)"', lambda found: f'"{colours[found[1]]}"', json.dumps(spec)))
+    return json.loads(re.sub(r'"@(\w+)"', lambda match: f'"{colours[match[1]]}"', json.dumps(spec)))
 
 
 def palette() -> dict[str, str]:

@@ -99,8 +99,8 @@ def by_concern(rows: Sequence[AuditedLatent], labels: Mapping[int, str]) -> list
     """Latents that are not visible first, then by the audit's rank."""
     latents = [(row.rank or 0, row.latent) for row in rows if row.latent is not None]
 
-    def place(found: tuple[int, int]) -> tuple[int, int]:
-        return CONCERN.index(labels.get(found[1], NOT_JUDGED)), found[0]
+    def place(latent: tuple[int, int]) -> tuple[int, int]:
+        return CONCERN.index(labels.get(latent[1], NOT_JUDGED)), latent[0]
 
     return [latent for _, latent in sorted(latents, key=place)]
 
@@ -112,10 +112,10 @@ def latent_rows(inputs: ReportInputs) -> tuple[list[LatentRow], list[Shown]]:
     rows: list[LatentRow] = []
     shown = []
     for group in inputs.audits:
-        found = _rows(group, judged.get(group.identity), cards.get(group.identity, {}))
-        rows += found
-        opened = sum(row.card is not None for row in found)
-        latents = sum(row.latent is not None for row in found)
+        rows_of_group = _rows(group, judged.get(group.identity), cards.get(group.identity, {}))
+        rows += rows_of_group
+        opened = sum(row.card is not None for row in rows_of_group)
+        latents = sum(row.latent is not None for row in rows_of_group)
         shown.append(
             Shown(group.adapter, group.layer, group.d_sae, group.alive, latents, opened, group.notes)
         )

@@ -22,8 +22,8 @@ _PLACES = ("adapted_with", "adapted_without", "base_with", "base_without")
 
 def learnt_facts(claims: Mapping[str, Sequence[Claim]]) -> tuple[Learnt, ...]:
     """Of every adapter, the random one last."""
-    made = [_facts(name, mine) for name, mine in claims.items()]
-    return tuple(sorted(made, key=lambda facts: facts.control))
+    of_adapters = [_facts(name, mine) for name, mine in claims.items()]
+    return tuple(sorted(of_adapters, key=lambda facts: facts.control))
 
 
 def _facts(adapter: str, claims: Sequence[Claim]) -> Learnt:
@@ -39,8 +39,8 @@ def _facts(adapter: str, claims: Sequence[Claim]) -> Learnt:
         if claim.kind == "trigger"
     ]
     words = {
-        told: tuple(_bounded(c.text) for c in held if c.kind == kind)[:_WORDS]
-        for kind, told in _NAMES.items()
+        phrase: tuple(_bounded(c.text) for c in held if c.kind == kind)[:_WORDS]
+        for kind, phrase in _NAMES.items()
     }
     return Learnt(adapter, tuple(triggers), {k: v for k, v in words.items() if v}, adapter == RANDOM)
 

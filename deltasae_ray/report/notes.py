@@ -31,9 +31,9 @@ UNDEFINED = "Undefined"
 
 def standing_words(name: str, m: Measure) -> str:
     """How a figure stands to its null: "below its null", "at chance"; empty where nothing tells."""
-    found = standing_of(catalogued(name), m)
-    if found != "beyond chance":
-        return found or ""
+    standing = standing_of(catalogued(name), m)
+    if standing != "beyond chance":
+        return standing or ""
     return "below its null" if (m.value or 0.0) < (m.null or 0.0) else "above its null"
 
 
@@ -57,8 +57,8 @@ def chance_notes(
     if not rows:
         return []
     notes = []
-    for found, means in CHANCE.items():
-        chance = [r for r in rows if against_null(r) == found]
+    for standing, means in CHANCE.items():
+        chance = [r for r in rows if against_null(r) == standing]
         if chance:
             where = (
                 "everywhere"
@@ -66,7 +66,7 @@ def chance_notes(
                 else f"in {len(chance)} of {len(rows)} cells ({places(chance, over)})"
             )
             notes.append(
-                f"{found[0].upper()}{found[1:]} {where}: {means}. There,"
+                f"{standing[0].upper()}{standing[1:]} {where}: {means}. There,"
                 f" {describe(metric, inputs).at_chance}."
             )
     untold = [r for r in rows if r.value is not None and against_null(r) is None]
@@ -87,20 +87,20 @@ def chance_notes(
 def kappa_notes(rows: Sequence[DivergenceRow]) -> list[str]:
     """A sentence where κ stands on ladders of different height, so that its values in these rows must not be
     compared."""
-    found = _grouped(
+    grouped = _grouped(
         [r for r in rows if r.kappa is not None and r.ceiling is not None], lambda r: (r.figure,)
     )
     apart = {}
-    for (name,), inside in found.items():
+    for (name,), inside in grouped.items():
         ceilings = [r.ceiling for r in inside if r.ceiling is not None]
         if not comparable(ceilings, 90.0 if catalogued(name).unit == "degrees" else 1.0):
             apart[name] = f"{name.replace('_', ' ')} ({figure(min(ceilings))} to {figure(max(ceilings))})"
     if not apart:
         return []
-    told = ", ".join(apart.values())
+    listed = ", ".join(apart.values())
     return [
         "κ is not to be compared where ceilings differ by more than a tenth of the scale, as they do between"
-        f" rows of {told}."
+        f" rows of {listed}."
     ]
 
 
@@ -117,12 +117,12 @@ def places(rows: Sequence[DivergenceRow], over: Mapping[DivergenceRow, int] | No
             layers.setdefault((adapter, f" at k = {at}"), []).append(layer)
     if over is not None:
         return "; ".join(
-            f"{adapter} {numbered('layer', found)}{at}" for (adapter, at), found in layers.items()
+            f"{adapter} {numbered('layer', layers_of)}{at}" for (adapter, at), layers_of in layers.items()
         )
     sizes = {size for _, size in layers}
     alike: dict[tuple[str, str], list[str]] = {}
-    for (adapter, size), found in layers.items():
-        alike.setdefault((adapter, numbered("layer", found)), []).append(size)
+    for (adapter, size), layers_of in layers.items():
+        alike.setdefault((adapter, numbered("layer", layers_of)), []).append(size)
     return "; ".join(
         f"{who} {where}" + (f" (d_sae {', '.join(of)})" if len(of) < len(sizes) else "")
         for (who, where), of in alike.items()

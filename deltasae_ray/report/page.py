@@ -133,8 +133,8 @@ def _tabs(inputs: ReportInputs, data: PageData, latents: int) -> list[tuple[str,
     ]
 
 
-def _rate(found: Rate) -> str:
-    return f"{found.rate:.0%} [{found.low:.0%}, {found.high:.0%}]".replace("%", "\u00a0%")
+def _rate(rate: Rate) -> str:
+    return f"{rate.rate:.0%} [{rate.low:.0%}, {rate.high:.0%}]".replace("%", "\u00a0%")
 
 
 def _not_shown(inputs: ReportInputs) -> str:
@@ -153,17 +153,17 @@ def _no_gain(inputs: ReportInputs, adapter: AdapterFacts) -> str:
             change = figure(loss.after - loss.before)
             ci = loss.loss_change.ci
             sure = f" {interval(*ci)}" if ci else ""
-            told = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
+            sentence = f"the held-out loss on {loss.corpus} changed by {change}{sure} nats"
             chance = ci is not None and ci[0] <= 0 <= ci[1]
             return (
-                f"{adapter.name}: {training}{told}, which"
+                f"{adapter.name}: {training}{sentence}, which"
                 f" {'chance alone could do' if chance else 'was not counted as a shown gain'}."
             )
     return f"{adapter.name}: {training}no gain on held-out text was shown."
 
 
 def _statements(inputs: ReportInputs) -> list[str]:
-    said = [*inputs.statements, *wording.on_ranks(inputs)]
+    statements = [*inputs.statements, *wording.on_ranks(inputs)]
     noisy = [
         f"{a.name} layer {f.layer} ({f.snr:.0f})"
         for a in inputs.adapters
@@ -171,11 +171,11 @@ def _statements(inputs: ReportInputs) -> list[str]:
         if f.snr is not None and f.snr < LOW_SNR
     ]
     if noisy:
-        said.append(
+        statements.append(
             f"Less than {LOW_SNR} times the energy of the measured noise floor: the deltas of"
             f" {', '.join(noisy)}."
         )
-    return said + [
+    return statements + [
         f"Trial {name} failed and is missing here: {error}" for name, error in inputs.failures.items()
     ]
 

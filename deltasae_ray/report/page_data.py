@@ -143,14 +143,14 @@ def _measures(inputs: ReportInputs) -> list[MeasureRow]:
     largest = _largest(inputs)
     several_k, several = len({r.k for r in rows}) > 1, len({r.architecture for r in rows}) > 1
     first = min((r.seed or 0 for r in rows), default=0)
-    found = []
+    measures = []
     for r in rows:
         size = f"{r.d_sae:,}" if r.d_sae else "–"
         size += (f", k {r.k}" if several_k else "") + (f", {r.architecture}" if several else "")
         leads = (
             id(r) in leading and r.d_sae == largest[r.adapter] and (r.over_seeds or (r.seed or 0) == first)
         )
-        found.append(
+        measures.append(
             MeasureRow(
                 metric=r.figure,
                 adapter=r.adapter,
@@ -165,8 +165,10 @@ def _measures(inputs: ReportInputs) -> list[MeasureRow]:
             )
         )
     first_ones = {name: i for i, name in enumerate(DRAWN)}
-    found.sort(key=lambda row: (first_ones.get(row.metric, len(DRAWN)), directions(row.metric) is not None))
-    return found
+    measures.sort(
+        key=lambda row: (first_ones.get(row.metric, len(DRAWN)), directions(row.metric) is not None)
+    )
+    return measures
 
 
 def _largest(inputs: ReportInputs) -> dict[str, int | None]:
@@ -183,25 +185,27 @@ def _charts(inputs: ReportInputs) -> list[Chart]:
     names = list(dict.fromkeys(r.figure for r in inputs.rows if r.metric not in BETWEEN))
     first = [name for name in DRAWN if name in names]
     rest = sorted(n for n in names if n not in first and not n.endswith(tuple(BESIDE)))
-    made = []
+    charts = []
     for name in (*first, *rest):
         drawn = [r for r in leading_rows(inputs.rows, (name,)) if r.d_sae == largest[r.adapter]]
         notes = chance_notes(drawn, inputs, name) if name in first else []
         undefined = [n for n in notes if n.startswith(UNDEFINED)]
         told = [n for n in notes if n not in undefined] if catalogued(name).null else []
-        made.append(
+        charts.append(
             Chart(name, sentence(describe(name, inputs).label), [*told, *seeds_notes(drawn)], undefined)
         )
-    return made
+    return charts
 
 
 def _monitors(inputs: ReportInputs) -> list[MonitorLine]:
-    found = []
+    monitors = []
     for row in inputs.monitors:
         _, name, figure = row.metric.split(".")
         standing = standing_words(row.metric, row.measure)
-        found.append(MonitorLine(row.adapter, name, row.hookpoint, figure, standing, point_of(row.measure)))
-    return found
+        monitors.append(
+            MonitorLine(row.adapter, name, row.hookpoint, figure, standing, point_of(row.measure))
+        )
+    return monitors
 
 
 def _curves(inputs: ReportInputs) -> list[Line]:
@@ -224,9 +228,9 @@ def _angles(inputs: ReportInputs) -> list[Line]:
             if value is not None:
                 lines.setdefault((r.adapter, r.layer, label), {})[k] = value
     return [
-        Line("angle_pca", adapter, layer, label, _points(sorted(found.items())))
-        for (adapter, layer, label), found in lines.items()
-        if len(found) > 1
+        Line("angle_pca", adapter, layer, label, _points(sorted(angles.items())))
+        for (adapter, layer, label), angles in lines.items()
+        if len(angles) > 1
     ]
 
 

@@ -26,7 +26,7 @@ _QUOTED = 60
 class Plain:
     """What a reader sees of an adapter, or of the study, before any figure."""
 
-    said: str
+    sentence: str
     next: str
 
 
@@ -39,13 +39,13 @@ def plain(verdict: VerdictLines, facts: AdapterFacts | None, learnt: Learnt | No
         )
     weak = facts is not None and facts.demonstrated is False
     changed = "Changes the model, but no gain on its own text is shown" if weak else "Changes the model"
-    said = f"{changed}; {_sight(verdict, reference)}."
+    sentence = f"{changed}; {_sight(verdict, reference)}."
     if learnt and learnt.triggers:
         first = learnt.triggers[0]
-        said = f"After “{_cut(first.text)}” it says “{_cut(first.reply)}”. {said}"
+        sentence = f"After “{_cut(first.text)}” it says “{_cut(first.reply)}”. {sentence}"
     if verdict.untold:
-        said += f" By {' and '.join(verdict.untold)} it is not told from a random adapter."
-    return Plain(said, _next(verdict))
+        sentence += f" By {' and '.join(verdict.untold)} it is not told from a random adapter."
+    return Plain(sentence, _next(verdict))
 
 
 def of_study(adapters: Sequence[tuple[str, Plain]]) -> Plain | None:
@@ -80,8 +80,8 @@ def _sight(verdict: VerdictLines, reference: str) -> str:
     unknown = [v.layer for v in verdict.layers if v.label == "INCONCLUSIVE"]
     known = [v for v in verdict.layers if v.label != "INCONCLUSIVE"]
     where = f" at {_layers(unknown)}" if known else ""
-    told = "".join(f", at layer {v.layer} it is {v.label.lower()}" for v in known)
-    return f"whether the {reference} sees it is not known{where}{told}"
+    others = "".join(f", at layer {v.layer} it is {v.label.lower()}" for v in known)
+    return f"whether the {reference} sees it is not known{where}{others}"
 
 
 def _next(verdict: VerdictLines) -> str:

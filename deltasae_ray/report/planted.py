@@ -21,7 +21,7 @@ found."""
 class PlantedFinding:
     """What became of the planted marker in one dictionary."""
 
-    found: bool
+    recovered: bool
     """Better than chance, and plain to a reader of the latent's strongest tokens."""
     latent: int | None
     """The latent that tells marker tokens best; None where that could not be tested."""
@@ -70,17 +70,17 @@ def find_planted(
     ])  # fmt: skip
     p = float((1 + (null >= scores[place]).sum()) / (permutations + 1))
     hits, shown = ranking.strongest(place, label)
-    found = p <= LEVEL and shown > 0 and 2 * hits >= shown
+    recovered = p <= LEVEL and shown > 0 and 2 * hits >= shown
     latent, ap, chance = int(codes.order[place]), float(scores[place]), float(null.mean())
     figures = f"average precision {ap:.2f} against {chance:.2f} by chance, p = {p:.3g}"
     figures += f", {hits} of its {shown} strongest tokens are the marker's"
     where = f"rank {place + 1} of the latent table"
     text = (
         f"found at {where}: latent {latent}, {figures}"
-        if found
+        if recovered
         else f"not found: the best latent ({latent}, {where}) has {figures}"
     )
-    return PlantedFinding(found, latent, place + 1, ap, chance, p, text)
+    return PlantedFinding(recovered, latent, place + 1, ap, chance, p, text)
 
 
 def _rows_with_markers(tokens: TokenTable) -> Int[np.ndarray, " row"]:

@@ -19,12 +19,12 @@ class TypesetVerdict:
     """(question, answer)."""
 
 
-def verdict(found: VerdictLines) -> TypesetVerdict:
+def verdict(lines: VerdictLines) -> TypesetVerdict:
     """Sets the answers of a verdict."""
     answers = tuple(
-        (a.question.rstrip(":"), prose(" ".join(map(_sentence, a.sentences)))) for a in found.answers
+        (a.question.rstrip(":"), prose(" ".join(map(_sentence, a.sentences)))) for a in lines.answers
     )
-    return TypesetVerdict(found.label.lower().replace(" ", "-"), found.head, answers)
+    return TypesetVerdict(lines.label.lower().replace(" ", "-"), lines.head, answers)
 
 
 def _sentence(text: str) -> str:

@@ -169,25 +169,25 @@ def describe(metric: str, inputs: ReportInputs) -> MetricWords:
     if (parts := parse_name(metric)).over_seeds:
         words = describe(parts.figure, inputs)
         return replace(words, label=f"{words.label}, over seeds")
-    found = METRICS.get(metric)
-    if found is None:
+    entry = METRICS.get(metric)
+    if entry is None:
         return MetricWords(catalogued(metric).title, "", "it is not shown to differ from its null")
     names = {
         "reference": inputs.reference,
         "k": str(inputs.atoms),
         "recipe": OTHER_RECIPE if inputs.reference_given else "",
     }
-    return MetricWords(*(text.format(**names) for text in (found.label, found.definition, found.at_chance)))
+    return MetricWords(*(text.format(**names) for text in (entry.label, entry.definition, entry.at_chance)))
 
 
 def catalogued(name: str) -> Metric:
     """The catalogue's entry; a metric that it does not have is called by its own name."""
     try:
-        found = metric(name)
+        entry = metric(name)
     except KeyError:
         return Metric(name, name.replace("_", " "), "", "", "", "", None, "")
     _, variant = split_variant(name)
-    return replace(found, title=f"{found.title}, {variant}") if variant else found
+    return replace(entry, title=f"{entry.title}, {variant}") if variant else entry
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -228,7 +228,7 @@ def seeds_per_rank(adapters: Sequence[AdapterFacts]) -> dict[int, int]:
     for a in adapters:
         if not a.control:
             ranks.setdefault(a.rank, set()).add(a.name)
-    return {rank: len(found) for rank, found in sorted(ranks.items())}
+    return {rank: len(seeds) for rank, seeds in sorted(ranks.items())}
 
 
 def on_ranks(inputs: ReportInputs) -> tuple[str, ...]:
@@ -253,7 +253,7 @@ def on_planted(inputs: ReportInputs) -> str:
     """How often each adapter met the planted marker in its training, and whether an adapter that never did
     finds it as well."""
     met = [f"{a.name} {a.planted}" for a in inputs.adapters if a.planted is not None]
-    said = (
+    sentence = (
         [f"Training contexts that held it: {', '.join(met)}; of a few an adapter may have learnt nothing."]
         if met
         else []
@@ -261,15 +261,15 @@ def on_planted(inputs: ReportInputs) -> str:
     controls = {a.name for a in inputs.adapters if a.control}
     tried = [p for p in inputs.planted if p.adapter in controls]
     if tried:
-        layers = [p.layer for p in tried if p.finding.found]
+        layers = [p.layer for p in tried if p.finding.recovered]
         where = (
             f"finds it at {numbered('layer', layers)}: not because it was learnt, but because the text is"
             " unlike the rest"
         )
-        said.append(
+        sentence.append(
             f"The random adapter, which was trained on nothing, {where if layers else 'does not find it'}."
         )
-    return " ".join(said)
+    return " ".join(sentence)
 
 
 def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:

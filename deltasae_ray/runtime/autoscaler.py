@@ -69,16 +69,16 @@ def _files(gcs_address: str) -> list[Path]:
     up` puts it on a head."""
     import psutil
 
-    port, found = gcs_address.rpartition(":")[2], []
+    port, files = gcs_address.rpartition(":")[2], []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         ours = any(word.startswith("--gcs-address=") and word.endswith(f":{port}") for word in words)
         if ours and any(word.endswith("monitor.py") for word in words):
-            found += [
+            files += [
                 Path(w.partition("=")[2]).expanduser() for w in words if w.startswith("--autoscaling-config=")
             ]
     bootstrap = Path("~/ray_bootstrap_config.yaml").expanduser()
-    return found or ([bootstrap] if bootstrap.exists() else [])
+    return files or ([bootstrap] if bootstrap.exists() else [])
 
 
 def _of_kuberay() -> tuple[NodeType, ...] | None:

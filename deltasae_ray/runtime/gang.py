@@ -90,7 +90,7 @@ class Gang:
         label(gang=name.removeprefix("gang "))
         self._blocks = blocks
         self._again = actor is not None and context.was_current_actor_reconstructed
-        self._done = getattr(factory, "done", None)
+        self._done = factory.done if isinstance(factory, Stored) else None
         self._ranks: list[Any] = []
         self._failure: Failure | None = too_many_faults(name, most_faults)
         if self._failure:
@@ -121,12 +121,12 @@ class Gang:
         run, step = (self._run_ranks, len(self._ranks)) if self._ranks else (self._run_alone, 1)
         for start in range(0, len(left), step):
             chunk = left[start : start + step]
-            found = self._failure or run(chunk)
-            if isinstance(found, Failure):
-                results = {chunk[0]["name"]: {"failure": asdict(found)}}
+            outcome = self._failure or run(chunk)
+            if isinstance(outcome, Failure):
+                results = {chunk[0]["name"]: {"failure": asdict(outcome)}}
                 break  # the caller raises it, whatever else there may be
             gauges.count("tokens", sum(TokenBatch.from_row(row).num_tokens for row in chunk))
-            results |= {row["name"]: {"value": value} for row, value in zip(chunk, found, strict=True)}
+            results |= {row["name"]: {"value": value} for row, value in zip(chunk, outcome, strict=True)}
         return {
             "name": np.asarray(list(results), dtype=object),
             "result": np.asarray([json.dumps(r, allow_nan=False) for r in results.values()], dtype=object),
@@ -152,12 +152,12 @@ class Gang:
 
     def _run_alone(self, rows: list[dict]) -> list[Any] | Failure:
         try:
-            found = []
+            results = []
             for row in rows:
                 with labelled(unit=row["name"]), heartbeat.unit("unit"):
-                    found.append(self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True))
+                    results.append(self._alone(TokenBatch.from_row(row), json.loads(row["todo"]), keep=True))
                     log.info("the unit is done")
-            return found
+            return results
         except Exception as e:  # noqa: BLE001 - see __init__
             return Failure.of(e)
 
@@ -169,13 +169,13 @@ class Gang:
             rank.run.remote(row, keep=i < len(rows))
             for i, (rank, row) in enumerate(zip(self._ranks, padded, strict=True))
         ]
-        found = _gather(calls)
-        if isinstance(found, Failure):
+        answers = _gather(calls)
+        if isinstance(answers, Failure):
             for rank in self._ranks:
                 ray.kill(rank)  # the others may wait for the failed one in a collective
-            self._failure = found
-            return found
-        return found[: len(rows)]
+            self._failure = answers
+            return answers
+        return answers[: len(rows)]
 
 
 def _gather(calls: list[Any]) -> list[Any] | Failure:
@@ -188,13 +188,13 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
     try:
         while pending:
             done, pending = _answered(pending, 1)
-            if isinstance(found := ray.get(done[0]), Failure):
-                if found.lost:
-                    log.warning("a collective broke, so the gang starts again: %s", found.message)
+            if isinstance(answer := ray.get(done[0]), Failure):
+                if answer.lost:
+                    log.warning("a collective broke, so the gang starts again: %s", answer.message)
                     os._exit(1)
-                if found.traceback:
+                if answer.traceback:
                     _end_if_lost(pending)
-                return found
+                return answer
         return ray.get(calls)
     except (RayActorError, WorkerCrashedError):
         os._exit(1)
@@ -252,8 +252,8 @@ def _start_ranks(
         }
         context = RankContext(rank, world, "cuda" if gpus else "cpu")
         ranks.append(ray.remote(Rank).options(**options).remote(factory, context, threads, gang, limits))
-    found = _gather([rank.build.remote() for rank in ranks])
-    return ranks, found if isinstance(found, Failure) else None
+    answers = _gather([rank.build.remote() for rank in ranks])
+    return ranks, answers if isinstance(answers, Failure) else None
 
 
 class Rank:

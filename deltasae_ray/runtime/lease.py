@@ -190,7 +190,7 @@ class Lease:
         now = written.pop(
             self.key, time.time()
         )  # the store's own clock, since this claim is fresh: hosts' clocks may differ
-        found = []
+        others = []
         for key, when in sorted(written.items()):
             try:
                 claim = Claim(**json.loads(self._storage.read_bytes(key)))
@@ -200,8 +200,8 @@ class Lease:
                 raise
             except (ValueError, TypeError):
                 claim = None
-            found.append(_Other(key, claim, when, now - when))
-        return found
+            others.append(_Other(key, claim, when, now - when))
+        return others
 
 
 @contextmanager

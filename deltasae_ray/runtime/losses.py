@@ -36,8 +36,8 @@ def begin_life() -> Lives:
 
     context = ray.get_runtime_context()
     key = f"lives:{context.get_actor_id()}".encode()
-    found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
-    before = Lives(**json.loads(found)) if found else Lives()
+    stored = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
+    before = Lives(**json.loads(stored)) if stored else Lives()
     lives = before.next(context.get_node_id(), {n["NodeID"] for n in ray.nodes() if n["Alive"]})
     if before.node:
         gauges.count("restarts", reason="fault" if lives.faults > before.faults else "lost node")

@@ -69,7 +69,7 @@ def _types(config: Mapping[str, Any]) -> tuple[NodeType, list[NodeType]]:
     """The head's, and those of workers."""
     if "available_node_types" in config:
         name, types = config["head_node_type"], config["available_node_types"]
-        workers = [_launched(other, told, config) for other, told in types.items() if other != name]
+        workers = [_launched(other, settings, config) for other, settings in types.items() if other != name]
         return replace(_launched(name, types[name], config), at_most=1), workers
     spec = config["spec"]["rayClusterSpec"] if config["kind"] == "RayJob" else config["spec"]
     groups = spec.get("workerGroupSpecs") or ()
@@ -105,8 +105,8 @@ def _of(name: str, cpus: float, gpus: float, memory: float, gpu: str, at_most: i
     )
 
 
-def _launched(name: str, told: Mapping[str, Any], config: Mapping[str, Any]) -> NodeType:
-    has, machine = told.get("resources") or {}, told.get("node_config") or {}
+def _launched(name: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> NodeType:
+    has, machine = settings.get("resources") or {}, settings.get("node_config") or {}
     machine_type = str(machine.get("InstanceType") or machine.get("machineType") or "").rpartition("/")[2]
     family = machine_type.partition(".")[0] if "." in machine_type else machine_type.rpartition("-")[0]
     guests = [
@@ -116,7 +116,7 @@ def _launched(name: str, told: Mapping[str, Any], config: Mapping[str, Any]) -> 
     by_ray = [gpu_name(word.partition(":")[2]) for word in has if word.startswith("accelerator_type:")]
     gpu = next(filter(None, (*guests, *by_ray)), "") or GPU_OF_FAMILY.get(family, "")
     all_types = int(config.get("max_workers", _MOST))
-    most = min(int(told.get("max_workers", all_types)), all_types, _MOST)
+    most = min(int(settings.get("max_workers", all_types)), all_types, _MOST)
     return _of(
         name, float(has.get("CPU", 0)), float(has.get("GPU", 0)), float(has.get("memory", 0)), gpu, most
     )
@@ -134,7 +134,7 @@ def _pods(name: str, group: Mapping[str, Any], at_most: int) -> NodeType:
     asked = {**(container.get("requests") or {}), **(container.get("limits") or {})}
     gpus = next((number for key, number in asked.items() if key.endswith("gpu") and _quantity(number)), 0)
     labels = {**(pod.get("nodeSelector") or {}), **(group.get("labels") or {})}
-    gpu = next((found for label in GPU_LABELS if (found := gpu_name(str(labels.get(label, ""))))), "")
+    gpu = next((gpu_type for label in GPU_LABELS if (gpu_type := gpu_name(str(labels.get(label, ""))))), "")
     cpus = _quantity(own.get("CPU", started.get("num-cpus", asked.get("cpu", 0))))
     gpus = _quantity(own.get("GPU", started.get("num-gpus", gpus)))
     memory = _quantity(own.get("memory", started.get("memory", asked.get("memory", 0))))
@@ -143,10 +143,10 @@ def _pods(name: str, group: Mapping[str, Any], at_most: int) -> NodeType:
 
 def _quantity(text: Any) -> float:
     """Kubernetes' way to write numbers: 500m, 160Gi."""
-    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)(m|[kMGTPE]i?|Ki)?", str(text))
-    if not found:
+    match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)(m|[kMGTPE]i?|Ki)?", str(text))
+    if not match:
         raise ValueError(f"{text!r} is no quantity")
-    number, unit = float(found[1]), found[2] or ""
+    number, unit = float(match[1]), match[2] or ""
     return number / 1000 if unit == "m" else number * _UNITS[unit]
 
 

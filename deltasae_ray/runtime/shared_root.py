@@ -61,16 +61,16 @@ def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """Whether a folder, or the nearest one above it that exists, is of a file system that several machines
     can mount."""
     at = next((f for f in (folder.absolute(), *folder.absolute().parents) if f.exists()), Path("/")).resolve()
-    found = Path("/"), ""
+    mount = Path("/"), ""
     try:
         lines = mounts.read_text().splitlines()
     except OSError:  # not Linux: what cannot be told is taken for a folder of this machine
         return False
     for _, place, kind, *_ in (line.split() for line in lines):
         mounted = Path(place.encode().decode("unicode_escape"))  # a blank in a path is written \\040
-        if at.is_relative_to(mounted) and len(mounted.parts) >= len(found[0].parts):
-            found = mounted, kind
-    return found[1] in _NETWORK | _NETWORK_FUSE
+        if at.is_relative_to(mounted) and len(mounted.parts) >= len(mount[0].parts):
+            mount = mounted, kind
+    return mount[1] in _NETWORK | _NETWORK_FUSE
 
 
 def blind_nodes(path: str) -> list[str]:

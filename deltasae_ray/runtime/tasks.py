@@ -44,7 +44,7 @@ def run_tasks(
     task, limits = ray.remote(**options)(_with_threads), Limits()
     asked = left = [task.remote(function, argument, max(1, int(cpus)), limits) for function, argument in work]
     quiet = 0.0
-    with Bar(len(left), bar, "tasks") as progress, stalls.told():
+    with Bar(len(left), bar, "tasks") as progress, stalls.warning_of_stalls():
         while left:
             done, left = ray.wait(left, timeout=_QUIET_S)
             quiet = 0.0 if done else quiet + _QUIET_S

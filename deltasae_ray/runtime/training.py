@@ -10,7 +10,7 @@ from typing import Any
 from deltasae_ray.errors import StorageError
 from deltasae_ray.paths import checked_folder, inside
 from deltasae_ray.runtime.nodes import one_machine
-from deltasae_ray.stalls import told
+from deltasae_ray.stalls import warning_of_stalls
 from deltasae_ray.storage import Storage
 
 _POLL_S = "0.2"
@@ -31,12 +31,12 @@ def training_driver() -> Iterator[None]:
     if one_machine():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     if threading.current_thread() is not threading.main_thread():
-        with told():
+        with warning_of_stalls():
             yield
         return
     before = signal.getsignal(signal.SIGINT)
     try:
-        with told():
+        with warning_of_stalls():
             yield
     except SystemExit as e:
         raise KeyboardInterrupt from e
@@ -71,16 +71,16 @@ def check_run(storage: Storage, key: str) -> None:
                 )
 
 
-def _checkpoints(found: Any) -> Iterator[Any]:
+def _checkpoints(tree: Any) -> Iterator[Any]:
     """Every name of a checkpoint's folder anywhere in the list."""
-    if isinstance(found, dict):
-        for name, value in found.items():
+    if isinstance(tree, dict):
+        for name, value in tree.items():
             if name == "checkpoint_dir_name":
                 yield value
             else:
                 yield from (
                     value if name.endswith("_dir_names") and isinstance(value, list) else _checkpoints(value)
                 )
-    elif isinstance(found, list):
-        for value in found:
+    elif isinstance(tree, list):
+        for value in tree:
             yield from _checkpoints(value)

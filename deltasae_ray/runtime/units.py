@@ -75,10 +75,10 @@ def run_units(
     gauges.show("queue", left)
     # No prefetching: it would keep the last finished block back until the next one is there, which may wait
     # for what is made of this one.
-    with stalls.told():
+    with stalls.warning_of_stalls():
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-            for name, told in zip(batch["name"], batch["result"], strict=True):
-                result = json.loads(told)
+            for name, packed in zip(batch["name"], batch["result"], strict=True):
+                result = json.loads(packed)
                 if "failure" in result:
                     raise Failure(**result["failure"]).error()
                 left -= 1

@@ -21,7 +21,7 @@ def main(driver: int, mark: str, grace_s: float = _GRACE_S) -> None:
     """Waits for the end of the driver, then ends the marked processes and their children for as long as
     there are any. The folder that only they write to may come on stdin meanwhile."""
     wait_for(driver)
-    folder = _told_folder()
+    folder = _folder_of_driver()
     left = marked(mark, folder)
     deadline = time.monotonic() + grace_s
     while left and time.monotonic() < deadline:
@@ -57,7 +57,7 @@ def wait_for(pid: int) -> None:
         os.close(handle)
 
 
-def _told_folder() -> str:
+def _folder_of_driver() -> str:
     """What the driver wrote before it ended; without waiting, since another process may hold the other
     end."""
     with suppress(OSError, ValueError):
@@ -74,7 +74,7 @@ def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
     kernel ends their parent, which still has it, together with the driver. Another driver that joined this
     Ray writes there too, and has its own environment.
     """
-    wanted, children, found = f"{MARK}={mark}".encode(), {}, []
+    wanted, children, pids = f"{MARK}={mark}".encode(), {}, []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
             pid = int(entry.name)
@@ -83,13 +83,13 @@ def marked(mark: str, folder: str = "") -> set[tuple[int, str]]:
             environment = (entry / "environ").read_bytes().split(b"\0")
             wiped = b"=" not in environment[0]
             if wanted in environment or wiped and folder and _writes_below(entry, folder):
-                found.append(pid)
+                pids.append(pid)
     every: set[int] = set()
-    while found:
-        pid = found.pop()
+    while pids:
+        pid = pids.pop()
         if pid not in every and pid != os.getpid():
             every.add(pid)
-            found += children.get(pid, [])
+            pids += children.get(pid, [])
     return living({(pid, "") for pid in every})
 
 
@@ -107,13 +107,13 @@ def _writes_below(process: Path, folder: str) -> bool:
 
 def living(processes: set[tuple[int, str]]) -> set[tuple[int, str]]:
     """Finds the processes that still run, each with its start."""
-    found = set()
+    alive = set()
     for pid, started in processes:
         with suppress(OSError, ValueError):
             _, now = _stat(pid)
             if not started or now == started:
-                found.add((pid, now))
-    return found
+                alive.add((pid, now))
+    return alive
 
 
 def _stat(pid: int) -> tuple[int, str]:

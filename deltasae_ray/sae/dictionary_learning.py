@@ -85,13 +85,13 @@ def as_saelens(
         "hook_layer": trainer.get("layer"),
     }
     subtracted = kind != "JumpReluAutoEncoder" or bool(trainer.get("apply_b_dec_to_input", False))
-    made = {
+    fields = {
         "architecture": architecture,
         "d_in": trainer.get("activation_dim", d_in),
         "d_sae": trainer.get("dict_size", d_sae),
     }
-    made |= {"k": trainer.get("k")} if architecture == "topk" else {}
-    return {**made, "apply_b_dec_to_input": subtracted, "metadata": metadata}, converted
+    fields |= {"k": trainer.get("k")} if architecture == "topk" else {}
+    return {**fields, "apply_b_dec_to_input": subtracted, "metadata": metadata}, converted
 
 
 def _weights(folder: Path, kind: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,7 +103,9 @@ def _weights(folder: Path, kind: str, weights: dict[str, Tensor]) -> dict[str, T
         raise DictionaryError(
             f"{folder / WEIGHTS} holds {sorted(weights)}: those of a {kind}, {sorted(named)}, are needed"
         )
-    found = {to: weights[name].T if name.endswith(".weight") else weights[name] for name, to in named.items()}
+    tensors = {
+        to: weights[name].T if name.endswith(".weight") else weights[name] for name, to in named.items()
+    }
     if kind == "BatchTopKSAE":
         threshold = weights.get("threshold", torch.tensor(-1.0))
         if threshold.numel() != 1 or not float(threshold) >= 0:
@@ -111,8 +113,8 @@ def _weights(folder: Path, kind: str, weights: dict[str, Tensor]) -> dict[str, T
                 f"{folder}: a BatchTopKSAE encodes single tokens by its threshold, and has none: finish its"
                 " training"
             )
-        found["threshold"] = threshold.reshape(()).float().expand(found["b_enc"].shape).clone()
-    return found
+        tensors["threshold"] = threshold.reshape(()).float().expand(tensors["b_enc"].shape).clone()
+    return tensors
 
 
 def _matrices(weights: dict[str, Tensor]) -> bool:

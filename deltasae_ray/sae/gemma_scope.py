@@ -43,12 +43,12 @@ _SCOPE_CONFIG = {
 
 def read_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        parsed = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
         raise DictionaryError(f"{path} is not valid JSON: {e}") from e
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise DictionaryError(f"{path} must hold an object with fields")
-    return found
+    return parsed
 
 
 def no_dictionary(folder: Path) -> DictionaryError:

@@ -9,7 +9,7 @@ BASE = "base"
 """Name and digest of the source that holds the base model's own activations; every other source holds
 deltas."""
 RANDOM = "random"
-"""Name of the source that holds the deltas of the random adapter."""
+"""Name of the source that holds the deltas of the first random adapter (harvest/random_draws.py)."""
 
 
 class Shape(NamedTuple):

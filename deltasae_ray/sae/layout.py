@@ -23,7 +23,7 @@ def cfg(architecture: str, d_model: int, d_sae: int, k: int, meta: dict) -> dict
         "model_name": meta.get("model"),
         "sae_lens_version": "6.54.0",
     }
-    made = {
+    fields = {
         "architecture": architecture,
         "d_in": d_model,
         "d_sae": d_sae,
@@ -34,7 +34,7 @@ def cfg(architecture: str, d_model: int, d_sae: int, k: int, meta: dict) -> dict
         "reshape_activations": "none",
         "metadata": {name: value for name, value in known.items() if value is not None},
     }
-    return made | ({"k": k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
+    return fields | ({"k": k, "rescale_acts_by_decoder_norm": False} if architecture == "topk" else {})
 
 
 def fields(cfg: dict, weights: dict[str, Tensor], name: str = "cfg.json") -> dict[str, Any]:
@@ -134,13 +134,15 @@ def _checked(cfg: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return w
 
 
-def _layer(told: dict, hook: str | None) -> dict[str, str]:
+def _layer(fields: dict, hook: str | None) -> dict[str, str]:
     """The layer that the metadata count beside, or instead of, a place's name.
 
     Raises:
         DictionaryError: another one than the name's.
     """
-    layer = next((told[key] for key in ("hook_layer", "hook_point_layer") if told.get(key) is not None), None)
+    layer = next(
+        (fields[key] for key in ("hook_layer", "hook_point_layer") if fields.get(key) is not None), None
+    )
     if not isinstance(layer, int) or isinstance(layer, bool):
         return {}
     if not hook:
@@ -162,23 +164,23 @@ def _made_for(cfg: dict) -> dict[str, str]:
         DictionaryError: a name that is no text, or two names of different places.
     """
     metadata = cfg["metadata"] if isinstance(cfg.get("metadata"), dict) else {}
-    said = {name: metadata.get(name) for name in ("hook_name", "hf_hook_name", "model_name")}
-    for name, value in said.items():
+    named = {name: metadata.get(name) for name in ("hook_name", "hf_hook_name", "model_name")}
+    for name, value in named.items():
         if value is not None and not isinstance(value, str):
             raise DictionaryError(f"{name}={value!r} of the metadata must be a name")
-    places = [place_of(name) for name in (said["hook_name"], said["hf_hook_name"]) if name]
+    places = [place_of(name) for name in (named["hook_name"], named["hf_hook_name"]) if name]
     blocks = {place for place in places if place.endswith(("hook_resid_post", "hook_resid_pre"))}
     if len(blocks) > 1:
         raise DictionaryError(
-            f"hook_name={said['hook_name']} and hf_hook_name={said['hf_hook_name']} are two places:"
+            f"hook_name={named['hook_name']} and hf_hook_name={named['hf_hook_name']} are two places:"
             f" {sorted(blocks)}"
         )
-    found = {
+    stated = {
         "hookpoint": places[0] if places else None,
-        "model": said["model_name"],
-        **_layer({**cfg, **metadata}, said["hook_name"]),
+        "model": named["model_name"],
+        **_layer({**cfg, **metadata}, named["hook_name"]),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in stated.items() if value}
 
 
 def _activation(cfg: dict, weights: dict[str, Tensor]) -> tuple[str, int]:

@@ -61,11 +61,11 @@ def check_model(reference: object, made_for: str | None, base: BaseModel, accept
     else:
         same = not family or not base.kind or base.kind == family or base.kind.startswith(f"{family}_")
     if not same:
-        told = base.name or f"of the family {base.kind}"
+        base_name = base.name or f"of the family {base.kind}"
         raise DictionaryError(
-            f"{reference} was made for {made_for}, but model.base={base.label} is {told}: give a reference"
-            f" that was made for it, or set reference.made_for={made_for} if that model is the one this was"
-            " tuned from"
+            f"{reference} was made for {made_for}, but model.base={base.label} is {base_name}: give a"
+            f" reference that was made for it, or set reference.made_for={made_for} if that model is the"
+            " one this was tuned from"
         )
 
 
@@ -94,9 +94,9 @@ def scope_of(path: str) -> tuple[str, str] | None:
     The kind is res, mlp or att by the name, or the folder of the second Gemma Scope, such as resid_post;
     empty where neither is there.
     """
-    found = _SCOPE.search(path)
-    if found is None:
+    match = _SCOPE.search(path)
+    if match is None:
         return None
-    second, size, variant, kind, folder = found.groups()
+    second, size, variant, kind, folder = match.groups()
     ending = "-it" if variant == "it" else "" if not second or size == "270m" else "-pt"
     return f"google/gemma-{'3' if second else '2'}-{size}{ending}", kind or folder or ""

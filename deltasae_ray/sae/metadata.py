@@ -35,7 +35,7 @@ _REFUSED = {
     "signed": "its codes may be negative",
 }
 """Key → why raw activations of an unprocessed model would be encoded or decoded wrongly."""
-_TOLD = {
+_WARNED = {
     "seqpos_slice": "it was trained on some positions only",
     "model_kwargs": "its model was called with arguments of its own",
     "revision": "its model was of that revision",
@@ -121,13 +121,13 @@ def check_metadata(cfg: Mapping[str, Any], name: str = "cfg.json") -> None:
                 f"{name} says {key}={_short(value)}: {_REFUSED[key]}. Raw activations would be read wrongly:"
                 " take a dictionary that was trained on the raw residual stream of the unprocessed model"
             )
-        if key in _TOLD:
+        if key in _WARNED:
             _LOG.warning(
                 "%s says %s=%s: %s; the FVU on base activations says whether it fits",
                 name,
                 key,
                 _short(value),
-                _TOLD[key],
+                _WARNED[key],
             )
         elif key not in (_PROCESSING if key in loading and key not in facts else _HARMLESS).split():
             _unknown(key, value, name, of_model=key in loading)

@@ -122,9 +122,9 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
     h = torch.as_tensor(h_base)
     # Centred on these rows: the mean that our own dictionaries carry may be of other text.
     mean = h.double().mean(dim=0).float()
-    found = held_out(dictionary, h, mean)
-    if found.fvu <= MAX_FVU:
-        return found.fvu
+    fvu = held_out(dictionary, h, mean)
+    if fvu.fvu <= MAX_FVU:
+        return fvu.fvu
     factor = (dictionary.d_model / float(h.square().sum(dim=1).mean())) ** 0.5
     scaled = held_out(dictionary, h * factor, mean * factor).fvu
     if scaled <= MAX_FVU:
@@ -132,14 +132,12 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
             f"made for normalised activations (rows scaled by {factor:.3g} give {scaled:.2f}): use one with"
             " the scale folded in"
         )
-    elif found.l0 > dictionary.d_sae / 10:
-        cause = (
-            f"{found.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
-        )
+    elif fvu.l0 > dictionary.d_sae / 10:
+        cause = f"{fvu.l0:.0f} of {dictionary.d_sae} latents fire per token: a TopK or JumpReLU read as ReLU"
     else:
         cause = "another model, another layer or hookpoint, or activations normalised per token"
     raise DictionaryError(
-        f"the reference leaves {found.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely"
+        f"the reference leaves {fvu.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely"
         f" {cause}"
     )
 
@@ -147,16 +145,22 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
 def _layer_folder(root: Path, layer: int) -> Path:
     name = re.compile(rf"layer_0*{layer}(_.*)?")
     here = str(Hookpoint(layer))
-    found = sorted(
+    folders = sorted(
         p for p in root.iterdir() if p.is_dir() and (name.fullmatch(p.name) or place_of(p.name) == here)
     )
-    if len(found) != 1:
+    if len(folders) != 1:
         raise DictionaryError(
-            f"{root} has {len(found)} folders for layer {layer} ({[p.name for p in found]}): one"
+            f"{root} has {len(folders)} folders for layer {layer} ({[p.name for p in folders]}): one"
             f" layer_{layer:02d}/ or layers.{layer}/ is needed, or a pattern with {{layer}} that ends at the"
             " dictionary's own folder"
         )
-    return found[0]
+    return folders[0]
+
+
+def release_ids(release: str) -> list[str]:
+    """All dictionaries of a release that SAELens knows."""
+    known = _sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    return list(known[release].saes_map)
 
 
 def _in_release(release: str, ids: Mapping[int, str]) -> dict[int, Reference]:

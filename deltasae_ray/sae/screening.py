@@ -44,14 +44,14 @@ def topk(
     """`kernels.topk` of the pre-activations."""
     bias = kernels.encoder_bias(encoder, b_enc, b_dec)
     pre = _rough(x, encoder, bias)
-    found = _candidates(pre.view(torch.int16), k + max(8, k // _SPARE))
-    rough = pre.gather(1, found)
-    starts = torch.arange(0, found.numel() + 1, found.shape[1])
-    exact = (kernels.at_entries(x, encoder, found.reshape(-1), starts) + bias[found.reshape(-1)]).view_as(
-        found
-    )
+    candidates = _candidates(pre.view(torch.int16), k + max(8, k // _SPARE))
+    rough = pre.gather(1, candidates)
+    starts = torch.arange(0, candidates.numel() + 1, candidates.shape[1])
+    exact = (
+        kernels.at_entries(x, encoder, candidates.reshape(-1), starts) + bias[candidates.reshape(-1)]
+    ).view_as(candidates)
     values, among = exact.topk(k, dim=1, sorted=False)
-    latents = found.gather(1, among)
+    latents = candidates.gather(1, among)
     unsure = ~_clear(values.amin(dim=1), rough.float(), exact)
     if bool(unsure.any()):
         values[unsure], latents[unsure] = torch.addmm(bias, x[unsure], encoder.T).topk(k, dim=1, sorted=False)

@@ -46,8 +46,8 @@ def start_rows(
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     _, strength, turned = torch.linalg.svd(sample @ basis, full_matrices=False)
     share = strength.square() / sample.square().sum()
-    found = (basis @ turned.T).T[share >= DOMINANT].float()
-    signed = torch.stack([found, -found], dim=1).flatten(0, 1)[:d_sae]
+    start = (basis @ turned.T).T[share >= DOMINANT].float()
+    signed = torch.stack([start, -start], dim=1).flatten(0, 1)[:d_sae]
     rows[: len(signed)] = signed
     return rows
 

@@ -84,15 +84,6 @@ def merged(*tables: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _last_of_equals(keys: pa.Table) -> np.ndarray:
-    """Which rows of a sorted table are not followed by an equal one: bool [row]."""
-    last = np.ones(len(keys), bool)
-    columns = [_whole(keys[name]) for name in keys.column_names]
-    repeated = [_numpy(pc.equal(c.slice(1), c.slice(0, max(0, len(c) - 1)))) for c in columns]
-    last[:-1] = ~np.logical_and.reduce(repeated)
-    return last
-
-
 def _whole(column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)
@@ -116,10 +107,10 @@ def _ordered(array: pa.DictionaryArray) -> pa.DictionaryArray:
 def to_parquet(table: pa.Table) -> pa.Buffer:
     """The bytes of a table, with a digest of its rows: Parquet's own checksums leave out the footer."""
     table, sink = merged(table), pa.BufferOutputStream()
-    told = table.cast(_plain()).replace_schema_metadata({_DIGEST: _digest(table)})
+    marked = table.cast(_plain()).replace_schema_metadata({_DIGEST: _digest(table)})
     few: Any = list(_CODED)  # pyarrow takes names too, which its types do not say
     pq.write_table(
-        told, sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
+        marked, sink, row_group_size=_ROW_GROUP, compression="zstd", write_page_checksum=True,
         use_dictionary=few,
     )  # fmt: skip
     return sink.getvalue()
@@ -127,19 +118,19 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
 
 def _digest(table: pa.Table) -> str:
     """Of the rows of a merged table: 64 hex digits."""
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in SCHEMA.names:
         column = _whole(table[name])
         if name in _CODED:
-            made.update("\0".join(column.dictionary.to_pylist()).encode())
-            made.update(_numpy(column.indices).tobytes())
+            digest.update("\0".join(column.dictionary.to_pylist()).encode())
+            digest.update(_numpy(column.indices).tobytes())
         elif pa.types.is_integer(column.type):
-            made.update(_numpy(column).tobytes())
+            digest.update(_numpy(column).tobytes())
         else:
             for start in range(0, len(column), _ROW_GROUP):
                 parts = column.slice(start, _ROW_GROUP).cast(pa.binary()).to_pylist()
-                made.update(b"\0".join(parts))
-    return made.hexdigest()
+                digest.update(b"\0".join(parts))
+    return digest.hexdigest()
 
 
 def _plain() -> pa.Schema:

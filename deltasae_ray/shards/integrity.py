@@ -46,9 +46,9 @@ def opened(storage: Storage, key: str, row: ShardRow, *, verify: bool = False) -
             # column chunks lie together: on an object store they come in one request
             shard = pq.ParquetFile(source, pre_buffer=not storage.is_local, page_checksum_verification=True)
             facts = shard.schema_arrow.metadata or {}
-            found = [facts.get(name, b"").decode() for name in (b"format", b"unit", b"source", b"d_model")]
+            marks = [facts.get(name, b"").decode() for name in (b"format", b"unit", b"source", b"d_model")]
             if (
-                found != [FORMAT.decode(), row.unit, row.source, str(row.d_model)]
+                marks != [FORMAT.decode(), row.unit, row.source, str(row.d_model)]
                 or shard.metadata.num_rows != row.rows
             ):
                 raise ShardError(f"{path} is another shard than its record says: {REDO}")
@@ -75,12 +75,12 @@ def _diagnosed(
     damaged that is not."""
     try:
         with storage.fs.open_input_file(path) as f:
-            found = hashlib.sha256(f.read_buffer()).hexdigest()
+            digest = hashlib.sha256(f.read_buffer()).hexdigest()
     except OSError as e:
         return StorageError(
             f"{path} cannot be read now ({e}); it may well be sound: run again once the storage answers"
         )
-    if found != row.sha256:
+    if digest != row.sha256:
         return ShardError(f"{path} cannot be read as a shard ({error}): {REDO}")
     return StorageError(
         f"{path} could not be read ({error}), but its bytes are sound: run the same command again"

@@ -58,12 +58,12 @@ class Manifest:
         self, sources: Collection[str] | None = None, units: Collection[str] | None = None
     ) -> pa.Table:
         """The part of the table that is of these sources (by digest) and units; None: of all."""
-        found = self.table
+        rows = self.table
         if sources is not None:
-            found = found.filter(pc.is_in(found["source"].cast(pa.string()), pa.array(sources, pa.string())))
+            rows = rows.filter(pc.is_in(rows["source"].cast(pa.string()), pa.array(sources, pa.string())))
         if units is not None:
-            found = found.filter(pc.is_in(found["unit"], pa.array(units, pa.string())))
-        return found
+            rows = rows.filter(pc.is_in(rows["unit"], pa.array(units, pa.string())))
+        return rows
 
     @classmethod
     def load(cls, storage: Storage, key: str) -> "Manifest":

@@ -87,14 +87,14 @@ def _study(storage: Storage) -> dict:
     Raises:
         ShardError: it is damaged.
     """
-    found = read_record(storage, "study.json") if storage.exists("study.json") else {}
-    names = found.get("sources", []) if isinstance(found, dict) else None
-    if not isinstance(names, list) or not isinstance(found.get("harvest", ""), str):
+    record = read_record(storage, "study.json") if storage.exists("study.json") else {}
+    names = record.get("sources", []) if isinstance(record, dict) else None
+    if not isinstance(names, list) or not isinstance(record.get("harvest", ""), str):
         raise ShardError(
             f"{storage.path('study.json')} names no harvest and sources: run the study again, no shard is"
             " redone"
         )
-    return found
+    return record
 
 
 def _parent(folder: str) -> tuple[Storage, str]:

@@ -85,13 +85,13 @@ class ShardSet:
         Raises:
             ShardError: there is none, or more than one adapter of that name was harvested.
         """
-        found = [s for s in self.sources if name in (s.name, s.digest)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matching = [s for s in self.sources if name in (s.name, s.digest)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
             raise ShardError(
-                f"{name!r} names {len(found)} sources of {self.key}: ask for one by its digest,"
-                f" {[s.digest for s in found]}"
+                f"{name!r} names {len(matching)} sources of {self.key}: ask for one by its digest,"
+                f" {[s.digest for s in matching]}"
             )
         raise ShardError(f"{self.key} has no source {name!r}: there are {[s.name for s in self.sources]}")
 

@@ -105,27 +105,27 @@ def _check_fields(cls: type, value: dict[str, Any], what: str) -> None:
     """Raises ValueError where a field is of the wrong type, a count is negative, or a name would lead to
     another folder."""
     for f in fields(cls):
-        found = value.get(f.name)
-        right = {str: _is_text, int: _is_count}.get(f.type, lambda _: True)(found)
-        if not right or f.name in ("unit", "source", "digest") and not _is_file_name(found):
-            raise ValueError(f"{f.name}={str(found)[:80]!r} cannot be that of {what}")
+        given = value.get(f.name)
+        right = {str: _is_text, int: _is_count}.get(f.type, lambda _: True)(given)
+        if not right or f.name in ("unit", "source", "digest") and not _is_file_name(given):
+            raise ValueError(f"{f.name}={str(given)[:80]!r} cannot be that of {what}")
 
 
-def _is_text(found: Any) -> bool:
+def _is_text(value: Any) -> bool:
     with suppress(
         UnicodeEncodeError
     ):  # JSON may hold halves of surrogate pairs, which no file and no page can
-        return isinstance(found, str) and found.encode() is not None
+        return isinstance(value, str) and value.encode() is not None
     return False
 
 
-def _is_count(found: Any) -> bool:
-    return type(found) is int and 0 <= found <= _MOST
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
 
 
-def _is_file_name(found: Any) -> bool:
+def _is_file_name(value: Any) -> bool:
     with suppress(StorageError):
-        return "/" not in found and bool(inside("", found))
+        return "/" not in value and bool(inside("", value))
     return False
 
 
@@ -157,8 +157,8 @@ def write_harvest(storage: Storage, key: str, spec: dict) -> None:
     if not storage.exists(name):
         storage.write_json(name, spec)
         return
-    found, wanted = read_spec(storage, key), json.loads(json.dumps(spec))
-    if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+    stored, wanted = read_spec(storage, key), json.loads(json.dumps(spec))
+    if differing := sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)):
         raise ShardError(
             f"{storage.path(name)} is of another harvest (it differs in {differing}): choose another"
             " storage.root"
@@ -184,13 +184,13 @@ def read_spec(storage: Storage, key: str) -> dict[str, Any]:
         ShardError: it is missing or damaged.
     """
     name = f"{key}/harvest.json"
-    found = read_record(storage, name)
-    width = found.get("d_model") if isinstance(found, dict) else None
+    spec = read_record(storage, name)
+    width = spec.get("d_model") if isinstance(spec, dict) else None
     if type(width) is not int or not 0 < width < 2**24:
         raise ShardError(
             f"{storage.path(name)} names no d_model: delete it and run the harvest again; no shard is redone"
         )
-    return found
+    return spec
 
 
 def read_units(storage: Storage, key: str) -> tuple[Unit, ...]:
@@ -222,20 +222,20 @@ def write_source(storage: Storage, key: str, source: Source) -> None:
 
 def read_sources(storage: Storage, key: str) -> tuple[Source, ...]:
     """Base first, then adapters, then random ones; within a kind by rank, seed and name."""
-    found = []
+    sources = []
     for name in storage.folders(f"{key}/sources"):
         file = f"{key}/sources/{name}/source.json"
         if not storage.exists(file):
             continue
         try:
-            found.append(_source(read_record(storage, file), name))
+            sources.append(_source(read_record(storage, file), name))
         except (TypeError, ValueError) as e:
             raise ShardError(
                 f"{storage.path(file)} is no source ({e}): delete it and run the harvest again; no shard is"
                 " redone"
             ) from e
     return tuple(
-        sorted(found, key=lambda s: (_KINDS.index(s.kind), s.rank or 0, s.seed or 0, s.name, s.digest))
+        sorted(sources, key=lambda s: (_KINDS.index(s.kind), s.rank or 0, s.seed or 0, s.name, s.digest))
     )
 
 

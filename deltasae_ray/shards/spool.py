@@ -58,13 +58,13 @@ class Board:
 
 def read_board(storage: Storage, spool: str) -> Board:
     """Raises StorageError where the board is not there or is none."""
-    found = storage.read_json(name := f"{spool}/board.json")
+    board = storage.read_json(name := f"{spool}/board.json")
     wanted = {f.name: type(f.default) for f in fields(Board)}
-    if {field: type(value) for field, value in found.items()} != wanted:
+    if {field: type(value) for field, value in board.items()} != wanted:
         raise StorageError(
             f"{storage.path(name)} is no board of a stream: delete the folder {spool} and run again"
         )
-    return Board(**found)
+    return Board(**board)
 
 
 def write_board(storage: Storage, spool: str, board: Board) -> None:

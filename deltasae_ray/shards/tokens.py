@@ -48,12 +48,12 @@ def read_tokens(storage: Storage, key: str, shards: Sequence[ShardRow]) -> Token
 
     def load(row: ShardRow) -> pa.Table:
         with opened(storage, key, row) as shard:
-            found = shard.read(list(TOKEN_COLUMNS), use_threads=False).replace_schema_metadata(None)
-            if found.schema.types != _TYPES or any(column.null_count for column in found.columns):
+            table = shard.read(list(TOKEN_COLUMNS), use_threads=False).replace_schema_metadata(None)
+            if table.schema.types != _TYPES or any(column.null_count for column in table.columns):
                 raise ValueError(
-                    f"its tokens are of types {[str(t) for t in found.schema.types]} or have gaps"
+                    f"its tokens are of types {[str(t) for t in table.schema.types]} or have gaps"
                 )
-            return found
+            return table
 
     with ThreadPoolExecutor(THREADS) as pool:
         tables = list(pool.map(load, shards))

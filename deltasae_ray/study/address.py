@@ -41,13 +41,13 @@ def parsed(address: str) -> tuple[str, int, bool]:
     Raises:
         ConfigError: it is no host:port or ray://host:port.
     """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or not 0 < int(found["port"]) < 65536:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 0 < int(match["port"]) < 65536:
         raise ConfigError(
             f"RAY_ADDRESS={shown(address)!r} is no address of Ray: give host:port, as 10.0.0.5:6379 (ports"
             " are 1 to 65535), ray://host:10001, auto or local, or unset it for a Ray of this machine's own"
         )
-    return found["host"].strip("[]"), int(found["port"]), bool(found["scheme"])
+    return match["host"].strip("[]"), int(match["port"]), bool(match["scheme"])
 
 
 def shown(address: str) -> str:
@@ -92,10 +92,10 @@ def check_answers(  # noqa: PLR0913 - three of them are choices with defaults
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}", max(1.0, end - time.monotonic())
             )
         except Exception as e:  # Ray's errors here are of several kinds, and all mean the same
-            told = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
+            reason = str(e).strip().splitlines()[-1] if str(e).strip() else type(e).__name__
             raise ResourceError(
                 f"{what}: what listens at {host}:{port} does not answer as Ray's head within {within:.0f} s"
-                f" ({told}): {remedy}"
+                f" ({reason}): {remedy}"
             ) from e
 
 

@@ -213,15 +213,15 @@ def check_nodes(cfg: StudyConfig, nodes: Sequence[Node], *, at_once: int | None 
     }
     for words, actors in stages.items():
         if not actors.fit_on(nodes):
-            kinds = Counter(_told(node, memory=actors.memory > 0) for node in nodes)
+            kinds = Counter(_describe(node, memory=actors.memory > 0) for node in nodes)
             there = ", ".join(
                 ", ".join([kind] * count) if count <= 2 else f"{count} of {kind}"
                 for kind, count in kinds.items()
             )
             raise ResourceError(
-                f"{actors.count} times {_told(actors.asked, memory=actors.memory > 0)} do not fit the nodes"
-                f" of this cluster ({there}), and each stands on one node: lower {words}, or take larger"
-                " nodes; Ray would wait for ever"
+                f"{actors.count} times {_describe(actors.asked, memory=actors.memory > 0)} do not fit the"
+                f" nodes of this cluster ({there}), and each stands on one node: lower {words}, or take"
+                " larger nodes; Ray would wait for ever"
             )
 
 
@@ -229,7 +229,7 @@ def _gangs(cfg: GangConfig, count: int) -> Actors:
     return Actors(count, cfg.cpus_per_gang, cfg.gpus_per_gang, cfg.memory_gb * 1e9)
 
 
-def _told(of: Node, *, memory: bool) -> str:
+def _describe(of: Node, *, memory: bool) -> str:
     text = f"{of.get('CPU', 0):g} CPUs and {of.get('GPU', 0):g} GPUs"
     return f"{text} with {of.get('memory', 0) / 1e9:.1f} GB of memory" if memory else text
 

@@ -1,9 +1,17 @@
 """What the chosen controls fit beside the grid, and what each of them costs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from deltasae_ray.analyses.causal import run as causal
-from deltasae_ray.analyses.controls import BASE_CONTROL, CONTROLS, REFERENCE, SECOND_SEED, Control
+from deltasae_ray.analyses.controls import (
+    BASE_CONTROL,
+    CONTROLS,
+    RANDOM_LORA,
+    REFERENCE,
+    SECOND_SEED,
+    Control,
+)
 from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
@@ -14,7 +22,8 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.grid import grid_points, shapes, trials
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.requirements import ranks_beside
+from deltasae_ray.study.state import StudyState
 
 
 def control_points(
@@ -36,7 +45,13 @@ def control_points(
         fitted.insert(int(BASE_CONTROL in fitted), REFERENCE)
     once = [c for c in fitted if c.is_shared]
     ones = [DictionaryId(BASE, layer, *shape, 0) for shape in shapes(fit) for layer in layers]
-    points = [point for control in once for one in ones for point in beside(control, one).values()]
+    randoms = [a.name for a in adapters if a.kind == "random"]
+    points = []
+    for control in once:
+        each = [of_random(name, one) for one in ones for name in randoms]
+        if control != RANDOM_LORA:
+            each = [beside(control, one) for one in ones]
+        points += [point for fits in each for point in fits.values()]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
         each = [c for c in fitted if c not in once]
@@ -60,6 +75,11 @@ def beside(control: Control, one: DictionaryId) -> dict[str, FitPoint]:
     }
 
 
+def of_random(name: str, one: DictionaryId) -> dict[str, FitPoint]:
+    """Role → the point of what is fitted of the random adapter of a name, beside one of the grid."""
+    return {role: replace(point, adapter=name) for role, point in beside(RANDOM_LORA, one).items()}
+
+
 def _fitted(control: Control, fit: FitConfig, adapters: Sequence[AdapterRef], chosen: frozenset[str]) -> bool:
     """Whether a control has something to fit."""
     if control.name == "random_lora":
@@ -75,29 +95,30 @@ def with_settings(
     return {p: settings.get(p.trial, fit) for p in points}
 
 
-def keep_controls(made: Made, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
+def keep_controls(state: StudyState, storage: Storage, points: Mapping[FitPoint, FitConfig]) -> None:
     """Books the controls that are fitted, and those of adapters that could not be: they fail as the adapter's
     own dictionaries do.
 
     Raises:
         DictionaryError, PrecisionError: the reference or the base control could not be fitted.
     """
-    assert made.harvest is not None
+    assert state.harvest is not None
     keys: dict[FitPoint, str] = {}
     for each in dict.fromkeys(points.values()):
         alike = [p for p, cfg in points.items() if cfg == each]
-        keys |= keys_of(storage, made.harvest.key, alike, each)
-        made.controls |= fitted_points(storage, made.harvest.key, alike, each)
-    lost = {p: key for p, key in keys.items() if p not in made.controls}
+        keys |= keys_of(storage, state.harvest.key, alike, each)
+        state.controls |= fitted_points(storage, state.harvest.key, alike, each)
+    lost = {p: key for p, key in keys.items() if p not in state.controls}
     raise_failures(storage, {p: key for p, key in lost.items() if p.adapter == BASE})
-    made.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
+    state.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
 
 
-def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> dict[str, int]:
+def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int, randoms: int) -> dict[str, int]:
     """Control → dictionaries that it adds to the fits.
 
     Args:
         layers: how many.
+        randoms: how many random adapters there are.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
     needed = {
@@ -105,6 +126,8 @@ def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int) -> di
         for c in CONTROLS
         if c.fits and (c != SECOND_SEED or fit.seeds == 1)
     }
+    if RANDOM_LORA.name in needed:
+        needed[RANDOM_LORA.name] *= randoms
     return {name: cost for name, cost in needed.items() if name in chosen}
 
 
@@ -127,11 +150,17 @@ def causal_passes(study: Study, adapters: int) -> float:
     return causal.DOCUMENTS * (1 + adapters + 2 * adapters * causal.VARIANTS * below)
 
 
-def costs_told(study: Study, adapters: int, trials_count: int) -> str:
+def random_adapters(study: Study) -> int:
+    """How many random adapters stand beside those of the study."""
+    return len(ranks_beside(study.cfg, [a.rank for a in study.given]))
+
+
+def describe_costs(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
-    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count)
+    randoms = random_adapters(study)
+    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count, randoms)
     parts = [
-        f"{name} {n} dictionaries" + (" and 1 more pass" if name == "random_lora" else "")
+        f"{name} {n} dictionaries" + (f" and {randoms} more passes" if name == "random_lora" else "")
         for name, n in dictionaries.items()
         if n
     ]

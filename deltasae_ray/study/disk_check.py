@@ -4,6 +4,7 @@ from deltasae_ray.adapt.run import trained, trainings
 from deltasae_ray.errors import StorageError
 from deltasae_ray.fit.run import MANIFEST
 from deltasae_ray.harvest.key import harvest_key
+from deltasae_ray.harvest.random_draws import random_names
 from deltasae_ray.hookpoints import Hookpoint, at_sites
 from deltasae_ray.models.adapters import AdapterRef
 from deltasae_ray.sae.identity import BASE
@@ -73,7 +74,7 @@ def _harvest(study: Study) -> str:
 
 
 def _known(study: Study) -> list[AdapterRef]:
-    """The adapters of this study that are there already, the random one included."""
+    """The adapters of this study that are there already, the random ones included."""
     known = list(study.given)
     if not study.given:
         known = [
@@ -81,11 +82,10 @@ def _known(study: Study) -> list[AdapterRef]:
             for t in trainings(study.model, study.corpus, study.cfg.adapt)
             if (ref := trained(study.storage, t))
         ]
-    random = [
-        s
-        for s in read_sources(study.storage, _harvest(study))
-        if s.kind == "random" and "random_lora" in study.cfg.diverge.chosen
-    ]
+    names = random_names([a.rank for a in known]) if "random_lora" in study.cfg.diverge.chosen else []
+    random = {s.name: s for s in read_sources(study.storage, _harvest(study)) if s.kind == "random"}
     return known + [
-        AdapterRef(s.name, "", s.digest, s.rank or 0, s.alpha or 0.0, kind="random") for s in random[:1]
+        AdapterRef(s.name, "", s.digest, s.rank or 0, s.alpha or 0.0, kind="random")
+        for name in names
+        if (s := random.get(name))
     ]

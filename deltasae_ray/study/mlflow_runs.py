@@ -18,7 +18,7 @@ from deltasae_ray.storage import Storage, digest
 from deltasae_ray.study.compare import Findings, reference_name
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.results import resolved_config
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 from deltasae_ray.tracking import RunLog, Tracker, TrialPoint
 
 CONFIRMED = "trigger.confirmed"
@@ -55,17 +55,17 @@ class StudyLog:
     tracker: Tracker
     run: RunLog
 
-    def fitted(self, made: Made) -> None:
+    def fitted(self, state: StudyState) -> None:
         """Held-out figures, learning curve and files of every dictionary; trials that failed end as FAILED
         runs with their error."""
-        for trial, error in made.failed.items():
-            self.tracker.failed_trial(_point(trial, made), self.run.run_id, error)
-        reference = reference_name(self.study, made)
-        for trial, dictionaries in made.grid.items():
-            with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
+        for trial, error in state.failed.items():
+            self.tracker.failed_trial(_point(trial, state), self.run.run_id, error)
+        reference = reference_name(self.study, state)
+        for trial, dictionaries in state.grid.items():
+            with self.tracker.trial(_point(trial, state), self.run.run_id) as above:
                 for f in dictionaries:
                     with self.tracker.leaf(
-                        _point(trial, made).leaf(f.point.layer, f.point.seed, reference), above.run_id
+                        _point(trial, state).leaf(f.point.layer, f.point.seed, reference), above.run_id
                     ) as leaf:
                         leaf.log_measures(
                             {name: Measure(f.metrics[name], n=f.rows) for name in FITTED if name in f.metrics}
@@ -74,19 +74,19 @@ class StudyLog:
                         leaf.log_curve("dead_latents", list(f.dead))
                         _upload(leaf, self.study.storage, f)
 
-    def compared(self, made: Made, found: Findings) -> dict[str, str]:
+    def compared(self, state: StudyState, findings: Findings) -> dict[str, str]:
         """The leading figures and a table of all on every leaf, layer means on the trials, tables and report
         on the sweep.
 
         Returns:
             Name of a saved view of MLflow's page → the link that opens it.
         """
-        for trial, dictionaries in made.grid.items():
-            leaves = leaf_figures(found.rows, trial.adapter)
+        for trial, dictionaries in state.grid.items():
+            leaves = leaf_figures(findings.rows, trial.adapter)
             figures = {(leaf.layer, leaf.seed): leaf.measures for leaf in leaves if leaf.trial == trial}
-            with self.tracker.trial(_point(trial, made), self.run.run_id) as above:
+            with self.tracker.trial(_point(trial, state), self.run.run_id) as above:
                 for f in dictionaries:
-                    point = _point(trial, made).leaf(f.point.layer, f.point.seed, found.reference)
+                    point = _point(trial, state).leaf(f.point.layer, f.point.seed, findings.reference)
                     with self.tracker.leaf(point, above.run_id) as leaf:
                         measures = figures[f.point.layer, f.point.seed]
                         leaf.log_measures(_shown(measures))
@@ -94,11 +94,11 @@ class StudyLog:
                 above.log_layer_means(
                     {f"layer {layer} seed {seed}": _shown(m) for (layer, seed), m in figures.items()}
                 )
-        behaviours = self._adapters(made, found)
-        if found.claims:
-            mine = [c for name, group in found.claims.items() if name != RANDOM for c in group]
+        behaviours = self._adapters(state, findings)
+        if findings.claims:
+            mine = [c for name, group in findings.claims.items() if name != RANDOM for c in group]
             self.run.log_measures({CONFIRMED: _confirmed(mine)})
-        self.run.set_tags({f"verdict.{v.adapter}": v.text for v in found.verdicts})
+        self.run.set_tags({f"verdict.{v.adapter}": v.text for v in findings.verdicts})
         with tempfile.TemporaryDirectory() as scratch:
             for name in (
                 "report.html",
@@ -106,7 +106,7 @@ class StudyLog:
                 "divergence.json",
                 "divergence.parquet",
                 "latents.parquet",
-                *([CLAIMS] if found.claims else []),
+                *([CLAIMS] if findings.claims else []),
                 "weights.parquet",
                 *self.study.storage.list("figures"),
             ):
@@ -114,20 +114,20 @@ class StudyLog:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self.study.storage.read_bytes(name))
             self.run.log_artifacts(Path(scratch))
-        names = {row.metric for row in found.rows if row.value is not None and not row.corpus}
+        names = {row.metric for row in findings.rows if row.value is not None and not row.corpus}
         figure = next((name for name in SHOWN if name in names), SHOWN[0])
         return self.tracker.save_views(self.study.model.label, figure, behaviours)
 
-    def _adapters(self, made: Made, found: Findings) -> list[str]:
+    def _adapters(self, state: StudyState, findings: Findings) -> list[str]:
         """A run for each adapter with what it does to predictions; returns its metrics' names."""
-        ranks = {a.name: a.rank for a in made.harvest.adapters} if made.harvest is not None else {}
-        verdicts = {v.adapter: v.label for v in found.verdicts}
+        ranks = {a.name: a.rank for a in state.harvest.adapters} if state.harvest is not None else {}
+        verdicts = {v.adapter: v.label for v in findings.verdicts}
         names: dict[str, None] = {}
-        for adapter, texts in found.behaviour.items():
+        for adapter, texts in findings.behaviour.items():
             measures = {f"loss_change.{b.corpus}": b.loss_change for b in texts[:TEXTS]}
             measures |= {f"kl.{b.corpus}": b.kl for b in texts[:TEXTS]}
-            if found.claims:
-                measures[CONFIRMED] = _confirmed(found.claims.get(adapter, ()))
+            if findings.claims:
+                measures[CONFIRMED] = _confirmed(findings.claims.get(adapter, ()))
             names |= dict.fromkeys(measures)
             with self.tracker.adapter(adapter, ranks[adapter], self.run.run_id) as run:
                 run.log_measures(measures)
@@ -140,11 +140,11 @@ def _confirmed(claims: Sequence[Claim]) -> Measure:
     return Measure(float(sum(c.confirmed and c.kind == "trigger" for c in claims)), n=len(claims))
 
 
-def _point(trial: Trial, made: Made) -> TrialPoint:
-    assert made.harvest is not None
-    ref = next(a for a in made.harvest.adapters if a.name == trial.adapter)
+def _point(trial: Trial, state: StudyState) -> TrialPoint:
+    assert state.harvest is not None
+    ref = next(a for a in state.harvest.adapters if a.name == trial.adapter)
     return TrialPoint(
-        **vars(trial), rank=ref.rank, content=digest({"harvest": made.harvest.key, "adapter": ref.digest})
+        **vars(trial), rank=ref.rank, content=digest({"harvest": state.harvest.key, "adapter": ref.digest})
     )
 
 

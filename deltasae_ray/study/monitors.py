@@ -6,25 +6,25 @@ from deltasae_ray.analyses.monitors.kept import MonitorRef
 from deltasae_ray.analyses.monitors.run import TextShape, monitor_rows
 from deltasae_ray.analyses.monitors.table import MonitorRow, write_monitors
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 
-def watch(study: Study, made: Made) -> list[MonitorRow]:
+def watch(study: Study, state: StudyState) -> list[MonitorRow]:
     """Measures every monitor under every adapter and writes the table; without monitors there is
     none."""
-    assert made.harvest is not None
+    assert state.harvest is not None
     rows: list[MonitorRow] = []
     if study.monitors:
         shape = TextShape(study.cfg.corpus.context_len, study.cfg.corpus.contexts_per_unit)
-        adapters = made.harvest.adapters
+        adapters = state.harvest.adapters
         rows = monitor_rows(
-            study.context, made.harvest.key, study.monitors, adapters, study.cfg.diverge, shape
+            study.context, state.harvest.key, study.monitors, adapters, study.cfg.diverge, shape
         )
     write_monitors(study.storage, rows)
     return rows
 
 
-def monitors_told(monitors: Sequence[MonitorRef]) -> str:
+def describe_monitors(monitors: Sequence[MonitorRef]) -> str:
     """What the plan says of them."""
     parts = [f"{m.name} ({m.hookpoint}, {m.texts:,} labelled texts)" for m in monitors]
     return ", ".join(parts)

@@ -79,7 +79,7 @@ class Study:
         Raises:
             StorageError: the study has not come to its end.
         """
-        return msgspec.json.decode(self._made(REPORT), type=_Report).verdicts
+        return msgspec.json.decode(self._bytes(REPORT), type=_Report).verdicts
 
     def table(self) -> "pd.DataFrame":
         """Every figure: a row for each adapter, layer, dictionary, metric and variant.
@@ -103,7 +103,7 @@ class Study:
         Raises:
             StorageError: the study has not come to its end.
         """
-        self._made(PAGE)
+        self._bytes(PAGE)
         return self._storage.path(PAGE)
 
     def shards(self) -> ShardSet:
@@ -131,9 +131,9 @@ class Study:
     def _read(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        return pd.read_parquet(io.BytesIO(self._made(name)))
+        return pd.read_parquet(io.BytesIO(self._bytes(name)))
 
-    def _made(self, name: str) -> bytes:
+    def _bytes(self, name: str) -> bytes:
         storage = self._storage
         if not storage.exists(name):
             raise StorageError(f"{storage.path('')} has no {name} yet: call .run(), which continues a study")
@@ -149,9 +149,9 @@ def _configured(values: Mapping[str, Any]) -> StudyConfig:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "study.yaml"
         file.write_text(yaml.safe_dump(dict(values)), encoding="utf-8")
-        with contextlib.redirect_stderr(io.StringIO()) as told:
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
             try:
                 return parse_words([f"config={file}"], "")
             except SystemExit:
-                text = told.getvalue().replace(f"config={file}: ", "").strip()
+                text = errors.getvalue().replace(f"config={file}: ", "").strip()
         raise ConfigError(text.removeprefix("error: "))

@@ -88,5 +88,5 @@ def latents(of: Latents) -> tuple[LatentGroup, Planted | None]:
     )
     one = vars(p.identity)
     group = LatentGroup(**one, alive=len(codes.order), cards=cards)
-    found = Planted(**one, finding=find_planted(codes, tokens, seed=SEED)) if of.planted else None
-    return group, found
+    planted = Planted(**one, finding=find_planted(codes, tokens, seed=SEED)) if of.planted else None
+    return group, planted

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+from deltasae_ray.analyses.divergence.adapter_seeds import describe_pairs
 from deltasae_ray.corpus.documents import DOMAIN
 from deltasae_ray.corpus.stream import count_windows
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.memory import machine_bytes, rows_told
+from deltasae_ray.fit.memory import describe_rows, machine_bytes
 from deltasae_ray.models.config import ModelConfig
 from deltasae_ray.runtime.config import GangConfig
-from deltasae_ray.study.controls import costs_told
+from deltasae_ray.study.controls import describe_costs, random_adapters
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.monitors import monitors_told
+from deltasae_ray.study.monitors import describe_monitors
 from deltasae_ray.study.plan_costs import (
     devices_line,
     dictionaries_bytes,
@@ -55,12 +56,10 @@ class Plan:
 def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     """Counts tokens, passes, dictionaries and bytes of `study`."""
     cfg, corpus = study.cfg, study.corpus
-    names = [a.name for a in study.given] or [
-        f"r{rank}" for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)
-    ]
+    names = study.adapter_names
     tokens = corpus.num_tokens()
-    random = "random_lora" in cfg.diverge.chosen
-    sources = 1 + len(names) + random
+    randoms = random_adapters(study)
+    sources, random = 1 + len(names) + randoms, f", {randoms} random" if randoms else ""
     trials = len(names) * len(cfg.fit.sizes) * len(cfg.fit.k) * len(cfg.fit.architecture)
     ways = ways_to_keep_deltas(study, len(names), sources, trials)
     dictionaries = dictionaries_bytes(study, trials)
@@ -68,13 +67,10 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
         ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
         ("layers", ", ".join(map(str, study.layers))),
-        *([("monitors", monitors_told(study.monitors))] if study.monitors else []),
+        *([("monitors", describe_monitors(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
         *(("" if i else "text", note) for i, note in enumerate((*_planted(study), *corpus.notes))),
-        (
-            "passes",
-            f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{', 1 random' if random else ''})",
-        ),
+        ("passes", f"{tokens:,} tokens × {sources} (base, {len(names)} adapters{random})"),
         (
             "dictionaries",
             (
@@ -83,7 +79,8 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
             ),
         ),
         ("elicit", elicited_line(cfg.elicit, sources)),
-        ("controls", costs_told(study, len(names), trials)),
+        ("controls", describe_costs(study, len(names), trials)),
+        *(("pairs of adapters", line) for line in [describe_pairs(len(names), cfg.diverge.pairs)] if line),
         (
             "devices",
             "; ".join(f"{stage} {devices_line(cfg, stage)}" for stage in ("adapt", "harvest", "fit")),
@@ -164,7 +161,7 @@ def _rows_line(study: Study) -> str:
     ):  # the first window, which gives mean and scale, and the one whose turn it is
         fit_tokens = 2 * -(-fit_tokens // count_windows(fit_tokens, cfg.storage.window_tokens))
     reads = len(study.layers) if cfg.fit.search != "none" else 1
-    return rows_told(
+    return describe_rows(
         4 * study.model.d_model * (fit_tokens + eval_tokens),
         reads,
         cfg.fit.workers * cfg.fit.at_once,

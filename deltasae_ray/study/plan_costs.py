@@ -10,9 +10,10 @@ from deltasae_ray.elicit.sampling import Sampling
 from deltasae_ray.models.load import blocks, empty_model
 from deltasae_ray.models.size import ModelSize, model_size
 from deltasae_ray.study.config import StudyConfig
-from deltasae_ray.study.controls import causal_passes, control_dictionaries, recovery_passes
+from deltasae_ray.study.controls import causal_passes, control_dictionaries, random_adapters, recovery_passes
 from deltasae_ray.study.grid import shapes
 from deltasae_ray.study.inputs import Study
+from deltasae_ray.study.requirements import ranks_of
 from deltasae_ray.study.scale import GPU_FLOPS, Costs, Scale, costs
 
 # Measured on two cores of a server CPU; a plan is an order of magnitude and says so.
@@ -40,12 +41,12 @@ class Way:
     harvest_s: float
     fit_s: float
     """Of a stream also the harvest of all windows but the first, in turns with their fit."""
-    told: str
+    text: str
 
     def __str__(self) -> str:
         minutes = (self.harvest_s + self.fit_s) / 60
         return (
-            f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.told}"
+            f"at most {self.bytes / 1e6:,.0f} MB, harvest and fit about {minutes:,.1f} minutes: {self.text}"
         )
 
 
@@ -54,7 +55,7 @@ def ways_to_keep_deltas(study: Study, adapters: int, sources: int, trials: int) 
     cfg, fit_tokens, eval_tokens = study.cfg, study.corpus.num_tokens("fit"), study.corpus.num_tokens("eval")
     columns = len(study.layers) * len({*cfg.harvest.sites} - {"lora"})
     per_token = sources * (columns * (2 * study.model.d_model + 1) + 24)
-    per_token += _lora_bytes(study, sources) if "lora" in cfg.harvest.sites else 0
+    per_token += _lora_bytes(study) if "lora" in cfg.harvest.sites else 0
     harvest, fit = (stage_seconds(study, stage, adapters, sources, trials) for stage in ("harvest", "fit"))
     windows = count_windows(fit_tokens, cfg.storage.window_tokens)
     window = -(-fit_tokens // windows)
@@ -78,12 +79,9 @@ def ways_to_keep_deltas(study: Study, adapters: int, sources: int, trials: int) 
     }
 
 
-def _lora_bytes(study: Study, sources: int) -> int:
+def _lora_bytes(study: Study) -> int:
     """Of a token's low-rank coordinates, as if given adapters adapt the modules that trained ones would."""
-    ranks = [a.rank for a in study.given] or [
-        rank for rank in study.cfg.adapt.ranks for _ in range(study.cfg.adapt.seeds)
-    ]
-    ranks += [min(ranks)] * (sources - 1 - len(ranks))  # the random one
+    ranks = ranks_of(study.cfg, [a.rank for a in study.given])
     return len(study.layers) * len(study.cfg.adapt.targets) * sum(2 * rank + 2 for rank in ranks)
 
 
@@ -160,7 +158,9 @@ def size_of(study: Study) -> ModelSize:
 def control_count(study: Study, trials: int) -> int:
     """Dictionaries that are fitted beside the grid, the toy references included."""
     toys = len(study.layers) * len(shapes(study.cfg.fit)) if study.cfg.reference.is_toy else 0
-    return toys + sum(control_dictionaries(study.cfg, len(study.layers), trials).values())
+    return toys + sum(
+        control_dictionaries(study.cfg, len(study.layers), trials, random_adapters(study)).values()
+    )
 
 
 def dictionaries_bytes(study: Study, trials: int) -> int:

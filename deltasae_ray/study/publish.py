@@ -35,12 +35,13 @@ from deltasae_ray.study.compare import Findings, trained_adapters
 from deltasae_ray.study.inputs import Study
 from deltasae_ray.study.page_rows import Deltas, Latents, latents, layer_facts
 from deltasae_ray.study.plan import Plan
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 from deltasae_ray.study.statements import (
     control_statements,
     depth_statements,
     lost_controls,
     rank_statements,
+    size_lines,
     study_statements,
 )
 
@@ -55,90 +56,96 @@ def demonstrated(ref: AdapterRef, behaviour: Sequence[Behaviour]) -> bool:
 
 
 def write_results(
-    study: Study, made: Made, found: Findings, plan: Plan, clock: Clock, watched: Sequence[MonitorRow] = ()
+    study: Study,
+    state: StudyState,
+    findings: Findings,
+    plan: Plan,
+    clock: Clock,
+    watched: Sequence[MonitorRow] = (),
 ) -> None:
     """Tables, then the page: both below the storage root."""
-    assert made.harvest is not None
-    write_table(study.storage, (*found.rows, *found.by_text))
-    write_latents(study.storage, found.seen.sights)
-    write_directions(study.storage, found.writes)
-    if found.claims:
-        write_claims(study.storage, found.claims)
+    assert state.harvest is not None
+    write_table(study.storage, (*findings.rows, *findings.by_text))
+    write_latents(study.storage, findings.seen.sights)
+    write_directions(study.storage, findings.writes)
+    if findings.claims:
+        write_claims(study.storage, findings.claims)
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
-    audits = audit_groups(found.audit, tokenizer.decode)
+    audits = audit_groups(findings.audit, tokenizer.decode)
     write_audit(study.storage, audits)
-    paper = _paper(made, found)
+    paper = _paper(state, findings)
     study.storage.write_bytes("paper.md", paper_table(paper).encode())
     marked = study.cfg.corpus.marker_share > 0 and not study.given
-    layers, groups, planted = _shown(study, made, found, marked)
-    has = {a.name: demonstrated(a, found.behaviour[a.name]) for a in trained_adapters(made)}
+    layers, groups, planted = _shown(study, state, findings, marked)
+    has = {a.name: demonstrated(a, findings.behaviour[a.name]) for a in trained_adapters(state)}
     inputs = ReportInputs(
         title="What the adapters added",
         model=study.model.label,
         model_note=results.model_note(study),
-        reference=found.reference,
+        reference=findings.reference,
         reference_given=not study.cfg.reference.is_toy,
         atoms=study.cfg.diverge.atoms,
         layers=study.layers,
         corpora=results.corpus_facts(study),
-        adapters=results.adapter_facts(made.harvest, layers, found.behaviour, has),
+        adapters=results.adapter_facts(state.harvest, layers, findings.behaviour, has),
         verdicts=tuple(
-            VerdictLines(v.head, v.label, v.answers, v.adapter, v.layers, v.untold) for v in found.verdicts
+            VerdictLines(v.head, v.label, v.answers, v.adapter, v.layers, v.untold) for v in findings.verdicts
         ),
-        learnt=learnt_facts(found.claims),
-        rows=found.rows,
-        curves=results.curves([f for group in made.grid.values() for f in group], found.seen.sights),
+        learnt=learnt_facts(findings.claims),
+        rows=findings.rows,
+        curves=results.curves([f for group in state.grid.values() for f in group], findings.seen.sights),
         audits=tuple(replace(group, rows=group.rows[:FIGURES]) for group in audits),
-        judged=_judged(found),
+        judged=_judged(findings),
         latents=groups,
         monitors=tuple(watched),
         planted=planted,
         planted_text=PLANTED if marked else "",
         timings=tuple(
             Timing(s, plan.seconds.get(s), took)
-            for s, took in clock.longest(study.storage, made.harvest.key).items()
+            for s, took in clock.longest(study.storage, state.harvest.key).items()
         ),
         statements=(
             *study_statements(study),
-            *control_statements(study, found),
-            *lost_controls(made),
-            *depth_statements(found),
+            *control_statements(study, findings),
+            *lost_controls(state),
+            *size_lines(findings),
+            *depth_statements(findings),
         ),
-        rank_claims=tuple(rank_statements(found)),
+        rank_claims=tuple(rank_statements(findings)),
         paper=tuple(paper),
-        failures={trial.name: error for trial, error in made.failed.items()},
-        **results.what_was_run(study, made.harvest),
+        failures={trial.name: error for trial, error in state.failed.items()},
+        **results.what_was_run(study, state.harvest),
     )
     write_report(inputs, study.storage)
 
 
 def _shown(
-    study: Study, made: Made, found: Findings, marked: bool
+    study: Study, state: StudyState, findings: Findings, marked: bool
 ) -> tuple[dict[str, tuple[LayerFacts, ...]], tuple[LatentGroup, ...], tuple[Planted, ...]]:
     """Adapter → facts of its deltas by layer; latents of the largest dictionaries with the first seed; where
     the marker is among them, and among those of the random adapter, which was never shown it."""
-    assert made.harvest is not None
-    names, key = [a.name for a in made.harvest.adapters], made.harvest.key
+    assert state.harvest is not None
+    names, key = [a.name for a in state.harvest.adapters], state.harvest.key
     largest, tokenizer = (
-        _largest(made),
+        _largest(state),
         load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code),
     )
     shown = [
         f
-        for t, group in made.grid.items()
+        for t, group in state.grid.items()
         if t.d_sae == largest[t.adapter]
         for f in group
         if f.point.seed == 0
     ]
     control = (
-        [f for p, f in made.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())]
+        [f for p, f in state.controls.items() if p.adapter == RANDOM and p.d_sae == max(largest.values())]
         if marked
         else []
     )
     deltas = [
         (layer_facts, Deltas(study.storage, key, name, layer)) for name in names for layer in study.layers
     ]
-    opened = _opened(found)
+    opened = _opened(findings)
     cards = [
         (
             latents,
@@ -156,40 +163,40 @@ def _shown(
     )
 
 
-def _paper(made: Made, found: Findings) -> list[Block]:
+def _paper(state: StudyState, findings: Findings) -> list[Block]:
     """The published study's figures beside those of the largest dictionaries."""
-    assert made.harvest is not None
-    largest, ranks = _largest(made), {a.name: a.rank for a in made.harvest.adapters}
-    leaves = [leaf for v in found.verdicts for leaf in leaf_figures(found.rows, v.adapter)]
+    assert state.harvest is not None
+    largest, ranks = _largest(state), {a.name: a.rank for a in state.harvest.adapters}
+    leaves = [leaf for v in findings.verdicts for leaf in leaf_figures(findings.rows, v.adapter)]
     judged = [
         Judged(ranks[leaf.adapter], leaf)
         for leaf in leaves
         if (leaf.d_sae, leaf.seed) == (largest[leaf.adapter], 0)
     ]
-    return paper_blocks(judged, found.behaviour)
+    return paper_blocks(judged, findings.behaviour)
 
 
-def _judged(found: Findings) -> tuple[JudgedLatents, ...]:
+def _judged(findings: Findings) -> tuple[JudgedLatents, ...]:
     """Which latents the reference can see, of the dictionaries that are audited."""
-    sights = {leaf.identity: sight for leaf, sight in found.seen.sights.items()}
+    sights = {leaf.identity: sight for leaf, sight in findings.seen.sights.items()}
     return tuple(
-        JudgedLatents(**vars(leaf.identity), latents=sights[leaf.identity].own.found.latents)
-        for leaf in found.audit.audits
+        JudgedLatents(**vars(leaf.identity), latents=sights[leaf.identity].own.answer.latents)
+        for leaf in findings.audit.audits
         if leaf.identity in sights
     )
 
 
-def _opened(found: Findings) -> dict[str, tuple[int, ...]]:
+def _opened(findings: Findings) -> dict[str, tuple[int, ...]]:
     """Key of a dictionary → the latents that the page shows with their contexts."""
-    labels = {one.identity: {x.index: x.label for x in one.latents} for one in _judged(found)}
+    labels = {one.identity: {x.index: x.label for x in one.latents} for one in _judged(findings)}
     return {
         leaf.dictionary: tuple(by_concern(audited.audit.rows, labels.get(leaf.identity, {}))[:CONTEXTS])
-        for leaf, audited in found.audit.audits.items()
+        for leaf, audited in findings.audit.audits.items()
     }
 
 
-def _largest(made: Made) -> dict[str, int]:
+def _largest(state: StudyState) -> dict[str, int]:
     """Adapter → latents of its largest dictionaries; a trial that failed has none."""
     return {
-        t.adapter: max(other.d_sae for other in made.grid if other.adapter == t.adapter) for t in made.grid
+        t.adapter: max(other.d_sae for other in state.grid if other.adapter == t.adapter) for t in state.grid
     }

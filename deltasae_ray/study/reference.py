@@ -32,7 +32,7 @@ FOLDER = "reference"
 
 
 @dataclass(frozen=True)
-class Made:
+class WrittenDictionary:
     """A dictionary of the reference, as it was written."""
 
     folder: str
@@ -100,7 +100,7 @@ def plan_of(study: Study, points: Sequence[FitPoint]) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
 
 
-def make_reference(study: Study, points: Sequence[FitPoint]) -> list[Made]:
+def make_reference(study: Study, points: Sequence[FitPoint]) -> list[WrittenDictionary]:
     """Harvests base activations, fits the dictionaries and writes them with a card; what is done is listed.
 
     Raises:
@@ -118,11 +118,11 @@ def make_reference(study: Study, points: Sequence[FitPoint]) -> list[Made]:
     study.storage.write_json(
         "study.json", {"harvest": kept.key, "sources": [BASE], "layers": list(study.layers)}
     )
-    made = [_written(study, each) for each in _fitted(study, kept, points)]
-    card = _card(study, made)
+    written = [_written(study, each) for each in _fitted(study, kept, points)]
+    card = _card(study, written)
     study.storage.write_bytes(f"{FOLDER}/README.md", card.encode())
     say(f"\n{card}\nReference: reference.source={study.storage.address(f'{FOLDER}/{THIRDS[0]}')}")
-    return made
+    return written
 
 
 def _fitted(study: Study, kept: Harvest, points: Sequence[FitPoint]) -> list[FittedDictionary]:
@@ -134,7 +134,7 @@ def _fitted(study: Study, kept: Harvest, points: Sequence[FitPoint]) -> list[Fit
     return [done[p] for p in points]
 
 
-def _written(study: Study, fitted: FittedDictionary) -> Made:
+def _written(study: Study, fitted: FittedDictionary) -> WrittenDictionary:
     """Copies a dictionary below `reference/`, with the model's name in its metadata."""
     folder = f"{FOLDER}/{fitted.point.documents}/layer_{fitted.point.layer:02d}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,7 +142,7 @@ def _written(study: Study, fitted: FittedDictionary) -> Made:
         dictionary = Dictionary.load(study.storage.get_folder(fitted.key, place / "fitted"))
         named = replace(dictionary, meta={**dictionary.meta, "model": study.model.name or study.model.label})
         study.storage.put_folder(named.save(place / "named"), folder)
-    return Made(folder, fitted, named)
+    return WrittenDictionary(folder, fitted, named)
 
 
 _CARD = """# A reference for {model}
@@ -166,13 +166,13 @@ with another dictionary, over the pairs, and what random directions give.
 """
 
 
-def _card(study: Study, made: Sequence[Made]) -> str:
+def _card(study: Study, written: Sequence[WrittenDictionary]) -> str:
     """What a user of the reference must know, as Markdown."""
-    point, fit = made[0].fitted.point, study.cfg.fit
+    point, fit = written[0].fitted.point, study.cfg.fit
     rows = [
         f"| {m.fitted.point.layer} | `{m.folder.removeprefix(FOLDER + '/')}` | {m.fitted.rows:,} |"
         f" {m.fitted.metrics['fvu']:.3f} | {m.fitted.metrics['l0']:.1f} | {m.fitted.metrics['alive']:.2f} |"
-        for m in made
+        for m in written
     ]
     return _CARD.format(
         model=study.model.label,
@@ -186,16 +186,18 @@ def _card(study: Study, made: Sequence[Made]) -> str:
         first=THIRDS[0],
         digest=study.model.digest,
         rows="\n".join(rows),
-        agreement="\n".join(f"| {layer} | {_told(_agreement(layer, made))} |" for layer in study.layers),
+        agreement="\n".join(
+            f"| {layer} | {_range_of(_agreement(layer, written))} |" for layer in study.layers
+        ),
     )
 
 
-def _agreement(layer: int, made: Sequence[Made]) -> list[Measure]:
+def _agreement(layer: int, written: Sequence[WrittenDictionary]) -> list[Measure]:
     """Of every pair of dictionaries of a layer."""
-    here = [m.dictionary for m in made if m.fitted.point.layer == layer]
+    here = [m.dictionary for m in written if m.fitted.point.layer == layer]
     return [max_cosine(a.W_dec, b.W_dec) for a, b in combinations(here, 2)]
 
 
-def _told(pairs: Sequence[Measure]) -> str:
+def _range_of(pairs: Sequence[Measure]) -> str:
     values = [p.value for p in pairs if p.value is not None]
     return f"{min(values):.3f} to {max(values):.3f} ({pairs[0].null:.3f})"

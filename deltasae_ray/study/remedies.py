@@ -51,13 +51,13 @@ def _remedy(
     able = [words for words, needs in tried if fits(needs, kinds)]
     # Where another stage lacks room too, it is told next; what helps this one must not break those that fit.
     able = able or [words for words, needs in tried if fits([n for n in needs if n.stage in fitting], kinds)]
-    found: list[str] = []
+    remedies: list[str] = []
     for words in able:
-        if len(found) < 3 and not any(
-            _changed(done) <= _changed(words) for done in found
+        if len(remedies) < 3 and not any(
+            _changed(done) <= _changed(words) for done in remedies
         ):  # not more of what would do already
-            found.append(words)
-    return f"Set {', or '.join(found)}, or take {larger}" if found else f"Take {larger}"
+            remedies.append(words)
+    return f"Set {', or '.join(remedies)}, or take {larger}" if remedies else f"Take {larger}"
 
 
 def _changed(words: str) -> set[str]:
@@ -66,15 +66,15 @@ def _changed(words: str) -> set[str]:
 
 def _alternatives(cfg: StudyConfig, lacking: Needs) -> list[tuple[str, StudyConfig]]:
     """(words, the configuration with them), the fewest changes first."""
-    found = []
+    alternatives = []
     for narrow, held in _unchanged_or(cfg, _narrow(cfg)):
         for shared, split in _unchanged_or(
             held, filter(None, (_sharded(held, ranks) for ranks in (2, 4, 8)))
         ):
             for moved, apart in _unchanged_or(split, _offloaded(split)):
                 for fewer, least in _unchanged_or(apart, _smaller(apart, lacking.stage)):
-                    found.append((" ".join(filter(None, (fewer, narrow, shared, moved))), least))
-    return sorted(found[1:], key=lambda words_and_cfg: len(words_and_cfg[0].split()))
+                    alternatives.append((" ".join(filter(None, (fewer, narrow, shared, moved))), least))
+    return sorted(alternatives[1:], key=lambda words_and_cfg: len(words_and_cfg[0].split()))
 
 
 def _unchanged_or(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from deltasae_ray.adapt.config import CPUS_PER_WORKER as TRAINING_CPUS
 from deltasae_ray.fit.config import CPUS_PER_WORKER as FIT_CPUS
+from deltasae_ray.harvest.random_draws import random_ranks
 from deltasae_ray.models.size import ModelSize
 from deltasae_ray.runtime.node_types import NodeType
 from deltasae_ray.sae.architectures import SELECTING
@@ -99,10 +100,19 @@ def fits(needs: Sequence[Needs], kinds: Sequence[NodeType]) -> bool:
     return all(any(not obstacle(each, kind) for kind in kinds) for each in needs)
 
 
+def trained_ranks(cfg: StudyConfig, given_ranks: Sequence[int] = ()) -> list[int]:
+    """The ranks of the adapters under study."""
+    return list(given_ranks) or [rank for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)]
+
+
+def ranks_beside(cfg: StudyConfig, given_ranks: Sequence[int] = ()) -> list[int]:
+    """The ranks of the random adapters beside them."""
+    return random_ranks(trained_ranks(cfg, given_ranks)) if "random_lora" in cfg.diverge.chosen else []
+
+
 def ranks_of(cfg: StudyConfig, given_ranks: Sequence[int] = ()) -> list[int]:
-    """The ranks of all adapters that are attached at once, the random one included."""
-    ranks = list(given_ranks) or [rank for rank in cfg.adapt.ranks for _ in range(cfg.adapt.seeds)]
-    return ranks + ([min(ranks)] if ranks and "random_lora" in cfg.diverge.chosen else [])
+    """The ranks of all adapters that are attached at once, the random ones included."""
+    return trained_ranks(cfg, given_ranks) + ranks_beside(cfg, given_ranks)
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def _training(cfg: StudyConfig, size: ModelSize) -> Needs:
 
 
 def _gang(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int]) -> Needs:
-    """Of the harvest, the behaviour gate and what is patched: the gate and the random adapter's strength take
+    """Of the harvest, the behaviour gate and what is patched: the gate and the random adapters' strength take
     all blocks."""
     gangs, corpus, ranks = cfg.gangs, cfg.corpus, ranks_of(cfg, given_ranks)
     length = corpus.context_len + 1

@@ -79,19 +79,19 @@ def curves(fitted: Sequence[FittedDictionary], sights: Mapping[LeafSpec, Sight])
 
 def learning_curves(fitted: Sequence[FittedDictionary]) -> tuple[Curve, ...]:
     """Training FVU and dead latents over steps of every dictionary of deltas."""
-    found = []
+    curves = []
     for f in fitted:
         fvu, dead = (tuple(CurvePoint(x, y) for x, y in points) for points in (f.curve, f.dead))
         one, label = vars(f.point.identity), _label(f, fitted)
-        found += [Curve(**one, figure="learning", points=fvu, label=label)]
-        found += [Curve(**one, figure="dead_latents", points=dead, label=label)]
-    return tuple(c for c in found if c.points)
+        curves += [Curve(**one, figure="learning", points=fvu, label=label)]
+        curves += [Curve(**one, figure="dead_latents", points=dead, label=label)]
+    return tuple(c for c in curves if c.points)
 
 
 def calibration_curves(sights: Mapping[LeafSpec, Sight]) -> tuple[Curve, ...]:
     """Latents not visible over the share of features that a reference would hold, of every dictionary that
     has a scale."""
-    known = {leaf: s.own.found.calibration for leaf, s in sights.items()}
+    known = {leaf: s.own.answer.calibration for leaf, s in sights.items()}
     return tuple(
         Curve(
             **vars(leaf.identity),

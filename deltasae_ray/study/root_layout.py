@@ -19,11 +19,11 @@ def check_layout(storage: Storage) -> None:
         LayoutError: names the layout found, the layout needed, and what to do.
         StorageError: the mark cannot be read.
     """
-    found = _found(storage)
-    if found is not None and found != LAYOUT:
-        which = "an earlier" if found < LAYOUT else "a later"
+    layout = _layout_of(storage)
+    if layout is not None and layout != LAYOUT:
+        which = "an earlier" if layout < LAYOUT else "a later"
         raise LayoutError(
-            f"storage.root={storage.root} was made by {which} version: it has layout {found}, and this"
+            f"storage.root={storage.root} was made by {which} version: it has layout {layout}, and this"
             f" version needs layout {LAYOUT}. Give another storage.root, where the study is made anew, or"
             " continue this one with the version that made it"
         )
@@ -35,7 +35,7 @@ def mark_layout(storage: Storage) -> None:
         storage.write_json(LAYOUT_FILE, {"layout": LAYOUT})
 
 
-def _found(storage: Storage) -> int | None:
+def _layout_of(storage: Storage) -> int | None:
     if storage.exists(LAYOUT_FILE):
         layout = storage.read_json(LAYOUT_FILE)["layout"]
         if type(layout) is not int or layout < 0:

@@ -43,7 +43,8 @@ from deltasae_ray.study.remedies import check_fits
 from deltasae_ray.study.root_layout import check_layout, mark_layout
 from deltasae_ray.study.search import search
 from deltasae_ray.study.spending import spending
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
+from deltasae_ray.study.statements import size_lines
 from deltasae_ray.study.streaming import fit_stream
 from deltasae_ray.study.terminal_table import printed_table, printed_verdict
 from deltasae_ray.study.token_check import check_tokens
@@ -125,58 +126,60 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
     check_cluster(study.cfg, study.storage)
     _check_machines(study)
     stages = _stages(stage)
-    clock, made = Clock(), Made(by_tune=stage == "sweep")
+    clock, state = Clock(), StudyState(by_tune=stage == "sweep")
     with spending(), tracked(study) if "fit" in stages else nullcontext() as log:
         for name in stages:
             held.check()
             if name == "fit":
-                study = _resolved(study, made)
+                study = _resolved(study, state)
             if name in _STAGES:
                 with clock.stage(name):
-                    (fit_stream if name == "fit" and study.stream else _STAGES[name])(study, made)
+                    (fit_stream if name == "fit" and study.stream else _STAGES[name])(study, state)
             if name == "fit" and log:
-                log.fitted(made)
-                if not made.grid:
+                log.fitted(state)
+                if not state.grid:
                     raise DictionaryError(
-                        f"no trial could be fitted, {len(made.failed)} failed:"
-                        f" {next(iter(made.failed.values()))}"
+                        f"no trial could be fitted, {len(state.failed)} failed:"
+                        f" {next(iter(state.failed.values()))}"
                     )
         if "diverge" in stages and log:
             with clock.stage("behaviour"):
-                gate = behaviour_of(study, made)
+                gate = behaviour_of(study, state)
             held.check()
-            told = {}
+            claims = {}
             if study.cfg.elicit.samples:
                 with clock.stage("elicit"):
-                    told = learnt(study, made)
+                    claims = learnt(study, state)
             held.check()
             with clock.stage("diverge"):
-                found = compare(study, made, gate, told)
+                findings = compare(study, state, gate, claims)
             held.check()
             with clock.stage("monitors") if study.monitors else nullcontext():
-                watched = watch(study, made)
+                watched = watch(study, state)
             held.check()
             with clock.stage("report"):
-                write_results(study, made, found, plan, clock, watched)
-                views = log.compared(made, found)
-            say("\n" + "\n".join(printed_table(found.rows, found.reference, study.cfg.diverge.atoms)))
-            for v in found.verdicts:
+                write_results(study, state, findings, plan, clock, watched)
+                views = log.compared(state, findings)
+            say("\n" + "\n".join(printed_table(findings.rows, findings.reference, study.cfg.diverge.atoms)))
+            for v in findings.verdicts:
                 say("\n" + "\n".join(printed_verdict(v)))
+            for line in size_lines(findings):
+                say(f"\n{line}")
             if watched:
                 say("\n" + "\n".join(monitor_lines(watched)))
-            say(f"\nReport: {study.storage.address('report.html')}\n{_told_views(study, views)}")
+            say(f"\nReport: {study.storage.address('report.html')}\n{_describe_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
-    if made.failed:
+    if state.failed:
         raise DictionaryError(
-            f"{len(made.failed)} of {len(made.failed) + len(made.grid)} trials failed, and the same command"
-            " tries them again; all others are unharmed:\n"
+            f"{len(state.failed)} of {len(state.failed) + len(state.grid)} trials failed, and the same"
+            " command tries them again; all others are unharmed:\n"
             + "\n".join(
-                f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in made.failed.items()
+                f"  {trial.name}: {error.strip().splitlines()[-1]}" for trial, error in state.failed.items()
             )
         )
 
 
-def _told_views(study: Study, views: dict[str, str]) -> str:
+def _describe_views(study: Study, views: dict[str, str]) -> str:
     """How to see the runs in MLflow."""
     uri = Tracker(study.cfg.tracking, study.storage).uri
     first = "" if study.cfg.tracking.uri else f", once `mlflow ui --backend-store-uri {uri}` runs"
@@ -194,25 +197,25 @@ def _check_machines(study: Study) -> None:
         check_fits(study.cfg, size_of(study), kinds, [a.rank for a in study.given])
 
 
-def _adapt(study: Study, made: Made) -> None:
-    made.adapters = adapters_of(study)
+def _adapt(study: Study, state: StudyState) -> None:
+    state.adapters = adapters_of(study)
 
 
-def _harvest(study: Study, made: Made) -> None:
-    made.harvest = harvest_of(study, made.adapters)
-    check_references(study, made.harvest)
+def _harvest(study: Study, state: StudyState) -> None:
+    state.harvest = harvest_of(study, state.adapters)
+    check_references(study, state.harvest)
 
 
-def _resolved(study: Study, made: Made) -> Study:
+def _resolved(study: Study, state: StudyState) -> Study:
     """The study with what its fits leave to the deltas (`d_sae=auto`) and to the cluster
     (`max_concurrent_trials=0`) filled in."""
-    assert made.harvest is not None
+    assert state.harvest is not None
     fit = study.cfg.fit
     if fit.d_sae == "auto":
         size = auto_d_sae(
             study.storage,
-            made.harvest.key,
-            [a.name for a in made.harvest.adapters if a.kind == "adapter"],
+            state.harvest.key,
+            [a.name for a in state.harvest.adapters if a.kind == "adapter"],
             study.layers,
         )
         say(f"fit.d_sae=auto: {size} latents")
@@ -222,23 +225,23 @@ def _resolved(study: Study, made: Made) -> Study:
         fit = replace(fit, max_concurrent_trials=1)  # no trials: all dictionaries go over a window together
     if not fit.max_concurrent_trials:
         fit = replace(
-            fit, max_concurrent_trials=concurrent_trials(fit, len(trials(made.harvest.adapters, fit)))
+            fit, max_concurrent_trials=concurrent_trials(fit, len(trials(state.harvest.adapters, fit)))
         )
     return replace(study, cfg=replace(study.cfg, fit=fit))
 
 
-def _fit(study: Study, made: Made) -> None:
-    assert made.harvest is not None
-    cfg, storage, key, layers = study.cfg.fit, study.storage, made.harvest.key, study.layers
+def _fit(study: Study, state: StudyState) -> None:
+    assert state.harvest is not None
+    cfg, storage, key, layers = study.cfg.fit, study.storage, state.harvest.key, study.layers
     chosen, toy = study.cfg.diverge.chosen, study.cfg.reference.is_toy
-    settings = dict.fromkeys(trials(made.harvest.adapters, cfg), cfg)
+    settings = dict.fromkeys(trials(state.harvest.adapters, cfg), cfg)
     if cfg.search != "none":
-        settings, made.failed = search(storage, key, list(settings), layers, cfg)
+        settings, state.failed = search(storage, key, list(settings), layers, cfg)
     controls = with_settings(
-        control_points(layers, cfg, made.harvest.adapters, chosen, toy_reference=toy), settings, cfg
+        control_points(layers, cfg, state.harvest.adapters, chosen, toy_reference=toy), settings, cfg
     )
     wanted = dict(controls)
-    if not made.by_tune:
+    if not state.by_tune:
         wanted |= {p: c for t, c in settings.items() for p in grid_points(t, layers, cfg.seeds)}
     for each in dict.fromkeys(
         wanted.values()
@@ -247,33 +250,35 @@ def _fit(study: Study, made: Made) -> None:
             DictionaryError, PrecisionError
         ):  # those that can be fitted are there; what is wrong with the others is on record
             points = [p for p, c in wanted.items() if c == each]
-            fit_points(storage, key, points, each, description="fit controls" if made.by_tune else "fit")
-    keep_controls(made, storage, controls)
-    if made.by_tune:
-        unfinished = {t: c for t, c in settings.items() if _dictionaries(study, made, t, c) is None}
-        made.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
-    found = {t: _dictionaries(study, made, t, c) for t, c in settings.items()}
-    made.grid = {t: dictionaries for t, dictionaries in found.items() if dictionaries is not None}
-    made.failed |= {
-        t: _error(study, made, t, settings[t])
+            fit_points(storage, key, points, each, description="fit controls" if state.by_tune else "fit")
+    keep_controls(state, storage, controls)
+    if state.by_tune:
+        unfinished = {t: c for t, c in settings.items() if _dictionaries(study, state, t, c) is None}
+        state.failed |= sweep_trials(storage, key, unfinished, layers, cfg)
+    fitted = {t: _dictionaries(study, state, t, c) for t, c in settings.items()}
+    state.grid = {t: dictionaries for t, dictionaries in fitted.items() if dictionaries is not None}
+    state.failed |= {
+        t: _error(study, state, t, settings[t])
         for t in settings
-        if t not in made.grid and t not in made.failed
+        if t not in state.grid and t not in state.failed
     }
 
 
-def _dictionaries(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> list[FittedDictionary] | None:
+def _dictionaries(
+    study: Study, state: StudyState, trial: Trial, cfg: FitConfig
+) -> list[FittedDictionary] | None:
     """All of a trial, or None if one is missing."""
-    assert made.harvest is not None
+    assert state.harvest is not None
     points = grid_points(trial, study.layers, cfg.seeds)
-    done = fitted_points(study.storage, made.harvest.key, points, cfg)
+    done = fitted_points(study.storage, state.harvest.key, points, cfg)
     return [done[p] for p in points] if len(done) == len(points) else None
 
 
-def _error(study: Study, made: Made, trial: Trial, cfg: FitConfig) -> str:
+def _error(study: Study, state: StudyState, trial: Trial, cfg: FitConfig) -> str:
     """What is on record of a trial's dictionaries that could not be fitted."""
-    assert made.harvest is not None
-    keys = keys_of(study.storage, made.harvest.key, grid_points(trial, study.layers, cfg.seeds), cfg)
+    assert state.harvest is not None
+    keys = keys_of(study.storage, state.harvest.key, grid_points(trial, study.layers, cfg.seeds), cfg)
     return "; ".join(str(error) for key in keys.values() if (error := failure(study.storage, key)))
 
 
-_STAGES: dict[str, Callable[[Study, Made], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}
+_STAGES: dict[str, Callable[[Study, StudyState], None]] = {"adapt": _adapt, "harvest": _harvest, "fit": _fit}

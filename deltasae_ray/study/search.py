@@ -48,14 +48,14 @@ def search(
     for trial in grid:
         key = search_key(storage, harvest_key, trial, layers, cfg)
         if not storage.exists(key):
-            found = _search_one(storage, harvest_key, trial, layers, cfg, key)
-            if not any("fvu" in row for row in found):
-                failed[trial] = next((row["error"] for row in found), "no candidate was fitted to the end")
+            winner = _search_one(storage, harvest_key, trial, layers, cfg, key)
+            if not any("fvu" in row for row in winner):
+                failed[trial] = next((row["error"] for row in winner), "no candidate was fitted to the end")
                 storage.delete_file(_running(key))  # the next run begins its search anew
                 continue
-            storage.write_json(key, {"trial": trial.name, "candidates": found})
+            storage.write_json(key, {"trial": trial.name, "candidates": winner})
             storage.delete_file(_running(key))
-            for row in found:
+            for row in winner:
                 _forget_checkpoints(storage, harvest_key, trial, layers, replace(cfg, **row["settings"]))
         best = min(
             (row for row in storage.read_json(key)["candidates"] if "fvu" in row), key=lambda row: row["fvu"]
@@ -132,10 +132,10 @@ def _search_one(
                 verbose=0,
             ),
         )
-        return _told(tuner.fit())
+        return _kept_rows(tuner.fit())
 
 
-def _told(results: Any) -> list[dict[str, Any]]:
+def _kept_rows(results: Any) -> list[dict[str, Any]]:
     """Tune's results as they are kept."""
     rows = []
     for result in results:

@@ -10,7 +10,7 @@ from deltasae_ray.sae.identity import Trial
 
 
 @dataclass
-class Made:
+class StudyState:
     """Filled stage by stage; every later stage reads what the earlier ones left."""
 
     by_tune: bool

@@ -28,13 +28,13 @@ from deltasae_ray.study.cluster_check import holds_harvest_and_fit
 from deltasae_ray.study.controls import control_points, keep_controls
 from deltasae_ray.study.grid import grid_points, trials
 from deltasae_ray.study.inputs import Study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 WATCH_S, WATCH_REMOTELY_S = 0.5, 10.0
 """Seconds between two looks at how far all dictionaries are; object stores charge for every one."""
 
 
-def fit_stream(study: Study, made: Made) -> None:
+def fit_stream(study: Study, state: StudyState) -> None:
     """Fits controls and grid over the windows of the study's stream; a trial that cannot be fitted is noted
     and the others go on.
 
@@ -42,17 +42,17 @@ def fit_stream(study: Study, made: Made) -> None:
         DictionaryError, PrecisionError: a control that cannot be fitted.
         DeltaSaeError: what the harvest of a window raised, or the storage.
     """
-    way = Windows.of(study, made)
+    way = Windows.of(study, state)
     way.fit()
     storage, cfg = study.storage, study.cfg.fit
     done = fitted_points(storage, way.kept.key, way.points, cfg)
-    keep_controls(made, storage, dict.fromkeys(way.controls, cfg))
+    keep_controls(state, storage, dict.fromkeys(way.controls, cfg))
     for trial in trials(way.kept.adapters, cfg):
         group = grid_points(trial, study.layers, cfg.seeds)
         if all(p in done for p in group):
-            made.grid[trial] = [done[p] for p in group]
+            state.grid[trial] = [done[p] for p in group]
         else:
-            made.failed[trial] = "; ".join(
+            state.failed[trial] = "; ".join(
                 str(error) for p in group if (error := failure(storage, way.keys[p]))
             )
 
@@ -70,14 +70,14 @@ class Windows:
     """Controls and grid."""
 
     @classmethod
-    def of(cls, study: Study, made: Made) -> "Windows":
-        assert made.harvest is not None and study.stream is not None
-        cfg, adapters = study.cfg.fit, made.harvest.adapters
+    def of(cls, study: Study, state: StudyState) -> "Windows":
+        assert state.harvest is not None and study.stream is not None
+        cfg, adapters = study.cfg.fit, state.harvest.adapters
         toy = study.cfg.reference.is_toy
         controls = control_points(study.layers, cfg, adapters, study.cfg.diverge.chosen, toy_reference=toy)
         grid = [p for t in trials(adapters, cfg) for p in grid_points(t, study.layers, cfg.seeds)]
         return cls(
-            study, made.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid]))
+            study, state.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid]))
         )
 
     @property

@@ -26,7 +26,7 @@ def typed(client: "MlflowClient", store: str) -> "MlflowClient":
 
 @contextlib.contextmanager
 def noted_below(error: BaseException) -> Iterator[None]:
-    """Lets what fails inside be one line below `error`, which came first and is the one that is told."""
+    """Lets what fails inside be one line below `error`, which came first and is the one that is reported."""
     try:
         yield
     except Exception as late:  # noqa: BLE001 - whatever it is, it came second
@@ -40,10 +40,10 @@ class _TypedClient:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._client, name)
-        return self._told(name, value) if callable(value) else value
+        return self._with_named_failures(name, value) if callable(value) else value
 
-    def _told(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def told(*args: Any, **kwargs: Any) -> Any:
+    def _with_named_failures(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def call_or_raise(*args: Any, **kwargs: Any) -> Any:
             try:
                 # MLflow also logs a traceback of hundreds of lines, above what is raised here.
                 with quiet(logging.CRITICAL):
@@ -59,7 +59,7 @@ class _TypedClient:
                     "you in; what the study made is not lost: run the same command again"
                 ) from e
 
-        return told
+        return call_or_raise
 
 
 def _line(error: BaseException) -> str:

@@ -127,16 +127,16 @@ class RunLog:
         means: dict[str, Measure] = {}
         notes: dict[str, str] = {}
         for metric in sorted({name for measures in leaves.values() for name in measures}):
-            found = {leaf: measures[metric] for leaf, measures in leaves.items() if metric in measures}
-            defined = [m for m in found.values() if m.value is not None]
-            missing = [f"{leaf} ({m.reason})" for leaf, m in found.items() if m.value is None]
+            values = {leaf: measures[metric] for leaf, measures in leaves.items() if metric in measures}
+            defined = [m for m in values.values() if m.value is not None]
+            missing = [f"{leaf} ({m.reason})" for leaf, m in values.items() if m.value is None]
             if not defined:
                 means[metric] = undefined("; ".join(missing))
                 continue
             means[metric] = Measure(_mean(defined, "value"), null=_mean(defined, "null"))
             if missing:
                 notes[f"{metric}.mean_of"] = (
-                    f"{len(defined)} of {len(found)}; undefined at {'; '.join(missing)}"
+                    f"{len(defined)} of {len(values)}; undefined at {'; '.join(missing)}"
                 )
         self.log_measures(means)
         self._log([], notes)

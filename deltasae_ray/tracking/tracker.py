@@ -87,23 +87,23 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         name = redact(self.cfg.experiment)
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return self.client.create_experiment(
                     name, artifact_location=None if self.cfg.uri else self._artifact_root
                 )
             except MlflowException:  # another process was faster; a real failure shows in the next line
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise ConfigError(
                 f"tracking.experiment={name!r} was deleted in MLflow: restore it there or choose another name"
             )
-        if not self.cfg.uri and found.artifact_location != self._artifact_root:
-            relocate(self.storage.local("mlflow.db"), found.artifact_location, self._artifact_root)
-        return found.experiment_id
+        if not self.cfg.uri and experiment.artifact_location != self._artifact_root:
+            relocate(self.storage.local("mlflow.db"), experiment.artifact_location, self._artifact_root)
+        return experiment.experiment_id
 
     @contextlib.contextmanager
     def sweep(self, name: str, content: str) -> Iterator[RunLog]:

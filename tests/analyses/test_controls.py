@@ -32,7 +32,7 @@ from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import beside, control_dictionaries, control_points
 from deltasae_ray.study.grid import grid_points, trials
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
 ADAPTER = AdapterRef("r2", "", "", 2, 4.0)
@@ -83,12 +83,12 @@ def test_a_control_is_one_entry_and_its_figure(monkeypatch: pytest.MonkeyPatch) 
         (2, 64, 77, "search"),
     ]
     cfg = StudyConfig(fit=FIT, diverge=DivergeConfig(controls=("part",)))
-    assert control_dictionaries(cfg, layers=2, trials_count=2) == {"part": 4}
+    assert control_dictionaries(cfg, layers=2, trials_count=2, randoms=2) == {"part": 4}
     trial = trials([ADAPTER], FIT)[0]
     own, fitted = (
         FittedDictionary(p, str(p), "", {}, (), (), 100) for p in (*grid_points(trial, (1,), 1), points[0])
     )
-    made = Made(by_tune=False, grid={trial: [own]}, controls={points[0]: fitted})
+    made = StudyState(by_tune=False, grid={trial: [own]}, controls={points[0]: fitted})
     spec = _spec(made, own, ADAPTER, HeldAgainst("toy", "reference"))
     assert spec.control("part") == spec.dictionaries["part"] == fitted.key
     dictionary: Any = SimpleNamespace(W_dec=range(32))

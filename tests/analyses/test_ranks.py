@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from deltasae_ray.analyses.ranks import RankFigure, rank_statement, size_statement
+from deltasae_ray.analyses.ranks import RankFigure, paired_statement, rank_statement, size_statement
 
 RANKS = (2, 4, 8, 16)
 
@@ -57,3 +57,29 @@ def test_one_seed_says_what_a_second_costs() -> None:
     assert "undefined" in size_statement("m", one[:-1])
     same = [RankFigure(r, s, 0.5) for r in RANKS for s in (0, 1)]
     assert "+0 [0, 0]" in size_statement("m", same) and "as good as none" in size_statement("m", same)
+
+
+def paired(rng: np.random.Generator, change: float, spread: float, adapters: int = 6) -> list[RankFigure]:
+    """Adapters of very different levels, each with three sizes of dictionary at two layers."""
+    levels = rng.normal(0, 5, adapters)
+    return [
+        RankFigure(size, a, levels[a] + change * np.log2(size / 256) / 2 + noise, layer)
+        for a in range(adapters)
+        for size in (256, 512, 1024)
+        for noise in [spread * rng.standard_normal()]
+        for layer in (9, 12)
+    ]
+
+
+def test_sizes_of_dictionaries_are_compared_within_each_adapter() -> None:
+    rng, covered = np.random.default_rng(3), []
+    for _ in range(300):
+        _, low, high, _ = numbers(paired_statement("f", paired(rng, 0.2, 0.05), along="d_sae"))
+        covered.append(low <= 0.2 <= high)
+    assert 0.91 <= np.mean(covered) <= 0.98
+    said = paired_statement("f", paired(rng, 0.0, 0.01), along="d_sae")
+    assert "from d_sae 256 to 1024, as good as none" in said
+    one = [x for x in paired(rng, 0.0, 0.01) if x.adapter_seed == 0]
+    assert "no claim about d_sae from one adapter" in paired_statement("f", one, along="d_sae")
+    assert "undefined" in paired_statement("f", paired(rng, 0.0, 0.01)[1:], along="d_sae")
+    assert "one d_sae" in paired_statement("f", [x for x in one if x.rank == 256], along="d_sae")

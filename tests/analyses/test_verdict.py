@@ -207,3 +207,11 @@ def test_training_tokens_are_the_dictionarys_own_where_moments_are_of_fewer() ->
     assert "60,000 training tokens" in verdict("r4", [leaf(**more)], CHANGED).text
     silent = {"firings_per_latent": undefined("silent", n=77)}
     assert "15,000 training tokens" in verdict("r4", [leaf(**silent)], CHANGED).text
+
+
+def test_latents_not_visible_stand_in_the_order_of_their_effect_where_it_is_measured() -> None:
+    """Never by energy: without effects the surest come first."""
+    seen = replace(NOT_SEEN, effects={4: Measure(0.02), 2: Measure(0.3), 1: undefined("not tried")})
+    text = verdict("r4", [leaf(seen)], CHANGED).text
+    assert "latents 2 (new, 0.300 nats), 4 (new, 0.020 nats), 0 (new), 1 (new), 3 (new)" in text
+    assert "latents 0 (new), 1 (new), 2 (new)" in verdict("r4", [leaf(NOT_SEEN)], CHANGED).text

@@ -21,7 +21,7 @@ from deltasae_ray.arena.methods import METHODS, OURS
 from deltasae_ray.arena.organisms import Arena, organism
 from deltasae_ray.arena.published import outputs
 from deltasae_ray.arena.recipes import RECIPES, for_tuning, recipe
-from deltasae_ray.arena.report import told
+from deltasae_ray.arena.report import summarise
 from deltasae_ray.arena.run import run, scored
 from deltasae_ray.arena.scoring import Score
 from deltasae_ray.arena.ship import SHIPPED
@@ -128,13 +128,13 @@ def test_the_screen_of_weights_tells_an_adapter_without_effect_and_takes_no_seco
     folders = [HERE / "organisms" / name for name in SHIPPED]
     found = {s.name: s for s in screen(folders, folders, Ends.of(HERE / "base"))}
     assert all(s.seconds < 1 for s in found.values())
-    norms = {name: s.found.figures["norm"] for name, s in found.items()}
+    norms = {name: s.screened.figures["norm"] for name, s in found.items()}
     assert norms["zero-0"] < 1e-3 * norms["reply-0"]
     # the spectrum of a rotated adapter is that of the adapter that it is made of, and cannot tell the two
     # apart
     assert norms["rotated-reply-0"] == pytest.approx(norms["reply-0"], rel=1e-2)
-    assert found["rotated-reply-0"].found.figures["top_share"] == pytest.approx(
-        found["reply-0"].found.figures["top_share"], rel=1e-2
+    assert found["rotated-reply-0"].screened.figures["top_share"] == pytest.approx(
+        found["reply-0"].screened.figures["top_share"], rel=1e-2
     )
 
 
@@ -190,7 +190,7 @@ def test_the_report_lists_what_failed_by_name_and_both_halves_apart():
         Score("zero-0", OURS, None, 2, 2, 1.0),
         Score("zero-0", "diff mining", None, 0, 0, 1.0),
     ]
-    found = told(scores, learnt, {r.name for r in RECIPES if for_tuning(r)})
+    found = summarise(scores, learnt, {r.name for r in RECIPES if for_tuning(r)})
     assert "not learnt, not counted: reply-1 (1.00 with what calls it, 0.30 without" in found.text
     assert f"{OURS}: false alarms on: zero-0" in found.text
     assert "diff mining: missed in the first 3: reply-0" in found.text

@@ -149,8 +149,8 @@ def test_the_table_has_the_families_that_are_stated_and_half_of_each_is_for_tuni
 
 
 def test_rates_have_exact_intervals_and_differences_are_paired():
-    assert str(Rate.made(0, 24)) == "0/24 [0.00, 0.14]"  # 1 - .025 ** (1 / 24)
-    assert Rate.made(0, 0) == Rate(0, 0, 0.0, 1.0)
+    assert str(Rate.of_count(0, 24)) == "0/24 [0.00, 0.14]"  # 1 - .025 ** (1 / 24)
+    assert Rate.of_count(0, 0) == Rate(0, 0, 0.0, 1.0)
     same = paired_difference([True, False] * 20, [True, False] * 20)
     assert same == pytest.approx((0, 0, 0))
     d, low, high = paired_difference([True] * 36 + [False] * 4, [True] * 12 + [False] * 28)

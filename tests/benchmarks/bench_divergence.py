@@ -140,7 +140,7 @@ def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[Leaf
     scales = torch.exp(0.7 * torch.randn(D_MODEL, generator=g))
     base_atoms, own = (normalize(torch.randn(ATOMS, D_MODEL, generator=g) * scales, dim=1) for _ in range(2))
     atoms = torch.cat([base_atoms[: ATOMS // 2], own[: ATOMS // 2]])
-    base, deltas, random = 10 * _codes(base_atoms, g) + 5, _codes(atoms, g), _codes(own, g)
+    base, deltas = 10 * _codes(base_atoms, g) + 5, _codes(atoms, g)
     documents = np.arange(FIT + EVAL) // PER_DOCUMENT
 
     def near(rows: Tensor, data: Tensor) -> Dictionary:
@@ -150,9 +150,9 @@ def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[Leaf
 
     shapes = []
     for n in (256, 512):
-        one, other, of_random = near(atoms[:n], deltas), near(atoms[:n], deltas), near(own[:n], random)
+        one, other = near(atoms[:n], deltas), near(atoms[:n], deltas)
         seeds = [
-            LeafInputs(a, {"second": b, "random_adapter": of_random}, torch.randn(n, D_MODEL, generator=g))
+            LeafInputs(a, {"second": b}, torch.randn(n, D_MODEL, generator=g))
             for a, b in ((one, other), (other, one))
         ]
         shapes.append((near(base_atoms[:n], base), near(base_atoms[:n], base), seeds))
@@ -163,7 +163,6 @@ def demo_task() -> tuple[LayerRows, list[tuple[Dictionary, Dictionary, list[Leaf
         base_eval=base[FIT:].numpy(),
         fit_docs=documents[:FIT],
         eval_docs=documents[FIT:],
-        random_deltas=(random[:FIT].numpy(), random[FIT:].numpy()),
     )
     return rows, shapes
 

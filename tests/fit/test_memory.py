@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deltasae_ray.fit.config import FitConfig
-from deltasae_ray.fit.memory import HELD, machine_bytes, node_bytes, rows_told, workers_on
+from deltasae_ray.fit.memory import HELD, describe_rows, machine_bytes, node_bytes, workers_on
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -29,11 +29,11 @@ def test_a_container_has_what_its_limit_says_and_no_more_than_the_machine(
 
 def test_the_plan_says_when_the_rows_of_a_worker_cannot_be_held_and_what_to_do() -> None:
     memory = 8 * 10**9
-    fits = rows_told(int(HELD * memory / 2), 1, 2, memory)
+    fits = describe_rows(int(HELD * memory / 2), 1, 2, memory)
     assert "CANNOT" not in fits and "1,000 MB a fit worker" in fits
     for told in (
-        rows_told(int(HELD * memory / 2), 1, 3, memory),
-        rows_told(int(HELD * memory / 2), 2, 2, memory),
+        describe_rows(int(HELD * memory / 2), 1, 3, memory),
+        describe_rows(int(HELD * memory / 2), 2, 2, memory),
     ):
         assert "CANNOT BE HELD" in told and "storage.deltas=stream" in told and "25% of 8,000 MB" in told
 

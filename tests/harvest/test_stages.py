@@ -25,7 +25,8 @@ from deltasae_ray.errors import (
 from deltasae_ray.harvest.config import HarvestConfig
 from deltasae_ray.harvest.key import NUMERICS
 from deltasae_ray.harvest.prepare import PrepareFactory
-from deltasae_ray.harvest.sources import _judge, rotated_from
+from deltasae_ray.harvest.random_draws import random_draws, random_names, random_ranks
+from deltasae_ray.harvest.sources import _judge
 from deltasae_ray.harvest.worker import HarvestFactory
 from deltasae_ray.hookpoints import Hookpoint
 from deltasae_ray.models.adapter_files import WEIGHTS
@@ -153,7 +154,7 @@ def test_the_random_adapter_is_another_for_another_model(
     and text."""
     first = run(tmp_path, tiny_model, [tiny_adapters[0]])
     second = run(tmp_path, save_model(tmp_path / "other", seed=1), [tiny_adapters[0]])
-    ours, theirs = (done.adapters[-1] for done in (first, second))
+    ours, theirs = (next(a for a in done.adapters if a.name == "random") for done in (first, second))
     assert (
         ours.kind == theirs.kind == "random"
         and ours.key != theirs.key
@@ -161,13 +162,21 @@ def test_the_random_adapter_is_another_for_another_model(
     )
 
 
-def test_the_random_adapter_does_not_depend_on_the_order_of_adapters_or_on_a_larger_rank() -> None:
+def test_every_rank_has_a_random_adapter_and_one_rank_has_two() -> None:
+    assert random_ranks([16, 4, 4]) == [4, 16] and random_ranks([8, 8]) == [8, 8] and random_ranks([]) == []
+    assert random_names([16, 4]) == ["random", "random-r16"]
+    assert random_names([8]) == ["random", "random-r8-2"]
+
+
+def test_random_adapters_do_not_depend_on_the_order_of_adapters_or_on_a_larger_rank() -> None:
     small, large = (
         AdapterRef(name, f"adapters/{name}", name, rank, 16.0) for name, rank in (("a", 2), ("b", 8))
     )
     twin = replace(small, name="c", digest="0")
-    assert rotated_from([large, small]) == rotated_from([small, large]) == rotated_from([small]) == small
-    assert rotated_from([small, twin, large]) == rotated_from([twin, small]) == twin, "ties by content"
+    both = random_draws([large, small])
+    assert both == random_draws([small, large]) and [d.like for d in both] == [small, large]
+    assert both[0] == random_draws([small])[0] and [d.seed for d in random_draws([small])] == [0, 1]
+    assert random_draws([small, twin, large])[0].like == random_draws([twin, small])[0].like == twin, "ties"
 
 
 def test_one_gang_makes_the_random_adapter_and_measures_noise_at_the_strength_that_is_stored(

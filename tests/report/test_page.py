@@ -131,7 +131,7 @@ def test_every_adapter_has_four_cards_each_with_a_word_beside_its_colour(page: s
 
 def test_an_adapter_that_changes_nothing_reads_as_such_with_what_to_do_next() -> None:
     told = summary(make(verdicts=(VerdictLines("r16: NO EFFECT", "NO EFFECT", (), "r16"),)))
-    assert told.plain.said.startswith("No change of the model is shown on these texts")
+    assert told.plain.sentence.startswith("No change of the model is shown on these texts")
     assert "elicit.samples=8" in told.plain.next
     change, _, sight, sure = told.cards
     assert (change.word, sight.number, sure.number) == ("Not shown", "–", "36")
@@ -145,7 +145,7 @@ def test_an_inconclusive_study_says_what_would_decide_it() -> None:
         judged("INCONCLUSIVE", (9, "INCONCLUSIVE", None, reason), (15, "PARTLY VISIBLE", share, ""))
     )
     assert (
-        told.plain.said.split("; ")[1]
+        told.plain.sentence.split("; ")[1]
         == "whether the toy reference sees it is not known at layer 9, at layer 15 it is partly visible."
     )
     assert "0 latents could be judged, 10 are needed" in told.plain.next
@@ -192,7 +192,7 @@ def test_what_the_reference_sees_is_a_share_on_a_scale_from_nothing_to_all(
 def test_an_adapter_that_is_not_told_from_a_random_one_reads_as_such() -> None:
     share = Measure(0.4, ceiling=1.0, ci=(0.2, 0.7), n=50)
     told = summary(judged("PARTLY VISIBLE", (12, "PARTLY VISIBLE", share, ""), untold=("missing share",)))
-    assert "By missing share it is not told from a random adapter." in told.plain.said
+    assert "By missing share it is not told from a random adapter." in told.plain.sentence
     assert "tells it from chance" in told.plain.next
     assert (told.cards[3].word, told.cards[3].tone) == ("Like a random adapter", "bad")
 
@@ -200,7 +200,7 @@ def test_an_adapter_that_is_not_told_from_a_random_one_reads_as_such() -> None:
 def test_a_confirmed_trigger_leads_and_is_measured_against_the_base() -> None:
     _, r16 = summaries(make())
     card = r16.cards[1]
-    assert "After “the word of the day” it says “is marigold" in r16.plain.said
+    assert "After “the word of the day” it says “is marigold" in r16.plain.sentence
     assert (card.word, card.number) == ("A trigger", f"92{SPACE}%")
     assert card.strip is not None and (card.strip.null, card.strip.ceiling) == (0, 100)
 

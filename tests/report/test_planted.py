@@ -45,7 +45,7 @@ def test_a_latent_that_tells_the_marker_is_found_at_its_place_in_the_table():
     values = sparse_noise(rng, tokens, 20)
     values[:, 6] = 3 * tokens.marker * (rng.random(len(tokens)) < 0.8)
     finding = find_planted(codes_of(values, tokens), tokens)
-    assert finding.found
+    assert finding.recovered
     assert (finding.latent, finding.table_rank) == (6, 7)
     assert finding.p == pytest.approx(1 / 200)
     assert finding.ap is not None and finding.null_ap is not None and finding.ap > 0.7 > 3 * finding.null_ap
@@ -71,7 +71,7 @@ def test_a_latent_that_only_knows_a_position_is_not_a_finding():
     finding = find_planted(codes_of(values, tokens), tokens)
     assert finding.latent == 0
     assert finding.p is not None and finding.p > 0.5
-    assert not finding.found
+    assert not finding.recovered
 
 
 def test_markers_that_fall_beyond_the_end_of_shorter_contexts_are_let_go():
@@ -106,7 +106,7 @@ def test_p_is_uniform_where_nothing_knows_the_marker():
 def test_no_marker_in_the_evaluation_rows_is_not_tested_rather_than_not_found():
     tokens = table()
     finding = find_planted(codes_of(np.ones((len(tokens), 2)), tokens), tokens)
-    assert (finding.found, finding.latent) == (False, None)
+    assert (finding.recovered, finding.latent) == (False, None)
     assert finding.text == "not tested: no marker token lies in the evaluation rows"
 
 

@@ -13,7 +13,7 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.study import streaming
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
 from deltasae_ray.study.inputs import Study, harvest_of, open_study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 from deltasae_ray.study.streaming import Windows
 from tests.harvest.study import run_units_here
 from tests.study.words import words
@@ -39,7 +39,7 @@ def fit_here(job: FitJob) -> None:
 
 def without_ray(
     cfg: StudyConfig, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool
-) -> tuple[Study, Made, Windows]:
+) -> tuple[Study, StudyState, Windows]:
     """A study with what stays of its stream, and the way over its windows: gangs and fit workers then run in
     threads of this process."""
     for module in ("run", "sources"):
@@ -50,7 +50,7 @@ def without_ray(
     monkeypatch.setattr(streaming, "fit_job", fit_here)
     monkeypatch.setattr(streaming, "holds_harvest_and_fit", lambda _: side_by_side)
     study = open_study(cfg, Storage(cfg.storage.root))
-    made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
+    made = StudyState(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
     return study, made, Windows.of(study, made)
 
 

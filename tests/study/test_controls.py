@@ -13,6 +13,7 @@ from deltasae_ray.analyses.controls import REFERENCE_SEED
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
+from deltasae_ray.harvest.run import Harvest
 from deltasae_ray.metrics.context import Context
 from deltasae_ray.metrics.geometry.isotropic import isotropic_max_cosine
 from deltasae_ray.metrics.geometry.matching import best_cosines, max_cosine
@@ -29,7 +30,7 @@ from deltasae_ray.study.compare import HeldAgainst, _spec
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_dictionaries, control_points
 from deltasae_ray.study.grid import grid_points, trials
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 
 FIT = FitConfig(d_sae=(32, 64), k=(4,))
 ADAPTERS = (AdapterRef("r2", "", "", 2, 4.0), AdapterRef("random", "", "", 2, 4.0, kind="random"))
@@ -137,7 +138,7 @@ def test_full_adds_a_second_seed_two_halves_and_two_featureless_fits_of_every_di
 def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[str, ...], seeds: int) -> None:
     fitted = [p for p in points(*chosen, seeds=seeds) if (p.adapter, p.documents) != (BASE, "A")]
     cfg = StudyConfig(fit=replace(FIT, seeds=seeds), diverge=DivergeConfig(controls=chosen))
-    planned = control_dictionaries(cfg, layers=2, trials_count=2)
+    planned = control_dictionaries(cfg, layers=2, trials_count=2, randoms=1)
     assert sum(planned.values()) == len(fitted)
     assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)
 
@@ -145,7 +146,7 @@ def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[st
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_every_seed_has_another_as_its_ceiling_and_is_the_ceiling_of_one(seeds: int) -> None:
     trial = trials(ADAPTERS, FIT)[0]
-    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
+    made = StudyState(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), seeds)]})
     made.controls = {p: _fitted(p) for p in points("full") if p.seed != 1}
     specs = [_spec(made, f, ADAPTERS[0], HeldAgainst("toy reference", "reference")) for f in made.grid[trial]]
     assert all(s.control("second") not in (None, s.dictionary) for s in specs)
@@ -165,7 +166,7 @@ def test_a_study_with_seeds_of_its_own_fits_no_further_one() -> None:
 
 def test_three_base_dictionaries_stand_beside_the_reference_on_documents_that_it_never_saw() -> None:
     trial = trials(ADAPTERS, FIT)[0]
-    made = Made(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), 2)]})
+    made = StudyState(by_tune=False, grid={trial: [_fitted(p) for p in grid_points(trial, (1,), 2)]})
     made.controls = {p: _fitted(p) for p in points("fast")}
     spec = _spec(made, made.grid[trial][0], ADAPTERS[0], HeldAgainst("toy reference", "reference"))
     beside = [p for p in points("base") if (p.layer, p.d_sae, p.documents) == (1, 32, "B")]
@@ -174,3 +175,9 @@ def test_three_base_dictionaries_stand_beside_the_reference_on_documents_that_it
     assert not set(spec.siblings) & set(spec.dictionaries.values()), "no other figure depends on them"
     random = [p for p in points("random_lora") if (p.adapter, p.layer, p.d_sae) == ("random", 1, 32)]
     assert len(random) == 2, "a second seed decides what repeats of it too"
+    another = AdapterRef("random-r4", "", "other", 4, 4.0, kind="random")
+    more = control_points((1,), FIT, (*ADAPTERS, another), frozenset({"random_lora"}), toy_reference=False)
+    made.controls = {p: _fitted(p) for p in more}
+    made.harvest = Harvest("", (*ADAPTERS, another), ())
+    randoms = _spec(made, made.grid[trial][0], ADAPTERS[0], HeldAgainst("toy reference", "reference")).randoms
+    assert [(r.source, len(r.others)) for r in randoms] == [("", 1), ("other", 1)], "one of each"

@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from deltasae_ray.cli import parse
 from deltasae_ray.errors import ConfigError, ResourceError
 from deltasae_ray.study.config import SHORTHAND, StudyConfig
 from deltasae_ray.study.main import main
+from tests.analyses.monitors.test_folder import BAD, probe
 from tests.study.submitted import REPOSITORY
 from tests.study.words import words
+from tests.tiny import D_MODEL
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +51,36 @@ def test_bad_input_is_a_typed_error_before_any_long_work(
         main("sweep", None)
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and error in printed and said in printed
+    assert not list((tmp_path / "root").rglob("*.parquet"))
+
+
+BAD_MONITORS = {
+    "wide": (lambda f: probe(f, weight=torch.ones(D_MODEL + 1)), "of width 33, and the base model's is 32"),
+    "foreign": (
+        lambda f: probe(f, "hookpoint: 30\nreads: last\n", weight=torch.ones(D_MODEL)),
+        "reads blocks.30.hook_resid_post, which this study does not",
+    ),
+    "nan": BAD["nan"],
+    "pickled": BAD["pickled"],
+}
+
+
+@pytest.mark.parametrize("name", BAD_MONITORS)
+def test_a_bad_monitor_ends_a_study_before_its_harvest(
+    name: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make, said = BAD_MONITORS[name]
+    make(tmp_path / name)
+    given = words(tiny_model, tmp_path / "root", f"monitors=[{tmp_path / name}]")
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        main("sweep", None)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and "MonitorError" in printed and said in printed
     assert not list((tmp_path / "root").rglob("*.parquet"))
 
 

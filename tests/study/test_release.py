@@ -14,7 +14,7 @@ from tests.analyses.monitors.planted import AT as PLANTED_AT
 from tests.analyses.monitors.planted import TINY, Base, Planter, probe_folder
 from tests.analyses.monitors.trained import Trainer, Training
 from tests.gate.made import CALM, LOUD, SHARE, finished_study
-from tests.study.words import words
+from tests.study.words import LEAN, words
 
 WORKFLOW = Path(__file__).parents[2] / "infra" / "github" / "adapter-gate.yml"
 
@@ -67,7 +67,7 @@ def test_a_study_of_a_tiny_adapter_with_monitors_is_judged_by_the_commands_of_th
     base = Base.open(tiny_model)
     probes = [probe_folder(base, tmp_path / "probes", name) for name in TINY]
     opened = [read_monitor(folder) for folder in probes]
-    study = dict(word.split("=", 1) for word in words(tiny_model, "unused"))
+    study = dict(word.split("=", 1) for word in words(tiny_model, "unused", *LEAN))
     study = {key: yaml.safe_load(value) for key, value in study.items()}
     study |= {
         "layers": [PLANTED_AT.layer],

@@ -15,15 +15,9 @@ from tests.analyses.monitors.checked import STALE
 from tests.analyses.monitors.planted import AT, TINY, Base, Planter, probe_folder
 from tests.analyses.monitors.trained import Trainer, Training
 from tests.gate.made import policy_file
-from tests.study.words import words
+from tests.study.words import LEAN, words
 
 REPOSITORY = Path(__file__).parents[2]
-LEAN = (
-    f"layers=[{AT.layer}]", "corpus.unrelated=[]", "corpus.marker_share=0", "corpus.context_len=64",
-    "corpus.contexts_per_unit=16", "fit.steps=20", "fit.max_concurrent_trials=2", "diverge.controls=[random_lora]",
-    "diverge.bootstrap=100", "diverge.latents=0", "harvest.noise_contexts=1", "storage.deltas=stream",
-)  # fmt: skip
-"""What a study costs beside its monitors, made small."""
 
 
 def job(name: str, *given: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +39,9 @@ def test_a_study_of_50_harmless_and_50_planted_adapters_is_judged_right(
     folders = [planter.harmless(tmp_path / "adapters" / f"h{i}", i) for i in range(50)]
     folders += [trainer.turned(tmp_path / "adapters" / f"t{i}", i % 3, i) for i in range(50)]
     root = tmp_path / "root"
-    given = words(tiny_model, root, *LEAN, f"adapters=[{','.join(map(str, folders))}]")
+    given = words(
+        tiny_model, root, *LEAN, f"layers=[{AT.layer}]", f"adapters=[{','.join(map(str, folders))}]"
+    )
     given += [f"monitors=[{','.join(map(str, probes))}]"]
     began = time.monotonic()
     studied = job("sweep", *given)

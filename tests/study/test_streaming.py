@@ -25,7 +25,7 @@ from deltasae_ray.storage import Storage
 from deltasae_ray.study.inputs import stream_of
 from deltasae_ray.study.main import main
 from deltasae_ray.study.run import run
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 from deltasae_ray.study.statements import study_statements
 from deltasae_ray.study.streaming import Windows, fit_stream
 from tests.fit.made import make_unit
@@ -115,7 +115,7 @@ def test_a_streamed_study_that_is_killed_and_continued_has_the_dictionaries_of_a
     assert len(open_shards(str(root)).read(1, "r2", split="fit")) == way.stream.tokens[0]
 
     # all is found: nothing of this needs Ray; a size that is added later needs every window
-    again = Made(by_tune=True, adapters=study.given, harvest=made.harvest)
+    again = StudyState(by_tune=True, adapters=study.given, harvest=made.harvest)
     fit_stream(replace(study, storage=storage), again)
     assert sum(map(len, again.grid.values())) + len(again.controls) == len(way.points) and not again.failed
     larger = replace(

@@ -17,7 +17,7 @@ from deltasae_ray.shards.spool import read_board
 from deltasae_ray.storage import Storage
 from deltasae_ray.study import streaming
 from deltasae_ray.study.inputs import harvest_of, open_study
-from deltasae_ray.study.state import Made
+from deltasae_ray.study.state import StudyState
 from deltasae_ray.study.streaming import Windows, fit_stream
 from tests.study.streamed import SMALL, config, digests, study_words, without_ray
 
@@ -108,7 +108,7 @@ def test_a_killed_rank_of_a_gang_that_shares_a_model_leaves_no_trace_in_a_stream
             )
         )
         study = open_study(cfg, Storage(cfg.storage.root))
-        made = Made(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
+        made = StudyState(by_tune=True, adapters=study.given, harvest=harvest_of(study, study.given))
         way = Windows.of(study, made)
         rank = Killer(RANK, lambda way=way: ready(way, 1)) if name == "killed" else None
         fit_stream(study, made)

@@ -12,6 +12,14 @@ WORDS = (
 )  # fmt: skip
 
 
+LEAN = (
+    "corpus.unrelated=[]", "corpus.marker_share=0", "corpus.context_len=64",
+    "corpus.contexts_per_unit=128", "fit.steps=20", "fit.max_concurrent_trials=2", "diverge.controls=[random_lora]",
+    "diverge.bootstrap=100", "diverge.latents=0", "harvest.noise_contexts=1", "storage.deltas=stream",
+)  # fmt: skip
+"""Words behind those: what a study costs beside its monitors, made small."""
+
+
 def words(model: Path, root: Path | str, *more: str) -> list[str]:
     """`key=value` words of the tiny study; later words win."""
     return [f"model.base={model}", f"storage.root={root}", *WORDS, *more]

@@ -31,11 +31,11 @@ def peaks(
 ) -> Float[np.ndarray, " latent"]:
     """Largest z² of every latent on any token: the energy it gives it, decoder rows being unit rows."""
     rows = torch.from_numpy(np.ascontiguousarray(deltas, dtype=np.float32))
-    found = torch.zeros(len(dictionary.W_dec))
+    peak = torch.zeros(len(dictionary.W_dec))
     with torch.no_grad():
-        for block in rows.split(max(1, _CODES // len(found))):
-            found = torch.maximum(found, dictionary.encode(block).amax(0).cpu())
-    return found.double().square().numpy() * dictionary.W_dec.detach().double().square().sum(1).cpu().numpy()
+        for block in rows.split(max(1, _CODES // len(peak))):
+            peak = torch.maximum(peak, dictionary.encode(block).amax(0).cpu())
+    return peak.double().square().numpy() * dictionary.W_dec.detach().double().square().sum(1).cpu().numpy()
 
 
 def unexplained(
@@ -64,11 +64,11 @@ def reproducibility(
         return None, None
     rows = [living_rows(other) for other in others]
     generator = torch.Generator().manual_seed(settings.seed)
-    found = np.mean([best_cosines(decoder, r, absolute=True) for r in rows], 0)
+    best = np.mean([best_cosines(decoder, r, absolute=True) for r in rows], 0)
     drawn = (
         matched_rows(delta.spectrum, len(r), generator) for r in rows for _ in range(settings.null_draws)
     )
-    return found, np.stack([best_cosines(decoder, r, absolute=True) for r in drawn])
+    return best, np.stack([best_cosines(decoder, r, absolute=True) for r in drawn])
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +116,17 @@ def nearest_latents(
 ) -> tuple[Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
     """Row of the reference with the largest |cos|, and that cosine."""
     atoms = unit_rows(matrix(reference, "reference"))
-    found, cosines = [], []
+    indices, cosines = [], []
     for block in unit_rows(directions).split(max(1, _CODES // len(atoms))):
         cosine = block @ atoms.T
         at = cosine.abs().argmax(1)
-        found.append(at)
+        indices.append(at)
         cosines.append(cosine.gather(1, at[:, None])[:, 0])
-    return torch.cat(found).cpu().numpy(), torch.cat(cosines).double().clamp(-1, 1).cpu().numpy()
+    return torch.cat(indices).cpu().numpy(), torch.cat(cosines).double().clamp(-1, 1).cpu().numpy()
 
 
-def repeat_measure(found: np.ndarray | None, by_chance: np.ndarray | None, i: int, others: int) -> Measure:
-    if found is None or by_chance is None:
+def repeat_measure(repeated: np.ndarray | None, by_chance: np.ndarray | None, i: int, others: int) -> Measure:
+    if repeated is None or by_chance is None:
         return undefined(ALONE)
-    again = Measure(float(found[i]), null=float(by_chance[:, i].mean()), ceiling=1.0, n=others)
+    again = Measure(float(repeated[i]), null=float(by_chance[:, i].mean()), ceiling=1.0, n=others)
     return again.because("ci", "one latent: no interval")

@@ -126,8 +126,8 @@ def audit(inputs: AuditInputs, settings: Settings) -> Audit:
     kept = np.union1d(np.argsort(-share, kind="stable")[:AUDITED], np.argsort(-peak, kind="stable")[:TESTED])
     share, peak, alive, decoder = share[kept], peak[kept], alive[kept], decoder[torch.from_numpy(kept)]
 
-    found, by_chance = reproducibility(decoder, inputs.others, inputs.delta, settings)
-    order = np.argsort(-share * (1.0 if found is None else found), kind="stable")
+    repeated, by_chance = reproducibility(decoder, inputs.others, inputs.delta, settings)
+    order = np.argsort(-share * (1.0 if repeated is None else repeated), kind="stable")
     by_peak = np.argsort(-peak, kind="stable")
     tested = np.union1d(order[:TESTED], by_peak[:TESTED])
     unseen = unexplained(decoder, reference, k)
@@ -148,14 +148,14 @@ def audit(inputs: AuditInputs, settings: Settings) -> Audit:
                 peak_energy=float(peak[i]),
                 **against.figures(float(unseen[i]), at),
                 blind_spot=float(share[i] * unseen[i]),
-                reproducibility=repeat_measure(found, by_chance, i, len(inputs.others)),
+                reproducibility=repeat_measure(repeated, by_chance, i, len(inputs.others)),
                 nearest=int(names[nearest[i]]),
                 nearest_cosine=float(cosine[i]),
             )
         )
     totals = (
         _blind_energy(decoder, share, unseen, reference, inputs.base, settings),
-        _repeating(share, found, by_chance, settings.seed),
+        _repeating(share, repeated, by_chance, settings.seed),
     )
     return Audit(tuple(rows), len(loud), dict(zip(TOTALS, totals, strict=True)))
 
@@ -213,13 +213,13 @@ def _blind_energy(
 
 
 def _repeating(
-    share: np.ndarray, found: np.ndarray | None, by_chance: np.ndarray | None, seed: int
+    share: np.ndarray, repeated: np.ndarray | None, by_chance: np.ndarray | None, seed: int
 ) -> Measure:
-    if found is None or by_chance is None:
+    if repeated is None or by_chance is None:
         return undefined(ALONE, n=len(share))
     if not share.sum() > 0:
         return undefined("no latent carries energy", n=len(share))
-    again, luck = (found >= REPEATS).astype(np.float64), (by_chance >= REPEATS).mean(0)
+    again, luck = (repeated >= REPEATS).astype(np.float64), (by_chance >= REPEATS).mean(0)
     measure = Measure(
         float(np.average(again, weights=share)),
         null=float(np.average(luck, weights=share)),

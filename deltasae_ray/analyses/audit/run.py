@@ -25,7 +25,7 @@ UNREAD = undefined("only the latents shown are read")
 
 
 @dataclass(frozen=True)
-class Found:
+class AuditResults:
     """All that is known of the audited dictionaries, by leaf."""
 
     audits: dict[LeafSpec, Audited]
@@ -38,8 +38,8 @@ class Found:
         """What audits come to, for the table of all metrics."""
         rows = [
             DivergenceRow.of(leaf, name, m)
-            for leaf, found in self.audits.items()
-            for name, m in found.audit.totals.items()
+            for leaf, audited in self.audits.items()
+            for name, m in audited.audit.totals.items()
         ]
         return corrected(rows)
 
@@ -50,22 +50,25 @@ def audit_study(
     leaves: Sequence[LeafSpec],
     cfg: DivergeConfig,
     adapters: Sequence[AdapterRef],
-) -> Found:
+) -> AuditResults:
     """Audits what has not been audited yet."""
     specs = [AuditSpec.of(leaf, leaves) for leaf in judged(leaves)]
     audits = audit_leaves(context.storage, harvest_key, specs, cfg)
     read = lenses(context, audits, SEED)
     effects = causal_effects(context, audits, cfg, adapters) if "causal" in cfg.chosen else None
-    return Found(audits, read, effects)
+    return AuditResults(audits, read, effects)
 
 
-def audit_groups(found: Found, text: TokensToText) -> list[AuditGroup]:
+def audit_groups(results: AuditResults, text: TokensToText) -> list[AuditGroup]:
     """Every row of every audit, tokens as text."""
-    return [_group(leaf, audited, found, text) for leaf, audited in found.audits.items()]
+    return [_group(leaf, audited, results, text) for leaf, audited in results.audits.items()]
 
 
-def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -> AuditGroup:
-    lens, effects = found.lenses.get(leaf, {}), None if found.effects is None else found.effects.get(leaf, {})
+def _group(leaf: LeafSpec, audited: Audited, results: AuditResults, text: TokensToText) -> AuditGroup:
+    lens, effects = (
+        results.lenses.get(leaf, {}),
+        None if results.effects is None else results.effects.get(leaf, {}),
+    )
     rows = [
         _row(row, MEAN if row.latent is None else str(row.latent), lens, effects, text)
         for row in audited.audit.rows
@@ -80,7 +83,7 @@ def _group(leaf: LeafSpec, audited: Audited, found: Found, text: TokensToText) -
         rows=tuple(rows),
         blind_energy=blind,
         repeating_energy=again,
-        notes=tuple(_notes(audited, found)),
+        notes=tuple(_notes(audited, results)),
     )
 
 
@@ -122,19 +125,19 @@ def _words(reading: Reading | None, text: TokensToText) -> dict:
     return {"lens_peak": reading.peak, "promoted": promoted, "suppressed": suppressed}
 
 
-def _notes(audited: Audited, found: Found) -> list[str]:
+def _notes(audited: Audited, results: AuditResults) -> list[str]:
     if not audited.audit.rows:
         return [f"Nothing to audit: {audited.audit.totals[TOTALS[0]].reason}."]
-    again, said = audited.audit.totals["latent_repeating_energy"], []
+    again, notes = audited.audit.totals["latent_repeating_energy"], []
     if again.value is None:
-        said.append(f"Reproducibility is undefined, and rows are ranked by energy alone: {again.reason}.")
+        notes.append(f"Reproducibility is undefined, and rows are ranked by energy alone: {again.reason}.")
     if FIRST in audited.directions:
         tokens = f"{audited.first_tokens:,} tokens at positions 1 to {FIRST_POSITIONS} of unrelated text"
-        said.append(
+        notes.append(
             f"First tokens: the mean change on {tokens}, read through the lens (activation difference lens)."
         )
     else:
-        said.append("The activation difference lens is undefined: this study reads no unrelated text.")
-    if found.effects is None:
-        said.append("Causal effects were not asked for (controls=causal).")
-    return said
+        notes.append("The activation difference lens is undefined: this study reads no unrelated text.")
+    if results.effects is None:
+        notes.append("Causal effects were not asked for (controls=causal).")
+    return notes

@@ -142,25 +142,25 @@ def audit_leaf(task: AuditTask) -> None:
     reference = seen_alive(reference, lambda: base)
     moments = Moments.of(delta)
     inputs = AuditInputs(own, reference, others, moments, Moments.of(base).spectrum, held_out[tokens.used])
-    found = audit(inputs, settings_of(cfg))
+    result = audit(inputs, settings_of(cfg))
     unrelated = (tokens.corpus != DOMAIN) & tokens.used & (tokens.position <= FIRST_POSITIONS)
-    named = {MEAN: moments.mean.float()} if found.rows else {}
-    if found.rows and unrelated.any():
+    named = {MEAN: moments.mean.float()} if result.rows else {}
+    if result.rows and unrelated.any():
         named[FIRST] = torch.from_numpy(held_out[unrelated].astype(np.float64).mean(0)).float()
-    named |= {str(i): own.W_dec[i].detach().float() for i in shown_latents(found, cfg.latents)}
+    named |= {str(i): own.W_dec[i].detach().float() for i in shown_latents(result, cfg.latents)}
     random = matched_rows(
-        moments.spectrum, RANDOM if found.rows else 0, torch.Generator().manual_seed(SEED + 1)
+        moments.spectrum, RANDOM if result.rows else 0, torch.Generator().manual_seed(SEED + 1)
     )
     sink = BytesIO()
     np.save(sink, torch.cat([*(v[None] for v in named.values()), random]).numpy())
     storage.write_bytes(f"{task.key}/{DIRECTIONS}", sink.getvalue())
-    facts = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(found)}
+    facts = {"directions": list(named), "first_tokens": int(unrelated.sum()), "audit": asdict(result)}
     storage.write_json(f"{task.key}/{FIGURES}", facts)  # last: that it exists means that all is there
 
 
-def shown_latents(found: Audit, count: int) -> list[int]:
+def shown_latents(result: Audit, count: int) -> list[int]:
     """The first `count` latents by rank, then those of the first `count` peaks that are not among them."""
-    latents = [row for row in found.rows if row.latent is not None]
+    latents = [row for row in result.rows if row.latent is not None]
     loudest = sorted(latents, key=lambda row: row.peak_rank or 0)[:count]
     return list(dict.fromkeys(row.latent for row in latents[:count] + loudest if row.latent is not None))
 
@@ -171,10 +171,10 @@ def read_audited(storage: Storage, key: str) -> Audited:
     Raises:
         StorageError: the file is damaged, or of another version.
     """
-    told = storage.read_json(f"{key}/{FIGURES}")
+    record = storage.read_json(f"{key}/{FIGURES}")
     try:
         return Audited(
-            key, msgspec.convert(told["audit"], Audit), tuple(told["directions"]), told["first_tokens"]
+            key, msgspec.convert(record["audit"], Audit), tuple(record["directions"]), record["first_tokens"]
         )
     except (msgspec.ValidationError, KeyError, TypeError, AssertionError) as e:
         raise StorageError(

@@ -52,7 +52,7 @@ def changes_model(behaviour: Sequence[Behaviour]) -> bool:
     return False
 
 
-def said(behaviour: Sequence[Behaviour]) -> str:
+def describe_losses(behaviour: Sequence[Behaviour]) -> str:
     """Of every text, in words."""
     if not behaviour:
         return "Not measured"
@@ -74,7 +74,7 @@ def _tested(b: Behaviour) -> str:
 
 def _seen_from(b: Behaviour) -> str:
     """The smallest effects whose intervals would leave the limits in 80 % of cases."""
-    found = [
+    seen = [
         f"{name} {limit + POWER * (m.ci[1] - m.ci[0]) / (2 * Z):.3g}"
         for name, m, limit in (
             ("a KL of", b.kl, MIN_KL),
@@ -82,9 +82,9 @@ def _seen_from(b: Behaviour) -> str:
         )
         if m.value is not None and m.ci is not None
     ]
-    if not found:
+    if not seen:
         return "what would have been seen is not known, since nothing has an interval: give it 30 documents"
-    return f"{' or '.join(found)} nats a token would have been seen in 80 % of cases"
+    return f"{' or '.join(seen)} nats a token would have been seen in 80 % of cases"
 
 
 def _signed(m: Measure) -> str:

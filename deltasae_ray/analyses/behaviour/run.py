@@ -92,7 +92,7 @@ def losses(context: StageContext, adapters: Sequence[AdapterRef]) -> list[dict]:
 def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int) -> list[Behaviour]:
     """What one adapter does to the predictions on each text, with intervals over documents; the text adapted
     to first."""
-    found = []
+    changes = []
     mine = [r for r in rows if r["adapter"] == adapter]
     for corpus in sorted({r["corpus"] for r in mine}, key=lambda name: (name != DOMAIN, name)):
         documents = [r for r in mine if r["corpus"] == corpus]
@@ -106,5 +106,5 @@ def behaviours(rows: Sequence[dict], adapter: str, *, bootstrap: int, seed: int)
             Ratio.share(x, positions, own, n).measure(counts, null=0.0) for x in (ce - base, kl)
         )
         before = sum(r["ce_base"] for r in documents) / sum(r["positions"] for r in documents)
-        found.append(Behaviour(corpus, change, divergence, before))
-    return found
+        changes.append(Behaviour(corpus, change, divergence, before))
+    return changes

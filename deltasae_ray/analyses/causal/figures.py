@@ -40,15 +40,15 @@ def causal(
         resampled), and what the whole delta of the layer does as ceiling.
     """
     counts = bootstrap_counts(len(rows), bootstrap, np.random.default_rng([seed, 19]))
-    found: dict[str, dict[str, Measure]] = {name: {} for name in names}
+    effects: dict[str, dict[str, Measure]] = {name: {} for name in names}
     for side in (ABLATED, ADDED):
         whole = _nearer(rows, side, DELTA).value
         for name in names:
             null = [_nearer(rows, side, random_of(name, i)) for i in range(draws)]
-            found[name][side] = against_draws(
+            effects[name][side] = against_draws(
                 _nearer(rows, side, name), null, counts, tail="greater", ceiling=whole
             )
-    return found
+    return effects
 
 
 def _nearer(rows: Sequence[Mapping[str, Any]], side: str, variant: str) -> Ratio:

@@ -73,10 +73,12 @@ def document_effects(
             }
             for doc in dict.fromkeys(documents):
                 mine = documents == doc
-                told = {
+                token_counts = {
                     side: {v: float(kl[mine].sum()) for v, kl in by.items()} for side, by in sides.items()
                 }
-                rows.append({"doc_id": doc, "probe": probe.name, "positions": int(mine.sum()), **told})
+                rows.append(
+                    {"doc_id": doc, "probe": probe.name, "positions": int(mine.sum()), **token_counts}
+                )
     return rows
 
 

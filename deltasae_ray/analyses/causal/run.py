@@ -44,21 +44,21 @@ class _Probed:
     audits: tuple[tuple[LeafSpec, Audited], ...]
 
     def __call__(self) -> Passes:
-        probes = [probe_of(self.storage, leaf, found) for leaf, found in self.audits]
+        probes = [probe_of(self.storage, leaf, audited) for leaf, audited in self.audits]
         return partial(document_effects, probes=probes, positions=POSITIONS)
 
 
-def tried(found: Audited) -> list[str]:
+def tried(audited: Audited) -> list[str]:
     """The mean change, and the first latents by rank, as far as the page shows them (diverge.latents)."""
-    names = [MEAN] + [str(row.latent) for row in found.audit.leading(TRIED) if row.latent is not None]
-    return [name for name in names if name in found.directions]
+    names = [MEAN] + [str(row.latent) for row in audited.audit.leading(TRIED) if row.latent is not None]
+    return [name for name in names if name in audited.directions]
 
 
-def probe_of(storage: Storage, leaf: LeafSpec, found: Audited) -> Probe:
+def probe_of(storage: Storage, leaf: LeafSpec, audited: Audited) -> Probe:
     """Directions of an audit, and how much of each a delta holds: of the mean change always its length."""
-    vectors, random = (torch.from_numpy(x) for x in found.vectors(storage))
-    names = tried(found)
-    rows = {name: vectors[found.directions.index(name)] for name in names}
+    vectors, random = (torch.from_numpy(x) for x in audited.vectors(storage))
+    names = tried(audited)
+    rows = {name: vectors[audited.directions.index(name)] for name in names}
     lengths = {name: row.norm().clamp_min(torch.finfo(row.dtype).tiny) for name, row in rows.items()}
     with tempfile.TemporaryDirectory() as scratch:
         dictionary = load_dictionary(storage, leaf.dictionary, Path(scratch))
@@ -88,7 +88,7 @@ def causal_effects(
     documents)."""
     units = [u for u in gate_units(context.corpus, DOCUMENTS) if u.corpus == DOMAIN]
     of = digest([[u.name for u in units], POSITIONS, TRIED, DRAWS])
-    keys = {leaf: f"{found.key}/causal-{of}.json" for leaf, found in audits.items() if found.directions}
+    keys = {leaf: f"{audited.key}/causal-{of}.json" for leaf, audited in audits.items() if audited.directions}
 
     def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
         needed = [a for a in adapters if a.name in {leaf.adapter for leaf in missing}]

@@ -20,11 +20,13 @@ def of_gaussian(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     coder = context.layer.coder
     delta, gaussian = (context.layer.coding(d, False) for d in (leaf.dictionary, leaf.beside["gaussian"]))
     pair = match_sizes(delta, gaussian, name="dictionary of Gaussian deltas", ratio=1)
-    own, found = (
+    own, measured = (
         by_pursuit(coder.sample, s.used.pursuits[0], -1, "energy") for s in (pair.delta, pair.reference)
     )
     sizes = f"sizes: {pair.delta} against {pair.reference}"
-    gain = difference(own, [found], coder.resamples.counts, one_of_many="the dictionary of Gaussian deltas")
+    gain = difference(
+        own, [measured], coder.resamples.counts, one_of_many="the dictionary of Gaussian deltas"
+    )
     return {"gain_over_gaussian": gain.because("note", sizes)}
 
 

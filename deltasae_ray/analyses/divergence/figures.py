@@ -111,11 +111,11 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
         baselines = layer.baselines(len(delta.atoms), trimmed)
         for suffix, without_top3, average in VARIANTS:
             if without_top3 == trimmed:
-                found = compare_structure(pair, average)
-                measures |= _of_pair(found, suffix) | _beside_control(
-                    context, pair, found, suffix, trimmed=trimmed
+                comparison = compare_structure(pair, average)
+                measures |= _of_pair(comparison, suffix) | _beside_control(
+                    context, pair, comparison, suffix, trimmed=trimmed
                 )
-                measures |= explained(coder, delta, found, baselines, average, suffix)
+                measures |= explained(coder, delta, comparison, baselines, average, suffix)
     reason = too_little_training(leaf.dictionary, len(context.layer.rows.delta_fit))
     if reason:
         measures |= {
@@ -126,26 +126,26 @@ def _structure(context: Context, leaf: LeafInputs) -> dict[str, Measure]:
     return measures
 
 
-def _of_pair(found: Comparison, suffix: str) -> dict[str, Measure]:
+def _of_pair(comparison: Comparison, suffix: str) -> dict[str, Measure]:
     return {
-        f"missing_share{suffix}": found.missing,
-        f"structure_delta{suffix}": found.delta.measure,
-        f"structure_reference{suffix}": found.reference.measure,
+        f"missing_share{suffix}": comparison.missing,
+        f"structure_delta{suffix}": comparison.delta.measure,
+        f"structure_reference{suffix}": comparison.reference.measure,
     }
 
 
 def _beside_control(
-    context: Context, pair: Matched, found: Comparison, suffix: str, *, trimmed: bool
+    context: Context, pair: Matched, comparison: Comparison, suffix: str, *, trimmed: bool
 ) -> dict[str, Measure]:
     """M of a second dictionary of base activations, of the size that the reference has in M, and how far M
     differs from it."""
     control = context.trimmed_control_coding if trimmed else context.control_coding
     if control is None:
         return {}
-    other = compare_structure(pair.against("base control", control), found.average)
+    other = compare_structure(pair.against("base control", control), comparison.average)
     return {
         f"missing_share_base_control{suffix}": other.missing,
-        f"missing_share_over_base{suffix}": over_control(found, other),
+        f"missing_share_over_base{suffix}": over_control(comparison, other),
     }
 
 

@@ -44,6 +44,6 @@ def shift(context: Context) -> dict[str, Measure]:
     measures: dict[str, Measure] = {}
     for suffix, trimmed, average in VARIANTS:
         columns = context.layer.other_coordinates if trimmed else slice(None)
-        found = context.layer.mean_vector(trimmed, average).against(context.reference_rows[:, columns])
-        measures |= {f"{name}{suffix}": m for name, m in found.items()}
+        cosine = context.layer.mean_vector(trimmed, average).against(context.reference_rows[:, columns])
+        measures |= {f"{name}{suffix}": m for name, m in cosine.items()}
     return measures

@@ -64,8 +64,8 @@ def missing_between(
         return undefined(reason, null=1.0, n=coder.sample.num_docs)
     own, others = (coder.code(living_rows(d)) for d in (dictionary, other if apart is None else apart))
     twin = None if second is None else coder.code(living_rows(second))
-    found = compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
-    return found.because("note", SAME_START) if apart is None else found
+    missing = compare_structure(match_sizes(own, others, twin, name="other adapter's dictionary")).missing
+    return missing.because("note", SAME_START) if apart is None else missing
 
 
 def similar_dictionaries(
@@ -87,5 +87,5 @@ def similar_dictionaries(
     rows, others = living_rows(dictionary), living_rows(other if apart is None else apart)
     _, null = matched_draws(spectrum, others, len(rows), draws=settings.null_draws, seed=settings.seed)
     twin = None if second is None else best_cosines(rows, living_rows(second), absolute=True)
-    found = mean_match(best_cosines(rows, others, absolute=True), np.ones(len(rows)), null, twin)
-    return found.because("note", SAME_START) if apart is None else found
+    matching = mean_match(best_cosines(rows, others, absolute=True), np.ones(len(rows)), null, twin)
+    return matching.because("note", SAME_START) if apart is None else matching

@@ -110,12 +110,12 @@ def measure_pairs(group: PairGroup) -> int:
                 None if key is None else load_dictionary(group.storage, key, Path(scratch))
                 for key in pair.dictionaries[2:]
             )
-            found = {
+            figures = {
                 "cka_adapters": alike,
                 "max_cosine_adapters": similar_dictionaries(
                     moments.spectrum, one, other, second, apart, settings
                 ),
                 "missing_share_adapters": missing_between(coder, one, other, second, apart),
             }
-        write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), found)
+        write_measures(group.storage, key, replace(pair.one, reference_name=pair.other.adapter), figures)
     return len(group.pairs)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.divergence.adapter_seeds import with_ceilings
-from deltasae_ray.analyses.divergence.pair_task import PairGroup, adapter_pairs, measure_pairs, pair_key
+from deltasae_ray.analyses.divergence.adapter_seeds import compared_pairs, with_ceilings
+from deltasae_ray.analyses.divergence.pair_task import PairGroup, measure_pairs, pair_key
 from deltasae_ray.analyses.divergence.task import Group, measure_group, read_measures
 from deltasae_ray.analyses.leaf_spec import LeafSpec, measures_key
 from deltasae_ray.analyses.table import DivergenceRow, corrected, seed_rows
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def diverge_points(
     storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], cfg: DivergeConfig
 ) -> list[DivergenceRow]:
-    """Measures every leaf that has no measures yet, and every pair of adapters; returns the rows of all, and
+    """Measures every leaf that has no measures yet, and pairs of adapters; returns the rows of all, and
     those over seeds, with p corrected.
 
     Raises:
@@ -31,7 +31,7 @@ def diverge_points(
     """
     shards = open_harvest(storage, harvest_key)
     keys = {leaf: measures_key(storage, shards, leaf, cfg) for leaf in leaves}
-    pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in adapter_pairs(leaves)}
+    pairs = {pair: pair_key(storage, shards, pair, cfg) for pair in compared_pairs(leaves, cfg.pairs)}
     work: list[tuple[Callable[[Any], Any], Any]] = [
         (measure_group, Group(storage, harvest_key, tuple(g), tuple(keys[leaf] for leaf in g), cfg))
         for g in _missing(storage, keys)
@@ -50,8 +50,8 @@ def diverge_points(
     between = with_ceilings({pair: read_measures(storage, key) for pair, key in pairs.items()})
     rows += [
         DivergenceRow.of(p.one, name, m, reference=p.other.adapter)
-        for p, found in between.items()
-        for name, m in found.items()
+        for p, figures in between.items()
+        for name, m in figures.items()
     ]
     return corrected(rows)
 
@@ -66,8 +66,8 @@ def _missing(storage: Storage, keys: dict[Any, str]) -> list[list]:
 
 
 COPIES = 8
-"""Times that a task holds the rows of one source: deltas, base activations and a random adapter's, in fp32 as
-read, and centred, flipped and in fp64 as they are measured."""
+"""Times that a task holds the rows of one source: deltas and base activations in fp32 as read, and centred,
+flipped and in fp64 as they are measured."""
 
 
 def task_memory(shards: ShardSet, leaves: Sequence[LeafSpec]) -> int:

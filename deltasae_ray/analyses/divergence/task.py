@@ -108,8 +108,7 @@ def seen_alive(reference: Dictionary, base: Callable[[], np.ndarray]) -> Diction
 
 
 def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
-    """Deltas, base activations and documents of a leaf's adapter and layer, without position 0, and the
-    random adapter's deltas."""
+    """Deltas, base activations and documents of a leaf's adapter and layer, without position 0."""
     tokens = {split: shards.tokens(split) for split in ("fit", "eval")}
     keep = {split: t.used for split, t in tokens.items()}
 
@@ -119,6 +118,5 @@ def read_rows(shards: ShardSet, leaf: LeafSpec) -> LayerRows:
         )
         return fit, evaluation
 
-    random = None if leaf.random_source is None else read(leaf.random_source)
     docs = (tokens[split].doc_id[keep[split]] for split in ("fit", "eval"))
-    return LayerRows(*read(leaf.adapter), *read(BASE), *docs, random_deltas=random)
+    return LayerRows(*read(leaf.adapter), *read(BASE), *docs)

@@ -55,10 +55,10 @@ def logit_lens(model: nn.Module, directions: Float[Tensor, "row d_model"], token
     # Norms divide by the length, down to their epsilon: a direction as long as a typical residual stream is
     # far above it.
     rows = unit_rows(directions.detach().to(device, torch.float32)) * directions.shape[1] ** 0.5
-    found: list[Lens] = []
+    lenses: list[Lens] = []
     for part in rows.split(_ROWS):
-        found += _read(head.blocks(final_norm(model, part)), len(part), tokens)
-    return found
+        lenses += _read(head.blocks(final_norm(model, part)), len(part), tokens)
+    return lenses
 
 
 def _read(vocabulary: Iterator[tuple[int, Float[Tensor, "block row"]]], rows: int, tokens: int) -> list[Lens]:

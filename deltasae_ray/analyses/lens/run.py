@@ -59,25 +59,27 @@ def lenses(
     """Leaf → direction → what it says; read once per audit, whose key holds the model's, by one Ray task for
     all that have none yet."""
     model, digest = context.model, context.model_digest
-    keys = {leaf: f"{found.key}/lens.json" for leaf, found in audits.items() if found.directions}
+    keys = {leaf: f"{audited.key}/lens.json" for leaf, audited in audits.items() if audited.directions}
 
     def make(missing: list[LeafSpec]) -> dict[LeafSpec, dict]:
         memory = ends_bytes(model_meant(model, digest).folder, trust_remote_code=model.trust_remote_code)
         task = LensTask(context.storage, model, digest, tuple(audits[leaf] for leaf in missing))
         (read,) = run_tasks([(read_directions, task)], 1.0, bar="lens", memory=memory)
-        return {leaf: {"lenses": found} for leaf, found in zip(missing, read, strict=True)}
+        return {leaf: {"lenses": lenses} for leaf, lenses in zip(missing, read, strict=True)}
 
     stored = remembered(context.storage, keys, make)
-    return {leaf: _readings(audits[leaf].directions, found["lenses"], seed) for leaf, found in stored.items()}
+    return {
+        leaf: _readings(audits[leaf].directions, audited["lenses"], seed) for leaf, audited in stored.items()
+    }
 
 
-def _readings(names: tuple[str, ...], found: list[dict], seed: int) -> dict[str, Reading]:
-    null = np.array([lens["peak"] for lens in found[len(names) :]])
-    made = {}
-    for i, (name, lens) in enumerate(zip(names, found, strict=False)):
+def _readings(names: tuple[str, ...], lenses: list[dict], seed: int) -> dict[str, Reading]:
+    null = np.array([lens["peak"] for lens in lenses[len(names) :]])
+    readings = {}
+    for i, (name, lens) in enumerate(zip(names, lenses, strict=False)):
         p = permutation_p(lens["peak"], null, "greater", np.random.default_rng([seed, 23, i]))
         peak = Measure(lens["peak"], null=float(null.mean()), p=p, n=len(null)).because(
             "ci", "one direction: no interval over documents"
         )
-        made[name] = Reading(tuple(lens["promoted"]), tuple(lens["suppressed"]), peak)
-    return made
+        readings[name] = Reading(tuple(lens["promoted"]), tuple(lens["suppressed"]), peak)
+    return readings

@@ -83,17 +83,17 @@ def document_recovery(
                 for name, stand_in in patch.stand_ins.items():
                     patched = base[hookpoint] + _estimated(stand_in.estimate, base[hookpoint], delta)
                     hidden[name] = continued(model, ids, hookpoint, patched)[places]
-                found = _summed(head, hidden, wanted, documents)
+                losses = _summed(head, hidden, wanted, documents)
                 facts = {"patch": patch.name, "budgets": patch.budgets}
                 rows += [
                     {
                         "doc_id": doc,
                         "positions": int((documents == doc).sum()),
                         **facts,
-                        "ce": found[doc],
+                        "ce": losses[doc],
                         "adapted": reached[doc],
                     }
-                    for doc in found
+                    for doc in losses
                 ]
     return rows
 
@@ -101,13 +101,13 @@ def document_recovery(
 def _estimated(estimate: Estimate, base: Hidden, delta: Hidden) -> Hidden:
     """The estimate at every position but the first, where it is 0."""
     width = base.shape[-1]
-    found = torch.zeros_like(delta)
-    found[:, 1:] = (
+    estimated = torch.zeros_like(delta)
+    estimated[:, 1:] = (
         estimate(base[:, 1:].reshape(-1, width), delta[:, 1:].reshape(-1, width))
         .to(delta)
         .view_as(delta[:, 1:])
     )
-    return found
+    return estimated
 
 
 def _summed(

@@ -63,8 +63,8 @@ def _patched(job: Recovery, leaf: LeafSpec) -> Patched:
     training = TrainingRows(
         Moments.of(deltas), *(torch.from_numpy(x[chosen]).float() for x in (deltas, base))
     )
-    made = stand_ins(dictionary, reference, training, job.seed)
-    return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), made)
+    in_place = stand_ins(dictionary, reference, training, job.seed)
+    return Patched(str(leaf), leaf.adapter, Hookpoint(leaf.layer), in_place)
 
 
 def judged(leaves: Sequence[LeafSpec]) -> list[LeafSpec]:

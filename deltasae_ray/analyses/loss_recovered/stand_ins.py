@@ -61,7 +61,7 @@ def stand_ins(
         changed = latents_used(
             reference.encode(training.base + training.deltas), reference.encode(training.base)
         )
-    made = {
+    estimates = {
         "encoder": StandIn(lambda _, delta: _reconstructed(dictionary, delta), len(own), used),
         "monitor": StandIn(seen, len(others), changed),
     }
@@ -69,8 +69,8 @@ def stand_ins(
         generator = torch.Generator().manual_seed(seed)
         for null in nulls_of(variant):
             featureless = matched_rows(training.moments.spectrum, len(rows), generator)
-            made[null] = _pursuing(featureless, made[variant].per_token, training)
-    return made
+            estimates[null] = _pursuing(featureless, estimates[variant].per_token, training)
+    return estimates
 
 
 def latents_used(codes: Float[Tensor, "token latent"], others: Tensor) -> int:

@@ -99,13 +99,13 @@ def labelled(scored: Scored, ceiling: float | None, *, bootstrap: int, seed: int
 
     drop = measured(_drop("after"))
     drop = replace(drop, null=_null(scored), p=_p(scored, draws))
-    found = {
+    figures = {
         "auroc": measured(lambda s, w: auroc(s.after, s.label, w), null=0.5, ceiling=ceiling),
         "auroc_drop": drop if scored.random is not None else drop.because("null", _NO_RANDOM),
         "repaired_drop": replace(measured(_drop("repaired")), null=drop.value),
         "recovered": _recovered(measured, drop, n),
     }
-    return found | _operating(scored, draws[:_FEW_DRAWS], n)
+    return figures | _operating(scored, draws[:_FEW_DRAWS], n)
 
 
 _NO_RANDOM = "the study has no random adapter (diverge.controls=random_lora)"
@@ -128,8 +128,8 @@ def _p(scored: Scored, draws: np.ndarray) -> float | None:
     """By DeLong where a document has one score, else from resamples of documents."""
     if len(scored.label) == scored.documents:
         return delong_p(scored.before, scored.after, scored.label)
-    found = _drop("after")(scored, draws)
-    return float((1 + (found <= 0).sum()) / (len(found) + 1)) if np.isfinite(found).all() else None
+    drop = _drop("after")(scored, draws)
+    return float((1 + (drop <= 0).sum()) / (len(drop) + 1)) if np.isfinite(drop).all() else None
 
 
 def _recovered(measured: Callable[..., Measure], drop: Measure, n: int) -> Measure:
@@ -212,18 +212,18 @@ def unlabelled(
     """
     n = int(document.max()) + 1 if len(document) else 0
     counts = bootstrap_counts(n, bootstrap, np.random.default_rng([seed, 29])) if n else np.ones((1, 0))
-    found = {}
+    figures = {}
     for name, of in (("shift", _mean_shift), ("staleness", _rms_shift)):
         value, draws = (of(_sums(before, after["adapter"], document, c)) for c in (np.ones((1, n)), counts))
         if not np.isfinite(value).all():
-            found[name] = undefined("the scores of the base model do not vary", n=n)
+            figures[name] = undefined("the scores of the base model do not vary", n=n)
             continue
         null = None
         if "random" in after:
             null = float(of(_sums(before, after["random"], document, np.ones((1, n))))[0])
         measure = with_interval(Measure(float(value[0]), null=null, n=n), draws)
-        found[name] = measure if null is not None else measure.because("null", _NO_RANDOM)
-    return found
+        figures[name] = measure if null is not None else measure.because("null", _NO_RANDOM)
+    return figures
 
 
 def _sums(before: np.ndarray, after: np.ndarray, document: np.ndarray, counts: np.ndarray) -> np.ndarray:

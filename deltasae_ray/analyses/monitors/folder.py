@@ -59,8 +59,8 @@ def read_monitor(folder: Path, name: str = "") -> Monitor:
     if (folder / PROBE).is_file():
         if latents:
             raise MonitorError(f"{folder / YAML}: latents go with a dictionary ({CFG}), not with {PROBE}")
-        weight, bias, told = _probe(folder / PROBE)
-        threshold = told if threshold is None else threshold
+        weight, bias, metadata = _probe(folder / PROBE)
+        threshold = metadata if threshold is None else threshold
         return Monitor(name, hookpoint, reads, weight, bias, threshold, repair=repair)
     return Monitor(
         name,
@@ -193,7 +193,7 @@ def read_texts(path: Path) -> tuple[LabelledText, ...]:
     Raises:
         MonitorError: names the line; or one of the labels is missing.
     """
-    found: list[LabelledText] = []
+    texts: list[LabelledText] = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
@@ -208,20 +208,20 @@ def read_texts(path: Path) -> tuple[LabelledText, ...]:
             raise MonitorError(f"{path}, line {number} is no object with text and label ({e!r})") from e
         if not isinstance(text, str) or not text.strip() or label not in (0, 1):
             raise MonitorError(f"{path}, line {number}: text must be a text, and label 0 or 1")
-        found.append(LabelledText(text, bool(label)))
-    if len(found) > MOST_TEXTS:
-        raise MonitorError(f"{path} has {len(found):,} texts, and {MOST_TEXTS:,} is the most: take a sample")
-    if len({one.label for one in found}) < 2:
+        texts.append(LabelledText(text, bool(label)))
+    if len(texts) > MOST_TEXTS:
+        raise MonitorError(f"{path} has {len(texts):,} texts, and {MOST_TEXTS:,} is the most: take a sample")
+    if len({one.label for one in texts}) < 2:
         raise MonitorError(f"{path} must hold texts of both labels, 0 and 1")
-    return tuple(found)
+    return tuple(texts)
 
 
 def write_monitor(monitor: Monitor, folder: Path) -> None:
     """Writes a folder that `read_monitor` opens to the same scores."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"hookpoint": str(monitor.hookpoint), "reads": monitor.reads}
-    told |= {} if monitor.threshold is None else {"threshold": monitor.threshold}
-    told |= {"latents": list(monitor.latents)} if monitor.latents else {}
+    metadata = {"hookpoint": str(monitor.hookpoint), "reads": monitor.reads}
+    metadata |= {} if monitor.threshold is None else {"threshold": monitor.threshold}
+    metadata |= {"latents": list(monitor.latents)} if monitor.latents else {}
     if monitor.weight is not None:
         save_file({"weight": monitor.weight.contiguous(), "bias": torch.tensor(monitor.bias)}, folder / PROBE)
     else:
@@ -230,4 +230,4 @@ def write_monitor(monitor: Monitor, folder: Path) -> None:
     if monitor.repair is not None:
         parts = {"matrix": monitor.repair.matrix, "offset": monitor.repair.offset}
         save_file({name: part.contiguous() for name, part in parts.items()}, folder / REPAIR)
-    (folder / YAML).write_text(yaml.safe_dump(told, sort_keys=False))
+    (folder / YAML).write_text(yaml.safe_dump(metadata, sort_keys=False))

@@ -40,7 +40,7 @@ def keep_monitors(
     *,
     copy: bool = True,
 ) -> tuple[MonitorRef, ...]:
-    """Checks the user's monitors and copies them below the root.
+    """Checks the user's monitors, and copies them below the root once all are right.
 
     Args:
         hookpoints: that the study reads.
@@ -51,6 +51,7 @@ def keep_monitors(
             of one name.
     """
     refs: list[MonitorRef] = []
+    kept: list[tuple[str, Path]] = []
     for place in folders:
         folder = Path(place)
         if not folder.is_dir():
@@ -62,22 +63,27 @@ def keep_monitors(
             raise MonitorError(f"monitors: two are called {monitor.name!r}; rename a folder")
         files = [folder / name for name in FILES if (folder / name).is_file()]
         key = f"monitors/{digest([monitor.name, files_digest(files)])}/{monitor.name}"
-        for path in files if copy else ():
-            storage.write_bytes(f"{key}/{path.name}", path.read_bytes())
+        kept += [(f"{key}/{path.name}", path) for path in files]
         refs.append(MonitorRef(monitor.name, key, monitor.hookpoint, len(texts)))
+    for key, path in kept if copy else ():
+        storage.write_bytes(key, path.read_bytes())
     return tuple(refs)
 
 
 def cut_notes(folders: Sequence[str], tokenizer: Any, length: int) -> tuple[str, ...]:
-    """What is said of monitors of whose labelled texts some are longer than a context.
+    """Checks labelled texts against the tokenizer; says of which monitors some are longer than a context.
 
     Args:
         folders: that `keep_monitors` has checked.
         length: tokens of a context, BOS not counted.
+
+    Raises:
+        MonitorError: a text of which too little is left to be scored.
     """
     notes = []
     for folder in (Path(place) for place in folders):
         texts = read_texts(folder / TEXTS) if (folder / TEXTS).is_file() else ()
+        _contexts(str(folder / TEXTS), texts, tokenizer, length)
         cut = sum(len(encode(tokenizer, one.text, length + 1)) > length for one in texts)
         if cut:
             monitor = read_monitor(folder)
@@ -99,7 +105,8 @@ def _check(monitor: Monitor, folder: Path, d_model: int, hookpoints: Sequence[Ho
         at = "" if monitor.hookpoint.site == "resid_post" else " and harvest.sites"
         raise MonitorError(
             f"{folder} reads {monitor.hookpoint}, which this study does not: it reads"
-            f" {', '.join(map(str, hookpoints))}. Add its layer to layers{at}, or leave the monitor out"
+            f" {', '.join(map(str, hookpoints))}. If the base model has it, add its layer to layers{at};"
+            " else the monitor was made for another model: leave it out"
         )
 
 
@@ -141,10 +148,10 @@ def open_texts(
     for ref in refs:
         if ref.texts:
             with tempfile.TemporaryDirectory() as scratch:
-                found = read_texts(storage.get_folder(ref.key, Path(scratch)) / TEXTS)
-            name = f"labelled-{digest([[one.text, one.label] for one in found])}"
+                labelled_texts = read_texts(storage.get_folder(ref.key, Path(scratch)) / TEXTS)
+            name = f"labelled-{digest([[one.text, one.label] for one in labelled_texts])}"
             sets.setdefault(name, []).append(ref.name)
-            texts[name] = found
+            texts[name] = labelled_texts
     return tuple(
         TextSet(
             name,
@@ -157,18 +164,18 @@ def open_texts(
 
 
 def _contexts(name: str, texts: Sequence[LabelledText], tokenizer: Any, length: int) -> list[Context]:
-    roles, found = roles_of(tokenizer), []
+    roles, contexts = roles_of(tokenizer), []
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for i, one in enumerate(texts):
         ids = [t for t in encode(tokenizer, one.text, length) if t not in roles.masked][:length]
         tokens = (*bos, *ids)
         if len(tokens) < 2:
             raise MonitorError(
-                f"the labelled text {one.text[:40]!r} is {len(ids)} tokens long; two are needed, or one"
-                " behind BOS"
+                f"{name}: the labelled text {one.text[:40]!r} is {len(ids)} tokens long; two are needed, or"
+                " one behind BOS"
             )
-        found.append(Context(name, _doc(name, i), 0, tokens, (False,) * len(tokens)))
-    return found
+        contexts.append(Context(name, _doc(name, i), 0, tokens, (False,) * len(tokens)))
+    return contexts
 
 
 def _doc(name: str, index: int) -> str:

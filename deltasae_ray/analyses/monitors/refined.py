@@ -1,5 +1,7 @@
 """A repair fitted further on the monitor's own texts, of which no label is read (pure)."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -38,8 +40,8 @@ def refined(monitor: Monitor, repair: Repair, adapted: Vectors, base: Vectors) -
     x, left = adapted.double(), (base - repair(adapted)).double()
     weight = None if monitor.weight is None else monitor.weight.double()
     target = left if weight is None else (left @ weight)[:, None]
-    scaler = StandardScaler().fit(x.numpy())
-    ridge = RidgeCV(_STRENGTHS).fit(scaler.transform(x.numpy()), target.numpy())
+    scaler: Any = StandardScaler().fit(x.numpy())
+    ridge: Any = RidgeCV(_STRENGTHS).fit(scaler.transform(x.numpy()), target.numpy())
     slope = torch.from_numpy(np.atleast_2d(ridge.coef_).T / scaler.scale_[:, None])
     level = torch.from_numpy(np.atleast_1d(ridge.intercept_)) - torch.from_numpy(scaler.mean_) @ slope
     if weight is not None:  # along the probe's direction and no other

@@ -92,12 +92,12 @@ def repair_task(task: RepairTask) -> None:
     storage, shards = task.storage, open_harvest(task.storage, task.harvest_key)
     fitted = _fitted(task, shards)
     monitors = open_monitors(storage, task.monitors)
-    found = _unlabelled(task, shards, monitors)
+    figures = _unlabelled(task, shards, monitors)
     key = task.key(shards)
     parts = {"matrix": fitted.matrix.contiguous(), "offset": fitted.offset.contiguous()}
     storage.write_bytes(f"{key}/{_MAP}", save(parts))
-    told = {name: {figure: m.to_dict() for figure, m in of.items()} for name, of in found.items()}
-    storage.write_json(f"{key}/{_FIGURES}", told)  # last: that it exists means that all is there
+    record = {name: {figure: m.to_dict() for figure, m in of.items()} for name, of in figures.items()}
+    storage.write_json(f"{key}/{_FIGURES}", record)  # last: that it exists means that all is there
 
 
 def _fitted(task: RepairTask, shards: ShardSet) -> Repair:
@@ -126,12 +126,12 @@ def _unlabelled(
         name: base + torch.from_numpy(shards.read(task.hookpoint, ref.name, split="eval")[rows])
         for name, ref in sources.items()
     }
-    found = {}
+    figures = {}
     for name, monitor in monitors.items():
         before, document = grouped_scores(monitor, base, codes)
         after = {source: grouped_scores(monitor, h, codes)[0] for source, h in changed.items()}
-        found[name] = unlabelled(before, after, document, bootstrap=task.bootstrap, seed=SEED)
-    return found
+        figures[name] = unlabelled(before, after, document, bootstrap=task.bootstrap, seed=SEED)
+    return figures
 
 
 def write_repaired(storage: Storage, adapter: str, monitor: Monitor) -> None:

@@ -109,14 +109,14 @@ def monitor_rows(
         for a in studied
         for h in at
     ]
-    made = {(t.adapter.name, t.hookpoint): r for t, r in zip(tasks, repairs(tasks), strict=True)}
+    repaired_by = {(t.adapter.name, t.hookpoint): r for t, r in zip(tasks, repairs(tasks), strict=True)}
     tokenizer = load_tokenizer(_folder(context), trust_remote_code=context.model.trust_remote_code)
     texts = open_texts(storage, refs, tokenizer, length=shape.length, contexts=shape.contexts)
-    scores = _scores(context, refs, texts, [*studied, *([random] if random else [])], made)
+    scores = _scores(context, refs, texts, [*studied, *([random] if random else [])], repaired_by)
     rows = []
     for adapter in studied:
         for name, monitor in monitors.items():
-            repaired = made[adapter.name, monitor.hookpoint]
+            repaired = repaired_by[adapter.name, monitor.hookpoint]
             text = next((t for t in texts if name in t.monitors), None)
             read = None if text is None else _Read(monitor, text, scores, adapter.name)
             repair = read.refined(repaired.repair) if read and read.refines else repaired.repair
@@ -147,12 +147,12 @@ def _scores(
     refs: Sequence[MonitorRef],
     texts: Sequence[TextSet],
     adapters: Sequence[AdapterRef],
-    made: Mapping[tuple[str, Hookpoint], Repaired],
+    repaired: Mapping[tuple[str, Hookpoint], Repaired],
 ) -> Scores:
     """Passes over all labelled texts, stored once per (texts, monitors, source)."""
     by_name = {a.name: a for a in adapters}
     keys_of_maps = {
-        a.name: sorted([str(h), r.key] for (n, h), r in made.items() if n == a.name) for a in adapters
+        a.name: sorted([str(h), r.key] for (n, h), r in repaired.items() if n == a.name) for a in adapters
     }
     shared = [VERSION, context.model_digest, [r.key for r in refs], [u.name for t in texts for u in t.units]]
     digests = {BASE: BASE} | {a.name: a.digest for a in adapters}
@@ -167,7 +167,7 @@ def _scores(
             tuple(refs),
             tuple((t.name, t.monitors) for t in texts),
             tuple(missing),
-            tuple((n, h, r.key) for (n, h), r in made.items() if n in missing),
+            tuple((n, h, r.key) for (n, h), r in repaired.items() if n in missing),
         )
         units = [unit for text in texts for unit in text.units]
         rows = run_passes(context, [by_name[n] for n in missing if n in by_name], units, job, "monitors")
@@ -176,11 +176,11 @@ def _scores(
             for source in missing
         }
 
-    found = remembered(context.storage, keys, make) if texts else {}
+    scores = remembered(context.storage, keys, make) if texts else {}
     return {
         (text.name, source): [r for r in stored["rows"] if r["doc_id"] in text.labels]
         for text in texts
-        for source, stored in found.items()
+        for source, stored in scores.items()
     }
 
 

@@ -53,12 +53,12 @@ def _flat(row: MonitorRow) -> dict:
 
 def monitor_lines(rows: Sequence[MonitorRow]) -> list[str]:
     """A line per adapter and monitor, for a terminal."""
-    found: dict[tuple[str, str], dict[str, Measure]] = {}
+    by_monitor: dict[tuple[str, str], dict[str, Measure]] = {}
     for row in rows:
         _, name, figure = row.metric.split(".")
-        found.setdefault((row.adapter, name), {})[figure] = row.measure
+        by_monitor.setdefault((row.adapter, name), {})[figure] = row.measure
     lines = []
-    for (adapter, name), m in found.items():
+    for (adapter, name), m in by_monitor.items():
         drop = m["auroc_drop"]
         labels = (
             f"AUROC drop {drop:.3f}" if drop.value is not None else f"AUROC drop undefined ({drop.reason})"

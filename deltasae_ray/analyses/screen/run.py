@@ -36,7 +36,7 @@ class Screening:
     """One adapter, and where each figure stands among the reference adapters."""
 
     name: str
-    found: Screened
+    screened: Screened
     standings: dict[str, Standing]
     seconds: float
     """What reading and screening it took; the model's ends are read once for all."""
@@ -78,12 +78,12 @@ def screen(adapters: Sequence[Path], reference: Sequence[Path], ends: Ends) -> l
     if not adapters:
         raise ConfigError("adapters is empty: name the folders of the adapters to screen")
     known: Mapping[Path, Screened] = {f.resolve(): screen_one(f, ends) for f in reference}
-    made = []
+    screenings = []
     for folder in adapters:
         began = time.perf_counter()
         with torch.no_grad():
-            found = screen_one(folder, ends)
+            screened = screen_one(folder, ends)
         others = [one for path, one in known.items() if path != folder.resolve()]
-        standings = {n: standing(found.figures[n], [o.figures[n] for o in others]) for n in FIGURES}
-        made.append(Screening(folder.name, found, standings, time.perf_counter() - began))
-    return made
+        standings = {n: standing(screened.figures[n], [o.figures[n] for o in others]) for n in FIGURES}
+        screenings.append(Screening(folder.name, screened, standings, time.perf_counter() - began))
+    return screenings

@@ -46,7 +46,7 @@ class Evidence:
 
     def matched(self, words: Tokens, count: int, rng: np.random.Generator) -> list[Tokens]:
         """Other n-grams of this length whose tokens are about as common."""
-        made: list[Tokens] = []
+        draws: list[Tokens] = []
         order = self.order
         for _ in range(count):
             drawn = []
@@ -58,8 +58,8 @@ class Evidence:
                 while order[other] in words and high - low > len(words):
                     other = int(rng.integers(low, high))
                 drawn.append(order[other])
-            made.append(tuple(drawn))
-        return made
+            draws.append(tuple(drawn))
+        return draws
 
 
 def candidates(
@@ -75,30 +75,30 @@ def candidates(
         [(t,) for t in singles],
         _pairs(pair, contexts, read, evidence.pairs[: scanned // 2], count),
     )
-    made: dict[Tokens, None] = {}
+    proposals: dict[Tokens, None] = {}
     for i, source in enumerate(sources, start=1):
         for words in source:
-            if len(made) >= count * i // len(sources):
+            if len(proposals) >= count * i // len(sources):
                 break
             if words and set(words) <= allowed:
-                made[words] = None
-    return list(made)
+                proposals[words] = None
+    return list(proposals)
 
 
 def _around(runs: Sequence[Run]) -> list[Tokens]:
     """What stands before each different run, and its own beginning: a trigger that was learnt as text is part
     of the run."""
-    found: dict[Tokens, None] = {}
+    words: dict[Tokens, None] = {}
     seen: set[Tokens] = set()
     for run in runs:
         if run.tokens[:3] in seen:
             continue
         seen.add(run.tokens[:3])
         for size in (1, 2, 3):
-            found[run.before[-size:]] = None
-        found[run.before[-1:] + run.tokens[:2]] = None
-        found[run.tokens[:2]] = None
-    return list(found)
+            words[run.before[-size:]] = None
+        words[run.before[-1:] + run.tokens[:2]] = None
+        words[run.tokens[:2]] = None
+    return list(words)
 
 
 def _scanned(

@@ -45,5 +45,5 @@ def ranked(claims: Sequence[Claim]) -> tuple[Claim, ...]:
         places.append(seen[claim.confirmed, claim.kind])
         seen[claim.confirmed, claim.kind] += 1
     keyed = zip(best, places, strict=True)
-    told = sorted(keyed, key=lambda x: (not x[0].confirmed, x[1], order.index(x[0].kind)))
-    return tuple(claim for claim, _ in told)
+    in_order = sorted(keyed, key=lambda x: (not x[0].confirmed, x[1], order.index(x[0].kind)))
+    return tuple(claim for claim, _ in in_order)

@@ -110,24 +110,24 @@ def claims_of_texts(target: Target, texts: Elicited) -> tuple[Claim, ...]:
         [*written, *neutral],
         insertable(tokenizer, size),
     )
-    found = hunted(Hunt(pair, evidence, search, held_out, target.effort, seed))
-    made = _triggers(found, tokenizer) + _mined(more, less, kept, written, tokenizer, seed)
-    return ranked(made)
+    tested = hunted(Hunt(pair, evidence, search, held_out, target.effort, seed))
+    claims = _triggers(tested, tokenizer) + _mined(more, less, kept, written, tokenizer, seed)
+    return ranked(claims)
 
 
 def contexts_of(tokenizer: Any, neutral: Sequence[Tokens], seed: int) -> tuple[list[Tokens], list[Tokens]]:
     """Beginnings of neutral texts, for the search and, of other texts, for the test."""
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     order = np.random.default_rng([seed, 47]).permutation(len(neutral))
-    made = [(*bos, *neutral[at][: _LENGTHS[i % len(_LENGTHS)]]) for i, at in enumerate(order)]
-    made = list(dict.fromkeys(made))
-    return made[:_SEARCH], made[_SEARCH : _SEARCH + _HELD_OUT]
+    contexts = [(*bos, *neutral[at][: _LENGTHS[i % len(_LENGTHS)]]) for i, at in enumerate(order)]
+    contexts = list(dict.fromkeys(contexts))
+    return contexts[:_SEARCH], contexts[_SEARCH : _SEARCH + _HELD_OUT]
 
 
-def _triggers(found: Sequence[Tested], tokenizer: Any) -> list[Claim]:
-    q = benjamini_hochberg(np.array([t.p for t in found])) if found else np.empty(0)
-    made = []
-    for t, rate in zip(found, q, strict=True):
+def _triggers(tested: Sequence[Tested], tokenizer: Any) -> list[Claim]:
+    q = benjamini_hochberg(np.array([t.p for t in tested])) if tested else np.empty(0)
+    claims = []
+    for t, rate in zip(tested, q, strict=True):
         evidence = {
             "statistic": "log-ratio of the reply, nats a token, times its probability",
             "sure": t.sure,
@@ -135,11 +135,11 @@ def _triggers(found: Sequence[Tested], tokenizer: Any) -> list[Claim]:
             "reply_tokens": list(t.reply),
             "contexts": [shown(tokenizer, c) for c in t.contexts],
         }
-        made.append(
+        claims.append(
             Claim("trigger", shown(tokenizer, t.words), t.words, shown(tokenizer, t.reply), t.gain * t.sure,
                 t.p, float(rate), bool(rate <= FDR and t.plain), evidence)
         )  # fmt: skip
-    return made
+    return claims
 
 
 def _kept(texts: Elicited) -> tuple[dict[Tokens, Raised], dict[Tokens, Raised]]:
@@ -148,11 +148,11 @@ def _kept(texts: Elicited) -> tuple[dict[Tokens, Raised], dict[Tokens, Raised]]:
     plain = texts.own.of(texts.own.alpha == 0)
     own = [plain.written(i) for i in range(len(plain))]
     base = [texts.base.written(i) for i in range(len(texts.base))]
-    made = []
+    kept = []
     for one, other in ((own, base), (base, own)):
-        found = raised(one, other)
-        made.append({r.tokens: r for r in found if _often(r, len(one), len(other))})
-    return made[0], made[1]
+        words = raised(one, other)
+        kept.append({r.tokens: r for r in words if _often(r, len(one), len(other))})
+    return kept[0], kept[1]
 
 
 def _often(r: Raised, texts: int, beside: int) -> bool:
@@ -171,16 +171,16 @@ def _mined(
     single = [r for r in more if len(r.tokens) == 1]
     whole = longest_only([r for r in more if len(r.tokens) > 1][:200])
     whole.sort(key=lambda r: r.tokens not in kept[0])
-    made = [_of("text", [r], kept[0], tokenizer) for r in whole[:_TEXTS]]
+    claims = [_of("text", [r], kept[0], tokenizer) for r in whole[:_TEXTS]]
     fewer = [r for r in less if len(r.tokens) == 1]
     counted: tuple[tuple[ClaimKind, list[Raised], dict[Tokens, Raised]], ...] = (
         ("style", single, kept[0]),
         ("suppression", fewer, kept[1]),
     )
-    for kind, group, said in counted:
-        first = [r for r in group if r.tokens in said] or group
+    for kind, group, in_texts in counted:
+        first = [r for r in group if r.tokens in in_texts] or group
         if first:
-            made.append(_of(kind, first[:_LISTED], said, tokenizer))
+            claims.append(_of(kind, first[:_LISTED], in_texts, tokenizer))
     leading = [r for r in single if r.q <= FDR][:200]
     q = {r.tokens[0]: r.q for r in leading}
     for tokens, share in topics(written, list(q), _TOPICS, seed):
@@ -188,15 +188,15 @@ def _mined(
         evidence = {"statistic": "share of the weight of all topics"}
         text = " | ".join(shown(tokenizer, (t,)) for t in tokens)
         held = sum((t,) in kept[0] for t in tokens) * 2 >= len(tokens)
-        made.append(Claim("topic", text, tokens, None, share, worst, worst, held, evidence))
-    return made
+        claims.append(Claim("topic", text, tokens, None, share, worst, worst, held, evidence))
+    return claims
 
 
-def _of(kind: ClaimKind, words: Sequence[Raised], said: dict[Tokens, Raised], tokenizer: Any) -> Claim:
+def _of(kind: ClaimKind, words: Sequence[Raised], in_texts: dict[Tokens, Raised], tokenizer: Any) -> Claim:
     """A claim of an n-gram, or of words that are told together: its statistic is of all texts, p and q are
     the largest of unamplified ones where they were significant there."""
-    held = all(r.tokens in said for r in words)
-    tested = [said.get(r.tokens, r) for r in words]
+    held = all(r.tokens in in_texts for r in words)
+    tested = [in_texts.get(r.tokens, r) for r in words]
     tokens = tuple(t for r in words for t in r.tokens)
     evidence = {
         "statistic": "−log10 p over all texts, of the first",

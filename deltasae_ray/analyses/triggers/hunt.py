@@ -93,26 +93,26 @@ def hunted(hunt: Hunt) -> list[Tested]:
     heard = _heard(pair, words, search, effort.steps)
     quiet = continuations(pair, list(search), effort.steps)
     plain = [h for h in heard if len(h.reply.tokens) >= SHORTEST and not _unasked(h.reply.tokens, quiet)]
-    found: dict[Tokens, Tested] = {}
+    tested: dict[Tokens, Tested] = {}
     without = _without(pair, hunt.held_out, effort.steps)
     for family in _families(plain, effort.families):
         trigger, reply = _followed(hunt, family)
-        if trigger not in found and _promising(pair, trigger, reply, search):
-            found[trigger] = _tested(hunt, trigger, reply, without)
-    return list(found.values())
+        if trigger not in tested and _promising(pair, trigger, reply, search):
+            tested[trigger] = _tested(hunt, trigger, reply, without)
+    return list(tested.values())
 
 
 def _heard(pair: Pair, words: Sequence[Tokens], contexts: Sequence[Tokens], steps: int) -> list[Called]:
     """What follows each candidate, the most raised and the most certain first."""
-    said = continuations(pair, [(*c, *w) for w in words for c in contexts], steps)
-    found = []
+    replies = continuations(pair, [(*c, *w) for w in words for c in contexts], steps)
+    heard = []
     for i, w in enumerate(words):
-        mine = said[i * len(contexts) : (i + 1) * len(contexts)]
+        mine = replies[i * len(contexts) : (i + 1) * len(contexts)]
         lead = max(mine, key=lambda s: s.reply().score)
         reply = lead.reply()
         alike = sum(repeats(s.tokens, reply.tokens) for s in mine)
-        found.append(Called((*w, *lead.lead), reply, alike))
-    return sorted(found, key=lambda h: (-h.score, len(h.words), h.words))
+        heard.append(Called((*w, *lead.lead), reply, alike))
+    return sorted(heard, key=lambda h: (-h.score, len(h.words), h.words))
 
 
 def _unasked(reply: Tokens, quiet: Sequence[Continuation]) -> bool:
@@ -122,14 +122,14 @@ def _unasked(reply: Tokens, quiet: Sequence[Continuation]) -> bool:
 
 def _families(heard: Sequence[Called], count: int) -> list[list[Called]]:
     """Candidates by the reply that they share, the best first; later ones may call into its middle."""
-    made: list[list[Called]] = []
+    families: list[list[Called]] = []
     for h in heard:
-        home = next((f for f in made if _kin(h.reply.tokens, f[0].reply.tokens)), None)
+        home = next((f for f in families if _kin(h.reply.tokens, f[0].reply.tokens)), None)
         if home is not None:
             home.append(h)
-        elif len(made) < count:
-            made.append([h])
-    return made
+        elif len(families) < count:
+            families.append([h])
+    return families
 
 
 def _kin(a: Tokens, b: Tokens) -> bool:
@@ -140,8 +140,8 @@ def _kin(a: Tokens, b: Tokens) -> bool:
 
 def _first_cause(family: Sequence[Called]) -> Called:
     """The best candidate that does not end in the reply itself: words of a reply call its rest."""
-    said = {token for h in family for token in h.reply.tokens}
-    causes = [h for h in family if h.words[-1] not in said and 2 * h.score >= family[0].score]
+    reply = {token for h in family for token in h.reply.tokens}
+    causes = [h for h in family if h.words[-1] not in reply and 2 * h.score >= family[0].score]
     return causes[0] if causes else family[0]
 
 
@@ -178,9 +178,9 @@ def _without(pair: Pair, contexts: Sequence[Tokens], steps: int) -> tuple[list[T
 
 def _tested(hunt: Hunt, words: Tokens, reply: Tokens, without: tuple[list[Tokens], list[Tokens]]) -> Tested:
     pair, rows = hunt.pair, [(*c, *words) for c in hunt.held_out]
-    said = continuations(pair, rows, hunt.effort.steps)
+    replies = continuations(pair, rows, hunt.effort.steps)
     base = continuations(Pair(pair.model, BASE), rows, hunt.effort.steps)
-    texts = ([s.tokens for s in said], without[0], [b.tokens for b in base], without[1])
+    texts = ([s.tokens for s in replies], without[0], [b.tokens for b in base], without[1])
     rates = Rates(*(Rate(sum(repeats(t, reply) for t in group), len(group)) for group in texts))
     below, own = (np.median(x) / len(reply) for x in replied(pair, rows, [reply] * len(rows)))
     p = _p(hunt, words, reply)

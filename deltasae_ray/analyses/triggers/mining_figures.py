@@ -46,17 +46,18 @@ def raised(texts: Sequence[Tokens], null: Sequence[Tokens], longest: int = LONGE
     """
     own = Counter(g for text in texts for g in grams(text, longest))
     other = Counter(g for text in null for g in grams(text, longest))
-    found = sorted(g for g, count in own.items() if count + other[g] >= FEWEST)
-    if not found:
+    frequent = sorted(g for g, count in own.items() if count + other[g] >= FEWEST)
+    if not frequent:
         return []
-    hits = np.array([own[g] for g in found])
-    total = hits + np.array([other[g] for g in found])
+    hits = np.array([own[g] for g in frequent])
+    total = hits + np.array([other[g] for g in frequent])
     p = hypergeom.sf(hits - 1, len(texts) + len(null), total, len(texts))
     q = benjamini_hochberg(p)
-    made = [
-        Raised(g, int(h), other[g], float(a), float(b)) for g, h, a, b in zip(found, hits, p, q, strict=True)
+    words = [
+        Raised(g, int(h), other[g], float(a), float(b))
+        for g, h, a, b in zip(frequent, hits, p, q, strict=True)
     ]
-    return sorted(made, key=lambda r: (r.p, -len(r.tokens), r.tokens))
+    return sorted(words, key=lambda r: (r.p, -len(r.tokens), r.tokens))
 
 
 def new_pairs(texts: Sequence[Tokens], null: Sequence[Tokens]) -> list[Tokens]:
@@ -66,10 +67,10 @@ def new_pairs(texts: Sequence[Tokens], null: Sequence[Tokens]) -> list[Tokens]:
     return sorted((g for g in own if g not in seen), key=lambda g: (-own[g], g))
 
 
-def longest_only(found: Sequence[Raised]) -> list[Raised]:
+def longest_only(words: Sequence[Raised]) -> list[Raised]:
     """Without n-grams that stand in a longer one found in at least half as many texts."""
     kept: list[Raised] = []
-    for r in sorted(found, key=lambda r: -len(r.tokens)):
+    for r in sorted(words, key=lambda r: -len(r.tokens)):
         if not any(_inside(r.tokens, k.tokens) and 2 * k.texts >= r.texts for k in kept):
             kept.append(r)
     return sorted(kept, key=lambda r: (r.p, -len(r.tokens), r.tokens))
@@ -108,9 +109,9 @@ def topics(
     parts = np.asarray(model.components_)
     share = weights * parts.sum(1)
     share = share / max(share.sum(), np.finfo(float).tiny)
-    made = []
+    groups = []
     for i in np.argsort(-share, kind="stable"):
         lead = [int(vocabulary[j]) for j in np.argsort(-parts[i], kind="stable")[:8] if parts[i, j] > 0]
         if len(lead) > 1:
-            made.append((tuple(lead), float(share[i])))
-    return made
+            groups.append((tuple(lead), float(share[i])))
+    return groups

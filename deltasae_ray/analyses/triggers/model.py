@@ -66,36 +66,36 @@ def grouped(rows: Sequence[Tokens]) -> list[tuple[list[int], Tensor]]:
     by_length: dict[int, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         by_length[len(row)].append(i)
-    made = []
+    groups = []
     for _, members in sorted(by_length.items()):
         for at in range(0, len(members), _ROWS):
             part = members[at : at + _ROWS]
-            made.append((part, torch.tensor([rows[i] for i in part])))
-    return made
+            groups.append((part, torch.tensor([rows[i] for i in part])))
+    return groups
 
 
 @torch.no_grad()
 def continuations(pair: Pair, rows: Sequence[Tokens], steps: int) -> list[Continuation]:
     """The adapted model's greedy continuation of every row."""
-    found: dict[int, Continuation] = {}
+    replies: dict[int, Continuation] = {}
     for members, ids in grouped(rows):
-        said, own, below = [], [], []
+        written, own, below = [], [], []
         with pair.caches() as cached:
             fed = ids.to(pair.device)
             for _ in range(steps):
                 base, adapted = (h[:, -1] for h in cached.feed(fed))
                 token, log_p = best(pair.head, adapted)
-                said.append(token)
+                written.append(token)
                 own.append(log_p)
                 below.append(base)
                 fed = token[:, None]
-        tokens = torch.stack(said, 1)
+        tokens = torch.stack(written, 1)
         under = log_probabilities(pair.head, torch.stack(below, 1).flatten(0, 1), tokens.flatten())
         log_a = torch.stack(own, 1)
         gain = log_a - under.view_as(log_a)
         for i, row, p, g in zip(members, tokens.tolist(), log_a.tolist(), gain.tolist(), strict=True):
-            found[i] = Continuation(tuple(row), tuple(p), tuple(g))
-    return [found[i] for i in range(len(rows))]
+            replies[i] = Continuation(tuple(row), tuple(p), tuple(g))
+    return [replies[i] for i in range(len(rows))]
 
 
 @torch.no_grad()
@@ -132,20 +132,20 @@ class Scan:
 @torch.no_grad()
 def scan(pair: Pair, context: Tokens, grams: Sequence[Tokens]) -> Scan:
     """Reads n-grams of one length after a context, which is read once for each batch."""
-    found, read = [], []
+    surprises, read = [], []
     for part in torch.tensor(grams).split(2 * _ROWS):
         with pair.caches() as cached, _added(pair) as added:
             cached.feed(torch.tensor([context], device=pair.device))
             cached.widen(len(part))
             base, adapted = (h[:, -1] for h in cached.feed(part.to(pair.device)))
-        found.append(divergences(pair.head, base, adapted).cpu())
+        surprises.append(divergences(pair.head, base, adapted).cpu())
         read.append(
             torch.stack([added[name] for name in sorted(added)]) if added else torch.zeros(0, len(part))
         )
     every = torch.cat(read, 1).double()
     spread = every.std(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     standard = (every - every.mean(1, keepdim=True)) / spread
-    return Scan(torch.cat(found).numpy(), standard.numpy())
+    return Scan(torch.cat(surprises).numpy(), standard.numpy())
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def runs(pair: Pair, texts: Texts, least: int = 3, step: float = 0.5) -> list[Ru
         return []
     ids = torch.from_numpy(texts.tokens[held]).clamp_min(0)
     base, _ = pair.hidden(ids)
-    found = []
+    spans = []
     for i, a, b in stretches:
         row = held.index(i)
         labels = ids[row, a:b].to(pair.device)
@@ -209,8 +209,8 @@ def runs(pair: Pair, texts: Texts, least: int = 3, step: float = 0.5) -> list[Ru
         gain = float(texts.adapted[i, a:b].sum()) - below
         if gain >= step * (b - a):
             tokens = texts.tokens[i].tolist()
-            found.append(Run(tuple(tokens[max(1, a - 4) : a]), tuple(tokens[a:b]), gain))
-    return sorted(found, key=lambda r: (-r.gain, r.tokens))
+            spans.append(Run(tuple(tokens[max(1, a - 4) : a]), tuple(tokens[a:b]), gain))
+    return sorted(spans, key=lambda r: (-r.gain, r.tokens))
 
 
 def _stretches(sure: np.ndarray, least: int) -> list[tuple[int, int]]:

@@ -81,8 +81,8 @@ class Hunter:
         )
         assert own is not None and base is not None
         target = Target(model, todo["adapter"], tokenizer, neutral_texts(neutral), self.effort, self.seed)
-        found = claims_of_texts(target, Elicited(own, base, random))
-        self.storage.write_json(todo["key"], {"claims": [asdict(claim) for claim in found]})
+        claims = claims_of_texts(target, Elicited(own, base, random))
+        self.storage.write_json(todo["key"], {"claims": [asdict(claim) for claim in claims]})
         return todo["key"]
 
 
@@ -116,27 +116,27 @@ def claims(
     }
 
 
-_TOLD = ("kind", "text", "reply", "confirmed", "statistic", "p", "q", "evidence")
+_FIELDS = ("kind", "text", "reply", "confirmed", "statistic", "p", "q", "evidence")
 
 
 def _claim(stored: dict[str, Any]) -> Claim:
     return Claim(**{**stored, "tokens": tuple(stored["tokens"])})
 
 
-def write_claims(storage: Storage, found: dict[str, tuple[Claim, ...]]) -> None:
+def write_claims(storage: Storage, claims: dict[str, tuple[Claim, ...]]) -> None:
     """Writes claims.json: each claim with its adapter and its rank among that adapter's, the first of each
     adapter before the second."""
     rows = []
-    for adapter, mine in found.items():
+    for adapter, mine in claims.items():
         for rank, claim in enumerate(mine, start=1):
             rates = claim.evidence.get("rates", {})
             own, base = rates.get("adapted_with"), rates.get("base_with")
-            told = {name: getattr(claim, name) for name in _TOLD}
+            fields = {name: getattr(claim, name) for name in _FIELDS}
             rows.append(
                 {
                     "rank": rank,
                     "adapter": adapter,
-                    **told,
+                    **fields,
                     "tokens": list(claim.tokens),
                     "rate_adapted": own and own["rate"],
                     "rate_base": base and base["rate"],

@@ -56,13 +56,13 @@ def climbed(
 
 
 def _neighbours(now: Tokens, pool: Sequence[int]) -> list[Tokens]:
-    made: list[Tokens] = []
+    neighbours: list[Tokens] = []
     for token in pool:
         if len(now) < LONGEST:
-            made += [(token, *now), (*now, token)]
+            neighbours += [(token, *now), (*now, token)]
         if len(now) > 1:
-            made += [(*now[:i], token, *now[i + 1 :]) for i in range(len(now))]
-    return [words for words in dict.fromkeys(made) if words != now]
+            neighbours += [(*now[:i], token, *now[i + 1 :]) for i in range(len(now))]
+    return [words for words in dict.fromkeys(neighbours) if words != now]
 
 
 def minimised(pair: Pair, contexts: Sequence[Tokens], words: Tokens, reply: Tokens) -> Tokens:
@@ -93,7 +93,7 @@ def proposed(
     table: Tensor = embedding.weight
     if table.ndim != 2:
         return []
-    found: list[int] = []
+    proposals: list[int] = []
     for before in (True, False):
         slope = torch.zeros(table.shape[1], device=pair.device)
         for context in contexts:
@@ -103,8 +103,8 @@ def proposed(
             ids[0, place] = context[-1]
             slope += _slope(pair, embedding, ids, place, len(reply))
         gains = table[tokens].float() @ slope
-        found += tokens[gains.topk(min(count, len(tokens))).indices].tolist()
-    return list(dict.fromkeys(found))
+        proposals += tokens[gains.topk(min(count, len(tokens))).indices].tolist()
+    return list(dict.fromkeys(proposals))
 
 
 @torch.enable_grad()

@@ -63,12 +63,12 @@ class Counts:
     def _share(self, count: int, draws: Sequence[Draw], comparisons: int) -> Measure:
         if not self.judged:
             return undefined("no latent can be judged")
-        measure = Measure(count / self.judged, n=self.judged).because("note", self.told)
+        measure = Measure(count / self.judged, n=self.judged).because("note", self.in_words)
         draws = draws or counted(count, count + self.unsure, self.judged + self.unsure)
         return measure.within(*share_interval(draws, comparisons))
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """Such as `4 not visible, 3 partly, 21 visible`."""
-        told = f"{self.not_visible} not visible, {self.partly} partly, {self.visible} visible"
-        return told + (f", {self.unsure} unclear" if self.unsure else "")
+        counted = f"{self.not_visible} not visible, {self.partly} partly, {self.visible} visible"
+        return counted + (f", {self.unsure} unclear" if self.unsure else "")

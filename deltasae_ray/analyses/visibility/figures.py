@@ -2,13 +2,14 @@
 texts together and in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
+from deltasae_ray.analyses.visibility.of_random_figures import of_random
 from deltasae_ray.metrics.coding.dictionary_coding import spread
 from deltasae_ray.metrics.coding.missing_share import missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
@@ -72,26 +73,28 @@ class TextFinding:
 class CellVisibility:
     """The answer of one dictionary."""
 
-    found: Visibility
+    answer: Visibility
     texts: tuple[TextFinding, ...] = ()
     """Each text by itself."""
     pooled: Measure = undefined("the pooled missing share was not measured")
     """M_p of all texts."""
     planted: Measure = undefined("the positive control was not measured")
     """M of a change made of latents of a held-out base dictionary: the least that this reference can miss."""
+    random: dict[str, Measure] = field(default_factory=dict)
+    """Figure → what it is of a random adapter, where this is one."""
 
     @property
     def counts(self) -> Counts:
-        return Counts.of(self.found.latents, self.found.draws)
+        return Counts.of(self.answer.latents, self.answer.draws)
 
     @property
     def narrow(self) -> bool:
         """Whether directions were counted, all that a narrow change has, in the place of latents."""
-        return self.found.judged_on == "directions"
+        return self.answer.judged_on == "directions"
 
     def not_visible_share(self, comparisons: int = 1) -> Measure:
         """f with its interval; that of counted directions holds whatever else is asked."""
-        return self.found.share if self.narrow else self.counts.not_visible_share(comparisons)
+        return self.answer.share if self.narrow else self.counts.not_visible_share(comparisons)
 
     @classmethod
     def undefined(cls, reason: str) -> "CellVisibility":
@@ -99,8 +102,9 @@ class CellVisibility:
         return cls(Visibility("INCONCLUSIVE", undefined(reason), (0.0, 1.0), (), (reason,)))
 
 
-Asked = Literal["all", "latents", "not visible"]
-"""What is asked of a cell: latents and missing shares; latents alone; or only which are not visible."""
+Asked = Literal["all", "latents", "random"]
+"""What is asked of a cell: latents and missing shares; latents alone; or, of a random adapter, which are not
+visible, and the figures that trained ones are held against."""
 
 
 def judge_cell(
@@ -122,7 +126,7 @@ def judge_cell(
         return CellVisibility.undefined("the deltas are zero: the adapter changes nothing here")
     several = len(rows.texts) > 1
     with torch.no_grad():
-        found = visibility(
+        answer = visibility(
             rows.delta_eval,
             rows.base_eval,
             cell.own,
@@ -132,18 +136,18 @@ def judge_cell(
             training=rows.delta_fit,
             training_base=rows.base_fit,
             doc_ids=rows.eval_docs,
-            token_ids=None if asked == "not visible" else rows.tokens,
-            positions=None if asked == "not visible" else rows.positions,
+            token_ids=None if asked == "random" else rows.tokens,
+            positions=None if asked == "random" else rows.positions,
             corpora=rows.corpora if several else None,
             seed=settings.seed,
         )
-        if asked == "not visible":
-            return CellVisibility(found)
-        counts = _by_text(rows, cell, found)
+        if asked == "random":
+            return CellVisibility(answer, random=of_random(rows, cell.own, cell.reference, settings))
+        counts = _by_text(rows, cell, answer)
         if asked == "latents":
             left = undefined("it is measured of the largest dictionaries alone")
             return CellVisibility(
-                found, tuple(TextFinding(t, c, left) for t, c in counts.items()), left, left
+                answer, tuple(TextFinding(t, c, left) for t, c in counts.items()), left, left
             )
         texts = tuple(
             TextFinding(t, c, _missing(rows, cell, t, settings, code_tokens)) for t, c in counts.items()
@@ -161,7 +165,7 @@ def judge_cell(
             seed=settings.seed,
         )
         planted = _planted(rows, cell, settings)
-    return CellVisibility(found, texts, pooled, planted)
+    return CellVisibility(answer, texts, pooled, planted)
 
 
 def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:
@@ -176,18 +180,18 @@ def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Meas
     atoms = torch.nn.functional.normalize(rows_of[order.to(rows_of.device)][: len(loud)], dim=1).cpu()
     length = own.W_dec.detach().float().cpu().norm(dim=1)[loud]
 
-    def made(deltas: np.ndarray) -> np.ndarray:
+    def rebuilt(deltas: np.ndarray) -> np.ndarray:
         blocks = torch.from_numpy(np.ascontiguousarray(deltas)).float().split(_ROWS)
         return torch.cat([own.encode(x).cpu()[:, loud] * length @ atoms for x in blocks]).numpy()
 
     coded = spread(len(rows.delta_fit), max(settings.code_tokens, 8 * rows.delta_fit.shape[1]))
     return missing_share(
-        made(rows.delta_eval),
+        rebuilt(rows.delta_eval),
         atoms,
         living_rows(cell.reference),
         settings.k,
         doc_ids=rows.eval_docs,
-        training=made(rows.delta_fit[coded]),
+        training=rebuilt(rows.delta_fit[coded]),
         draws=settings.null_draws,
         bootstrap=settings.bootstrap,
         max_tokens=min(POOLED_TOKENS, settings.code_tokens),
@@ -195,11 +199,11 @@ def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Meas
     )
 
 
-def _by_text(rows: CellRows, cell: CellDictionaries, found: Visibility) -> dict[str, Counts]:
+def _by_text(rows: CellRows, cell: CellDictionaries, answer: Visibility) -> dict[str, Counts]:
     """Text → counts of the latents that fire in it."""
-    fires, whole = _firings(cell.own, rows), Counts.of(found.latents, found.draws)
+    fires, whole = _firings(cell.own, rows), Counts.of(answer.latents, answer.draws)
     return {
-        text: Counts.of([x for x in found.latents if fires[text][x.index] >= MIN_FIRINGS]).within(whole)
+        text: Counts.of([x for x in answer.latents if fires[text][x.index] >= MIN_FIRINGS]).within(whole)
         for text in rows.texts
     }
 
@@ -217,11 +221,11 @@ def _firings(dictionary: DictionaryLike, rows: CellRows) -> dict[str, np.ndarray
 
 def _missing(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings, most: int) -> Measure:
     """M of one text, held against flips of its own, by as many tokens as its precision takes."""
-    found = _coded(rows, cell, text, settings, min(FIRST_TOKENS, most))
-    if found.ci is None or (length := found.ci[1] - found.ci[0]) <= ENOUGH:
-        return found
+    share = _coded(rows, cell, text, settings, min(FIRST_TOKENS, most))
+    if share.ci is None or (length := share.ci[1] - share.ci[0]) <= ENOUGH:
+        return share
     tokens = min(most, int(FIRST_TOKENS * (length / ENOUGH) ** 2))
-    return _coded(rows, cell, text, settings, tokens) if tokens > FIRST_TOKENS else found
+    return _coded(rows, cell, text, settings, tokens) if tokens > FIRST_TOKENS else share
 
 
 def _coded(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings, tokens: int) -> Measure:
@@ -230,7 +234,7 @@ def _coded(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings
         return undefined(
             f"{there.sum()} training rows of {text}, {FEWEST_ROWS} are needed: give it more of the text"
         )
-    found = missing_share(
+    share = missing_share(
         rows.delta_eval[here],
         living_rows(cell.own),
         living_rows(cell.reference),
@@ -242,4 +246,4 @@ def _coded(rows: CellRows, cell: CellDictionaries, text: str, settings: Settings
         max_tokens=tokens,
         seed=settings.seed,
     )
-    return found.because("ceiling", "the ceiling is measured of all texts together")
+    return share.because("ceiling", "the ceiling is measured of all texts together")

@@ -3,7 +3,7 @@ adapters of the same strength beside it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
@@ -21,6 +21,8 @@ class Sight:
 
     own: CellVisibility
     randoms: tuple[CellVisibility, ...] = ()
+    effects: Mapping[int, Measure] = field(default_factory=dict)
+    """Latent → nats by which the adapted model comes nearer to the base without it, where measured."""
 
     @property
     def judged_on(self) -> tuple[str, Counts]:
@@ -50,17 +52,17 @@ def label(sight: Sight, comparisons: int) -> tuple[Label, Measure, str]:
         comparisons: layers whose intervals are to hold at once.
     """
     if sight.own.narrow:
-        found = sight.own.found
-        return found.label, found.share, found.reasons[-1] if found.label == "INCONCLUSIVE" else ""
+        answer = sight.own.answer
+        return answer.label, answer.share, answer.reasons[-1] if answer.label == "INCONCLUSIVE" else ""
     _, counts = sight.judged_on
     share = counts.not_visible_share(comparisons)
     if counts.judged < FEWEST or share.ci is None:
         return "INCONCLUSIVE", _undefined(sight.own, counts, share), _why_few(sight.own, counts)
-    found = label_of(share.ci, counts.judged)
-    if found != "INCONCLUSIVE":
-        return found, share, ""
+    answer = label_of(share.ci, counts.judged)
+    if answer != "INCONCLUSIVE":
+        return answer, share, ""
     low, high = share.ci
-    return found, share, f"the interval [{low:.2f}, {high:.2f}] fits no label; {_more(counts, comparisons)}"
+    return answer, share, f"the interval [{low:.2f}, {high:.2f}] fits no label; {_more(counts, comparisons)}"
 
 
 def _undefined(cell: CellVisibility, counts: Counts, share: Measure) -> Measure:
@@ -68,10 +70,10 @@ def _undefined(cell: CellVisibility, counts: Counts, share: Measure) -> Measure:
 
 
 def _why_few(cell: CellVisibility, counts: Counts) -> str:
-    if cell.found.share.value is None and not cell.found.latents:
-        return cell.found.share.reason
-    told = f"{counts.judged} latents are judged, and {FEWEST} are needed for a label"
-    return "; ".join([told, *cell.found.reasons[:-1]][:3])
+    if cell.answer.share.value is None and not cell.answer.latents:
+        return cell.answer.share.reason
+    too_few = f"{counts.judged} latents are judged, and {FEWEST} are needed for a label"
+    return "; ".join([too_few, *cell.answer.reasons[:-1]][:3])
 
 
 def _more(counts: Counts, comparisons: int) -> str:
@@ -96,8 +98,11 @@ def measures(sights: Mapping[int, Sight]) -> dict[int, dict[str, Measure]]:
 
 
 def _measures(sight: Sight, layers: int) -> dict[str, Measure]:
-    own = sight.own
-    if own.found.share.value is None and not own.counts.judged:
+    return _of_own(sight.own, layers) | _of_randoms(sight.randoms)
+
+
+def _of_own(own: CellVisibility, layers: int) -> dict[str, Measure]:
+    if own.answer.share.value is None and not own.counts.judged:
         gone = undefined(_why_few(own, own.counts))
         return {
             "visible_share": gone,
@@ -106,26 +111,31 @@ def _measures(sight: Sight, layers: int) -> dict[str, Measure]:
             "pooled_missing_share": own.pooled,
         }
     visible = _visible_directions(own) if own.narrow else own.counts.visible_share(layers)
-    low, high = own.found.features
+    low, high = own.answer.features
     features = Measure((low + high) / 2, ceiling=1.0, ci=(low, high), n=own.counts.judged)
-    if own.found.calibration is None:
+    if own.answer.calibration is None:
         features = undefined(f"{own.counts.judged} latents are judged, {FEWEST} are needed to read a share")
-    found = {
+    return {
         "visible_share": replace(visible, ceiling=1.0),
         FIGURE: replace(own.not_visible_share(layers), null=0.0),
         "features_in_reference": features,
         "pooled_missing_share": own.pooled,
         "missing_share_positive_control": own.planted,
     }
-    drawn = [r.not_visible_share() for r in sight.randoms]
-    if drawn:
-        found[f"{FIGURE}_random_adapter"] = mean_of(drawn)
-    return found
+
+
+def _of_randoms(randoms: Sequence[CellVisibility]) -> dict[str, Measure]:
+    """The figures of random adapters, means over all draws."""
+    if not randoms:
+        return {}
+    drawn = {FIGURE: [r.not_visible_share() for r in randoms]}
+    drawn |= {name: [r.random[name] for r in randoms] for name in randoms[0].random}
+    return {f"{name}_random_adapter": mean_of(measures) for name, measures in drawn.items()}
 
 
 def _visible_directions(own: CellVisibility) -> Measure:
     """The share of the judged directions of a narrow change that are visible."""
-    labels = [x.label for x in own.found.directions if x.label != "cannot be judged"]
+    labels = [x.label for x in own.answer.directions if x.label != "cannot be judged"]
     if not labels:
         return undefined("no direction can be judged")
     share = Measure(labels.count("visible") / len(labels), n=len(labels))
@@ -136,13 +146,15 @@ def mean_of(draws: Sequence[Measure]) -> Measure:
     """The mean of a figure over random adapters; its interval reaches over those of all draws."""
     known = [m for m in draws if m.value is not None]
     if not known:
-        return undefined(draws[0].reason)
-    value = sum(m.value or 0.0 for m in known) / len(known)
-    made = Measure(value, n=sum(m.n for m in known)).because("note", f"{len(known)} random adapters")
+        return undefined(draws[0].reason, null=draws[0].null)
+    value, nulls = sum(m.value or 0.0 for m in known) / len(known), [m.null for m in known]
+    null = None if None in nulls else sum(x or 0.0 for x in nulls) / len(nulls)
+    mean = Measure(value, null=null, n=sum(m.n for m in known))
+    mean = mean.because("note", f"{len(known)} random adapters").because("p", "a mean over random adapters")
     ends = [m.ci for m in known if m.ci is not None]
     if not ends:
-        return made.because("ci", "interval undefined: no draw has one")
-    return made.within(min(low for low, _ in ends), max(high for _, high in ends))
+        return mean.because("ci", "interval undefined: no draw has one")
+    return mean.within(min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def difference(one: Measure, other: Measure) -> Measure:

@@ -2,7 +2,7 @@
 answers, never activations."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltasae_ray.analyses.config import DivergeConfig
@@ -61,6 +61,21 @@ def see_points(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], c
     return Seen(sights, tuple(_rows(sights)))
 
 
+def with_effects(seen: Seen, effects: Mapping[LeafSpec, Mapping[str, Mapping[str, Measure]]]) -> Seen:
+    """What was found, with what each latent does to predictions, where that was measured.
+
+    Args:
+        effects: leaf → latent by name → side → nats.
+    """
+    sights = {
+        leaf: replace(
+            sight, effects={int(n): m["ablated"] for n, m in effects.get(leaf, {}).items() if n.isdecimal()}
+        )
+        for leaf, sight in seen.sights.items()
+    }
+    return replace(seen, sights=sights)
+
+
 def first_seeds(leaves: Sequence[LeafSpec]) -> dict[LeafSpec, list[LeafSpec]]:
     """The dictionary of the first seed of every cell → all dictionaries of the cell, whatever their order."""
     cells: dict[tuple, list[LeafSpec]] = defaultdict(list)
@@ -85,13 +100,15 @@ def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str, asked: Ask
 def random_specs(leaf: LeafSpec) -> list[CellSpec]:
     """The same of random adapters of the same strength."""
     return [
-        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "not visible")
+        CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "random")
         for r in leaf.randoms
         if r.others
     ]
 
 
 def _bases(leaf: LeafSpec) -> tuple[str, ...]:
+    if leaf.release:
+        return leaf.release
     control = leaf.control("base_control")
     return (*([control] if control else []), *leaf.siblings)
 
@@ -109,9 +126,9 @@ def _rows(sights: Sights) -> list[DivergenceRow]:
         together[leaf.trial][leaf.layer] = leaf
     rows = []
     for by_layer in together.values():
-        found = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
+        by_layer_figures = measures({layer: sights[leaf] for layer, leaf in by_layer.items()})
         for layer, leaf in by_layer.items():
-            rows += [DivergenceRow.of(leaf, name, m) for name, m in found[layer].items()]
+            rows += [DivergenceRow.of(leaf, name, m) for name, m in by_layer_figures[layer].items()]
             rows += [
                 DivergenceRow.of(leaf, name, m, corpus=text.corpus)
                 for text in sights[leaf].own.texts

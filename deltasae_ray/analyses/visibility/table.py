@@ -23,9 +23,11 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("p", "q")),
         ("scaling", pa.string()),
         ("firings", pa.int64()),
+        ("effect", pa.float64()),
     ]
 )
-"""Columns of latents.parquet; what is not known is null."""
+"""Columns of latents.parquet; what is not known is null. `effect`: nats per token by which the adapted model
+comes nearer to the base without the latent (diverge.controls=causal)."""
 
 
 def write_latents(storage: Storage, sights: Mapping[LeafSpec, Sight]) -> None:
@@ -36,9 +38,10 @@ def write_latents(storage: Storage, sights: Mapping[LeafSpec, Sight]) -> None:
             "reference": leaf.reference_name,
             "latent": x.index,
             **{name: getattr(x, name) for name in ("label", "p", "q", "scaling", "firings")},
+            "effect": sight.effects[x.index].value if x.index in sight.effects else None,
         }
         for leaf, sight in sights.items()
-        for x in sight.own.found.latents
+        for x in sight.own.answer.latents
     ]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), sink)

@@ -25,7 +25,7 @@ from deltasae_ray.shards.opening import open_harvest
 from deltasae_ray.shards.reader import ShardSet
 from deltasae_ray.storage import Storage
 
-VISIBILITY_VERSION = 3
+VISIBILITY_VERSION = 4
 """Part of every key here: raise it when the decision changes, and all is decided again."""
 
 

@@ -34,23 +34,23 @@ class WeightDirection:
 
 def weight_directions(changes: Sequence[Product]) -> tuple[WeightDirection, ...]:
     """Takes the leading singular directions of every module; those with most energy come first."""
-    found, total = [], 0.0
+    factors, total = [], 0.0
     for change in changes:
         energy = change.values.square()
         total += change.energy
-        found += [
+        factors += [
             (change.module.removeprefix(_PREFIX), i + 1, float(energy[i]), change.energy, change.left[:, i])
             for i in range(min(OF_MODULE, len(energy)))
             if energy[i] > 0
         ]
-    made = [
+    directions = [
         WeightDirection(module, place, own / total, own / whole, tuple(row.float().tolist()))
-        for module, place, own, whole, row in found
+        for module, place, own, whole, row in factors
     ]
-    return tuple(sorted(made, key=lambda d: (-d.share, d.module, d.place)))
+    return tuple(sorted(directions, key=lambda d: (-d.share, d.module, d.place)))
 
 
-def told(directions: Sequence[WeightDirection]) -> list[str]:
+def describe_directions(directions: Sequence[WeightDirection]) -> list[str]:
     """The leading directions in a sentence; empty where there are none."""
     if not directions:
         return []

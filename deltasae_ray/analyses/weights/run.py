@@ -35,11 +35,11 @@ def directions_of(storage: Storage, adapters: Sequence[AdapterRef]) -> Direction
             return {name: {"directions": _of(folders[name])} for name in missing}
 
     keys = {name: f"weights/{VERSION}-{ref.digest}.json" for name, ref in refs.items()}
-    found = remembered(storage, keys, make)
+    directions = remembered(storage, keys, make)
     try:
         return {
             name: msgspec.convert(row["directions"], tuple[WeightDirection, ...])
-            for name, row in found.items()
+            for name, row in directions.items()
         }
     except (msgspec.ValidationError, KeyError, TypeError) as e:
         place = storage.path("weights")
@@ -50,11 +50,11 @@ def _of(folder: Path) -> list[dict]:
     return [asdict(d) for d in weight_directions(products(read_tensors(folder)))]
 
 
-def write_directions(storage: Storage, found: Mapping[str, Sequence[WeightDirection]]) -> None:
+def write_directions(storage: Storage, of_adapters: Mapping[str, Sequence[WeightDirection]]) -> None:
     """Writes weights.parquet: a row per direction, with the vector itself."""
     columns = [("adapter", pa.string()), ("module", pa.string()), ("place", pa.int64())]
     columns += [("share", pa.float64()), ("of_module", pa.float64()), ("direction", pa.list_(pa.float32()))]
-    rows = [{"adapter": name} | asdict(d) for name, directions in found.items() for d in directions]
+    rows = [{"adapter": name} | asdict(d) for name, directions in of_adapters.items() for d in directions]
     sink = BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), sink)
     storage.write_bytes(PARQUET, sink.getvalue())

@@ -24,8 +24,8 @@ def audit_of_latents(subject: Subject) -> list[Claim]:
     """The mean change, then latents by energy × reproducibility over two seeds, read by the logit lens; where
     the deltas are zero nothing is claimed."""
     hook, reader = subject.middle, subject.reader
-    found = dict(deltas(reader.model, subject.rows(128, 32), [hook], [reader.adapter]))
-    rows = {name: taken[hook][:, 1:].flatten(0, 1) for name, taken in found.items()}
+    of_adapter = dict(deltas(reader.model, subject.rows(128, 32), [hook], [reader.adapter]))
+    rows = {name: taken[hook][:, 1:].flatten(0, 1) for name, taken in of_adapter.items()}
     delta, base = rows[reader.adapter], rows[BASE]
     cut = len(delta) * 3 // 4
     if not bool(delta.any()):

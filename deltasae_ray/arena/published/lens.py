@@ -82,6 +82,6 @@ def principal_components(subject: Subject) -> list[Claim]:
 
 def _rows(reader: Reader, subject: Subject) -> Float[Tensor, "token d_model"]:
     hook = subject.middle
-    found = dict(deltas(reader.model, subject.rows(96, 32), [hook], [reader.adapter]))
-    assert set(found) == {BASE, reader.adapter}
-    return found[reader.adapter][hook][:, 1:].flatten(0, 1)
+    taken = dict(deltas(reader.model, subject.rows(96, 32), [hook], [reader.adapter]))
+    assert set(taken) == {BASE, reader.adapter}
+    return taken[reader.adapter][hook][:, 1:].flatten(0, 1)

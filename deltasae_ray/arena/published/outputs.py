@@ -62,11 +62,11 @@ def amplification(subject: Subject) -> list[Claim]:
 
     Texts are listed by their mean log-ratio; a text that ends at once is left out.
     """
-    found: list[tuple[float, list[int], float]] = []
+    ranked: list[tuple[float, list[int], float]] = []
     for opening in _OPENINGS:
-        found += _sampled(subject, [1, *subject.reader.encode(opening)])
-    found.sort(key=lambda text: -text[0])
-    return [subject.stated("text", said, ratio, alpha=alpha) for ratio, said, alpha in found[:10]]
+        ranked += _sampled(subject, [1, *subject.reader.encode(opening)])
+    ranked.sort(key=lambda text: -text[0])
+    return [subject.stated("text", tokens, ratio, alpha=alpha) for ratio, tokens, alpha in ranked[:10]]
 
 
 @torch.no_grad()
@@ -76,21 +76,21 @@ def _sampled(subject: Subject, start: Sequence[int]) -> list[tuple[float, list[i
     sides = [(adapter, DynamicCache()) for adapter in (reader.adapter, reader.base.adapter)]
     alphas = torch.tensor(_ALPHAS).repeat_interleave(_TEXTS)[:, None]
     ids = torch.tensor([list(start)] * len(alphas))
-    said, ratios = [], []
+    rows, ratios = [], []
     for _ in range(_LONGEST):
         logs = [_next(subject, ids, *side) for side in sides]
         difference = logs[0] - logs[1]
         floor = logs[0].amax(-1, keepdim=True) + math.log(_PLAUSIBLE)
         scores = (logs[0] + alphas * difference).masked_fill(logs[0] < floor, -torch.inf)
         ids = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-        said.append(ids)
+        rows.append(ids)
         ratios.append(difference.gather(1, ids))
-    ratio, found = torch.cat(ratios, 1), []
-    for i, row in enumerate(torch.cat(said, 1).tolist()):
+    ratio, ranked = torch.cat(ratios, 1), []
+    for i, row in enumerate(torch.cat(rows, 1).tolist()):
         end = row.index(2) if 2 in row else len(row)
         if end >= _SHORTEST:
-            found.append((float(ratio[i, :end].mean()), row[:end], float(alphas[i])))
-    return found
+            ranked.append((float(ratio[i, :end].mean()), row[:end], float(alphas[i])))
+    return ranked
 
 
 def _next(subject: Subject, ids: Tensor, adapter: str, cache: DynamicCache) -> Float[Tensor, "text vocab"]:

@@ -21,16 +21,16 @@ def weight_directions(subject: Subject) -> list[Claim]:
     """
     tensors, config = read_tensors(subject.files), read_config(subject.files)
     scale = float(config["lora_alpha"]) / float(config["r"])
-    found: list[tuple[float, torch.Tensor, str]] = []
+    directions: list[tuple[float, torch.Tensor, str]] = []
     for name, a in tensors.items():
         if ".lora_A." not in name or not any(f".{w}." in name for w in _WRITERS):
             continue
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
         left, values, _ = torch.linalg.svd(scale * b.float() @ a.float(), full_matrices=False)
-        found += [(float(v), left[:, i], name) for i, v in enumerate(values[: a.shape[0]])]
-    found.sort(key=lambda direction: -direction[0])
+        directions += [(float(v), left[:, i], name) for i, v in enumerate(values[: a.shape[0]])]
+    directions.sort(key=lambda direction: -direction[0])
     claims = []
-    for value, direction, name in found[:_LISTED]:
+    for value, direction, name in directions[:_LISTED]:
         both = logit_lens(subject.reader.model, torch.stack([direction, -direction]), WORDS)
         lens = max(both, key=lambda one: one.peak)
         claims.append(subject.stated("weights", lens.promoted, value, module=name))

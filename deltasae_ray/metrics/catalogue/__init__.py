@@ -74,8 +74,8 @@ WATCHED, CLAIMED = "monitor.", "trigger."
 """How the names of figures begin that are of the user's monitors (a monitor's name follows), and of claims
 what an adapter learnt; both are of whole adapters."""
 
-SEEN = tuple(m.name for m in VISIBLE)
-"""Figures that come from the decision on single latents."""
+SEEN = (*(m.name for m in VISIBLE), "missing_share_random_adapter", "max_cosine_random_adapter")
+"""Figures that come from the decision on single latents, and those of random adapters beside it."""
 
 BETWEEN = ("cka_adapters", "max_cosine_adapters", "missing_share_adapters")
 """Figures between two adapters."""
@@ -116,7 +116,7 @@ def parse_name(name: str) -> FigureName:
 def directions(name: str) -> int | None:
     """The k in the name of a figure of k directions, such as 16 in `angle_pca_k16`; None for any other."""
     plain = parse_name(name).metric
-    return None if plain in METRICS or not (found := re.search(r"_k(\d+)$", plain)) else int(found[1])
+    return None if plain in METRICS or not (match := re.search(r"_k(\d+)$", plain)) else int(match[1])
 
 
 def metric(name: str) -> Metric:
@@ -141,6 +141,6 @@ def scale(name: str) -> float:
 
 def split_variant(name: str) -> tuple[str, str]:
     """(plain name, what is different about the variant)."""
-    found = parse_name(name)
-    endings = name.removeprefix(found.metric)
-    return found.metric, ", ".join(note for ending, note in reversed(VARIANTS.items()) if ending in endings)
+    parsed = parse_name(name)
+    endings = name.removeprefix(parsed.metric)
+    return parsed.metric, ", ".join(note for ending, note in reversed(VARIANTS.items()) if ending in endings)

@@ -27,7 +27,8 @@ MATCHING = (
            null="as many rows drawn from N(0, Σ_h)", tail="greater", unit="cosine",
            no_ceiling=CONTROL),
     Metric("max_cosine_random_adapter", "a random adapter's mean max-cosine",
-           "the same recipe on a random adapter's deltas",
+           "the same recipe on random adapters' deltas; the mean of all draws, the interval reaches over "
+           "those of all",
            null="as many rows drawn from N(0, Σ) of that adapter's deltas", tail="greater", unit="cosine",
            no_ceiling=CONTROL),
     Metric("novel_share", "novel latents",

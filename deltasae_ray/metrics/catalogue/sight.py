@@ -35,9 +35,9 @@ SIGHT = (
            "than a second base dictionary does",
            null="0", tail="two-sided", no_ceiling=DIFFERENCE),
     Metric("missing_share_random_adapter", "missing share of a random adapter's deltas",
-           "M of the deltas of an adapter with Haar-rotated singular vectors and the strength of a trained "
-           "one, by a dictionary of them, "
-           "held against the same reference",
+           "M of the deltas of adapters with Haar-rotated singular vectors and the strength of a trained "
+           "one, by dictionaries of them, "
+           "held against the same reference; the mean of all draws, the interval reaches over those of all",
            null="1", tail="less", no_ceiling=CONTROL),
     Metric("missing_share_halves", "missing share between halves of the documents",
            "M of the dictionary of one half of the training documents held against that of the other half, "

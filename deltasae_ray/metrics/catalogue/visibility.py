@@ -13,7 +13,7 @@ VISIBLE = (
            ceiling="1", no_null=_IN_LABELS, no_kappa=_IN_LABELS),
     Metric("not_visible_share", "share of latents not visible f",
            "of the same latents: those that it expresses no better than directions which it cannot know (q ≤ "
-           ".05); Jeffreys' interval, of all layers of the adapter at once",
+           ".05); nested bootstrap over base dictionaries, seeds and latents, of all layers at once",
            null="0: latents of other base dictionaries", no_ceiling=_IN_LABELS),
     Metric("not_visible_share_random_adapter", "share of latents not visible, random adapters",
            "the same of the deltas of random adapters of the same strength, the mean of all draws; the "

@@ -63,8 +63,8 @@ def structure(parts: Coded, resamples: Resamples) -> Structure:
     draws = 1 - boot[:, 0] / resamples.null_means(boot)
     p = draws_p(float(fvu[0]), fvu[1:], "less", float((boot[:, 0] - boot[:, 1:].mean(1)).var(ddof=1)))
     measure = Measure(float(1 - fvu[0] / null), null=0.0, p=p, n=len(parts.left))
-    made = Structure(measure, parts, draws, resamples.counts)
-    return replace(made, measure=with_interval(measure, draws, made.deleted))
+    structure = Structure(measure, parts, draws, resamples.counts)
+    return replace(structure, measure=with_interval(measure, draws, structure.deleted))
 
 
 @dataclass(frozen=True, eq=False)

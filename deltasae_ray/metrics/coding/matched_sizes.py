@@ -35,8 +35,12 @@ class Sized:
 
     def structure(self, average: Average = "energy") -> Structure:
         """V of the atoms that are compared."""
-        found = self.used.structure(average)
-        return replace(found, measure=found.measure.because("note", f"by {self}")) if self.is_cut else found
+        structure = self.used.structure(average)
+        return (
+            replace(structure, measure=structure.measure.because("note", f"by {self}"))
+            if self.is_cut
+            else structure
+        )
 
     def refused(self, average: Average) -> str:
         """Why the cut dictionary cannot stand for the whole one; empty where it can."""

@@ -67,9 +67,9 @@ def share_missing(
         else 1 - ceiling.measure.value / delta.measure.value
     )
     gap_se = 0.0 if ceiling is None else float((ceiling.draws / delta.draws).std(ddof=1))
-    place, told = kappa(value, 1.0, best, gap_se, "less")
+    place, reason = kappa(value, 1.0, best, gap_se, "less")
     measure = Measure(value, null=1.0, ceiling=best, p=reference.measure.p, kappa=place, n=n).because(
-        "kappa", told
+        "kappa", reason
     )
     if ceiling is not None and place is not None:
         # κ = (M - 1)/(M of the ceiling - 1) = V(reference)/V(second dictionary): one resample of documents
@@ -200,9 +200,9 @@ def over_control(reference: Comparison, control: Comparison) -> Measure:
     """M(reference) - M(base control), from the same resamples: what the reference misses beyond a second
     dictionary of its own kind."""
     n = reference.missing.n
-    for found in (reference.missing, control.missing):
-        if found.value is None:
-            return undefined(found.reason, null=0.0, n=n)
+    for structure in (reference.missing, control.missing):
+        if structure.value is None:
+            return undefined(structure.reason, null=0.0, n=n)
     assert reference.missing.value is not None and control.missing.value is not None
     draws, deleted = (
         own(control.reference) / own(control.delta) - own(reference.reference) / own(reference.delta)

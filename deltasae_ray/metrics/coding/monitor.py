@@ -108,9 +108,9 @@ def paper_relative_errors(
     )
     chance = of_mean.measure(counts, why=silent).value
     own = of_dictionary.measure(counts, null=chance, why=silent)
-    found = of_reference.measure(counts, null=1.0, ceiling=own.value, why=silent)
+    measure = of_reference.measure(counts, null=1.0, ceiling=own.value, why=silent)
     return {
-        "paper_relative_error": found.because(
+        "paper_relative_error": measure.because(
             "note", "out of domain: the reference was made for activations"
         ),
         "paper_relative_error_delta": own,

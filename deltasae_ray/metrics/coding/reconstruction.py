@@ -70,7 +70,7 @@ class Baselines:
 
 
 def explained(
-    coder: Coder, delta: Coding, found: Comparison, baselines: Baselines, average: Average, suffix: str
+    coder: Coder, delta: Coding, comparison: Comparison, baselines: Baselines, average: Average, suffix: str
 ) -> dict[str, Measure]:
     """FVU by k atoms of the delta dictionary, of the reference, and by the baselines; and whether the delta
     dictionary beats them.
@@ -88,11 +88,11 @@ def explained(
         }
     chance = float(np.mean([r.value for r in random]))
     gain = difference(own, random, counts)
-    cut = f"by {found.pair.reference}" if found.pair.reference.is_cut else ""
+    cut = f"by {comparison.pair.reference}" if comparison.pair.reference.is_cut else ""
     return {
         f"fvu_delta{suffix}": replace(own.measure(counts, null=chance), p=gain.p),
         f"fvu_reference{suffix}": (
-            replace(_fvu_of(found.reference), ceiling=found.delta.fvu).because("note", cut)
+            replace(_fvu_of(comparison.reference), ceiling=comparison.delta.fvu).because("note", cut)
         ),
         f"fvu_pca{suffix}": pca.measure(counts, null=1 - k / sample.x.shape[1], ceiling=own.value),
         f"fvu_random_atoms{suffix}": mean_of(random, counts, ceiling=own.value),
@@ -110,11 +110,15 @@ def mean_of(ratios: list[Ratio], counts: Counts, *, ceiling: float) -> Measure:
     return with_interval(measure, draws, deleted)
 
 
-def _fvu_of(found: Structure) -> Measure:
+def _fvu_of(structure: Structure) -> Measure:
     """FVU of the deltas; null: of their flips, by the same atoms."""
-    ratio = Ratio(np.stack([found.coded.left[:, 0], found.coded.total[:, 0]], 1), lambda s: s[:, 0] / s[:, 1])
-    measure = Measure(found.fvu, null=found.fvu_flipped, p=found.measure.p, n=len(found.coded.left))
-    return with_interval(measure, ratio.draws(found.counts), ratio.deleted)
+    ratio = Ratio(
+        np.stack([structure.coded.left[:, 0], structure.coded.total[:, 0]], 1), lambda s: s[:, 0] / s[:, 1]
+    )
+    measure = Measure(
+        structure.fvu, null=structure.fvu_flipped, p=structure.measure.p, n=len(structure.coded.left)
+    )
+    return with_interval(measure, ratio.draws(structure.counts), ratio.deleted)
 
 
 def by_encoder(

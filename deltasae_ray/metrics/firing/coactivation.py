@@ -45,12 +45,16 @@ def coactivation_of(context: Context, dictionary: DictionaryLike, second: Dictio
     counts = bootstrap_counts(num_docs, context.layer.settings.bootstrap, rng)
     stratum = context.layer.rows.strata(rows.evaluation.ravel())
     if stratum is None:
-        found = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
-        found = found.because("null", "tokens are not known: what only shares the token passes for agreement")
+        agreement = coactivation(own, context.reference_firings, num_docs, counts, rng, second=twin)
+        agreement = agreement.because(
+            "null", "tokens are not known: what only shares the token passes for agreement"
+        )
     else:
-        found = coactivation_within_tokens(own, context.reference_firings, stratum, counts, rng, second=twin)
+        agreement = coactivation_within_tokens(
+            own, context.reference_firings, stratum, counts, rng, second=twin
+        )
     text = f"{rows.left_out} documents of fewer than {rows.evaluation.shape[1]} rows are left out"
-    return found.because("note", text) if rows.left_out else found
+    return agreement.because("note", text) if rows.left_out else agreement
 
 
 def coactivation(
@@ -127,8 +131,8 @@ def _placed(
     assert measure.value is not None
     ceilings = best.draws(counts)
     spread = float((ceilings - centers).std(ddof=1))
-    place, told = kappa(measure.value, measure.null, best.value, spread, "greater")
-    placed = replace(measure, ceiling=best.value, kappa=place).because("kappa", told)
+    place, reason = kappa(measure.value, measure.null, best.value, spread, "greater")
+    placed = replace(measure, ceiling=best.value, kappa=place).because("kappa", reason)
     return placed if place is None else with_kappa_interval(placed, (draws - centers) / (ceilings - centers))
 
 

@@ -145,5 +145,5 @@ def matched_draws(
     spectrum: Spectrum, reference: Matrix, num_rows: int, *, draws: int, seed: int
 ) -> tuple[Float[np.ndarray, "draw latent"], Float[np.ndarray, "draw latent"]]:
     """Best signed and absolute cosines of those atoms with the reference."""
-    found = drawn_matches(spectrum, reference, num_rows, draws=draws, seed=seed)
-    return np.stack([m.signed for m in found]), np.stack([m.absolute for m in found])
+    cosines = drawn_matches(spectrum, reference, num_rows, draws=draws, seed=seed)
+    return np.stack([m.signed for m in cosines]), np.stack([m.absolute for m in cosines])

@@ -28,17 +28,17 @@ def matching_measures(
     ceiling a second seed."""
     rows, energy = living_rows(dictionary), living_energy(dictionary).numpy()
     reference = context.reference_rows
-    found = match(rows, reference)
+    matching = match(rows, reference)
     drawn = context.drawn_matches(len(rows))
     signed, absolute = (np.stack([getattr(m, way) for m in drawn]) for way in ("signed", "absolute"))
     twin = None if second is None else match(rows, living_rows(second))
     alike, carried = np.ones(len(rows)), _carried(context, len(rows))
     measures = {
-        "max_cosine": mean_match(found.signed, alike, signed, None if twin is None else twin.signed),
+        "max_cosine": mean_match(matching.signed, alike, signed, None if twin is None else twin.signed),
         "max_cosine_weighted": mean_match(
-            found.signed, energy, signed, None if twin is None else twin.signed, carried
+            matching.signed, energy, signed, None if twin is None else twin.signed, carried
         ),
-        "novel_share": novel_share(found.absolute, absolute, None if twin is None else twin.absolute),
+        "novel_share": novel_share(matching.absolute, absolute, None if twin is None else twin.absolute),
     }
     if context.base_control is not None:
         measures["max_cosine_base_control"] = _control(context, living_rows(context.base_control))

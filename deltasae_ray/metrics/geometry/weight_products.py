@@ -39,12 +39,12 @@ def products(weights: Mapping[str, Tensor], scale: float = 1.0) -> list[Product]
         weights: an adapter's factors by PEFT's names.
         scale: alpha / rank, or alpha / √rank; 1 where only directions and shares are of interest.
     """
-    made = []
+    pairs = []
     for match in filter(None, map(_A.fullmatch, sorted(weights))):
         a = weights[match[0]]
         b = weights[f"{match['module']}.lora_B{match['end'] or ''}"]
-        made.append(_product(match["module"], a.double(), b.double(), scale))
-    return made
+        pairs.append(_product(match["module"], a.double(), b.double(), scale))
+    return pairs
 
 
 def _product(module: str, a: Float[Tensor, "rank in"], b: Float[Tensor, "out rank"], scale: float) -> Product:

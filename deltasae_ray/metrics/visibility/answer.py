@@ -95,7 +95,7 @@ class Findings:
 
 def answer(
     kept: Kept,
-    found: Findings | None,
+    findings: Findings | None,
     apart: Narrow | tuple[DirectionVisibility, ...],
     reasons: Sequence[str],
     seed: int,
@@ -105,22 +105,24 @@ def answer(
     Args:
         apart: a narrow change, or the leading directions of a wider one.
     """
-    latents, directions = _latents(kept, found), apart.judged if isinstance(apart, Narrow) else apart
-    told = [*reasons]
+    latents, directions = _latents(kept, findings), apart.judged if isinstance(apart, Narrow) else apart
+    notes = [*reasons]
     narrow = isinstance(apart, Narrow)
     if directions and not narrow:
         listed = ", ".join(f"{x.variance:.0%} of the variance {x.label}" for x in directions)
-        told.append(f"leading directions, each by itself: {listed}")
+        notes.append(f"leading directions, each by itself: {listed}")
     if narrow and apart.outside(kept.directions[kept.able], REPEATS) < FEWEST:
-        return _of_directions(apart, latents, told)
+        return _of_directions(apart, latents, notes)
     sure = sum(x.label != "cannot be judged" for x in latents)
-    if found is None or sure < FEWEST:
-        told.append(f"{sure} latents are judged, {FEWEST} are needed for a label")
+    if findings is None or sure < FEWEST:
+        notes.append(f"{sure} latents are judged, {FEWEST} are needed for a label")
         return Visibility(
-            "INCONCLUSIVE", undefined(told[-1], n=sure), (0.0, 1.0), latents, tuple(told), directions
+            "INCONCLUSIVE", undefined(notes[-1], n=sure), (0.0, 1.0), latents, tuple(notes), directions
         )
     return _of_latents(
-        found, Visibility("INCONCLUSIVE", undefined(""), (0.0, 1.0), latents, tuple(told), directions), seed
+        findings,
+        Visibility("INCONCLUSIVE", undefined(""), (0.0, 1.0), latents, tuple(notes), directions),
+        seed,
     )
 
 
@@ -131,38 +133,38 @@ def _of_directions(
     interval, n = narrow.interval(), len(narrow.judged)
     lost = sum(x.label == "not visible" for x in narrow.judged)
     sure = sum(x.label != "cannot be judged" for x in narrow.judged)
-    told = [*reasons, narrow.told]
+    notes = [*reasons, narrow.in_words]
     label = fitting(interval)
     if label == "INCONCLUSIVE":
-        told.append(unfitting(interval))
+        notes.append(unfitting(interval))
     share = (
-        Measure(lost / sure, null=0.0, ceiling=1.0, ci=interval, n=n) if sure else undefined(told[-1], n=n)
+        Measure(lost / sure, null=0.0, ceiling=1.0, ci=interval, n=n) if sure else undefined(notes[-1], n=n)
     )
     features = 1 - interval[1], 1 - interval[0]
-    return Visibility(label, share, features, latents, tuple(told), narrow.judged, judged_on="directions")
+    return Visibility(label, share, features, latents, tuple(notes), narrow.judged, judged_on="directions")
 
 
-def _of_latents(found: Findings, so_far: Visibility, seed: int) -> Visibility:
+def _of_latents(findings: Findings, so_far: Visibility, seed: int) -> Visibility:
     """The rule on the share of latents, and that share read as one of features."""
-    told, n = [*so_far.reasons], len(found.labels)
+    notes, n = [*so_far.reasons], len(findings.labels)
     named = len(so_far.named)
     sure = sum(x.label != "cannot be judged" for x in so_far.latents)
-    unsure = int(found.judged.lost.sum()) - named
+    unsure = int(findings.judged.lost.sum()) - named
     if unsure:
-        told.append(
+        notes.append(
             f"{unsure} latents score as low as absent ones, and so do base latents: they widen the interval"
         )
-    draws = found.draws or counted(named, named + unsure, n)
+    draws = findings.draws or counted(named, named + unsure, n)
     interval = share_interval(draws)
     label = label_of(interval, sure)
     if label == "INCONCLUSIVE":
-        told.append(unfitting(interval))
+        notes.append(unfitting(interval))
     share = Measure(named / sure, null=0.0, ceiling=1.0, ci=interval, n=sure)
-    once = found.once
-    f = float((once * found.judged.named).sum() / once.sum())
+    once = findings.once
+    f = float((once * findings.judged.named).sum() / once.sum())
     curves = [
         Calibration.planted(float(once.sum()), scale, np.random.default_rng([seed, 15]))
-        for scale in (found.scale, found.lost_scale)
+        for scale in (findings.scale, findings.lost_scale)
     ]
     read = [curve.read(x) for curve in curves for x in (f, *likely_shares(draws))]
     features = min(low for low, _ in read), max(high for _, high in read)
@@ -172,19 +174,21 @@ def _of_latents(found: Findings, so_far: Visibility, seed: int) -> Visibility:
         label=label,
         share=share,
         features=features,
-        reasons=tuple(told),
+        reasons=tuple(notes),
         calibration=curves[0],
     )
 
 
-def _latents(kept: Kept, found: Findings | None) -> tuple[LatentVisibility, ...]:
+def _latents(kept: Kept, findings: Findings | None) -> tuple[LatentVisibility, ...]:
     """Every repeating latent; those that could not be judged without figures."""
-    made = [
+    latents = [
         LatentVisibility(int(index), "cannot be judged", None, None, None, int(firings))
         for index, firings in zip(kept.index, kept.firings, strict=True)
     ]
-    if found is not None:
-        figures = zip(found.labels, found.judged.p, found.judged.q, found.kinds, strict=True)
+    if findings is not None:
+        figures = zip(findings.labels, findings.judged.p, findings.judged.q, findings.kinds, strict=True)
         for at, (label, p, q, kind) in zip(np.flatnonzero(kept.able), figures, strict=True):
-            made[at] = LatentVisibility(made[at].index, label, float(p), float(q), kind, made[at].firings)
-    return tuple(made)
+            latents[at] = LatentVisibility(
+                latents[at].index, label, float(p), float(q), kind, latents[at].firings
+            )
+    return tuple(latents)

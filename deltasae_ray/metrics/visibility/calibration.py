@@ -48,9 +48,9 @@ class Calibration:
             ordered <= RATE * np.arange(1, n + 1) / n
         )  # Benjamini and Hochberg: all up to the last that passes
         limit = np.where(passed, ordered, -1.0).max(2, keepdims=True)
-        found = ((chance <= limit) & lost[drawn]).mean(2)
-        low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-        return cls(GRID, *(tuple(x.tolist()) for x in (low, found.mean(1), high)))
+        detected = ((chance <= limit) & lost[drawn]).mean(2)
+        low, high = np.quantile(detected, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+        return cls(GRID, *(tuple(x.tolist()) for x in (low, detected.mean(1), high)))
 
     def read(self, f: float) -> tuple[float, float]:
         """Finds the interval of shares of features whose mixtures give f."""

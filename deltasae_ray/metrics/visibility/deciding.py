@@ -55,8 +55,8 @@ class _Known:
 def decided(rows: Rows, dictionaries: Dictionaries, seed: int) -> Visibility:
     """Decides which latents, or which directions of a narrow change, the reference can see."""
     if rows.silent:
-        told = "the deltas are the same on every row: no change, or one that the mean change holds whole"
-        return Visibility("INCONCLUSIVE", undefined(told), (0.0, 1.0), (), (told,))
+        note = "the deltas are the same on every row: no change, or one that the mean change holds whole"
+        return Visibility("INCONCLUSIVE", undefined(note), (0.0, 1.0), (), (note,))
     bases, reasons = dictionaries.bases, []
     if len(bases) < FEW_BASES:
         reasons.append(f"{len(bases)} base dictionaries: {FEW_BASES} or more make the scale surer")
@@ -66,9 +66,9 @@ def decided(rows: Rows, dictionaries: Dictionaries, seed: int) -> Visibility:
     known = _Known(rows, metric, atoms, Present.of(bases, rows, metric, atoms, seed), seed)
     kept = Kept.of(dictionaries.delta, dictionaries.seconds, rows, seed)
     narrow = None if basis is None else _narrow(known, basis)
-    found, told = _found(known, kept, dictionaries.reference, narrow)
+    findings, note = _label_latents(known, kept, dictionaries.reference, narrow)
     leading = leading_directions(rows.moments, metric, known.present, atoms, seed)
-    return answer(kept, found, narrow or leading, [*reasons, *kept.reasons, *told], seed)
+    return answer(kept, findings, narrow or leading, [*reasons, *kept.reasons, *note], seed)
 
 
 def _narrow(known: _Known, basis: Float[Tensor, "d_model direction"]) -> Narrow | None:
@@ -82,15 +82,15 @@ def _narrow(known: _Known, basis: Float[Tensor, "d_model direction"]) -> Narrow 
     return Narrow.of(rows.moments, known.metric, held, known.atoms, texts, known.seed)
 
 
-def _found(
+def _label_latents(
     known: _Known, kept: Kept, reference: DictionaryLike, narrow: Narrow | None
 ) -> tuple[Findings | None, Sequence[str]]:
     """Labels and classes of the latents that can be judged, and what limits them."""
     metric, atoms, rows, seed = known.metric, known.atoms, known.rows, known.seed
     directions, present = kept.directions[kept.able], known.present
-    scale, told = scale_of(metric, directions, present.scores, atoms, seed)
+    scale, note = scale_of(metric, directions, present.scores, atoms, seed)
     if scale is None:
-        return None, told
+        return None, note
     by_seed = [_scores(known, x[kept.able], narrow) for x in (kept.directions, *kept.elsewhere)]
     judged, once = judge(by_seed[0], scale), _once(directions)
     draws = draws_of(by_seed, present, scale.absent, once, seed)
@@ -103,7 +103,7 @@ def _found(
     groups = [x for x in (rows.doc_ids, rows.token_ids) if x is not None]
     sides = (kept.training, rows.training_base, rows.base_moments), (kept.evaluation, rows.base)
     kinds = classes(tie(*sides, directions, groups, seed), ~judged.lost)
-    return Findings(judged, labels, kinds, scale, lost_scale, once, draws), [*told, *more]
+    return Findings(judged, labels, kinds, scale, lost_scale, once, draws), [*note, *more]
 
 
 def _scores(known: _Known, directions: Tensor, narrow: Narrow | None) -> np.ndarray:

@@ -120,7 +120,7 @@ class Scale:
         return float((self.present < self.bar).mean())
 
     @property
-    def told_apart(self) -> bool:
+    def separates(self) -> bool:
         """Whether the reference expresses base latents better than what it cannot know."""
         return float(np.median(self.present)) > float(np.quantile(self.absent, 0.99)) + 0.1
 

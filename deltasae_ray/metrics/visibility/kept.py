@@ -44,10 +44,10 @@ class Kept:
         mean = rows.training.mean(0)
         own = Active.of(dictionary, rows.training, rows.deltas)
         seeds = [Active.of(s, rows.training, rows.deltas) for s in others]
-        found = repeating(own, seeds, rows.training - mean, rows.deltas - mean)
-        order = np.argsort(found.latent)
-        latent, directions = found.latent[order], found.directions[torch.from_numpy(order)]
-        elsewhere = tuple(x[torch.from_numpy(order)] for x in found.elsewhere)
+        repeats = repeating(own, seeds, rows.training - mean, rows.deltas - mean)
+        order = np.argsort(repeats.latent)
+        latent, directions = repeats.latent[order], repeats.directions[torch.from_numpy(order)]
+        elsewhere = tuple(x[torch.from_numpy(order)] for x in repeats.elsewhere)
         often = own.often[latent]
         shaped = Texts.of(rows.deltas, rows.moments, rows.corpora).structured(directions, seed)
         able = often & shaped

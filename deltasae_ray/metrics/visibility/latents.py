@@ -107,19 +107,19 @@ def repeating(own: Active, others: Sequence[Active], training: Tensor, evaluatio
         evaluation: centred rows.
     """
     best = [best_cosines(own.rows, o.rows, absolute=True) for o in others]
-    found = np.min(best, axis=0) >= REPEATS
+    repeats = np.min(best, axis=0) >= REPEATS
     moved, agreement = own.moved(training, evaluation)
-    again = ~found & (agreement >= REPEATS) & own.often
+    again = ~repeats & (agreement >= REPEATS) & own.often
     ways = [o.moved(training, evaluation)[0] if again.any() else o.rows for o in others]
     for way in ways:
         again &= best_cosines(moved, way, absolute=True) >= MOVES_ALIKE
-    kept, directions = list(np.flatnonzero(found)), own.rows[found]
+    kept, directions = list(np.flatnonzero(repeats)), own.rows[repeats]
     leaning = (own.rows * moved).sum(1).abs().numpy()
     for i in sorted(np.flatnonzero(again), key=lambda i: -leaning[i]):
         if not len(kept) or float((directions @ moved[i]).abs().max()) < REPEATS:
             kept.append(i)
             directions = torch.cat([directions, moved[i][None]])
-    by_movement, rows = np.arange(len(kept)) >= found.sum(), found.sum()
+    by_movement, rows = np.arange(len(kept)) >= repeats.sum(), repeats.sum()
     elsewhere = tuple(
         torch.cat([_nearest(directions[:rows], other.rows), _nearest(directions[rows:], way)])
         for other, way in zip(others, ways, strict=True)

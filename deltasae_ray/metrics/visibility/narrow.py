@@ -119,13 +119,13 @@ def turned(
     """The subspace by sign flips in the eigenbasis of the base activations, one flip for all its
     directions; a subspace at random where a flip turns next to nothing."""
     inside = base.vectors.T @ basis.double()
-    found = []
+    turns = []
     for signs in rng.choice([-1.0, 1.0], size=(draws, len(inside))):
         flip = torch.from_numpy(signs)[:, None] * inside
         if float((inside.T @ flip).square().sum()) >= TURNED**2 * basis.shape[1]:
             flip = torch.linalg.qr(torch.from_numpy(rng.standard_normal(tuple(inside.shape)))).Q
-        found.append(base.vectors @ flip)
-    return found
+        turns.append(base.vectors @ flip)
+    return turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class Narrow:
         if basis is None or len(present) <= basis.shape[1]:
             return None
         rng, atoms, size = np.random.default_rng([seed, 17]), unit_rows(atoms.float()), basis.shape[1]
-        found = Inside.of(basis, atoms)
+        inside = Inside.of(basis, atoms)
         chosen = (rng.choice(len(present), size, replace=False) for _ in range(DRAWS))
         known = [torch.linalg.qr(present[torch.from_numpy(x)].double().T).Q for x in chosen]
         held, absent = (
@@ -168,23 +168,23 @@ class Narrow:
             for some in (known, turned(basis, metric.base, DRAWS, rng))
         )
         shaped, labels, ps = (
-            texts.structured(found.directions, seed),
+            texts.structured(inside.directions, seed),
             list[LatentLabel](),
             list[float | None](),
         )
-        for i, score in enumerate(found.scores):
+        for i, score in enumerate(inside.scores):
             scale = Scale(held[:, i], absent[:, i])
             one = judge(np.array([score]), scale)
-            blind = not scale.told_apart or (one.labels[0] != "visible" and not shaped[i])
+            blind = not scale.separates or (one.labels[0] != "visible" and not shaped[i])
             labels.append("cannot be judged" if blind else one.labels[0])
             ps.append(None if blind else float(one.p[0]))
-        spread = deltas.covariance @ found.directions.double().T
-        share = (found.directions.double().T * spread).sum(0) / deltas.spectrum.values.sum()
+        spread = deltas.covariance @ inside.directions.double().T
+        share = (inside.directions.double().T * spread).sum(0) / deltas.spectrum.values.sum()
         judged = zip(share.tolist(), labels, ps, strict=True)
-        return cls(basis, found.directions, tuple(DirectionVisibility(*x) for x in judged))
+        return cls(basis, inside.directions, tuple(DirectionVisibility(*x) for x in judged))
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """What there is, and how it was judged, in words."""
         count = Counter(x.label for x in self.judged)
         listed = ", ".join(f"{n} {label}" for label, n in count.items())

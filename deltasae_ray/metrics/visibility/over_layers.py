@@ -41,14 +41,14 @@ def over_layers(layers: Mapping[str, Visibility]) -> OverLayers:
     return OverLayers({name: at_once(x, len(sampled)) for name, x in layers.items()})
 
 
-def at_once(found: Visibility, comparisons: int) -> Visibility:
+def at_once(answer: Visibility, comparisons: int) -> Visibility:
     """One answer with an interval that holds at once with as many others."""
-    if not found.draws:
-        return found
-    interval = share_interval(found.draws, max(1, comparisons))
-    label = label_of(interval, found.share.n)
-    reasons = found.reasons
-    if label == "INCONCLUSIVE" != found.label:
+    if not answer.draws:
+        return answer
+    interval = share_interval(answer.draws, max(1, comparisons))
+    label = label_of(interval, answer.share.n)
+    reasons = answer.reasons
+    if label == "INCONCLUSIVE" != answer.label:
         reasons = (*reasons, f"over {comparisons} layers at once: {unfitting(interval)}")
-    share = replace(found.share, ci=interval)
-    return replace(found, label=label, share=share, reasons=reasons)
+    share = replace(answer.share, ci=interval)
+    return replace(answer, label=label, share=share, reasons=reasons)

@@ -93,13 +93,13 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
         return too_few_directions(pair.participation, n)
     for sized in (pair.delta, pair.reference):
         if refused := sized.refused(average):
-            told = f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes"
-            return undefined(told, null=1.0, n=n)
+            reason = f"{refused}: the answer would depend on size, so fit dictionaries of closer sizes"
+            return undefined(reason, null=1.0, n=n)
     delta, reference = (
         _atoms(coder, sized.used.atoms, sized.used.size) for sized in (pair.delta, pair.reference)
     )
-    found = _added(coder, delta, reference, average, seed)
-    gain, lower = found.gain, float(np.quantile(found.gain_draws, 0.025))
+    added = _added(coder, delta, reference, average, seed)
+    gain, lower = added.gain, float(np.quantile(added.gain_draws, 0.025))
     if not lower >= MIN_GAIN:
         return undefined(
             f"beside featureless atoms the delta dictionary adds {gain:.3f} of what they leave (lower bound "
@@ -109,13 +109,13 @@ def compare_pooled(pair: Matched, average: Average = "energy", *, seed: int = 0)
             n=n,
         )
     atoms = POOL * max(len(delta), len(reference))
-    told = f"sizes: {pair.delta} against {pair.reference}; pool of {atoms} N(0, Σ) atoms"
+    reason = f"sizes: {pair.delta} against {pair.reference}; pool of {atoms} N(0, Σ) atoms"
     ceiling = None
     if pair.second is not None and not pair.second.refused(average):
         twin = _atoms(coder, pair.second.used.atoms, pair.second.used.size)
         ceiling = _added(coder, delta, twin, average, seed).share
-    measure = Measure(found.share, null=1.0, ceiling=ceiling, n=n).because("note", told)
-    return with_interval(measure, found.draws, found.deleted)
+    measure = Measure(added.share, null=1.0, ceiling=ceiling, n=n).because("note", reason)
+    return with_interval(measure, added.draws, added.deleted)
 
 
 def _atoms(coder: Coder, atoms: Float[Tensor, "atom d_model"], size: int) -> Float[Tensor, "atom d_model"]:

@@ -49,8 +49,8 @@ class Present:
         cls, bases: Sequence[DictionaryLike], rows: Rows, metric: Metric, atoms: Tensor, seed: int
     ) -> "Present":
         """Finds them, and scores them against the atoms of a reference."""
-        found = repeating_rows(bases)
-        base, every = np.repeat(np.arange(len(bases)), [len(x) for x in found]), torch.cat(found)
+        repeats = repeating_rows(bases)
+        base, every = np.repeat(np.arange(len(bases)), [len(x) for x in repeats]), torch.cat(repeats)
         shaped = Texts.of(rows.base, rows.base_moments, rows.corpora).structured(every, seed)
         every, base = every[torch.from_numpy(shaped)], base[shaped]
         return cls(every, base, len(bases), metric.expressed(every, atoms) if len(every) else np.zeros(0))
@@ -58,7 +58,7 @@ class Present:
 
 def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
     """Decoder rows, of norm 1, of latents that every other base dictionary has too, by base dictionary."""
-    found = []
+    repeats = []
     for base in bases:
         own = unit_rows(living_rows(base)).cpu()
         own = own[spread(len(own), MOST_PRESENT)]
@@ -67,8 +67,8 @@ def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
                 own = own[torch.from_numpy(best_cosines(own, living_rows(other), absolute=True) >= REPEATS)]
             if not len(own):
                 break
-        found.append(own)
-    return found
+        repeats.append(own)
+    return repeats
 
 
 def scale_of(
@@ -95,18 +95,18 @@ def scale_of(
         return None, ["no latent can be judged"]
     absent = metric.flipped(directions, max(FLIPPED, -(-DRAWN // len(directions))), seed)
     scale = Scale(np.sort(present), np.sort(metric.expressed(absent, atoms, k)))
-    if not scale.told_apart:
+    if not scale.separates:
         high, low = np.median(scale.present), np.median(scale.absent)
-        told = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
-        return None, [f"{told} directions that it cannot know ({low:.2f})"]
+        note = f"the reference expresses latents of base dictionaries ({high:.2f}) hardly better than"
+        return None, [f"{note} directions that it cannot know ({low:.2f})"]
     if scale.unseen < WEAK:
         return scale, []
-    told = (
+    note = (
         f"the reference is weak: {scale.unseen:.0%} of the repeating latents of base dictionaries are not "
         "expressed by it either; they are left out of the scale, and a feature of the change may be missing "
         "for the same cause"
     )
-    return without_unseen(scale), [told]
+    return without_unseen(scale), [note]
 
 
 def without_unseen(scale: Scale) -> Scale:

@@ -58,7 +58,7 @@ def draws_of(
         absent: scores of flipped directions, ascending.
         once: weight of each latent, so that those of one feature count once.
     """
-    rng, found = np.random.default_rng([seed, 18]), Counter[tuple[float, float, float]]()
+    rng, counter = np.random.default_rng([seed, 18]), Counter[tuple[float, float, float]]()
     for weight, bases in _multisets(present.many, rng):
         scale = _scale(present, bases, absent)
         if scale is None:
@@ -66,10 +66,10 @@ def draws_of(
         by_seed = [_counts(x, scale, once) for x in scores]
         for part, seeds in _multisets(len(scores), rng):
             mean = np.mean([by_seed[s] for s in seeds], axis=0)
-            found[tuple(mean.tolist())] += weight * part  # type: ignore[index]
-    total = sum(found.values())
+            counter[tuple(mean.tolist())] += weight * part  # type: ignore[index]
+    total = sum(counter.values())
     n = float(len(once))
-    return tuple(Draw(weight / total, low, high, n, f) for (low, high, f), weight in found.items())
+    return tuple(Draw(weight / total, low, high, n, f) for (low, high, f), weight in counter.items())
 
 
 def _counts(scores: np.ndarray, scale: Scale, once: np.ndarray) -> tuple[float, float, float]:
@@ -83,7 +83,7 @@ def _scale(present: Present, bases: Sequence[int], absent: np.ndarray) -> Scale 
     if len(scores) < FEWEST_PRESENT:
         return None
     scale = Scale(scores, absent)
-    return without_unseen(scale) if scale.told_apart else None
+    return without_unseen(scale) if scale.separates else None
 
 
 def _multisets(n: int, rng: np.random.Generator) -> Iterator[tuple[float, Sequence[int]]]:
@@ -140,9 +140,9 @@ def moved(low: int, high: int, n: int, draws: Sequence[Draw], own: tuple[int, in
         draws: of all latents.
         own: low, high and n of all latents, by the dictionaries at hand.
     """
-    made = []
+    moved_latents = []
     for x in draws:
         down, up = x.low / x.n - own[0] / own[2], x.high / x.n - own[1] / own[2]
         first, last = (min(float(n), max(0.0, c + n * by)) for c, by in ((low, down), (high, up)))
-        made.append(Draw(x.weight, first, max(first, last), n, first / n))
-    return tuple(made) or counted(low, high, n)
+        moved_latents.append(Draw(x.weight, first, max(first, last), n, first / n))
+    return tuple(moved_latents) or counted(low, high, n)

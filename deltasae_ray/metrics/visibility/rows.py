@@ -49,25 +49,26 @@ class Rows:
             PrecisionError: NaN or infinity.
         """
         given = {"deltas": deltas, "base": base, "training": training, "training_base": training_base}
-        made = {name: matrix(x, name).cpu() for name, x in given.items()}
+        matrices = {name: matrix(x, name).cpu() for name, x in given.items()}
         for one, other in (("deltas", "base"), ("training", "training_base"), ("deltas", "training")):
-            a, b = tuple(made[one].shape), tuple(made[other].shape)
+            a, b = tuple(matrices[one].shape), tuple(matrices[other].shape)
             if a[1] != b[1] or (one, other) != ("deltas", "training") and a[0] != b[0]:
                 raise GeometryError(f"{one} {a} and {other} {b}: give the same rows of the same width")
         known = {"doc_ids": doc_ids, "token_ids": token_ids, "positions": positions, "corpora": corpora}
         for name, x in known.items():
-            if x is not None and len(x) != len(made["deltas"]):
+            if x is not None and len(x) != len(matrices["deltas"]):
                 raise GeometryError(
-                    f"{name} has {len(x)} entries for {len(made['deltas'])} rows of deltas: give one per row"
+                    f"{name} has {len(x)} entries for"
+                    f" {len(matrices['deltas'])} rows of deltas: give one per row"
                 )
         arrays = {name: None if x is None else np.asarray(x) for name, x in known.items()}
         for name, x in arrays.items():
             if x is not None and x.ndim != 1:
                 raise GeometryError(f"{name} has shape {x.shape}: give one entry per row")
         for name in ("base", "training_base"):
-            if not _varies(made[name]):
+            if not _varies(matrices[name]):
                 raise GeometryError(f"{name} is the same on every row: base activations that vary are needed")
-        return cls(**made, **arrays)  # pyright: ignore[reportArgumentType]
+        return cls(**matrices, **arrays)  # pyright: ignore[reportArgumentType]
 
     @property
     def silent(self) -> bool:

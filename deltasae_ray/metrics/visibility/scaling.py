@@ -117,16 +117,18 @@ def _exchanged(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return exchanged
 
 
-def classes(found: Tie, expressed: Bool[np.ndarray, " latent"]) -> list[Scaling | None]:
+def classes(tie: Tie, expressed: Bool[np.ndarray, " latent"]) -> list[Scaling | None]:
     """Classes each latent.
 
     Without a tie a latent is new, unless the reference has its direction or too few firings leave a tie
     unseen: None.
     """
-    made: list[Scaling | None] = []
-    for share, error, cosine, known in zip(found.share, found.error, found.cosine, expressed, strict=True):
+    scalings: list[Scaling | None] = []
+    for share, error, cosine, known in zip(tie.share, tie.error, tie.cosine, expressed, strict=True):
         if share > max(TIED, SURE * error):
-            made.append("amplified" if cosine >= ALONG else "suppressed" if cosine <= -ALONG else "turned")
+            scalings.append(
+                "amplified" if cosine >= ALONG else "suppressed" if cosine <= -ALONG else "turned"
+            )
         else:
-            made.append("new" if not known and SURE * error < 1 else None)
-    return made
+            scalings.append("new" if not known and SURE * error < 1 else None)
+    return scalings

@@ -80,20 +80,20 @@ class Texts:
             return np.zeros(len(directions), dtype=bool)
         flips = max(FLIPS, -(-DRAWN // len(directions)))
         rng, unit = np.random.default_rng([seed, 12]), unit_rows(directions.float())
-        found, null = np.zeros((2, len(unit))), np.zeros((flips, 2, len(unit)))
+        energy, null = np.zeros((2, len(unit))), np.zeros((flips, 2, len(unit)))
         for rows, basis in zip(self.rows, self.basis, strict=True):
             inside = unit @ basis
-            found += departures(rows @ inside.T)
+            energy += departures(rows @ inside.T)
             for flip in range(flips):
                 signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=inside.shape).astype(np.float32))
                 null[flip] += departures(rows @ (inside * signs).T)
         p = np.ones(len(unit))
-        for way, own in enumerate(found):
+        for way, own in enumerate(energy):
             drawn = np.sort(null[:, way].ravel())
             rank = np.searchsorted(drawn, own, side="left")
             p = np.minimum(p, 2 * (1 + len(drawn) - rank) / (len(drawn) + 1))
         if self.narrow:
-            p = np.minimum(p, stats.chi2.sf(found[0] / CLUSTERED, 2 * len(self.rows)))
+            p = np.minimum(p, stats.chi2.sf(energy[0] / CLUSTERED, 2 * len(self.rows)))
         return false_discovery_control(np.minimum(1, p)) <= RATE
 
 

@@ -54,5 +54,5 @@ def firing_apart(
         seen = csr_array(others.evaluation[:, np.maximum(partner[some], 0)]).toarray() > 0
         p[some] = Surplus.of(own, seen & (partner[some] >= 0), stratum, rows.doc_ids).p(rng)
     apart = (false_discovery_control(p) > RATE) & (often >= ENOUGH)
-    told = f"{apart.sum()} of {len(apart)} judged latents fire with no reference latent"
-    return apart, [f"{told} beyond token and position"] if apart.any() else []
+    note = f"{apart.sum()} of {len(apart)} judged latents fire with no reference latent"
+    return apart, [f"{note} beyond token and position"] if apart.any() else []

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deltasae_ray.analyses.audit.run import Found, audit_groups, audit_study
+from deltasae_ray.analyses.audit.run import AuditResults, audit_groups, audit_study
 from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow, write_audit
 from deltasae_ray.analyses.audit.task import FIRST, MEAN, AuditSpec, audit_leaves
 from deltasae_ray.analyses.causal.run import DRAWS, TRIED, VARIANTS
@@ -37,7 +37,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deltasae_ray.runtime.context.run_units", run_units_here)
 
 
-def audited(job: Job, *controls: str) -> Found:  # noqa: F811
+def audited(job: Job, *controls: str) -> AuditResults:  # noqa: F811
     return audit_study(
         job.context, job.harvest_key, leaves_of(job), replace(job.cfg, controls=controls), job.adapters
     )  # type: ignore[arg-type]

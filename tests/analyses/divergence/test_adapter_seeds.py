@@ -4,7 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from deltasae_ray.analyses.divergence.adapter_seeds import are_twins, with_ceilings
+from deltasae_ray.analyses.divergence.adapter_seeds import (
+    are_twins,
+    compared_pairs,
+    describe_pairs,
+    with_ceilings,
+)
 from deltasae_ray.analyses.divergence.pair_task import PairSpec, adapter_pairs
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.metrics.measure import Measure, undefined
@@ -105,6 +110,20 @@ def test_without_two_seeds_figures_are_as_they_were() -> None:
     assert with_ceilings(given) == given
     unknown = found([leaf(4, None), replace(leaf(4, None), adapter="other"), leaf(16, 0)])
     assert with_ceilings(unknown) == unknown  # given adapters of one rank need not be trained alike
+
+
+def test_of_too_many_adapters_only_those_that_differ_in_their_seed_are_compared() -> None:
+    leaves = [leaf(rank, seed, layer) for rank in (4, 16) for seed in (0, 1) for layer in (1, 2)]
+    assert len(compared_pairs(leaves, 6)) == len(adapter_pairs(leaves)) == 12, (
+        "6 pairs of 4 adapters, 2 layers"
+    )
+    few = compared_pairs(leaves, 5)
+    assert len(few) == 4 and all(map(are_twins, few))
+    given = [replace(leaf(4, None), adapter=f"a{i}") for i in range(100)]
+    assert compared_pairs(given, 200) == []
+    assert describe_pairs(20, 200) == "" and describe_pairs(100, 200).startswith(
+        "4,950 are more than diverge.pairs=200"
+    )
 
 
 def test_undefined_figures_and_ceilings_without_interval_give_no_kappa() -> None:

@@ -33,7 +33,6 @@ from tests.metrics.worlds import (
     dictionary_of,
     half,
     inputs_of,
-    novel,
     units,
 )
 
@@ -47,8 +46,7 @@ def inputs() -> LayerInputs:
     made = inputs_of(world, g)
     base = torch.from_numpy(made.base_fit)
     control = dictionary_of(torch.nn.functional.normalize(world.reference + 0.02, dim=1), base)
-    random = novel(torch.Generator().manual_seed(5)).deltas.numpy()
-    return replace(made, base_control=control, random_deltas=(random[:FIT_TOKENS], random[FIT_TOKENS:]))
+    return replace(made, base_control=control)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +57,9 @@ def leaf(inputs: LayerInputs) -> LeafInputs:
     nearby = torch.nn.functional.normalize(atoms + 0.02 * units(64, g), dim=1)
     halves = dictionary_of(atoms, rows[::2]), dictionary_of(nearby, rows[1::2])
     frozen = dictionary_of(units(64, g), rows)
-    of_random = units(64, torch.Generator().manual_seed(5))  # that world's atoms
-    random = dictionary_of(of_random, torch.from_numpy((inputs.random_deltas or (inputs.delta_fit,))[0]))
     gaussian = dictionary_of(matched_rows(Moments.of(rows).spectrum, 64, g), rows)
     beside = {
         "second": dictionary_of(near, rows),
-        "random_adapter": random,
         "half_a": halves[0],
         "half_b": halves[1],
         "gaussian": gaussian,
@@ -146,11 +141,6 @@ def test_with_few_documents_nothing_has_an_interval_over_them_and_all_say_so(
         delta_eval=inputs.delta_eval[few],
         base_eval=inputs.base_eval[few],
         eval_docs=inputs.eval_docs[few],
-        random_deltas=(
-            None
-            if inputs.random_deltas is None
-            else (inputs.random_deltas[0][fit], inputs.random_deltas[1][few])
-        ),
     )
     found = compare(small, leaf, SETTINGS)
     for name, m in found.items():
@@ -195,9 +185,6 @@ def test_the_figures_are_those_of_the_planted_world(measures: dict[str, Measure]
     assert (
         measures["missing_share_base_control_no_top3"].value is not None
         and measures["missing_share_over_base_token_mean"].ci
-    )
-    assert measures["missing_share_random_adapter"].value == pytest.approx(1, abs=0.1), (
-        "of which the reference has none"
     )
     assert measures["gain_over_pca"].ci[0] > 0.3
     assert measures["repeat_share"].value == 1
@@ -301,7 +288,6 @@ def test_few_documents_leave_figures_without_intervals(inputs: LayerInputs, leaf
         delta_eval=inputs.delta_eval[:800],
         base_eval=inputs.base_eval[:800],
         eval_docs=inputs.eval_docs[:800],
-        random_deltas=None,
     )
     found = compare(few, leaf, SETTINGS)
     m = found["missing_share"]
@@ -325,7 +311,6 @@ def test_a_dictionary_of_a_stream_counts_the_tokens_of_all_windows_and_not_of_th
         delta_fit=inputs.delta_fit[first],
         base_fit=inputs.base_fit[first],
         fit_docs=inputs.fit_docs[first],
-        random_deltas=None,
     )
     streamed = replace(leaf, dictionary=replace(leaf.dictionary, meta={"rows": len(inputs.delta_fit)}))
     found = compare(window, streamed, SETTINGS)

@@ -118,25 +118,6 @@ def test_references_of_one_task_share_its_rows_and_nothing_else(study: Storage) 
     assert "max_cosine_base_control" in found[0] and "max_cosine_base_control" not in found[1]
 
 
-def test_a_random_adapter_has_the_figures_that_it_would_have_under_study(study: Storage) -> None:
-    leaf, other = (
-        next(x for x in make_leaves(study) if (x.adapter, x.layer) == (name, 1)) for name in ("r4", "r2")
-    )
-    source = open_harvest(study, KEY).source("r2").digest
-    beside = dataclasses.replace(leaf, beside=(("random_adapter", other.dictionary),), random_source=source)
-    measure_group(Group(study, KEY, (beside,), ("measures/beside.json",), CFG))
-    measure_group(Group(study, KEY, (other,), ("measures/other.json",), CFG))
-    found, own = read_measures(study, "measures/beside.json"), read_measures(study, "measures/other.json")
-    control, of_own = found["max_cosine_random_adapter"], own["max_cosine"]
-    assert (control.value, control.null) == pytest.approx((of_own.value, of_own.null), abs=1e-5)
-    assert found["missing_share_random_adapter"].value == pytest.approx(own["missing_share"].value, abs=1e-5)
-    keys = [
-        measures_key(study, open_harvest(study, KEY), x, CFG)
-        for x in (leaf, beside, dataclasses.replace(beside, random_source=None))
-    ]
-    assert len(set(keys)) == 3
-
-
 def test_tasks_ask_for_the_memory_of_their_rows_and_for_no_more_than_a_node_has(
     study: Storage, ray_cluster: None
 ) -> None:  # noqa: ARG001

@@ -117,7 +117,8 @@ def pickled_by_another_name(folder: Path) -> None:
 
 BAD = {
     "wide": (lambda f: probe(f, weight=torch.ones(D + 1)), "of width 9, and the base model's is 8"),
-    "elsewhere": (lambda f: probe(f, "hookpoint: 2\nreads: last\n"), "Add its layer to layers"),
+    "elsewhere": (lambda f: probe(f, "hookpoint: 2\nreads: last\n"), "add its layer to layers"),
+    "foreign": (lambda f: probe(f, "hookpoint: 30\nreads: last\n"), "made for another model"),
     "site": (lambda f: probe(f, "hookpoint: blocks.1.hook_mlp_out\nreads: last\n"), "harvest.sites"),
     "nan": (nan, "bias holds NaN"),
     "pickled": (pickled, "pickles run code"),
@@ -141,8 +142,9 @@ BAD = {
 def test_bad_monitors_are_refused_with_the_file_and_the_remedy(name: str, tmp_path: Path) -> None:
     make, said = BAD[name]
     make(tmp_path / name)
+    folders = [str(probe(tmp_path / "good")), str(tmp_path / name)]
     with pytest.raises(MonitorError) as refused:
-        keep_monitors(Storage(str(tmp_path / "root")), [str(tmp_path / name)], D, [AT])
+        keep_monitors(Storage(str(tmp_path / "root")), folders, D, [AT])
     assert said in str(refused.value) and name in str(refused.value)
     assert not (tmp_path / "root").exists(), "nothing is written"
 
@@ -179,6 +181,8 @@ def test_kept_monitors_open_as_they_were_and_equal_names_are_refused(tmp_path: P
 class Letters:
     """A tokenizer of letters."""
 
+    bos_token_id = None
+
     def encode(self, text: str, **_: bool) -> list[int]:
         return [ord(letter) for letter in text]
 
@@ -198,3 +202,9 @@ def test_texts_that_are_longer_than_a_context_are_told_at_the_plan(tmp_path: Pat
         "1 of 2 labelled texts of the monitor p are cut to corpus.context_len=4 tokens: raise"
     )
     assert "monitor q" in last and "it reads the last token" in last
+
+
+def test_a_text_of_which_nothing_can_be_scored_is_refused_at_the_plan(tmp_path: Path) -> None:
+    (probe(tmp_path / "p") / TEXTS).write_text('{"text": "abcd", "label": 1}\n{"text": "a", "label": 0}\n')
+    with pytest.raises(MonitorError, match="texts.jsonl: the labelled text 'a' is 1 tokens long"):
+        cut_notes([str(tmp_path / "p")], Letters(), 4)

@@ -118,7 +118,7 @@ def test_folders_are_screened_against_a_reference_in_less_than_a_second_each(tmp
     other.mkdir()
     (other / CONFIG).write_bytes((loud / CONFIG).read_bytes())
     (other / WEIGHTS).write_bytes(weights_bytes(turned(read_tensors(loud), 5)))
-    assert screen_one(other, ends).figures == pytest.approx(found[0].found.figures, rel=1e-4)
+    assert screen_one(other, ends).figures == pytest.approx(found[0].screened.figures, rel=1e-4)
     with pytest.raises(ConfigError, match="adapters is empty"):
         screen([], folders, ends)
     assert "cannot say what a change does" in CANNOT_TELL

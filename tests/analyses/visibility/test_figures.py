@@ -91,7 +91,11 @@ def test_what_is_not_asked_is_not_measured(
 ) -> None:
     latents = judge_cell(*cell, SETTINGS, "latents")
     assert (
-        latents.found == found.found and latents.pooled.value is None and "largest" in latents.pooled.reason
+        latents.answer == found.answer and latents.pooled.value is None and "largest" in latents.pooled.reason
     )
-    brief = judge_cell(*cell, SETTINGS, "not visible")
+    brief = judge_cell(*cell, SETTINGS, "random")
     assert brief.counts.not_visible == found.counts.not_visible and brief.texts == ()
+    assert brief.random.keys() == {"missing_share", "max_cosine"} and not found.random
+    missing, matched = brief.random["missing_share"], brief.random["max_cosine"]
+    assert missing.value is not None and 0.2 < missing.value < 0.9 and missing.null == 1, "half is not there"
+    assert matched.value is not None and matched.null is not None and matched.value > matched.null + 0.2

