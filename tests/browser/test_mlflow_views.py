@@ -82,7 +82,9 @@ def test_the_link_to_the_charts_draws_every_leaf(links: dict[str, str], page: Pa
     assert drawn[2][0] == "contour"
     assert contour == sorted((rank, d_sae, share(rank, d_sae, layer)) for rank, d_sae, layer in GRID)
     labels = "[...document.querySelectorAll('.parcoords .dimension .label')].map(e => e.textContent)"
-    page.wait_for_function(f"() => {{const found = {labels}; return {AXES}.every(axis => found.includes(axis))}}")
+    page.wait_for_function(
+        f"() => {{const found = {labels}; return {AXES}.every(axis => found.includes(axis))}}"
+    )
 
 
 def test_the_link_to_the_table_lists_leaves_in_the_chosen_columns(links: dict[str, str], page: Page) -> None:
@@ -102,7 +104,10 @@ def test_the_link_to_the_behaviours_draws_a_bar_for_each_adapter(links: dict[str
 
 def test_the_report_works_among_the_artifacts_of_a_run(links: dict[str, str], page: Page) -> None:
     errors: list[str] = []
-    page.on("console", lambda m: m.type == "error" and "Failed to load resource" not in m.text and errors.append(m.text))
+    page.on(
+        "console",
+        lambda m: m.type == "error" and "Failed to load resource" not in m.text and errors.append(m.text),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     open_link(page, links["Report"], 1500, 1000)
     report = page.frame_locator("iframe")
