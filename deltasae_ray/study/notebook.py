@@ -93,7 +93,7 @@ class Study:
         return self._read(TABLE)
 
     def latents(self, adapter: str | None = None, layer: int | None = None) -> "pd.DataFrame":
-        """The directions that each adapter wrote, as the audit ranks them; of all, or of one adapter or layer.
+        """The directions that adapters wrote, as the audit ranks them; of all, or of one adapter or layer.
 
         Raises:
             StorageError: the study has not come to its end.
@@ -104,7 +104,7 @@ class Study:
         return found
 
     def figure(self, metric: str = "visible_share") -> "alt.Chart":
-        """A figure by layer and adapter, as the page draws it; a notebook shows it, and `.save(…)` writes a file.
+        """A figure by layer and adapter, as the page draws it; a notebook shows it, `.save(…)` writes a file.
 
         Raises:
             StorageError: the study has not come to its end.
