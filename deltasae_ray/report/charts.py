@@ -91,25 +91,26 @@ def lines(x_scale: str) -> Any:
 def drawn_files(data: PageData) -> dict[str, bytes]:
     """Name → bytes of the study's figures, each as SVG and as PNG; those without data are left out."""
     files: dict[str, bytes] = {}
-    colours = palette()
     for name in FILES:
-        values = layer_values(data, name) or line_values(data, name)
-        if not any(v.get("value") is not None or v.get("y") is not None for v in values):
-            continue
-        panel = lines("linear") if "y" in values[0] else by_layer(*_extent(values))
-        chart = panel.facet(
-            column=alt.Column("layer:O", title="layer", header=alt.Header(labelFontWeight="bold")),
-            data=alt.Data(values=values, name=ROWS),
-        )
-        spec = coloured(
-            _styled(
-                chart.properties(title=alt.TitleParams(_title(data, name), subtitle=KEY, anchor="start"))
-            ).to_dict(validate=False),
-            colours,
-        )
-        files[f"figures/{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
-        files[f"figures/{name}.png"] = vl_convert.vegalite_to_png(spec, scale=2)
+        spec = study_spec(data, name)
+        if spec is not None:
+            files[f"figures/{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
+            files[f"figures/{name}.png"] = vl_convert.vegalite_to_png(spec, scale=2)
     return files
+
+
+def study_spec(data: PageData, name: str) -> Spec | None:
+    """Vega-Lite of one figure of the study, a panel for each layer; None where nothing of it is known."""
+    values = layer_values(data, name) or line_values(data, name)
+    if not any(v.get("value") is not None or v.get("y") is not None for v in values):
+        return None
+    panel = lines("linear") if "y" in values[0] else by_layer(*_extent(values))
+    chart = panel.facet(
+        column=alt.Column("layer:O", title="layer", header=alt.Header(labelFontWeight="bold")),
+        data=alt.Data(values=values, name=ROWS),
+    )
+    titled = chart.properties(title=alt.TitleParams(_title(data, name), subtitle=KEY, anchor="start"))
+    return coloured(_styled(titled).to_dict(validate=False), palette())
 
 
 def layer_values(data: PageData, metric: str) -> list[Spec]:

@@ -23,7 +23,10 @@ from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.main import parse_words
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
+
+    from deltasae_ray.report.inputs import ReportInputs
 
 TABLE, LATENTS, PAGE, REPORT = "divergence.parquet", "audit.parquet", "report.html", "report.json"
 
@@ -89,13 +92,35 @@ class Study:
         """
         return self._read(TABLE)
 
-    def latents(self) -> "pd.DataFrame":
-        """The directions that each adapter wrote, as the audit ranks them.
+    def latents(self, adapter: str | None = None, layer: int | None = None) -> "pd.DataFrame":
+        """The directions that adapters wrote, as the audit ranks them; of all, or of one adapter or layer.
 
         Raises:
             StorageError: the study has not come to its end.
         """
-        return self._read(LATENTS)
+        found = self._read(LATENTS)
+        for column, wanted in (("adapter", adapter), ("layer", layer)):
+            found = found if wanted is None else found[found[column] == wanted]
+        return found
+
+    def figure(self, metric: str = "visible_share") -> "alt.Chart":
+        """A figure by layer and adapter, as the page draws it; a notebook shows it, `.save(…)` writes a file.
+
+        Raises:
+            StorageError: the study has not come to its end.
+            ConfigError: the study has no such figure.
+        """
+        import altair as alt
+
+        from deltasae_ray.report.charts import study_spec
+        from deltasae_ray.report.page_data import page_data
+
+        data, _ = page_data(self._report())
+        spec = study_spec(data, metric)
+        if spec is None:
+            known = ", ".join(chart.metric for chart in data.charts)
+            raise ConfigError(f"this study has no figure {metric!r}; it has {known}")
+        return alt.Chart.from_dict(spec, validate=False)  # type: ignore[return-value]
 
     def page(self) -> str:
         """Where the report lies: a path, or the address in an object store.
@@ -111,18 +136,38 @@ class Study:
         return open_shards(self.cfg.storage.root)
 
     def _repr_html_(self) -> str:
-        """The verdicts, as a notebook shows them."""
+        """What the page's first screen says, as a notebook shows it."""
+        from deltasae_ray.report.cards import summaries
+
         try:
-            verdicts, page = self.verdicts, self.page()
+            found, page = summaries(self._report()), self.page()
         except StorageError as e:
             return Markup("<p>{}</p>").format(str(e))
+        heads = [card.question for card in found[0].cards] if found else []
+        cell = Markup("<td style='text-align:left'>{}</td>").format
         rows = Markup("").join(
-            Markup("<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>").format(
-                v.head, Markup("<br>").join(f"{a.question} {'. '.join(a.sentences)}." for a in v.answers)
+            Markup("<tr>{}</tr>").format(
+                Markup("").join(
+                    [
+                        cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label)),
+                        *(
+                            cell(f"{c.sign} {c.word} {'' if c.number == '–' else c.number}")
+                            for c in one.cards
+                        ),
+                        cell(Markup("{}<br>{}").format(one.plain.said, one.plain.next)),
+                    ]
+                )
             )
-            for v in verdicts
+            for one in found
         )
-        return Markup("<table>{}</table><p>Report: {}</p>").format(rows, page)
+        titles = Markup("").join(Markup("<th>{}</th>").format(head) for head in ("", *heads, ""))
+        return Markup("<table><tr>{}</tr>{}</table><p>Report: {}</p>").format(titles, rows, page)
+
+    def _report(self) -> "ReportInputs":
+        """What the page was made of."""
+        from deltasae_ray.report.inputs import ReportInputs
+
+        return ReportInputs.from_json(self._made(REPORT).decode())
 
     @property
     def _storage(self) -> Storage:

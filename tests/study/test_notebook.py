@@ -6,6 +6,9 @@ import pytest
 
 import deltasae_ray as ds
 from deltasae_ray.errors import ConfigError, StorageError
+from deltasae_ray.report.page import write_report
+from deltasae_ray.storage import Storage
+from tests.report.made import make
 
 
 def test_options_are_those_of_the_command() -> None:
@@ -32,3 +35,15 @@ def test_results_that_are_not_there_yet_say_what_makes_them(tmp_path: Path) -> N
         with pytest.raises(StorageError, match=r"call \.run\(\)"):
             read()
     assert "a&lt;b" in study._repr_html_(), "in a notebook, texts are no markup"
+
+
+def test_a_finished_study_shows_its_answers_and_draws_its_figures(tmp_path: Path) -> None:
+    write_report(make(), Storage(str(tmp_path)))
+    study = ds.Study("model", root=str(tmp_path))
+    assert [v.label for v in study.verdicts] == ["INCONCLUSIVE", "PARTLY VISIBLE"]
+    shown = study._repr_html_()
+    assert "Did it change the model?" in shown and "◐ In part" in shown and "&lt;b&gt;heron" in shown
+    study.figure("missing_share").save(tmp_path / "figure.svg")
+    assert "Missing share M(8)" in (tmp_path / "figure.svg").read_text()
+    with pytest.raises(ConfigError, match="no figure 'x'; it has visible_share"):
+        study.figure("x")
