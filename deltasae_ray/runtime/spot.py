@@ -38,10 +38,10 @@ def amazon(base: str = _AMAZON) -> float | None:
         OSError: the metadata service does not answer.
     """
     token = _ask(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
-    found = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token or ""})
-    if found is None:
+    notice = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token or ""})
+    if notice is None:
         return None
-    end = datetime.fromisoformat(json.loads(found)["time"]).timestamp()
+    end = datetime.fromisoformat(json.loads(notice)["time"]).timestamp()
     return max(0.0, end - time.time())
 
 
@@ -51,8 +51,8 @@ def google(base: str = _GOOGLE) -> float | None:
     Raises:
         OSError: the metadata service does not answer.
     """
-    found = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
-    return GOOGLE_S if found == "TRUE" else None
+    notice = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
+    return GOOGLE_S if notice == "TRUE" else None
 
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str | None:

@@ -98,10 +98,10 @@ class Study:
         Raises:
             StorageError: the study has not come to its end.
         """
-        found = self._read(LATENTS)
+        rows = self._read(LATENTS)
         for column, wanted in (("adapter", adapter), ("layer", layer)):
-            found = found if wanted is None else found[found[column] == wanted]
-        return found
+            rows = rows if wanted is None else rows[rows[column] == wanted]
+        return rows
 
     def figure(self, metric: str = "visible_share") -> "alt.Chart":
         """A figure by layer and adapter, as the page draws it; a notebook shows it, `.save(…)` writes a file.
@@ -140,10 +140,10 @@ class Study:
         from deltasae_ray.report.cards import summaries
 
         try:
-            found, page = summaries(self._report()), self.page()
+            of_adapters, page = summaries(self._report()), self.page()
         except StorageError as e:
             return Markup("<p>{}</p>").format(str(e))
-        heads = [card.question for card in found[0].cards] if found else []
+        heads = [card.question for card in of_adapters[0].cards] if of_adapters else []
         cell = Markup("<td style='text-align:left'>{}</td>").format
         rows = Markup("").join(
             Markup("<tr>{}</tr>").format(
@@ -158,7 +158,7 @@ class Study:
                     ]
                 )
             )
-            for one in found
+            for one in of_adapters
         )
         titles = Markup("").join(Markup("<th>{}</th>").format(head) for head in ("", *heads, ""))
         return Markup("<table><tr>{}</tr>{}</table><p>Report: {}</p>").format(titles, rows, page)
