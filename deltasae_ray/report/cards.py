@@ -175,7 +175,7 @@ def _sure(verdict: VerdictLines, inputs: ReportInputs, compared: Sequence[Agains
     """Share of latents that another seed finds, and whether a random adapter shows the same."""
     if verdict.untold:
         tone, word = "bad", "Like a random adapter"
-    elif any(c.told_apart for c in compared):
+    elif any(c.differs for c in compared):
         tone, word = "good", "Unlike a random one"
     else:
         tone, word = "unknown", "Not known" if compared else "Not compared"

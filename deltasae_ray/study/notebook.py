@@ -93,18 +93,22 @@ class Study:
         return self._read(TABLE)
 
     def latents(self, adapter: str | None = None, layer: int | None = None) -> "pd.DataFrame":
-        """The directions that each adapter wrote, as the audit ranks them; of all, or of one adapter or layer.
+        """The directions that each adapter wrote, as the audit ranks them.
+
+        Args:
+            adapter: of this one only.
+            layer: of this one only.
 
         Raises:
             StorageError: the study has not come to its end.
         """
         found = self._read(LATENTS)
         for column, wanted in (("adapter", adapter), ("layer", layer)):
-            found = found if wanted is None else found[found[column] == wanted]
+            found = found if wanted is None else found.loc[found[column] == wanted, :]
         return found
 
     def figure(self, metric: str = "visible_share") -> "alt.Chart":
-        """A figure by layer and adapter, as the page draws it; a notebook shows it, and `.save(…)` writes a file.
+        """A figure by layer and adapter, as the page draws it; `.save(…)` writes a file.
 
         Raises:
             StorageError: the study has not come to its end.
@@ -143,31 +147,22 @@ class Study:
             found, page = summaries(self._report()), self.page()
         except StorageError as e:
             return Markup("<p>{}</p>").format(str(e))
-        heads = [card.question for card in found[0].cards] if found else []
         cell = Markup("<td style='text-align:left'>{}</td>").format
-        rows = Markup("").join(
-            Markup("<tr>{}</tr>").format(
-                Markup("").join(
-                    [
-                        cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label)),
-                        *(
-                            cell(f"{c.sign} {c.word} {'' if c.number == '–' else c.number}")
-                            for c in one.cards
-                        ),
-                        cell(Markup("{}<br>{}").format(one.plain.said, one.plain.next)),
-                    ]
-                )
-            )
-            for one in found
-        )
-        titles = Markup("").join(Markup("<th>{}</th>").format(head) for head in ("", *heads, ""))
+        join, rows = Markup("").join, Markup("")
+        for one in found:
+            cells = [cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label))]
+            cells += [cell(f"{c.sign} {c.word} {c.number}".removesuffix(" –")) for c in one.cards]
+            cells += [cell(Markup("{}<br>{}").format(one.plain.sentence, one.plain.next))]
+            rows += Markup("<tr>{}</tr>").format(join(cells))
+        heads = ["", *(card.question for one in found[:1] for card in one.cards), ""]
+        titles = join(Markup("<th>{}</th>").format(head) for head in heads)
         return Markup("<table><tr>{}</tr>{}</table><p>Report: {}</p>").format(titles, rows, page)
 
     def _report(self) -> "ReportInputs":
         """What the page was made of."""
         from deltasae_ray.report.inputs import ReportInputs
 
-        return ReportInputs.from_json(self._made(REPORT).decode())
+        return ReportInputs.from_json(self._bytes(REPORT).decode())
 
     @property
     def _storage(self) -> Storage:
