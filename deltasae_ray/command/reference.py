@@ -12,6 +12,7 @@ from typing import Any
 
 import deltasae_ray
 from deltasae_ray import errors
+from deltasae_ray.command import tutorials
 from deltasae_ray.command.main import HELPERS
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.main import JOBS
@@ -27,12 +28,14 @@ def pages() -> dict[str, str]:
         "configuration.md": _configuration(),
         "errors.md": _errors(),
         "index.md": _home(),
+        **tutorials.pages(PACKAGE.parent / "docs" / "tutorials"),
     }
 
 
 def _home() -> str:
     """The README, with links as they are from within docs/."""
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    text = re.sub(r"\]\(tutorials/(\w+)\.py\)", lambda m: f"](tutorial-{m[1].replace('_', '-')}.md)", text)
     return re.sub(r" · \[[^\]]*\]\((?:CONTRIBUTING|CHANGELOG)\.md\)", "", text).replace(" ·\n", "\n")
 
 

@@ -124,7 +124,7 @@ class Study:
         if spec is None:
             known = ", ".join(chart.metric for chart in data.charts)
             raise ConfigError(f"this study has no figure {metric!r}; it has {known}")
-        return alt.Chart.from_dict(spec, validate=False)  # type: ignore[return-value]
+        return alt.Chart.from_dict(spec)
 
     def page(self) -> str:
         """Where the report lies: a path, or the address in an object store.
