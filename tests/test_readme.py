@@ -15,7 +15,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 MADE = {"api.md", "command.md", "configuration.md", "errors.md", "glossary.md", "index.md"}
 """Pages that `make site` makes from the code."""
-PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if p.name not in MADE and not p.name.startswith("tutorial-"))]
+PAGES = [
+    ROOT / "README.md",
+    *(
+        p
+        for p in sorted((ROOT / "docs").glob("*.md"))
+        if p.name not in MADE and not p.name.startswith("tutorial-")
+    ),
+]
 COMMAND = re.compile(r"(?m)^ {4}((?:\S*/)?deltasae .+|make [a-z-]+|ray job submit .+?)(?:\s+#.*)?$")
 
 

@@ -18,7 +18,11 @@ def pages(folder: Path) -> dict[str, str]:
 
 def page(source: str, name: str) -> str:
     """The cells of a notebook in their order: its text as text, its code as code."""
-    cells = [part for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and (part := _cell(source, node))]
+    cells = [
+        part
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and (part := _cell(source, node))
+    ]
     title, _, rest = cells[0].partition("\n\n")
     return f"{title}\n\n{HEAD.format(name=name)}{rest}\n\n" + "\n\n".join(cells[1:]) + "\n"
 
@@ -28,7 +32,9 @@ def _cell(source: str, node: ast.FunctionDef) -> str:
     for statement in node.body:
         match statement:
             case ast.Expr(
-                value=ast.Call(func=ast.Attribute(value=ast.Name("mo"), attr="md"), args=[ast.Constant(value=str(text))])
+                value=ast.Call(
+                    func=ast.Attribute(value=ast.Name("mo"), attr="md"), args=[ast.Constant(value=str(text))]
+                )
             ):
                 return inspect.cleandoc(text)
     shown = [s for s in node.body if not isinstance(s, ast.Return)]
