@@ -5,7 +5,7 @@ import inspect
 import textwrap
 from pathlib import Path
 
-HEAD = "This page is a notebook: [`{name}`](tutorials/{name}). Open it with `marimo edit docs/tutorials/{name}`.\n\n"
+HEAD = "A notebook, [`{name}`](tutorials/{name}): `marimo edit docs/tutorials/{name}` opens it.\n\n"
 
 
 def pages(folder: Path) -> dict[str, str]:
@@ -18,11 +18,8 @@ def pages(folder: Path) -> dict[str, str]:
 
 def page(source: str, name: str) -> str:
     """The cells of a notebook in their order: its text as text, its code as code."""
-    cells = [
-        part
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and (part := _cell(source, node))
-    ]
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    cells = [cell for node in functions if (cell := _cell(source, node))]
     title, _, rest = cells[0].partition("\n\n")
     return f"{title}\n\n{HEAD.format(name=name)}{rest}\n\n" + "\n\n".join(cells[1:]) + "\n"
 
@@ -30,13 +27,9 @@ def page(source: str, name: str) -> str:
 def _cell(source: str, node: ast.FunctionDef) -> str:
     """One cell: what it passes to `mo.md`, else its statements but imports of marimo and the return."""
     for statement in node.body:
-        match statement:
-            case ast.Expr(
-                value=ast.Call(
-                    func=ast.Attribute(value=ast.Name("mo"), attr="md"), args=[ast.Constant(value=str(text))]
-                )
-            ):
-                return inspect.cleandoc(text)
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "mo.md":
+            return inspect.cleandoc(ast.literal_eval(call.args[0]))
     shown = [s for s in node.body if not isinstance(s, ast.Return)]
     if not shown:
         return ""
