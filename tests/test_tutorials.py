@@ -34,8 +34,8 @@ def test_the_first_delta_of_a_random_adapter_has_nothing_to_miss() -> None:
     assert names["missing"].value is None and names["missing"].reason
 
 
-def test_a_given_dictionary_misses_the_half_that_it_was_not_made_for() -> None:
-    assert 0.3 < run("given_dictionary")["missing"].value < 0.8
+def test_a_given_dictionary_misses_features_that_the_base_model_has_not() -> None:
+    assert 0.4 < run("given_dictionary")["missing"].value < 0.95
 
 
 def test_a_finished_study_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,5 +54,5 @@ def test_a_tutorial_is_a_page_whose_commands_exist(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tutorials.page((NOTEBOOKS / f"{name}.py").read_text(), f"{name}.py")
-    assert page.startswith("# ") and "mo.md" not in page and "return" not in page
+    assert page.startswith("# ") and "mo.md(" not in page and "\nreturn" not in page
     check_commands(page, tmp_path, monkeypatch)

@@ -56,7 +56,7 @@ def _(activations):
     import deltasae_ray as ds
 
     folder = Path(tempfile.mkdtemp()) / "given"
-    ds.fit_dictionary(activations, d_sae=32, k=3, steps=300).save(folder)
+    ds.fit_dictionary(activations, d_sae=32, k=3, steps=200).save(folder)
     given = ds.Dictionary.load(folder)
     return ds, given
 
@@ -67,14 +67,15 @@ def _(mo):
     ## What it sees
 
     A dictionary of the delta's own shows what there is to see. 0 would mean that the given dictionary explains all of
-    it, and 1 that it does no better than featureless atoms.
+    it, and 1 that it does no better than featureless atoms. Here half of the features are missing, and what the other
+    half explains is found only in part, since a fitted dictionary is not exact.
     """)
     return
 
 
 @app.cell
 def _(delta, ds, given):
-    own = ds.fit_dictionary(delta[:3000], d_sae=32, k=3, steps=300)
+    own = ds.fit_dictionary(delta[:3000], d_sae=32, k=3, steps=200)
     missing = ds.missing_share(delta[3000:], own.W_dec, given.W_dec, k=3, training=delta[:3000])
     f"missing share {missing.value:.2f}"
     return (missing,)
