@@ -27,7 +27,7 @@ def file_sha256(path: Path) -> str:
 
 
 def remembered_sha256(path: Path) -> str:
-    """The same; a large file is read once per machine and change of the file.
+    """The sha256 of a file; a large one is read once per machine and change of the file.
 
     What is remembered counts only while the file's size, inode and both its times (mtime, and ctime, which
     nothing can set back) are those it had when it was hashed. Processes that ask at once wait for the first

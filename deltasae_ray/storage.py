@@ -217,7 +217,7 @@ class Storage:
             raise
 
     def _state(self, path: str) -> tuple[int, int] | None:
-        """As `stamp`, of a path; None also where the store does not say."""
+        """Size and time of a path, as `stamp` gives them; None also where the store does not say."""
         with suppress(StorageError):
             return self._stamp(path)
         return None

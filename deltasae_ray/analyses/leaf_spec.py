@@ -107,8 +107,8 @@ def measures_key(storage: Storage, shards: ShardSet, leaf: LeafSpec, cfg: Diverg
 
 
 def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Mapping[str, Any]) -> str:
-    """Of what all figures at a layer depend on (version, units of the harvest, settings), and of the `inputs`
-    that only some do."""
+    """A digest of what all figures at a layer depend on (version, units of the harvest, settings), and of the
+    `inputs` that only some do."""
     shared = {
         "version": METRICS_VERSION,
         "harvest": shards.key,
@@ -120,7 +120,7 @@ def figures_digest(shards: ShardSet, layer: int, cfg: DivergeConfig, inputs: Map
 
 
 def dictionary_digest(storage: Storage, key: str) -> str:
-    """Of the files of a dictionary: as its manifest says, where it has one.
+    """A digest of a dictionary's files: as its manifest says, where it has one.
 
     Raises:
         DictionaryError: neither the storage root nor the machine has such a folder.

@@ -249,9 +249,9 @@ class _Mean:
 
 
 def _mean(names: Sequence[str], here: Sequence[LeafFigures], *, named: bool = False) -> _Mean:
-    """Of the first metric that was measured, over seeds where there are several. The adapters' intervals are
-    of the same documents or the same kind of latents; errors of a mean are at most the mean of errors, so the
-    mean of their ends is an interval of it.
+    """Averages the first metric that was measured over leaves, over seeds where there are several. The
+    adapters' intervals are of the same documents or the same kind of latents; errors of a mean are at most
+    the mean of errors, so the mean of their ends is an interval of it.
 
     A metric is named where the reader could not know which it is, and how many adapters it is defined for
     where that is not all.

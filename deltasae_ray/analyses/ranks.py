@@ -121,8 +121,8 @@ def size_statement(
 
 
 def paired_statement(metric: str, figures: Sequence[RankFigure], *, along: str, margin: float = 0.1) -> str:
-    """The same where every adapter has all sizes, such as those of its dictionaries: its own change is taken,
-    and the standard error is of how adapters differ in it.
+    """States whether size matters where every adapter has all sizes, such as those of its dictionaries: its
+    own change is taken, and the standard error is of how adapters differ in it.
 
     Args:
         figures: `rank` holds the size, and `adapter_seed` tells adapters apart.

@@ -70,7 +70,8 @@ class Verdict:
 
     @property
     def head(self) -> str:
-        """Such as "r16, layer 12: PARTLY VISIBLE, not told from a random adapter by missing share"."""
+        """The verdict in a line, such as "r16, layer 12: PARTLY VISIBLE, not told from a random adapter by
+        missing share"."""
         place = "" if self.layer is None else f", layer {self.layer}"
         beside = f", not told from a random adapter by {' and '.join(self.untold)}" if self.untold else ""
         return f"{self.adapter}{place}: {self.label}{beside}"
@@ -171,7 +172,7 @@ def _briefly(of: LayerVerdict, sight: Sight) -> str:
 def _other_shapes(
     siblings: Sequence[LeafFigures], leaf: LeafFigures, worst: LayerVerdict, layers: int
 ) -> list[str]:
-    """Where a dictionary of another shape says something else."""
+    """Sentences on dictionaries of other shapes that say something else."""
     first = min(leaf.seed for leaf in siblings)
     others = {
         _instead(s, leaf): judge_leaf(s, layers).label
@@ -182,7 +183,7 @@ def _other_shapes(
 
 
 def _instead(other: LeafFigures, leaf: LeafFigures) -> str:
-    """Such as "d_sae 256 instead of 512"."""
+    """Names what differs between two shapes, such as "d_sae 256 instead of 512"."""
     pairs = (
         ("d_sae ", other.d_sae, leaf.d_sae),
         ("k ", other.k, leaf.k),

@@ -89,7 +89,7 @@ def named(latents: Sequence[LatentVisibility], effects: Mapping[int, Measure] | 
 
 
 def _kind(latent: LatentVisibility, effect: float | None) -> str:
-    """Such as ` (new, 0.012 nats)`."""
+    """A latent's class and effect, such as ` (new, 0.012 nats)`."""
     words = [latent.scaling or "", "" if effect is None else f"{effect:.3f} nats"]
     inside = ", ".join(x for x in words if x)
     return f" ({inside})" if inside else ""

@@ -62,7 +62,7 @@ def usage() -> str:
     """All commands, one to a line."""
     every = JOBS | HELPERS
     width = max(map(len, every)) + 2
-    lines = "\n".join(f"  {name:<{width}}{told}" for name, told in every.items())
+    lines = "\n".join(f"  {name:<{width}}{what}" for name, what in every.items())
     return (
         "usage: deltasae COMMAND [config=NAME|FILE.yaml] [key=value …]\n\n"
         f"{lines}\n\n`deltasae COMMAND --help` lists the words that a command takes.\n"

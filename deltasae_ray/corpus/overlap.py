@@ -42,8 +42,8 @@ class TextSearch:
 def fingerprints_in(
     searched: Iterable[tuple[TextFile, Searched]], text_field: str, tally: Tally
 ) -> set[bytes]:
-    """Those found in any file, whose counts are added to `tally`. Raises CorpusError for a text none of whose
-    files holds any."""
+    """Fingerprints that any file holds, whose counts are added to `tally`. Raises CorpusError for a text none
+    of whose files holds any."""
     fingerprints: set[bytes] = set()
     empty: dict[str, bool] = {}
     for file, of_file in searched:

@@ -21,7 +21,7 @@ from deltasae_ray.errors import CorpusError
 
 
 class Shortlist:
-    """Of documents in hash order, the first ones whose first contexts fill a budget: `take` never reaches
+    """The first documents in hash order whose first contexts fill a budget: `take` never reaches
     those after them.
 
     So a larger budget only adds, a corpus of any size needs memory for its budget only, and the shortlist of

@@ -28,7 +28,7 @@ class Stream:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Of each window."""
+        """How many tokens each window has."""
         return tuple(window.num_tokens() for window in self.windows)
 
 

@@ -12,8 +12,8 @@ _BLOCK = 8192
 
 
 def gaussian_rows(rows: Float[Tensor, "token d_model"], seed: int) -> Float[Tensor, "token d_model"]:
-    """As many rows from N(μ, Σ) of `rows`, fp32. The same rows and seed give the same draw, whoever makes it
-    again after a kill.
+    """Draws as many rows from N(μ, Σ) of `rows`, fp32. The same rows and seed give the same draw, whoever
+    makes it again after a kill.
 
     Drawn by the symmetric root of Σ: eigenvectors of near-equal eigenvalues are not the same on every
     machine, their root is.

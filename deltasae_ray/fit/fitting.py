@@ -16,6 +16,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.windows import Window, WindowRows, schedule
 from deltasae_ray.hookpoints import Hookpoint
+from deltasae_ray.runtime.spot import node_is_leaving
 from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.metrics import RATE_EDGES, HeldOut, held_out
 from deltasae_ray.sae.peers import Peers
@@ -122,12 +123,12 @@ class Fitting:
         return self.trainer.steps_done >= self.end
 
     def advance(self) -> None:
-        """Trains up to the next checkpoint, or to the end."""
+        """Trains up to the next checkpoint, which comes at once where this node is to end, or to the end."""
         trainer, every = self.trainer, self.job.cfg.checkpoint_every
         while not self.through:
             with heartbeat.unit("step"):
                 trainer.step()
-            if trainer.steps_done % every == 0:
+            if trainer.steps_done % every == 0 or node_is_leaving():
                 break
         if self.writes and not trainer.done:
             self.keep()

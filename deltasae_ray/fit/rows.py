@@ -35,7 +35,7 @@ class Tokens:
         return cls(used, tables["fit"].doc_id[used["fit"]])
 
     def num_bytes(self, d_model: int) -> int:
-        """Of the rows of one read."""
+        """Bytes of the rows of one read."""
         return 4 * d_model * sum(map(len, self.used.values()))
 
 

@@ -11,6 +11,7 @@ from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.fitting import Fitting
 from deltasae_ray.fit.memory import HELD
 from deltasae_ray.fit.points import FitPoint
+from deltasae_ray.runtime.spot import node_is_leaving
 from deltasae_ray.sae.recipe import Recipe
 from deltasae_ray.sae.stacked import at_once, together, train_together
 
@@ -127,7 +128,9 @@ def _alone(fitting: Fitting) -> tuple[Fitting, DictionaryError] | None:
 def _stacked(alike: Sequence[Fitting]) -> list[tuple[Fitting, DictionaryError]]:
     every, taken = alike[0].job.cfg.checkpoint_every, alike[0].trainer.steps_done
     with heartbeat.unit(f"step of {len(alike)} dictionaries"):
-        errors = train_together([f.trainer for f in alike], min(every - taken % every, alike[0].end - taken))
+        errors = train_together(
+            [f.trainer for f in alike], min(every - taken % every, alike[0].end - taken), node_is_leaving
+        )
     for fitting, error in zip(alike, errors, strict=True):
         if error is None and not fitting.trainer.done:
             fitting.keep()

@@ -103,7 +103,7 @@ class Reading:
 
     @property
     def num_bytes(self) -> int:
-        """Of the rows of one read."""
+        """Bytes of the rows of one read."""
         both = (self.first.tokens, self.tokens) if self.window.index else (self.tokens,)
         return sum(tokens.num_bytes(self.shards.d_model) for tokens in both)
 

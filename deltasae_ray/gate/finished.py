@@ -175,7 +175,8 @@ def read_figures(rows: Sequence[Row]) -> dict[Place, dict[str, Measure]]:
 
 
 def _at_one_place(rows: Sequence[Row]) -> dict[str, Measure]:
-    """As the verdict chooses: the largest dictionary, of several shapes the first, with its first seed."""
+    """Takes the figures that the verdict takes: the largest dictionary, of several shapes the first, with its
+    first seed."""
     own = [row for row in rows if not row.over_seeds]
     sized = sorted(own, key=lambda r: (-(r.d_sae or 0), r.seed or 0, r.k or 0, r.architecture))
     shape = (sized[0].d_sae, sized[0].k, sized[0].architecture) if sized else None

@@ -23,7 +23,8 @@ def numerics(precision: str, model: ModelSource) -> str:
 
 
 def harvest_key(corpus: Corpus, model: ModelSource, precision: str = "fp32") -> str:
-    """Of the tokens, the model and the numerics; adapters and hookpoints are sources and columns within."""
+    """A digest of the tokens, the model and the numerics; adapters and hookpoints are sources and columns
+    within."""
     made_of = {"corpus": corpus.key, "model": model.digest, "numerics": numerics(precision, model)}
     return f"harvest/{digest(made_of)}"
 

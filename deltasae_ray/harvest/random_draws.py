@@ -25,7 +25,7 @@ def random_ranks(ranks: Sequence[int]) -> list[int]:
 
 
 def random_names(ranks: Sequence[int]) -> list[str]:
-    """Their names, in the same order."""
+    """Names of random adapters of these ranks, in the same order."""
     each = random_ranks(ranks)
     names = [
         f"{RANDOM}-r{rank}" + (f"-{i + 1}" if len(set(each)) == 1 else "") for i, rank in enumerate(each)

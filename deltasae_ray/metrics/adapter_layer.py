@@ -65,12 +65,12 @@ class AdapterLayer:
 
     @cached_property
     def delta(self) -> Moments:
-        """Of the training deltas."""
+        """Moments of the training deltas."""
         return reduce(add, self.delta_groups)
 
     @cached_property
     def base(self) -> Moments:
-        """Of the base activations on the training tokens."""
+        """Moments of the base activations on the training tokens."""
         return reduce(add, self.base_groups)
 
     @cached_property
@@ -113,7 +113,7 @@ class AdapterLayer:
 
     @cached_property
     def firings(self) -> Callable[[DictionaryLike], Firings]:
-        """Of a dictionary of deltas on the deltas of those rows."""
+        """Firings of a dictionary of deltas on the deltas of the rows that co-activation is counted on."""
         rows = self.rows
         return lru_cache(_RECENT)(
             lambda dictionary: Firings.of(dictionary, rows.delta_fit, rows.delta_eval, self.firing_rows)
@@ -136,12 +136,12 @@ class AdapterLayer:
 
     @cached_property
     def trimmed(self) -> Moments:
-        """Of the training deltas without their three largest coordinates."""
+        """Moments of the training deltas without their three largest coordinates."""
         return self.delta.columns(self.other_coordinates)
 
     @cached_property
     def trimmed_base(self) -> Moments:
-        """Of the base activations without the coordinates that the deltas are largest in."""
+        """Moments of the base activations without the coordinates that the deltas are largest in."""
         return self.base.columns(self.other_coordinates)
 
     @cached_property
@@ -163,13 +163,13 @@ class AdapterLayer:
 
     @cached_property
     def baselines(self) -> Callable[[int, bool], Baselines]:
-        """Of a dictionary's size, and whether the rows are trimmed."""
+        """Makes the baselines for a dictionary's size, and keeps them by whether the rows are trimmed."""
         coder, seed = {False: self.coder, True: self.trimmed_coder}, self.settings.seed
         return lru_cache(_RECENT)(lambda size, trimmed: Baselines.of(coder[trimmed], size, seed))
 
     @cached_property
     def spectrum_of(self) -> Callable[[DictionaryLike], Spectrum]:
-        """Of a dictionary's living rows, weighted by their energies on its own data."""
+        """The spectrum of a dictionary's living rows, weighted by their energies on its own data."""
         return lru_cache(_RECENT)(
             lambda dictionary: decoder_spectrum(living_rows(dictionary), living_energy(dictionary))
         )

@@ -22,8 +22,8 @@ BETTER_BY_LUCK = 0.05
 
 
 def standing_of(entry: Metric, m: Measure) -> Standing | None:
-    """Of a metric of the catalogue; None where nothing can be said: no value, no null, or neither interval
-    nor p."""
+    """Where a metric of the catalogue stands to its null; None where nothing can be said: no value, no null,
+    or neither interval nor p."""
     return standing(m, entry.tail or "two-sided", CHANCE_MARGIN if entry.unit == "cosine" else 0.0)
 
 
@@ -143,8 +143,8 @@ _WORTH: Mapping[Standing, str] = {
 
 
 def control_statement(by_layer: Mapping[int, Measure], *, given: bool) -> str:
-    """The same of all layers, in one sentence to stand under the verdicts; nothing where there is no
-    control."""
+    """Says what the control is worth at all layers, in one sentence to stand under the verdicts; nothing
+    where there is no control."""
     groups: dict[Standing, list[str]] = {}
     for layer, m in sorted(by_layer.items()):
         beside = f" ({m:.2f}, null {m.null:.2f})" if m.value is not None and m.null is not None else ""

@@ -32,7 +32,7 @@ class Context:
 
     @cached_property
     def reference_firings(self) -> Firings:
-        """Of the reference on the base activations of the rows that co-activation is counted on."""
+        """Firings of the reference on the base activations of the rows that co-activation is counted on."""
         rows = self.layer.rows
         return Firings.of(self.reference, rows.base_fit, rows.base_eval, self.layer.firing_rows)
 
@@ -42,12 +42,13 @@ class Context:
 
     @cached_property
     def reference_spectrum(self) -> Spectrum:
-        """Of the reference's decoder, weighted by the energies on its own data."""
+        """The spectrum of the reference's decoder, weighted by the energies on its own data."""
         return decoder_spectrum(self.reference_rows, living_energy(self.reference))
 
     @cached_property
     def reference_row_spectrum(self) -> Spectrum:
-        """Of the reference's whole decoder, every row alike, dead ones included: as published."""
+        """The spectrum of the reference's whole decoder, every row alike, dead ones included: as
+        published."""
         rows = self.reference.W_dec.detach()
         return decoder_spectrum(rows, np.ones(len(rows)))
 

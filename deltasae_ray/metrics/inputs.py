@@ -90,7 +90,7 @@ class LayerRows:
                 )
 
     def strata(self, rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"] | None:
-        """Of some evaluation rows those of one token and band of positions; None where tokens are not
+        """Groups of evaluation rows, those of one token and band of positions; None where tokens are not
         known."""
         if self.eval_tokens is None:
             return None
@@ -106,7 +106,7 @@ class LayerRows:
 
 @dataclass(frozen=True, eq=False)
 class LayerInputs(LayerRows):
-    """Such rows, and the one reference that deltas are held against."""
+    """Rows of an adapter and layer, and the one reference that deltas are held against."""
 
     reference: DictionaryLike
     base_control: DictionaryLike | None = None

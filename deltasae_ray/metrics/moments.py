@@ -89,11 +89,15 @@ class Moments:
         return Moments(n, mean, self.scatter - other.scatter - torch.outer(gap, gap) * (n * other.n / self.n))
 
     def columns(self, keep: Int[Tensor, " column"]) -> "Moments":
-        """Of some coordinates only."""
+        """Moments of some coordinates only."""
         return Moments(self.n, self.mean[keep], self.scatter[keep][:, keep])
 
     def outside_mean(self) -> "Moments":
-        """Of what the rows have outside the direction of their mean."""
+        """Moments of what the rows have outside the direction of their mean."""
+        return self._outside_mean
+
+    @cached_property
+    def _outside_mean(self) -> "Moments":
         direction = unit_rows(self.mean[None])[0]
         along = self.scatter @ direction
         cross = torch.outer(direction, along)
@@ -117,7 +121,7 @@ class Moments:
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """Of the covariance."""
+        """Eigenvalues and eigenvectors of the covariance."""
         return Spectrum.of(self.covariance)
 
 

@@ -117,7 +117,7 @@ class _Scatter:
     def interval(
         self, values: np.ndarray, within: Sequence[tuple[float, float]] | None
     ) -> tuple[float, float]:
-        """Of the mean; `within` are the seeds' intervals over documents, if these enter."""
+        """The interval of the mean; `within` are the seeds' intervals over documents, if these enter."""
         variance = max(self.variance, float(values.var(ddof=1)))
         between = float(stats.t.ppf(0.975, self.freedom)) ** 2 * variance / len(values)
         reach = np.zeros(2) if within is None else np.abs(np.array(within) - values[:, None]).mean(0)

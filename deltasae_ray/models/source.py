@@ -77,8 +77,8 @@ def resolve_model(cfg: ModelConfig, *, weights: bool = True) -> ModelSource:
 
 
 def _hub_name(base: str, folder: Path) -> str:
-    """Of a folder: what its config says that it was saved from, or whose snapshot in the hub's cache it
-    is."""
+    """The hub's name of a model in a folder: what its config says that it was saved from, or whose snapshot
+    in the hub's cache it is."""
     if base == GEMMA_270M:
         return "google/gemma-3-270m"
     if not Path(base).is_dir():

@@ -41,7 +41,7 @@ def deltas_together(
     *,
     bf16: bool = False,
 ) -> Iterator[tuple[str, Residuals]]:
-    """As `capture.deltas`, in one pass over (1 + adapters) times the rows.
+    """Takes deltas as `capture.deltas` does, in one pass over (1 + adapters) times the rows.
 
     Args:
         adapters: none of which is to run `alone`.

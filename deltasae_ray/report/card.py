@@ -56,9 +56,9 @@ def strip_of(m: Measure, most: float = 1.0, chance: str = "by chance") -> Strip 
         return None if x is None else round(100 * min(1.0, max(0.0, x / most)), 2)
 
     low, high = m.ci or (None, None)
-    told = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
-    told += "" if m.null is None else f"; {chance} {figure(m.null)}"
-    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), told)
+    label = f"{figure(m.value)} {interval(low, high)} on a scale from 0 to {figure(most)}"
+    label += "" if m.null is None else f"; {chance} {figure(m.null)}"
+    return Strip(at(m.value) or 0.0, at(low), at(high), at(m.null), at(m.ceiling), label)
 
 
 def percent_of(value: float | None) -> str:

@@ -64,8 +64,8 @@ def _summary(
         _sure(verdict, inputs, compared),
     )
     short = inputs.reference.partition(" (")[0]
-    said = plain(verdict, facts, learnt, short)
-    return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], said, cards, verdict)
+    sentence = plain(verdict, facts, learnt, short)
+    return AdapterSummary(verdict.adapter, verdict.label, tone, SIGNS[tone], sentence, cards, verdict)
 
 
 def _change(verdict: VerdictLines, facts: AdapterFacts | None, most: float) -> Card:

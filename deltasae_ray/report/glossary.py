@@ -111,12 +111,12 @@ class Entry(msgspec.Struct):
 
 def glossary(inputs: ReportInputs, shown: Collection[str]) -> dict[str, Entry]:
     """An explanation of every metric in `shown`, of the cards, and of words that stand beside all figures."""
-    found = {key: Entry(title, text) for key, (title, text) in OF_CARDS.items()}
-    found |= {term: Entry(sentence(term), text) for term, text in TERMS.items()}
+    entries = {key: Entry(title, text) for key, (title, text) in OF_CARDS.items()}
+    entries |= {term: Entry(sentence(term), text) for term, text in TERMS.items()}
     monitors = {row.metric for row in inputs.monitors}
     for name in sorted({*shown, *METRICS, *OF_CARDS_TOO, *monitors}):
-        found[name] = _entry(name, inputs)
-    return found
+        entries[name] = _entry(name, inputs)
+    return entries
 
 
 def _entry(name: str, inputs: ReportInputs) -> Entry:

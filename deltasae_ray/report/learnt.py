@@ -21,7 +21,7 @@ _PLACES = ("adapted_with", "adapted_without", "base_with", "base_without")
 
 
 def learnt_facts(claims: Mapping[str, Sequence[Claim]]) -> tuple[Learnt, ...]:
-    """Of every adapter, the random one last."""
+    """What each adapter says that the base does not, the random one last."""
     of_adapters = [_facts(name, mine) for name, mine in claims.items()]
     return tuple(sorted(of_adapters, key=lambda facts: facts.control))
 

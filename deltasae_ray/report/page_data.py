@@ -190,9 +190,11 @@ def _charts(inputs: ReportInputs) -> list[Chart]:
         drawn = [r for r in leading_rows(inputs.rows, (name,)) if r.d_sae == largest[r.adapter]]
         notes = chance_notes(drawn, inputs, name) if name in first else []
         undefined = [n for n in notes if n.startswith(UNDEFINED)]
-        told = [n for n in notes if n not in undefined] if catalogued(name).null else []
+        shown_notes = [n for n in notes if n not in undefined] if catalogued(name).null else []
         charts.append(
-            Chart(name, sentence(describe(name, inputs).label), [*told, *seeds_notes(drawn)], undefined)
+            Chart(
+                name, sentence(describe(name, inputs).label), [*shown_notes, *seeds_notes(drawn)], undefined
+            )
         )
     return charts
 

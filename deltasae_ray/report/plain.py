@@ -60,12 +60,12 @@ def of_study(adapters: Sequence[tuple[str, Plain]]) -> Plain | None:
     counted = [f"{labels.count(one)} {word}" for one, word in OF_LABELS.items() if one in labels]
     decided = [label for label in labels if label not in ("INCONCLUSIVE", "NO EFFECT")]
     if decided or "INCONCLUSIVE" not in labels:
-        said = f"{len(labels)} adapter{'s' if len(labels) > 1 else ''}: {', '.join(counted)}."
+        sentence = f"{len(labels)} adapter{'s' if len(labels) > 1 else ''}: {', '.join(counted)}."
     else:
-        said = f"Nothing is decided yet: {' and '.join(counted)}."
+        sentence = f"Nothing is decided yet: {' and '.join(counted)}."
     steps = Counter(one.next for label, one in adapters if label == "INCONCLUSIVE")
     shared = next((step for step, n in steps.most_common(1) if n > 1 or not decided), "")
-    return Plain(said, shared)
+    return Plain(sentence, shared)
 
 
 def _sight(verdict: VerdictLines, reference: str) -> str:
@@ -89,8 +89,8 @@ def _next(verdict: VerdictLines) -> str:
         return _decide(verdict.layers)
     if verdict.untold:
         return "Read no meaning into those figures until more text (corpus.eval_tokens) tells it from chance."
-    told = [s for a in verdict.answers if a.question == WHAT_NEXT for s in a.sentences]
-    return f"{told[0].rstrip('.')}." if told else ""
+    steps = [s for a in verdict.answers if a.question == WHAT_NEXT for s in a.sentences]
+    return f"{steps[0].rstrip('.')}." if steps else ""
 
 
 def _decide(layers: Sequence[LayerVerdict]) -> str:

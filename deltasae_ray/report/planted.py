@@ -136,7 +136,8 @@ class _Ranking:
         )
 
     def average_precision(self, label: Bool[np.ndarray, " row"]) -> Float[np.ndarray, " latent"]:
-        """As scikit-learn's, ties included; rows on which a latent does not fire are tied at the end."""
+        """Average precision as scikit-learn's, ties included; rows on which a latent does not fire are tied
+        at the end."""
         hit = label[self.rows].astype(np.float64)
         total, start, end = float(label.sum()), self.bounds[:-1], self.bounds[1:]
         if total == 0:  # all markers of a permutation fell beyond the ends of shorter contexts

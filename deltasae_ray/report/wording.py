@@ -278,5 +278,5 @@ def not_demonstrated(inputs: ReportInputs) -> list[AdapterFacts]:
 
 
 def numbered(noun: str, numbers: Sequence[int]) -> str:
-    """Such as "layers 9, 12"."""
+    """Counts a word and lists what it counts, such as "layers 9, 12"."""
     return f"{noun}{'s' if len(set(numbers)) > 1 else ''} {', '.join(map(str, sorted(set(numbers))))}"

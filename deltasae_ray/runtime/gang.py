@@ -52,6 +52,8 @@ class Stored(Protocol):
     """A factory whose workers store what they make, so that a unit that is run again need not be done
     again."""
 
+    def __call__(self, context: RankContext) -> Worker: ...
+
     def done(self, unit: TokenBatch, todo: Any) -> Any | None:
         """What the worker would return, if all of it is stored already; None if something is missing."""
         ...
@@ -201,8 +203,8 @@ def _gather(calls: list[Any]) -> list[Any] | Failure:
 
 
 def _answered(pending: list[Any], count: int, within: float = float("inf")) -> tuple[list[Any], list[Any]]:
-    """Those of `pending` that have answered, once they are `count` or the time is up, and the others; a wait
-    with a beat each second."""
+    """Splits `pending` into those that have answered, once they are `count` or the time is up, and the
+    others; a wait with a beat each second."""
     end, done, left = time.monotonic() + within, [], pending
     with heartbeat.unit("wait for its ranks"):
         while len(done) < count and time.monotonic() < end:

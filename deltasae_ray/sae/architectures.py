@@ -113,7 +113,7 @@ def sparse_forward(
     peers: Peers | None = None,
     batch: int = 0,
 ) -> Forward:
-    """Of a SELECTING architecture.
+    """The forward pass of a SELECTING architecture.
 
     Args:
         peers: who shares a batch of `batch` tokens, of which `y` is this process' part.
@@ -136,7 +136,7 @@ def sparse_forward(
 def dense_forward(
     y: Float[Tensor, "token d_model"], w: Weights, architecture: str, bandwidth: float
 ) -> Forward:
-    """Of `standard` and `jumprelu`, through autograd.
+    """The forward pass of `standard` and `jumprelu`, through autograd.
 
     Args:
         bandwidth: width of the window around a threshold through which it gets its gradient; jumprelu only.

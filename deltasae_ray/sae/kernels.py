@@ -86,7 +86,7 @@ def batch_topk(pre: Float[Tensor, "*stack token d_sae"], k: int) -> tuple[Float[
 
 
 def first_latents(stack: int, d_sae: int, device: torch.device) -> Int[Tensor, "stack 1"]:
-    """Of each member, in the one dictionary that a stack is."""
+    """The first latent of each member, in the one dictionary that a stack is."""
     return torch.arange(0, stack * d_sae, d_sae, device=device)[:, None]
 
 

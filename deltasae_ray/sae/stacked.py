@@ -6,7 +6,7 @@ views into the stack's, so that each is saved, resumed and finished on its own, 
 alone (CPU, fp32: to the bit).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -44,9 +44,14 @@ def at_once(recipe: Recipe, d_model: int, device: torch.device | str, share: flo
     return max(1, min(_MOST, int(torch.cuda.mem_get_info(device)[0] * share / 2) // need))
 
 
-def train_together(members: Sequence[Trainer], steps: int) -> list[DictionaryError | None]:
+def train_together(
+    members: Sequence[Trainer], steps: int, stop: Callable[[], bool] = lambda: False
+) -> list[DictionaryError | None]:
     """`steps` steps of each, or as many as are left. Members may differ in rows and seed; one that has taken
     fewer steps than another must catch up alone first.
+
+    Args:
+        stop: asked after each step; True ends the round early.
 
     Returns:
         Of each member, the error with which training ran off to infinity: its state is of no use, that of the
@@ -56,6 +61,8 @@ def train_together(members: Sequence[Trainer], steps: int) -> list[DictionaryErr
     for _ in range(min(steps, members[0].recipe.steps - members[0].steps_done)):
         stack.step()
         heartbeat.beat()
+        if stop():
+            break
     stack.part()
     return stack.errors
 

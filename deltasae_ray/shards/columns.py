@@ -94,7 +94,8 @@ def _numpy(array: pa.Array) -> np.ndarray:
 
 
 def _ordered(array: pa.DictionaryArray) -> pa.DictionaryArray:
-    """The same values with the dictionary sorted and without what is not used: codes rise with values."""
+    """A dictionary-coded column with the dictionary sorted and without what is not used: codes rise with
+    values."""
     codes, values = _numpy(array.indices).astype(np.int64), array.dictionary.to_pylist()
     used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
     order = sorted(used.tolist(), key=values.__getitem__)
@@ -117,7 +118,7 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
 
 
 def _digest(table: pa.Table) -> str:
-    """Of the rows of a merged table: 64 hex digits."""
+    """A digest of the rows of a merged table: 64 hex digits."""
     digest = hashlib.sha256()
     for name in SCHEMA.names:
         column = _whole(table[name])

@@ -72,7 +72,7 @@ class Manifest:
 
     @classmethod
     def _load(cls, storage: Storage, key: str) -> tuple["Manifest", list[str], list[str]]:
-        """Also the names of the records, sound and damaged."""
+        """The manifest with the names of its records, sound and damaged."""
         tables, sound, damaged = [], [], {}
         for records, wrong in _records(storage, key):
             tables.append(to_table(row for rows in records.values() for row in rows))

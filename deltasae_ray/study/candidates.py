@@ -67,7 +67,7 @@ class Candidates:
 
     @property
     def settings(self) -> list[dict[str, float]]:
-        """Of every candidate, in order."""
+        """Settings of every candidate, in order."""
         return [dict(row["settings"]) for row in self._rows]
 
     @property

@@ -270,8 +270,8 @@ def holds_harvest_and_fit(cfg: StudyConfig) -> bool:
 
 
 def side_by_side(nodes: Sequence[Node], gangs: GangConfig, fit: FitConfig) -> bool:
-    """The same of `nodes`, with a task that reads beside them: on whichever node it runs first, or with what
-    all leave over."""
+    """Whether gangs and fit workers stand on `nodes` with a task that reads beside them: on whichever node it
+    runs first, or with what all leave over."""
     gang = _gangs(gangs, gangs.gangs)
     worker = Actors(fit.workers, FIT_CPUS, fit.gpus_per_worker)
     return _beside_a_reader(nodes, gang, worker)

@@ -172,7 +172,7 @@ def _spec(state: StudyState, fitted: FittedDictionary, adapter: AdapterRef, agai
 
 
 def _randoms(state: StudyState, p: FitPoint) -> tuple[RandomCell, ...]:
-    """Of every random adapter of the study, its dictionaries of the point's layer and shape."""
+    """For every random adapter of the study, its dictionaries of the point's layer and shape."""
     harvested = state.harvest.adapters if state.harvest is not None else ()
     cells = []
     for ref in harvested:

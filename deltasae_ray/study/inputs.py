@@ -72,7 +72,7 @@ class Study:
 
     @property
     def adapter_names(self) -> list[str]:
-        """Of the adapters under study, given or to be trained."""
+        """Names of the adapters under study, given or to be trained."""
         ranks, seeds = self.cfg.adapt.ranks, self.cfg.adapt.seeds
         return [a.name for a in self.given] or [f"r{rank}" for rank in ranks for _ in range(seeds)]
 
@@ -255,7 +255,8 @@ def _kept_dictionary(storage: Storage, dictionary: Dictionary) -> str:
 
 
 def _kept_siblings(storage: Storage, reference: Reference, base: BaseModel, made_for: str) -> tuple[str, ...]:
-    """Those of the reference's release that can be had; none where they are too few to tell what repeats."""
+    """Siblings of the reference's release that can be had; none where they are too few to tell what
+    repeats."""
     kept = []
     for other in siblings(reference):
         try:

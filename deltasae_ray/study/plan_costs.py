@@ -80,7 +80,8 @@ def ways_to_keep_deltas(study: Study, adapters: int, sources: int, trials: int) 
 
 
 def _lora_bytes(study: Study) -> int:
-    """Of a token's low-rank coordinates, as if given adapters adapt the modules that trained ones would."""
+    """Bytes of a token's low-rank coordinates, as if given adapters adapt the modules that trained ones
+    would."""
     ranks = ranks_of(study.cfg, [a.rank for a in study.given])
     return len(study.layers) * len(study.cfg.adapt.targets) * sum(2 * rank + 2 for rank in ranks)
 

@@ -193,7 +193,7 @@ def _card(study: Study, written: Sequence[WrittenDictionary]) -> str:
 
 
 def _agreement(layer: int, written: Sequence[WrittenDictionary]) -> list[Measure]:
-    """Of every pair of dictionaries of a layer."""
+    """How alike each two dictionaries of a layer are."""
     here = [m.dictionary for m in written if m.fitted.point.layer == layer]
     return [max_cosine(a.W_dec, b.W_dec) for a, b in combinations(here, 2)]
 

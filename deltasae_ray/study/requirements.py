@@ -151,8 +151,8 @@ def _needs(  # noqa: PLR0913 - one row of the table of needs
     host: float,
     world: int,
 ) -> Needs:
-    """Of an actor with `world` processes, each of which takes `parts` where it computes and `host` in the
-    machine."""
+    """What an actor needs with `world` processes, each of which takes `parts` where it computes and `host` in
+    the machine."""
     cpus, gpus, memory = asked
     taken = sum(parts.values())
     if gpus:
@@ -200,8 +200,8 @@ def _training(cfg: StudyConfig, size: ModelSize) -> Needs:
 
 
 def _gang(cfg: StudyConfig, size: ModelSize, given_ranks: Sequence[int]) -> Needs:
-    """Of the harvest, the behaviour gate and what is patched: the gate and the random adapters' strength take
-    all blocks."""
+    """What a gang of the harvest, the behaviour gate and the patched passes needs: the gate and the random
+    adapters' strength take all blocks."""
     gangs, corpus, ranks = cfg.gangs, cfg.corpus, ranks_of(cfg, given_ranks)
     length = corpus.context_len + 1
     together = 1 + len(ranks) if cfg.model.sharding != "none" or cfg.harvest.precision == "mixed" else 1

@@ -16,6 +16,7 @@ from deltasae_ray.fit.sizing import auto_d_sae
 from deltasae_ray.runtime.autoscaler import possible_types
 from deltasae_ray.runtime.lease import Lease, lease
 from deltasae_ray.runtime.local import joins_cluster
+from deltasae_ray.runtime.losses import restarts
 from deltasae_ray.sae.identity import Trial
 from deltasae_ray.storage import Storage
 from deltasae_ray.study.clock import Clock
@@ -169,6 +170,8 @@ def _run(stage: str, study: Study, plan: Plan, held: Lease) -> None:
                 say("\n" + "\n".join(monitor_lines(watched)))
             say(f"\nReport: {study.storage.address('report.html')}\n{_describe_views(study, views)}")
     say(f"\n{clock.beside(plan)}")
+    if again := restarts():
+        say(again)
     if state.failed:
         raise DictionaryError(
             f"{len(state.failed)} of {len(state.failed) + len(state.grid)} trials failed, and the same"

@@ -72,7 +72,7 @@ def candidate_points(trial: Trial, layers: Sequence[int]) -> tuple[FitPoint, ...
 def _forget_checkpoints(
     storage: Storage, harvest_key: str, trial: Trial, layers: Sequence[int], cfg: FitConfig
 ) -> None:
-    """Of a candidate that ASHA stopped, which nobody will continue."""
+    """Deletes checkpoints of a candidate that ASHA stopped, which nobody will continue."""
     for key in keys_of(storage, harvest_key, candidate_points(trial, layers), cfg).values():
         checkpoint.remove(storage, key)
 

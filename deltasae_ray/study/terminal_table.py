@@ -22,7 +22,9 @@ def printed_table(rows: Sequence[DivergenceRow], reference: str, k: int) -> list
         reference: what the dictionaries are held against, in words.
         k: atoms of the missing share.
     """
-    sizes = {r.adapter: max(other.d_sae for other in rows if other.adapter == r.adapter) for r in rows}
+    sizes: dict[str, int] = {}
+    for r in rows:
+        sizes[r.adapter] = max(r.d_sae, sizes.get(r.adapter, 0))
     seeds = len({r.seed for r in rows if r.name == "missing_share"})
     heads = {
         "adapter": 9,

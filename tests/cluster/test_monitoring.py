@@ -56,7 +56,7 @@ def series(name: str, values: str, **tags: str) -> dict:
 FIRING = {
     "NoUnitIsDone": [series("ray_deltasae_last_unit", "0x60", run="1"), series("ray_deltasae_queue", "4x60", run="1", stage="harvest")],
     "GangsFail": [series("ray_deltasae_restarts_total", "0+1x60", run="1", reason="fault")],
-    "NodesAreTakenBack": [series("ray_deltasae_restarts_total", "0+1x60", run="1", reason="lost node")],
+    "NodesAreTakenBack": [series("ray_deltasae_restarts_total", "0+1x60", run="1", reason="drained")],
     "DeltasNearRounding": [series("ray_deltasae_snr", "80x60", run="1", adapter="r4")],
     "DictionariesDie": [series("ray_deltasae_dead_share", "0.7x60", run="1", adapter="r4")],
 }  # fmt: skip

@@ -89,8 +89,8 @@ def test_columns_of_modules_are_planned_and_weighed_by_their_rank(tiny_model: Pa
     plain, with_modules = opened(), opened("harvest.sites=[resid_post,lora]")
     tokens, (ref,) = plain.corpus.num_tokens(), plain.given
     more = make_plan(with_modules, FIT).shard_bytes - make_plan(plain, FIT).shard_bytes
-    assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * (2 * 4 + 2), (
-        "the adapter and the random one"
+    assert more == tokens * 2 * len(plain.layers) * len(plain.cfg.adapt.targets) * 3 * (4 + 1), (
+        "the adapter and two random ones"
     )
     names = (
         "blocks.1.hook_resid_post",

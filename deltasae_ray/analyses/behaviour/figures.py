@@ -53,7 +53,7 @@ def changes_model(behaviour: Sequence[Behaviour]) -> bool:
 
 
 def describe_losses(behaviour: Sequence[Behaviour]) -> str:
-    """Of every text, in words."""
+    """Says how each text's loss changed and how far predictions moved."""
     if not behaviour:
         return "Not measured"
     return "; ".join(f"{b.corpus} loss {_signed(b.loss_change)}, KL {b.kl:.3f}" for b in behaviour)

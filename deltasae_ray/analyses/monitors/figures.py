@@ -72,7 +72,8 @@ def delong_p(
 
 
 def _placements(scores: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every positive the share of negatives below it, and of every negative that of positives above it."""
+    """Places each score among the other label's: of every positive the share of negatives below it, and of
+    every negative that of positives above it."""
     positives, negatives = np.sort(scores[label]), np.sort(scores[~label])
     below, above = (
         (np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")) / (2 * len(b))

@@ -25,7 +25,7 @@ class Ends:
 
     @staticmethod
     def of(folder: Path, *, trust_remote_code: bool = False) -> "Ends":
-        """Of the model in a folder; nothing else of its checkpoint is read."""
+        """Reads the two ends of the model in a folder; nothing else of its checkpoint is read."""
         model = load_ends(folder, trust_remote_code=trust_remote_code)
         ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
         return Ends(ends[0].weight.detach(), ends[1].weight.detach())

@@ -47,7 +47,7 @@ class Called:
 
     @property
     def score(self) -> float:
-        """Of the reply, over the contexts that agree."""
+        """Mean score of the reply, over the contexts that agree."""
         return self.reply.score * self.alike
 
 

@@ -39,7 +39,7 @@ class Counts:
         return replace(self, draws=moved(*self.ends, whole.draws, whole.ends))
 
     def times(self, factor: int) -> "Counts":
-        """As many times as many latents, with the same shares."""
+        """The counts of `n` times as many latents, with the same shares."""
         numbers = (factor * x for x in (self.not_visible, self.unsure, self.partly, self.visible))
         grown = (Draw(x.weight, factor * x.low, factor * x.high, factor * x.n, x.f) for x in self.draws)
         return Counts(*numbers, draws=tuple(grown))
@@ -69,6 +69,6 @@ class Counts:
 
     @property
     def in_words(self) -> str:
-        """Such as `4 not visible, 3 partly, 21 visible`."""
+        """The counts in a line, such as `4 not visible, 3 partly, 21 visible`."""
         counted = f"{self.not_visible} not visible, {self.partly} partly, {self.visible} visible"
         return counted + (f", {self.unsure} unclear" if self.unsure else "")

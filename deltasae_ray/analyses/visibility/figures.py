@@ -2,7 +2,8 @@
 texts together and in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -10,14 +11,18 @@ import torch
 
 from deltasae_ray.analyses.visibility.count_figures import Counts
 from deltasae_ray.analyses.visibility.of_random_figures import of_random
+from deltasae_ray.metrics.arrays import matrix
 from deltasae_ray.metrics.coding.dictionary_coding import spread
-from deltasae_ray.metrics.coding.missing_share import missing_share
+from deltasae_ray.metrics.coding.missing_share import matched_codings, missing_share
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_energy, living_rows
 from deltasae_ray.metrics.measure import Measure, undefined
+from deltasae_ray.metrics.moments import Moments
 from deltasae_ray.metrics.visibility.answer import Visibility
+from deltasae_ray.metrics.visibility.base_side import BaseSide
+from deltasae_ray.metrics.visibility.deciding import Dictionaries, decided
 from deltasae_ray.metrics.visibility.latents import MIN_FIRINGS
-from deltasae_ray.metrics.visibility.pooled import pooled_missing_share
-from deltasae_ray.metrics.visibility.visible import visibility
+from deltasae_ray.metrics.visibility.pooled import compare_pooled
+from deltasae_ray.metrics.visibility.rows import Rows, check_dictionaries
 
 POOLED_TOKENS = 1024
 """Evaluation tokens that are coded for the pooled missing share: its pool makes a token cost five times as
@@ -44,6 +49,16 @@ class CellRows(LayerRows):
     texts: tuple[str, ...]
     """Names of the texts; that which the adapter was trained on first."""
 
+    @cached_property
+    def delta_moments(self) -> Moments:
+        """Of the training deltas."""
+        return Moments.of(self.delta_fit)
+
+    @property
+    def several(self) -> np.ndarray | None:
+        """The text of each evaluation row; None where there is one."""
+        return self.corpora if len(self.texts) > 1 else None
+
 
 @dataclass(frozen=True, eq=False)
 class CellDictionaries:
@@ -60,7 +75,7 @@ class CellDictionaries:
 
 @dataclass(frozen=True)
 class TextFinding:
-    """The same of one text."""
+    """What one text by itself says of the latents."""
 
     corpus: str
     counts: Counts
@@ -113,36 +128,25 @@ def judge_cell(
     settings: Settings,
     asked: Asked = "all",
     code_tokens: int = FIRST_TOKENS,
+    side: BaseSide | None = None,
 ) -> CellVisibility:
     """Decides which latents are visible, in all texts and in each, and measures both missing shares.
 
     Args:
         code_tokens: most tokens of a text that are coded for its M.
+        side: `base_side` of these rows and dictionaries, where several changes share it.
 
     Raises:
         GeometryError: dictionaries that do not fit the rows.
     """
     if rows.silent:
         return CellVisibility.undefined("the deltas are zero: the adapter changes nothing here")
-    several = len(rows.texts) > 1
     with torch.no_grad():
-        answer = visibility(
-            rows.delta_eval,
-            rows.base_eval,
-            cell.own,
-            cell.reference,
-            base_dictionaries=cell.bases,
-            second=cell.others,
-            training=rows.delta_fit,
-            training_base=rows.base_fit,
-            doc_ids=rows.eval_docs,
-            token_ids=None if asked == "random" else rows.tokens,
-            positions=None if asked == "random" else rows.positions,
-            corpora=rows.corpora if several else None,
-            seed=settings.seed,
-        )
+        answer = _decided(rows, cell, settings, asked, side)
         if asked == "random":
-            return CellVisibility(answer, random=of_random(rows, cell.own, cell.reference, settings))
+            return CellVisibility(
+                answer, random=of_random(rows, rows.delta_moments, cell.own, cell.reference, settings)
+            )
         counts = _by_text(rows, cell, answer)
         if asked == "latents":
             left = undefined("it is measured of the largest dictionaries alone")
@@ -152,20 +156,51 @@ def judge_cell(
         texts = tuple(
             TextFinding(t, c, _missing(rows, cell, t, settings, code_tokens)) for t, c in counts.items()
         )
-        pooled = pooled_missing_share(
-            rows.delta_eval,
-            living_rows(cell.own),
-            living_rows(cell.reference),
-            settings.k,
-            doc_ids=rows.eval_docs,
-            training=rows.delta_fit,
-            draws=settings.null_draws,
-            bootstrap=settings.bootstrap,
-            max_tokens=min(POOLED_TOKENS, settings.code_tokens),
-            seed=settings.seed,
-        )
+        pooled = _pooled(rows, cell, settings)
         planted = _planted(rows, cell, settings)
     return CellVisibility(answer, texts, pooled, planted)
+
+
+def base_side(rows: CellRows, cell: CellDictionaries, settings: Settings) -> BaseSide:
+    """What every change at this layer asks of the base activations and their dictionaries."""
+    training, evaluation = matrix(rows.base_fit, "base_fit").cpu(), matrix(rows.base_eval, "base_eval").cpu()
+    return BaseSide(training, evaluation, rows.several, cell.reference, tuple(cell.bases), settings.seed)
+
+
+def _decided(
+    rows: CellRows, cell: CellDictionaries, settings: Settings, asked: Asked, side: BaseSide | None
+) -> Visibility:
+    """Decides which latents the reference can see; where they fire is not asked of random adapters."""
+    random = asked == "random"
+    given = Rows.of(
+        rows.delta_eval,
+        rows.base_eval,
+        rows.delta_fit,
+        rows.base_fit,
+        rows.eval_docs,
+        None if random else rows.tokens,
+        None if random else rows.positions,
+        rows.several,
+    )
+    dictionaries = Dictionaries(cell.own, tuple(cell.others), cell.reference, tuple(cell.bases))
+    check_dictionaries(
+        given.width, dictionaries.delta, dictionaries.reference, dictionaries.bases, dictionaries.seconds
+    )
+    given = replace(given, training_moments=rows.delta_moments)
+    return decided(given, dictionaries, settings.seed, side)
+
+
+def _pooled(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:
+    """M_p of all texts."""
+    pair = matched_codings(
+        rows.delta_eval,
+        (living_rows(cell.own), living_rows(cell.reference), None),
+        rows.delta_fit,
+        rows.eval_docs,
+        replace(settings, code_tokens=min(POOLED_TOKENS, settings.code_tokens)),
+        rows.delta_moments,
+    )
+    return pair if isinstance(pair, Measure) else compare_pooled(pair, seed=settings.seed)
 
 
 def _planted(rows: CellRows, cell: CellDictionaries, settings: Settings) -> Measure:

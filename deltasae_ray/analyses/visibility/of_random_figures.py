@@ -5,9 +5,8 @@ comes from the model: which tokens move, and what its later blocks make of any p
 """
 
 import numpy as np
-import torch
 
-from deltasae_ray.metrics.coding.missing_share import missing_share, too_little_training
+from deltasae_ray.metrics.coding.missing_share import compare_structure, matched_codings, too_little_training
 from deltasae_ray.metrics.geometry.matching import best_cosines, matched_draws
 from deltasae_ray.metrics.geometry.matching_figures import mean_match
 from deltasae_ray.metrics.inputs import DictionaryLike, LayerRows, Settings, living_rows
@@ -16,26 +15,25 @@ from deltasae_ray.metrics.moments import Moments
 
 
 def of_random(
-    rows: LayerRows, dictionary: DictionaryLike, reference: DictionaryLike, settings: Settings
+    rows: LayerRows,
+    moments: Moments,
+    dictionary: DictionaryLike,
+    reference: DictionaryLike,
+    settings: Settings,
 ) -> dict[str, Measure]:
     """M of its deltas, and the matching of its latents with the reference against atoms of their covariance;
-    by name of the figure that it stands beside."""
+    by name of the figure that it stands beside.
+
+    Args:
+        moments: of the training deltas.
+    """
     own, others = living_rows(dictionary), living_rows(reference)
-    spectrum = Moments.of(torch.from_numpy(np.ascontiguousarray(rows.delta_fit))).spectrum
-    null, _ = matched_draws(spectrum, others, len(own), draws=settings.null_draws, seed=settings.seed)
+    null, _ = matched_draws(moments.spectrum, others, len(own), draws=settings.null_draws, seed=settings.seed)
     matched = mean_match(best_cosines(own, others), np.ones(len(own)), null, None)
-    missing = missing_share(
-        rows.delta_eval,
-        own,
-        others,
-        settings.k,
-        doc_ids=rows.eval_docs,
-        training=rows.delta_fit,
-        draws=settings.null_draws,
-        bootstrap=settings.bootstrap,
-        max_tokens=settings.code_tokens,
-        seed=settings.seed,
+    pair = matched_codings(
+        rows.delta_eval, (own, others, None), rows.delta_fit, rows.eval_docs, settings, moments
     )
+    missing = pair if isinstance(pair, Measure) else compare_structure(pair).missing
     if reason := too_little_training(dictionary, len(rows.delta_fit)):
         missing = undefined(reason, null=1.0, n=missing.n)
     return {"missing_share": missing, "max_cosine": matched}

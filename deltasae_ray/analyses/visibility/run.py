@@ -1,5 +1,5 @@
-"""Visibility of a study: one Ray task for each source, layer and shape of dictionary; the driver holds
-answers, never activations."""
+"""Visibility of a study: Ray tasks for each layer and shape of dictionary; the driver holds answers, never
+activations."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.table import DivergenceRow
 from deltasae_ray.analyses.visibility.figures import Asked, CellVisibility
 from deltasae_ray.analyses.visibility.layer_figures import FIGURE, Sight, measures
-from deltasae_ray.analyses.visibility.task import CellSpec, CellTask, judge_and_store, read_answer
+from deltasae_ray.analyses.visibility.task import CellGroup, CellSpec, judge_and_store, read_answer
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.runtime.tasks import run_tasks
 from deltasae_ray.sae.identity import Trial
@@ -26,6 +26,11 @@ NO_BASES = (
     "no base dictionary stands beside the reference (diverge.controls=base), so what a visible latent scores"
     " is not known"
 )
+
+CELLS_A_TASK = 4
+"""Cells that one task decides, at most: they share what is asked of the base, a third of a cell's time."""
+_COST: dict[Asked, int] = {"all": 4, "latents": 1, "random": 1}
+"""Time of a cell, about, by what is asked of it."""
 
 Sights = dict[LeafSpec, Sight]
 
@@ -54,11 +59,28 @@ def see_points(storage: Storage, harvest_key: str, leaves: Sequence[LeafSpec], c
     wanted |= {spec for leaf in cells if specs[leaf] in wanted for spec in random_specs(leaf)}
     keys = {spec: spec.key(storage, shards, cfg) for spec in sorted(wanted, key=str)}
     todo = {key: spec for spec, key in keys.items() if not storage.exists(key)}
-    work = [(judge_and_store, CellTask(storage, harvest_key, spec, key, cfg)) for key, spec in todo.items()]
+    work = [
+        (judge_and_store, CellGroup(storage, harvest_key, some, tuple(keys[spec] for spec in some), cfg))
+        for some in groups(list(todo.values()))
+    ]
     run_tasks(work, 1.0, bar="visibility", memory=task_memory(shards, leaves))
     answers = {spec: read_answer(storage, key) for spec, key in keys.items()}
     sights = {leaf: _sight(leaf, spec, answers) for leaf, spec in specs.items()}
     return Seen(sights, tuple(_rows(sights)))
+
+
+def groups(specs: Sequence[CellSpec]) -> list[tuple[CellSpec, ...]]:
+    """Cells that share the base's side, a few a task; the longest tasks first, so that none is left to run
+    alone."""
+    together: dict[tuple, list[CellSpec]] = defaultdict(list)
+    for spec in specs:
+        together[spec.layer, spec.reference, spec.bases].append(spec)
+    parts = [
+        tuple(some[i : i + CELLS_A_TASK])
+        for some in together.values()
+        for i in range(0, len(some), CELLS_A_TASK)
+    ]
+    return sorted(parts, key=lambda some: sum(_COST[spec.asked] for spec in some), reverse=True)
 
 
 def with_effects(seen: Seen, effects: Mapping[LeafSpec, Mapping[str, Mapping[str, Measure]]]) -> Seen:
@@ -98,7 +120,7 @@ def cell_spec(leaf: LeafSpec, alike: Sequence[LeafSpec], source: str, asked: Ask
 
 
 def random_specs(leaf: LeafSpec) -> list[CellSpec]:
-    """The same of random adapters of the same strength."""
+    """Leaves of random adapters of the same strength, as their adapters' leaves ask for them."""
     return [
         CellSpec(leaf.layer, r.source, r.dictionary, r.others, leaf.reference, _bases(leaf), "random")
         for r in leaf.randoms
@@ -120,7 +142,8 @@ def _sight(leaf: LeafSpec, spec: CellSpec, answers: dict[CellSpec, CellVisibilit
 
 
 def _rows(sights: Sights) -> list[DivergenceRow]:
-    """Of every cell, and of each text by itself; intervals hold over the layers of an adapter at once."""
+    """Rows of every cell, and of each text by itself; intervals hold over the layers of an adapter at
+    once."""
     together: dict[Trial, dict[int, LeafSpec]] = defaultdict(dict)
     for leaf in sights:
         together[leaf.trial][leaf.layer] = leaf

@@ -1,8 +1,10 @@
-"""One Ray task a cell: reads the rows of one source at one layer, decides which latents are visible, and
-stores the answer under its key."""
+"""One Ray task for some cells of a layer: reads their rows, decides which latents are visible, and stores
+each answer under its key."""
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from deltasae_ray.analyses.visibility.figures import (
     CellDictionaries,
     CellRows,
     CellVisibility,
+    base_side,
     judge_cell,
 )
 from deltasae_ray.corpus.documents import DOMAIN
@@ -57,55 +60,58 @@ class CellSpec:
 
 
 @dataclass(frozen=True)
-class CellTask:
-    """Travels to the task."""
+class CellGroup:
+    """Cells of one layer and one base side; travels to the task."""
 
     storage: Storage
     harvest_key: str
-    spec: CellSpec
-    key: str
+    specs: tuple[CellSpec, ...]
+    keys: tuple[str, ...]
+    """Files of their answers, in the same order."""
     cfg: DivergeConfig
 
 
-def judge_and_store(task: CellTask) -> None:
-    """Decides one cell, and writes the answer."""
-    spec, storage = task.spec, task.storage
-    rows = read_cell(open_harvest(storage, task.harvest_key), spec)
+def judge_and_store(group: CellGroup) -> None:
+    """Decides one cell after the other, and writes each answer; the base's side is computed once."""
+    storage, settings = group.storage, settings_of(group.cfg)
+    shards, reference, side = open_harvest(storage, group.harvest_key), group.specs[0].reference, None
     with tempfile.TemporaryDirectory() as scratch:
-        own, reference, *rest = (
-            load_dictionary(storage, key, Path(scratch))
-            for key in (spec.dictionary, spec.reference, *spec.others, *spec.bases)
-        )
-        others, bases = rest[: len(spec.others)], rest[len(spec.others) :]
-    known = seen_alive(reference, lambda: rows.base_fit)
-    cell = CellDictionaries(own, others, known, bases)
-    answer = judge_cell(rows, cell, settings_of(task.cfg), spec.asked, task.cfg.code_tokens)
-    storage.write_json(task.key, asdict(answer))
+        load = cache(partial(load_dictionary, storage, scratch=Path(scratch)))
+        for spec, key, rows in zip(group.specs, group.keys, read_cells(shards, group.specs), strict=True):
+            known = side.reference if side else seen_alive(load(reference), partial(_base_fit, rows))
+            others, bases = ([load(x) for x in keys] for keys in (spec.others, spec.bases))
+            cell = CellDictionaries(load(spec.dictionary), others, known, bases)
+            side = side or base_side(rows, cell, settings)
+            answer = judge_cell(rows, cell, settings, spec.asked, group.cfg.code_tokens, side)
+            storage.write_json(key, asdict(answer))
 
 
-def read_cell(shards: ShardSet, spec: CellSpec) -> CellRows:
-    """Rows of the cell's source and of the base, without position 0."""
+def _base_fit(rows: CellRows) -> np.ndarray:
+    return rows.base_fit
+
+
+def read_cells(shards: ShardSet, specs: Sequence[CellSpec]) -> Iterator[CellRows]:
+    """Rows of each cell's source beside those of the base, without position 0; those of the base are read
+    once."""
     fit, evaluation = (shards.tokens(split) for split in ("fit", "eval"))
     keep = {"fit": fit.used, "eval": evaluation.used}
-    read = {
-        (source, split): shards.read(spec.layer, source, split=split)[kept]
-        for source in (spec.source, BASE)
-        for split, kept in keep.items()
-    }
+    (layer,) = {spec.layer for spec in specs}
+
+    def read(source: str) -> list[np.ndarray]:
+        return [shards.read(layer, source, split=split)[kept] for split, kept in keep.items()]
+
+    base = read(BASE)
     corpora = np.asarray(evaluation.corpus[keep["eval"]], dtype=str)
-    return CellRows(
-        read[spec.source, "fit"],
-        read[spec.source, "eval"],
-        read[BASE, "fit"],
-        read[BASE, "eval"],
-        fit.doc_id[keep["fit"]],
-        evaluation.doc_id[keep["eval"]],
-        tokens=evaluation.token_id[keep["eval"]],
-        positions=evaluation.position[keep["eval"]],
-        corpora=corpora,
-        fit_corpora=np.asarray(fit.corpus[keep["fit"]], dtype=str),
-        texts=tuple(sorted(map(str, np.unique(corpora)), key=lambda name: (name != DOMAIN, name))),
-    )
+    facts = {
+        "tokens": evaluation.token_id[keep["eval"]],
+        "positions": evaluation.position[keep["eval"]],
+        "corpora": corpora,
+        "fit_corpora": np.asarray(fit.corpus[keep["fit"]], dtype=str),
+        "texts": tuple(sorted(map(str, np.unique(corpora)), key=lambda name: (name != DOMAIN, name))),
+    }
+    documents = fit.doc_id[keep["fit"]], evaluation.doc_id[keep["eval"]]
+    for spec in specs:
+        yield CellRows(*read(spec.source), *base, *documents, **facts)  # type: ignore[arg-type]
 
 
 def read_answer(storage: Storage, key: str) -> CellVisibility:

@@ -87,7 +87,7 @@ class Coding:
 
     @cached_property
     def cut(self) -> Callable[[int], "Coding"]:
-        """The same by as many atoms that the chooser uses most; chosen anew for each flip, so that the null
+        """The code by as many atoms that the chooser uses most; chosen anew for each flip, so that the null
         has the same choice."""
         return lru_cache(2)(self._cut)
 
@@ -123,7 +123,7 @@ class Coder:
 
     @cached_property
     def rest(self) -> Moments:
-        """Of the training deltas outside the direction of their mean: what is coded."""
+        """Moments of the training deltas outside the direction of their mean: what is coded."""
         return self.training.outside_mean()
 
     @property
@@ -147,7 +147,7 @@ class Coder:
         return outside(rows, self.training.mean)
 
     def code(self, atoms: Matrix) -> Coding:
-        """Of the sample with all atoms, all of them outside the direction of the mean."""
+        """Codes the sample with all atoms, all of them outside the direction of the mean."""
         atoms = self.outside_mean(atoms)
         return Coding(
             self, atoms, [pursue(x, atoms, min(self.k, len(atoms))) for x in self.sample.versions], len(atoms)

@@ -170,11 +170,13 @@ def matched_codings(
     training: Matrix | None,
     doc_ids: Sequence | np.ndarray | None,
     settings: Settings,
+    moments: Moments | None = None,
 ) -> Matched | Measure:
     """Codes deltas by dictionaries of matched sizes; a measure where they have too few directions.
 
     Args:
         dictionaries: fitted to deltas, the reference, another fitted to deltas or None.
+        moments: of the training rows, where they are known.
 
     Raises:
         GeometryError: k outside 1..8, or matrices of different d_model.
@@ -187,7 +189,7 @@ def matched_codings(
     x = matrix(deltas, "deltas", None)
     fit = x if training is None else matrix(training, "training", None)
     docs = np.arange(len(x)) if doc_ids is None else np.asarray(doc_ids)
-    moments = Moments.of(fit)
+    moments = moments or Moments.of(fit)
     if moments.spectrum.participation_ratio < MIN_PARTICIPATION:
         return too_few_directions(moments.spectrum.participation_ratio, document_codes(docs)[1])
     coder = make_coder(x, fit, docs, moments, settings)

@@ -21,7 +21,7 @@ _BLOCK_TOKENS = 256
 _GROUP = 128
 """Correlations whose extremes are taken at once."""
 
-_GRAM_ATOMS = 4096
+GRAM_ATOMS = 4096
 """Up to this many atoms their Gram matrix is kept (64 MB in fp32); above, each token's chosen atoms are
 kept."""
 
@@ -50,12 +50,15 @@ class Pursuit:
         return float(self.residual_energy[:, k].double().sum() / self.residual_energy[:, 0].double().sum())
 
 
-def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
+def pursue(x: Matrix, atoms: Matrix, k: int, gram: Float[Tensor, "atom column"] | None = None) -> Pursuit:
     """Codes each row of `x` [token, d_model] with k rows of `atoms` [atom, d_model], any sign: the atom most
     correlated with what is left, then all chosen atoms' coefficients by least squares.
 
     Atoms are scaled to unit rows and need not be independent. The work is that of k / 8 products of tokens by
     atoms, and as much again for the rest; above 4096 atoms, k products. Computed in the type of `x`.
+
+    Args:
+        gram: products of the atoms, of norm 1, where they are known, with `gram_columns` columns.
 
     Raises:
         GeometryError: another d_model, or k outside 1..number of atoms.
@@ -71,7 +74,10 @@ def pursue(x: Matrix, atoms: Matrix, k: int) -> Pursuit:
         raise GeometryError(
             f"k={k} atoms per token asked of a dictionary of {len(atoms)}: choose 1 to {len(atoms)}"
         )
-    gram = _gram(atoms) if len(atoms) <= _GRAM_ATOMS else None
+    if gram is not None:
+        gram = gram.to(atoms)
+    elif len(atoms) <= GRAM_ATOMS:
+        gram = _gram(atoms)
     blocks = x.split(max(_BLOCK_TOKENS, _BLOCK_NUMBERS // len(atoms)))
     energy, support, residual = (
         torch.cat(p) for p in zip(*(_pursue_block(b, atoms, gram, k) for b in blocks), strict=True)
@@ -93,7 +99,7 @@ def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tupl
     # inverse Cholesky factor)
     basis = torch.zeros(tokens, k, k, dtype=torch.float64, device=x.device)
     picked = x.new_empty(tokens, k if gram is None else 0, x.shape[1])
-    correlation = x.new_zeros(tokens, -(-len(atoms) // _GROUP) * _GROUP)
+    correlation = x.new_zeros(tokens, gram_columns(len(atoms)))
     change = x.new_empty(tokens, 0)
     for step in range(k):
         if gram is None or step % _ANEW == 0:
@@ -122,9 +128,14 @@ def _pursue_block(x: Tensor, atoms: Tensor, gram: Tensor | None, k: int) -> tupl
     return energy, support.where(used, -1), residual
 
 
+def gram_columns(atoms: int) -> int:
+    """Columns of a Gram matrix: a whole number of groups, those without an atom are zeros."""
+    return -(-atoms // _GROUP) * _GROUP
+
+
 def _gram(atoms: Float[Tensor, "atom d_model"]) -> Float[Tensor, "atom column"]:
     """Products of all atoms, with columns of zeros up to a whole number of groups."""
-    gram = atoms.new_zeros(len(atoms), -(-len(atoms) // _GROUP) * _GROUP)
+    gram = atoms.new_zeros(len(atoms), gram_columns(len(atoms)))
     torch.mm(atoms, atoms.T, out=gram[:, : len(atoms)])
     return gram
 

@@ -32,8 +32,8 @@ _BLOCK_NUMBERS = 1 << 20
 
 
 def coactivation_of(context: Context, dictionary: DictionaryLike, second: DictionaryLike | None) -> Measure:
-    """Of a delta dictionary on deltas with the reference on base activations; ceiling: with a second seed's
-    dictionary on the deltas."""
+    """Co-activation of a delta dictionary on deltas with the reference on base activations; ceiling: with a
+    second seed's dictionary on the deltas."""
     rows = context.layer.firing_rows
     num_docs = len(rows.evaluation)
     if num_docs < _FEWEST:
@@ -98,7 +98,7 @@ def coactivation_within_tokens(
     *,
     second: Firings | None = None,
 ) -> Measure:
-    """The same figure against a null that knows token and position: partners' firings are exchanged among
+    """Co-activation against a null that knows token and position: partners' firings are exchanged among
     rows of one stratum.
 
     Args:

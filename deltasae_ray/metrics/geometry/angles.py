@@ -133,8 +133,8 @@ def _within(interval: tuple[float, float], low: float, high: float) -> tuple[flo
 
 
 def _moments_by_eval_group(layer: AdapterLayer) -> list[Moments]:
-    """Of the evaluation deltas, by as many groups of documents as there are of the training deltas; one where
-    documents are few."""
+    """Moments of the evaluation deltas, by as many groups of documents as there are of the training deltas;
+    one where documents are few."""
     codes, num_docs = layer.documents
     groups = GROUPS if num_docs >= MIN_DOCUMENTS else 1
     dealt = np.random.default_rng([layer.settings.seed, 4]).permutation(np.arange(num_docs) % groups)

@@ -12,6 +12,7 @@ from deltasae_ray.metrics.geometry.latent_shares import REPEATS
 from deltasae_ray.metrics.inputs import DictionaryLike, living_rows
 from deltasae_ray.metrics.measure import undefined
 from deltasae_ray.metrics.visibility.answer import Findings, Visibility, answer
+from deltasae_ray.metrics.visibility.base_side import BaseSide
 from deltasae_ray.metrics.visibility.decision import LatentLabel, judge
 from deltasae_ray.metrics.visibility.expression import Metric
 from deltasae_ray.metrics.visibility.kept import Kept
@@ -45,6 +46,7 @@ class _Known:
     """What all steps share."""
 
     rows: Rows
+    side: BaseSide
     metric: Metric
     atoms: Float[Tensor, "atom d_model"]
     """Of the reference."""
@@ -52,21 +54,28 @@ class _Known:
     seed: int
 
 
-def decided(rows: Rows, dictionaries: Dictionaries, seed: int) -> Visibility:
-    """Decides which latents, or which directions of a narrow change, the reference can see."""
+def decided(rows: Rows, dictionaries: Dictionaries, seed: int, side: BaseSide | None = None) -> Visibility:
+    """Decides which latents, or which directions of a narrow change, the reference can see.
+
+    Args:
+        side: of these base activations and dictionaries, where another change has asked for it before.
+    """
     if rows.silent:
         note = "the deltas are the same on every row: no change, or one that the mean change holds whole"
         return Visibility("INCONCLUSIVE", undefined(note), (0.0, 1.0), (), (note,))
     bases, reasons = dictionaries.bases, []
     if len(bases) < FEW_BASES:
         reasons.append(f"{len(bases)} base dictionaries: {FEW_BASES} or more make the scale surer")
-    basis, metric = narrow_basis(rows.moments), Metric.of(rows.moments, rows.base_moments)
+    reference = dictionaries.reference
+    if side is None:
+        side = BaseSide(rows.training_base, rows.base, rows.corpora, reference, bases, seed)
+    basis, metric = narrow_basis(rows.moments), Metric.of(rows.moments, side.moments)
     metric = metric if basis is None else metric.plain()
-    atoms = living_rows(dictionaries.reference).cpu()
-    known = _Known(rows, metric, atoms, Present.of(bases, rows, metric, atoms, seed), seed)
+    atoms = living_rows(reference).cpu()
+    known = _Known(rows, side, metric, atoms, Present.of(side, metric, atoms), seed)
     kept = Kept.of(dictionaries.delta, dictionaries.seconds, rows, seed)
     narrow = None if basis is None else _narrow(known, basis)
-    findings, note = _label_latents(known, kept, dictionaries.reference, narrow)
+    findings, note = _label_latents(known, kept, narrow)
     leading = leading_directions(rows.moments, metric, known.present, atoms, seed)
     return answer(kept, findings, narrow or leading, [*reasons, *kept.reasons, *note], seed)
 
@@ -82,9 +91,7 @@ def _narrow(known: _Known, basis: Float[Tensor, "d_model direction"]) -> Narrow 
     return Narrow.of(rows.moments, known.metric, held, known.atoms, texts, known.seed)
 
 
-def _label_latents(
-    known: _Known, kept: Kept, reference: DictionaryLike, narrow: Narrow | None
-) -> tuple[Findings | None, Sequence[str]]:
+def _label_latents(known: _Known, kept: Kept, narrow: Narrow | None) -> tuple[Findings | None, Sequence[str]]:
     """Labels and classes of the latents that can be judged, and what limits them."""
     metric, atoms, rows, seed = known.metric, known.atoms, known.rows, known.seed
     directions, present = kept.directions[kept.able], known.present
@@ -96,12 +103,12 @@ def _label_latents(
     draws = draws_of(by_seed, present, scale.absent, once, seed)
     lost = directions[torch.from_numpy(judged.lost)]
     lost_scale = scale_of(metric, lost, present.scores, atoms, seed)[0] or scale
-    apart, more = firing_apart(kept.training, kept.evaluation, reference, rows, seed)
+    apart, more = firing_apart(kept.training, kept.evaluation, known.side, rows, seed)
     labels: tuple[LatentLabel, ...] = tuple(
         "partly" if label == "visible" and a else label for label, a in zip(judged.labels, apart, strict=True)
     )
     groups = [x for x in (rows.doc_ids, rows.token_ids) if x is not None]
-    sides = (kept.training, rows.training_base, rows.base_moments), (kept.evaluation, rows.base)
+    sides = (kept.training, rows.training_base, known.side.moments), (kept.evaluation, rows.base)
     kinds = classes(tie(*sides, directions, groups, seed), ~judged.lost)
     return Findings(judged, labels, kinds, scale, lost_scale, once, draws), [*note, *more]
 

@@ -7,7 +7,7 @@ is divided by another of the same kind.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from deltasae_ray.metrics.arrays import Matrix
 from deltasae_ray.metrics.coding.dictionary_coding import Coder
 from deltasae_ray.metrics.coding.matched_sizes import Matched
 from deltasae_ray.metrics.coding.missing_share import MIN_PARTICIPATION, matched_codings, too_few_directions
-from deltasae_ray.metrics.coding.omp import pursue
+from deltasae_ray.metrics.coding.parts import Part, between, pursue_parts
 from deltasae_ray.metrics.coding.sample import Average, coded, most_used, use_of
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.metrics.measure import Measure, undefined
@@ -28,6 +28,8 @@ from deltasae_ray.metrics.ratios import with_interval
 
 POOL = 4
 """Pool atoms for each atom of the larger dictionary."""
+_KEPT = 16
+"""Products between two parts of the atoms that are kept: of some flips."""
 MIN_GAIN = 0.02
 """Lower bound of the share of the residual that the delta dictionary must take beside flipped reference
 atoms."""
@@ -126,9 +128,10 @@ def _atoms(coder: Coder, atoms: Float[Tensor, "atom d_model"], size: int) -> Flo
     return atoms[most_used(use_of(coder.chooser.x, atoms, min(coder.k, len(atoms))), size)]
 
 
-def _turned(atoms: Tensor, spectrum: Spectrum, signs: np.ndarray) -> Tensor:
-    basis = spectrum.vectors.to(atoms.dtype)
-    return (atoms @ basis * torch.from_numpy(signs).to(atoms.dtype)) @ basis.T
+def _turned(part: Part, spectrum: Spectrum, signs: np.ndarray) -> Part:
+    """Flips the signs of coordinates in the eigenbasis."""
+    basis = spectrum.vectors.to(part.atoms.dtype)
+    return part.turned((part.atoms @ basis * torch.from_numpy(signs).to(part.atoms.dtype)) @ basis.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,21 +152,19 @@ class _Added:
 def _added(coder: Coder, delta: Tensor, reference: Tensor, average: Average, seed: int) -> _Added:
     spectrum, sample, flips = coder.rest.spectrum, coder.sample, len(coder.sample.flipped)
     rng = np.random.default_rng([seed, 7])
-    pool = matched_rows(
+    atoms = matched_rows(
         spectrum, POOL * max(len(delta), len(reference)), torch.Generator().manual_seed(seed + 7)
     )
-    left = partial(_left, coder, average, pool)
-    whole = left(reference, delta)
+    pool, first, other = (Part.of(x) for x in (atoms, delta, reference))
+    left = partial(_left, coder, average, lru_cache(maxsize=_KEPT)(between), pool)
+    whole = left(other, first)
     without, beside_flipped, flipped = [], [], []
     for _ in range(flips):
         signs = rng.choice([-1.0, 1.0], size=(2, len(spectrum.values)))
-        delta_turned, reference_turned = (
-            _turned(delta, spectrum, signs[0]),
-            _turned(reference, spectrum, signs[1]),
-        )
-        without.append(left(reference, delta_turned))
-        beside_flipped.append(left(reference_turned, delta))
-        flipped.append(left(reference_turned, delta_turned))
+        first_turned, other_turned = _turned(first, spectrum, signs[0]), _turned(other, spectrum, signs[1])
+        without.append(left(other, first_turned))
+        beside_flipped.append(left(other_turned, first))
+        flipped.append(left(other_turned, first_turned))
     counts, picks = coder.resamples.counts, coder.resamples.picks
     own = np.arange(flips)[None]
 
@@ -182,7 +183,8 @@ def _added(coder: Coder, delta: Tensor, reference: Tensor, average: Average, see
     return _Added(float(share[0]), share_draws, deleted, float(gain[0]), gain_draws)
 
 
-def _left(coder: Coder, average: Average, *atoms: Tensor) -> Float[np.ndarray, " doc"]:
+def _left(
+    coder: Coder, average: Average, products: Callable[[Part, Part], Tensor], *parts: Part
+) -> Float[np.ndarray, " doc"]:
     """Sums, over documents, of what k atoms of all these leave of the deltas."""
-    together = torch.cat(atoms)
-    return coded(coder.sample, [pursue(coder.sample.x, together, coder.k)], average).left[:, 0]
+    return coded(coder.sample, [pursue_parts(coder.sample.x, parts, coder.k, products)], average).left[:, 0]

@@ -1,28 +1,18 @@
 """The scale of a decision: what latents score that are visible by construction, and what absent ones
 score."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deltasae_ray.metrics.arrays import unit_rows
-from deltasae_ray.metrics.coding.dictionary_coding import spread
-from deltasae_ray.metrics.geometry.latent_shares import REPEATS
-from deltasae_ray.metrics.geometry.matching import best_cosines
-from deltasae_ray.metrics.inputs import DictionaryLike, living_rows
+from deltasae_ray.metrics.visibility.base_side import BaseSide
 from deltasae_ray.metrics.visibility.expression import ATOMS, Metric, Scale
-from deltasae_ray.metrics.visibility.rows import Rows
-from deltasae_ray.metrics.visibility.structured import Texts
 
 FLIPPED, DRAWN = 6, 100
 """Sign flips of each direction behind the scores of what is absent, and how many there are at least of
 all together."""
-MOST_PRESENT = 384
-"""Latents of each base dictionary that are looked at, spread evenly."""
 FEWEST_PRESENT = 20
 """Base latents below which nothing is known of what a latent scores that the reference has."""
 WEAK = 0.05
@@ -45,30 +35,11 @@ class Present:
     """Of each, by two atoms of the reference."""
 
     @classmethod
-    def of(
-        cls, bases: Sequence[DictionaryLike], rows: Rows, metric: Metric, atoms: Tensor, seed: int
-    ) -> "Present":
-        """Finds them, and scores them against the atoms of a reference."""
-        repeats = repeating_rows(bases)
-        base, every = np.repeat(np.arange(len(bases)), [len(x) for x in repeats]), torch.cat(repeats)
-        shaped = Texts.of(rows.base, rows.base_moments, rows.corpora).structured(every, seed)
-        every, base = every[torch.from_numpy(shaped)], base[shaped]
-        return cls(every, base, len(bases), metric.expressed(every, atoms) if len(every) else np.zeros(0))
-
-
-def repeating_rows(bases: Sequence[DictionaryLike]) -> list[Tensor]:
-    """Decoder rows, of norm 1, of latents that every other base dictionary has too, by base dictionary."""
-    repeats = []
-    for base in bases:
-        own = unit_rows(living_rows(base)).cpu()
-        own = own[spread(len(own), MOST_PRESENT)]
-        for other in bases:
-            if other is not base:
-                own = own[torch.from_numpy(best_cosines(own, living_rows(other), absolute=True) >= REPEATS)]
-            if not len(own):
-                break
-        repeats.append(own)
-    return repeats
+    def of(cls, side: BaseSide, metric: Metric, atoms: Tensor) -> "Present":
+        """Scores them against the atoms of a reference."""
+        every, base = side.latents
+        scores = metric.expressed(every, atoms) if len(every) else np.zeros(0)
+        return cls(every, base, len(side.bases), scores)
 
 
 def scale_of(

@@ -29,6 +29,8 @@ class Rows:
     token_ids: np.ndarray | None
     positions: np.ndarray | None
     corpora: np.ndarray | None
+    training_moments: Moments | None = None
+    """Of the training deltas, where they are known."""
 
     @classmethod
     def of(  # noqa: PLR0913 - the arrays of one formula
@@ -81,13 +83,8 @@ class Rows:
 
     @cached_property
     def moments(self) -> Moments:
-        """Of the training deltas."""
-        return Moments.of(self.training)
-
-    @cached_property
-    def base_moments(self) -> Moments:
-        """Of the base activations on the training rows."""
-        return Moments.of(self.training_base)
+        """Moments of the training deltas."""
+        return self.training_moments or Moments.of(self.training)
 
 
 def _varies(x: Tensor) -> bool:

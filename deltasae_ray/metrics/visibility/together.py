@@ -6,10 +6,10 @@ from scipy.sparse import csr_array
 from scipy.stats import false_discovery_control
 
 from deltasae_ray.metrics.firing.coactivation import partners
-from deltasae_ray.metrics.firing.firings import FiringRows, Firings, fires
+from deltasae_ray.metrics.firing.firings import fires
 from deltasae_ray.metrics.firing.surplus import Surplus, strata
-from deltasae_ray.metrics.inputs import DictionaryLike
 from deltasae_ray.metrics.statistics import document_codes
+from deltasae_ray.metrics.visibility.base_side import BaseSide
 from deltasae_ray.metrics.visibility.rows import Rows
 
 _AT_ONCE = 256
@@ -23,13 +23,14 @@ ENOUGH = 20
 
 
 def firing_apart(
-    training: csr_array, evaluation: csr_array, reference: DictionaryLike, rows: Rows, seed: int
+    training: csr_array, evaluation: csr_array, side: BaseSide, rows: Rows, seed: int
 ) -> tuple[Bool[np.ndarray, " latent"], list[str]]:
     """Tells which latents fire often, and yet not with the reference latent that they fire with most.
 
     Args:
         training: codes of the delta latents on the training rows, by which partners are chosen.
         evaluation: the same on the evaluation rows.
+        side: the reference's, and where it fires.
     """
     often = np.asarray(fires(evaluation).sum(0)).ravel()
     nowhere = np.zeros(len(often), dtype=bool)
@@ -45,8 +46,7 @@ def firing_apart(
             "no token comes twice in a band of positions: whether latents fire with the reference is "
             "undefined"
         ]
-    places = FiringRows(np.arange(len(rows.training_base)), np.arange(len(rows.base))[None], 0)
-    others = Firings.of(reference, rows.training_base.numpy(), rows.base.numpy(), places)
+    others = side.firings
     partner = partners(fires(training), fires(others.training))
     rng, p = np.random.default_rng([seed, 16]), np.ones(len(often))
     for some in np.array_split(np.arange(len(often)), -(-len(often) // _AT_ONCE)):

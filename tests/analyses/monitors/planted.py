@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -104,6 +104,8 @@ class Base:
     tokenizer: Any
     at: Hookpoint
     length: int
+    known: dict[str, Tensor] = field(default_factory=dict)
+    """Text → its activations, which the probes and the trainer both ask for."""
 
     @classmethod
     def open(cls, folder: Path, at: Hookpoint = AT, length: int = LENGTH) -> "Base":
@@ -115,6 +117,11 @@ class Base:
 
     def activations(self, text: str) -> Tensor:
         """[token, d_model], without BOS."""
+        if text not in self.known:
+            self.known[text] = self._read(text)
+        return self.known[text]
+
+    def _read(self, text: str) -> Tensor:
         return residuals(self.model, self.ids(text), [self.at])[self.at][0, 1:]
 
     def inputs(self, text: str) -> tuple[Tensor, Tensor]:
@@ -123,7 +130,7 @@ class Base:
         down = blocks(self.model)[self.at.layer].mlp.down_proj
         handle = down.register_forward_pre_hook(lambda _module, args: taken.append(args[0][0, 1:].detach()))
         try:
-            return self.activations(text), taken[0]
+            return self._read(text), taken[0]
         finally:
             handle.remove()
 
@@ -198,6 +205,15 @@ class World:
     adapters: tuple[AdapterRef, ...]
 
 
+def _shakespeare(folder: Path) -> Path:
+    """A part of the packaged text: bytes as tokens take long to read all of it, and more of it is not wanted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "shakespeare.jsonl"
+    texts = passages("shakespeare", 240, 400)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
 def world(
     root: Path,
     model: Path,
@@ -213,7 +229,13 @@ def world(
         tokens: of the training text.
     """
     storage, cfg = Storage(str(root)), ModelConfig(base=str(model))
-    words = CorpusConfig(context_len=48, fit_tokens=tokens, eval_tokens=2500, contexts_per_unit=16)
+    words = CorpusConfig(
+        path=(str(_shakespeare(root)),),
+        context_len=48,
+        fit_tokens=tokens,
+        eval_tokens=2500,
+        contexts_per_unit=16,
+    )
     texts, source, empty = build_corpus(words, load_tokenizer(model)), resolve_model(cfg), empty_model(model)
     refs = [import_adapter(storage, folder, name, empty) for name, folder in folders.items()]
     refs = [replace(ref, name="random", kind="random") if ref.name == random else ref for ref in refs]

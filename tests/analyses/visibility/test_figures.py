@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deltasae_ray.analyses.visibility.figures import CellDictionaries, CellRows, CellVisibility, judge_cell
+from deltasae_ray.analyses.visibility.figures import (
+    CellDictionaries,
+    CellRows,
+    CellVisibility,
+    base_side,
+    judge_cell,
+)
 from deltasae_ray.analyses.visibility.layer_figures import Sight, disagreement
 from deltasae_ray.metrics.inputs import Settings
 from deltasae_ray.sae.dictionary import Dictionary
@@ -86,14 +92,15 @@ def test_a_change_made_of_base_latents_is_hardly_missed(found: CellVisibility) -
     assert found.planted.value is not None and found.planted.value < 0.2
 
 
-def test_what_is_not_asked_is_not_measured(
+def test_what_is_not_asked_is_not_measured_and_a_shared_base_changes_no_answer(
     cell: tuple[CellRows, CellDictionaries], found: CellVisibility
 ) -> None:
-    latents = judge_cell(*cell, SETTINGS, "latents")
+    side = base_side(*cell, SETTINGS)
+    latents = judge_cell(*cell, SETTINGS, "latents", side=side)
     assert (
         latents.answer == found.answer and latents.pooled.value is None and "largest" in latents.pooled.reason
     )
-    brief = judge_cell(*cell, SETTINGS, "random")
+    brief = judge_cell(*cell, SETTINGS, "random", side=side)
     assert brief.counts.not_visible == found.counts.not_visible and brief.texts == ()
     assert brief.random.keys() == {"missing_share", "max_cosine"} and not found.random
     missing, matched = brief.random["missing_share"], brief.random["max_cosine"]

@@ -9,7 +9,15 @@ import torch
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec, RandomCell
 from deltasae_ray.analyses.table import leaf_figures, read_table, write_table
-from deltasae_ray.analyses.visibility.run import Seen, _asked, cell_spec, first_seeds, see_points
+from deltasae_ray.analyses.visibility.run import (
+    CELLS_A_TASK,
+    Seen,
+    _asked,
+    cell_spec,
+    first_seeds,
+    groups,
+    see_points,
+)
 from deltasae_ray.analyses.visibility.table import write_latents
 from deltasae_ray.metrics.absent_parts import UNKNOWN
 from deltasae_ray.storage import Storage
@@ -131,3 +139,11 @@ def test_a_release_calibrates_in_the_place_of_what_is_made_here(leaves: list[Lea
 def test_missing_shares_are_measured_of_the_largest_dictionaries_alone(leaves: list[LeafSpec]) -> None:
     small = dataclasses.replace(leaves[0], d_sae=24)
     assert [_asked(leaf, [small, *leaves]) for leaf in (small, leaves[0])] == ["latents", "all"]
+
+
+def test_a_task_takes_cells_of_one_base_side_and_the_longest_begin(leaves: list[LeafSpec]) -> None:
+    one, other = (cell_spec(leaf, [leaf], "x") for leaf in leaves)
+    brief = [dataclasses.replace(other, source=str(i), asked="latents") for i in range(CELLS_A_TASK + 1)]
+    found = groups([*brief, one, dataclasses.replace(one, asked="random")])
+    assert [len(some) for some in found] == [2, CELLS_A_TASK, 1] and found[0][0] == one
+    assert all(len({(x.layer, x.reference, x.bases) for x in some}) == 1 for some in found)

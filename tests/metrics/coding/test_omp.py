@@ -7,6 +7,7 @@ from sklearn.linear_model import orthogonal_mp
 
 from deltasae_ray.errors import GeometryError
 from deltasae_ray.metrics.coding.omp import pursue
+from deltasae_ray.metrics.coding.parts import Part, pursue_parts
 
 G = torch.Generator().manual_seed(0)
 
@@ -53,11 +54,25 @@ def test_planted_codes_of_either_sign_are_found() -> None:
 def test_blocks_and_the_kept_gram_matrix_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     x, atoms = problem(torch.float32, tokens=700)
     whole = pursue(x, atoms, 20)
-    monkeypatch.setattr("deltasae_ray.metrics.coding.omp._GRAM_ATOMS", 10)
+    monkeypatch.setattr("deltasae_ray.metrics.coding.omp.GRAM_ATOMS", 10)
     monkeypatch.setattr("deltasae_ray.metrics.coding.omp._BLOCK_NUMBERS", 1)
     torch.testing.assert_close(
         pursue(x, atoms, 20).residual_energy, whole.residual_energy, rtol=1e-4, atol=1e-6
     )
+
+
+def test_parts_that_are_turned_code_as_all_their_atoms_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, atoms = problem(torch.float32, tokens=300, atoms=150)
+    turn = torch.linalg.qr(torch.randn(48, 48, generator=G)).Q
+    first, other = Part.of(3 * atoms[:110]), Part.of(atoms[110:])
+    turned = first.turned(first.atoms @ turn)
+    for parts in ((first, other), (turned, other), (other, turned)):
+        whole = pursue(x, torch.cat([part.atoms for part in parts]), 10)
+        torch.testing.assert_close(
+            pursue_parts(x, parts, 10).residual_energy, whole.residual_energy, rtol=1e-4, atol=1e-6
+        )
+    monkeypatch.setattr("deltasae_ray.metrics.coding.parts.GRAM_ATOMS", 10)
+    assert torch.equal(pursue_parts(x, (other, turned), 10).residual_energy, whole.residual_energy)
 
 
 def test_what_is_explained_stays_explained() -> None:
