@@ -193,7 +193,7 @@ def test_an_interrupted_stack_ends_with_the_bytes_of_dictionaries_fitted_one_by_
     monkeypatch.setattr(
         stacks,
         "train_together",
-        lambda members, steps: together.append(len(members)) or train_together(members, steps),
+        lambda members, *how: together.append(len(members)) or train_together(members, *how),
     )
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "write", interrupted)
