@@ -12,7 +12,10 @@ from typing import Any
 
 import deltasae_ray
 from deltasae_ray import errors
+from deltasae_ray.command import tutorials
 from deltasae_ray.command.main import HELPERS
+from deltasae_ray.report.glossary import OF_CARDS
+from deltasae_ray.report.wording import TERMS
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.main import JOBS
 
@@ -26,13 +29,16 @@ def pages() -> dict[str, str]:
         "command.md": _command(),
         "configuration.md": _configuration(),
         "errors.md": _errors(),
+        "glossary.md": _glossary(),
         "index.md": _home(),
+        **tutorials.pages(PACKAGE.parent / "docs" / "tutorials"),
     }
 
 
 def _home() -> str:
     """The README, with links as they are from within docs/."""
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    text = re.sub(r"\]\(tutorials/(\w+)\.py\)", lambda m: f"](tutorial-{m[1].replace('_', '-')}.md)", text)
     return re.sub(r" · \[[^\]]*\]\((?:CONTRIBUTING|CHANGELOG)\.md\)", "", text).replace(" ·\n", "\n")
 
 
@@ -114,6 +120,32 @@ def _errors() -> str:
         lines = "\n".join(f"- {message}" for message in sorted(messages[name]))
         parts.append(f"## {name}\n\n{_one_line(kind.__doc__ or '')} Also a `{standard}`.\n\n{lines}\n")
     return "\n".join(parts)
+
+
+WORDS = {
+    "LoRA adapter": "A small set of weights that changes how a model behaves, beside the model's own.",
+    "Base model": "The model without its adapter.",
+    "Residual stream": "The running sum that the layers of a transformer read and write.",
+    "Delta": "What an adapter adds to the residual stream at a layer: adapted activations minus those of the base.",
+    "Dictionary (SAE)": "A sparse autoencoder: directions, few of which sum up to an activation.",
+    "Latent": "One direction of a dictionary.",
+    "Reference": "The dictionary of the base model that deltas are held against.",
+    "Control": "The same measurement where the answer is known: a random adapter, a second base dictionary.",
+    "Gang": "Processes that share one model for forward passes.",
+    "Verdict": (
+        "What is said of an adapter: VISIBLE, PARTLY VISIBLE, NOT VISIBLE, INCONCLUSIVE (the data do not tell), or NO"
+        " EFFECT (no change of the model is shown)."
+    ),
+}
+"""Words of the documentation that the page of a study does not explain."""
+
+
+def _glossary() -> str:
+    """Words in the order of the alphabet: those above, and what the page of a study explains."""
+    terms = WORDS | dict(OF_CARDS.values()) | TERMS
+    lines = [f"**{word[:1].upper() + word[1:]}**: {text}" for word, text in terms.items()]
+    body = "\n\n".join(sorted(lines, key=str.lower)).replace("{reference}", "reference")
+    return f"# Glossary\n\nMetrics have [a page of their own](metrics.md).\n\n{body}\n"
 
 
 def _message(call: ast.Call) -> str:

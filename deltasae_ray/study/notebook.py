@@ -93,18 +93,22 @@ class Study:
         return self._read(TABLE)
 
     def latents(self, adapter: str | None = None, layer: int | None = None) -> "pd.DataFrame":
-        """The directions that adapters wrote, as the audit ranks them; of all, or of one adapter or layer.
+        """The directions that each adapter wrote, as the audit ranks them.
+
+        Args:
+            adapter: of this one only.
+            layer: of this one only.
 
         Raises:
             StorageError: the study has not come to its end.
         """
         rows = self._read(LATENTS)
         for column, wanted in (("adapter", adapter), ("layer", layer)):
-            rows = rows if wanted is None else rows[rows[column] == wanted]
+            rows = rows if wanted is None else rows.loc[rows[column] == wanted, :]
         return rows
 
     def figure(self, metric: str = "visible_share") -> "alt.Chart":
-        """A figure by layer and adapter, as the page draws it; a notebook shows it, `.save(…)` writes a file.
+        """A figure by layer and adapter, as the page draws it; `.save(…)` writes a file.
 
         Raises:
             StorageError: the study has not come to its end.
@@ -120,7 +124,7 @@ class Study:
         if spec is None:
             known = ", ".join(chart.metric for chart in data.charts)
             raise ConfigError(f"this study has no figure {metric!r}; it has {known}")
-        return alt.Chart.from_dict(spec, validate=False)  # type: ignore[return-value]
+        return alt.Chart.from_dict(spec)
 
     def page(self) -> str:
         """Where the report lies: a path, or the address in an object store.
@@ -143,31 +147,22 @@ class Study:
             of_adapters, page = summaries(self._report()), self.page()
         except StorageError as e:
             return Markup("<p>{}</p>").format(str(e))
-        heads = [card.question for card in of_adapters[0].cards] if of_adapters else []
         cell = Markup("<td style='text-align:left'>{}</td>").format
-        rows = Markup("").join(
-            Markup("<tr>{}</tr>").format(
-                Markup("").join(
-                    [
-                        cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label)),
-                        *(
-                            cell(f"{c.sign} {c.word} {'' if c.number == '–' else c.number}")
-                            for c in one.cards
-                        ),
-                        cell(Markup("{}<br>{}").format(one.plain.said, one.plain.next)),
-                    ]
-                )
-            )
-            for one in of_adapters
-        )
-        titles = Markup("").join(Markup("<th>{}</th>").format(head) for head in ("", *heads, ""))
+        join, rows = Markup("").join, Markup("")
+        for one in of_adapters:
+            cells = [cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label))]
+            cells += [cell(f"{c.sign} {c.word} {c.number}".removesuffix(" –")) for c in one.cards]
+            cells += [cell(Markup("{}<br>{}").format(one.plain.sentence, one.plain.next))]
+            rows += Markup("<tr>{}</tr>").format(join(cells))
+        heads = ["", *(card.question for one in of_adapters[:1] for card in one.cards), ""]
+        titles = join(Markup("<th>{}</th>").format(head) for head in heads)
         return Markup("<table><tr>{}</tr>{}</table><p>Report: {}</p>").format(titles, rows, page)
 
     def _report(self) -> "ReportInputs":
         """What the page was made of."""
         from deltasae_ray.report.inputs import ReportInputs
 
-        return ReportInputs.from_json(self._made(REPORT).decode())
+        return ReportInputs.from_json(self._bytes(REPORT).decode())
 
     @property
     def _storage(self) -> Storage:
