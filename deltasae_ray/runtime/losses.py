@@ -70,6 +70,7 @@ def count_restarts(lives: Collection[Lives]) -> str:
 def begin_life() -> Lives:
     """Puts a new life of this actor on record, in the cluster's key-value store, and returns all so far."""
     import ray
+    from ray._private import state
     from ray.experimental import internal_kv
 
     context = ray.get_runtime_context()
@@ -78,7 +79,7 @@ def begin_life() -> Lives:
     before = Lives(**json.loads(stored)) if stored else Lives()
     nodes = ray.nodes()
     drained = {n["NodeID"] for n in nodes if not n["Alive"] and n.get("DeathReason") in _DRAINED}
-    drained |= set(ray._private.state.state.get_draining_nodes())
+    drained |= set(state.state.get_draining_nodes())
     lives = before.next(context.get_node_id(), {n["NodeID"] for n in nodes if n["Alive"]}, drained)
     if before.node:
         gauges.count("restarts", reason=lives.reason(before))
