@@ -123,16 +123,16 @@ class Leaving:
     """Whether this process's node is being drained: True once, when a worker first hears of it."""
 
     def __init__(self) -> None:
-        self._next, self._told = 0.0, False
+        self._next, self._known = 0.0, False
 
     def __call__(self) -> bool:
         """Asks Ray at most every two seconds; False without Ray."""
         ray: Any = sys.modules.get("ray")
-        if self._told or time.monotonic() < self._next or ray is None or not ray.is_initialized():
+        if self._known or time.monotonic() < self._next or ray is None or not ray.is_initialized():
             return False
         self._next = time.monotonic() + _LOOK_S
-        self._told = ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
-        return self._told
+        self._known = ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+        return self._known
 
 
 node_is_leaving = Leaving()
