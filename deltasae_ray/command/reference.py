@@ -142,8 +142,8 @@ WORDS = {
 
 def _glossary() -> str:
     """Words in the order of the alphabet: those above, and what the page of a study explains."""
-    found = WORDS | dict(OF_CARDS.values()) | TERMS
-    lines = [f"**{word[:1].upper() + word[1:]}**: {text}" for word, text in found.items()]
+    terms = WORDS | dict(OF_CARDS.values()) | TERMS
+    lines = [f"**{word[:1].upper() + word[1:]}**: {text}" for word, text in terms.items()]
     body = "\n\n".join(sorted(lines, key=str.lower)).replace("{reference}", "reference")
     return f"# Glossary\n\nMetrics have [a page of their own](metrics.md).\n\n{body}\n"
 

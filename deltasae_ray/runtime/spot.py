@@ -38,10 +38,10 @@ def amazon(base: str = _AMAZON) -> float | None:
         OSError: the metadata service does not answer.
     """
     token = _ask(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
-    found = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token or ""})
-    if found is None:
+    notice = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token or ""})
+    if notice is None:
         return None
-    end = datetime.fromisoformat(json.loads(found)["time"]).timestamp()
+    end = datetime.fromisoformat(json.loads(notice)["time"]).timestamp()
     return max(0.0, end - time.time())
 
 
@@ -51,8 +51,8 @@ def google(base: str = _GOOGLE) -> float | None:
     Raises:
         OSError: the metadata service does not answer.
     """
-    found = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
-    return GOOGLE_S if found == "TRUE" else None
+    notice = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
+    return GOOGLE_S if notice == "TRUE" else None
 
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str | None:
@@ -123,16 +123,16 @@ class Leaving:
     """Whether this process's node is being drained: True once, when a worker first hears of it."""
 
     def __init__(self) -> None:
-        self._next, self._told = 0.0, False
+        self._next, self._known = 0.0, False
 
     def __call__(self) -> bool:
         """Asks Ray at most every two seconds; False without Ray."""
         ray: Any = sys.modules.get("ray")
-        if self._told or time.monotonic() < self._next or ray is None or not ray.is_initialized():
+        if self._known or time.monotonic() < self._next or ray is None or not ray.is_initialized():
             return False
         self._next = time.monotonic() + _LOOK_S
-        self._told = ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
-        return self._told
+        self._known = ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+        return self._known
 
 
 node_is_leaving = Leaving()

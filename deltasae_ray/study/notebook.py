@@ -102,10 +102,10 @@ class Study:
         Raises:
             StorageError: the study has not come to its end.
         """
-        found = self._read(LATENTS)
+        rows = self._read(LATENTS)
         for column, wanted in (("adapter", adapter), ("layer", layer)):
-            found = found if wanted is None else found.loc[found[column] == wanted, :]
-        return found
+            rows = rows if wanted is None else rows.loc[rows[column] == wanted, :]
+        return rows
 
     def figure(self, metric: str = "visible_share") -> "alt.Chart":
         """A figure by layer and adapter, as the page draws it; `.save(…)` writes a file.
@@ -144,17 +144,17 @@ class Study:
         from deltasae_ray.report.cards import summaries
 
         try:
-            found, page = summaries(self._report()), self.page()
+            of_adapters, page = summaries(self._report()), self.page()
         except StorageError as e:
             return Markup("<p>{}</p>").format(str(e))
         cell = Markup("<td style='text-align:left'>{}</td>").format
         join, rows = Markup("").join, Markup("")
-        for one in found:
+        for one in of_adapters:
             cells = [cell(Markup("<b>{}</b><br>{} {}").format(one.name, one.sign, one.label))]
             cells += [cell(f"{c.sign} {c.word} {c.number}".removesuffix(" –")) for c in one.cards]
             cells += [cell(Markup("{}<br>{}").format(one.plain.sentence, one.plain.next))]
             rows += Markup("<tr>{}</tr>").format(join(cells))
-        heads = ["", *(card.question for one in found[:1] for card in one.cards), ""]
+        heads = ["", *(card.question for one in of_adapters[:1] for card in one.cards), ""]
         titles = join(Markup("<th>{}</th>").format(head) for head in heads)
         return Markup("<table><tr>{}</tr>{}</table><p>Report: {}</p>").format(titles, rows, page)
 

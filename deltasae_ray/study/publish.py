@@ -65,11 +65,7 @@ def write_results(
 ) -> None:
     """Tables, then the page: both below the storage root."""
     assert state.harvest is not None
-    write_table(study.storage, (*findings.rows, *findings.by_text))
-    write_latents(study.storage, findings.seen.sights)
-    write_directions(study.storage, findings.writes)
-    if findings.claims:
-        write_claims(study.storage, findings.claims)
+    _write_tables(study, findings)
     tokenizer = load_tokenizer(study.model.folder, trust_remote_code=study.cfg.model.trust_remote_code)
     audits = audit_groups(findings.audit, tokenizer.decode)
     write_audit(study.storage, audits)
@@ -117,6 +113,15 @@ def write_results(
         **results.what_was_run(study, state.harvest),
     )
     write_report(inputs, study.storage)
+
+
+def _write_tables(study: Study, findings: Findings) -> None:
+    """Figures, latents, directions of the weights, and claims where text was elicited."""
+    write_table(study.storage, (*findings.rows, *findings.by_text))
+    write_latents(study.storage, findings.seen.sights)
+    write_directions(study.storage, findings.writes)
+    if findings.claims:
+        write_claims(study.storage, findings.claims)
 
 
 def _shown(

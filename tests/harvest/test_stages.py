@@ -61,7 +61,7 @@ def test_a_finished_harvest_writes_nothing_and_a_new_adapter_or_layer_only_itsel
     assert {p: p.stat().st_mtime_ns for p in written} == written, "what was there is not written again"
     added = {identity[1:] for identity in after.keys() - before.keys()}
     sources = {s for s, _ in added}
-    assert len(sources) == 4, "base, the random control, the old and the new adapter"
+    assert len(sources) == 5, "base, a random adapter of each rank, the old and the new adapter"
     zero = ("blocks.0.hook_resid_post",)
     assert all(hooks == zero for source, hooks in added if source == "base")
 
@@ -367,7 +367,13 @@ def test_adapters_of_other_kinds_are_harvested_beside_plain_ones(
     done = run(tmp_path / "all", tiny_model, [dora, norms, tiny_adapters[0]])
     before, after = hashes(tmp_path / "alone", alone.key), hashes(tmp_path / "all", done.key)
     assert before.items() < after.items(), "neither the base nor the plain adapter sees the others"
-    assert set(open_shards(f"{tmp_path}/all/{done.key}").adapters) == {"dora", "norms", "r2", "random"}
+    assert set(open_shards(f"{tmp_path}/all/{done.key}").adapters) == {
+        "dora",
+        "norms",
+        "r2",
+        "random",
+        "random-r4",
+    }
 
 
 def test_a_damaged_shard_is_redone_by_the_next_harvest_and_nothing_else(

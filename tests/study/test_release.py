@@ -61,6 +61,7 @@ def test_the_gate_step_fails_a_pull_request_whose_adapter_breaks_a_rule(
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(7200)
 def test_a_study_of_a_tiny_adapter_with_monitors_is_judged_by_the_commands_of_the_workflow(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def job(name: str, *given: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(7200)
 def test_a_study_of_50_harmless_and_50_planted_adapters_is_judged_right(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

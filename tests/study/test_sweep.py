@@ -106,7 +106,9 @@ def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -
     page = (root / "report.html").read_text()
     assert "toy reference (" in page and "nan" not in page.lower().split("<body")[0]
     assert list(root.glob("dictionaries/*/cfg.json"))
-    assert len(list(root.glob("visibility/*.json"))) == 2 * 2, "the adapter and the random one, at two layers"
+    assert len(list(root.glob("visibility/*.json"))) == 3 * 2, (
+        "the adapter and two random ones, at two layers"
+    )
     assert any(row["metric"] == "not_visible_share" and row["corpus"] == "kjv" for row in rows)
     assert pq.read_table(root / "weights.parquet").num_rows > 0
     assert "This closes no case" in page and "Not tested:" in page, "400 tokens change nothing"
@@ -356,10 +358,12 @@ def test_a_new_rank_a_new_layer_and_a_new_size_make_only_what_is_new(
     assert {p: p.stat().st_mtime_ns for p in before} == before
     grown = harvested(root)
     assert len(grown) == len(set(grown)), "a column was harvested twice"
-    # base, r2 and the random adapter at layers 1 and 2; then at three layers, and r4
-    assert set(columns) < set(grown) and len(grown) == len(columns) // 6 * 12
-    # two of each adapter and of the random one, and four of the base, at three layers in two sizes
-    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (2 + 2 + 2 + 4)
+    # base, r2 and two random adapters at layers 1 and 2; then r4 and a random one of its rank, all but the second
+    # random one of rank 2 at three layers
+    assert set(columns) < set(grown) and len(grown) == len(columns) // 8 * (5 * 3 + 2)
+    # two of each adapter, random ones too, and four of the base, at three layers in two sizes; what is left of the
+    # second random one
+    assert len(list(root.glob("dictionaries/*/manifest.json"))) == 2 * 3 * (2 + 2 + 2 * 2 + 4) + 2 * 2
 
 
 def harvested_files(root: Path) -> list[Path]:
