@@ -46,14 +46,19 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def test_a_view_of_500_dictionaries_opens_within_5_seconds(
     chromium: Browser, links: dict[str, str], view: str, there: str
 ) -> None:
-    seconds = []
-    for _ in range(4):  # the first fills the server's caches
+    seconds, work = [], []
+    for _ in range(3):  # the first fills the server's caches
         page = chromium.new_page(viewport={"width": 1500, "height": 2400})
         page.set_default_timeout(120_000)
+        ticks = page.context.new_cdp_session(page)
+        ticks.send("Performance.enable", {"timeDomain": "threadTicks"})
         start = time.monotonic()
         page.goto(links[view])
         page.wait_for_function(there)
         seconds.append(round(time.monotonic() - start, 1))
+        figures = {m["name"]: m["value"] for m in ticks.send("Performance.getMetrics")["metrics"]}
+        work.append(round(figures["TaskDuration"], 1))
         page.close()
-    print(f"{view}: opened in {seconds} s; load average {os.getloadavg()[0]:.1f}")  # noqa: T201 - evidence
+    load = os.getloadavg()[0]
+    print(f"{view}: opened in {seconds} s (its page worked {work} s); load average {load:.1f}")  # noqa: T201 - evidence
     assert min(seconds) < LIMIT_S
