@@ -46,7 +46,7 @@ def connect() -> None:
         if address != "local" and joins_cluster():
             join(address=address, **options)
         else:
-            start_local(include_dashboard=False, **options)  # ten processes that a study alone has no use for
+            start_local(**options)
     label(run=ray.get_runtime_context().get_job_id())
     ray.data.DataContext.get_current().enable_progress_bars = False
     _keep_to_log_files()

@@ -89,7 +89,7 @@ if __name__ == "__main__":
     gang.start()
     trainer.start()
     wanted = {"gang-0", "gang-1", "train-0", "train-1"}
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not wanted <= set(os.listdir(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert wanted <= set(os.listdir(folder)), os.listdir(folder)
