@@ -71,7 +71,11 @@ def replace_run_units(monkeypatch: pytest.MonkeyPatch, instead: Callable[..., An
 
 
 def run_units_here(
-    work: Work, factory: WorkerFactory, cfg: GangConfig, device: str = "cpu"
+    work: Work,
+    factory: WorkerFactory,
+    cfg: GangConfig,
+    device: str = "cpu",
+    **_: Any,  # which part of the work a unit is: of progress alone
 ) -> Iterator[tuple[str, Any]]:
     """What `gangs.run.run_units` does, in this process and without Ray: for tests of what is run, which do
     not care where."""
