@@ -62,7 +62,7 @@ def store(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     "kind",
     [
-        "s3 over http",
+        pytest.param("s3 over http", marks=pytest.mark.prove),
         pytest.param("s3 by AWS_ENDPOINT_URL", marks=pytest.mark.prove),
         pytest.param("s3 that refuses and is slow", marks=pytest.mark.prove),
         pytest.param("gs", marks=pytest.mark.prove),
