@@ -83,12 +83,11 @@ class LatentRow(msgspec.Struct, omit_defaults=True):
     card: Card | None = None
 
 
-class Shown(msgspec.Struct):
+class OnPage(msgspec.Struct):
     """What of one dictionary the page holds."""
 
-    adapter: str
-    layer: int
-    d_sae: int
+    dictionary: str
+    """Its adapter, layer and size."""
     alive: int
     figures: int
     opened: int
@@ -105,7 +104,7 @@ def by_concern(rows: Sequence[AuditedLatent], labels: Mapping[int, str]) -> list
     return [latent for _, latent in sorted(latents, key=place)]
 
 
-def latent_rows(inputs: ReportInputs) -> tuple[list[LatentRow], list[Shown]]:
+def latent_rows(inputs: ReportInputs) -> tuple[list[LatentRow], list[OnPage]]:
     """Rows of every dictionary that was audited, by concern; and what of each the page holds."""
     judged = {one.identity: one for one in inputs.judged}
     cards = {group.identity: {c.latent: c for c in group.cards} for group in inputs.latents}
@@ -116,9 +115,8 @@ def latent_rows(inputs: ReportInputs) -> tuple[list[LatentRow], list[Shown]]:
         rows += rows_of_group
         opened = sum(row.card is not None for row in rows_of_group)
         latents = sum(row.latent is not None for row in rows_of_group)
-        shown.append(
-            Shown(group.adapter, group.layer, group.d_sae, group.alive, latents, opened, group.notes)
-        )
+        name = f"{group.adapter}, layer {group.layer} (d_sae {group.d_sae:,})"
+        shown.append(OnPage(name, group.alive, latents, opened, group.notes))
     rows.sort(key=lambda row: (CONCERN.index(row.label), row.order))
     for place, row in enumerate(rows, start=1):
         row.order = place

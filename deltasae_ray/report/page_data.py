@@ -8,7 +8,7 @@ from deltasae_ray.metrics.catalogue import BETWEEN, directions
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.glossary import Entry, glossary, sentence
 from deltasae_ray.report.inputs import ReportInputs
-from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, LatentRow, Shown, latent_rows
+from deltasae_ray.report.latent_rows import CONTEXTS, FIGURES, LatentRow, OnPage, latent_rows
 from deltasae_ray.report.notes import UNDEFINED, chance_notes, standing_words
 from deltasae_ray.report.seeds import leading_rows, seeds_notes
 from deltasae_ray.report.wording import catalogued, describe
@@ -107,7 +107,7 @@ class PageData(msgspec.Struct):
     measures: list[MeasureRow]
     monitors: list[MonitorLine]
     lines: list[Line]
-    shown: list[Shown]
+    shown: list[OnPage]
     glossary: dict[str, Entry]
     limits: dict[str, int]
 

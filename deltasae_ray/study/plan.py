@@ -65,7 +65,7 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
     dictionaries = dictionaries_bytes(study, trials)
     lines = (
         ("model", f"{study.model.label}, {study.model.num_layers} layers of width {study.model.d_model}"),
-        ("adapters", ", ".join(names) + (" (given)" if study.given else " (to be trained)")),
+        ("adapters", _adapters_line(study)),
         ("layers", ", ".join(map(str, study.layers))),
         *([("monitors", describe_monitors(study.monitors))] if study.monitors else []),
         ("tokens", "; ".join(_split_line(study, split) for split in ("fit", "eval"))),
@@ -104,6 +104,14 @@ def make_plan(study: Study, stages: tuple[str, ...]) -> Plan:
             ways[cfg.storage.deltas].fit_s,
         )
     return Plan(lines, seconds, ways[cfg.storage.deltas].bytes, dictionaries)
+
+
+def _adapters_line(study: Study) -> str:
+    """Names of the adapters, and where they come from."""
+    if study.given:
+        return ", ".join(study.adapter_names) + " (given)"
+    ranks, seeds = ", ".join(f"r{rank}" for rank in study.cfg.adapt.ranks), study.cfg.adapt.seeds
+    return f"{ranks} (to be trained{f', each from {seeds} seeds' if seeds > 1 else ''})"
 
 
 def _split_line(study: Study, split: str) -> str:

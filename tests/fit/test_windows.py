@@ -198,7 +198,7 @@ def test_dictionaries_of_one_shape_go_over_the_windows_stacked_and_end_with_the_
         patch.setattr(
             stacks,
             "train_together",
-            lambda members, steps: sizes.update([len(members)]) or together(members, steps),
+            lambda members, *rest: sizes.update([len(members)]) or together(members, *rest),
         )
         stream_all(storage, points)
         assert set(sizes) == {9, 10}, (

@@ -34,7 +34,7 @@ def test_the_preset_makes_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run("sweep", config(preset(None, tmp_path / "root", "dry_run=true")))
     printed = capsys.readouterr().out
     assert (
-        "r4, r8, r16, r32 (to be trained)" in printed
+        "r4, r8, r16, r32 (to be trained, each from 2 seeds)" in printed
         and "2, 4, 8, 9, 14, 16" in printed
         and not (tmp_path / "root").exists()
     )

@@ -179,7 +179,7 @@ function heldText(one) {
   const left = one.alive - one.figures;
   const more = left > 0 ? `; ${count(left)} more are in audit.parquet, or were not audited` : "";
   const notes = one.notes.length ? ` ${one.notes.join(" ")}` : "";
-  return `${one.adapter}, layer ${one.layer} (d_sae ${count(one.d_sae)}): figures of ${count(one.figures)} of ${count(one.alive)} living latents, contexts of ${count(one.opened)}${more}.${notes}`;
+  return `${one.dictionary}: figures of ${count(one.figures)} of ${count(one.alive)} living latents, contexts of ${count(one.opened)}${more}.${notes}`;
 }
 
 function showLatent(row, address) {
