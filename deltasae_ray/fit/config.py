@@ -116,8 +116,8 @@ class ReferenceConfig:
     """The pretrained dictionary that deltas are held against."""
 
     source: str = "base"
-    """`base` fits a toy reference on base activations; else a folder with layer_XX/ (SAELens, sparsify and
-    others), or a SAELens release/id-with-{layer}."""
+    """`base` fits a small reference on base activations; else a folder with layer_XX/ (SAELens, sparsify and
+    others), a SAELens release/id-with-{layer}, or `builtin:gemma3-270m` (three layers of that model)."""
     ids: dict[int, str] | None = None
     """SAELens ids layer by layer, where they do not follow one pattern; `source` then names the release."""
     made_for: str = ""

@@ -8,6 +8,8 @@ Documents = Literal["all", "A", "B", "search", "1of3", "2of3", "3of3"]
 """Training documents: all, one of two halves, one of three thirds (study/reference.py), or four fifths of
 them, whose dictionaries are judged on the last fifth (study/search.py)."""
 THIRDS: tuple[Documents, ...] = ("1of3", "2of3", "3of3")
+BUILTIN = "builtin:"
+"""Begins the name of a reference that comes with the package."""
 Featureless = Literal["none", "gaussian", "frozen_decoder"]
 """gaussian: rows drawn from N(μ, Σ) of the source's. frozen_decoder: the decoder stays as it started, at
 random."""

@@ -25,7 +25,10 @@ from deltasae_ray.sae.layout import fields
 from deltasae_ray.sae.made_for import BaseModel, check_model
 from deltasae_ray.sae.metadata import check_metadata
 from deltasae_ray.sae.metrics import held_out
+from deltasae_ray.sae.names import BUILTIN, THIRDS
 
+SHIPPED = Path(__file__).parent / "data"
+"""Dictionaries that come with the package: a folder a model, as `deltasae reference` writes it."""
 MAX_FVU = 0.6
 """A reference that leaves more of the base activations' variance unexplained was made for something else."""
 
@@ -52,7 +55,8 @@ def resolve_references(
 
     Args:
         source: a folder with layer_XX/ below it; a pattern of folders, or `release/id`, with `{layer}` in it
-            (split at the first slash); with `ids`, the name of a release.
+            (split at the first slash); with `ids`, the name of a release; `builtin:NAME`, which is in the
+            package.
 
     Raises:
         DictionaryError: a layer for which there is none, or more than one.
@@ -64,6 +68,8 @@ def resolve_references(
                 f"reference.ids names no dictionary for layers {missing}: it has {sorted(ids)}"
             )
         return _in_release(source, {layer: ids[layer] for layer in layers})
+    if source.startswith(BUILTIN):
+        source = str(_shipped_folder(source))
     if Path(source).is_dir():
         return {layer: Reference(layer, _layer_folder(Path(source), layer)) for layer in layers}
     if "{layer}" not in source:
@@ -140,6 +146,13 @@ def check_reference(dictionary: Dictionary, h_base: Float[Tensor, "token d_model
         f"the reference leaves {fvu.fvu:.2f} of the variance of base activations (limit {MAX_FVU}); likely"
         f" {cause}"
     )
+
+
+def _shipped_folder(source: str) -> Path:
+    known = sorted(f"{BUILTIN}{p.name}" for p in SHIPPED.iterdir() if p.is_dir())
+    if source not in known:
+        raise DictionaryError(f"reference={source!r} does not come with the package; known: {known}")
+    return SHIPPED / source.removeprefix(BUILTIN) / THIRDS[0]
 
 
 def _layer_folder(root: Path, layer: int) -> Path:

@@ -1,7 +1,8 @@
 """Other dictionaries of a reference's release, for the same layer: what a latent scores that the release has.
 
 Releases hold one dictionary for each width and L0, which their paths name, as in
-`layer_12/width_16k/average_l0_82` or `layer_12_width_16k_l0_medium`.
+`layer_12/width_16k/average_l0_82` or `layer_12_width_16k_l0_medium`. `deltasae reference` makes one for each third of
+its documents, as in `1of3/layer_12`.
 """
 
 import math
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltasae_ray.sae.dictionary import CFG
+from deltasae_ray.sae.names import THIRDS
 from deltasae_ray.sae.saelens import Reference, release_ids
 
 MOST, FEWEST = 3, 2
@@ -22,7 +24,8 @@ _FILES = (CFG, "config.json", "params.npz", "params.safetensors")
 
 
 def siblings(reference: Reference) -> list[Reference]:
-    """Finds dictionaries of the same release and layer of another width or L0, the nearest in width first.
+    """Finds dictionaries of the same release and layer of another width or L0, the nearest in width first,
+    or of other documents.
 
     Nothing is loaded or downloaded. A folder's siblings lie beside it, or beside the folder above it.
     """
@@ -30,6 +33,9 @@ def siblings(reference: Reference) -> list[Reference]:
         named = _nearest(reference.sae_id, release_ids(reference.release))
         return [replace(reference, sae_id=name) for name in named]
     folder = reference.folder.resolve()
+    if folder.parent.name in THIRDS:
+        others = (folder.parents[1] / third / folder.name for third in THIRDS if third != folder.parent.name)
+        return [replace(reference, folder=other) for other in others if (other / CFG).is_file()]
     up = 2 if _WIDTH.search(folder.parent.name) else 1
     root = folder.parents[up - 1]
     places = (p for p in root.glob("/".join(["*"] * up)) if any((p / file).is_file() for file in _FILES))

@@ -135,12 +135,13 @@ def _fitted(study: Study, kept: Harvest, points: Sequence[FitPoint]) -> list[Fit
 
 
 def _written(study: Study, fitted: FittedDictionary) -> WrittenDictionary:
-    """Copies a dictionary below `reference/`, with the model's name in its metadata."""
+    """Copies a dictionary below `reference/`, with the model's name and digest in its metadata."""
     folder = f"{FOLDER}/{fitted.point.documents}/layer_{fitted.point.layer:02d}"
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         dictionary = Dictionary.load(study.storage.get_folder(fitted.key, place / "fitted"))
-        named = replace(dictionary, meta={**dictionary.meta, "model": study.model.name or study.model.label})
+        made_on = {"model": study.model.name or study.model.label, "model_digest": study.model.digest}
+        named = replace(dictionary, meta={**dictionary.meta, **made_on})
         study.storage.put_folder(named.save(place / "named"), folder)
     return WrittenDictionary(folder, fitted, named)
 

@@ -43,6 +43,12 @@ def test_flat_names_and_names_of_a_release_are_read_alike(
     assert [x.sae_id for x in siblings(Reference(9, release="r", sae_id=names[1], model="m"))] == wanted
 
 
+def test_the_thirds_of_a_reference_made_here_are_siblings(tmp_path: Path) -> None:
+    placed(tmp_path, *(f"{third}/layer_{n:02d}" for third in ("1of3", "2of3", "3of3") for n in (9, 12)))
+    found = siblings(Reference(9, tmp_path / "1of3/layer_09"))
+    assert [x.folder for x in found] == [tmp_path / third / "layer_09" for third in ("2of3", "3of3")]
+
+
 def test_a_folder_whose_name_tells_neither_has_none(tmp_path: Path) -> None:
     placed(tmp_path, "layer_12", "layer_13")
     assert siblings(Reference(12, tmp_path / "layer_12")) == []
