@@ -1,8 +1,8 @@
 """Other dictionaries of a reference's release, for the same layer: what a latent scores that the release has.
 
 Releases hold one dictionary for each width and L0, which their paths name, as in
-`layer_12/width_16k/average_l0_82` or `layer_12_width_16k_l0_medium`. `deltasae reference` makes one for each third of
-its documents, as in `1of3/layer_12`.
+`layer_12/width_16k/average_l0_82` or `layer_12_width_16k_l0_medium`. `deltasae reference` makes one
+for each third of its documents, as in `1of3/layer_12`.
 """
 
 import math
