@@ -81,6 +81,26 @@ def _skipped(model: nn.Module, hookpoint: Hookpoint, residual: Hidden) -> Iterat
                 module.forward = forward
 
 
+@contextmanager
+def steered(
+    model: nn.Module, hookpoint: Hookpoint, added: Float[Tensor, " d_model"] | Float[Tensor, "row d_model"]
+) -> Iterator[None]:
+    """Inside, `added` is added to the residual stream after block `hookpoint.layer`, at every position of a
+    pass: one direction for all rows, or one a row."""
+    given = added if added.ndim == 1 else added[:, None]
+
+    def add(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return output + given
+        return (output[0] + given, *output[1:])
+
+    handle = blocks(model)[hookpoint.layer].register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _returns_tuples(model: nn.Module) -> bool:
     """Whether blocks return the residual stream as the first of a tuple (Bloom, Falcon, OPT): seen in one
     pass, once per model."""

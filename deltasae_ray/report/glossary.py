@@ -51,6 +51,12 @@ OF_CARDS = {
         "Tokens that the direction raises most through the model's final norm and head (logit lens), and"
         " those that it lowers most. Its peak stands beside that of random directions.",
     ),
+    "steered": (
+        "Steered text",
+        "What the base model writes after “The” when this direction is added to its residual stream at every"
+        " token, at half and at the whole length that the stream usually has there: the likeliest token each"
+        " time. It is a model's output. What random directions of the same length do stands beside it.",
+    ),
     "causal": (
         "Causal effect",
         "By how many thousandths of a nat a token the two models come nearer when the direction is taken out"

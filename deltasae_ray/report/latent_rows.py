@@ -12,7 +12,6 @@ from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.contexts import Context
 from deltasae_ray.report.inputs import JudgedLatents, ReportInputs
 from deltasae_ray.report.latents import LatentCard
-from deltasae_ray.sae.identity import DictionaryId
 
 FIGURES = 2000
 """Latents of an adapter and layer whose figures the page holds."""
@@ -53,6 +52,14 @@ class Lens(msgspec.Struct):
     peak: Measure
 
 
+class SteeredTexts(msgspec.Struct):
+    """What the base model writes with a direction added, at each strength."""
+
+    own: tuple[str, ...]
+    random: tuple[tuple[str, ...], ...]
+    """With random directions of the same length."""
+
+
 class LatentRow(msgspec.Struct, omit_defaults=True):
     """One direction of the table."""
 
@@ -80,6 +87,7 @@ class LatentRow(msgspec.Struct, omit_defaults=True):
     causal: list[list[float | None]] = []
     """Taken out of the adapted model, and put into the base: [value, low, high, null, p] each, in nats a
     token."""
+    steered: SteeredTexts | None = None
     card: Card | None = None
 
 
@@ -137,7 +145,7 @@ def _rows(
     ]
 
 
-def _row(group: DictionaryId, row: AuditRow, order: int, judged: Any, card: LatentCard | None) -> LatentRow:
+def _row(group: AuditGroup, row: AuditRow, order: int, judged: Any, card: LatentCard | None) -> LatentRow:
     return LatentRow(
         adapter=group.adapter,
         layer=group.layer,
@@ -156,6 +164,7 @@ def _row(group: DictionaryId, row: AuditRow, order: int, judged: Any, card: Late
         cosine=_short(row.nearest_cosine),
         lens=Lens(row.promoted[:5], row.suppressed[:5], row.lens_peak) if row.promoted else None,
         causal=[_effect(m) for m in (row.ablated, row.added) if m.value is not None],
+        steered=SteeredTexts(row.steered, group.random_steered) if row.steered else None,
         card=None if card is None else _card(card),
     )
 

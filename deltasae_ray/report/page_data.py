@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from deltasae_ray.analyses.audit.table import STRENGTHS
 from deltasae_ray.metrics.catalogue import BETWEEN, directions
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.report.glossary import Entry, glossary, sentence
@@ -108,6 +109,8 @@ class PageData(msgspec.Struct):
     monitors: list[MonitorLine]
     lines: list[Line]
     shown: list[OnPage]
+    strengths: tuple[float, ...]
+    """Of steered texts."""
     glossary: dict[str, Entry]
     limits: dict[str, int]
 
@@ -125,6 +128,7 @@ def page_data(inputs: ReportInputs) -> tuple[PageData, list[LatentRow]]:
         monitors=_monitors(inputs),
         lines=[*_curves(inputs), *_angles(inputs)],
         shown=shown,
+        strengths=STRENGTHS,
         glossary=glossary(inputs, {row.metric for row in measures}),
         limits={"figures": FIGURES, "contexts": CONTEXTS},
     )

@@ -12,6 +12,7 @@ from deltasae_ray.analyses.causal.run import TRIED, causal_effects
 from deltasae_ray.analyses.config import SEED, DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
 from deltasae_ray.analyses.lens.run import Reading, lenses
+from deltasae_ray.analyses.lens.steering import OPENING, Steered, steer
 from deltasae_ray.analyses.loss_recovered.run import judged
 from deltasae_ray.analyses.table import DivergenceRow, corrected
 from deltasae_ray.metrics.measure import Measure, undefined
@@ -32,6 +33,8 @@ class AuditResults:
     lenses: dict[LeafSpec, dict[str, Reading]]
     effects: dict[LeafSpec, dict[str, dict[str, Measure]]] | None
     """None where causal was not among the controls."""
+    steered: dict[LeafSpec, Steered]
+    """Empty for a sharded model."""
 
     @property
     def rows(self) -> list[DivergenceRow]:
@@ -56,7 +59,7 @@ def audit_study(
     audits = audit_leaves(context.storage, harvest_key, specs, cfg)
     read = lenses(context, audits, SEED)
     effects = causal_effects(context, audits, cfg, adapters) if "causal" in cfg.chosen else None
-    return AuditResults(audits, read, effects)
+    return AuditResults(audits, read, effects, steer(context, audits))
 
 
 def audit_groups(results: AuditResults, text: TokensToText) -> list[AuditGroup]:
@@ -64,17 +67,43 @@ def audit_groups(results: AuditResults, text: TokensToText) -> list[AuditGroup]:
     return [_group(leaf, audited, results, text) for leaf, audited in results.audits.items()]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What one audit's directions were found to do."""
+
+    lens: Mapping[str, Reading]
+    effects: Mapping[str, dict[str, Measure]] | None
+    steered: Steered | None
+    text: TokensToText
+
+    def causal(self, name: str) -> dict[str, Measure]:
+        """Sides of the causal effect."""
+        if self.effects is None:
+            return dict.fromkeys((ABLATED, ADDED), UNASKED)
+        return self.effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
+
+    def words(self, name: str) -> dict:
+        """Fields of a row that hold text."""
+        steered = () if self.steered is None else self.written(self.steered.texts.get(name, ()))
+        reading = self.lens.get(name)
+        if reading is None:
+            return {"lens_peak": UNREAD, "promoted": (), "suppressed": (), "steered": steered}
+        promoted, suppressed = (
+            tuple(self.text([token]) for token in tokens) for tokens in (reading.promoted, reading.suppressed)
+        )
+        return {"lens_peak": reading.peak, "promoted": promoted, "suppressed": suppressed, "steered": steered}
+
+    def written(self, texts: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        """Texts of one direction, a strength each."""
+        return tuple(OPENING + self.text(list(tokens)) for tokens in texts)
+
+
 def _group(leaf: LeafSpec, audited: Audited, results: AuditResults, text: TokensToText) -> AuditGroup:
-    lens, effects = (
-        results.lenses.get(leaf, {}),
-        None if results.effects is None else results.effects.get(leaf, {}),
-    )
-    rows = [
-        _row(row, MEAN if row.latent is None else str(row.latent), lens, effects, text)
-        for row in audited.audit.rows
-    ]
+    effects = None if results.effects is None else results.effects.get(leaf, {})
+    found = _Found(results.lenses.get(leaf, {}), effects, results.steered.get(leaf), text)
+    rows = [_row(row, MEAN if row.latent is None else str(row.latent), found) for row in audited.audit.rows]
     if FIRST in audited.directions:
-        rows.insert(1, _first_tokens(lens, text))
+        rows.insert(1, _first_tokens(found))
     blind, again = (audited.audit.totals[name] for name in TOTALS)
     return AuditGroup(
         **vars(leaf.identity),
@@ -84,45 +113,25 @@ def _group(leaf: LeafSpec, audited: Audited, results: AuditResults, text: Tokens
         blind_energy=blind,
         repeating_energy=again,
         notes=tuple(_notes(audited, results)),
+        random_steered=tuple(found.written(t) for t in found.steered.random) if found.steered else (),
     )
 
 
-def _row(
-    row: AuditedLatent,
-    name: str,
-    lens: Mapping[str, Reading],
-    effects: Mapping[str, dict[str, Measure]] | None,
-    text: TokensToText,
-) -> AuditRow:
-    tried = (
-        dict.fromkeys((ABLATED, ADDED), UNASKED)
-        if effects is None
-        else effects.get(name, dict.fromkeys((ABLATED, ADDED), UNTRIED))
-    )
-    return AuditRow(
-        **vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **_words(lens.get(name), text)
-    )
+def _row(row: AuditedLatent, name: str, found: _Found) -> AuditRow:
+    tried = found.causal(name)
+    return AuditRow(**vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **found.words(name))
 
 
-def _first_tokens(lens: Mapping[str, Reading], text: TokensToText) -> AuditRow:
-    """The activation difference lens: a lens and nothing else."""
-    beside = undefined("a baseline that is only read through the lens")
+def _first_tokens(found: _Found) -> AuditRow:
+    """The activation difference lens: read through the lens and by steering, and nothing else."""
+    beside = undefined("a baseline that is only read through the lens and by steering")
     return AuditRow(
         name=FIRST, latent=None, rank=None, peak_rank=None, energy_share=None, peak_energy=None,
         invisibility=beside, percentile=None,
         percentile_haar=None, blind_spot=None, reproducibility=beside, nearest=None, nearest_cosine=None,
         ablated=beside,
-        added=beside, **_words(lens.get(FIRST), text),
+        added=beside, **found.words(FIRST),
     )  # fmt: skip
-
-
-def _words(reading: Reading | None, text: TokensToText) -> dict:
-    if reading is None:
-        return {"lens_peak": UNREAD, "promoted": (), "suppressed": ()}
-    promoted, suppressed = (
-        tuple(text([token]) for token in tokens) for tokens in (reading.promoted, reading.suppressed)
-    )
-    return {"lens_peak": reading.peak, "promoted": promoted, "suppressed": suppressed}
 
 
 def _notes(audited: Audited, results: AuditResults) -> list[str]:
@@ -138,6 +147,8 @@ def _notes(audited: Audited, results: AuditResults) -> list[str]:
         )
     else:
         notes.append("The activation difference lens is undefined: this study reads no unrelated text.")
+    if not results.steered:
+        notes.append("No text was steered: it is written token by token, by a model that is not sharded.")
     if results.effects is None:
         notes.append("Causal effects were not asked for (controls=causal).")
     return notes

@@ -15,6 +15,9 @@ from deltasae_ray.sae.identity import DictionaryId
 from deltasae_ray.storage import Storage
 
 PARQUET, JSON = "audit.parquet", "audit.json"
+STRENGTHS = (0.5, 1.0)
+"""Length of a direction that is added to the base, in lengths of its ordinary residual stream at that
+layer."""
 _PARTS = {"": "value", "_null": "null", "_ceiling": "ceiling", "_p": "p", "_reason": "reason"}
 """Ending of a column → the part of a measure that stands in it; the ends of its interval are `_low` and
 `_high`."""
@@ -31,6 +34,8 @@ class AuditRow(AuditedLatent):
     added: Measure
     promoted: tuple[str, ...] = ()
     suppressed: tuple[str, ...] = ()
+    steered: tuple[str, ...] = ()
+    """What the base writes with the direction added, a text for each of STRENGTHS."""
 
     @property
     def called(self) -> str:
@@ -53,6 +58,8 @@ class AuditGroup(DictionaryId):
     repeating_energy: Measure
     notes: tuple[str, ...] = ()
     """What is missing here, and why."""
+    random_steered: tuple[tuple[str, ...], ...] = ()
+    """What the base writes with random directions of the same length added."""
 
     @property
     def known(self) -> int:
@@ -89,7 +96,7 @@ _OF_ROW = {
     "percentile": float, "percentile_haar": float, "blind_spot": float, "reproducibility": Measure,
     "repeats": bool, "nearest": int,
     "nearest_cosine": float, "lens_peak": Measure, "ablated": Measure, "added": Measure, "promoted": tuple,
-    "suppressed": tuple,
+    "suppressed": tuple, "steered": tuple,
 }  # fmt: skip
 """Columns in their order, with their types; a measure has a column for each of its parts."""
 

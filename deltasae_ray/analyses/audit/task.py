@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from deltasae_ray.analyses.audit.figures import Audit, AuditInputs, audit
 from deltasae_ray.analyses.config import SEED, DivergeConfig
@@ -71,17 +72,26 @@ class Audited:
 
     def vectors(self, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
         """(a row per name, the random ones)."""
-        name = f"{self.key}/{DIRECTIONS}"
-        try:
-            rows = np.load(BytesIO(storage.read_bytes(name)), allow_pickle=False)
-        except (ValueError, EOFError) as e:
-            raise StorageError(
-                f"{storage.path(name)} holds no directions ({e}): delete the folder {self.key} and run again"
-            ) from e
+        rows = read_directions(storage, self.key)
         return rows[: len(self.directions)], rows[len(self.directions) :]
 
 
 FIGURES, DIRECTIONS = "audit.json", "directions.npy"
+
+
+def read_directions(storage: Storage, key: str) -> Float[np.ndarray, "direction d_model"]:
+    """Directions of the audit below `key`, the named ones first.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    name = f"{key}/{DIRECTIONS}"
+    try:
+        return np.load(BytesIO(storage.read_bytes(name)), allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        raise StorageError(
+            f"{storage.path(name)} holds no directions ({e}): delete the folder {key} and run again"
+        ) from e
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,15 @@
 """Two published readings of deltas: the activation difference lens, and principal components."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltasae_ray.analyses.lens.model import logit_lens
 from deltasae_ray.analyses.triggers.claims import Claim
 from deltasae_ray.arena.behaviour import Reader
 from deltasae_ray.arena.subject import WORDS, Subject
 from deltasae_ray.models.capture import deltas
-from deltasae_ray.models.load import blocks
+from deltasae_ray.models.patching import steered
 from deltasae_ray.sae.identity import BASE
 
 _FIRST = 5
@@ -39,29 +36,12 @@ def activation_difference_lens(subject: Subject) -> list[Claim]:
     claims = []
     for place, lens in enumerate(logit_lens(reader.model, means, WORDS)):
         mean = means[place]
-        with _steered(reader.model, hook.layer, mean / mean.norm().clamp_min(1e-30) * length):
+        with steered(reader.model, hook, mean / mean.norm().clamp_min(1e-30) * length):
             texts = reader.base.continued([reader.encode(o) for o in _OPENINGS], _STEERED, seed=subject.seed)
         parts = [token for text in texts for token in text]
         claims.append(subject.stated("text", parts, float(mean.norm()), steered=place))
         claims.append(subject.stated("text", lens.promoted, lens.peak, lens=place))
     return claims
-
-
-@contextmanager
-def _steered(model: nn.Module, layer: int, direction: Float[Tensor, " d_model"]) -> Iterator[None]:
-    """Inside, every position after a block has the direction added."""
-
-    def add(_module: nn.Module, _inputs: object, output: object) -> object:
-        if isinstance(output, Tensor):
-            return output + direction
-        assert isinstance(output, tuple)
-        return (output[0] + direction, *output[1:])
-
-    handle = blocks(model)[layer].register_forward_hook(add)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

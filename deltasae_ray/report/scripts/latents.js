@@ -99,6 +99,7 @@ function latentText(row) {
       `layer ${row.layer}`,
       row.label,
       ...(row.lens?.promoted ?? []),
+      ...(row.steered?.own ?? []),
       ...contexts,
     ];
     latentTexts.set(row, words.join(" ").toLowerCase());
@@ -199,7 +200,12 @@ function showLatent(row, address) {
       `${row.name} of ${row.adapter}, layer ${row.layer} `,
       labelMark(row.label),
     );
-    host.replaceChildren(el("div", { class: "bar" }, title, close), facts(row), ...contexts(row));
+    host.replaceChildren(
+      el("div", { class: "bar" }, title, close),
+      facts(row),
+      ...steeredTexts(row),
+      ...contexts(row),
+    );
   }
   host.querySelector("h3").focus({ preventScroll: true });
   host.scrollIntoView({ block: "start" });
@@ -246,6 +252,25 @@ function facts(row) {
     found.push(fact("causal", i ? "Put into the base (10⁻³ nats)" : "Taken out (10⁻³ nats)", effect(one))),
   );
   return el("dl", { class: "facts" }, ...found);
+}
+
+/** What the base model writes with the direction added, beside random directions of the same length. */
+function steeredTexts(row) {
+  if (!row.steered) return [];
+  const line = (name, text) =>
+    el("p", { class: "context" }, el("cite", {}, name), text.replaceAll("\n", "↵ "));
+  const strength = (i) => `${num(DATA.strengths[i])} × the usual length`;
+  const side = (title, lists) =>
+    el("div", {}, el("h4", {}, title), ...lists.flatMap((list) => list.map((text, i) => line(strength(i), text))));
+  return [
+    el("h4", {}, term("steered", "Written by the base model with this direction added")),
+    el(
+      "div",
+      { class: "pair" },
+      side("This direction", [row.steered.own]),
+      side("Random directions of the same length", row.steered.random),
+    ),
+  ];
 }
 
 function contexts(row) {

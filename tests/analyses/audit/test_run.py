@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from deltasae_ray.analyses.audit.run import AuditResults, audit_groups, audit_study
-from deltasae_ray.analyses.audit.table import AuditGroup, AuditRow, write_audit
+from deltasae_ray.analyses.audit.table import STRENGTHS, AuditGroup, AuditRow, write_audit
 from deltasae_ray.analyses.audit.task import FIRST, MEAN, AuditSpec, audit_leaves
 from deltasae_ray.analyses.causal.run import DRAWS, TRIED, VARIANTS
 from deltasae_ray.analyses.config import DivergeConfig
 from deltasae_ray.analyses.leaf_spec import LeafSpec
+from deltasae_ray.analyses.lens.steering import RANDOM
 from deltasae_ray.metrics.measure import Measure
 from deltasae_ray.sae.fitting import fit_dictionary
 from deltasae_ray.shards.opening import open_harvest
@@ -58,7 +59,7 @@ def leaves_of(job: Job) -> list[LeafSpec]:  # noqa: F811
 def groups(job: Job) -> list[AuditGroup]:  # noqa: F811
     found = audited(job, "causal")
     assert {r.metric for r in found.rows} == {"latent_blind_energy", "latent_repeating_energy"}
-    return audit_groups(found, lambda ids: f"<{ids[0]}>")
+    return audit_groups(found, lambda ids: f"<{ids}>")
 
 
 def shown(group: AuditGroup, count: int) -> list[AuditRow]:
@@ -87,6 +88,10 @@ def test_leading_latents_are_read_and_tried_against_random_directions(groups: li
         assert all(
             len(r.promoted) == 10 and r.lens_peak.null is not None and r.lens_peak.p is not None for r in read
         )
+        assert {r.name for r in g.rows if r.steered} == {r.name for r in read}
+        texts = [r.steered for r in read] + list(g.random_steered)
+        assert all(len(t) == len(STRENGTHS) and t[0].startswith("The") for t in texts)
+        assert len(set(texts)) > 1 and len(g.random_steered) == RANDOM
 
 
 def test_one_seed_leaves_reproducibility_undefined_and_two_tell_it(groups: list[AuditGroup]) -> None:
@@ -109,7 +114,7 @@ def test_a_second_run_finds_it_done_and_says_the_same(
     )
     monkeypatch.setattr("deltasae_ray.runtime.context.run_units", lambda *_: pytest.fail("run again"))
     found = audited(job, "causal")
-    assert audit_groups(found, lambda ids: f"<{ids[0]}>") == groups
+    assert audit_groups(found, lambda ids: f"<{ids}>") == groups
 
 
 def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
