@@ -68,7 +68,7 @@ def audit_groups(results: AuditResults, text: TokensToText) -> list[AuditGroup]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Extras:
     """What one audit's directions were found to do."""
 
     lens: Mapping[str, Reading]
@@ -100,10 +100,10 @@ class _Found:
 
 def _group(leaf: LeafSpec, audited: Audited, results: AuditResults, text: TokensToText) -> AuditGroup:
     effects = None if results.effects is None else results.effects.get(leaf, {})
-    found = _Found(results.lenses.get(leaf, {}), effects, results.steered.get(leaf), text)
-    rows = [_row(row, MEAN if row.latent is None else str(row.latent), found) for row in audited.audit.rows]
+    extras = _Extras(results.lenses.get(leaf, {}), effects, results.steered.get(leaf), text)
+    rows = [_row(row, MEAN if row.latent is None else str(row.latent), extras) for row in audited.audit.rows]
     if FIRST in audited.directions:
-        rows.insert(1, _first_tokens(found))
+        rows.insert(1, _first_tokens(extras))
     blind, again = (audited.audit.totals[name] for name in TOTALS)
     return AuditGroup(
         **vars(leaf.identity),
@@ -113,16 +113,16 @@ def _group(leaf: LeafSpec, audited: Audited, results: AuditResults, text: Tokens
         blind_energy=blind,
         repeating_energy=again,
         notes=tuple(_notes(audited, results)),
-        random_steered=tuple(found.written(t) for t in found.steered.random) if found.steered else (),
+        random_steered=tuple(extras.written(t) for t in extras.steered.random) if extras.steered else (),
     )
 
 
-def _row(row: AuditedLatent, name: str, found: _Found) -> AuditRow:
-    tried = found.causal(name)
-    return AuditRow(**vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **found.words(name))
+def _row(row: AuditedLatent, name: str, extras: _Extras) -> AuditRow:
+    tried = extras.causal(name)
+    return AuditRow(**vars(row), name=name, ablated=tried[ABLATED], added=tried[ADDED], **extras.words(name))
 
 
-def _first_tokens(found: _Found) -> AuditRow:
+def _first_tokens(extras: _Extras) -> AuditRow:
     """The activation difference lens: read through the lens and by steering, and nothing else."""
     beside = undefined("a baseline that is only read through the lens and by steering")
     return AuditRow(
@@ -130,7 +130,7 @@ def _first_tokens(found: _Found) -> AuditRow:
         invisibility=beside, percentile=None,
         percentile_haar=None, blind_spot=None, reproducibility=beside, nearest=None, nearest_cosine=None,
         ablated=beside,
-        added=beside, **found.words(FIRST),
+        added=beside, **extras.words(FIRST),
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def steer(context: StageContext, audits: Mapping[LeafSpec, Audited]) -> dict[Lea
         return {leaf: {"texts": texts[audits[leaf].key]} for leaf in missing}
 
     stored = remembered(context.storage, keys, make)
-    return {leaf: _by_name(audits[leaf].directions, found["texts"]) for leaf, found in stored.items()}
+    return {leaf: _by_name(audits[leaf].directions, written["texts"]) for leaf, written in stored.items()}
 
 
 def _todo(leaf: LeafSpec, audited: Audited) -> dict[str, Any]:

@@ -119,14 +119,14 @@ def test_a_second_run_finds_it_done_and_says_the_same(
 
 def test_fast_controls_leave_causal_effects_undefined_and_say_so(job: Job, groups: list[AuditGroup]) -> None:  # noqa: F811
     found = audited(job, "fast")
-    first, _ = audit_groups(found, str)
+    first, _ = audit_groups(found, lambda ids: f"<{ids}>")
     assert first.rows[0].ablated.value is None and "controls=causal" in first.rows[0].ablated.reason
     assert replace(first, rows=(), notes=()) == replace(groups[0], rows=(), notes=())
 
 
 def test_where_fewer_latents_are_shown_fewer_are_tried(job: Job) -> None:  # noqa: F811
     found = audited(replace(job, cfg=replace(job.cfg, latents=1)), "causal")
-    for g in audit_groups(found, str):
+    for g in audit_groups(found, lambda ids: f"<{ids}>"):
         tried = [r for r in g.rows if r.ablated.value is not None]
         assert [r.rank for r in tried[:2]] == [0, 1] and {r.name for r in tried} < {
             r.name for r in shown(g, 1)
