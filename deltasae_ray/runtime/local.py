@@ -16,6 +16,8 @@ from deltasae_ray.runtime import watch
 
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's own switch for machines whose firewall asks: with 0, every process of a Ray binds to 127.0.0.1."""
+_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+"""Ray's own: what its C++ core logs at least, to files and, in a driver, to the terminal."""
 
 
 def joins_cluster() -> bool:
@@ -47,7 +49,7 @@ def start_local(**options: Any) -> None:
     os.environ[watch.MARK] = mark
     try:
         guard = _start_watch(mark) if sys.platform.startswith("linux") else None
-        with _on_loopback(), _bare_command_line():
+        with _on_loopback(), _bare_command_line(), _quiet():
             ray.init(address="local", **options)
         if guard is not None:
             _tell_folder(guard)
@@ -67,7 +69,8 @@ def join(**options: Any) -> None:
 
     nowhere: Any = None
     address = options.get("address") or services.get_ray_address_from_environment(nowhere, None)
-    with _on_loopback() if _answers_on_loopback_only(address or "") else nullcontext(), _bare_command_line():
+    loopback = _on_loopback() if _answers_on_loopback_only(address or "") else nullcontext()
+    with loopback, _bare_command_line(), _quiet():
         ray.init(**options)
 
 
@@ -99,6 +102,20 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[_LOOPBACK]
         if before is not None:
             os.environ[_LOOPBACK] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the C++ core of a Ray that is started or joined inside from printing to a driver's terminal what
+    its user can do nothing about, as that a restart could fail; RAY_BACKEND_LOG_LEVEL, where set, decides."""
+    if _LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LEVEL] = "fatal"
+    try:
+        yield
+    finally:
+        del os.environ[_LEVEL]
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def test_the_sweep_prints_plan_table_and_where_the_report_is(study: tuple[Path, 
     root, printed = study
     for said in ("Plan", "tokens", "shards on disk", "planned", "actual", str(root / "report.html")):
         assert said in printed
+    assert "max_restarts" not in printed, "Ray tells of restarts, which a user can do nothing about"
 
 
 def test_results_are_files_and_nothing_in_them_is_nan(study: tuple[Path, str]) -> None:
