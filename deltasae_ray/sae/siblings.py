@@ -25,14 +25,21 @@ _FILES = (CFG, "config.json", "params.npz", "params.safetensors")
 
 def siblings(reference: Reference) -> list[Reference]:
     """Finds dictionaries of the same release and layer of another width or L0, the nearest in width first,
-    or of other documents.
+    or of other documents; none where they are fewer than FEWEST.
 
     Nothing is loaded or downloaded. A folder's siblings lie beside it, or beside the folder above it.
     """
-    if reference.folder is None:
-        named = _nearest(reference.sae_id, release_ids(reference.release))
-        return [replace(reference, sae_id=name) for name in named]
-    folder = reference.folder.resolve()
+    near = _in_release(reference) if reference.folder is None else _beside(reference, reference.folder)
+    return near if len(near) >= FEWEST else []
+
+
+def _in_release(reference: Reference) -> list[Reference]:
+    named = _nearest(reference.sae_id, release_ids(reference.release))
+    return [replace(reference, sae_id=name) for name in named]
+
+
+def _beside(reference: Reference, folder: Path) -> list[Reference]:
+    folder = folder.resolve()
     if folder.parent.name in THIRDS:
         others = (folder.parents[1] / third / folder.name for third in THIRDS if third != folder.parent.name)
         return [replace(reference, folder=other) for other in others if (other / CFG).is_file()]

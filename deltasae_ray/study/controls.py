@@ -10,6 +10,7 @@ from deltasae_ray.analyses.controls import (
     RANDOM_LORA,
     REFERENCE,
     SECOND_SEED,
+    SIBLINGS,
     Control,
 )
 from deltasae_ray.analyses.loss_recovered.run import DOCUMENTS, STAND_INS
@@ -33,12 +34,14 @@ def control_points(
     chosen: frozenset[str],
     *,
     toy_reference: bool,
+    siblings: bool = True,
 ) -> list[FitPoint]:
     """Dictionaries of the study that are no points of its grid: the toy reference, and what the controls
     need.
 
     Args:
         chosen: controls by name.
+        siblings: whether siblings of the reference are fitted: its release has none.
     """
     fitted = [c for c in CONTROLS if _fitted(c, fit, adapters, chosen)]
     if toy_reference:
@@ -51,7 +54,7 @@ def control_points(
         each = [of_random(name, one) for one in ones for name in randoms]
         if control != RANDOM_LORA:
             each = [beside(control, one) for one in ones]
-        points += [point for fits in each for point in fits.values()]
+        points += [point for fits in each for role, point in fits.items() if siblings or role not in SIBLINGS]
     for trial in trials(adapters, fit):
         grid = grid_points(trial, layers, 1)
         each = [c for c in fitted if c not in once]
@@ -113,16 +116,23 @@ def keep_controls(state: StudyState, storage: Storage, points: Mapping[FitPoint,
     state.lost = {p: str(failure(storage, key)) for p, key in lost.items()}
 
 
-def control_dictionaries(cfg: StudyConfig, layers: int, trials_count: int, randoms: int) -> dict[str, int]:
+def control_dictionaries(
+    cfg: StudyConfig, layers: int, trials_count: int, randoms: int, *, siblings: bool = True
+) -> dict[str, int]:
     """Control → dictionaries that it adds to the fits.
 
     Args:
         layers: how many.
         randoms: how many random adapters there are.
+        siblings: whether siblings of the reference are fitted.
     """
     fit, chosen = cfg.fit, cfg.diverge.chosen
     needed = {
-        c.name: layers * len(c.fits) * (len(shapes(fit)) if c.is_shared else trials_count)
+        c.name: (
+            layers
+            * sum(siblings or role not in SIBLINGS for role in c.fits)
+            * (len(shapes(fit)) if c.is_shared else trials_count)
+        )
         for c in CONTROLS
         if c.fits and (c != SECOND_SEED or fit.seeds == 1)
     }
@@ -158,7 +168,9 @@ def random_adapters(study: Study) -> int:
 def describe_costs(study: Study, adapters: int, trials_count: int) -> str:
     """The chosen controls with what each costs, for the plan."""
     randoms = random_adapters(study)
-    dictionaries = control_dictionaries(study.cfg, len(study.layers), trials_count, randoms)
+    dictionaries = control_dictionaries(
+        study.cfg, len(study.layers), trials_count, randoms, siblings=not study.has_siblings
+    )
     parts = [
         f"{name} {n} dictionaries" + (f" and {randoms} more passes" if name == "random_lora" else "")
         for name, n in dictionaries.items()

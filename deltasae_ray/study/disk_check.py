@@ -62,7 +62,12 @@ def dictionaries_there(study: Study) -> int:
     fit, layers, known = study.cfg.fit, study.layers, _known(study)
     sources = {BASE: BASE} | {ref.name: ref.digest for ref in known}
     points = control_points(
-        layers, fit, known, study.cfg.diverge.chosen, toy_reference=study.cfg.reference.is_toy
+        layers,
+        fit,
+        known,
+        study.cfg.diverge.chosen,
+        toy_reference=study.cfg.reference.is_toy,
+        siblings=not study.has_siblings,
     )
     points += [p for trial in trials(known, fit) for p in grid_points(trial, layers, fit.seeds)]
     done = [p for p in points if study.storage.exists(f"{p.key(_harvest(study), sources, fit)}/{MANIFEST}")]

@@ -1,9 +1,7 @@
 """A study whose inputs were read and checked: all that can fail early has had its chance before the first
 long stage."""
 
-import logging
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from deltasae_ray.analyses.monitors.kept import MonitorRef, cut_notes, keep_moni
 from deltasae_ray.corpus.corpus import ADAPT_TOKENS, Corpus, build_corpus
 from deltasae_ray.corpus.stream import Stream, in_windows
 from deltasae_ray.corpus.template import TEMPLATE_FILES, set_template
-from deltasae_ray.errors import AdapterError, ConfigError, DictionaryError
+from deltasae_ray.errors import AdapterError, ConfigError
 from deltasae_ray.harvest.run import Harvest, harvest
 from deltasae_ray.hookpoints import Hookpoint, at_sites, resolve
 from deltasae_ray.models.adapter_files import CONFIG, WEIGHTS, read_config
@@ -25,18 +23,12 @@ from deltasae_ray.models.source import ModelSource, resolve_model
 from deltasae_ray.models.stream import check_width
 from deltasae_ray.runtime.config import check_sharding
 from deltasae_ray.runtime.context import StageContext
-from deltasae_ray.sae.dictionary import Dictionary
 from deltasae_ray.sae.identity import BASE
-from deltasae_ray.sae.made_for import BaseModel, check_model
-from deltasae_ray.sae.saelens import Reference, check_reference, load_reference, resolve_references
-from deltasae_ray.sae.siblings import FEWEST, siblings
-from deltasae_ray.shards.opening import open_harvest
-from deltasae_ray.storage import Storage, files_digest
+from deltasae_ray.storage import Storage
 from deltasae_ray.study.cluster_check import join_to_read
 from deltasae_ray.study.config import StudyConfig
+from deltasae_ray.study.given_reference import keep_references
 from deltasae_ray.study.token_check import tokens_to_fit
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +61,11 @@ class Study:
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(h.layer for h in self.hookpoints)
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether the reference's release has siblings of it at every layer, so that none are fitted."""
+        return all(self.siblings.get(layer) for layer in self.layers)
 
     @property
     def adapter_names(self) -> list[str]:
@@ -113,7 +110,7 @@ def open_study(cfg: StudyConfig, storage: Storage) -> Study:
     monitors = keep_monitors(
         storage, cfg.monitors, model.d_model, at_sites(hookpoints, cfg.harvest.sites), copy=not cfg.dry_run
     )
-    references, beside = ({}, {}) if cfg.reference.is_toy else _references(cfg, storage, model)
+    references, beside = ({}, {}) if cfg.reference.is_toy else keep_references(cfg, storage, model)
     tokenizer = load_tokenizer(model.folder, trust_remote_code=cfg.model.trust_remote_code)
     chosen = (
         set_template(cfg.corpus, tokenizer, _template_folders(cfg)) if cfg.corpus.format == "chat" else ()
@@ -220,63 +217,6 @@ def _import(cfg: StudyConfig, storage: Storage, empty: nn.Module) -> tuple[Adapt
             raise AdapterError(f"adapters={list(cfg.adapters)}: two are called {ref.name!r}; rename a folder")
         refs.append(ref)
     return tuple(refs)
-
-
-def _references(
-    cfg: StudyConfig, storage: Storage, model: ModelSource
-) -> tuple[dict[int, str], dict[int, tuple[str, ...]]]:
-    """Opens every layer's reference before work starts, and keeps it in raw units where all nodes find it. A
-    dry run opens those that are folders and keeps none; of a release it looks up names and model."""
-    keys: dict[int, str] = {}
-    beside: dict[int, tuple[str, ...]] = {}
-    base, made_for = BaseModel(model.label, model.name, model.kind, model.d_model), cfg.reference.made_for
-    references = resolve_references(cfg.reference.source, cfg.layers, cfg.reference.ids)
-    for reference in references.values():  # before the first is downloaded
-        check_model(reference, reference.model, base, made_for)
-    for layer, reference in references.items():
-        if cfg.dry_run and not reference.folder:
-            continue
-        dictionary = load_reference(reference, base, made_for)
-        if cfg.dry_run:
-            continue
-        keys[layer] = _kept_dictionary(storage, dictionary)
-        if "base" in cfg.diverge.chosen:
-            beside[layer] = _kept_siblings(storage, reference, base, made_for)
-    return keys, beside
-
-
-def _kept_dictionary(storage: Storage, dictionary: Dictionary) -> str:
-    """Folder below the storage root into which the dictionary was copied."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = dictionary.save(Path(scratch) / "reference")
-        key = f"references/{files_digest(p for p in sorted(folder.iterdir()) if p.is_file())}"
-        storage.put_folder(folder, key)
-    return key
-
-
-def _kept_siblings(storage: Storage, reference: Reference, base: BaseModel, made_for: str) -> tuple[str, ...]:
-    """Siblings of the reference's release that can be had; none where they are too few to tell what
-    repeats."""
-    kept = []
-    for other in siblings(reference):
-        try:
-            kept.append(_kept_dictionary(storage, load_reference(other, base, made_for)))
-        except DictionaryError as e:  # not in the cache of a machine without a network, or of another place
-            log.warning("%s is not set beside %s: %s", other, reference, e)
-    return tuple(kept) if len(kept) >= FEWEST else ()
-
-
-def check_references(study: Study, harvest: Harvest) -> None:
-    """Holds every pretrained reference against the base activations it is meant for.
-
-    Raises:
-        DictionaryError: it leaves more than 60 % of them unexplained; the likely cause is named.
-    """
-    shards = open_harvest(study.storage, harvest.key)
-    for layer, key in study.references.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            dictionary = Dictionary.load(study.storage.get_folder(key, Path(scratch)))
-        check_reference(dictionary, shards.read(layer, BASE, split="eval")[shards.tokens("eval").used])
 
 
 def _template_folders(cfg: StudyConfig) -> dict[str, Path]:

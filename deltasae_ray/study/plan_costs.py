@@ -160,7 +160,9 @@ def control_count(study: Study, trials: int) -> int:
     """Dictionaries that are fitted beside the grid, the toy references included."""
     toys = len(study.layers) * len(shapes(study.cfg.fit)) if study.cfg.reference.is_toy else 0
     return toys + sum(
-        control_dictionaries(study.cfg, len(study.layers), trials, random_adapters(study)).values()
+        control_dictionaries(
+            study.cfg, len(study.layers), trials, random_adapters(study), siblings=not study.has_siblings
+        ).values()
     )
 
 

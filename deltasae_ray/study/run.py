@@ -31,8 +31,9 @@ from deltasae_ray.study.compare import behaviour_of, compare, learnt
 from deltasae_ray.study.config import StudyConfig
 from deltasae_ray.study.controls import control_points, keep_controls, with_settings
 from deltasae_ray.study.disk_check import check_disk
+from deltasae_ray.study.given_reference import check_references
 from deltasae_ray.study.grid import grid_points, trials
-from deltasae_ray.study.inputs import Study, adapters_of, check_references, harvest_of, open_study
+from deltasae_ray.study.inputs import Study, adapters_of, harvest_of, open_study
 from deltasae_ray.study.launched import with_launcher
 from deltasae_ray.study.mlflow_runs import tracked
 from deltasae_ray.study.monitors import watch
@@ -206,7 +207,7 @@ def _adapt(study: Study, state: StudyState) -> None:
 
 def _harvest(study: Study, state: StudyState) -> None:
     state.harvest = harvest_of(study, state.adapters)
-    check_references(study, state.harvest)
+    check_references(study.storage, study.references, state.harvest)
 
 
 def _resolved(study: Study, state: StudyState) -> Study:
@@ -240,9 +241,10 @@ def _fit(study: Study, state: StudyState) -> None:
     settings = dict.fromkeys(trials(state.harvest.adapters, cfg), cfg)
     if cfg.search != "none":
         settings, state.failed = search(storage, key, list(settings), layers, cfg)
-    controls = with_settings(
-        control_points(layers, cfg, state.harvest.adapters, chosen, toy_reference=toy), settings, cfg
+    points = control_points(
+        layers, cfg, state.harvest.adapters, chosen, toy_reference=toy, siblings=not study.has_siblings
     )
+    controls = with_settings(points, settings, cfg)
     wanted = dict(controls)
     if not state.by_tune:
         wanted |= {p: c for t, c in settings.items() for p in grid_points(t, layers, cfg.seeds)}
@@ -252,8 +254,8 @@ def _fit(study: Study, state: StudyState) -> None:
         with suppress(
             DictionaryError, PrecisionError
         ):  # those that can be fitted are there; what is wrong with the others is on record
-            points = [p for p, c in wanted.items() if c == each]
-            fit_points(storage, key, points, each, description="fit controls" if state.by_tune else "fit")
+            alike = [p for p, c in wanted.items() if c == each]
+            fit_points(storage, key, alike, each, description="fit controls" if state.by_tune else "fit")
     keep_controls(state, storage, controls)
     if state.by_tune:
         unfinished = {t: c for t, c in settings.items() if _dictionaries(study, state, t, c) is None}

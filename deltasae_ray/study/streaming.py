@@ -73,8 +73,14 @@ class Windows:
     def of(cls, study: Study, state: StudyState) -> "Windows":
         assert state.harvest is not None and study.stream is not None
         cfg, adapters = study.cfg.fit, state.harvest.adapters
-        toy = study.cfg.reference.is_toy
-        controls = control_points(study.layers, cfg, adapters, study.cfg.diverge.chosen, toy_reference=toy)
+        controls = control_points(
+            study.layers,
+            cfg,
+            adapters,
+            study.cfg.diverge.chosen,
+            toy_reference=study.cfg.reference.is_toy,
+            siblings=not study.has_siblings,
+        )
         grid = [p for t in trials(adapters, cfg) for p in grid_points(t, study.layers, cfg.seeds)]
         return cls(
             study, state.harvest, study.stream, tuple(controls), tuple(dict.fromkeys([*controls, *grid]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deltasae_ray.analyses.config import DivergeConfig
-from deltasae_ray.analyses.controls import REFERENCE_SEED
+from deltasae_ray.analyses.controls import CONTROL_SEED, REFERENCE_SEED
 from deltasae_ray.fit.config import FitConfig
 from deltasae_ray.fit.points import FitPoint
 from deltasae_ray.fit.run import FittedDictionary
@@ -141,6 +141,15 @@ def test_the_plan_counts_the_dictionaries_that_the_controls_fit(chosen: tuple[st
     planned = control_dictionaries(cfg, layers=2, trials_count=2, randoms=1)
     assert sum(planned.values()) == len(fitted)
     assert {"gaussian", "frozen_decoder"} & cfg.diverge.chosen <= set(planned)
+
+
+def test_siblings_of_the_references_own_release_are_not_fitted_again() -> None:
+    layers, chosen = (1, 2), DivergeConfig(controls=("base",)).chosen
+    fitted = control_points(layers, FIT, ADAPTERS[:1], chosen, toy_reference=False, siblings=False)
+    assert {p.seed for p in fitted} == {CONTROL_SEED} and len(fitted) == len(layers) * len(FIT.d_sae)
+    cfg = StudyConfig(fit=FIT, diverge=DivergeConfig(controls=("base",)))
+    planned = control_dictionaries(cfg, len(layers), trials_count=2, randoms=1, siblings=False)
+    assert planned == {"base": len(fitted)}
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
