@@ -30,7 +30,7 @@ setup: .venv/.ready ## make .venv with the locked dependencies; reused while the
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e '.[demo,dev]'
 	@touch $@
 
-demo: setup ## adapt, harvest, fit, compare and report on Gemma 3 270M (about 23 minutes on 2 cores by its plan)
+demo: setup ## adapt, harvest, fit, compare and report on Gemma 3 270M (about 22 minutes on 2 cores by its plan)
 	$(BIN)/python jobs/sweep.py config=jobs/configs/demo.yaml
 
 test: setup ## every test but the long repetitions
